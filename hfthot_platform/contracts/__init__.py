@@ -1,0 +1,41 @@
+"""Table contracts: what each table IS.
+
+One module per namespace.  This package knows no storage, no orchestration and no clock.  To add a table,
+declare it in its namespace's module and list it here; everything else derives from the contract.
+"""
+
+from __future__ import annotations
+
+from hfthot_platform.contracts import market, ops
+from hfthot_platform.contracts.model import Column, TableContract
+from hfthot_platform.errors import UnknownTableError, nearest
+
+__all__ = ["CONTRACTS", "Column", "TableContract", "contract"]
+
+_DATA = (
+    market.INSTRUMENTS,
+    market.TRADES,
+    market.BARS_1M,
+    market.BARS,
+    market.CLOSES,
+    market.UNIVERSE,
+    market.SIMULATED_REGIMES,
+)
+
+#: All contracts by table name.
+CONTRACTS: dict[str, TableContract] = {
+    each.name: each for each in (*_DATA, *(ops.quarantine_of(each) for each in _DATA), ops.INGEST_FILES, ops.INCIDENTS)
+}
+
+
+def contract(name: str) -> TableContract:
+    """Return the contract of a table.
+
+    Raises:
+        UnknownTableError: no table has this name; the message suggests the nearest one.
+    """
+    try:
+        return CONTRACTS[name]
+    except KeyError:
+        hint = nearest(name, CONTRACTS) or f"Known tables: {', '.join(CONTRACTS)}."
+        raise UnknownTableError(f"unknown table {name!r}", hint=hint) from None

@@ -1,0 +1,165 @@
+"""What a table contract is.  The contracts themselves are in one module per namespace beside this one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import polars as pl
+import pyarrow as pa
+
+from hfthot_platform.errors import ContractError
+
+if TYPE_CHECKING:
+    from hfthot_platform.contracts.rules import Rule
+
+__all__ = ["DATE", "FLAG", "FLOAT", "INT", "SMALL", "TEXT", "TIME", "Column", "Grain", "TableContract"]
+
+TIME = pa.timestamp("us", tz="UTC")
+DATE = pa.date32()
+TEXT = pa.string()
+FLOAT = pa.float64()
+INT = pa.int64()
+SMALL = pa.int32()
+FLAG = pa.bool_()
+
+Grain = Literal["date", "month", "year"]
+
+_POLARS: dict[pa.DataType, pl.DataType] = {
+    TIME: pl.Datetime("us", "UTC"),
+    DATE: pl.Date(),
+    TEXT: pl.String(),
+    FLOAT: pl.Float64(),
+    INT: pl.Int64(),
+    SMALL: pl.Int32(),
+    FLAG: pl.Boolean(),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column: its type, its meaning and its unit."""
+
+    name: str
+    dtype: pa.DataType
+    description: str
+    unit: str = ""
+    nullable: bool = False
+    #: Few distinct values per file: handled as codes in memory, which makes sorting and grouping cheap.
+    few: bool = False
+    #: Personal data: never in statistics, metadata or samples.
+    personal: bool = False
+
+    @property
+    def polars(self) -> pl.DataType:
+        """Return the Polars type of the column."""
+        return _POLARS[self.dtype]
+
+
+@dataclass(frozen=True)
+class TableContract:
+    """The only declaration of a table; schema, keys, checks, SQL name and documentation derive from it.
+
+    A partition column is derived from `time_column` by its name: `date` (the day), `month` (its first
+    day) or `year` (an integer), so that dense tables get a directory per day and sparse ones do not drown
+    in tiny files.
+    """
+
+    name: str
+    description: str
+    columns: tuple[Column, ...]
+    primary_key: tuple[str, ...]
+    sort_by: tuple[str, ...]
+    partition_by: Grain | None = None
+    #: The column (a time or a date) that partition values and retention derive from.
+    time_column: str | None = None
+    rules: tuple[Rule, ...] = ()
+    #: Columns with file statistics, for pruning; everything else stays out of the Delta log.
+    stats_columns: tuple[str, ...] = ()
+    #: Days for which old versions stay readable.
+    history_days: int = 30
+    #: Days for which rows are kept, or None for ever.
+    retention_days: int | None = None
+    schema_version: int = 1
+    #: Whether good rows of a batch with bad rows are published (the bad ones are quarantined), or none.
+    keep_good_rows: bool = True
+    _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, hash=False)
+
+    def __post_init__(self) -> None:
+        """Check that the contract is consistent in itself."""
+        by_name = {column.name: column for column in self.columns}
+        object.__setattr__(self, "_by_name", by_name)
+        problems = []
+        if self.name.count(".") != 1:
+            problems.append("a table name is namespace.table")
+        if len(by_name) != len(self.columns):
+            problems.append("a column is declared twice")
+        named = {*self.primary_key, *self.sort_by, *self.stats_columns, *(rule.column for rule in self.rules)}
+        if self.partition_by:
+            named |= {self.partition_by, self.time_column or "time_column"}
+        problems += [f"column {name!r} is used but not declared" for name in sorted(named - set(by_name))]
+        problems += [
+            f"key column {name!r} must not be nullable"
+            for name in self.primary_key
+            if name in by_name and by_name[name].nullable
+        ]
+        if any(by_name[name].personal for name in self.stats_columns if name in by_name):
+            problems.append("a personal column must not have statistics")
+        if problems:
+            raise ContractError("; ".join(problems), where=f"contract {self.name}", hint="Correct its declaration.")
+
+    @property
+    def namespace(self) -> str:
+        """Return the part of the name before the dot."""
+        return self.name.split(".")[0]
+
+    @property
+    def table(self) -> str:
+        """Return the part of the name after the dot."""
+        return self.name.split(".")[1]
+
+    @property
+    def column_names(self) -> tuple[str, ...]:
+        """Return the column names in their order on storage."""
+        return tuple(self._by_name)
+
+    def column(self, name: str) -> Column:
+        """Return a column by name."""
+        return self._by_name[name]
+
+    @property
+    def arrow_schema(self) -> pa.Schema:
+        """Return the Arrow schema, with description and unit in each field's metadata."""
+        return pa.schema(
+            pa.field(
+                column.name,
+                column.dtype,
+                nullable=column.nullable,
+                metadata={"comment": column.description, "unit": column.unit},
+            )
+            for column in self.columns
+        )
+
+    @property
+    def polars_schema(self) -> dict[str, pl.DataType]:
+        """Return the Polars schema."""
+        return {column.name: column.polars for column in self.columns}
+
+    @property
+    def quarantine(self) -> str:
+        """Return the name of the table that takes this table's rejected rows."""
+        return f"quarantine.{self.table}"
+
+    def partition_expr(self) -> pl.Expr | None:
+        """Return the expression that computes the partition column, or None for an unpartitioned table."""
+        if self.partition_by is None or self.time_column is None or self.partition_by == self.time_column:
+            return None
+        time = pl.col(self.time_column)
+        if self.partition_by == "year":
+            return time.dt.year().cast(pl.Int32).alias("year")
+        day = time.dt.date()
+        return (day if self.partition_by == "date" else day.dt.truncate("1mo")).alias(self.partition_by)
+
+    def empty(self) -> pl.DataFrame:
+        """Return a frame without rows in the contract's schema."""
+        return pl.DataFrame(schema=self.polars_schema)

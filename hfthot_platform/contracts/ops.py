@@ -1,0 +1,100 @@
+"""Contracts of `ops.*` (what the platform knows of its own work) and of `quarantine.*` (rejected rows)."""
+
+from __future__ import annotations
+
+from hfthot_platform.contracts.model import DATE, INT, SMALL, TEXT, TIME, Column, TableContract
+from hfthot_platform.contracts.rules import Between, Matches, NotNull, OneOf
+
+__all__ = ["INCIDENTS", "INGEST_FILES", "quarantine_of"]
+
+_VERSION = Column("schema_version", SMALL, "Version of this contract when the row was written")
+
+INGEST_FILES = TableContract(
+    name="ops.ingest_files",
+    description="Every file that was ever ingested or rejected, by content; a file is ingested once.",
+    columns=(
+        Column("content_hash", TEXT, "SHA-256 of the file's bytes"),
+        Column("name", TEXT, "File name when it was taken in"),
+        Column("bytes", INT, "Size", unit="bytes"),
+        Column("adapter", TEXT, "Adapter and preset that recognised it", nullable=True),
+        Column("status", TEXT, "published or rejected"),
+        Column("reason", TEXT, "Machine-readable reason of a rejection", nullable=True),
+        Column("detail", TEXT, "The same in words", nullable=True),
+        Column("target", TEXT, "Table the rows went to", nullable=True),
+        Column("rows_read", INT, "Rows found in the file"),
+        Column("rows_published", INT, "Rows published from this file"),
+        Column("rows_duplicate", INT, "Rows that were already there or repeated in the file"),
+        Column("rows_quarantined", INT, "Rows quarantined"),
+        Column("first_ts", TIME, "Earliest event published", nullable=True),
+        Column("last_ts", TIME, "Latest event published", nullable=True),
+        Column("ingested_at", TIME, "When"),
+        Column("run_id", TEXT, "Run that did it"),
+        _VERSION,
+    ),
+    primary_key=("content_hash",),
+    sort_by=("ingested_at", "content_hash"),
+    rules=(
+        Matches("content_hash", "[0-9a-f]{64}"),
+        OneOf("status", ("published", "rejected")),
+        Between("rows_read", 0, 1e15),
+        Between("rows_published", 0, 1e15),
+        Between("rows_duplicate", 0, 1e15),
+        Between("rows_quarantined", 0, 1e15),
+    ),
+    stats_columns=("content_hash", "ingested_at"),
+)
+
+INCIDENTS = TableContract(
+    name="ops.incidents",
+    description="Failed runs and other events that somebody should look at.",
+    columns=(
+        Column("month", DATE, "First day of the month of `ts`; partition"),
+        Column("incident_id", TEXT, "Stable id: the failed run's id, or a hash of what happened"),
+        Column("ts", TIME, "When it happened"),
+        Column("severity", TEXT, "warning or error"),
+        Column("kind", TEXT, "run_failure, check_failure or stale"),
+        Column("job", TEXT, "Job concerned", nullable=True),
+        Column("run_id", TEXT, "Run concerned", nullable=True),
+        Column("step", TEXT, "Step concerned", nullable=True),
+        Column("error_class", TEXT, "Class of the error", nullable=True),
+        Column("message", TEXT, "First line of the error, redacted", nullable=True),
+        _VERSION,
+    ),
+    primary_key=("incident_id",),
+    sort_by=("ts", "incident_id"),
+    partition_by="month",
+    time_column="ts",
+    rules=(
+        NotNull("incident_id"),
+        NotNull("ts"),
+        OneOf("severity", ("warning", "error")),
+        OneOf("kind", ("run_failure", "check_failure", "stale")),
+    ),
+    stats_columns=("month", "ts"),
+    retention_days=400,
+)
+
+
+def quarantine_of(contract: TableContract) -> TableContract:
+    """Return the contract of the table that takes `contract`'s rejected rows."""
+    return TableContract(
+        name=contract.quarantine,
+        description=f"Rows kept out of `{contract.name}`, each with the reason; nothing is ever dropped silently.",
+        columns=(
+            Column("quarantined_on", DATE, "UTC day of `quarantined_at`"),
+            Column("quarantine_id", TEXT, "Hash of source, position, reason and content: a re-run adds nothing"),
+            Column("reason", TEXT, "Machine-readable reason", few=True),
+            Column("detail", TEXT, "The rule in words", nullable=True, few=True),
+            Column("source_ref", TEXT, "What the row came from", few=True, nullable=True),
+            Column("row_number", INT, "Position in the source, from 1, where known", nullable=True),
+            Column("row", TEXT, "The row as JSON, as it was read"),
+            Column("quarantined_at", TIME, "When"),
+            Column("run_id", TEXT, "Run that did it"),
+            _VERSION,
+        ),
+        primary_key=("quarantine_id",),
+        sort_by=("source_ref", "row_number", "quarantine_id"),
+        rules=(NotNull("quarantine_id"), NotNull("reason"), NotNull("row")),
+        stats_columns=("quarantined_on",),
+        retention_days=365,
+    )

@@ -1,0 +1,135 @@
+"""The one error hierarchy.
+
+Every error says what was wrong (with the offending value), where, and what to do next.  Library code
+raises these and nothing else on purpose; callers catch `HfthotError` or the narrowest class that they
+can act on.  Messages never hold secrets or personal data.
+"""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "AuditFailedError",
+    "BadRequestError",
+    "ChecksumMismatchError",
+    "CommitConflictError",
+    "ConfigError",
+    "ContractError",
+    "DamagedTableError",
+    "HfthotError",
+    "LakehouseError",
+    "LockTimeoutError",
+    "RejectedFileError",
+    "SchemaMismatchError",
+    "SourceError",
+    "SourceUnavailableError",
+    "StorageFullError",
+    "StorageReadOnlyError",
+    "UnknownTableError",
+    "UnsupportedTableError",
+    "VersionUnavailableError",
+    "nearest",
+]
+
+
+class HfthotError(Exception):
+    """Base of all errors raised on purpose.
+
+    `what` holds the offending value, `where` the place (a table, a file, a setting), `hint` the next step.
+    """
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        message = f"{where}: {what}" if where else what
+        super().__init__(f"{message}. {hint}" if hint else message)
+
+
+class ConfigError(HfthotError):
+    """A setting is missing, malformed or contradicts another."""
+
+
+class BadRequestError(HfthotError, ValueError):
+    """An argument of a call is out of its domain (a naive timestamp, an unknown interval, ...)."""
+
+
+class ContractError(HfthotError):
+    """A table contract is inconsistent in itself."""
+
+
+class UnknownTableError(HfthotError, KeyError):
+    """No contract has this name; the message suggests the nearest one."""
+
+    __str__ = Exception.__str__  # KeyError would show the repr of the message
+
+
+class LakehouseError(HfthotError):
+    """Base of what can go wrong between a caller and a table on storage."""
+
+
+class SchemaMismatchError(LakehouseError):
+    """Rows do not have the contract's columns; the message names column, expected and found."""
+
+
+class VersionUnavailableError(LakehouseError):
+    """A version or time that cannot be read; the message names the readable range."""
+
+
+class CommitConflictError(LakehouseError):
+    """Other writers won every attempt within the retry bound; nothing was written."""
+
+
+class LockTimeoutError(LakehouseError):
+    """The writers' lock was not to be had in time."""
+
+
+class DamagedTableError(LakehouseError):
+    """A file that the table's log names is missing or unreadable; the message names it and the way back."""
+
+
+class UnsupportedTableError(LakehouseError):
+    """The table uses a Delta feature that some of our read routes would misread silently."""
+
+
+class StorageFullError(LakehouseError):
+    """No room on the device; the previous version still stands."""
+
+
+class StorageReadOnlyError(LakehouseError):
+    """The table's place cannot be written; the previous version still stands."""
+
+
+class AuditFailedError(LakehouseError):
+    """A blocking rule failed, so nothing was published."""
+
+
+class SourceError(HfthotError):
+    """Base of what can go wrong while reading a market-data source."""
+
+
+class SourceUnavailableError(SourceError):
+    """A remote source did not answer usefully within its retry bound."""
+
+
+class ChecksumMismatchError(SourceError):
+    """A downloaded or copied file differs from its published checksum."""
+
+
+class RejectedFileError(SourceError):
+    """A whole file cannot be ingested; `reason` is machine-readable and ends up in `ops.ingest_files`."""
+
+    def __init__(self, reason: str, what: str, *, where: str = "", hint: str = "") -> None:
+        self.reason = reason
+        super().__init__(what, where=where, hint=hint)
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """Return `" Did you mean 'x'?"` for the closest candidate, or an empty string."""
+    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    return f"Did you mean {close[0]!r}?" if close else ""
