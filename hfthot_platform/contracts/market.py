@@ -167,7 +167,7 @@ BARS_1M = TableContract(
 
 BARS = TableContract(
     name="market.bars",
-    description=f"Bars of {', '.join(INTERVALS)}, from the vendor or from 1m bars; an interval without trades is absent.",
+    description=f"Bars of {', '.join(INTERVALS)}, vendor's or from 1m bars; an interval without trades is absent.",
     columns=(
         Column("month", DATE, "First day of the UTC month of `ts`; partition"),
         _VENUE,

@@ -16,6 +16,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import IO, Final, Protocol, cast
 
@@ -29,6 +30,7 @@ __all__ = [
     "ROW_NUMBER",
     "Batch",
     "FileAdapter",
+    "Feed",
     "FileProbe",
     "Progress",
     "Recognised",
@@ -166,6 +168,28 @@ class FileAdapter(Protocol):
 
         Raises:
             RejectedFileError: the file is truncated, empty or of another schema than its head promised.
+        """
+        ...
+
+
+class Feed(Protocol):
+    """Fetches rows for a span of time: a remote exchange, an archive, a packaged sample, a simulation."""
+
+    @property
+    def name(self) -> str:
+        """Return the feed's name, as in settings and provenance."""
+        ...
+
+    @property
+    def tables(self) -> tuple[str, ...]:
+        """Return the tables that this feed can fill."""
+        ...
+
+    def fetch(self, table: str, start: datetime, end: datetime, *, progress: Progress = no_progress) -> Iterator[Batch]:
+        """Yield the rows of `table` with start <= time < end, in bounded memory, ordered by time per symbol.
+
+        Raises:
+            SourceUnavailableError: the source did not answer usefully within its retry bound.
         """
         ...
 
