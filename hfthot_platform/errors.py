@@ -21,9 +21,12 @@ __all__ = [
     "ConfigError",
     "ContractError",
     "DamagedTableError",
+    "DataError",
     "HfthotError",
     "LakehouseError",
     "LockTimeoutError",
+    "ModelError",
+    "NotConvergedError",
     "RejectedFileError",
     "SchemaMismatchError",
     "SourceError",
@@ -127,6 +130,18 @@ class RejectedFileError(SourceError):
     def __init__(self, reason: str, what: str, *, where: str = "", hint: str = "") -> None:
         self.reason = reason
         super().__init__(what, where=where, hint=hint)
+
+
+class ModelError(HfthotError):
+    """Base of what can go wrong inside a model."""
+
+
+class DataError(ModelError, ValueError):
+    """The data cannot carry the model: too few observations, NaN or infinity, a constant series."""
+
+
+class NotConvergedError(ModelError):
+    """An iteration ended without reaching its tolerance, and no usable result exists."""
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
