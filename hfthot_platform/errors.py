@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
 __all__ = [
     "AuditFailedError",
@@ -30,6 +31,7 @@ __all__ = [
     "RejectedFileError",
     "SchemaMismatchError",
     "SourceError",
+    "SourceRefusedError",
     "SourceUnavailableError",
     "StorageFullError",
     "StorageReadOnlyError",
@@ -117,7 +119,26 @@ class SourceError(HfthotError):
 
 
 class SourceUnavailableError(SourceError):
-    """A remote source did not answer usefully within its retry bound."""
+    """A remote source did not answer usefully within its retry bound; trying later may help.
+
+    `resume_from` is the time from which to fetch again: every row before it was delivered.
+    """
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", resume_from: datetime | None = None) -> None:
+        self.resume_from = resume_from
+        super().__init__(what, where=where, hint=hint)
+
+
+class SourceRefusedError(SourceError):
+    """A remote source refuses for good (unknown symbol, credentials, region); the same request never succeeds."""
+
+
+class HistoryUnavailableError(SourceError):
+    """A source no longer keeps, or never kept, part of the span; `available_from` is the first time it has."""
+
+    def __init__(self, what: str, *, where: str = "", hint: str = "", available_from: datetime | None = None) -> None:
+        self.available_from = available_from
+        super().__init__(what, where=where, hint=hint)
 
 
 class ChecksumMismatchError(SourceError):
