@@ -38,9 +38,15 @@ _SYMBOL_COLUMN = Column(
     "symbol", TEXT, "Canonical symbol: `BTC-USDT`, `BTC-USDT-PERP`, `BTC-USD-240927`, or an equity ticker", few=True
 )
 _PROVENANCE = (
-    Column("source", TEXT, f"Kind of source: {', '.join(SOURCES)}", few=True),
-    Column("source_ref", TEXT, "What exactly it came from: adapter and content hash, or adapter and request", few=True),
-    Column("schema_version", SMALL, "Version of this contract when the row was written"),
+    Column("source", TEXT, f"Kind of source: {', '.join(SOURCES)}", few=True, provenance=True),
+    Column(
+        "source_ref",
+        TEXT,
+        "What exactly it came from: adapter and content hash, or adapter and request",
+        few=True,
+        provenance=True,
+    ),
+    Column("schema_version", SMALL, "Version of this contract when the row was written", provenance=True),
 )
 _IDENTITY_RULES = (
     NotNull("venue"),
@@ -95,7 +101,9 @@ TRADES = TableContract(
         Column("price", FLOAT, "Price", unit="quote per base"),
         Column("amount", FLOAT, "Quantity", unit="base"),
         Column("side", TEXT, "Taker's side, buy or sell, where known", nullable=True, few=True),
-        Column("ts_received", TIME, "When a live row reached us", unit="UTC, microseconds", nullable=True),
+        Column(
+            "ts_received", TIME, "When a live row reached us", unit="UTC, microseconds", nullable=True, provenance=True
+        ),
         *_PROVENANCE,
     ),
     primary_key=("symbol", "venue", "trade_id"),
@@ -231,7 +239,7 @@ UNIVERSE = TableContract(
         Column("score", FLOAT, "Mean daily traded value of the trailing window", unit="quote per day"),
         Column("member_since", DATE, "First day of the current unbroken membership"),
         Column("reason", TEXT, "kept, entered, replaced:<symbol> or seeded", few=True),
-        Column("schema_version", SMALL, "Version of this contract when the row was written"),
+        Column("schema_version", SMALL, "Version of this contract when the row was written", provenance=True),
     ),
     primary_key=("date", "symbol", "venue"),
     sort_by=("date", "rank"),
@@ -249,6 +257,7 @@ UNIVERSE = TableContract(
         AtLeast("date", ("member_since",)),
     ),
     stats_columns=("month", "date", "symbol"),
+    max_rejected_share=0.0,
 )
 
 SIMULATED_REGIMES = TableContract(

@@ -13,7 +13,20 @@ from hfthot_platform.errors import ContractError
 if TYPE_CHECKING:
     from hfthot_platform.contracts.rules import Rule
 
-__all__ = ["DATE", "FLAG", "FLOAT", "INT", "SMALL", "TEXT", "TIME", "Column", "Grain", "TableContract"]
+__all__ = [
+    "DATE",
+    "FLAG",
+    "FLOAT",
+    "INT",
+    "REJECTED_SCHEMA",
+    "ROW_NUMBER",
+    "SMALL",
+    "TEXT",
+    "TIME",
+    "Column",
+    "Grain",
+    "TableContract",
+]
 
 TIME = pa.timestamp("us", tz="UTC")
 DATE = pa.date32()
@@ -24,6 +37,17 @@ SMALL = pa.int32()
 FLAG = pa.bool_()
 
 Grain = Literal["date", "month", "year"]
+
+#: Optional helper column of incoming rows: the position in their source, from 1.  It reaches the quarantine if
+#: the audit rejects the row, and is never stored otherwise.
+ROW_NUMBER = "_row_number"
+#: A row that was kept out: where it was, why (for machines, for people), and the row itself as text.
+REJECTED_SCHEMA: dict[str, pl.DataType] = {
+    "row_number": pl.Int64(),
+    "reason": pl.String(),
+    "detail": pl.String(),
+    "row": pl.String(),
+}
 
 _POLARS: dict[pa.DataType, pl.DataType] = {
     TIME: pl.Datetime("us", "UTC"),
@@ -49,6 +73,8 @@ class Column:
     few: bool = False
     #: Personal data: never in statistics, metadata or samples.
     personal: bool = False
+    #: Says where and when a row came from; two rows that differ in this alone are the same row.
+    provenance: bool = False
 
     @property
     def polars(self) -> pl.DataType:
@@ -81,8 +107,9 @@ class TableContract:
     #: Days for which rows are kept, or None for ever.
     retention_days: int | None = None
     schema_version: int = 1
-    #: Whether good rows of a batch with bad rows are published (the bad ones are quarantined), or none.
-    keep_good_rows: bool = True
+    #: Largest share of rejected rows with which the rest of a batch is still published; above it, the batch
+    #: says that its source or its computation is broken, and nothing is.
+    max_rejected_share: float = 0.5
     _by_name: dict[str, Column] = field(init=False, repr=False, compare=False, hash=False)
 
     def __post_init__(self) -> None:
@@ -122,6 +149,12 @@ class TableContract:
     def column_names(self) -> tuple[str, ...]:
         """Return the column names in their order on storage."""
         return tuple(self._by_name)
+
+    @property
+    def value_columns(self) -> tuple[str, ...]:
+        """Return the columns that make two rows of the same key different."""
+        apart = {*self.primary_key, self.partition_by}
+        return tuple(column.name for column in self.columns if column.name not in apart and not column.provenance)
 
     def column(self, name: str) -> Column:
         """Return a column by name."""

@@ -7,7 +7,7 @@ from hfthot_platform.contracts.rules import Between, Matches, NotNull, OneOf
 
 __all__ = ["INCIDENTS", "INGEST_FILES", "quarantine_of"]
 
-_VERSION = Column("schema_version", SMALL, "Version of this contract when the row was written")
+_VERSION = Column("schema_version", SMALL, "Version of this contract when the row was written", provenance=True)
 
 INGEST_FILES = TableContract(
     name="ops.ingest_files",
@@ -81,15 +81,15 @@ def quarantine_of(contract: TableContract) -> TableContract:
         name=contract.quarantine,
         description=f"Rows kept out of `{contract.name}`, each with the reason; nothing is ever dropped silently.",
         columns=(
-            Column("quarantined_on", DATE, "UTC day of `quarantined_at`"),
+            Column("quarantined_on", DATE, "UTC day of `quarantined_at`", provenance=True),
             Column("quarantine_id", TEXT, "Hash of source, position, reason and content: a re-run adds nothing"),
             Column("reason", TEXT, "Machine-readable reason", few=True),
             Column("detail", TEXT, "The rule in words", nullable=True, few=True),
             Column("source_ref", TEXT, "What the row came from", few=True, nullable=True),
             Column("row_number", INT, "Position in the source, from 1, where known", nullable=True),
             Column("row", TEXT, "The row as JSON, as it was read"),
-            Column("quarantined_at", TIME, "When"),
-            Column("run_id", TEXT, "Run that did it"),
+            Column("quarantined_at", TIME, "When", provenance=True),
+            Column("run_id", TEXT, "Run that did it", provenance=True),
             _VERSION,
         ),
         primary_key=("quarantine_id",),

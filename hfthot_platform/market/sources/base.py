@@ -22,6 +22,7 @@ from typing import IO, Final, Protocol, cast
 
 import polars as pl
 
+from hfthot_platform.contracts.model import REJECTED_SCHEMA, ROW_NUMBER
 from hfthot_platform.errors import RejectedFileError
 
 __all__ = [
@@ -42,16 +43,6 @@ __all__ = [
 
 #: Rows per batch: large enough to amortise a commit, small enough to bound memory.
 BATCH_ROWS: Final = 1_000_000
-#: Optional helper column of `Batch.rows`: the row's position in its source, from 1.  It reaches the
-#: quarantine if the audit rejects the row, and is never stored otherwise.
-ROW_NUMBER: Final = "_row_number"
-REJECTED_SCHEMA: Final[dict[str, pl.DataType]] = {
-    "row_number": pl.Int64(),
-    "reason": pl.String(),
-    "detail": pl.String(),
-    "row": pl.String(),
-}
-
 #: Called with (done, total or None, unit) as work proceeds.
 Progress = Callable[[int, int | None, str], None]
 

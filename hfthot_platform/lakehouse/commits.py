@@ -1,0 +1,120 @@
+"""What a commit says of itself: the stamp that goes in, the record that comes out, the table's history."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
+
+__all__ = ["Commit", "Stamp", "VersionInfo", "history_of"]
+
+_PREFIX = "hfthot."
+#: Version collisions are retried inside delta-rs; logical conflicts are retried as a whole by the table.
+_COLLISION_RETRIES = 100
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Who writes and why; it travels in the commit itself.  It must not hold personal data."""
+
+    run_id: str = "manual"
+    asset: str = ""
+    partition: str = ""
+    code_version: str = ""
+    #: Versions of the tables that the rows were computed from.
+    inputs: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Commit:
+    """The outcome of a write.  `rows_read = rows_published + rows_duplicate + rows_quarantined`."""
+
+    table: str
+    #: The version that this write made, or the current one if there was nothing to write (`changed` is False).
+    version: int
+    changed: bool
+    rows_read: int
+    rows_published: int
+    rows_duplicate: int
+    rows_quarantined: int
+    #: Of the published rows, those that replaced an earlier value of the same key.
+    rows_updated: int = 0
+    #: Of the published rows, those that an interrupted earlier run of the same source had already published.
+    rows_replayed: int = 0
+    files_added: int = 0
+    bytes_added: int = 0
+    seconds: float = 0.0
+    attempts: int = 1
+
+
+@dataclass(frozen=True)
+class VersionInfo:
+    """One entry of a table's history."""
+
+    version: int
+    #: Time of the commit by its own record, made non-decreasing over versions (Delta protocol, commit time).
+    timestamp: datetime
+    operation: str
+    run_id: str
+    rows: int | None
+    asset: str = ""
+    partition: str = ""
+    #: Oldest version that a vacuum left readable; only set on vacuum commits.
+    oldest_readable: int | None = None
+    commit_id: str = ""
+
+
+def properties(stamp: Stamp, **extra: int | str) -> tuple[str, CommitProperties, PostCommitHookProperties]:
+    """Return a fresh commit id and the properties that carry it and the stamp into the log."""
+    commit_id = uuid.uuid4().hex
+    values: dict[str, str] = {
+        "commit_id": commit_id,
+        "run_id": stamp.run_id,
+        "asset": stamp.asset,
+        "partition": stamp.partition,
+        "code_version": stamp.code_version,
+        "inputs": json.dumps(dict(stamp.inputs), sort_keys=True) if stamp.inputs else "",
+    }
+    values |= {name: str(value) for name, value in extra.items()}
+    custom = {_PREFIX + name: value for name, value in values.items() if value}
+    # Log clean-up is a maintenance step under the lock, never a side effect of a write.
+    hooks = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+    return commit_id, CommitProperties(custom_metadata=custom, max_commit_retries=_COLLISION_RETRIES), hooks
+
+
+def history_of(table: DeltaTable, limit: int | None = None) -> list[VersionInfo]:
+    """Return the history, oldest first, with times made non-decreasing."""
+    latest = -1
+    out: list[VersionInfo] = []
+    for entry in sorted(table.history(limit), key=lambda each: int(each["version"])):
+        latest = max(latest, int(entry.get("timestamp", 0)))
+        out.append(_info(entry, latest))
+    return out
+
+
+def _info(entry: Mapping[str, Any], milliseconds: int) -> VersionInfo:
+    rows: int | None = None
+    if (stamped := entry.get(_PREFIX + "rows")) is not None:
+        rows = int(stamped)
+    elif (written := entry.get("operationMetrics", {}).get("num_added_rows")) is not None:
+        rows = int(written)
+    operation = str(entry.get("operation", "?"))
+    if operation == "WRITE":
+        operation = str(entry.get("operationParameters", {}).get("mode", "Append")).upper()
+    oldest = entry.get(_PREFIX + "oldest_readable")
+    return VersionInfo(
+        version=int(entry["version"]),
+        timestamp=datetime.fromtimestamp(milliseconds / 1000, UTC),
+        operation=str(entry.get(_PREFIX + "operation", operation)),
+        run_id=str(entry.get(_PREFIX + "run_id", "")),
+        rows=rows,
+        asset=str(entry.get(_PREFIX + "asset", "")),
+        partition=str(entry.get(_PREFIX + "partition", "")),
+        oldest_readable=int(oldest) if oldest is not None else None,
+        commit_id=str(entry.get(_PREFIX + "commit_id", "")),
+    )

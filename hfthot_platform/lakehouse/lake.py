@@ -1,0 +1,76 @@
+"""The lake: where it is, and its tables by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from hfthot_platform.contracts import CONTRACTS, contract
+from hfthot_platform.errors import UnknownTableError
+from hfthot_platform.lakehouse.storage import Storage
+from hfthot_platform.lakehouse.table import Table
+
+__all__ = ["Lakehouse"]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Lakehouse:
+    """All tables under one root.
+
+    Example:
+        >>> lake = Lakehouse.open("data/lake")
+        >>> lake.table("market.closes").scan().filter(pl.col("symbol") == "AAPL").collect()
+    """
+
+    def __init__(self, storage: Storage, clock: Callable[[], datetime] = _utc_now) -> None:
+        self.storage = storage
+        #: Tells the time; injected so that tests and backfills are deterministic.
+        self.clock = clock
+        self._tables: dict[str, Table] = {}
+
+    @classmethod
+    def open(
+        cls,
+        root: str | Path,
+        storage_options: Mapping[str, str] | None = None,
+        *,
+        clock: Callable[[], datetime] = _utc_now,
+    ) -> Lakehouse:
+        """Open the lake at a path or URL; nothing is created before the first write.
+
+        Args:
+            root: a folder, a `file://` URL, or an object-store URL such as `s3://bucket/lake`.
+            storage_options: options of the object store (endpoint, credentials); never logged.
+            clock: tells the time for quarantine and records.
+        """
+        return cls(Storage.parse(root, storage_options), clock)
+
+    def __repr__(self) -> str:
+        return f"Lakehouse({self.storage.root!r})"
+
+    def table(self, name: str) -> Table:
+        """Return a table by its contract's name.
+
+        Raises:
+            UnknownTableError: no contract has this name; the message suggests the nearest one.
+        """
+        if name not in self._tables:
+            self._tables[name] = Table(self, contract(name))
+        return self._tables[name]
+
+    def __getitem__(self, name: str) -> Table:
+        return self.table(name)
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return isinstance(name, str) and contract(name) is not None
+        except UnknownTableError:
+            return False
+
+    def tables(self) -> tuple[Table, ...]:
+        """Return all tables that have a contract, written or not."""
+        return tuple(self.table(name) for name in CONTRACTS)
