@@ -1,13 +1,24 @@
 """Versioned, audited tables on Delta Lake.
 
 `lake` and `table` are the way in; `audit` is the gate before each commit; `commits` is what a version says
-of itself; `storage` and `locks` are the ground; `maintenance` keeps tables small and fast.  Nothing here
-knows where rows come from or who orchestrates.
+of itself; `spans` are the days that a write replaces; `storage` and `locks` are the ground; `maintenance`
+keeps tables small and fast.  Nothing here knows where rows come from or who orchestrates.
 """
 
 from hfthot_platform.lakehouse.audit import Audited, RuleResult
 from hfthot_platform.lakehouse.commits import Commit, Stamp, VersionInfo
 from hfthot_platform.lakehouse.lake import Lakehouse
+from hfthot_platform.lakehouse.maintenance import MaintenanceReport, maintain
 from hfthot_platform.lakehouse.table import Table
 
-__all__ = ["Audited", "Commit", "Lakehouse", "RuleResult", "Stamp", "Table", "VersionInfo"]
+__all__ = [
+    "Audited",
+    "Commit",
+    "Lakehouse",
+    "MaintenanceReport",
+    "RuleResult",
+    "Stamp",
+    "Table",
+    "VersionInfo",
+    "maintain",
+]

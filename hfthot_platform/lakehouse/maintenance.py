@@ -1,0 +1,185 @@
+"""Keeping tables small and fast: compaction, checkpoint, vacuum, log clean-up, leftovers.
+
+On a local lake everything runs under the exclusive writers' lock, so files of a commit in flight are never
+taken for rubbish (a full vacuum beside writers deletes them).  On an object store there is no lock: there
+only those files are deleted that the log itself has retired, which is safe beside writers, and leftovers of
+crashed writers stay.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import DeltaTable
+
+from hfthot_platform.contracts import TableContract
+from hfthot_platform.lakehouse.commits import Stamp, history_of, properties
+from hfthot_platform.lakehouse.lake import Lakehouse
+from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.lakehouse.spans import literal
+from hfthot_platform.lakehouse.storage import translated
+
+__all__ = ["MaintenanceReport", "maintain"]
+
+#: A partition is compacted when it has at least this many files smaller than the target size.
+_SMALL_FILES = 2
+_TARGET_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class MaintenanceReport:
+    """What one round of maintenance did to a table; sizes count everything in its folder, log included."""
+
+    table: str
+    bytes_before: int
+    bytes_after: int
+    files_before: int
+    files_after: int
+    rows_expired: int
+    files_compacted: int
+    files_vacuumed: int
+    log_entries_removed: int
+    leftovers_removed: int
+    #: Oldest version that stays readable, None for a table nobody wrote yet.
+    oldest_readable: int | None
+    seconds: float
+
+
+def maintain(
+    lake: Lakehouse, name: str, *, history_days: float | None = None, stamp: Stamp | None = None
+) -> MaintenanceReport:
+    """Run one round of maintenance on a table.
+
+    Rows past the contract's retention are dropped by whole partitions, small files are compacted, a
+    checkpoint is written, files and log entries that no retained version needs are removed, and so is what
+    crashed writers left behind.
+
+    Args:
+        lake: the lake.
+        name: the table.
+        history_days: for how long old versions stay readable; by default what the contract says.
+        stamp: who and why.
+    """
+    table = lake.table(name)
+    contract = table.contract
+    started = time.perf_counter()
+    folder = lake.storage.local_table(contract)
+    before = _inventory(folder)
+    if table.version() is None:
+        return MaintenanceReport(name, *before, *before, 0, 0, 0, 0, 0, None, 0.0)
+    days = contract.history_days if history_days is None else history_days
+    stamp = stamp or Stamp()
+    with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(name):
+        options = dict(lake.storage.options)
+        handle = DeltaTable(table.uri, storage_options=options)
+        expired = _expire(lake, contract, handle, stamp)
+        compacted = _compact(handle, contract, stamp)
+        vacuumed = _vacuum(lake, handle, days, stamp, full=folder is not None)
+        handle.create_checkpoint()
+        entries = _log_entries(folder)
+        handle.cleanup_metadata()
+        removed = entries - _log_entries(folder)
+        leftovers = _leftovers(folder)
+    bytes_after, files_after = _inventory(folder)
+    readable = table.readable_versions()
+    return MaintenanceReport(
+        table=name,
+        bytes_before=before[0],
+        bytes_after=bytes_after,
+        files_before=before[1],
+        files_after=files_after,
+        rows_expired=expired,
+        files_compacted=compacted,
+        files_vacuumed=vacuumed,
+        log_entries_removed=removed,
+        leftovers_removed=leftovers,
+        oldest_readable=readable[0].version if readable else None,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def _inventory(folder: Path | None) -> tuple[int, int]:
+    if folder is None or not folder.exists():
+        return 0, 0
+    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
+    return sum(sizes), len(sizes)
+
+
+def _expire(lake: Lakehouse, contract: TableContract, handle: DeltaTable, stamp: Stamp) -> int:
+    """Drop whole partitions past the retention; the vacuum of a later round takes their files."""
+    if contract.retention_days is None or contract.partition_by not in {"date", "month"}:
+        return 0
+    limit = lake.clock().date() - timedelta(days=contract.retention_days)
+    if contract.partition_by == "month":
+        limit = limit.replace(day=1)
+    _, commit, hooks = properties(stamp, operation="EXPIRE")
+    metrics = handle.delete(
+        f"{contract.partition_by} < {literal(limit)}", commit_properties=commit, post_commithook_properties=hooks
+    )
+    return int(metrics.get("num_deleted_rows") or 0)
+
+
+def _compact(handle: DeltaTable, contract: TableContract, stamp: Stamp) -> int:
+    actions = pa.table(handle.get_add_actions(flatten=True))
+    column = f"partition.{contract.partition_by}"
+    where = actions.column(column).to_pylist() if contract.partition_by else [None] * actions.num_rows
+    small: dict[object, int] = {}
+    for value, size in zip(where, actions.column("size_bytes").to_pylist(), strict=True):
+        if size < _TARGET_BYTES:
+            small[value] = small.get(value, 0) + 1
+    if not any(count >= _SMALL_FILES for count in small.values()):
+        return 0
+    _, commit, hooks = properties(stamp)
+    metrics = handle.optimize.compact(
+        target_size=_TARGET_BYTES, commit_properties=commit, post_commithook_properties=hooks
+    )
+    return int(metrics["numFilesRemoved"])
+
+
+def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, *, full: bool) -> int:
+    """Remove data files that no version of the last `days` days needs, and record the oldest readable version."""
+    handle.update_incremental()
+    hours = round(days * 24)
+    doomed = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=full)
+    if not doomed:
+        return 0
+    # A file goes when it was retired before the cutoff, so the version that was current then stays readable.
+    cutoff = lake.clock() - timedelta(hours=hours)
+    history = history_of(handle)
+    floor = next((each.version for each in reversed(history) if each.timestamp <= cutoff), history[0].version)
+    gone = {Path(path).name for path in doomed}
+    while floor < handle.version() and gone & _names(handle, floor, dict(lake.storage.options)):
+        floor += 1
+    _, commit, hooks = properties(stamp, oldest_readable=floor)
+    removed = handle.vacuum(
+        hours,
+        dry_run=False,
+        enforce_retention_duration=False,
+        full=full,
+        commit_properties=commit,
+        post_commithook_properties=hooks,
+    )
+    return len(removed)
+
+
+def _names(handle: DeltaTable, version: int, options: dict[str, str]) -> set[str]:
+    snapshot = DeltaTable(handle.table_uri, version=version, storage_options=options)
+    return {Path(path).name for path in snapshot.file_uris()}
+
+
+def _log_entries(folder: Path | None) -> int:
+    return len(list((folder / "_delta_log").glob("*.json"))) if folder else 0
+
+
+def _leftovers(folder: Path | None) -> int:
+    """Remove staging files of writers that died: only under the exclusive lock, when none can be alive."""
+    if folder is None:
+        return 0
+    dead = [*folder.rglob("*.parquet#*"), *folder.rglob("*.json#*"), *(folder / "_delta_log").glob("*.tmp")]
+    for path in dead:
+        path.unlink(missing_ok=True)
+    return len(dead)

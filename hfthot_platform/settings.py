@@ -1,0 +1,146 @@
+"""Settings: the only reader of the environment.
+
+Every setting can come from an environment variable `HFTHOT_<NAME>` or from the TOML file that
+`HFTHOT_CONFIG` names (default `hfthot.toml` in the working folder); the environment wins.  Secrets are
+`SecretStr`: they never show in a log, a repr or an error.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from hfthot_platform.errors import ConfigError
+
+__all__ = ["ArchiveFeedSettings", "CcxtFeedSettings", "FeedSettings", "SampleFeedSettings", "Settings"]
+__all__ += ["SimulatedFeedSettings", "load_settings"]
+
+
+class _Feed(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SampleFeedSettings(_Feed):
+    """Real daily data that ships inside Python packages: S&P 500 bars, 20 US stocks' closes."""
+
+    kind: Literal["sample"] = "sample"
+
+
+class SimulatedFeedSettings(_Feed):
+    """A seeded exchange; its rows say `synthetic`."""
+
+    kind: Literal["simulated"] = "simulated"
+    seed: int = 7
+    symbols: tuple[str, ...] = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
+    trades_per_day: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
+
+
+class ArchiveFeedSettings(_Feed):
+    """Binance's public archive, from a folder that mirrors it or by download."""
+
+    kind: Literal["binance_archive"] = "binance_archive"
+    market: Literal["spot", "um", "cm"] = "spot"
+    symbols: tuple[str, ...]
+    data: tuple[Literal["trades", "aggTrades", "klines"], ...] = ("klines",)
+    interval: Literal["1m", "5m", "15m", "1h", "1d"] = "1m"
+    folder: Path | None = None
+    base_url: str | None = None
+
+
+class CcxtFeedSettings(_Feed):
+    """An exchange's REST interface, through the ccxt library."""
+
+    kind: Literal["ccxt"] = "ccxt"
+    exchange: str
+    symbols: tuple[str, ...]
+    tables: tuple[Literal["market.trades", "market.bars_1m", "market.bars", "market.instruments"], ...] = (
+        "market.bars_1m",
+    )
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    api_secret: SecretStr | None = None
+
+
+FeedSettings = Annotated[
+    SampleFeedSettings | SimulatedFeedSettings | ArchiveFeedSettings | CcxtFeedSettings, Field(discriminator="kind")
+]
+
+
+class Settings(BaseSettings):
+    """All settings, with defaults that work from a fresh clone, offline."""
+
+    model_config = SettingsConfigDict(env_prefix="HFTHOT_", env_nested_delimiter="__", extra="forbid", frozen=True)
+
+    #: Folder, `file://` URL or object-store URL of the lake.
+    lake_root: str = "data/lake"
+    #: Options of the object store: endpoint, region, credentials.
+    storage_options: dict[str, SecretStr] = Field(default_factory=dict)
+    #: Folder that is watched for files to ingest.
+    landing: Path = Path("data/landing")
+    #: A file younger than this (seconds since its last change) may still be being written.
+    landing_settle_seconds: Annotated[float, Field(ge=0)] = 10.0
+    #: Where data comes from on schedule.
+    feeds: tuple[FeedSettings, ...] = (SampleFeedSettings(), SimulatedFeedSettings())
+    #: First day of the daily partitions, as YYYY-MM-DD.
+    first_day: str = "1990-01-01"
+    #: Number of symbols in the universe, and the days that their scores look back.
+    universe_size: Annotated[int, Field(ge=1, le=10_000)] = 20
+    universe_window_days: Annotated[int, Field(ge=1, le=400)] = 30
+    #: Hours after which a feed-driven table counts as stale.
+    stale_after_hours: Annotated[float, Field(gt=0)] = 36.0
+    #: Where incidents are sent besides `ops.incidents`: `log`, or a webhook URL that takes JSON.
+    notify: SecretStr = SecretStr("log")
+    #: DuckDB's limits for trusted SQL.
+    duckdb_memory: str = "4GB"
+    duckdb_threads: Annotated[int, Field(ge=1, le=256)] = 2
+    #: Folder for spilling and downloads.
+    scratch: Path = Path("data/scratch")
+
+    @field_validator("first_day")
+    @classmethod
+    def _is_day(cls, value: str) -> str:
+        from datetime import date
+
+        date.fromisoformat(value)
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take arguments first, then the environment, then the TOML file."""
+        path = Path(os.environ.get("HFTHOT_CONFIG", "hfthot.toml"))
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+
+    def plain_storage_options(self) -> dict[str, str]:
+        """Return the storage options in clear, for the storage layer alone."""
+        return {name: value.get_secret_value() for name, value in self.storage_options.items()}
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the settings.
+
+    Raises:
+        ConfigError: a setting is malformed; the message names it, never its value.
+    """
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors(include_input=False, include_url=False)[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise ConfigError(
+            first["msg"], where=f"setting {name!r}", hint="Correct HFTHOT_... in the environment or hfthot.toml."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the settings cannot be read ({type(error).__name__})", where="hfthot.toml", hint="Check its TOML syntax."
+        ) from None
