@@ -13,7 +13,7 @@ from typing import Final
 
 from hfthot_platform.errors import BadRequestError
 
-__all__ = ["from_concatenated", "from_pair"]
+__all__ = ["from_concatenated", "from_pair", "from_vendor", "to_binance"]
 
 # Longest first: FDUSD before USD.  The order decides how a concatenated pair is split.
 _QUOTES: Final = (
@@ -21,6 +21,9 @@ _QUOTES: Final = (
     *("JPY", "AUD", "PLN", "RUB", "UAH", "ZAR", "BTC", "ETH", "BNB", "XRP", "TRX", "DOGE"),
 )
 _DATED: Final = re.compile(r"\d{6}")
+_CANONICAL: Final = re.compile(r"[A-Z0-9.]+-[A-Z0-9.]+(-PERP|-\d{6})?")
+#: Other names of the same asset.
+_ALIASES: Final = {"XBT": "BTC", "XDG": "DOGE"}
 
 
 def from_pair(base: str, quote: str, suffix: str = "") -> str:
@@ -50,3 +53,56 @@ def from_concatenated(name: str, *, perpetual: bool = False) -> str:
     raise BadRequestError(
         f"no known quote currency ends {name!r}", where="symbol", hint="Declare the symbol in the mapping of the file."
     )
+
+
+def from_vendor(name: str, *, perpetual: bool = False) -> str:
+    """Return the canonical symbol of a pair in any spelling that vendors use for one.
+
+    `BTC-USDT` and `BTC/USDT` (also `BTC/USDT:USDT`, a perpetual, and `BTC/USD:BTC-240927`), `XRP_ETH` and
+    `XRP_USDT_USDT` (freqtrade, the latter a perpetual), `tBTCUSD` (Bitfinex), `BTCUSD_PERP`, `XBTUSD`.
+
+    Args:
+        name: the vendor's spelling.
+        perpetual: whether a pair without a mark of its own is a perpetual.
+
+    Raises:
+        BadRequestError: it is none of these, or no known quote currency ends it.
+    """
+    text = name.strip()
+    if re.fullmatch("t[A-Z0-9]{6,}", text):
+        text = text[1:]
+    text = text.upper()
+    default = "PERP" if perpetual else ""
+    if _CANONICAL.fullmatch(text):
+        base, quote, *suffix = text.split("-")
+        return _named(base, quote, suffix[0] if suffix else default)
+    if "/" in text:
+        pair, _, settle = text.partition(":")
+        base, _, quote = pair.partition("/")
+        if base and quote:
+            date = settle.partition("-")[2]
+            return _named(base, quote, date or ("PERP" if settle else default))
+    parts = text.split("_")
+    if all(parts) and len(parts) in (2, 3) and parts[1] != "PERP" and not _DATED.fullmatch(parts[1]):
+        return _named(parts[0], parts[1], "PERP" if len(parts) == 3 else default)
+    canonical = from_concatenated(text, perpetual=perpetual)
+    base, quote, *suffix = canonical.split("-")
+    return _named(base, quote, suffix[0] if suffix else "")
+
+
+def to_binance(symbol: str) -> str:
+    """Return Binance's spelling of a canonical symbol: `BTC-USD-PERP` is `BTCUSD_PERP`, `BTC-USDT-PERP` `BTCUSDT`.
+
+    Raises:
+        BadRequestError: the symbol is not canonical.
+    """
+    if not _CANONICAL.fullmatch(symbol):
+        raise BadRequestError(f"{symbol!r} is not canonical", where="symbol", hint="Expected BTC-USDT or the like.")
+    base, quote, *suffix = symbol.split("-")
+    # Only dated contracts and those settled in the base asset carry a tail.
+    tail = suffix[0] if suffix and (suffix[0] != "PERP" or quote == "USD") else ""
+    return f"{base}{quote}_{tail}" if tail else f"{base}{quote}"
+
+
+def _named(base: str, quote: str, suffix: str) -> str:
+    return from_pair(_ALIASES.get(base, base), _ALIASES.get(quote, quote), suffix)

@@ -24,6 +24,7 @@ import polars as pl
 
 from hfthot_platform.contracts.model import REJECTED_SCHEMA, ROW_NUMBER
 from hfthot_platform.errors import RejectedFileError
+from hfthot_platform.market.sources.mapping import CsvMapping
 
 __all__ = [
     "BATCH_ROWS",
@@ -89,6 +90,8 @@ class FileProbe:
     head: bytes
     #: Name of the zip member or of the file without its compression suffix.  A renamed zip still knows it.
     inner_name: str
+    #: What its user declared of the file; wins over what is recognised.
+    declared: CsvMapping = field(default_factory=CsvMapping)
 
     @property
     def lines(self) -> list[str]:
@@ -106,7 +109,7 @@ class FileProbe:
         """
         if self.container == "zip":
             archive = zipfile.ZipFile(self.path)
-            return archive.open(archive.namelist()[0])
+            return archive.open(next(each for each in archive.namelist() if not each.endswith("/")))
         if self.container == "gzip":
             return cast("IO[bytes]", gzip.open(self.path, "rb"))
         return self.path.open("rb")
