@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
@@ -215,6 +215,7 @@ def test_a_coarse_sum_over_an_unknown_part_is_unknown() -> None:
     assert bare["volume"].to_list() == [2, 1]
 
 
+@settings(max_examples=30)
 @given(st.data())
 def test_late_trades_change_exactly_the_bars_they_touch(data: st.DataObject) -> None:
     rows = random_trades(400, seed=data.draw(st.integers(0, 1000)))

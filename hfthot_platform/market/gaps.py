@@ -1,0 +1,393 @@
+"""What is missing, late or in contradiction: completeness, staleness, agreement between sources.
+
+Nothing here fills anything.  All functions are pure: the span and the present time are passed in.
+
+The grid of expected rows: crypto trades around the clock, so every multiple of the interval; for daily rows of
+US venues (`us_...`), the trading days of the New York Stock Exchange from 1972 on (earlier rows are off the
+grid).  For intraday rows of US venues no grid is claimed, because sessions and extended hours differ by
+source: what depends on it is null.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import polars as pl
+
+from hfthot_platform.errors import BadRequestError, nearest
+from hfthot_platform.market.bars import MICROSECONDS
+from hfthot_platform.market.calendar import FIRST_US_YEAR, trades_daily, us_trading_days
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+__all__ = ["agreement", "completeness", "disagreements", "missing_runs", "presence", "staleness"]
+
+_TIME: Final = pl.Datetime("us", "UTC")
+_KEY: Final = ("venue", "symbol")
+# End of the US calendar; rows cannot be later (see the contracts).
+_LAST_DAY: Final = date(2100, 1, 1)
+_NO_RUNS: Final = pl.DataFrame(
+    schema={"venue": pl.String, "symbol": pl.String, "start": _TIME, "end": _TIME, "missing": pl.Int64}
+)
+_COMPLETENESS: Final = {
+    **dict.fromkeys(("venue", "symbol"), pl.String),
+    **dict.fromkeys(("first", "last"), pl.Int64),
+    **dict.fromkeys(("expected", "present", "missing", "off_grid", "runs", "longest"), pl.Int64),
+}
+
+
+@dataclass(frozen=True)
+class _Grid:
+    """The open times at which rows are expected: multiples of `step`, or the given days (all in microseconds)."""
+
+    step: int
+    days: NDArray[np.int64] | None = None
+
+    def place(self, ticks: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the sorted, distinct positions of those times that are on the grid."""
+        if self.days is None:
+            return np.unique(ticks[ticks % self.step == 0] // self.step)
+        found = np.searchsorted(self.days, ticks)
+        return np.unique(found[self.days[np.minimum(found, len(self.days) - 1)] == ticks])
+
+    def at_or_after(self, tick: int) -> int:
+        """Return the position of the first grid point at or after a time."""
+        return -(-tick // self.step) if self.days is None else int(np.searchsorted(self.days, tick))
+
+    def times(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the open times at positions."""
+        return positions * self.step if self.days is None else self.days[positions]
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The rows of one venue and symbol on their grid; `low` and `high` bound the expected positions."""
+
+    venue: str
+    symbol: str
+    ticks: NDArray[np.int64]
+    grid: _Grid | None
+    positions: NDArray[np.int64]
+    low: int
+    high: int
+
+    def runs(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return the first position and the length of each stretch of missing ones."""
+        edges = np.concatenate([[self.low - 1], self.positions, [self.high]])
+        missing = np.diff(edges) - 1
+        gaps = np.flatnonzero(missing > 0)
+        return edges[gaps] + 1, missing[gaps]
+
+
+def missing_runs(
+    rows: pl.DataFrame | pl.LazyFrame,
+    interval: str,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    members: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """List the stretches of the grid that have no row.
+
+    Args:
+        rows: bars (`ts`) or closes (`date`) with venue and symbol, any order; a column `interval` is filtered.
+        interval: 1m, 5m, 15m, 1h or 1d.
+        start: first expected time; None is each symbol's own first row.
+        end: end of the expected times, exclusive; None is each symbol's own last row, inclusive.
+        members: venues and symbols that are expected to have rows; one without any is one long run if start
+            and end are given, and nothing is expected of it otherwise.
+
+    Returns:
+        venue, symbol, start (first missing open time), end (exclusive: the close time of the last missing
+        interval), missing (number of intervals), sorted by symbol, venue, start.
+
+    Raises:
+        BadRequestError: an unknown interval, a naive time, or end before start.
+    """
+    parts = [_NO_RUNS]
+    for series in _series(rows, interval, start, end, members):
+        if series.grid is None:
+            continue
+        first, missing = series.runs()
+        parts.append(
+            pl.DataFrame(
+                {
+                    "venue": pl.repeat(series.venue, len(first), eager=True),
+                    "symbol": pl.repeat(series.symbol, len(first), eager=True),
+                    "start": pl.Series(series.grid.times(first)).cast(_TIME),
+                    "end": pl.Series(series.grid.times(first + missing - 1) + series.grid.step).cast(_TIME),
+                    "missing": pl.Series(missing, dtype=pl.Int64),
+                }
+            )
+        )
+    return pl.concat(parts).sort("symbol", "venue", "start")
+
+
+def completeness(
+    rows: pl.DataFrame | pl.LazyFrame,
+    interval: str,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    members: pl.DataFrame | None = None,
+) -> pl.DataFrame:
+    """Count expected, present and missing intervals per venue and symbol.
+
+    Args and errors are those of `missing_runs`.
+
+    Returns:
+        One row per venue and symbol, sorted by symbol and venue: first, last (open times of the first and last
+        row, null without rows), expected, present (of the expected ones), missing (expected - present),
+        off_grid (distinct times that are not on the grid, such as a session on a holiday), runs (stretches of
+        missing intervals), longest (intervals in the longest one).
+    """
+    counted: list[tuple[str | int | None, ...]] = []
+    for series in _series(rows, interval, start, end, members):
+        first, last = (int(series.ticks.min()), int(series.ticks.max())) if len(series.ticks) else (None, None)
+        head = (series.venue, series.symbol, first, last)
+        if series.grid is None:
+            counted.append((*head, None, len(series.ticks), None, None, None, None))
+            continue
+        missing = series.runs()[1]
+        present = len(series.positions)
+        total = int(missing.sum())
+        off_grid = len(series.ticks) - present
+        counted.append((*head, present + total, present, total, off_grid, len(missing), int(missing.max(initial=0))))
+    frame = pl.DataFrame(counted, schema=_COMPLETENESS, orient="row")
+    return frame.with_columns(pl.col("first", "last").cast(_TIME)).sort("symbol", "venue")
+
+
+def presence(rows: pl.DataFrame | pl.LazyFrame, interval: str) -> pl.DataFrame:
+    """Return, per venue, symbol and day, the share of the day's intervals that have a row (for heat maps).
+
+    Returns:
+        venue, symbol, date, present, share (0 to 1); days without any row are absent.
+    """
+    per_day = MICROSECONDS["1d"] // _length(interval)
+    return (
+        _with_time(rows, interval)
+        .group_by(*_KEY, pl.col("ts").dt.date().alias("date"))
+        .agg(present=pl.col("ts").n_unique().cast(pl.Int64))
+        .with_columns(share=(pl.col("present") / per_day).clip(upper_bound=1.0))
+        .sort("symbol", "venue", "date")
+        .collect()
+    )
+
+
+def staleness(rows: pl.DataFrame | pl.LazyFrame, interval: str, now: datetime, *, allowed: int = 1) -> pl.DataFrame:
+    """Say how far each series is behind the present time, in intervals of its own grid.
+
+    A weekend does not make a daily equity series stale, because no trading day has closed.
+
+    Args:
+        rows: bars or closes, as in `missing_runs`.
+        interval: 1m, 5m, 15m, 1h or 1d.
+        now: the present time.
+        allowed: how many closed intervals may be missing at the end.
+
+    Returns:
+        venue, symbol, last (open time of the last row), age (duration since that interval closed), behind
+        (closed intervals after it; null where no grid is known), stale (behind > allowed; where no grid is
+        known, age > allowed intervals).
+    """
+    _aware(now, "now")
+    step = _length(interval)
+    last = _with_time(rows, interval).group_by(_KEY).agg(last=pl.col("ts").max()).sort("symbol", "venue").collect()
+    now_ticks = _ticks(now)
+    behind: list[int | None] = []
+    for venue, ticks in last.select("venue", pl.col("last").to_physical()).rows():
+        grid = _grid(venue, interval)
+        if grid is None:
+            behind.append(None)
+        else:
+            # Grid points after the last row whose interval has closed by now.
+            behind.append(max(0, grid.at_or_after(now_ticks - step + 1) - grid.at_or_after(ticks + 1)))
+    age = (now_ticks - step - pl.col("last").to_physical()).clip(lower_bound=0)
+    intervals = pl.coalesce(pl.col("behind"), age // step)
+    return last.with_columns(age=age.cast(pl.Duration("us")), behind=pl.Series(behind, dtype=pl.Int64)).with_columns(
+        stale=intervals > allowed
+    )
+
+
+def disagreements(
+    a: pl.DataFrame | pl.LazyFrame,
+    b: pl.DataFrame | pl.LazyFrame,
+    tolerance: float = 1e-9,
+    *,
+    columns: Sequence[str] = ("open", "high", "low", "close", "volume"),
+) -> pl.DataFrame:
+    """List the values in which two sets of bars of the same key differ.
+
+    Args:
+        a: bars (or closes, with `columns=("close",)`).
+        b: bars of another source; give it the same venue name to compare across venues.
+        tolerance: largest accepted |a - b| / max(|a|, |b|).
+        columns: what to compare; a value that is null on one side is unknown, not different.
+
+    Returns:
+        venue, symbol, (interval,) ts or date, column, a, b, difference (relative), largest difference first.
+    """
+    both, key = _matched(a, b, columns)
+    parts = [
+        both.select(
+            *key,
+            pl.lit(name).alias("column"),
+            pl.col(name).cast(pl.Float64).alias("a"),
+            pl.col(f"{name}_b").cast(pl.Float64).alias("b"),
+            _difference(name).alias("difference"),
+        )
+        for name in columns
+    ]
+    return (
+        pl.concat(parts)
+        .filter(pl.col("difference") > tolerance)
+        .sort("difference", *key, "column", descending=[True, *[False] * len(key), False])
+        .collect()
+    )
+
+
+def agreement(
+    a: pl.DataFrame | pl.LazyFrame,
+    b: pl.DataFrame | pl.LazyFrame,
+    tolerance: float = 1e-9,
+    *,
+    columns: Sequence[str] = ("open", "high", "low", "close", "volume"),
+) -> pl.DataFrame:
+    """Summarise how well two sets of bars agree, per venue and symbol.
+
+    Args are those of `disagreements`.
+
+    Returns:
+        venue, symbol, compared (rows with the same key), differing (those with a value beyond the tolerance),
+        worst (largest relative difference); keys of only one side are not compared (see `completeness`).
+    """
+    both, _ = _matched(a, b, columns)
+    worst = pl.max_horizontal(_difference(name) for name in columns)
+    return (
+        both.select(*_KEY, worst.alias("worst"))
+        .group_by(_KEY)
+        .agg(
+            compared=pl.len().cast(pl.Int64),
+            differing=(pl.col("worst") > tolerance).sum().cast(pl.Int64),
+            worst=pl.col("worst").max().fill_null(0.0),
+        )
+        .select(*_KEY, "compared", "differing", "worst")
+        .sort("symbol", "venue")
+        .collect()
+    )
+
+
+def _length(interval: str) -> int:
+    try:
+        return MICROSECONDS[interval]
+    except KeyError:
+        hint = nearest(interval, MICROSECONDS) or f"Use one of {', '.join(MICROSECONDS)}."
+        raise BadRequestError(f"unknown interval {interval!r}", where="interval", hint=hint) from None
+
+
+def _aware(time: datetime, where: str) -> None:
+    if time.tzinfo is None:
+        raise BadRequestError(f"{time} has no time zone", where=where, hint="Pass an aware time, such as UTC.")
+
+
+def _ticks(time: datetime) -> int:
+    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+
+
+def _with_time(rows: pl.DataFrame | pl.LazyFrame, interval: str) -> pl.LazyFrame:
+    """Return venue, symbol (as text) and ts of the rows of one interval."""
+    names = rows.collect_schema().names()
+    lazy = rows.lazy()
+    if "interval" in names:
+        lazy = lazy.filter(pl.col("interval").cast(pl.String) == interval)
+    time = pl.col("ts" if "ts" in names else "date").cast(_TIME).alias("ts")
+    return lazy.select(*(pl.col(name).cast(pl.String) for name in _KEY), time)
+
+
+def _series(
+    rows: pl.DataFrame | pl.LazyFrame,
+    interval: str,
+    start: datetime | None,
+    end: datetime | None,
+    members: pl.DataFrame | None,
+) -> Iterator[_Series]:
+    _length(interval)
+    for name, time in (("start", start), ("end", end)):
+        if time is not None:
+            _aware(time, name)
+    if start is not None and end is not None and end < start:
+        raise BadRequestError(f"end {end} is before start {start}", where="span", hint="Swap them.")
+    inside = [pl.lit(value=True)]
+    if start is not None:
+        inside.append(pl.col("ts") >= pl.lit(start).cast(_TIME))
+    if end is not None:
+        inside.append(pl.col("ts") < pl.lit(end).cast(_TIME))
+    frame = _with_time(rows, interval).filter(inside).unique().collect()
+    ticks_of = {
+        (str(venue), str(symbol)): part["ts"].to_physical().to_numpy()
+        for (venue, symbol), part in frame.partition_by(_KEY, as_dict=True).items()
+    }
+    for venue, symbol in members.select(pl.col(*_KEY).cast(pl.String)).rows() if members is not None else ():
+        ticks_of.setdefault((venue, symbol), np.empty(0, np.int64))
+    for (venue, symbol), ticks in ticks_of.items():
+        grid = _grid(venue, interval)
+        positions = np.empty(0, np.int64) if grid is None else grid.place(ticks)
+        low = high = 0
+        if grid is not None:
+            if start is not None:
+                low = grid.at_or_after(_ticks(start))
+            elif len(positions):
+                low = int(positions[0])
+            if end is not None:
+                high = grid.at_or_after(_ticks(end))
+            elif len(positions):
+                high = int(positions[-1]) + 1
+            if not len(positions) and (start is None or end is None):
+                low = high
+        yield _Series(venue, symbol, ticks, grid, positions, low, high)
+
+
+def _grid(venue: str, interval: str) -> _Grid | None:
+    step = _length(interval)
+    if trades_daily(venue):
+        return _Grid(step)
+    return _us_grid() if interval == "1d" else None
+
+
+@lru_cache(maxsize=1)
+def _us_grid() -> _Grid:
+    days = us_trading_days(date(FIRST_US_YEAR, 1, 1), _LAST_DAY)
+    return _Grid(MICROSECONDS["1d"], days.astype("datetime64[us]").astype(np.int64))
+
+
+def _matched(
+    a: pl.DataFrame | pl.LazyFrame, b: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]
+) -> tuple[pl.LazyFrame, list[str]]:
+    names = a.collect_schema().names()
+    others = b.collect_schema().names()
+    time = "ts" if "ts" in names else "date"
+    key = [*_KEY, *(["interval"] if "interval" in names and "interval" in others else []), time]
+    for side, present in (("a", names), ("b", others)):
+        absent = [name for name in (*key, *columns) if name not in present]
+        if absent:
+            raise BadRequestError(f"no column {absent[0]!r}", where=f"side {side}", hint="Pass `columns`.")
+    texts = [pl.col(name).cast(pl.String) for name in key[:-1]]
+    left = a.lazy().select(*texts, time, *columns)
+    right = b.lazy().select(*texts, time, *(pl.col(name).alias(f"{name}_b") for name in columns))
+    return left.join(right, on=key, how="inner"), key
+
+
+def _difference(name: str) -> pl.Expr:
+    """Return |a - b| / max(|a|, |b|); 0 for equal values, infinite where one side is not a number."""
+    a, b = pl.col(name).cast(pl.Float64), pl.col(f"{name}_b").cast(pl.Float64)
+    odd = a.is_nan() != b.is_nan()
+    relative = (a - b).abs() / pl.max_horizontal(a.abs(), b.abs())
+    same = (a == b) | (a.is_nan() & b.is_nan())
+    return pl.when(same).then(0.0).when(odd).then(float("inf")).otherwise(relative)
