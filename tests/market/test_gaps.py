@@ -203,7 +203,7 @@ def test_a_year_of_bitfinex_lacks_exactly_the_recorded_number_of_minutes(shared_
     rows = pl.read_csv(shared_data / "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz", has_header=False).select(
         pl.lit("bitfinex").alias("venue"),
         pl.lit("BTC-USD").alias("symbol"),
-        (pl.col("column_1") * 1000).cast(pl.Datetime("us", "UTC")).alias("ts"),
+        (pl.col("column_0") * 1000).cast(pl.Datetime("us", "UTC")).alias("ts"),
     )
     counted = completeness(rows, "1m")
     assert counted.select("present", "missing", "off_grid").row(0) == (293_230, 233_809, 0)
