@@ -1,0 +1,623 @@
+"""Compiled loops of the regime models: expectation-maximisation, forward, backward, Viterbi, one online step.
+
+What belongs here: arithmetic over bars that has to be compiled.  What does not: checks of inputs, labels,
+choices.  All functions release the GIL and are cached on disk.  Notation: T bars, K states; f is the
+filtered, g the smoothed distribution of the state, A the transition matrix (rows: from), pi the initial
+distribution.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from hfthot_platform.models._compiled import compiled
+from hfthot_platform.models.arrays import FloatArray, IntArray
+
+__all__ = [
+    "advance",
+    "ar_density",
+    "autoregressive_density",
+    "backward",
+    "expectation_maximisation",
+    "forward",
+    "gaps",
+    "multivariate_density",
+    "online_autoregressive",
+    "online_multivariate",
+    "predictive_density",
+    "propagate",
+    "simulate",
+    "trailing_features",
+    "viterbi",
+]
+
+_HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
+_PHI_LIMIT = 0.99
+
+
+@compiled
+def gaps(y: FloatArray, gap: IntArray, x: FloatArray) -> None:
+    """Find each bar's last known return.
+
+    Args:
+        y: returns, (T,); NaN where the bar is missing.
+        gap: filled, (T,): how many bars ago the last known return was; 0 where there is none, -1 where the
+            bar itself is missing.
+        x: filled, (T,): the last known return, 0 where there is none.
+    """
+    last, ago = 0.0, 0
+    for t in range(y.size):
+        x[t] = last
+        if math.isnan(y[t]):
+            gap[t] = -1
+            if ago > 0:
+                ago += 1
+        else:
+            gap[t] = ago
+            last, ago = y[t], 1
+
+
+@compiled
+def ar_density(y: float, x: float, gap: int, mu: float, phi: float, sigma: float) -> float:
+    """Return the log-density of a return whose predecessor x was seen `gap` bars ago, in an unbroken regime.
+
+    After k bars of an AR(1) the mean is m + phi^k (x - m), with m = mu / (1 - phi), and the variance is
+    sigma^2 (1 - phi^(2 k)) / (1 - phi^2); k -> infinity gives the stationary law, used where nothing came before.
+    """
+    mean, deviation = mu + phi * x, sigma
+    if gap != 1:
+        level = mu / (1.0 - phi)
+        fade = 0.0 if gap == 0 else phi**gap
+        mean = level + fade * (x - level)
+        deviation = sigma * math.sqrt((1.0 - fade * fade) / (1.0 - phi * phi))
+    z = (y - mean) / deviation
+    return -0.5 * z * z - math.log(deviation) - _HALF_LOG_2PI
+
+
+@compiled
+def autoregressive_density(
+    y: FloatArray,
+    x: FloatArray,
+    gap: IntArray,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    conditional: bool,  # noqa: FBT001 (numba takes positional arguments only)
+    out: FloatArray,
+) -> None:
+    """Fill `out` (T, K) with log-densities; 0 for missing bars.
+
+    With `conditional`, a return without its direct predecessor is conditioned upon, not explained (0), unless
+    no state has a phi: this is the likelihood that the fit maximises.
+    """
+    needs_predecessor = False
+    for j in range(mu.size):
+        if phi[j] != 0.0:
+            needs_predecessor = True
+    for t in range(y.size):
+        skip = gap[t] == -1 or (conditional and needs_predecessor and gap[t] != 1)
+        for j in range(mu.size):
+            out[t, j] = 0.0 if skip else ar_density(y[t], x[t], gap[t], mu[j], phi[j], sigma[j])
+
+
+@compiled
+def advance(log_density: FloatArray, f: FloatArray) -> float:
+    """Turn the prediction f (K,) into the filtered distribution, in place; return the log of the density.
+
+    A path whose probability underflows is carried in logarithms, so no outlier can make the result NaN.
+    """
+    states = f.size
+    top = log_density[0]
+    for j in range(1, states):
+        top = max(top, log_density[j])
+    total = 0.0
+    for j in range(states):
+        total += f[j] * math.exp(log_density[j] - top)
+    if total > 1e-280:
+        for j in range(states):
+            f[j] = f[j] * math.exp(log_density[j] - top) / total
+        return top + math.log(total)
+    top = -math.inf
+    for j in range(states):
+        f[j] = math.log(f[j]) + log_density[j] if f[j] > 0.0 else -math.inf
+        top = max(top, f[j])
+    total = 0.0
+    for j in range(states):
+        f[j] = math.exp(f[j] - top)
+        total += f[j]
+    for j in range(states):
+        f[j] /= total
+    return top + math.log(total)
+
+
+@compiled
+def propagate(f: FloatArray, A: FloatArray, out: FloatArray) -> None:
+    """Fill `out` (K,) with the distribution one bar later: f A."""
+    for j in range(f.size):
+        total = 0.0
+        for i in range(f.size):
+            total += f[i] * A[i, j]
+        out[j] = total
+
+
+@compiled
+def forward(log_density: FloatArray, A: FloatArray, pi: FloatArray, f: FloatArray, out: FloatArray) -> None:
+    """Fill f (T, K) with the filtered distributions and out (T,) with log p(bar t | bars before it)."""
+    f[0] = pi
+    for t in range(log_density.shape[0]):
+        if t > 0:
+            propagate(f[t - 1], A, f[t])
+        out[t] = advance(log_density[t], f[t])
+
+
+@compiled
+def backward(f: FloatArray, A: FloatArray, g: FloatArray) -> None:
+    """Fill g (T, K) with the smoothed distributions, from the filtered ones (Kim 1994)."""
+    bars, states = f.shape
+    ratio = np.empty(states)
+    prediction = np.empty(states)
+    g[bars - 1] = f[bars - 1]
+    for t in range(bars - 2, -1, -1):
+        propagate(f[t], A, prediction)
+        for j in range(states):
+            ratio[j] = g[t + 1, j] / prediction[j] if prediction[j] > 0.0 else 0.0
+        for i in range(states):
+            total = 0.0
+            for j in range(states):
+                total += A[i, j] * ratio[j]
+            g[t, i] = f[t, i] * total
+
+
+@compiled
+def viterbi(log_density: FloatArray, A: FloatArray, pi: FloatArray, path: IntArray) -> float:
+    """Fill path (T,) with the most probable sequence of states; return its joint log-density."""
+    bars, states = log_density.shape
+    log_A = np.full((states, states), -np.inf)
+    score = np.full(states, -np.inf)
+    for i in range(states):
+        if pi[i] > 0.0:
+            score[i] = math.log(pi[i]) + log_density[0, i]
+        for j in range(states):
+            if A[i, j] > 0.0:
+                log_A[i, j] = math.log(A[i, j])
+    origin = np.zeros((bars, states), dtype=np.int8)
+    following = np.empty(states)
+    for t in range(1, bars):
+        for j in range(states):
+            best, source = score[0] + log_A[0, j], 0
+            for i in range(1, states):
+                value = score[i] + log_A[i, j]
+                if value > best:
+                    best, source = value, i
+            following[j] = best + log_density[t, j]
+            origin[t, j] = source
+        score[:] = following
+    state = int(np.argmax(score))
+    best = float(score[state])
+    for t in range(bars - 1, -1, -1):
+        path[t] = state
+        state = origin[t, state]
+    return best
+
+
+@compiled
+def _expectation(
+    y: FloatArray,
+    x: FloatArray,
+    use: IntArray,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
+    f: FloatArray,
+    inverse: FloatArray,
+    moments: FloatArray,
+    jumps: FloatArray,
+    start: FloatArray,
+) -> float:
+    """One pass forward and one back over three states; return the log-likelihood.
+
+    Written out for three states, because values kept in registers make it three times as fast as loops over
+    K; two states run with a third one that cannot be reached.  The forward pass divides by the sum of each
+    bar and by its largest density; the backward pass is Kim's, on g / prediction, and needs no densities.
+
+    Args:
+        y: returns, (T,). x: their predecessors, (T,). use: 1 where the density of the bar counts, (T,).
+        mu: (3,). phi: (3,). sigma: (3,). A: (3, 3). pi: (3,).
+        f: work space, (T, 3). inverse: work space, (T, 3); one over the predictions.
+        moments: filled, (3, 6): sums of g times 1, x, y, x^2, x y, y^2.
+        jumps: filled, (3, 3): expected numbers of transitions.
+        start: filled, (3,): the smoothed distribution of the first bar.
+    """
+    bars = y.size
+    m0, m1, m2 = mu[0], mu[1], mu[2]
+    h0, h1, h2 = phi[0], phi[1], phi[2]
+    s0, s1, s2 = 1.0 / sigma[0], 1.0 / sigma[1], 1.0 / sigma[2]
+    l0, l1, l2 = math.log(s0), math.log(s1), math.log(s2)
+    a00, a01, a02 = A[0, 0], A[0, 1], A[0, 2]
+    a10, a11, a12 = A[1, 0], A[1, 1], A[1, 2]
+    a20, a21, a22 = A[2, 0], A[2, 1], A[2, 2]
+    p0, p1, p2 = pi[0], pi[1], pi[2]
+    total, product = 0.0, 1.0
+    counted = 0
+    for t in range(bars):
+        inverse[t, 0] = 1.0 / p0 if p0 > 0.0 else 0.0
+        inverse[t, 1] = 1.0 / p1 if p1 > 0.0 else 0.0
+        inverse[t, 2] = 1.0 / p2 if p2 > 0.0 else 0.0
+        if use[t] == 0:
+            f0, f1, f2 = p0, p1, p2
+        else:
+            z0 = (y[t] - m0 - h0 * x[t]) * s0
+            z1 = (y[t] - m1 - h1 * x[t]) * s1
+            z2 = (y[t] - m2 - h2 * x[t]) * s2
+            v0, v1, v2 = l0 - 0.5 * z0 * z0, l1 - 0.5 * z1 * z1, l2 - 0.5 * z2 * z2
+            # One of the three exponentials is exp(0): not computing it saves a tenth of the time.
+            if v0 >= v1 and v0 >= v2:
+                top, f0, f1, f2 = v0, p0, p1 * math.exp(v1 - v0), p2 * math.exp(v2 - v0)
+            elif v1 >= v2:
+                top, f0, f1, f2 = v1, p0 * math.exp(v0 - v1), p1, p2 * math.exp(v2 - v1)
+            else:
+                top, f0, f1, f2 = v2, p0 * math.exp(v0 - v2), p1 * math.exp(v1 - v2), p2
+            c = f0 + f1 + f2
+            if c > 1e-140:
+                product *= c
+            else:  # an outlier that only improbable states explain: in logarithms
+                v0 = v0 + math.log(p0) if p0 > 0.0 else -math.inf
+                v1 = v1 + math.log(p1) if p1 > 0.0 else -math.inf
+                v2 = v2 + math.log(p2) if p2 > 0.0 else -math.inf
+                top = max(v0, max(v1, v2))  # noqa: PLW3301 (numba compiles the nested form to two instructions)
+                f0, f1, f2 = math.exp(v0 - top), math.exp(v1 - top), math.exp(v2 - top)
+                c = f0 + f1 + f2
+                product *= c
+            total += top
+            counted += 1
+            if product < 1e-140:  # one logarithm for many bars
+                total += math.log(product)
+                product = 1.0
+            c = 1.0 / c
+            f0, f1, f2 = f0 * c, f1 * c, f2 * c
+        f[t, 0], f[t, 1], f[t, 2] = f0, f1, f2
+        p0 = f0 * a00 + f1 * a10 + f2 * a20
+        p1 = f0 * a01 + f1 * a11 + f2 * a21
+        p2 = f0 * a02 + f1 * a12 + f2 * a22
+    total += math.log(product) - counted * _HALF_LOG_2PI
+
+    moments[:] = 0.0
+    jumps[:] = 0.0
+    g0, g1, g2 = f[bars - 1, 0], f[bars - 1, 1], f[bars - 1, 2]
+    for t in range(bars - 1, -1, -1):
+        if t < bars - 1:
+            r0, r1, r2 = g0 * inverse[t + 1, 0], g1 * inverse[t + 1, 1], g2 * inverse[t + 1, 2]
+            f0, f1, f2 = f[t, 0], f[t, 1], f[t, 2]
+            jumps[0, 0] += f0 * r0
+            jumps[0, 1] += f0 * r1
+            jumps[0, 2] += f0 * r2
+            jumps[1, 0] += f1 * r0
+            jumps[1, 1] += f1 * r1
+            jumps[1, 2] += f1 * r2
+            jumps[2, 0] += f2 * r0
+            jumps[2, 1] += f2 * r1
+            jumps[2, 2] += f2 * r2
+            g0 = f0 * (a00 * r0 + a01 * r1 + a02 * r2)
+            g1 = f1 * (a10 * r0 + a11 * r1 + a12 * r2)
+            g2 = f2 * (a20 * r0 + a21 * r1 + a22 * r2)
+        if use[t] != 0:
+            yt, xt = y[t], x[t]
+            xx, xy, yy = xt * xt, xt * yt, yt * yt
+            moments[0, 0] += g0
+            moments[0, 1] += g0 * xt
+            moments[0, 2] += g0 * yt
+            moments[0, 3] += g0 * xx
+            moments[0, 4] += g0 * xy
+            moments[0, 5] += g0 * yy
+            moments[1, 0] += g1
+            moments[1, 1] += g1 * xt
+            moments[1, 2] += g1 * yt
+            moments[1, 3] += g1 * xx
+            moments[1, 4] += g1 * xy
+            moments[1, 5] += g1 * yy
+            moments[2, 0] += g2
+            moments[2, 1] += g2 * xt
+            moments[2, 2] += g2 * yt
+            moments[2, 3] += g2 * xx
+            moments[2, 4] += g2 * xy
+            moments[2, 5] += g2 * yy
+    start[0], start[1], start[2] = g0, g1, g2
+    for i in range(3):
+        for j in range(3):
+            jumps[i, j] *= A[i, j]
+    return total
+
+
+@compiled
+def _maximisation(
+    moments: FloatArray,
+    jumps: FloatArray,
+    start: FloatArray,
+    autoregressive: bool,  # noqa: FBT001
+    stickiness: float,
+    floor: float,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
+) -> None:
+    """Replace the parameters by the exact maximisers of the expected log-density, in place.
+
+    Per state this is a weighted regression of y on (1, x).  Its objective, profiled over mu, is concave in
+    phi, so the maximiser under |phi| <= 0.99 is the clipped one with mu solved again; and as the best mean
+    does not depend on the variance, clipping the variance at its floor is exact too.
+    """
+    for j in range(3):
+        n, sx, sy, sxx, sxy, syy = moments[j]
+        if n > 1e-6:
+            cxx, cxy, cyy = sxx - sx * sx / n, sxy - sx * sy / n, syy - sy * sy / n
+            slope = 0.0
+            if autoregressive and cxx > 1e-12 * n:
+                slope = min(_PHI_LIMIT, max(-_PHI_LIMIT, cxy / cxx))
+            phi[j] = slope
+            mu[j] = (sy - slope * sx) / n
+            sigma[j] = math.sqrt(max(floor, (cyy - 2.0 * slope * cxy + slope * slope * cxx) / n))
+        pi[j] = start[j]
+        row = stickiness
+        for i in range(3):
+            row += jumps[j, i]
+        if row - stickiness > 1e-12:
+            for i in range(3):
+                A[j, i] = (jumps[j, i] + (stickiness if i == j else 0.0)) / row
+
+
+@compiled
+def expectation_maximisation(
+    y: FloatArray,
+    x: FloatArray,
+    use: IntArray,
+    autoregressive: bool,  # noqa: FBT001
+    stickiness: float,
+    floor: float,
+    tolerance: float,
+    max_iterations: int,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
+    trace: FloatArray,
+) -> tuple[int, float, bool]:
+    """Iterate in place until the objective gains less than `tolerance`.
+
+    The objective is the log-likelihood, plus stickiness * sum log A_jj where a sticky prior is asked for.
+
+    Args:
+        y: (T,), standardised. x: (T,). use: (T,).
+        autoregressive: whether phi is estimated; otherwise it is 0.
+        stickiness: pseudo-count of staying, per state. floor: least variance.
+        tolerance: in nats. max_iterations: at most this many passes over the data.
+        mu: (3,). phi: (3,). sigma: (3,). A: (3, 3). pi: (3,); the starting point and the result.
+        trace: filled, (max_iterations,): the objective at the parameters of each iteration.
+
+    Returns:
+        Iterations, log-likelihood of the parameters left in place, whether the tolerance was reached.
+    """
+    bars = y.size
+    f, inverse = np.empty((bars, 3)), np.empty((bars, 3))
+    moments, jumps, start = np.empty((3, 6)), np.empty((3, 3)), np.empty(3)
+    previous = -math.inf
+    likelihood = -math.inf
+    for iteration in range(max_iterations):
+        likelihood = _expectation(y, x, use, mu, phi, sigma, A, pi, f, inverse, moments, jumps, start)
+        objective = likelihood
+        if stickiness > 0.0:
+            for j in range(3):
+                objective += stickiness * math.log(A[j, j])
+        trace[iteration] = objective
+        if objective - previous < tolerance:
+            return iteration + 1, likelihood, True
+        previous = objective
+        if iteration + 1 < max_iterations:
+            _maximisation(moments, jumps, start, autoregressive, stickiness, floor, mu, phi, sigma, A, pi)
+    return max_iterations, likelihood, False
+
+
+@compiled
+def _remember(memory: FloatArray, r: float, decay: FloatArray, out: FloatArray) -> int:
+    """Take one return into the exponentially weighted sums; fill out (4,) with the features of the bar.
+
+    The features, of returns in units of the model's scale: the return; the efficiency ratio |sum r| / sum |r|,
+    times the square root of the weight so that a random walk has the same value whatever the memory; the lag-1
+    autocorrelation; the log of the root mean square.  A missing bar only ages the sums, and a pair counts only
+    if both its bars are there.  A thousandth of the scale is added where a motionless series divides by zero.
+
+    Args:
+        memory: sums, (10,): weight and r^2 for volatility; weight, r and |r| for the trend; weight, r^2, pairs'
+            weight and products for the autocorrelation; the last return or NaN.
+        r: the return in units of the scale, NaN if the bar is missing.
+        decay: factor per bar of volatility, trend and autocorrelation, (3,).
+        out: filled, (4,).
+
+    Returns:
+        0 if the bar is missing; 1 if only its return is known, as long as one of the weights is below three
+        quarters of its limit; 2 if all four features are known.
+    """
+    v, d, c = decay[0], decay[1], decay[2]
+    for k in range(9):
+        memory[k] *= v if k < 2 else (d if k < 5 else c)
+    last = memory[9]
+    memory[9] = r
+    out[0] = r
+    out[1] = out[2] = out[3] = 0.0
+    if math.isnan(r):
+        return 0
+    memory[0] += 1.0
+    memory[1] += r * r
+    memory[2] += 1.0
+    memory[3] += r
+    memory[4] += abs(r)
+    memory[5] += 1.0
+    memory[6] += r * r
+    if not math.isnan(last):
+        memory[7] += 1.0
+        memory[8] += r * last
+    if (
+        memory[0] * (1.0 - v) < 0.75
+        or memory[2] * (1.0 - d) < 0.75
+        or memory[5] * (1.0 - c) < 0.75
+        or memory[7] * (1.0 - c) < 0.5
+    ):
+        return 1
+    out[1] = abs(memory[3]) / (memory[4] + 1e-3) * math.sqrt(memory[2])
+    out[2] = memory[8] / memory[7] / (memory[6] / memory[5] + 1e-6)
+    out[3] = 0.5 * math.log(memory[1] / memory[0] + 1e-6)
+    return 2
+
+
+@compiled
+def trailing_features(y: FloatArray, decay: FloatArray, out: FloatArray, known: IntArray) -> None:
+    """Fill out (T, 4) with the features of each bar, from it and the bars before, and known (T,)."""
+    memory = np.zeros(10)
+    memory[9] = np.nan
+    for t in range(y.size):
+        known[t] = _remember(memory, y[t], decay, out[t])
+
+
+@compiled
+def _gaussian(x: FloatArray, known: int, mean: FloatArray, whiten: FloatArray, marginal: float) -> float:
+    """Return the log-density of the features x (4,), or of their first one alone, or 0 for a missing bar.
+
+    Args:
+        x: (4,). known: as `_window` returns it. mean: (4,).
+        whiten: (4, 4), inverse of the Cholesky factor of the covariance.
+        marginal: standard deviation of the first feature.
+    """
+    if known == 0:
+        return 0.0
+    if known == 1:
+        z = (x[0] - mean[0]) / marginal
+        return -0.5 * z * z - math.log(marginal) - _HALF_LOG_2PI
+    total = 0.0
+    for i in range(4):
+        z = 0.0
+        for k in range(i + 1):
+            z += whiten[i, k] * (x[k] - mean[k])
+        total += math.log(whiten[i, i]) - 0.5 * z * z - _HALF_LOG_2PI
+    return total
+
+
+@compiled
+def multivariate_density(
+    x: FloatArray, known: IntArray, mean: FloatArray, whiten: FloatArray, marginal: FloatArray, out: FloatArray
+) -> None:
+    """Fill out (T, K) with the log-densities of the features x (T, 4)."""
+    for t in range(x.shape[0]):
+        for j in range(mean.shape[0]):
+            out[t, j] = _gaussian(x[t], known[t], mean[j], whiten[j], marginal[j])
+
+
+@compiled
+def predictive_density(log_density: FloatArray, f: FloatArray, A: FloatArray, pi: FloatArray, out: FloatArray) -> None:
+    """Fill out (T,) with log sum_j p(state j | bars before t) exp(log_density[t, j]).
+
+    Args:
+        log_density: of the return at t in each state, (T, K). f: filtered distributions, (T, K).
+        A: (K, K). pi: (K,). out: filled, (T,).
+    """
+    prediction = pi.copy()
+    for t in range(f.shape[0]):
+        if t > 0:
+            propagate(f[t - 1], A, prediction)
+        out[t] = advance(log_density[t], prediction)
+
+
+@compiled
+def _begin(state: FloatArray, A: FloatArray, pi: FloatArray) -> None:
+    """Move the state's probabilities one bar on, or start them at pi."""
+    states = pi.size
+    if state[states] == 0.0:
+        state[:states] = pi
+    else:
+        prediction = np.empty(states)
+        propagate(state[:states], A, prediction)
+        state[:states] = prediction
+    state[states] += 1.0
+
+
+@compiled
+def online_autoregressive(
+    state: FloatArray, r: float, mu: FloatArray, phi: FloatArray, sigma: FloatArray, A: FloatArray, pi: FloatArray
+) -> int:
+    """Take one bar, NaN if it is missing; return the most probable state.
+
+    Args:
+        state: probabilities (K), bars seen, last known return, how many bars ago; updated in place, (K + 3,).
+        r: the return. mu: (K,). phi: (K,). sigma: (K,). A: (K, K). pi: (K,).
+    """
+    states = pi.size
+    _begin(state, A, pi)
+    row = np.zeros(states)
+    if math.isnan(r):
+        if state[states + 2] > 0.0:
+            state[states + 2] += 1.0
+    else:
+        for j in range(states):
+            row[j] = ar_density(r, state[states + 1], int(state[states + 2]), mu[j], phi[j], sigma[j])
+        state[states + 1], state[states + 2] = r, 1.0
+    advance(row, state[:states])
+    return int(np.argmax(state[:states]))
+
+
+@compiled
+def online_multivariate(
+    state: FloatArray,
+    r: float,
+    decay: FloatArray,
+    mean: FloatArray,
+    whiten: FloatArray,
+    marginal: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
+) -> int:
+    """Take one bar, NaN if it is missing; return the most probable state.
+
+    Args:
+        state: probabilities (K), bars seen, then the sums of `_remember` (10); updated in place, (K + 11,).
+        r: the return in units of the scale. decay: (3,).
+        mean: (K, 4). whiten: (K, 4, 4). marginal: (K,). A: (K, K). pi: (K,).
+    """
+    states = pi.size
+    _begin(state, A, pi)
+    x, row = np.empty(4), np.empty(states)
+    known = _remember(state[states + 1 :], r, decay, x)
+    for j in range(states):
+        row[j] = _gaussian(x, known, mean[j], whiten[j], marginal[j])
+    advance(row, state[:states])
+    return int(np.argmax(state[:states]))
+
+
+@compiled
+def simulate(
+    uniform: FloatArray,
+    normal: FloatArray,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
+    y: FloatArray,
+    path: IntArray,
+) -> None:
+    """Fill y (T,) and path (T,) with a simulated series, from T uniforms and T normals."""
+    for t in range(y.size):
+        target, state = uniform[t], 0
+        row = pi if t == 0 else A[path[t - 1]]
+        while state < pi.size - 1 and target >= row[state]:
+            target -= row[state]
+            state += 1
+        path[t] = state
+        if t == 0:
+            y[0] = mu[state] / (1.0 - phi[state]) + normal[0] * sigma[state] / math.sqrt(1.0 - phi[state] ** 2)
+        else:
+            y[t] = mu[state] + phi[state] * y[t - 1] + sigma[state] * normal[t]
