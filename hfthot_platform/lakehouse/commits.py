@@ -6,12 +6,12 @@ import json
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any
 
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 
-__all__ = ["Commit", "Stamp", "VersionInfo", "history_of"]
+__all__ = ["Commit", "Snapshot", "Stamp", "VersionInfo", "history_of"]
 
 _PREFIX = "hfthot."
 #: Version collisions are retried inside delta-rs; logical conflicts are retried as a whole by the table.
@@ -67,6 +67,23 @@ class VersionInfo:
     #: Oldest version that a vacuum left readable; only set on vacuum commits.
     oldest_readable: int | None = None
     commit_id: str = ""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What one version consists of, told by the log alone: no data file is opened."""
+
+    version: int
+    #: Time of the version's commit by its own record.
+    committed_at: datetime
+    #: Paths or URLs of the active data files.
+    paths: tuple[str, ...]
+    #: None where a file's entry has no row count.
+    rows: int | None
+    bytes: int
+    #: Span of the contract's time column by the files' statistics; None where there are none.
+    first_event: datetime | date | None
+    last_event: datetime | date | None
 
 
 def properties(stamp: Stamp, **extra: int | str) -> tuple[str, CommitProperties, PostCommitHookProperties]:

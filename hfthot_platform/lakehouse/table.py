@@ -11,7 +11,7 @@ import json
 import random
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import unquote
@@ -33,7 +33,7 @@ from hfthot_platform.errors import (
     VersionUnavailableError,
 )
 from hfthot_platform.lakehouse.audit import Audited, audit, quarantine_id, rejected_for_conflict
-from hfthot_platform.lakehouse.commits import Commit, Stamp, VersionInfo, history_of, properties
+from hfthot_platform.lakehouse.commits import Commit, Snapshot, Stamp, VersionInfo, history_of, properties
 from hfthot_platform.lakehouse.locks import writers_lock
 from hfthot_platform.lakehouse.spans import Span, chunks, literal, sql_within, within
 from hfthot_platform.lakehouse.storage import fsync_files, translated
@@ -154,6 +154,41 @@ class Table:
             return 0, 0
         actions = pa.table(handle.get_add_actions(flatten=True))
         return int(sum(actions.column("size_bytes").to_pylist())), actions.num_rows
+
+    def snapshot(self, version: int | None = None, as_of: datetime | None = None) -> Snapshot | None:
+        """Return the files, sizes and time span of a version, or None if nothing was written yet.
+
+        Raises:
+            BadRequestError: both `version` and `as_of` are given, or `as_of` has no time zone.
+            VersionUnavailableError: not readable (any more); the message names the readable range.
+            DamagedTableError: a file of that version is missing.
+        """
+        if version is not None and as_of is not None:
+            raise BadRequestError("give either version or as_of", where=self.contract.name)
+        if as_of is not None:
+            version = self.version_at(as_of)
+        handle = self._open(version)
+        if handle is None:
+            if version is not None:
+                raise self._unavailable(f"version {version}", [])
+            return None
+        if missing := self._missing(handle):
+            raise self._damage(missing[0])
+        with translated(self.contract.name):
+            actions = pa.table(handle.get_add_actions(flatten=True))
+            commit = history_of(handle, 1)[-1]
+        rows = actions.column("num_records").to_pylist()
+        first = _known(actions, f"min.{self.contract.time_column}")
+        last = _known(actions, f"max.{self.contract.time_column}")
+        return Snapshot(
+            version=handle.version(),
+            committed_at=commit.timestamp,
+            paths=tuple(handle.file_uris()),
+            rows=None if None in rows else sum(rows),
+            bytes=sum(actions.column("size_bytes").to_pylist()),
+            first_event=min(first, default=None),
+            last_event=max(last, default=None),
+        )
 
     def problems(self) -> list[str]:
         """Return what is wrong with the current version's files, one line each; empty when it is intact."""
@@ -763,6 +798,13 @@ class Table:
             seconds=time.perf_counter() - started,
             attempts=attempt,
         )
+
+
+def _known(actions: pa.Table, column: str) -> list[date]:
+    """Return the values of a statistic, without the files that have none (a `datetime` is a `date`)."""
+    if column not in actions.column_names:
+        return []
+    return [value for value in actions.column(column).to_pylist() if value is not None]
 
 
 def _write(
