@@ -15,39 +15,49 @@ x + q S + V(t, q), the equilibrium is the pair
 
 Agents are risk-neutral in S, so sigma widens the price band and changes nothing else.
 
-Scheme.  Implicit Euler in time, upwind in inventory, after Achdou and Capuzzo-Dolcetta (2010).  It is dynamic
-programming for a Markov chain on the grid that jumps up at rate v+/h + nu^2/(2h^2) and down at rate
-v-/h + nu^2/(2h^2) and pays kappa (v+^b + v-^b): monotone without a step restriction.  Each implicit step is solved
-by Howard's policy iteration; the density then moves by the transpose of the very same matrix, through the same LU
-factors, whose signs allow no cancellation.  Hence mass is conserved and the density stays non-negative by
-construction; nothing is renormalised or clipped.
+Scheme.  Implicit Euler in time and upwind in inventory, after Achdou and Capuzzo-Dolcetta (2010), as dynamic
+programming for a Markov chain on the grid.  Upwind jumps at rate |v|/h carry a numerical viscosity h |v|/2; it is
+topped up to eps(t) = h vmax(t)/2 at all nodes (or to nu^2/2 where that is more), so that the chain jumps up and down
+at rates eps/h^2 +- v/(2h) with |v| <= vmax.  That keeps it monotone without a step restriction, and because the
+viscosity is the same everywhere, it shifts a quadratic value by a constant only: no error of first order is left in
+the controls, where plain upwinding leaves a dead zone around the target inventory.  vmax(t) is what agents use, from
+a rough pilot solution.  Each implicit step is solved by Howard's policy iteration; the density then moves by the
+transpose of the very same matrix, through the same LU factors, whose signs allow no cancellation.  Hence mass is
+conserved and the density stays non-negative by construction; nothing is renormalised or clipped.
 
 The only coupling is the path mu, so the equilibrium is a fixed point mu = F(mu) in as many unknowns as there are
 time steps.  It is found by Newton's method, the linear system solved by GMRES with exact tangents of the scheme,
 with step halving; fictitious play is available as an independent check.
 
 The scheme is first order.  By default the aggregates (mean inventory, rate, price) are Richardson-extrapolated with
-a solution on every second node, which makes them second order; density and value are those of the fine grid.
+a solution on every second node, which makes them second order for linear-quadratic games; density and value are
+those of the fine grid, the density widened by the numerical viscosity.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Any, Final, Literal
 
 import numpy as np
-from numba import njit
+import polars as pl
 
 from hfthot_platform.errors import BadRequestError, DataError, NotConvergedError
+from hfthot_platform.models._mean_field_loops import fokker_planck, hjb, tangent
 from hfthot_platform.models.arrays import FloatArray, FloatLike
 
 __all__ = [
     "ClosedForm",
+    "CrowdingCalibration",
     "InventoryDensity",
     "MeanFieldSolution",
+    "PriceForecast",
     "TradeCrowding",
+    "calibrate_crowding",
     "closed_form",
+    "predict_price",
     "solve",
 ]
 
@@ -82,7 +92,9 @@ class InventoryDensity:
         q = np.array(self.inventory, dtype=np.float64)
         m = np.array(self.density, dtype=np.float64)
         good = q.ndim == 1 and q.shape == m.shape and q.size >= 2
-        good = good and bool(np.isfinite(q).all() and np.isfinite(m).all() and (np.diff(q) > 0).all() and (m >= 0).all())
+        good = good and bool(
+            np.isfinite(q).all() and np.isfinite(m).all() and (np.diff(q) > 0).all() and (m >= 0).all()
+        )
         mass = float(np.sum(np.diff(q) * (m[1:] + m[:-1]) / 2)) if good else 0.0
         if mass <= 0:
             raise BadRequestError(
@@ -434,13 +446,15 @@ class _Grid:
             )
         cell = np.minimum(x.astype(np.int64), self.q.size - 2)
         part = x - cell
-        nodes = np.bincount(cell, weights * (1 - part), self.q.size)
-        return nodes + np.bincount(cell + 1, weights * part, self.q.size)
+        nodes: FloatArray = np.zeros(self.q.size)
+        np.add.at(nodes, cell, weights * (1 - part))
+        np.add.at(nodes, cell + 1, weights * part)
+        return nodes
 
     def respond(self, rate: FloatArray) -> _Response:
         """Return the best response to a population trading at `rate` (n_time - 1,), and what it leads to."""
         game = self.game
-        value, speed, up, down, diag, low, worst = _hjb(
+        value, speed, up, down, diag, low, worst = hjb(
             rate,
             self.viscosity,
             self.noise,
@@ -459,7 +473,7 @@ class _Grid:
                 where=f"{_WHERE}.solve",
                 hint="Check the units of the parameters, or use more time nodes.",
             )
-        mass = _fokker_planck(self.initial, self.dt, up, diag, low)
+        mass = fokker_planck(self.initial, self.dt, up, diag, low)
         return _Response(value, speed, up, down, diag, low, mass, (speed * mass[1:]).sum(axis=1))
 
     def payoff(self, response: _Response, rate: FloatArray) -> float:
@@ -493,7 +507,7 @@ class _Grid:
         pace = np.abs(response.speed)
         free = (pace < 2 * self.viscosity[:, None] / self.h) & (p > 0)
         if self.game.cost_power == 2:
-            return free / (2 * self.game.temporary_cost)
+            return np.where(free, 1 / (2 * self.game.temporary_cost), 0.0)
         return np.where(free, pace / (np.maximum(p, floor) * (self.game.cost_power - 1)), 0.0)
 
 
@@ -540,7 +554,7 @@ def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int) -> _Equ
 
         def apply(step: Any, response: _Response = response, slope: FloatArray = slope) -> FloatArray:
             step = np.ascontiguousarray(step, dtype=np.float64).ravel()
-            moved: FloatArray = step - _tangent(
+            moved: FloatArray = step - tangent(
                 step,
                 grid.q,
                 grid.h,
@@ -598,7 +612,7 @@ def _solution(
     """Package an equilibrium: residuals from the equations themselves, aggregates extrapolated if `coarse`."""
     game, response = grid.game, found.response
     value, mass = response.value, response.mass
-    hjb, fokker_planck = _equation_residuals(grid, response)
+    hjb_residual, fokker_planck_residual = _equation_residuals(grid, response)
     policy = np.vstack([response.speed, grid.wanted_speed(value[-1:])])
     mean = mass @ grid.q
     rate = (mass * policy).sum(axis=1)
@@ -618,8 +632,8 @@ def _solution(
         density=mass / grid.h,
         value=value,
         trading_rate=policy,
-        hjb_residual=hjb,
-        fokker_planck_residual=fokker_planck,
+        hjb_residual=hjb_residual,
+        fokker_planck_residual=fokker_planck_residual,
         mass_error=float(np.abs(mass.sum(axis=1) - 1).max()),
         boundary_mass=float(mass[:, [0, -1]].max()),
         residuals=np.array(found.residuals),
@@ -642,9 +656,7 @@ def _equation_residuals(grid: _Grid, response: _Response) -> tuple[float, float]
     """Return the relative residuals of the two discrete equations, written out afresh, without the solver's parts."""
     game, h, value, after = grid.game, grid.h, response.value, response.mass[1:]
     p = grid.slope(value[:-1])
-    speed = np.clip(
-        grid.wanted_speed(value[:-1]), -2 * grid.viscosity[:, None] / h, 2 * grid.viscosity[:, None] / h
-    )
+    speed = np.clip(grid.wanted_speed(value[:-1]), -2 * grid.viscosity[:, None] / h, 2 * grid.viscosity[:, None] / h)
     gain = speed * p - game.temporary_cost * np.abs(speed) ** game.cost_power
     spread = np.repeat(grid.viscosity[:, None], value.shape[1], axis=1)
     spread[:, [0, -1]] = grid.noise
@@ -652,7 +664,8 @@ def _equation_residuals(grid: _Grid, response: _Response) -> tuple[float, float]
     curvature = np.pad(step, ((0, 0), (0, 1))) - np.pad(step, ((0, 0), (1, 0)))
     source = game.impact * response.mean_rate[:, None] * grid.q + grid.running
     change = np.diff(value, axis=0) / grid.dt
-    hjb = np.abs(change + source + gain + spread * curvature).max() / max(np.abs(change).max(), np.finfo(float).tiny)
+    scale = max(float(np.abs(change).max()), np.finfo(float).tiny)
+    hjb_residual = float(np.abs(change + source + gain + spread * curvature).max()) / scale
 
     # Probability flux from node i to i + 1, less that from i + 1 to i: half the drift inside, all of it at an end.
     part = np.full(value.shape[1], 0.5)
@@ -662,177 +675,379 @@ def _equation_residuals(grid: _Grid, response: _Response) -> tuple[float, float]
     flux = rising[:, :-1] - falling[:, 1:]
     divergence = np.pad(flux, ((0, 0), (0, 1))) - np.pad(flux, ((0, 0), (1, 0)))
     change = np.diff(response.mass, axis=0) / grid.dt
-    scale = max(np.abs(change).max(), np.finfo(float).tiny)
-    return float(hjb), float(np.abs(change + divergence).max() / scale)
+    scale = max(float(np.abs(change).max()), np.finfo(float).tiny)
+    return hjb_residual, float(np.abs(change + divergence).max()) / scale
 
 
-# --- compiled sweeps ------------------------------------------------------------------------------------------
-# The matrix of a step, B = I - dt G with the chain's generator G, is tridiagonal:
-#   B[i, i-1] = -dt down[i],  B[i, i+1] = -dt up[i],  B[i, i] = 1 - (the two others),
-# an M-matrix.  B = L U with unit lower L (subdiagonal `low` <= 0) and upper U (diagonal `diag` > 0).
+@dataclass(frozen=True)
+class CrowdingCalibration:
+    """What recent order flow says about a market; time in minutes, price in quote, quantity in base.
+
+    Attributes:
+        bins: intervals used, of `bin_minutes` each.
+        last_price: of the last interval.
+        kyle_lambda: slope of the price change on the signed volume of an interval, quote per base; may be negative.
+        kyle_t: its t-statistic with heteroskedasticity-robust (White) standard errors.
+        half_spread: half of the effective spread, quote.
+        volume_per_minute: traded quantity, base per minute.
+        volatility: of the price change that signed volume does not explain, quote per sqrt(minute).
+        flow_persistence: slope of the next horizon's signed volume on the last one's; positive if orders go on.
+        flow_t: its t-statistic.
+        last_flow: signed volume over the last horizon, base.
+        flow_noise: standard deviation of the next horizon's signed volume around its prediction, base.
+        signed_by: where the signs came from: `taker_side`, `buy_volume`, `tick_rule` or `bulk`.
+        spread_from: `opposite_trades`, `high_low`, `roll` or `tick` (the smallest price step seen).
+    """
+
+    bins: int
+    bin_minutes: float
+    last_price: float
+    kyle_lambda: float
+    kyle_t: float
+    half_spread: float
+    volume_per_minute: float
+    volatility: float
+    flow_persistence: float
+    flow_t: float
+    last_flow: float
+    flow_noise: float
+    signed_by: str
+    spread_from: str
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _up(v: float, i: int, n: int, h: float, viscosity: float, noise: float) -> float:
-    """Return the jump rate from node i to i + 1."""
-    if i == n - 1:
+@dataclass(frozen=True, eq=False)
+class PriceForecast:
+    """An expected price path with its band, and everything that it rests on.
+
+    Attributes:
+        minutes: (n_time,), from 0 to the horizon.
+        expected: (n_time,), expected price.
+        lower, upper: (n_time,), band at `confidence`: unexplained volatility and the sampling of finitely many agents.
+        agents_std: (n_time,), the part of the band's standard deviation that is due to the finite number of agents.
+        confidence: two-sided level of the band.
+        calibration: what was measured.
+        solution: the equilibrium, of `solution.game`.
+    """
+
+    minutes: FloatArray
+    expected: FloatArray
+    lower: FloatArray
+    upper: FloatArray
+    agents_std: FloatArray
+    confidence: float
+    calibration: CrowdingCalibration
+    solution: MeanFieldSolution
+
+
+#: Intervals that a calibration needs, and horizons for the persistence of flow.
+_MIN_BINS: Final = 50
+_MIN_WINDOWS: Final = 10
+
+
+def calibrate_crowding(market: pl.DataFrame, *, horizon_minutes: float = 5.0) -> CrowdingCalibration:
+    """Measure impact, costs, volatility and order flow on the recent trades or bars of one symbol.
+
+    Trades are gathered into intervals of a fifth of the horizon (an interval without trades has no flow and no price
+    change); bars are used as they are, and must not be longer than the horizon.  Signs come from the taker's side or
+    the takers' bought volume; else from the tick rule (trades) or bulk classification (bars: the share bought is the
+    normal distribution function of the standardised price change, Easley, Lopez de Prado and O'Hara 2012).  Bulk
+    signs are derived from prices, so that lambda is then an upper bound rather than a measurement.
+
+    Args:
+        market: `ts, price, amount` and optionally `side`, as in market.trades; or `ts, close, volume` and optionally
+            `high, low, buy_volume`, as in market.bars; sorted by time.
+        horizon_minutes: of the forecast.
+
+    Raises:
+        BadRequestError: columns are missing, several symbols are mixed, or bars are longer than the horizon.
+        DataError: too few intervals, a missing or non-positive price, a constant price, or no volume.
+    """
+    where = f"{_WHERE}.calibrate_crowding"
+    if not (math.isfinite(horizon_minutes) and horizon_minutes > 0):
+        raise BadRequestError(f"horizon_minutes = {horizon_minutes}", where=where, hint="Give a positive number.")
+    columns = set(market.columns)
+    if "symbol" in columns and market["symbol"].n_unique() > 1:
+        raise BadRequestError(
+            f"{market['symbol'].n_unique()} symbols", where=where, hint="Filter the frame to one symbol."
+        )
+    if {"ts", "price", "amount"} <= columns:
+        flow = _flow_of_trades(market, horizon_minutes / 5)
+    elif {"ts", "close", "volume"} <= columns:
+        flow = _flow_of_bars(market, horizon_minutes)
+    else:
+        raise BadRequestError(
+            f"columns {sorted(columns)}", where=where, hint="Give ts, price, amount or ts, close, volume."
+        )
+    change, signed, volume = flow.change, flow.signed, flow.volume
+    if signed.std() == 0 or change.std() == 0:
+        raise DataError("price or signed volume is constant", where=where, hint="Use a longer or livelier span.")
+    slope, slope_t, residual = _regress(signed, change)
+    per_window = max(1, round(horizon_minutes / flow.minutes))
+    windows = signed[signed.size % per_window :].reshape(-1, per_window).sum(axis=1)
+    if windows.size < _MIN_WINDOWS:
+        raise DataError(
+            f"{windows.size} horizons of {horizon_minutes:g} minutes", where=where, hint=f"Give {_MIN_WINDOWS} or more."
+        )
+    persistence, persistence_t, surprise = _regress(windows[:-1], windows[1:])
+    return CrowdingCalibration(
+        bins=change.size,
+        bin_minutes=flow.minutes,
+        last_price=flow.last_price,
+        kyle_lambda=slope,
+        kyle_t=slope_t,
+        half_spread=flow.spread / 2,
+        volume_per_minute=float(volume.mean()) / flow.minutes,
+        volatility=float(residual.std()) / math.sqrt(flow.minutes),
+        flow_persistence=persistence,
+        flow_t=persistence_t,
+        last_flow=float(windows[-1]),
+        flow_noise=float(surprise.std()),
+        signed_by=flow.signed_by,
+        spread_from=flow.spread_from,
+    )
+
+
+def predict_price(
+    market: pl.DataFrame,
+    *,
+    horizon_minutes: float = 5.0,
+    n_agents: int = 1000,
+    seed: int = 0,
+    urgency: float = 2.0,
+    confidence: float = 0.95,
+    n_inventory: int = 101,
+    n_time: int = 101,
+) -> PriceForecast:
+    """Return the price path that optimal execution by a crowd of agents implies, from recent order flow.
+
+    Assumptions, each replaceable by solving a `TradeCrowding` of one's own:
+
+    - N agents share the flow equally.  With lambda Kyle's slope, s the half-spread and V the volume per minute,
+      impact = N max(lambda, 0) and temporary_cost = s N / V: an agent that trades its share V/N pays the half-spread.
+    - The flow that the last horizon's flow X foretells, b X, is what the agents still have to trade: their mean
+      inventory is -b X / N.  The regression decides whether flow goes on (b > 0, split orders) or is unwound (b < 0).
+      b X is shrunk by t^2 / (1 + t^2), so that noise foretells nothing.
+    - Inventories are normal and independent, with the standard deviation that makes the sum of N vary like the
+      flow's unpredicted part.
+    - running_penalty = temporary_cost (urgency / T)^2: without interaction, inventories decay like exp(-urgency t/T);
+      terminal_penalty = 10 temporary_cost / T: little is left at T.
+
+    The expected price moves by impact times the change of the mean inventory.  The band adds the unexplained
+    volatility and the sampling error of N agents, drawn and moved by the equilibrium's strategy.
+
+    Args:
+        market: see `calibrate_crowding`.
+        horizon_minutes: T.
+        n_agents: N, at least 2.
+        seed: of the drawn inventories.
+        urgency: of the agents, > 0.
+        confidence: of the band, in (0, 1).
+        n_inventory: nodes of the grid, see `solve`.
+        n_time: nodes of the grid, see `solve`.
+
+    Raises:
+        BadRequestError: an argument is out of its domain, or the frame has not the columns.
+        DataError: the data cannot carry the calibration.
+        NotConvergedError: no equilibrium was found.
+    """
+    where = f"{_WHERE}.predict_price"
+    if n_agents < 2 or not 0 < confidence < 1 or not urgency > 0:
+        raise BadRequestError(
+            f"n_agents {n_agents}, confidence {confidence}, urgency {urgency}",
+            where=where,
+            hint="Give n_agents >= 2, confidence in (0, 1), urgency > 0.",
+        )
+    found = calibrate_crowding(market, horizon_minutes=horizon_minutes)
+    trust = found.flow_t**2 / (1 + found.flow_t**2)
+    to_trade = trust * found.flow_persistence * found.last_flow
+    kappa = found.half_spread * n_agents / found.volume_per_minute
+    game = TradeCrowding(
+        impact=n_agents * max(found.kyle_lambda, 0.0),
+        running_penalty=kappa * (urgency / horizon_minutes) ** 2,
+        temporary_cost=kappa,
+        terminal_penalty=10 * kappa / horizon_minutes,
+        horizon=horizon_minutes,
+        initial_inventory=InventoryDensity.gaussian(-to_trade / n_agents, found.flow_noise / math.sqrt(n_agents)),
+        volatility=found.volatility,
+    )
+    solution = solve(game, n_inventory, n_time)
+    if not solution.converged:
+        raise NotConvergedError(
+            f"residual {solution.residuals[-1]:.1e} after {solution.iterations} iterations",
+            where=where,
+            hint="Use more time nodes, a shorter horizon, or data with a lower lambda.",
+        )
+    moved = _agent_paths(solution, n_agents, seed)
+    agents_std = game.impact * (moved - moved[0]).std(axis=1) / math.sqrt(n_agents)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(game.volatility**2 * solution.times + agents_std**2)
+    expected = found.last_price + solution.price_path
+    return PriceForecast(
+        minutes=solution.times,
+        expected=expected,
+        lower=expected - half,
+        upper=expected + half,
+        agents_std=agents_std,
+        confidence=confidence,
+        calibration=found,
+        solution=solution,
+    )
+
+
+def _agent_paths(solution: MeanFieldSolution, n_agents: int, seed: int) -> FloatArray:
+    """Return (n_time, n_agents) inventories of drawn agents under the equilibrium strategy (Heun's method)."""
+    density, grid, times = solution.game.density, solution.inventories, solution.times
+    mass = np.concatenate([[0.0], np.cumsum(np.diff(density.inventory) * (density.density[1:] + density.density[:-1]))])
+    drawn = np.interp(np.random.default_rng(seed).random(n_agents), mass / mass[-1], density.inventory)
+    paths = np.empty((times.size, n_agents))
+    paths[0] = drawn
+    for k in range(times.size - 1):
+        step = times[k + 1] - times[k]
+        first = np.interp(paths[k], grid, solution.trading_rate[k])
+        second = np.interp(paths[k] + step * first, grid, solution.trading_rate[k + 1])
+        paths[k + 1] = paths[k] + step * (first + second) / 2
+    return paths
+
+
+@dataclass(frozen=True, eq=False)
+class _Flow:
+    minutes: float
+    change: FloatArray  # (n,) price changes
+    signed: FloatArray  # (n,) bought less sold
+    volume: FloatArray  # (n,)
+    last_price: float
+    spread: float
+    signed_by: str
+    spread_from: str
+
+
+def _regress(x: FloatArray, y: FloatArray) -> tuple[float, float, FloatArray]:
+    """Return slope, its White t-statistic and the residuals of y on a constant and x; slope 0 if x is constant."""
+    centred = x - x.mean()
+    total = float(centred @ centred)
+    if total == 0:
+        return 0.0, 0.0, y - y.mean()
+    slope = float(centred @ y) / total
+    residual = y - y.mean() - slope * centred
+    error = math.sqrt(float(((centred * residual) ** 2).sum())) / total
+    return slope, slope / error if error > 0 else math.copysign(math.inf, slope), residual
+
+
+def _positive(values: FloatArray, name: str) -> FloatArray:
+    if values.size < _MIN_BINS:
+        raise DataError(f"{values.size} rows", where=f"{_WHERE}.calibrate_crowding", hint=f"Give {_MIN_BINS} or more.")
+    if not (np.isfinite(values).all() and (values > 0).all()):
+        raise DataError(
+            f"{name} has a missing, non-finite or non-positive value",
+            where=f"{_WHERE}.calibrate_crowding",
+            hint="Drop or repair the row.",
+        )
+    return values
+
+
+def _tick(price: FloatArray) -> float:
+    steps = np.abs(np.diff(price))
+    return float(steps[steps > 0].min(initial=math.inf))
+
+
+def _roll(price: FloatArray) -> float:
+    """Return Roll's (1984) spread, 2 sqrt(-cov of successive changes), or 0 if the covariance is positive."""
+    change = np.diff(price)
+    return 2 * math.sqrt(max(0.0, -float(np.mean((change[1:] - change.mean()) * (change[:-1] - change.mean())))))
+
+
+def _flow_of_trades(trades: pl.DataFrame, bin_minutes: float) -> _Flow:
+    price = _positive(trades["price"].cast(pl.Float64).to_numpy(), "price")
+    amount = _positive(trades["amount"].cast(pl.Float64).to_numpy(), "amount")
+    time = trades["ts"].dt.epoch("us").to_numpy() / 60e6
+    if np.any(np.diff(time) < 0):
+        raise BadRequestError(
+            "trades are not in order of time", where=f"{_WHERE}.calibrate_crowding", hint="Sort by ts."
+        )
+    # Tick rule: an unchanged price keeps the last direction.
+    step = np.sign(np.diff(price, prepend=price[0]))
+    last = np.maximum.accumulate(np.where(step != 0, np.arange(step.size), 0))
+    sign, signed_by = step[last], "tick_rule"
+    if "side" in trades.columns and trades["side"].null_count() < trades.height:
+        side = trades["side"].cast(pl.String)
+        known = side.is_not_null().to_numpy()
+        sign = np.where(known, np.where((side == "buy").fill_null(value=False).to_numpy(), 1.0, -1.0), sign)
+        signed_by = "taker_side"
+    # Neighbours of opposite sides differ by the spread, up to the move between them; the median sheds the moves.
+    turned = (sign[1:] != sign[:-1]) & (sign[1:] * sign[:-1] != 0)
+    gap = (np.diff(price) * sign[1:])[turned]
+    opposite = float(np.median(gap)) if signed_by == "taker_side" and gap.size >= _MIN_WINDOWS else 0.0
+    spread, spread_from = _first_positive(
+        ("opposite_trades", opposite),
+        ("roll", _roll(price) if signed_by == "tick_rule" else 0.0),
+        ("tick", _tick(price)),
+    )
+
+    # Intervals are counted back from the last trade, so that the last one is whole.
+    back = ((time[-1] - time) / bin_minutes).astype(np.int64)
+    n = int((time[-1] - time[0]) / bin_minutes)
+    if n < _MIN_BINS:
+        raise DataError(
+            f"{n} whole intervals of {bin_minutes:g} minutes",
+            where=f"{_WHERE}.calibrate_crowding",
+            hint=f"Give {_MIN_BINS} or more.",
+        )
+    inside = back < n
+    index = n - 1 - back[inside]
+    signed: FloatArray = np.bincount(index, (sign * amount)[inside], n).astype(np.float64)
+    volume: FloatArray = np.bincount(index, amount[inside], n).astype(np.float64)
+    # The price at the end of each interval: of the last trade before it.
+    ends = time[-1] - bin_minutes * np.arange(n, -1, -1)
+    close = price[np.maximum(np.searchsorted(time, ends, side="right") - 1, 0)]
+    return _Flow(bin_minutes, np.diff(close), signed, volume, float(price[-1]), spread, signed_by, spread_from)
+
+
+def _flow_of_bars(bars: pl.DataFrame, horizon_minutes: float) -> _Flow:
+    close = _positive(bars["close"].cast(pl.Float64).to_numpy(), "close")
+    volume = bars["volume"].cast(pl.Float64).to_numpy()
+    time = bars["ts"].dt.epoch("us").to_numpy() / 60e6
+    gaps = np.diff(time)
+    minutes = float(np.median(gaps))
+    where = f"{_WHERE}.calibrate_crowding"
+    if gaps.min() <= 0:
+        raise BadRequestError("bars are not in order of time", where=where, hint="Sort by ts, one row per bar.")
+    if minutes > horizon_minutes:
+        raise BadRequestError(
+            f"bars of {minutes:g} minutes for a horizon of {horizon_minutes:g}",
+            where=where,
+            hint="Use shorter bars or a longer horizon.",
+        )
+    if not (np.isfinite(volume).all() and (volume >= 0).all() and volume.sum() > 0):
+        raise DataError("volume has a missing or negative value, or is all zero", where=where, hint="Repair it.")
+    whole = np.isclose(gaps, minutes)  # a change over a gap belongs to no single interval
+    change, traded = np.diff(close)[whole], volume[1:][whole]
+    if change.size < _MIN_BINS:
+        raise DataError(f"{change.size} consecutive bars", where=where, hint=f"Give {_MIN_BINS} or more.")
+    if "buy_volume" in bars.columns and bars["buy_volume"].null_count() == 0:
+        signed = 2 * bars["buy_volume"].cast(pl.Float64).to_numpy()[1:][whole] - traded
+        signed_by = "buy_volume"
+    else:
+        from scipy.special import ndtr
+
+        scale = float(change.std()) or 1.0
+        signed, signed_by = traded * (2 * ndtr(change / scale) - 1), "bulk"
+    spread, spread_from = _first_positive(
+        ("high_low", _abdi_ranaldo(bars, close)), ("roll", _roll(close)), ("tick", _tick(close))
+    )
+    return _Flow(minutes, change, signed, traded, float(close[-1]), spread, signed_by, spread_from)
+
+
+def _abdi_ranaldo(bars: pl.DataFrame, close: FloatArray) -> float:
+    """Return the spread after Abdi and Ranaldo (2017), 2 sqrt(E[(c_t - m_t)(c_t - m_(t+1))]) with mid-ranges m."""
+    if not {"high", "low"} <= set(bars.columns):
         return 0.0
-    return v / h + noise / (h * h) if i == 0 else (viscosity / h + 0.5 * v) / h
+    high, low = (np.log(bars[name].cast(pl.Float64).to_numpy()) for name in ("high", "low"))
+    middle, last = (high + low) / 2, np.log(close)
+    product = float(np.mean((last[:-1] - middle[:-1]) * (last[:-1] - middle[1:])))
+    return 2 * math.sqrt(max(0.0, product)) * float(close[-1])
 
 
-@njit(cache=True, nogil=True, error_model="numpy", inline="always")
-def _down(v: float, i: int, n: int, h: float, viscosity: float, noise: float) -> float:
-    """Return the jump rate from node i to i - 1."""
-    if i == 0:
-        return 0.0
-    return -v / h + noise / (h * h) if i == n - 1 else (viscosity / h - 0.5 * v) / h
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _hjb(
-    rate: FloatArray,
-    viscosity: FloatArray,
-    noise: float,
-    q: FloatArray,
-    h: float,
-    dt: float,
-    running: FloatArray,
-    terminal: FloatArray,
-    impact: float,
-    kappa: float,
-    power: float,
-) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, FloatArray, float]:
-    """Sweep the HJB equation backward; return V, v, jump rates, the LU factors, and max |V| (NaN if it failed)."""
-    steps, n = rate.size, q.size
-    value = np.empty((steps + 1, n))
-    speed = np.zeros((steps, n))
-    up, down = np.zeros((steps, n)), np.zeros((steps, n))
-    diag, low = np.empty((steps, n)), np.zeros((steps, n))
-    w, y = np.empty(n), np.empty(n)
-    value[steps] = terminal
-    quadratic = power == 2.0
-    exponent = 1.0 / (power - 1.0)
-    unit = 1.0 / (kappa * power)
-    size = np.abs(terminal).max()
-    for k in range(steps - 1, -1, -1):
-        later = value[k + 1]
-        w[:] = later
-        v, a, b, d, lo = speed[k], up[k], down[k], diag[k], low[k]
-        cap = 2.0 * viscosity[k] / h
-        change = np.inf
-        for _ in range(60):
-            # Howard: the best controls for w, then the value of these controls.  Convergence is quadratic, so at the
-            # break they are optimal to rounding, and value, controls and factors belong to each other exactly.
-            if change <= 1e-12 * size:
-                break
-            for i in range(n):
-                if i == 0:
-                    p = max(0.0, (w[1] - w[0]) / h)
-                elif i == n - 1:
-                    p = min(0.0, (w[n - 1] - w[n - 2]) / h)
-                else:
-                    p = 0.5 * (w[i + 1] - w[i - 1]) / h
-                pace = abs(p) * unit if quadratic else (abs(p) * unit) ** exponent
-                pace = min(pace, cap)
-                v[i] = pace if p > 0 else -pace
-                a[i] = _up(v[i], i, n, h, viscosity[k], noise)
-                b[i] = _down(v[i], i, n, h, viscosity[k], noise)
-                cost = pace * pace if quadratic else pace**power
-                right = later[i] + dt * (running[i] + impact * q[i] * rate[k] - kappa * cost)
-                if i == 0:
-                    d[0] = 1.0 + dt * a[0]
-                    y[0] = right
-                else:
-                    before = d[i - 1]
-                    lo[i] = -dt * b[i] / before
-                    # 1 + dt (a + b) + lo dt a[i-1], written without a subtraction of nearly equal numbers.
-                    d[i] = 1.0 + dt * a[i] + dt * b[i] * ((before - dt * a[i - 1]) / before)
-                    y[i] = right - lo[i] * y[i - 1]
-            change = 0.0
-            for i in range(n - 1, -1, -1):
-                x = y[i] / d[i] if i == n - 1 else (y[i] + dt * a[i] * y[i + 1]) / d[i]
-                y[i] = x
-                change = max(change, abs(x - w[i]))
-                w[i] = x
-                size = max(size, abs(x))
-        value[k] = w
-        if not np.isfinite(w.sum()) or change > 1e-6 * size:
-            return value, speed, up, down, diag, low, np.nan
-    return value, speed, up, down, diag, low, size
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _fokker_planck(initial: FloatArray, dt: float, up: FloatArray, diag: FloatArray, low: FloatArray) -> FloatArray:
-    """Sweep the Fokker-Planck equation forward: B' m(n+1) = m(n), with the factors of the HJB sweep."""
-    steps, n = up.shape
-    mass = np.empty((steps + 1, n))
-    mass[0] = initial
-    for k in range(steps):
-        _solve_transposed(dt, up[k], diag[k], low[k], mass[k], mass[k + 1])
-    return mass
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _solve_transposed(
-    dt: float, up: FloatArray, diag: FloatArray, low: FloatArray, right: FloatArray, out: FloatArray
-) -> None:
-    n = right.size
-    out[0] = right[0] / diag[0]
-    for i in range(1, n):
-        out[i] = (right[i] + dt * up[i - 1] * out[i - 1]) / diag[i]
-    for i in range(n - 2, -1, -1):
-        out[i] -= low[i + 1] * out[i + 1]
-
-
-@njit(cache=True, nogil=True, error_model="numpy")
-def _tangent(
-    step: FloatArray,
-    q: FloatArray,
-    h: float,
-    dt: float,
-    impact: float,
-    speed: FloatArray,
-    slope: FloatArray,
-    up: FloatArray,
-    diag: FloatArray,
-    low: FloatArray,
-    mass: FloatArray,
-) -> FloatArray:
-    """Return F'(mu) step: the two sweeps, linearised around an iterate (the controls' optimality drops them)."""
-    steps, n = up.shape
-    dspeed = np.zeros((steps, n))
-    dv, y = np.zeros(n), np.empty(n)
-    for k in range(steps - 1, -1, -1):
-        for i in range(n):
-            right = dv[i] + dt * impact * q[i] * step[k]
-            y[i] = right if i == 0 else right - low[k, i] * y[i - 1]
-        dv[n - 1] = y[n - 1] / diag[k, n - 1]
-        for i in range(n - 2, -1, -1):
-            dv[i] = (y[i] + dt * up[k, i] * dv[i + 1]) / diag[k, i]
-        dspeed[k, 0] = slope[k, 0] * (dv[1] - dv[0]) / h
-        dspeed[k, n - 1] = slope[k, n - 1] * (dv[n - 1] - dv[n - 2]) / h
-        for i in range(1, n - 1):
-            dspeed[k, i] = slope[k, i] * 0.5 * (dv[i + 1] - dv[i - 1]) / h
-    out = np.empty(steps)
-    dm, right_side = np.zeros(n), np.empty(n)
-    for k in range(steps):
-        after = mass[k + 1]
-        right_side[:] = dm
-        for i in range(n):
-            # The probability that the change of speed moves: half up, half down inside, all of it at an end.
-            moved = dt / h * dspeed[k, i] * after[i]
-            if i == 0:
-                right_side[0] -= moved
-                right_side[1] += moved
-            elif i == n - 1:
-                right_side[n - 1] += moved
-                right_side[n - 2] -= moved
-            else:
-                right_side[i + 1] += 0.5 * moved
-                right_side[i - 1] -= 0.5 * moved
-        _solve_transposed(dt, up[k], diag[k], low[k], right_side, dm)
-        total = 0.0
-        for i in range(n):
-            total += dm[i] * speed[k, i] + after[i] * dspeed[k, i]
-        out[k] = total
-    return out
+def _first_positive(*candidates: tuple[str, float]) -> tuple[float, str]:
+    for name, value in candidates:
+        if 0 < value < math.inf:
+            return value, name
+    raise DataError("the price never moves", where=f"{_WHERE}.calibrate_crowding", hint="Use a livelier span.")
