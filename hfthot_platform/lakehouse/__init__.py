@@ -9,6 +9,7 @@ from hfthot_platform.lakehouse.audit import Audited, RuleResult
 from hfthot_platform.lakehouse.commits import Commit, Stamp, VersionInfo
 from hfthot_platform.lakehouse.lake import Lakehouse
 from hfthot_platform.lakehouse.maintenance import MaintenanceReport, maintain
+from hfthot_platform.lakehouse.staging import Staging
 from hfthot_platform.lakehouse.table import Table
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "Lakehouse",
     "MaintenanceReport",
     "RuleResult",
+    "Staging",
     "Stamp",
     "Table",
     "VersionInfo",

@@ -1,0 +1,68 @@
+# Everything starts from a machine that has only Python >= 3.11, git and make.
+# `make help` lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+UV := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv
+export DAGSTER_HOME ?= $(CURDIR)/dagster_home
+# Two processes: the size of the smallest machine that this has to run on.
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup system demo dev test lint format soak bench lock dictionary clean
+
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## Create the environment from the lock files
+
+$(READY): requirements.lock requirements-bootstrap.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}. Say make PYTHON=/path/to/python3.x")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
+	  echo "The venv module is not complete here: installing Debian's python3-venv"; \
+	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -y -q python3-venv; else sudo apt-get update -q && sudo apt-get install -y -q python3-venv; fi; \
+	  $(PYTHON) -m venv $(VENV); }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.lock
+	$(UV) pip sync --quiet --require-hashes requirements.lock requirements-bootstrap.lock
+	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+system:  ## Install Debian's Chromium for the browser tests (needs root or sudo)
+	@command -v chromium >/dev/null || { if [ "$$(id -u)" = 0 ]; then S=; else S=sudo; fi; $$S apt-get update -q && $$S apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; }
+
+demo: $(READY)  ## Ingest real data, check it, make bars, answer SQL: embedded and offline
+	@$(BIN)/hfthot demo
+
+dev: $(READY)  ## Open the Dagster UI on http://127.0.0.1:3000
+	@$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+
+test: $(READY)  ## Run the fast tests
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
+soak: $(READY)  ## Run the long crash, fuzz and load suites
+	@$(BIN)/python -m pytest -m soak
+
+lint: $(READY)  ## Check style, types and the import rule
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(READY)  ## Format the code
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(READY)  ## Print every benchmark beside its peer or limit
+	@for each in benchmarks/bench_*.py; do echo; echo "== $$each"; $(BIN)/python $$each || exit 1; done
+
+dictionary: $(READY)  ## Write docs/data_dictionary.md from the contracts
+	@$(BIN)/python -m hfthot_platform.contracts.dictionary > docs/data_dictionary.md
+
+lock: $(READY)  ## Pin the newest versions that pyproject.toml allows
+	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --upgrade pyproject.toml -o requirements.lock
+
+clean:  ## Remove the environment and everything that the platform wrote
+	rm -rf $(VENV) data
+	find dagster_home -mindepth 1 ! -name dagster.yaml -delete

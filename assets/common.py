@@ -1,0 +1,182 @@
+"""What all table assets share: partitions, check specs, metadata, and the policies, applied in one place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, Final
+
+import dagster as dg
+
+from assets.conditions import FOLLOWS_CHECKED_INPUTS
+from hfthot_platform.contracts import TableContract, contract
+from hfthot_platform.lakehouse import Audited, Commit, Staging, Table
+from resources.platform import Platform
+
+__all__ = [
+    "DAILY",
+    "RULES",
+    "YESTERDAY",
+    "asset_key",
+    "published",
+    "rule_check",
+    "rule_results",
+    "table_asset",
+    "table_rows",
+]
+
+#: One partitioning for all daily tables, so that partitions map one to one.  It starts with the oldest sample.
+DAILY: Final = dg.DailyPartitionsDefinition(start_date="1990-01-01", timezone="UTC")
+#: For an asset that reads what it made the day before.
+YESTERDAY: Final = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)
+#: Name of the blocking check on a contract's rules.
+RULES: Final = "contract_rules"
+
+_RETRY: Final = dg.RetryPolicy(max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL)
+
+
+def asset_key(table: str) -> dg.AssetKey:
+    """Return the asset key of a table: `market.trades` is `market/trades`."""
+    return dg.AssetKey(table.split("."))
+
+
+def table_asset(
+    table: str,
+    *,
+    deps: Sequence[str | dg.AssetDep] = (),
+    lineage: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    retries: bool = False,
+    fresh_within: timedelta | None = None,
+    partitioned: bool = True,
+) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
+    """Declare the asset that fills a table, with everything that follows from the table's contract.
+
+    Args:
+        table: the table's name.
+        deps: tables (or ready dependencies) that it is computed from; with any, it follows them by itself.
+        lineage: input columns (table, column) per column.
+        retries: whether it reads a source that may fail for a while.
+        fresh_within: how old the newest materialisation may be.
+        partitioned: by day, with a whole backfill in one run; otherwise the table is made as a whole.
+    """
+    declared = contract(table)
+    return dg.asset(
+        key=asset_key(table),
+        group_name=declared.namespace,
+        description=declared.description,
+        deps=[asset_key(each) if isinstance(each, str) else each for each in deps],
+        partitions_def=DAILY if partitioned else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if partitioned else None,
+        automation_condition=FOLLOWS_CHECKED_INPUTS if deps else None,
+        retry_policy=_RETRY if retries else None,
+        freshness_policy=(
+            dg.FreshnessPolicy.time_window(fail_window=fresh_within, warn_window=fresh_within * 2 / 3)
+            if fresh_within
+            else None
+        ),
+        # Tables are merged into or replaced in part: their writers take turns.
+        pool=table.replace(".", "_"),
+        kinds={"deltalake", "polars"},
+        check_specs=[rule_check(declared)],
+        output_required=False,
+        metadata=_static_metadata(declared, lineage or {}),
+    )
+
+
+def rule_check(declared: TableContract) -> dg.AssetCheckSpec:
+    """Return the spec of the check that gates publication."""
+    share = f"{declared.max_rejected_share:.0%}"
+    return dg.AssetCheckSpec(
+        RULES,
+        asset=asset_key(declared.name),
+        blocking=True,
+        description=f"Every row meets the contract; nothing is published when more than {share} do not.",
+    )
+
+
+def _static_metadata(declared: TableContract, lineage: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any]:
+    keys = set(declared.primary_key)
+    columns = [
+        dg.TableColumn(
+            column.name,
+            str(column.dtype),
+            f"{column.description}{f' [{column.unit}]' if column.unit else ''}",
+            constraints=dg.TableColumnConstraints(nullable=column.nullable),
+            tags={"primary_key": ""} if column.name in keys else None,
+        )
+        for column in declared.columns
+    ]
+    metadata: dict[str, Any] = {
+        "dagster/table_name": declared.name,
+        "dagster/column_schema": dg.TableSchema(columns=columns),
+        "schema_version": declared.schema_version,
+        "primary_key": ", ".join(declared.primary_key),
+    }
+    if lineage:
+        metadata["dagster/column_lineage"] = dg.TableColumnLineage(
+            {
+                name: [dg.TableColumnDep(asset_key(table), column) for table, column in sources]
+                for name, sources in lineage.items()
+            }
+        )
+    return metadata
+
+
+def rule_results(audited: Audited | Staging) -> Iterator[dg.AssetCheckResult]:
+    """Yield the outcome of the gate: which rule rejected how many rows, and whether the rest may go out."""
+    rejected = audited.rejected if isinstance(audited, Staging) else audited.rejected.height
+    declared = audited.table.contract if isinstance(audited, Staging) else audited.contract
+    broken = [result for result in audited.results if not result.passed]
+    yield dg.AssetCheckResult(
+        check_name=RULES,
+        asset_key=asset_key(declared.name),
+        passed=audited.publishable,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=_in_words(audited.read, rejected, publishable=audited.publishable),
+        metadata={
+            "rows_read": audited.read,
+            "rows_rejected": rejected,
+            "allowed_share": declared.max_rejected_share,
+            "rules": table_rows({"rule": each.says, "violations": each.violations} for each in broken or audited.results),
+        },
+    )
+
+
+def _in_words(read: int, rejected: int, *, publishable: bool) -> str:
+    if not rejected:
+        return f"All {read} rows meet the contract."
+    if publishable:
+        return f"{rejected} of {read} rows were quarantined, the rest is published."
+    return f"{rejected} of {read} rows break the contract: nothing was published."
+
+
+def published(
+    platform: Platform, table: Table, commits: Sequence[Commit], plots: Mapping[str, str] | None = None
+) -> dg.MaterializeResult[None]:
+    """Return the result of a publication with its account, the table's size, and pictures."""
+    size, files = table.bytes_and_files()
+    last = commits[-1] if commits else None
+    rows = sum(each.rows_published for each in commits)
+    metadata: dict[str, Any] = {
+        "dagster/partition_row_count": rows,
+        "delta_version": last.version if last else table.version(),
+        "changed": any(each.changed for each in commits),
+        "rows_published": rows,
+        "rows_updated": sum(each.rows_updated for each in commits),
+        "rows_duplicate": sum(each.rows_duplicate for each in commits),
+        "rows_quarantined": sum(each.rows_quarantined for each in commits),
+        "bytes_written": sum(each.bytes_added for each in commits),
+        "seconds": round(sum(each.seconds for each in commits), 3),
+        "table_bytes": size,
+        "table_files": files,
+        "dagster/uri": table.uri if platform.lake.storage.local is None else f"file://{table.uri}",
+    }
+    metadata |= {name: dg.MetadataValue.md(text) for name, text in (plots or {}).items()}
+    return dg.MaterializeResult(asset_key=asset_key(table.contract.name), metadata=metadata)
+
+
+def table_rows(rows: Any) -> dg.TableMetadataValue:
+    """Return rows of simple values as a table in the UI."""
+    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
+
+

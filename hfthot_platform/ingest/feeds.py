@@ -1,0 +1,121 @@
+"""The configured feeds, and staging what they yield for a span of days."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, date, datetime
+from typing import Final, Literal
+
+import polars as pl
+
+from hfthot_platform.errors import BadRequestError, nearest
+from hfthot_platform.lakehouse import Commit, Lakehouse, Staging, Stamp
+from hfthot_platform.market.sources.base import Feed, Progress, no_progress
+from hfthot_platform.settings import (
+    ArchiveFeedSettings,
+    CcxtFeedSettings,
+    FeedSettings,
+    SampleFeedSettings,
+    Settings,
+    SimulatedFeedSettings,
+)
+
+__all__ = ["CONFLICTS", "build_feeds", "ingest_feed", "stage_feeds"]
+
+#: What a source may do to a key that is published with other values: a trade is a fact and a second version of
+#: it is rejected; anything else is a statement that the source may correct.
+CONFLICTS: Final[dict[str, Literal["update", "keep", "reject"]]] = {"market.trades": "reject"}
+
+
+def build_feeds(settings: Settings) -> tuple[Feed, ...]:
+    """Return the feeds that the settings declare; nothing is contacted yet."""
+    return tuple(_build(each, settings) for each in settings.feeds)
+
+
+def _build(feed: FeedSettings, settings: Settings) -> Feed:
+    match feed:
+        case SampleFeedSettings():
+            from hfthot_platform.market.sources.sample import SampleFeed
+
+            return SampleFeed()
+        case SimulatedFeedSettings():
+            from hfthot_platform.market.sources.simulated import SimulatedExchange
+
+            return SimulatedExchange(seed=feed.seed, symbols=feed.symbols, trades_per_day=feed.trades_per_day)
+        case ArchiveFeedSettings():
+            from hfthot_platform.market.sources.binance_archive import ArchiveFeed
+
+            return ArchiveFeed(
+                market=feed.market,
+                symbols=feed.symbols,
+                data=feed.data,
+                interval=feed.interval,
+                folder=feed.folder,
+                base_url=feed.base_url,
+                cache=settings.scratch / "binance_archive",
+            )
+        case CcxtFeedSettings():
+            from hfthot_platform.market.sources.ccxt_exchange import CcxtFeed
+
+            return CcxtFeed(
+                feed.exchange,
+                feed.symbols,
+                tables=feed.tables,
+                base_url=feed.base_url,
+                api_key=feed.api_key.get_secret_value() if feed.api_key else None,
+                api_secret=feed.api_secret.get_secret_value() if feed.api_secret else None,
+            )
+
+
+def stage_feeds(
+    lake: Lakehouse,
+    feeds: Iterable[Feed],
+    table: str,
+    days: tuple[date, date],
+    *,
+    settings: Settings,
+    progress: Progress = no_progress,
+) -> Staging:
+    """Fetch and audit what the feeds have for a table and the days from the first to before the second.
+
+    Returns:
+        The staging, open: use it as a context manager.
+    """
+    start, end = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days)
+    staging = Staging(lake.table(table), settings.scratch)
+    for feed in feeds:
+        if table not in feed.tables:
+            continue
+        for batch in feed.fetch(table, start, end, progress=progress):
+            rejected = batch.rejected.with_columns(source_ref=pl.lit(batch.source_ref))
+            staging.add(batch.rows, rejected)
+    return staging
+
+
+def ingest_feed(
+    lake: Lakehouse,
+    settings: Settings,
+    name: str,
+    table: str,
+    days: tuple[date, date],
+    *,
+    stamp: Stamp | None = None,
+    progress: Progress = no_progress,
+) -> list[Commit]:
+    """Fetch, audit and publish what one feed has for a span of days.
+
+    Raises:
+        BadRequestError: no such feed is configured, or it cannot fill that table.
+    """
+    feeds: Sequence[Feed] = [each for each in build_feeds(settings) if each.name == name]
+    if not feeds:
+        names = sorted(each.name for each in build_feeds(settings))
+        raise BadRequestError(
+            f"no feed {name!r} is configured", where="feeds", hint=nearest(name, names) or f"Configured: {names}."
+        )
+    if table not in feeds[0].tables:
+        raise BadRequestError(
+            f"the feed {name!r} has no {table!r}", where="feeds", hint=f"It has: {', '.join(feeds[0].tables)}."
+        )
+    with stage_feeds(lake, feeds, table, days, settings=settings, progress=progress) as staging:
+        return staging.merge(on_change=CONFLICTS.get(table, "update"), stamp=stamp)

@@ -1,0 +1,96 @@
+"""Staging: audited rows that wait for publication, in bounded memory.
+
+Whoever must know the outcome of the audit of everything before anything is published (an orchestrated step
+with blocking checks, a feed that yields batch after batch) adds batches here, looks at the account, and then
+publishes or walks away.  Batches beyond a memory budget are spooled to a temporary folder.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import polars as pl
+
+from hfthot_platform.lakehouse.audit import Audited, RuleResult
+from hfthot_platform.lakehouse.commits import Commit, Stamp
+from hfthot_platform.lakehouse.table import Table
+
+__all__ = ["Staging"]
+
+_ROWS_IN_MEMORY = 2_000_000
+
+
+class Staging:
+    """Audited batches of one table.  A context manager: what was spooled is removed at the end."""
+
+    def __init__(self, table: Table, scratch: Path | None = None) -> None:
+        self.table = table
+        self._scratch = scratch
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._batches: list[Audited | tuple[Path, Audited]] = []
+        self._in_memory = 0
+        self._violations: dict[tuple[str, str], int] = {(rule.name, rule.says): 0 for rule in table.contract.rules}
+        self.read = 0
+        self.rejected = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._folder is not None:
+            self._folder.cleanup()
+
+    def add(self, rows: pl.DataFrame, rejected: pl.DataFrame | None = None) -> Audited:
+        """Audit a batch and keep what came of it."""
+        audited = self.table.audit(rows, rejected)
+        self.read += audited.read
+        self.rejected += audited.rejected.height
+        for result in audited.results:
+            key = (result.name, result.says)
+            self._violations[key] = self._violations.get(key, 0) + result.violations
+        self._batches.append(self._spooled(audited))
+        return audited
+
+    def _spooled(self, audited: Audited) -> Audited | tuple[Path, Audited]:
+        if self._in_memory + audited.rows.height <= _ROWS_IN_MEMORY:
+            self._in_memory += audited.rows.height
+            return audited
+        if self._folder is None:
+            if self._scratch is not None:
+                self._scratch.mkdir(parents=True, exist_ok=True)
+            self._folder = tempfile.TemporaryDirectory(prefix="staging-", dir=self._scratch)
+        path = Path(self._folder.name) / f"{len(self._batches):06d}.parquet"
+        audited.rows.write_parquet(path)
+        return path, replace(audited, rows=audited.rows.clear())
+
+    @property
+    def results(self) -> tuple[RuleResult, ...]:
+        """Return the account per rule over all batches."""
+        return tuple(RuleResult(name, says, count) for (name, says), count in self._violations.items())
+
+    @property
+    def publishable(self) -> bool:
+        """Return whether the contract allows publishing the good rows."""
+        return not self.read or self.rejected / self.read <= self.table.contract.max_rejected_share
+
+    def batches(self) -> Iterator[Audited]:
+        """Yield the audited batches, each loaded when it is asked for."""
+        for batch in self._batches:
+            if isinstance(batch, Audited):
+                yield batch
+            else:
+                path, audited = batch
+                yield replace(audited, rows=pl.read_parquet(path))
+
+    def merge(
+        self, *, on_change: Literal["update", "keep", "reject"] = "update", stamp: Stamp | None = None
+    ) -> list[Commit]:
+        """Publish every batch by merge on the key; running it again publishes nothing twice."""
+        return [self.table.merge(batch, on_change=on_change, stamp=stamp) for batch in self.batches()]

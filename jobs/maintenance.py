@@ -1,0 +1,81 @@
+"""Nightly maintenance of every table, and the weekly deep quality run."""
+
+import dagster as dg
+
+from assets.quality import CHECKS
+from hfthot_platform.errors import LakehouseError
+from hfthot_platform.lakehouse import Stamp, maintain
+from resources.platform import Platform
+
+__all__ = ["JOBS", "SCHEDULES"]
+
+
+@dg.op(
+    description="Compact, checkpoint, vacuum and clean the log of every table, each under its writers' lock.",
+    pool="maintenance",
+)
+def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+    """Maintain table after table; one that fails does not keep the others waiting, but fails the run."""
+    failed = []
+    for table in platform.lake.tables():
+        name = table.contract.name
+        try:
+            report = maintain(platform.lake, name, stamp=Stamp(run_id=context.run_id, asset="maintenance"))
+        except LakehouseError as error:
+            failed.append(name)
+            context.log.error(f"{error}")  # noqa: TRY400 - Dagster shows the message; the trace adds nothing
+            continue
+        if report.oldest_readable is None:
+            continue
+        context.log_event(
+            dg.AssetObservation(
+                asset_key=dg.AssetKey(name.split(".")),
+                metadata={
+                    "bytes_before": report.bytes_before,
+                    "bytes_after": report.bytes_after,
+                    "files_before": report.files_before,
+                    "files_after": report.files_after,
+                    "files_compacted": report.files_compacted,
+                    "files_vacuumed": report.files_vacuumed,
+                    "log_entries_removed": report.log_entries_removed,
+                    "leftovers_removed": report.leftovers_removed,
+                    "rows_expired": report.rows_expired,
+                    "oldest_readable_version": report.oldest_readable,
+                    "seconds": round(report.seconds, 3),
+                },
+            )
+        )
+    if failed:
+        raise dg.Failure(f"maintenance failed for {', '.join(failed)}", metadata={"tables": ", ".join(failed)})
+
+
+@dg.job(description="Keep every table small and fast.")
+def maintenance() -> None:
+    """Run the nightly maintenance."""
+    maintain_tables()
+
+
+deep_quality = dg.define_asset_job(
+    "deep_quality",
+    selection=dg.AssetSelection.checks(*(key for check in CHECKS for key in check.check_keys)),
+    description="Every quality check over every table, with Great Expectations' result pages.",
+)
+
+JOBS = [maintenance, deep_quality]
+
+SCHEDULES = [
+    dg.ScheduleDefinition(
+        name="maintenance_nightly",
+        job=maintenance,
+        cron_schedule="0 3 * * *",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    ),
+    dg.ScheduleDefinition(
+        name="deep_quality_weekly",
+        job=deep_quality,
+        cron_schedule="0 4 * * 0",
+        execution_timezone="UTC",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    ),
+]

@@ -1,0 +1,90 @@
+"""The one resource of the assets: the lake, the feeds, the clock and the settings.
+
+It is a plain object rather than a configurable resource on purpose: resource configuration is shown in the
+UI and stored with every run, and this one may hold credentials.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, date, datetime
+from functools import cached_property
+from pathlib import Path
+
+import dagster as dg
+from dagster_duckdb import DuckDBResource
+
+from hfthot_platform import __version__
+from hfthot_platform.ingest import build_feeds
+from hfthot_platform.lakehouse import Lakehouse, Stamp
+from hfthot_platform.market.sources.base import Feed
+from hfthot_platform.settings import Settings
+
+__all__ = ["Platform", "duckdb_resource"]
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Platform:
+    """Everything that an asset body needs from the outside.
+
+    Args:
+        settings: where things are and what is configured.
+        clock: tells the time; tests and replays pass their own.
+    """
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime] = _utc_now) -> None:
+        self.settings = settings
+        self.clock = clock
+
+    def __repr__(self) -> str:
+        return f"Platform({self.settings.lake_root!r})"
+
+    @cached_property
+    def lake(self) -> Lakehouse:
+        """Return the lake."""
+        return Lakehouse.open(self.settings.lake_root, self.settings.plain_storage_options(), clock=self.clock)
+
+    @cached_property
+    def feeds(self) -> tuple[Feed, ...]:
+        """Return the configured feeds."""
+        return build_feeds(self.settings)
+
+    @property
+    def reports(self) -> Path:
+        """Return the folder for result pages, beside the lake's scratch space."""
+        return self.settings.scratch.parent / "reports"
+
+    def stamp(self, context: dg.AssetExecutionContext, *inputs: str) -> Stamp:
+        """Return the stamp of this run for its commits, with the current versions of the input tables."""
+        versions = {name: version for name in inputs if (version := self.lake.table(name).version()) is not None}
+        return Stamp(
+            run_id=context.run_id,
+            asset=context.asset_key.to_user_string() if context.has_assets_def else "",
+            partition=_partition(context),
+            code_version=__version__,
+            inputs=versions,
+        )
+
+
+def _partition(context: dg.AssetExecutionContext) -> str:
+    if not context.has_partition_key_range:
+        return ""
+    keys = context.partition_key_range
+    return keys.start if keys.start == keys.end else f"{keys.start}..{keys.end}"
+
+
+def days_of(context: dg.AssetExecutionContext) -> tuple[date, date]:
+    """Return the days that a partitioned run is for, from the first to before the second."""
+    window = context.partition_time_window
+    return window.start.date(), window.end.date()
+
+
+def duckdb_resource(settings: Settings) -> DuckDBResource:
+    """Return DuckDB connections with the settings' limits, for SQL over the lake inside the graph."""
+    return DuckDBResource(
+        database=":memory:",
+        connection_config={"memory_limit": settings.duckdb_memory, "threads": settings.duckdb_threads},
+    )

@@ -1,0 +1,33 @@
+"""Failed runs become incidents."""
+
+import dagster as dg
+
+from hfthot_platform.incidents import Incident, notify, record
+from resources.platform import Platform
+
+__all__ = ["SENSORS"]
+
+
+@dg.run_failure_sensor(default_status=dg.DefaultSensorStatus.RUNNING, minimum_interval_seconds=15)
+def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
+    """Write a row of `ops.incidents` and tell whoever is to look."""
+    steps = context.get_step_failure_events()
+    error = steps[0].step_failure_data.error if steps else None
+    # The outermost error is Dagster's own wrapper; what went wrong is its cause.
+    cause = error.cause or error if error else None
+    incident = Incident(
+        incident_id=context.dagster_run.run_id,
+        ts=platform.clock(),
+        severity="error",
+        kind="run_failure",
+        job=context.dagster_run.job_name,
+        run_id=context.dagster_run.run_id,
+        step=steps[0].step_key if steps else None,
+        error_class=cause.cls_name if cause else None,
+        message=cause.message if cause else context.failure_event.message,
+    )
+    record(platform.lake, incident)
+    notify(platform.settings, incident)
+
+
+SENSORS = [run_failure]
