@@ -531,7 +531,7 @@ class ArchiveFeed:
 
         retrying = Retrying(
             stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential_jitter(initial=self._wait, max=60, jitter=self._wait),
+            wait=wait_exponential_jitter(multiplier=self._wait, max=60, jitter=self._wait),
             retry=retry_if_exception_type((httpx.TransportError, _TryAgainError)),
         )
         try:
@@ -572,7 +572,8 @@ def _stream_to(url: str, target: Path, progress: Progress) -> bool:
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None
         with target.open("ab" if done else "wb") as stream:
-            for block in response.iter_bytes(1 << 20):
+            # Blocks as they arrive: collecting them would lose the last ones when the connection breaks.
+            for block in response.iter_raw():
                 stream.write(block)
                 done += len(block)
                 progress(done, total, "bytes")

@@ -1,0 +1,58 @@
+"""Reading a file the way the landing folder does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from hfthot_platform.contracts.market import BARS, BARS_1M, TRADES
+from hfthot_platform.market.sources.base import ROW_NUMBER, Recognised
+from hfthot_platform.market.sources.mapping import CsvMapping
+from hfthot_platform.market.sources.recognise import recognise
+
+_CONTRACTS = {each.name: each for each in (TRADES, BARS_1M, BARS)}
+
+
+@dataclass
+class FileRead:
+    claim: Recognised
+    rows: pl.DataFrame
+    rejected: pl.DataFrame
+    batches: int
+
+    @property
+    def reasons(self) -> list[str]:
+        return self.rejected["reason"].to_list()
+
+
+def _read(path: Path, batch_rows: int = 1_000_000, **declared: Any) -> FileRead:
+    probe, claim = recognise(path, CsvMapping(**declared) if declared else None)
+    batches = list(claim.adapter.read(probe, claim, source_ref="test:1", batch_rows=batch_rows))
+    rows = pl.concat([each.rows for each in batches])
+    rejected = pl.concat([each.rejected for each in batches])
+    contract = _CONTRACTS[claim.table]
+    for batch in batches:
+        assert batch.table == claim.table
+        assert batch.rows.height <= batch_rows
+    for name, dtype in rows.schema.items():
+        assert name == ROW_NUMBER or dtype == contract.polars_schema[name], name
+    needed = {
+        each.name
+        for each in contract.columns
+        if not each.nullable and each.name not in (contract.partition_by, "schema_version")
+    }
+    assert needed <= set(rows.columns)
+    numbers = sorted([*rows[ROW_NUMBER], *rejected["row_number"]])
+    assert numbers == list(range(1, len(numbers) + 1)), "each source row is accounted for exactly once"
+    return FileRead(claim, rows, rejected, len(batches))
+
+
+@pytest.fixture
+def read_file() -> Callable[..., FileRead]:
+    """Recognise and read a file, and check what every adapter promises."""
+    return _read
