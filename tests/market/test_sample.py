@@ -35,7 +35,9 @@ def test_rows_are_those_of_the_contract_and_break_no_rule(table: str) -> None:
     absent = set(declared.column_names) - set(rows.columns) - {declared.partition_by, "schema_version"}
     assert all(declared.column(name).nullable for name in absent)
     assert rows.select(declared.primary_key).is_unique().all()
-    complete = rows.with_columns(pl.lit(None, declared.column(name).polars).alias(name) for name in absent)
+    complete = rows.with_columns(
+        *(pl.lit(None, declared.column(name).polars).alias(name) for name in absent), schema_version=pl.lit(1)
+    )
     for rule in declared.rules:
         assert complete.filter(rule.violated()).is_empty(), rule.says
 
