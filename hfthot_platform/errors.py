@@ -33,8 +33,10 @@ __all__ = [
     "SourceError",
     "SourceRefusedError",
     "SourceUnavailableError",
+    "SqlError",
     "StorageFullError",
     "StorageReadOnlyError",
+    "UnknownColumnError",
     "UnknownTableError",
     "UnsupportedTableError",
     "VersionUnavailableError",
@@ -74,6 +76,14 @@ class UnknownTableError(HfthotError, KeyError):
     __str__ = Exception.__str__  # KeyError would show the repr of the message
 
 
+class SqlError(HfthotError):
+    """A statement cannot run: its syntax, its types, its parameters, or more than its limits allow."""
+
+
+class UnknownColumnError(SqlError):
+    """A statement names a column that its tables do not have; the message suggests the nearest one."""
+
+
 class LakehouseError(HfthotError):
     """Base of what can go wrong between a caller and a table on storage."""
 
@@ -108,6 +118,10 @@ class StorageFullError(LakehouseError):
 
 class StorageReadOnlyError(LakehouseError):
     """The table's place cannot be written; the previous version still stands."""
+
+
+class StorageUnavailableError(LakehouseError):
+    """The object store did not answer or refused the request; what was published before still stands."""
 
 
 class AuditFailedError(LakehouseError):
