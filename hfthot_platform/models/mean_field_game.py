@@ -68,8 +68,9 @@ _Z95: Final = 1.959963984540054
 _NARROW: Final = 0.02
 #: Room beyond the initial inventories and zero on the grid, as a fraction of their span.
 _PAD: Final = 0.75
-#: Nodes of the rough solution that finds how fast agents trade.
+#: Nodes in time and in inventory of the rough solution that finds how fast agents trade.
 _PILOT: Final = 41
+_PILOT_NODES: Final = 81
 #: Probability of a node, over the largest, from which on its agents count.
 _NOTICEABLE: Final = 1e-3
 
@@ -318,12 +319,14 @@ def closed_form(game: TradeCrowding, times: FloatLike | None = None) -> ClosedFo
     up = game.running_penalty / (kappa * (gap - middle))
     if kappa * up + terminal == 0:  # nothing pushes the inventory: nobody trades
         return _closed_form(game, t, np.full_like(t, start), np.zeros_like(t))
-    # E = c2 (exp(down t) - w exp(down T - up (T - t))): every exponent is <= 0 up to the growing mode's own size.
-    weight = (kappa * down + terminal) / (kappa * up + terminal)
-    scale = start / (1 - weight * math.exp((down - up) * horizon))
-    decaying, growing = np.exp(down * t), np.exp(down * horizon - up * (horizon - t))
-    mean = scale * (decaying - weight * growing)
-    rate = scale * (down * decaying - weight * up * growing)
+    # With B(r) = kappa r + A: E proportional to B(up) exp(down t) - B(down) exp(down T - up (T - t)).  No exponent is
+    # positive, and nothing is divided by B(up), which may be as small as it likes.
+    up_end, down_end = kappa * up + terminal, kappa * down + terminal
+    scale = start / (up_end - down_end * math.exp((down - up) * horizon))
+    decaying = up_end * np.exp(down * t)
+    growing = down_end * np.exp(down * horizon - up * (horizon - t))
+    mean = scale * (decaying - growing)
+    rate = scale * (down * decaying - up * growing)
     return _closed_form(game, t, mean, rate)
 
 
@@ -399,7 +402,7 @@ def _fastest_speed(game: TradeCrowding, low: float, high: float) -> FloatArray:
     speed = np.full(_PILOT, 4 * (high - low) / game.horizon)
     rate = np.zeros(_PILOT - 1)
     for _ in range(12):
-        grid = _Grid(game, low, high, _PILOT, _PILOT, speed)
+        grid = _Grid(game, low, high, _PILOT_NODES, _PILOT, speed)
         found = _newton(grid, rate, 1e-2, 10)
         rate, mass = found.rate, found.response.mass
         wanted = np.abs(grid.wanted_speed(found.response.value))
