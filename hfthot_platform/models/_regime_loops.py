@@ -21,6 +21,7 @@ __all__ = [
     "autoregressive_density",
     "backward",
     "expectation_maximisation",
+    "filter_autoregressive",
     "forward",
     "gaps",
     "multivariate_density",
@@ -103,30 +104,28 @@ def autoregressive_density(
 
 
 @compiled
-def advance(log_density: FloatArray, f: FloatArray) -> float:
-    """Turn the prediction f (K,) into the filtered distribution, in place; return the log of the density.
+def advance(log_density: FloatArray, prediction: FloatArray, f: FloatArray) -> float:
+    """Fill f (K,) with the prediction (K,) weighted by the densities; return the log of the bar's density.
 
     A path whose probability underflows is carried in logarithms, so no outlier can make the result NaN.
     """
     states = f.size
-    top = log_density[0]
+    top: float = log_density[0]
     for j in range(1, states):
         top = max(top, log_density[j])
-    total = 0.0
+    total: float = 0.0
     for j in range(states):
-        total += f[j] * math.exp(log_density[j] - top)
-    if total > 1e-280:
-        for j in range(states):
-            f[j] = f[j] * math.exp(log_density[j] - top) / total
-        return top + math.log(total)
-    top = -math.inf
-    for j in range(states):
-        f[j] = math.log(f[j]) + log_density[j] if f[j] > 0.0 else -math.inf
-        top = max(top, f[j])
-    total = 0.0
-    for j in range(states):
-        f[j] = math.exp(f[j] - top)
+        f[j] = prediction[j] * math.exp(log_density[j] - top)
         total += f[j]
+    if total < 1e-280:
+        top = -math.inf
+        for j in range(states):
+            f[j] = math.log(prediction[j]) + log_density[j] if prediction[j] > 0.0 else -math.inf
+            top = max(top, f[j])
+        total = 0.0
+        for j in range(states):
+            f[j] = math.exp(f[j] - top)
+            total += f[j]
     for j in range(states):
         f[j] /= total
     return top + math.log(total)
@@ -145,11 +144,31 @@ def propagate(f: FloatArray, A: FloatArray, out: FloatArray) -> None:
 @compiled
 def forward(log_density: FloatArray, A: FloatArray, pi: FloatArray, f: FloatArray, out: FloatArray) -> None:
     """Fill f (T, K) with the filtered distributions and out (T,) with log p(bar t | bars before it)."""
-    f[0] = pi
+    prediction = pi.copy()
     for t in range(log_density.shape[0]):
         if t > 0:
-            propagate(f[t - 1], A, f[t])
-        out[t] = advance(log_density[t], f[t])
+            propagate(f[t - 1], A, prediction)
+        out[t] = advance(log_density[t], prediction, f[t])
+
+
+@compiled
+def filter_autoregressive(
+    y: FloatArray,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
+    conditional: bool,  # noqa: FBT001
+    log_density: FloatArray,
+    f: FloatArray,
+    out: FloatArray,
+) -> None:
+    """Fill log_density (T, K), f (T, K) and out (T,) from returns y (T,) in one call."""
+    x, gap = np.empty(y.size), np.empty(y.size, dtype=np.int64)
+    gaps(y, gap, x)
+    autoregressive_density(y, x, gap, mu, phi, sigma, conditional, log_density)
+    forward(log_density, A, pi, f, out)
 
 
 @compiled
@@ -496,9 +515,9 @@ def _gaussian(x: FloatArray, known: int, mean: FloatArray, whiten: FloatArray, m
     if known == 0:
         return 0.0
     if known == 1:
-        z = (x[0] - mean[0]) / marginal
+        z: float = (x[0] - mean[0]) / marginal
         return -0.5 * z * z - math.log(marginal) - _HALF_LOG_2PI
-    total = 0.0
+    total: float = 0.0
     for i in range(4):
         z = 0.0
         for k in range(i + 1):
@@ -525,23 +544,21 @@ def predictive_density(log_density: FloatArray, f: FloatArray, A: FloatArray, pi
         log_density: of the return at t in each state, (T, K). f: filtered distributions, (T, K).
         A: (K, K). pi: (K,). out: filled, (T,).
     """
-    prediction = pi.copy()
+    prediction, updated = pi.copy(), np.empty(pi.size)
     for t in range(f.shape[0]):
         if t > 0:
             propagate(f[t - 1], A, prediction)
-        out[t] = advance(log_density[t], prediction)
+        out[t] = advance(log_density[t], prediction, updated)
 
 
 @compiled
-def _begin(state: FloatArray, A: FloatArray, pi: FloatArray) -> None:
-    """Move the state's probabilities one bar on, or start them at pi."""
+def _predict(state: FloatArray, A: FloatArray, pi: FloatArray, prediction: FloatArray) -> None:
+    """Fill prediction (K,) with the state's probabilities one bar on, or with pi at the first bar; count the bar."""
     states = pi.size
     if state[states] == 0.0:
-        state[:states] = pi
+        prediction[:] = pi
     else:
-        prediction = np.empty(states)
         propagate(state[:states], A, prediction)
-        state[:states] = prediction
     state[states] += 1.0
 
 
@@ -556,8 +573,8 @@ def online_autoregressive(
         r: the return. mu: (K,). phi: (K,). sigma: (K,). A: (K, K). pi: (K,).
     """
     states = pi.size
-    _begin(state, A, pi)
-    row = np.zeros(states)
+    prediction, row = np.empty(states), np.zeros(states)
+    _predict(state, A, pi, prediction)
     if math.isnan(r):
         if state[states + 2] > 0.0:
             state[states + 2] += 1.0
@@ -565,7 +582,7 @@ def online_autoregressive(
         for j in range(states):
             row[j] = ar_density(r, state[states + 1], int(state[states + 2]), mu[j], phi[j], sigma[j])
         state[states + 1], state[states + 2] = r, 1.0
-    advance(row, state[:states])
+    advance(row, prediction, state[:states])
     return int(np.argmax(state[:states]))
 
 
@@ -588,12 +605,12 @@ def online_multivariate(
         mean: (K, 4). whiten: (K, 4, 4). marginal: (K,). A: (K, K). pi: (K,).
     """
     states = pi.size
-    _begin(state, A, pi)
-    x, row = np.empty(4), np.empty(states)
+    prediction, row, x = np.empty(states), np.empty(states), np.empty(4)
+    _predict(state, A, pi, prediction)
     known = _remember(state[states + 1 :], r, decay, x)
     for j in range(states):
         row[j] = _gaussian(x, known, mean[j], whiten[j], marginal[j])
-    advance(row, state[:states])
+    advance(row, prediction, state[:states])
     return int(np.argmax(state[:states]))
 
 
