@@ -1,0 +1,49 @@
+"""SQL views: other names and narrower selections of tables, for readers; they hold no rows of their own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hfthot_platform.contracts.market import BARS_1M
+from hfthot_platform.contracts.model import Column, TableContract
+from hfthot_platform.errors import ContractError
+
+__all__ = ["VIEWS", "View"]
+
+
+@dataclass(frozen=True)
+class View:
+    """Some columns of one table under another name, in the order given."""
+
+    name: str
+    of: TableContract
+    columns: tuple[str, ...]
+    description: str
+
+    def __post_init__(self) -> None:
+        """Check that the table has the columns."""
+        if unknown := sorted(set(self.columns) - set(self.of.column_names)):
+            raise ContractError(
+                f"column {unknown[0]!r} is not in {self.of.name}", where=f"view {self.name}", hint="Correct the view."
+            )
+
+    def declared(self) -> tuple[Column, ...]:
+        """Return the declarations of the view's columns."""
+        return tuple(self.of.column(name) for name in self.columns)
+
+
+#: All views by name.
+VIEWS: dict[str, View] = {
+    view.name: view
+    for view in (
+        View(
+            name="market.ohlcv",
+            of=BARS_1M,
+            columns=(
+                *("ts", "symbol", "open", "high", "low", "close", "volume"),
+                *("venue", "source", "source_ref", "origin", "schema_version", "final"),
+            ),
+            description="The one-minute bars as most tools expect them, with where each one came from.",
+        ),
+    )
+}
