@@ -20,6 +20,8 @@ _QUOTES: Final = (
     *("FDUSD", "USDT", "USDC", "BUSD", "TUSD", "USDP", "USD1", "BIDR", "DAI", "USD", "EUR", "GBP", "TRY", "BRL"),
     *("JPY", "AUD", "PLN", "RUB", "UAH", "ZAR", "BTC", "ETH", "BNB", "XRP", "TRX", "DOGE"),
 )
+#: Quotes that only Binance's spot and USD-M markets have: elsewhere DOTUSD is DOT in USD, not DO in TUSD.
+_BINANCE_QUOTES: Final = frozenset({"TUSD", "BUSD"})
 _DATED: Final = re.compile(r"\d{6}")
 _CANONICAL: Final = re.compile(r"[A-Z0-9.]+-[A-Z0-9.]+(-PERP|-\d{6})?")
 #: Other names of the same asset.
@@ -32,12 +34,13 @@ def from_pair(base: str, quote: str, suffix: str = "") -> str:
     return "-".join(parts)
 
 
-def from_concatenated(name: str, *, perpetual: bool = False) -> str:
+def from_concatenated(name: str, *, perpetual: bool = False, venue: str = "binance") -> str:
     """Split a concatenated pair: `BTCUSDT` is `BTC-USDT`, `BTCUSD_PERP` is `BTC-USD-PERP`.
 
     Args:
         name: the vendor's spelling, with an optional `_PERP` or `_YYMMDD` tail.
         perpetual: whether a name without a tail is a perpetual (USD-M futures).
+        venue: whose spelling it is; decides whether `BNBUSD` may be quoted in BUSD.
 
     Raises:
         BadRequestError: no known quote currency ends the name.
@@ -47,15 +50,17 @@ def from_concatenated(name: str, *, perpetual: bool = False) -> str:
         raise BadRequestError(
             f"unknown contract suffix {tail!r}", where=f"symbol {name!r}", hint="Expected PERP or YYMMDD."
         )
+    # Contracts with a tail are quoted in USD or USDT.
+    impossible = _BINANCE_QUOTES if tail or venue not in ("binance", "binance_usdm") else frozenset()
     for quote in _QUOTES:
-        if pair.endswith(quote) and len(pair) > len(quote):
+        if quote not in impossible and pair.endswith(quote) and len(pair) > len(quote):
             return from_pair(pair[: -len(quote)], quote, tail or ("PERP" if perpetual else ""))
     raise BadRequestError(
         f"no known quote currency ends {name!r}", where="symbol", hint="Declare the symbol in the mapping of the file."
     )
 
 
-def from_vendor(name: str, *, perpetual: bool = False) -> str:
+def from_vendor(name: str, *, perpetual: bool = False, venue: str = "") -> str:
     """Return the canonical symbol of a pair in any spelling that vendors use for one.
 
     `BTC-USDT` and `BTC/USDT` (also `BTC/USDT:USDT`, a perpetual, and `BTC/USD:BTC-240927`), `XRP_ETH` and
@@ -64,6 +69,7 @@ def from_vendor(name: str, *, perpetual: bool = False) -> str:
     Args:
         name: the vendor's spelling.
         perpetual: whether a pair without a mark of its own is a perpetual.
+        venue: whose spelling it is, where known.
 
     Raises:
         BadRequestError: it is none of these, or no known quote currency ends it.
@@ -85,7 +91,7 @@ def from_vendor(name: str, *, perpetual: bool = False) -> str:
     parts = text.split("_")
     if all(parts) and len(parts) in (2, 3) and parts[1] != "PERP" and not _DATED.fullmatch(parts[1]):
         return _named(parts[0], parts[1], "PERP" if len(parts) == 3 else default)
-    canonical = from_concatenated(text, perpetual=perpetual)
+    canonical = from_concatenated(text, perpetual=perpetual, venue=venue)
     base, quote, *suffix = canonical.split("-")
     return _named(base, quote, suffix[0] if suffix else "")
 

@@ -217,7 +217,7 @@ def probe_file(path: Path) -> FileProbe:
         magic = stream.read(8)
     inner = path.name
     try:
-        if magic.startswith(b"PK"):
+        if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
             with zipfile.ZipFile(path) as archive:
                 members = [each for each in archive.namelist() if not each.endswith("/")]
                 if len(members) != 1:
@@ -230,7 +230,7 @@ def probe_file(path: Path) -> FileProbe:
                 inner = members[0].rsplit("/", 1)[-1]
                 with archive.open(members[0]) as member:
                     return _checked(FileProbe(path, path.name, size, "zip", member.read(_HEAD_BYTES), inner))
-        if magic.startswith(b"\x1f\x8b"):
+        if magic.startswith(b"\x1f\x8b\x08"):
             with gzip.open(path, "rb") as member:
                 inner = path.name.removesuffix(".gz")
                 return _checked(FileProbe(path, path.name, size, "gzip", member.read(_HEAD_BYTES), inner))

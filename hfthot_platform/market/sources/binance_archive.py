@@ -140,7 +140,7 @@ class BinanceArchive:
         venue = _venue(probe, shape, symbol)
         perpetual = venue != "binance" and "_" not in symbol
         try:
-            canonical = from_vendor(symbol, perpetual=perpetual)
+            canonical = from_vendor(symbol, perpetual=perpetual, venue=venue)
         except BadRequestError as error:
             raise RejectedFileError(
                 "unknown_symbol", error.what, where=probe.name, hint="Declare `symbol` in a mapping."

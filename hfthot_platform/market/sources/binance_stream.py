@@ -175,6 +175,6 @@ def _canonical(sieve: Sieve, source_ref: str) -> Sieve:
 
 def _symbol(pair: str, venue: str) -> str | None:
     try:
-        return from_vendor(pair, perpetual=venue != "binance")
+        return from_vendor(pair, perpetual=venue != "binance", venue=venue)
     except BadRequestError:
         return None

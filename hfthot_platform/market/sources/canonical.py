@@ -356,16 +356,16 @@ class Canonical:
         return sieve
 
     def _name(self, sieve: Sieve) -> None:
-        perpetual = self._mapping.is_perpetual
+        perpetual, venue = self._mapping.is_perpetual, self._mapping.venue or ""
         if "symbol" not in sieve.rows.columns:
             assert self._mapping.symbol is not None
-            symbol = from_vendor(self._mapping.symbol, perpetual=perpetual)
+            symbol = from_vendor(self._mapping.symbol, perpetual=perpetual, venue=venue)
             sieve.rows = sieve.rows.with_columns(pl.lit(symbol).alias("symbol"))
             return
         names = {}
         for name in sieve.rows["symbol"].cast(pl.String).unique().drop_nulls():
             try:
-                names[name] = from_vendor(name, perpetual=perpetual)
+                names[name] = from_vendor(name, perpetual=perpetual, venue=venue)
             except BadRequestError:
                 continue
         known = pl.col("symbol").cast(pl.String).replace_strict(names, default=None, return_dtype=pl.String)

@@ -150,7 +150,7 @@ def complete(
     mapping = mapping.model_copy(update=update)
     if symbol is not None:
         try:
-            update["symbol"] = from_vendor(symbol, perpetual=mapping.is_perpetual)
+            update["symbol"] = from_vendor(symbol, perpetual=mapping.is_perpetual, venue=mapping.venue or "")
         except BadRequestError as error:
             raise RejectedFileError(
                 "unknown_symbol", error.what, where=probe.name, hint="Declare `symbol` in the mapping, as BTC-USDT."
