@@ -75,8 +75,9 @@ _INSIDE: Final = 0.4
 _SIZE_SIGMA: Final = 1.2
 # Dollars of a typical trade; the lot follows from it and the base price.
 _TYPICAL_VALUE: Final = 400.0
+_MOST_TRADES: Final = 10_000_000
 # Ids of a day's trades start at the day's number times this.
-_IDS_PER_DAY: Final = 10_000_000
+_IDS_PER_DAY: Final = 1_000_000_000
 
 
 class SimulatedExchange:
@@ -113,10 +114,8 @@ class SimulatedExchange:
         for symbol in symbols:
             if symbol.count("-") != 1 or not all(symbol.split("-")):
                 raise BadRequestError(f"{symbol!r}", where="simulated symbols", hint="Write it as BASE-QUOTE.")
-        if not 0 < trades_per_day <= _IDS_PER_DAY / 10:
-            raise BadRequestError(
-                f"{trades_per_day}", where="trades_per_day", hint=f"Choose up to {_IDS_PER_DAY // 10:,}."
-            )
+        if not 0 < trades_per_day <= _MOST_TRADES:
+            raise BadRequestError(f"{trades_per_day}", where="trades_per_day", hint=f"Choose up to {_MOST_TRADES:,}.")
         self.seed = seed
         self.symbols = tuple(symbols)
         self.venue = venue
