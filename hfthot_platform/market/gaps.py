@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 import polars as pl
@@ -35,6 +35,14 @@ _KEY: Final = ("venue", "symbol")
 _LAST_DAY: Final = date(2100, 1, 1)
 _NO_RUNS: Final = pl.DataFrame(
     schema={"venue": pl.String, "symbol": pl.String, "start": _TIME, "end": _TIME, "missing": pl.Int64}
+)
+_NO_PRESENCE: Final = pl.DataFrame(
+    schema={
+        **dict.fromkeys(("venue", "symbol"), pl.String),
+        "ts": _TIME,
+        **dict.fromkeys(("expected", "present"), pl.Int64),
+        "share": pl.Float64,
+    }
 )
 _COMPLETENESS: Final = {
     **dict.fromkeys(("venue", "symbol"), pl.String),
@@ -164,21 +172,50 @@ def completeness(
     return frame.with_columns(pl.col("first", "last").cast(_TIME)).sort("symbol", "venue")
 
 
-def presence(rows: pl.DataFrame | pl.LazyFrame, interval: str) -> pl.DataFrame:
-    """Return, per venue, symbol and day, the share of the day's intervals that have a row (for heat maps).
+def presence(
+    rows: pl.DataFrame | pl.LazyFrame,
+    interval: str,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    members: pl.DataFrame | None = None,
+    by: Literal["day", "hour"] = "day",
+) -> pl.DataFrame:
+    """Return the share of expected intervals that have a row, per day or per hour (for heat maps).
+
+    Args and errors are those of `missing_runs`, and
+
+        by: the length of what is counted together; hours make sense for intervals below an hour.
 
     Returns:
-        venue, symbol, date, present, share (0 to 1); days without any row are absent.
+        venue, symbol, ts (start of the day or hour, UTC), expected, present, share (0 to 1), sorted by symbol,
+        venue, ts.  Days on which nothing is expected, such as weekends of equities, are absent, and so are
+        series without a known grid.
     """
-    per_day = MICROSECONDS["1d"] // _length(interval)
-    return (
-        _with_time(rows, interval)
-        .group_by(*_KEY, pl.col("ts").dt.date().alias("date"))
-        .agg(present=pl.col("ts").n_unique().cast(pl.Int64))
-        .with_columns(share=(pl.col("present") / per_day).clip(upper_bound=1.0))
-        .sort("symbol", "venue", "date")
-        .collect()
-    )
+    length = MICROSECONDS["1d" if by == "day" else "1h"]
+    parts = [_NO_PRESENCE]
+    for series in _series(rows, interval, start, end, members):
+        if series.grid is None or series.high <= series.low:
+            continue
+        buckets, expected = np.unique(
+            series.grid.times(np.arange(series.low, series.high)) // length, return_counts=True
+        )
+        found, present = np.unique(series.grid.times(series.positions) // length, return_counts=True)
+        counts = np.zeros(len(buckets), np.int64)
+        counts[np.searchsorted(buckets, found)] = present
+        parts.append(
+            pl.DataFrame(
+                {
+                    "venue": pl.repeat(series.venue, len(buckets), eager=True),
+                    "symbol": pl.repeat(series.symbol, len(buckets), eager=True),
+                    "ts": pl.Series(buckets * length).cast(_TIME),
+                    "expected": pl.Series(expected, dtype=pl.Int64),
+                    "present": counts,
+                    "share": counts / expected,
+                }
+            )
+        )
+    return pl.concat(parts).sort("symbol", "venue", "ts")
 
 
 def staleness(rows: pl.DataFrame | pl.LazyFrame, interval: str, now: datetime, *, allowed: int = 1) -> pl.DataFrame:

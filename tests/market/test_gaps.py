@@ -151,9 +151,25 @@ def test_a_weekend_does_not_make_daily_equities_stale() -> None:
     assert staleness(friday, "1d", monday_morning + timedelta(days=2))["behind"].item() == 2
 
 
-def test_presence_is_the_share_of_the_day() -> None:
-    rows = bars([*range(720), *range(1440, 2880)])
-    assert presence(rows, "1m").select("date", "share").rows() == [(date(2024, 3, 1), 0.5), (date(2024, 3, 2), 1.0)]
+def test_presence_is_the_share_of_the_day_days_without_rows_included() -> None:
+    rows = bars([*range(720), *range(2 * 1440, 3 * 1440)])
+    assert presence(rows, "1m").select("ts", "share").rows() == [
+        (START, 0.5),
+        (START + timedelta(days=1), 0.0),
+        (START + timedelta(days=2), 1.0),
+    ]
+
+
+def test_presence_by_hour() -> None:
+    found = presence(bars([0, 1, 2, 60]), "1m", by="hour", start=START, end=START + timedelta(hours=2))
+    assert found.select("expected", "present").rows() == [(60, 3), (60, 1)]
+
+
+def test_presence_knows_no_weekends_of_equities() -> None:
+    days = [date(2024, 3, 22), date(2024, 3, 26)]  # a Friday and a Tuesday
+    found = presence(pl.DataFrame({"venue": "us_equity", "symbol": "AAPL", "date": days}), "1d")
+    assert found.select("share").to_series().to_list() == [1.0, 0.0, 1.0]
+    assert presence(bars([]), "1m").is_empty()
 
 
 def prices(closes: list[float | None], **columns: str) -> pl.DataFrame:
