@@ -4,8 +4,8 @@ A step is B V(n) = V(n+1) + dt * reward, with B = I - dt G and G the generator o
 
     B[i, i-1] = -dt down[i],    B[i, i+1] = -dt up[i],    B[i, i] = 1 - (the two others),
 
-an M-matrix.  B = L U with unit lower L (subdiagonal `low` <= 0) and upper U (diagonal `diag` > 0, superdiagonal
--dt up), so that solving with B or its transpose only adds numbers of one sign.
+an M-matrix.  B = L U with unit lower L (subdiagonal `low` <= 0) and upper U (diagonal 1 / `inverse` > 0,
+superdiagonal -dt up), so that solving with B or its transpose only adds numbers of one sign.
 """
 
 from __future__ import annotations
@@ -16,22 +16,6 @@ from hfthot_platform.models._compiled import compiled
 from hfthot_platform.models.arrays import FloatArray
 
 __all__ = ["fokker_planck", "hjb", "tangent"]
-
-
-@compiled
-def _up(v: float, i: int, n: int, h: float, viscosity: float, noise: float) -> float:
-    """Return the jump rate from node i to i + 1."""
-    if i == n - 1:
-        return 0.0
-    return v / h + noise / (h * h) if i == 0 else (viscosity / h + 0.5 * v) / h
-
-
-@compiled
-def _down(v: float, i: int, n: int, h: float, viscosity: float, noise: float) -> float:
-    """Return the jump rate from node i to i - 1."""
-    if i == 0:
-        return 0.0
-    return -v / h + noise / (h * h) if i == n - 1 else (viscosity / h - 0.5 * v) / h
 
 
 @compiled
@@ -53,18 +37,24 @@ def hjb(
     value = np.empty((steps + 1, n))
     speed = np.zeros((steps, n))
     up, down = np.zeros((steps, n)), np.zeros((steps, n))
-    diag, low = np.empty((steps, n)), np.zeros((steps, n))
+    inverse, low = np.empty((steps, n)), np.zeros((steps, n))
     w, y = np.empty(n), np.empty(n)
     value[steps] = terminal
     quadratic = power == 2.0
     exponent = 1.0 / (power - 1.0)
     unit = 1.0 / (kappa * power)
+    per_h = 1.0 / h
     size = np.abs(terminal).max()
     for k in range(steps - 1, -1, -1):
         later = value[k + 1]
-        w[:] = later
-        v, a, b, d, lo = speed[k], up[k], down[k], diag[k], low[k]
-        cap = 2.0 * viscosity[k] / h
+        v, a, b, inv, lo = speed[k], up[k], down[k], inverse[k], low[k]
+        cap = 2.0 * viscosity[k] * per_h
+        spread = viscosity[k] * per_h * per_h
+        if k < steps - 1:
+            for i in range(n):  # a straight line in time is the better first guess
+                w[i] = 2.0 * later[i] - value[k + 2, i]
+        else:
+            w[:] = later
         change = np.inf
         for _ in range(60):
             # Howard: the best controls for w, then the value of these controls.  Convergence is quadratic, so at the
@@ -73,59 +63,60 @@ def hjb(
                 break
             for i in range(n):
                 if i == 0:
-                    p = max(0.0, (w[1] - w[0]) / h)
+                    p = max(0.0, (w[1] - w[0]) * per_h)
                 elif i == n - 1:
-                    p = min(0.0, (w[n - 1] - w[n - 2]) / h)
+                    p = min(0.0, (w[n - 1] - w[n - 2]) * per_h)
                 else:
-                    p = 0.5 * (w[i + 1] - w[i - 1]) / h
+                    p = 0.5 * (w[i + 1] - w[i - 1]) * per_h
                 pace = abs(p) * unit if quadratic else (abs(p) * unit) ** exponent
                 pace = min(pace, cap)
                 v[i] = pace if p > 0 else -pace
-                a[i] = _up(v[i], i, n, h, viscosity[k], noise)
-                b[i] = _down(v[i], i, n, h, viscosity[k], noise)
                 cost = pace * pace if quadratic else pace**power
-                right = later[i] + dt * (running[i] + impact * q[i] * rate[k] - kappa * cost)
-                if i == 0:
-                    d[0] = 1.0 + dt * a[0]
-                    y[0] = right
-                else:
-                    before = d[i - 1]
-                    lo[i] = -dt * b[i] / before
-                    # 1 + dt (a + b) + lo dt a[i-1], written without a subtraction of nearly equal numbers.
-                    d[i] = 1.0 + dt * a[i] + dt * b[i] * ((before - dt * a[i - 1]) / before)
-                    y[i] = right - lo[i] * y[i - 1]
+                y[i] = later[i] + dt * (running[i] + impact * q[i] * rate[k] - kappa * cost)
+                a[i] = spread + 0.5 * v[i] * per_h
+                b[i] = spread - 0.5 * v[i] * per_h
+            # At an end the chain jumps inward only, and carries the agents' own noise but no numerical viscosity.
+            a[0], b[0] = v[0] * per_h + noise * per_h * per_h, 0.0
+            a[n - 1], b[n - 1] = 0.0, -v[n - 1] * per_h + noise * per_h * per_h
+            rest = 1.0  # diag less dt a: 1 + dt b (1 + low a[i-1] / b), without a subtraction
+            inv[0] = 1.0 / (rest + dt * a[0])
+            for i in range(1, n):
+                lo[i] = -dt * b[i] * inv[i - 1]
+                rest = 1.0 - lo[i] * rest
+                inv[i] = 1.0 / (rest + dt * a[i])
+                y[i] -= lo[i] * y[i - 1]
             change = 0.0
+            x = 0.0
             for i in range(n - 1, -1, -1):
-                x = y[i] / d[i] if i == n - 1 else (y[i] + dt * a[i] * y[i + 1]) / d[i]
-                y[i] = x
+                x = y[i] * inv[i] + dt * a[i] * inv[i] * x
                 change = max(change, abs(x - w[i]))
                 w[i] = x
                 size = max(size, abs(x))
         value[k] = w
         if not np.isfinite(w.sum()) or change > 1e-6 * size:
-            return value, speed, up, down, diag, low, np.nan
-    return value, speed, up, down, diag, low, size
+            return value, speed, up, down, inverse, low, np.nan
+    return value, speed, up, down, inverse, low, size
 
 
 @compiled
-def fokker_planck(initial: FloatArray, dt: float, up: FloatArray, diag: FloatArray, low: FloatArray) -> FloatArray:
+def fokker_planck(initial: FloatArray, dt: float, up: FloatArray, inverse: FloatArray, low: FloatArray) -> FloatArray:
     """Sweep the Fokker-Planck equation forward: B' m(n+1) = m(n), with the factors of the HJB sweep."""
     steps, n = up.shape
     mass = np.empty((steps + 1, n))
     mass[0] = initial
     for k in range(steps):
-        _solve_transposed(dt, up[k], diag[k], low[k], mass[k], mass[k + 1])
+        _solve_transposed(dt, up[k], inverse[k], low[k], mass[k], mass[k + 1])
     return mass
 
 
 @compiled
 def _solve_transposed(
-    dt: float, up: FloatArray, diag: FloatArray, low: FloatArray, right: FloatArray, out: FloatArray
+    dt: float, up: FloatArray, inverse: FloatArray, low: FloatArray, right: FloatArray, out: FloatArray
 ) -> None:
     n = right.size
-    out[0] = right[0] / diag[0]
+    out[0] = right[0] * inverse[0]
     for i in range(1, n):
-        out[i] = (right[i] + dt * up[i - 1] * out[i - 1]) / diag[i]
+        out[i] = right[i] * inverse[i] + dt * up[i - 1] * inverse[i] * out[i - 1]
     for i in range(n - 2, -1, -1):
         out[i] -= low[i + 1] * out[i + 1]
 
@@ -140,7 +131,7 @@ def tangent(
     speed: FloatArray,
     slope: FloatArray,
     up: FloatArray,
-    diag: FloatArray,
+    inverse: FloatArray,
     low: FloatArray,
     mass: FloatArray,
 ) -> FloatArray:
@@ -152,9 +143,9 @@ def tangent(
         for i in range(n):
             right = dv[i] + dt * impact * q[i] * step[k]
             y[i] = right if i == 0 else right - low[k, i] * y[i - 1]
-        dv[n - 1] = y[n - 1] / diag[k, n - 1]
+        dv[n - 1] = y[n - 1] * inverse[k, n - 1]
         for i in range(n - 2, -1, -1):
-            dv[i] = (y[i] + dt * up[k, i] * dv[i + 1]) / diag[k, i]
+            dv[i] = y[i] * inverse[k, i] + dt * up[k, i] * inverse[k, i] * dv[i + 1]
         dspeed[k, 0] = slope[k, 0] * (dv[1] - dv[0]) / h
         dspeed[k, n - 1] = slope[k, n - 1] * (dv[n - 1] - dv[n - 2]) / h
         for i in range(1, n - 1):
@@ -176,7 +167,7 @@ def tangent(
             else:
                 right_side[i + 1] += 0.5 * moved
                 right_side[i - 1] -= 0.5 * moved
-        _solve_transposed(dt, up[k], diag[k], low[k], right_side, dm)
+        _solve_transposed(dt, up[k], inverse[k], low[k], right_side, dm)
         total = 0.0
         for i in range(n):
             total += dm[i] * speed[k, i] + after[i] * dspeed[k, i]

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from statistics import NormalDist
 from typing import Any, Final, Literal
 
@@ -372,7 +373,7 @@ def solve(
                 f"{name} = {nodes}", where=f"{_WHERE}.solve", hint="Give an odd number of nodes, 11 or more."
             )
     limit = max_iterations or (30 if method == "newton" else 1000)
-    iterate = _newton if method == "newton" else _fictitious_play
+    iterate = partial(_newton, with_gains=True) if method == "newton" else _fictitious_play
     low, high = inventory_range or _default_range(game)
     fastest = _fastest_speed(game, low, high)
     fine = _Grid(game, low, high, n_inventory, n_time, fastest)
@@ -380,8 +381,8 @@ def solve(
     if not extrapolate:
         return _solution(fine, iterate(fine, start, tolerance, limit), tolerance)
     coarse = _Grid(game, low, high, n_inventory // 2 + 1, n_time // 2 + 1, fastest)
-    rough = iterate(coarse, np.zeros(n_time // 2), tolerance, limit)
-    # The coarse equilibrium is a good start for Newton; fictitious play has its own.
+    rough = _newton(coarse, np.zeros(n_time // 2), tolerance, max(limit, 30))
+    # The coarse equilibrium is a good start for Newton; fictitious play starts with nobody trading.
     start = np.repeat(rough.rate, 2) if method == "newton" else start
     return _solution(fine, iterate(fine, start, tolerance, limit), tolerance, _solution(coarse, rough, tolerance))
 
@@ -457,7 +458,7 @@ class _Grid:
     def respond(self, rate: FloatArray) -> _Response:
         """Return the best response to a population trading at `rate` (n_time - 1,), and what it leads to."""
         game = self.game
-        value, speed, up, down, diag, low, worst = hjb(
+        value, speed, up, down, inverse, low, worst = hjb(
             rate,
             self.viscosity,
             self.noise,
@@ -476,8 +477,8 @@ class _Grid:
                 where=f"{_WHERE}.solve",
                 hint="Check the units of the parameters, or use more time nodes.",
             )
-        mass = fokker_planck(self.initial, self.dt, up, diag, low)
-        return _Response(value, speed, up, down, diag, low, mass, (speed * mass[1:]).sum(axis=1))
+        mass = fokker_planck(self.initial, self.dt, up, inverse, low)
+        return _Response(value, speed, up, down, inverse, low, mass, (speed * mass[1:]).sum(axis=1))
 
     def payoff(self, response: _Response, rate: FloatArray) -> float:
         """Return what the strategy of `response` earns, on average over the agents, against `rate`."""
@@ -520,7 +521,7 @@ class _Response:
     speed: FloatArray  # (n_time - 1, n_inventory), v; the control of step n acts on [t_n, t_(n+1)]
     up: FloatArray  # the same: rates of the jumps up,
     down: FloatArray  # and down
-    diag: FloatArray  # the same: U's diagonal of the step's matrix
+    inverse: FloatArray  # the same: 1 / U's diagonal, of the step's matrix
     low: FloatArray  # the same: L's subdiagonal
     mass: FloatArray  # (n_time, n_inventory), probabilities
     mean_rate: FloatArray  # (n_time - 1,)
@@ -540,7 +541,7 @@ def _gap(target: FloatArray, rate: FloatArray) -> float:
     return float(np.abs(target - rate).max()) / scale if scale > 0 else 0.0
 
 
-def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int) -> _Equilibrium:
+def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int, *, with_gains: bool = False) -> _Equilibrium:
     """Solve mu = F(mu) by Newton-GMRES, halving a step that does not reduce the residual."""
     from scipy.sparse.linalg import LinearOperator, gmres
 
@@ -549,8 +550,9 @@ def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int) -> _Equ
     for _ in range(limit):
         residual = _gap(response.mean_rate, rate)
         residuals.append(residual)
-        best = grid.respond(response.mean_rate)
-        gains.append(float(grid.initial @ best.value[0]) - grid.payoff(response, response.mean_rate))
+        if with_gains:  # costs another sweep, and only the published iteration needs it
+            best = grid.respond(response.mean_rate)
+            gains.append(float(grid.initial @ best.value[0]) - grid.payoff(response, response.mean_rate))
         if residual <= tolerance:
             break
         slope = grid.responsiveness(response)
@@ -566,7 +568,7 @@ def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int) -> _Equ
                 response.speed,
                 slope,
                 response.up,
-                response.diag,
+                response.inverse,
                 response.low,
                 response.mass,
             )
