@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
-from hfthot_platform.contracts.rules import AtLeast, Between, Finite, Matches, NotNull, OneOf, Spike, TimeBetween
+from hfthot_platform.contracts.rules import AtLeast, Between, Finite, Matches, OneOf, Spike, TimeBetween
 
 __all__ = [
     "BARS",
@@ -49,11 +49,8 @@ _PROVENANCE = (
     Column("schema_version", SMALL, "Version of this contract when the row was written", provenance=True),
 )
 _IDENTITY_RULES = (
-    NotNull("venue"),
-    NotNull("symbol"),
     Matches("symbol", _SYMBOL),
     Matches("venue", "[a-z0-9_]+"),
-    NotNull("source"),
     OneOf("source", SOURCES),
 )
 
@@ -112,11 +109,7 @@ TRADES = TableContract(
     time_column="ts",
     rules=(
         *_IDENTITY_RULES,
-        NotNull("ts"),
         TimeBetween("ts", _EARLIEST, _LATEST),
-        NotNull("trade_id"),
-        NotNull("price"),
-        NotNull("amount"),
         Finite("price"),
         Finite("amount"),
         Between("price", 0, _MAX_PRICE, open_low=True),
@@ -143,9 +136,8 @@ _BAR_VALUES = (
 )
 _BAR_RULES = (
     *_IDENTITY_RULES,
-    NotNull("ts"),
     TimeBetween("ts", _EARLIEST, _LATEST),
-    *(rule(column) for column in ("open", "high", "low", "close", "volume") for rule in (NotNull, Finite)),
+    *(Finite(column) for column in ("open", "high", "low", "close", "volume")),
     *(Between(column, 0, _MAX_PRICE, open_low=True) for column in ("open", "high", "low", "close")),
     Between("volume", 0, _MAX_AMOUNT),
     Between("quote_volume", 0, _MAX_AMOUNT),
@@ -190,7 +182,6 @@ BARS = TableContract(
     time_column="ts",
     rules=(
         *_BAR_RULES,
-        NotNull("interval"),
         OneOf("interval", tuple(INTERVALS)),
         Spike("close", by=("symbol", "venue", "interval")),
     ),
@@ -215,8 +206,6 @@ CLOSES = TableContract(
     time_column="date",
     rules=(
         *_IDENTITY_RULES,
-        NotNull("date"),
-        NotNull("close"),
         Finite("close"),
         Between("close", 0, _MAX_PRICE, open_low=True),
         Spike("close", by=("symbol", "venue")),
@@ -246,11 +235,7 @@ UNIVERSE = TableContract(
     partition_by="month",
     time_column="date",
     rules=(
-        NotNull("date"),
-        NotNull("symbol"),
-        NotNull("venue"),
         Matches("symbol", _SYMBOL),
-        NotNull("score"),
         Finite("score"),
         Between("score", 0, 1e18),
         Between("rank", 1, 100_000),
@@ -277,8 +262,6 @@ SIMULATED_REGIMES = TableContract(
     time_column="ts",
     rules=(
         *_IDENTITY_RULES,
-        NotNull("ts"),
-        NotNull("regime"),
         OneOf("regime", ("trending", "mean_reverting", "volatile")),
     ),
     stats_columns=("date", "symbol", "ts"),

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal, get_args
 
 import polars as pl
 import pyarrow as pa
 
+from hfthot_platform.contracts.rules import NotNull, Rule
 from hfthot_platform.errors import ContractError
-
-if TYPE_CHECKING:
-    from hfthot_platform.contracts.rules import Rule
 
 __all__ = [
     "DATE",
@@ -89,6 +87,8 @@ class TableContract:
     A partition column is derived from `time_column` by its name: `date` (the day), `month` (its first
     day) or `year` (an integer), so that dense tables get a directory per day and sparse ones do not drown
     in tiny files.
+
+    A column that is not nullable implies the rule `NotNull`: it need not be declared.
     """
 
     name: str
@@ -130,10 +130,24 @@ class TableContract:
             for name in self.primary_key
             if name in by_name and by_name[name].nullable
         ]
+        names = [rule.name for rule in self.rules]
+        problems += [f"rule {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
+        if self.partition_by not in {None, *get_args(Grain)}:
+            problems.append(f"a table is partitioned by {', '.join(get_args(Grain))}, not by {self.partition_by!r}")
+        if not 0 <= self.max_rejected_share <= 1:
+            problems.append(f"the largest rejected share is {self.max_rejected_share}, not between 0 and 1")
+        if not self.primary_key:
+            problems.append("a table has a primary key")
         if any(by_name[name].personal for name in self.stats_columns if name in by_name):
             problems.append("a personal column must not have statistics")
         if problems:
             raise ContractError("; ".join(problems), where=f"contract {self.name}", hint="Correct its declaration.")
+        # A null that reached storage in such a column would be refused there, and the whole batch with it.  The
+        # derived partition column is null exactly where the time is.
+        derived = self.partition_by if self.partition_expr() is not None else None
+        required = [column.name for column in self.columns if not column.nullable and column.name != derived]
+        present = [NotNull(name) for name in required]
+        object.__setattr__(self, "rules", (*present, *(rule for rule in self.rules if rule not in present)))
 
     @property
     def namespace(self) -> str:

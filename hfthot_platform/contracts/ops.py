@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hfthot_platform.contracts.model import DATE, INT, SMALL, TEXT, TIME, Column, TableContract
-from hfthot_platform.contracts.rules import Between, Matches, NotNull, OneOf
+from hfthot_platform.contracts.rules import Between, Matches, OneOf
 
 __all__ = ["INCIDENTS", "INGEST_FILES", "quarantine_of"]
 
@@ -65,8 +65,6 @@ INCIDENTS = TableContract(
     partition_by="month",
     time_column="ts",
     rules=(
-        NotNull("incident_id"),
-        NotNull("ts"),
         OneOf("severity", ("warning", "error")),
         OneOf("kind", ("run_failure", "check_failure", "stale")),
     ),
@@ -81,7 +79,7 @@ def quarantine_of(contract: TableContract) -> TableContract:
         name=contract.quarantine,
         description=f"Rows kept out of `{contract.name}`, each with the reason; nothing is ever dropped silently.",
         columns=(
-            Column("quarantined_on", DATE, "UTC day of `quarantined_at`", provenance=True),
+            Column("quarantined_on", DATE, "UTC day of `quarantined_at`; retention", provenance=True),
             Column("quarantine_id", TEXT, "Hash of source, position, reason and content: a re-run adds nothing"),
             Column("reason", TEXT, "Machine-readable reason", few=True),
             Column("detail", TEXT, "The rule in words", nullable=True, few=True),
@@ -94,7 +92,7 @@ def quarantine_of(contract: TableContract) -> TableContract:
         ),
         primary_key=("quarantine_id",),
         sort_by=("source_ref", "row_number", "quarantine_id"),
-        rules=(NotNull("quarantine_id"), NotNull("reason"), NotNull("row")),
+        time_column="quarantined_on",
         stats_columns=("quarantined_on",),
         retention_days=365,
     )

@@ -26,6 +26,9 @@ class Rule(ABC):
 
     column: str
     reason: ClassVar[str]
+    #: Whether the rule looks at neighbouring rows; it is then judged among the rows that meet all other rules,
+    #: so that a broken row has no vote on a good one.
+    among_rows: ClassVar[bool] = False
 
     @abstractmethod
     def violated(self) -> pl.Expr:
@@ -157,15 +160,17 @@ class Matches(Rule):
 
 @dataclass(frozen=True)
 class Spike(Rule):
-    """The value is within `factor` of the median of its five nearest rows in time, itself included.
+    """The value is within `factor` of the median of five rows: itself, the two before and the two after.
 
     Two absurd values side by side are still caught; a level that lasts three rows or more is a move, not a
-    spike.  Rows must be sorted by `by` and time.
+    spike.  At the ends of a series the rows that exist count, three at least; of four, the middle one nearer to
+    the value is the median.  Rows must be sorted by `by` and time, and values positive.
     """
 
     by: tuple[str, ...]
     factor: float = 10.0
     reason = "absurd_value"
+    among_rows = True
 
     def violated(self) -> pl.Expr:
         value = pl.col(self.column)

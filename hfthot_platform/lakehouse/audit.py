@@ -7,6 +7,7 @@ Nothing here touches storage.  The result accounts for every row that came in:
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 
@@ -14,6 +15,7 @@ import polars as pl
 
 from hfthot_platform.contracts import TableContract
 from hfthot_platform.contracts.model import REJECTED_SCHEMA, ROW_NUMBER, Column
+from hfthot_platform.contracts.rules import Rule
 from hfthot_platform.errors import SchemaMismatchError, nearest
 
 __all__ = ["CONFLICT", "Audited", "RuleResult", "audit", "conform", "quarantine_id", "rejected_for_conflict"]
@@ -67,8 +69,9 @@ class Audited:
 def conform(contract: TableContract, frame: pl.DataFrame) -> pl.DataFrame:
     """Return the frame in the contract's columns and types, with derived columns filled in.
 
-    Widening casts (Int32 to Int64, milliseconds to microseconds, Enum to String) are made; anything that
-    could lose information is refused.
+    Widening casts (Int32 to Int64, milliseconds to microseconds, Enum to String) are made.  Casts that could
+    lose information (Int64 to Float64, nanoseconds to microseconds) are made where they lose none in these
+    rows; everything else is refused.
 
     Raises:
         SchemaMismatchError: names the first offending column, what was expected and what was found.
@@ -83,13 +86,17 @@ def conform(contract: TableContract, frame: pl.DataFrame) -> pl.DataFrame:
                 where=where,
                 hint=nearest(name, contract.column_names) or f"Expected columns: {', '.join(contract.column_names)}.",
             )
+    if ROW_NUMBER in found and not found[ROW_NUMBER].is_integer():
+        raise SchemaMismatchError(
+            f"column {ROW_NUMBER!r} has the wrong type; expected Int64, found {found[ROW_NUMBER]}", where=where
+        )
     partition = contract.partition_expr()
     expressions: list[pl.Expr] = []
     for column in contract.columns:
         if column.name == contract.partition_by and partition is not None:
             continue
         if column.name in found:
-            expressions.append(_cast(contract, column, found[column.name]))
+            expressions.append(_cast(contract, column, frame[column.name]))
         elif column.name == "schema_version":
             expressions.append(pl.lit(contract.schema_version, dtype=pl.Int32()).alias(column.name))
         elif column.nullable:
@@ -107,19 +114,13 @@ def conform(contract: TableContract, frame: pl.DataFrame) -> pl.DataFrame:
     return out.select(*contract.column_names, *tail)
 
 
-def _cast(contract: TableContract, column: Column, found: pl.DataType) -> pl.Expr:
-    expected = column.polars
+def _cast(contract: TableContract, column: Column, values: pl.Series) -> pl.Expr:
+    expected, found = column.polars, values.dtype
     value = pl.col(column.name)
     if found == expected:
         return value
     if found == pl.Null() and column.nullable:
         return value.cast(expected)
-    text = isinstance(found, pl.Categorical | pl.Enum) and expected == pl.String()
-    widening = (
-        (expected == pl.Int64() and found.is_integer() and found != pl.UInt64())
-        or (expected == pl.Int32() and found in {pl.Int8(), pl.Int16(), pl.UInt8(), pl.UInt16()})
-        or (expected == pl.Float64() and (found == pl.Float32() or found.is_integer()))
-    )
     time = isinstance(found, pl.Datetime) and isinstance(expected, pl.Datetime)
     if time and getattr(found, "time_zone", None) is None:
         raise SchemaMismatchError(
@@ -127,13 +128,33 @@ def _cast(contract: TableContract, column: Column, found: pl.DataType) -> pl.Exp
             where=contract.name,
             hint="Attach the zone with .dt.replace_time_zone(...).",
         )
-    if text or widening or time:
+    text = isinstance(found, pl.Categorical | pl.Enum) and expected == pl.String()
+    widening = (
+        (expected == pl.Int64() and found in _NARROWER_THAN_64)
+        or (expected == pl.Int32() and found in _NARROWER_THAN_32)
+        or (expected == pl.Float64() and (found == pl.Float32() or found in _NARROWER_THAN_64))
+    )
+    if text or widening:
         return value.cast(expected)
+    whole = expected in {pl.Int64(), pl.Float64()} and found.is_integer()
+    if (whole or time) and _survives(values, expected):
+        return value.cast(expected)
+    lossy = " without loss" if whole or time else ""
     raise SchemaMismatchError(
         f"column {column.name!r} has the wrong type; expected {expected}, found {found}",
         where=contract.name,
-        hint="Cast it before writing.",
+        hint=f"It cannot be cast{lossy}; do it before writing.",
     )
+
+
+_NARROWER_THAN_32 = {pl.Int8(), pl.Int16(), pl.UInt8(), pl.UInt16()}
+_NARROWER_THAN_64 = {*_NARROWER_THAN_32, pl.Int32(), pl.UInt32()}
+
+
+def _survives(values: pl.Series, expected: pl.DataType) -> bool:
+    """Whether a cast to the expected type and back gives the same values."""
+    there = values.cast(expected, strict=False)
+    return bool(there.cast(values.dtype, strict=False).eq_missing(values).all())
 
 
 def audit(contract: TableContract, frame: pl.DataFrame, rejected: pl.DataFrame | None = None) -> Audited:
@@ -198,21 +219,34 @@ def _is_sorted(rows: pl.DataFrame, by: tuple[str, ...]) -> bool:
 def _apply_rules(
     contract: TableContract, rows: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame, tuple[RuleResult, ...]]:
-    rules = contract.rules
+    """Return the good rows, the bad rows with their reason, and what each rule found."""
+    alone = [rule for rule in contract.rules if not rule.among_rows]
+    among = [rule for rule in contract.rules if rule.among_rows]
+    good, bad, found = _split(rows, alone)
+    # Spikes are judged among rows that are good in themselves.
+    good, outliers, found_among = _split(good, among)
+    counts = found | found_among
+    results = tuple(RuleResult(rule.name, rule.says, counts[rule.name]) for rule in contract.rules)
+    return good, pl.concat([bad, outliers]) if outliers.height else bad, results
+
+
+def _split(rows: pl.DataFrame, rules: Sequence[Rule]) -> tuple[pl.DataFrame, pl.DataFrame, dict[str, int]]:
+    """Return the rows that meet all rules, the others with the first rule they break, and counts per rule."""
+    none = rows.clear().with_columns(_REASON_NULL)
     if not rules or not rows.height:
-        return rows, rows.clear().with_columns(_REASON_NULL), tuple(RuleResult(r.name, r.says, 0) for r in rules)
-    counts = rows.select(rule.violated().sum().alias(rule.name) for rule in rules).row(0)
-    results = tuple(RuleResult(r.name, r.says, int(count)) for r, count in zip(rules, counts, strict=True))
-    broken = [rule for rule, result in zip(rules, results, strict=True) if not result.passed]
+        return rows, none, {rule.name: 0 for rule in rules}
+    counts = rows.select(rule.violated().sum().alias(rule.name) for rule in rules).row(0, named=True)
+    broken = [rule for rule in rules if counts[rule.name]]
     if not broken:
-        return rows, rows.clear().with_columns(_REASON_NULL), results
+        return rows, none, counts
     first = reduce(
         lambda otherwise, rule: pl.when(rule.violated()).then(pl.lit(rule.name)).otherwise(otherwise),
         reversed(broken),
         pl.lit(None, dtype=pl.String()),
     )
     judged = rows.with_columns(first.alias(_REASON))
-    return judged.filter(pl.col(_REASON).is_null()).drop(_REASON), judged.filter(pl.col(_REASON).is_not_null()), results
+    met = pl.col(_REASON).is_null()
+    return judged.filter(met).drop(_REASON), judged.filter(met.not_()), counts
 
 
 _REASON_NULL = pl.lit(None, dtype=pl.String()).alias(_REASON)

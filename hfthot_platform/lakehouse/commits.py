@@ -86,11 +86,17 @@ class Snapshot:
     last_event: datetime | date | None
 
 
-def properties(stamp: Stamp, **extra: int | str) -> tuple[str, CommitProperties, PostCommitHookProperties]:
-    """Return a fresh commit id and the properties that carry it and the stamp into the log."""
-    commit_id = uuid.uuid4().hex
+def new_commit_id() -> str:
+    """Return an id by which a commit is found again in the log."""
+    return uuid.uuid4().hex
+
+
+def properties(
+    stamp: Stamp, commit_id: str | None = None, **extra: int | str
+) -> tuple[CommitProperties, PostCommitHookProperties]:
+    """Return the properties that carry the commit id and the stamp into the log."""
     values: dict[str, str] = {
-        "commit_id": commit_id,
+        "commit_id": commit_id or new_commit_id(),
         "run_id": stamp.run_id,
         "asset": stamp.asset,
         "partition": stamp.partition,
@@ -101,7 +107,7 @@ def properties(stamp: Stamp, **extra: int | str) -> tuple[str, CommitProperties,
     custom = {_PREFIX + name: value for name, value in values.items() if value}
     # Log clean-up is a maintenance step under the lock, never a side effect of a write.
     hooks = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
-    return commit_id, CommitProperties(custom_metadata=custom, max_commit_retries=_COLLISION_RETRIES), hooks
+    return CommitProperties(custom_metadata=custom, max_commit_retries=_COLLISION_RETRIES), hooks
 
 
 def history_of(table: DeltaTable, limit: int | None = None) -> list[VersionInfo]:

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hfthot_platform.errors import LockTimeoutError
+from hfthot_platform.lakehouse.storage import translated
 
 __all__ = ["writers_lock"]
 
@@ -27,12 +28,14 @@ def writers_lock(path: Path | None, *, exclusive: bool, timeout: float = 120.0) 
 
     Raises:
         LockTimeoutError: another process held it for longer than `timeout` seconds.
+        StorageReadOnlyError, StorageFullError: the lock file cannot be made.
     """
     if path is None:
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    with translated(path.stem):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
         deadline = time.monotonic() + timeout

@@ -8,6 +8,7 @@ crashed writers stay.
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,13 +16,16 @@ from pathlib import Path
 
 import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 
 from hfthot_platform.contracts import TableContract
+from hfthot_platform.errors import CommitConflictError
 from hfthot_platform.lakehouse.commits import Stamp, history_of, properties
 from hfthot_platform.lakehouse.lake import Lakehouse
 from hfthot_platform.lakehouse.locks import writers_lock
 from hfthot_platform.lakehouse.spans import literal
 from hfthot_platform.lakehouse.storage import translated
+from hfthot_platform.lakehouse.table import Table
 
 __all__ = ["MaintenanceReport", "maintain"]
 
@@ -32,7 +36,10 @@ _TARGET_BYTES = 128 * 1024 * 1024
 
 @dataclass(frozen=True)
 class MaintenanceReport:
-    """What one round of maintenance did to a table; sizes count everything in its folder, log included."""
+    """What one round of maintenance did to a table.
+
+    Sizes count everything in its folder, log included; on an object store only the current data files.
+    """
 
     table: str
     bytes_before: int
@@ -54,37 +61,49 @@ def maintain(
 ) -> MaintenanceReport:
     """Run one round of maintenance on a table.
 
-    Rows past the contract's retention are dropped by whole partitions, small files are compacted, a
-    checkpoint is written, files and log entries that no retained version needs are removed, and so is what
-    crashed writers left behind.
+    Rows past the contract's retention are dropped (by whole partitions where the table has them), small files
+    are compacted, a checkpoint is written, files and log entries that no retained version needs are removed, and
+    so is what crashed writers left behind.
 
     Args:
         lake: the lake.
         name: the table.
         history_days: for how long old versions stay readable; by default what the contract says.
         stamp: who and why.
+
+    Raises:
+        LockTimeoutError: writers held the table's lock all the time.
+        CommitConflictError: a writer of another host committed in between.
     """
     table = lake.table(name)
     contract = table.contract
     started = time.perf_counter()
     folder = lake.storage.local_table(contract)
-    before = _inventory(folder)
+    before = _inventory(table, folder)
     if table.version() is None:
         return MaintenanceReport(name, *before, *before, 0, 0, 0, 0, 0, None, 0.0)
     days = contract.history_days if history_days is None else history_days
     stamp = stamp or Stamp()
-    with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(name):
-        options = dict(lake.storage.options)
-        handle = DeltaTable(table.uri, storage_options=options)
-        expired = _expire(lake, contract, handle, stamp)
-        compacted = _compact(handle, contract, stamp)
-        vacuumed = _vacuum(lake, handle, days, stamp, full=folder is not None)
-        handle.create_checkpoint()
-        entries = _log_entries(folder)
-        handle.cleanup_metadata()
-        removed = entries - _log_entries(folder)
-        leftovers = _leftovers(folder)
-    bytes_after, files_after = _inventory(folder)
+    try:
+        with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(name):
+            handle = DeltaTable(table.uri, storage_options=dict(lake.storage.options))
+            expired = _expire(lake, contract, handle, stamp)
+            compacted = _compact(handle, contract, stamp)
+            _sync(folder)
+            vacuumed = _vacuum(lake, handle, days, stamp, full=folder is not None)
+            handle.create_checkpoint()
+            _sync(folder)
+            entries = _log_entries(folder)
+            handle.cleanup_metadata()
+            removed = entries - _log_entries(folder)
+            leftovers = _leftovers(folder)
+    except CommitFailedError:
+        raise CommitConflictError(
+            "other writers committed meanwhile; steps that were done stay done",
+            where=name,
+            hint="Run the maintenance again when the table is quieter.",
+        ) from None
+    bytes_after, files_after = _inventory(table, folder)
     readable = table.readable_versions()
     return MaintenanceReport(
         table=name,
@@ -102,24 +121,38 @@ def maintain(
     )
 
 
-def _inventory(folder: Path | None) -> tuple[int, int]:
-    if folder is None or not folder.exists():
-        return 0, 0
+def _inventory(table: Table, folder: Path | None) -> tuple[int, int]:
+    if folder is None:
+        return table.bytes_and_files()
     sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
     return sum(sizes), len(sizes)
 
 
+def _sync(folder: Path | None) -> None:
+    """Make durable what was just written, before anything is deleted that it stands for."""
+    if folder is None:
+        return
+    for place, _, names in os.walk(folder):
+        for name in (*names, "."):
+            handle = os.open(Path(place, name), os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+
+
 def _expire(lake: Lakehouse, contract: TableContract, handle: DeltaTable, stamp: Stamp) -> int:
-    """Drop whole partitions past the retention; the vacuum of a later round takes their files."""
-    if contract.retention_days is None or contract.partition_by not in {"date", "month"}:
+    """Drop rows past the retention, by whole partitions where there are; a later vacuum takes their files."""
+    if contract.retention_days is None or contract.time_column is None:
         return 0
     limit = lake.clock().date() - timedelta(days=contract.retention_days)
-    if contract.partition_by == "month":
-        limit = limit.replace(day=1)
-    _, commit, hooks = properties(stamp, operation="EXPIRE")
-    metrics = handle.delete(
-        f"{contract.partition_by} < {literal(limit)}", commit_properties=commit, post_commithook_properties=hooks
-    )
+    if contract.partition_by in {"date", "month"}:
+        first = limit if contract.partition_by == "date" else limit.replace(day=1)
+        predicate = f"{contract.partition_by} < {literal(first)}"
+    else:
+        predicate = f"{contract.time_column} < {literal(limit)}"
+    commit, hooks = properties(stamp, operation="EXPIRE")
+    metrics = handle.delete(predicate, commit_properties=commit, post_commithook_properties=hooks)
     return int(metrics.get("num_deleted_rows") or 0)
 
 
@@ -133,7 +166,7 @@ def _compact(handle: DeltaTable, contract: TableContract, stamp: Stamp) -> int:
             small[value] = small.get(value, 0) + 1
     if not any(count >= _SMALL_FILES for count in small.values()):
         return 0
-    _, commit, hooks = properties(stamp)
+    commit, hooks = properties(stamp)
     metrics = handle.optimize.compact(
         target_size=_TARGET_BYTES, commit_properties=commit, post_commithook_properties=hooks
     )
@@ -154,7 +187,7 @@ def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, *, f
     gone = {Path(path).name for path in doomed}
     while floor < handle.version() and gone & _names(handle, floor, dict(lake.storage.options)):
         floor += 1
-    _, commit, hooks = properties(stamp, oldest_readable=floor)
+    commit, hooks = properties(stamp, oldest_readable=floor)
     removed = handle.vacuum(
         hours,
         dry_run=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
@@ -16,6 +15,9 @@ __all__ = ["Span", "chunks", "literal", "sql_within", "within"]
 Span = date | tuple[date, date]
 
 _CHUNK_ROWS = 1_000_000
+# Days that a Python date can name with room on both sides; a time beyond is a mistake in its unit.
+_EARLIEST = date(1, 1, 2)
+_LATEST = date(9999, 12, 30)
 
 
 def _bounds(span: Span) -> tuple[date, date]:
@@ -89,32 +91,43 @@ def literal(value: object) -> str:
     raise BadRequestError(f"{value!r} is no partition value", where="partition")
 
 
-def chunks(contract: TableContract, rows: pl.LazyFrame) -> Iterator[pl.DataFrame]:
-    """Yield the rows in memory-bounded pieces of whole days, so that each can be sorted on its own."""
+def chunks(contract: TableContract, rows: pl.LazyFrame) -> list[pl.LazyFrame]:
+    """Return the rows as memory-bounded pieces of whole UTC days, so that each can be sorted on its own.
+
+    `rows` must already have the contract's types.  Rows without a time, or with one outside the calendar, are
+    a piece of their own.
+    """
     column = contract.time_column
     if column is None or contract.partition_by is None:
-        yield rows.collect()
-        return
-    day = pl.col(column).dt.date() if contract.column(column).polars != pl.Date() else pl.col(column)
+        return [rows]
+    time = pl.col(column)
+    low, high = _time_values(contract, (_EARLIEST, _LATEST))
+    known = (time >= low) & (time < high)
+    day = time if contract.column(column).polars == pl.Date() else time.dt.date()
     counts = (
-        rows.select(day.alias("day")).group_by("day").len().sort("day", nulls_last=True).collect(engine="streaming")
+        rows.select(pl.when(known).then(day).alias("day"))
+        .group_by("day")
+        .len()
+        .sort("day", nulls_last=True)
+        .collect(engine="streaming")
     )
     if int(counts["len"].sum()) <= _CHUNK_ROWS:
-        yield rows.collect()
-        return
+        return [rows]
+    out: list[pl.LazyFrame] = []
     pending: list[date] = []
     size = 0
     for value, length in counts.iter_rows():
         if value is None:
-            yield rows.filter(pl.col(column).is_null()).collect()
+            out.append(rows.filter(known.not_() | time.is_null()))
             continue
         if pending and size + length > _CHUNK_ROWS:
-            yield rows.filter(_days(contract, pending)).collect()
+            out.append(rows.filter(_days(contract, pending)))
             pending, size = [], 0
         pending.append(value)
         size += length
     if pending:
-        yield rows.filter(_days(contract, pending)).collect()
+        out.append(rows.filter(_days(contract, pending)))
+    return out
 
 
 def _days(contract: TableContract, days: list[date]) -> pl.Expr:

@@ -7,6 +7,7 @@ file locks, listing of leftovers) is asked for through `local`.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,16 +22,42 @@ from hfthot_platform.contracts import TableContract
 from hfthot_platform.errors import (
     ConfigError,
     DamagedTableError,
+    HfthotError,
     LakehouseError,
     StorageFullError,
     StorageReadOnlyError,
+    StorageUnavailableError,
 )
 
-__all__ = ["Storage", "fsync_files", "translated"]
+__all__ = [
+    "Storage",
+    "damaged",
+    "fsync_files",
+    "has_data",
+    "log_fault",
+    "log_is_hollow",
+    "set_log_aside",
+    "translated",
+]
 
 _FULL = re.compile(r"no space left|disk quota exceeded|file too large|os error (?:27|28|122)\b", re.IGNORECASE)
 _READ_ONLY = re.compile(r"read-only file system|permission denied|os error (?:1|13|30)\b", re.IGNORECASE)
-_MISSING = re.compile(r"(?:[^\s'\":]*/)?[^\s'\":/]+\.(?:parquet|json)")
+_REMOTE = re.compile(
+    r"error sending request|connection refused|dns error|operation timed out|generic (?:s3|gcs|microsoftazure) error"
+    r"|<code>\w+</code>|(?:client|server) error|http error|metadata endpoint",
+    re.IGNORECASE,
+)
+_NO_OBJECT = re.compile(r"nosuchkey|object at location", re.IGNORECASE)
+_REMOTE_CODE = re.compile(r"<Code>(\w+)</Code>|status:? (\d{3})")
+_DAMAGES = (
+    (re.compile(r"not found|no such file|no data in file", re.IGNORECASE), "is missing"),
+    (re.compile(r"json error|expected value|truncated record", re.IGNORECASE), "is not readable JSON"),
+    (re.compile(r"contiguous|no table metadata", re.IGNORECASE), "is missing from the log or stands before a gap"),
+    (re.compile(r"parquet|thrift|snappy|arrow error|unexpected eof|corrupt", re.IGNORECASE), "is not readable"),
+)
+_FILE = re.compile(r"(?:[\w.=%-]+/)?[\w.=%-]+\.(?:parquet|json)\b")
+#: The leading words of a message of the Delta library; what follows them may quote data.
+_KIND = re.compile(r"[A-Z][A-Za-z ]{2,40}(?=:)")
 
 
 @dataclass(frozen=True)
@@ -81,7 +108,7 @@ def fsync_files(table: Path, added: Iterable[str], log_entry: Path) -> None:
     files = [table / unquote(path) for path in added]
     directories = {file.parent for file in files}
     # New partition folders are themselves entries of the table's folder.
-    directories |= {table, log_entry.parent, table.parent}
+    directories |= {table, log_entry.parent, table.parent, table.parent.parent}
     for path in (*files, log_entry, *sorted(directories)):
         try:
             handle = os.open(path, os.O_RDONLY)
@@ -96,58 +123,158 @@ def fsync_files(table: Path, added: Iterable[str], log_entry: Path) -> None:
 
 @contextmanager
 def translated(table: str) -> Iterator[None]:
-    """Turn storage failures into typed errors that say what still stands and what to do.
+    """Turn failures of the Delta library into typed errors that say what still stands and what to do.
 
-    Messages of the Delta writer can preview rejected rows, so they are never passed on whole.
+    Its messages can preview rows and quote credentials: none is passed on.  Conflicts and "there is no table"
+    pass through; our own errors do too.
     """
     try:
         yield
-    except (CommitFailedError, TableNotFoundError):
+    except (HfthotError, TableNotFoundError):
         raise
-    except LakehouseError:
-        raise
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise _full(table) from None
-        if error.errno in {errno.EROFS, errno.EACCES, errno.EPERM}:
-            raise _read_only(table) from None
-        text = str(error)
-        if _FULL.search(text):
-            raise _full(table) from None
-        if _READ_ONLY.search(text):
-            raise _read_only(table) from None
-        raise _damaged(table, text) from None
-    except (DeltaError, ValueError) as error:
-        text = str(error)
-        if _FULL.search(text):
-            raise _full(table) from None
-        if _READ_ONLY.search(text):
-            raise _read_only(table) from None
-        raise _damaged(table, text) from None
+    except (OSError, DeltaError, ValueError) as error:
+        known = _meaning(table, error)
+        if known is None and isinstance(error, CommitFailedError):
+            raise
+        raise known or _refused(table, error) from None
 
 
-def _full(table: str) -> StorageFullError:
-    return StorageFullError(
-        "no room left on the device; nothing was published and the previous version still stands",
-        where=table,
-        hint="Free space or run `hfthot maintain`, then run the same step again.",
-    )
+def _meaning(table: str, error: Exception) -> LakehouseError | None:
+    """Return the typed error that a message of the Delta library stands for, None if it is not known."""
+    text = str(error)
+    number = error.errno if isinstance(error, OSError) else None
+    if number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or _FULL.search(text):
+        return StorageFullError(
+            "no room left on the device; nothing was published and the previous version still stands",
+            where=table,
+            hint="Free space or run `hfthot maintain`, then run the same step again.",
+        )
+    if _REMOTE.search(text) and not _NO_OBJECT.search(text):
+        said = _REMOTE_CODE.search(text)
+        detail = f" ({said.group(1) or 'status ' + said.group(2)})" if said else ""
+        return StorageUnavailableError(
+            f"the object store did not answer or refused{detail}; what was published before still stands",
+            where=table,
+            hint="Check endpoint, bucket, region and credentials in HFTHOT_STORAGE_OPTIONS, then run the step again.",
+        )
+    if number in {errno.EROFS, errno.EACCES, errno.EPERM} or _READ_ONLY.search(text):
+        return StorageReadOnlyError(
+            "the table's folder cannot be written or read; nothing was published and the previous version still stands",
+            where=table,
+            hint="Check owner, mode and mount of the lake's folder, then run the same step again.",
+        )
+    if isinstance(error, CommitFailedError):
+        return None
+    for pattern, meaning in _DAMAGES:
+        if pattern.search(text):
+            found = _FILE.search(text)
+            return damaged(table, found.group(0) if found else "a file of the table", meaning)
+    return None
 
 
-def _read_only(table: str) -> StorageReadOnlyError:
-    return StorageReadOnlyError(
-        "the table's folder cannot be written; nothing was published and the previous version still stands",
-        where=table,
-        hint="Check owner, mode and mount of the lake's folder, then run the same step again.",
-    )
-
-
-def _damaged(table: str, text: str) -> DamagedTableError:
-    first = text.strip().splitlines()[0][:300] if text.strip() else "unreadable"
-    found = _MISSING.search(text)
-    at = f"file at fault: {found.group(0)}; " if found else ""
+def damaged(table: str, name: str, meaning: str, intact: int | None = None) -> DamagedTableError:
+    """Return the error for a file at fault; `intact` is the newest version that does not need it."""
+    if intact is None:
+        way = f"`hfthot doctor` lists what is intact, `hfthot restore {table} VERSION` goes back to it"
+    else:
+        way = f"`hfthot restore {table} {intact}` goes back to the newest intact version"
     return DamagedTableError(
-        f"{at}{first}",
-        where=table,
-        hint=f"`hfthot doctor` lists what is intact; `hfthot restore {table} VERSION` goes back to an intact version.",
+        f"file at fault: {name} {meaning}", where=table, hint=f"Copy the file back from a backup, or {way}."
     )
+
+
+def _refused(table: str, error: Exception) -> LakehouseError:
+    kind = _KIND.match(str(error))
+    said = f"{type(error).__name__}: {kind.group(0)}" if kind else type(error).__name__
+    return LakehouseError(
+        f"the Delta library refused the operation ({said}); nothing was published",
+        where=table,
+        hint="Its message is withheld because it can quote rows. Run `hfthot doctor`, then the same step again.",
+    )
+
+
+def log_fault(folder: Path) -> tuple[str, str, int] | None:
+    """Return the first unusable entry that the newest version of a local table needs, or None.
+
+    Returns:
+        Name of the file, what is wrong with it, and the last version before it.
+    """
+    log = folder / "_delta_log"
+    entries, checkpoints = _log(log)
+    start = -1
+    for version, parts in sorted(checkpoints.items()):
+        if (fault := next((each.name for each in parts if not _opens(each)), None)) is not None:
+            return f"_delta_log/{fault}", "is not a readable Parquet file", version - 1
+        start = version
+    newest = max(entries, default=start)
+    for version in range(start + 1, newest + 1):
+        name = f"_delta_log/{version:020d}.json"
+        if version not in entries:
+            return name, "is missing", version - 1
+        try:
+            lines = entries[version].read_bytes().splitlines()
+            if not lines or not all(isinstance(json.loads(line), dict) for line in lines if line.strip()):
+                return name, "holds no commit", version - 1
+        except ValueError:
+            return name, "is not readable JSON", version - 1
+    return None
+
+
+def log_is_hollow(folder: Path) -> bool:
+    """Whether an entry of the log has no bytes: the Delta library takes such a one for an empty commit.
+
+    It is what a power failure can leave of a commit that was never acknowledged.
+    """
+    entries, checkpoints = _log(folder / "_delta_log")
+    start = max(checkpoints, default=-1)
+    return any(path.stat().st_size == 0 for version, path in entries.items() if version > start)
+
+
+def has_data(folder: Path) -> bool:
+    """Whether a table's folder holds anything that only a table with a log can have."""
+    log = folder / "_delta_log"
+    return any(log.glob("0*")) or any(folder.rglob("*.parquet"))
+
+
+def set_log_aside(folder: Path, after: int, to: Path) -> None:
+    """Move log entries and checkpoints past a version, and unreadable checkpoints, out of a table's log.
+
+    Nothing is deleted: what is in `to` can be examined or put back.
+    """
+    log = folder / "_delta_log"
+    entries, checkpoints = _log(log)
+    doomed = [path for version, path in entries.items() if version > after]
+    for version, parts in checkpoints.items():
+        if version > after or not all(_opens(each) for each in parts):
+            doomed += parts
+    if doomed or (log / "_last_checkpoint").exists():
+        to.mkdir(parents=True, exist_ok=True)
+    # The newest go first: until the last one is gone the log stays as broken as it was, never newly wrong.
+    for path in sorted(doomed, reverse=True):
+        path.rename(to / path.name)
+    hint = log / "_last_checkpoint"
+    if hint.exists():
+        hint.rename(to / hint.name)  # only a hint; without it the log is listed
+
+
+def _log(log: Path) -> tuple[dict[int, Path], dict[int, list[Path]]]:
+    """Return the commit entries and the checkpoints of a log by version."""
+    entries: dict[int, Path] = {}
+    checkpoints: dict[int, list[Path]] = {}
+    for path in log.iterdir() if log.is_dir() else ():
+        if path.name.endswith(".json") and path.stem.isdigit():
+            entries[int(path.stem)] = path
+        elif path.name.endswith(".parquet") and ".checkpoint" in path.name and path.name[:20].isdigit():
+            checkpoints.setdefault(int(path.name[:20]), []).append(path)
+    return entries, checkpoints
+
+
+def _opens(path: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        pq.read_table(path)
+    except (OSError, pa.ArrowException):
+        return False
+    return True

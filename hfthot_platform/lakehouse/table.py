@@ -8,9 +8,12 @@ certain.  A write acknowledges (returns its `Commit`) only when its files are du
 from __future__ import annotations
 
 import json
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -19,7 +22,8 @@ from urllib.parse import unquote
 import polars as pl
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, write_deltalake
-from deltalake.exceptions import CommitFailedError, TableNotFoundError
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.schema import Field, Schema
 
 from hfthot_platform.contracts import CONTRACTS, TableContract
 from hfthot_platform.errors import (
@@ -29,14 +33,32 @@ from hfthot_platform.errors import (
     DamagedTableError,
     LakehouseError,
     SchemaMismatchError,
+    StorageReadOnlyError,
+    StorageUnavailableError,
     UnsupportedTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.lakehouse.audit import Audited, audit, quarantine_id, rejected_for_conflict
-from hfthot_platform.lakehouse.commits import Commit, Snapshot, Stamp, VersionInfo, history_of, properties
+from hfthot_platform.lakehouse.audit import Audited, audit, conform, quarantine_id, rejected_for_conflict
+from hfthot_platform.lakehouse.commits import (
+    Commit,
+    Snapshot,
+    Stamp,
+    VersionInfo,
+    history_of,
+    new_commit_id,
+    properties,
+)
 from hfthot_platform.lakehouse.locks import writers_lock
 from hfthot_platform.lakehouse.spans import Span, chunks, literal, sql_within, within
-from hfthot_platform.lakehouse.storage import fsync_files, translated
+from hfthot_platform.lakehouse.storage import (
+    damaged,
+    fsync_files,
+    has_data,
+    log_fault,
+    log_is_hollow,
+    set_log_aside,
+    translated,
+)
 
 if TYPE_CHECKING:
     from hfthot_platform.lakehouse.lake import Lakehouse
@@ -49,13 +71,15 @@ Rows = pl.DataFrame | pl.LazyFrame | Audited
 _OPTIMISTIC = 4
 _ATTEMPTS = 12
 _VERSION_PROPERTY = "hfthot.schema_version"
+_Made = tuple[CommitProperties, PostCommitHookProperties]
 _FEATURES_REFUSED = {"deletionVectors", "columnMapping"}
 
 
 class _Plan(NamedTuple):
     """What an attempt decided after reading: how to write, and the account of rows."""
 
-    write: Callable[[DeltaTable], str] | None
+    #: Writes through the handle that was read, as the commit of the given id.
+    write: Callable[[DeltaTable, str], None] | None
     published: int
     duplicate: int
     updated: int = 0
@@ -67,6 +91,11 @@ class _Plan(NamedTuple):
 
 class _QuarantineFirst(Exception):  # noqa: N818 - a signal between two functions of this module
     """A stream met rejected rows."""
+
+
+class _SourceFailed(Exception):  # noqa: N818 - carries an error of the caller's rows past the storage's translation
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class Table:
@@ -117,8 +146,7 @@ class Table:
         handle = self._open()
         if handle is None:
             return []
-        with translated(self.contract.name):
-            return history_of(handle)
+        return self._history(handle)
 
     def readable_versions(self) -> list[VersionInfo]:
         """Return the part of the history that can still be read, oldest first."""
@@ -152,8 +180,8 @@ class Table:
         handle = self._open()
         if handle is None:
             return 0, 0
-        actions = pa.table(handle.get_add_actions(flatten=True))
-        return int(sum(actions.column("size_bytes").to_pylist())), actions.num_rows
+        sizes = pa.table(handle.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
+        return sum(sizes), len(sizes)
 
     def snapshot(self, version: int | None = None, as_of: datetime | None = None) -> Snapshot | None:
         """Return the files, sizes and time span of a version, or None if nothing was written yet.
@@ -172,8 +200,8 @@ class Table:
             if version is not None:
                 raise self._unavailable(f"version {version}", [])
             return None
-        if missing := self._missing(handle):
-            raise self._damage(missing[0])
+        if fault := next(self._faults(handle), None):
+            raise self._damage(fault)
         with translated(self.contract.name):
             actions = pa.table(handle.get_add_actions(flatten=True))
             commit = history_of(handle, 1)[-1]
@@ -190,24 +218,18 @@ class Table:
             last_event=max(last, default=None),
         )
 
-    def problems(self) -> list[str]:
-        """Return what is wrong with the current version's files, one line each; empty when it is intact."""
+    def problems(self, *, deep: bool = False) -> list[str]:
+        """Return what is wrong with the current version's files, one line each; empty when it is intact.
+
+        Presence, size and row counts are checked; `deep` reads every value as well.
+        """
         try:
             handle = self._open()
         except LakehouseError as error:
             return [str(error)]
         if handle is None:
             return []
-        out = [f"missing file {path}" for path in self._missing(handle)]
-        if not out:
-            try:
-                for path, rows in self._files_and_rows(handle):
-                    found = pl.scan_parquet(path).select(pl.len()).collect().item()
-                    if rows is not None and found != rows:
-                        out.append(f"file {path} has {found} rows, the log says {rows}")
-            except (pl.exceptions.PolarsError, OSError) as error:
-                out.append(f"unreadable file: {str(error).splitlines()[0][:300]}")
-        return out
+        return [f"file {name} {what}" for name, what in self._faults(handle, read="all" if deep else "footers")]
 
     # -- writing ------------------------------------------------------------------------------------------
 
@@ -218,15 +240,20 @@ class Table:
     def append(self, rows: Rows, *, stamp: Stamp | None = None) -> Commit:
         """Add rows that are known to be new; a lazy frame is written in bounded memory, as one commit.
 
-        Only repeats within `rows` are found.  For rows that may already be there use `merge`.
+        Only repeats within `rows` are found.  For rows that may already be there, and to run a write again of
+        which it is not known whether it was published, use `merge` or `replace`: they are idempotent.
 
         Raises:
+            SchemaMismatchError: the rows do not fit the contract.
             AuditFailedError: more rows were rejected than the contract allows; nothing was published.
         """
         stamp = stamp or Stamp()
 
+        pieces: list[pl.LazyFrame] | Audited
+        pieces = self._audited(rows) if isinstance(rows, Audited) else self._pieces(rows.lazy())
+
         def plan(_handle: DeltaTable) -> _Plan:
-            return self._streamed(rows, stamp, mode="append", predicate=None)
+            return self._streamed(pieces, stamp, mode="append", predicate=None)
 
         return self._commit(plan, stamp)
 
@@ -239,10 +266,12 @@ class Table:
     ) -> Commit:
         """Make `rows` the only rows of the given days (None: of the whole table), as one commit.
 
-        Writing what is already there is no commit at all, so a re-run changes nothing.  `rows` may be a
-        function of the rows that are there now; it runs again on every attempt.
+        Writing what is already there is no commit at all, so a re-run changes nothing; only a lazy frame of more
+        than a million rows is not compared and makes a version each time.  `rows` may be a function of the rows
+        that are there now; it runs again on every attempt.
 
         Raises:
+            SchemaMismatchError: the rows do not fit the contract.
             BadRequestError: rows lie outside the given days.
             AuditFailedError: more rows were rejected than the contract allows; nothing was published.
         """
@@ -256,7 +285,10 @@ class Table:
             given = rows(current) if callable(rows) else rows
             predicate = None if partition is None else sql_within(contract, partition)
             if isinstance(given, pl.LazyFrame):
-                return self._streamed(given, stamp, mode="overwrite", predicate=predicate, span=partition)
+                pieces = self._pieces(given)
+                if len(pieces) > 1:
+                    return self._streamed(pieces, stamp, mode="overwrite", predicate=predicate, span=partition)
+                given = pieces[0].collect()
             audited = self._audited(given)
             self._require_within(audited.rows, partition)
             before = current.collect()
@@ -264,9 +296,9 @@ class Table:
                 return _Plan(None, before.height, audited.duplicates, replayed=before.height, rejected=audited.rejected)
             published = audited.rows.height
 
-            def write(target: DeltaTable) -> str:
-                made = properties(stamp, rows=published)
-                return _write(target, audited.rows, made, mode="overwrite", predicate=predicate)
+            def write(target: DeltaTable, commit_id: str) -> None:
+                made = properties(stamp, commit_id, rows=published)
+                self._write(target, audited.rows, made, mode="overwrite", predicate=predicate)
 
             return _Plan(write, published, audited.duplicates, rejected=audited.rejected)
 
@@ -301,48 +333,108 @@ class Table:
     def restore(self, version: int, *, stamp: Stamp | None = None) -> Commit:
         """Make an older version current again, as a new version; nothing in between is lost.
 
+        Where the log itself is damaged, its entries past `version` are set aside in the lake's `_damaged` folder:
+        what they published is no longer part of the table.
+
         Raises:
             VersionUnavailableError: that version cannot be read any more.
+            DamagedTableError: that version is damaged too.
         """
         stamp = stamp or Stamp()
-        with writers_lock(self._lock_file, exclusive=True), translated(self.contract.name):
-            handle = self._open()
+        started = time.perf_counter()
+        commit_id = new_commit_id()
+        with writers_lock(self._lock_file, exclusive=True):
+            aside = False
+            try:
+                handle = self._open()
+            except DamagedTableError:
+                handle = self._set_log_aside(version, commit_id)
+                aside = True
             if handle is None:
                 raise self._unavailable(f"version {version}", [])
             target = self._open(version)
-            if target is not None and (missing := self._missing(target)):
-                raise self._damage(missing[0])
+            if target is not None and (fault := next(self._faults(target), None)):
+                raise self._damage(fault)
             before = handle.version()
-            commit_id, commit, _ = properties(stamp, operation="RESTORE")
-            handle.restore(version, commit_properties=commit)
-            return self._acknowledge(commit_id, before, _Plan(None, 0, 0), time.perf_counter(), 1)
+            if version == before:
+                return replace(self._unchanged(version, _Plan(None, 0, 0), started, 1), changed=aside)
+            commit, hooks = properties(stamp, commit_id, operation="RESTORE")
+            try:
+                with translated(self.contract.name):
+                    handle.restore(version, commit_properties=commit, post_commithook_properties=hooks)
+            except CommitFailedError:
+                raise CommitConflictError(
+                    "another writer committed meanwhile; nothing was restored",
+                    where=self.contract.name,
+                    hint="Look at the table's history and restore again if it is still wanted.",
+                ) from None
+            return self._acknowledge(commit_id, before, _Plan(None, 0, 0), started, 1)
+
+    def _set_log_aside(self, version: int, commit_id: str) -> DeltaTable | None:
+        """Take the damaged end of a local log away, so that `version` is the newest one."""
+        fault = None if self._folder is None else log_fault(self._folder)
+        if fault is None or self._folder is None or self._storage.local is None:
+            raise damaged(self.contract.name, "_delta_log", "is damaged")
+        if version > fault[2] or not self._loads(version):
+            raise self._log_damage() or damaged(self.contract.name, *fault[:2])
+        set_log_aside(self._folder, version, self._storage.local / "_damaged" / self.contract.name / commit_id)
+        return self._open()
 
     # -- internals: reading ---------------------------------------------------------------------------------
 
     def _open(self, version: int | None = None) -> DeltaTable | None:
-        options = dict(self._storage.options)
-        with translated(self.contract.name):
-            try:
-                handle = DeltaTable(self.uri, version=version, storage_options=options)
-            except TableNotFoundError:
-                return None
-            except Exception:
-                if version is None or self._open() is None:
-                    raise
+        try:
+            with translated(self.contract.name):
+                handle = DeltaTable(self.uri, version=version, storage_options=self._options)
+        except TableNotFoundError:
+            if self._folder is not None and has_data(self._folder):
+                raise damaged(self.contract.name, "_delta_log", "is missing or empty") from None
+            return None
+        except (StorageReadOnlyError, StorageUnavailableError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an absent version has many wordings; the log tells which it is
+            if version is not None and self._open() is not None:
                 raise self._unavailable(f"version {version}", self.readable_versions()) from None
+            raise self._log_damage() or error from None
+        if version is None:
+            hollow = self._folder is not None and log_is_hollow(self._folder)
+            if hollow and (damage := self._log_damage()):
+                raise damage
+        elif version < max((each.oldest_readable or 0 for each in self._history(self._current())), default=0):
+            raise self._unavailable(f"version {version}", self.readable_versions())
         self._refuse_features(handle)
-        if version is not None:
-            floor = max((each.oldest_readable or 0 for each in history_of(self._current())), default=0)
-            if version < floor:
-                raise self._unavailable(f"version {version}", self.readable_versions())
         return handle
 
+    def _log_damage(self) -> DamagedTableError | None:
+        """Return which entry of a local log is at fault, and the newest version that loads without it."""
+        fault = None if self._folder is None else log_fault(self._folder)
+        if fault is None:
+            return None
+        name, meaning, last = fault
+        while last >= 0 and not self._loads(last):
+            last -= 1
+        if last < 0:
+            return DamagedTableError(
+                f"file at fault: {name} {meaning}",
+                where=self.contract.name,
+                hint="No older version can be read without it. Copy the file, or the whole table, back from a backup.",
+            )
+        return damaged(self.contract.name, name, meaning, last)
+
+    @property
+    def _options(self) -> dict[str, str]:
+        return dict(self._storage.options)
+
     def _current(self) -> DeltaTable:
-        return DeltaTable(self.uri, storage_options=dict(self._storage.options))
+        return DeltaTable(self.uri, storage_options=self._options)
+
+    def _history(self, handle: DeltaTable, limit: int | None = None) -> list[VersionInfo]:
+        with translated(self.contract.name):
+            return history_of(handle, limit)
 
     def _loads(self, version: int) -> bool:
         try:
-            DeltaTable(self.uri, version=version, storage_options=dict(self._storage.options))
+            DeltaTable(self.uri, version=version, storage_options=self._options)
         except Exception:  # noqa: BLE001 - any failure to load means that this version cannot be read
             return False
         return True
@@ -359,49 +451,68 @@ class Table:
             )
 
     def _frame(self, handle: DeltaTable) -> pl.LazyFrame:
-        if missing := self._missing(handle):
-            raise self._damage(missing[0])
-        frame = pl.scan_delta(handle, storage_options=dict(self._storage.options) or None)
-        present = {field.name for field in handle.schema().fields}
-        absent = [column for column in self.contract.columns if column.name not in present]
+        if fault := next(self._faults(handle), None):
+            raise self._damage(fault)
+        stored = {field.name: field.type for field in handle.schema().fields}
+        for field in Schema.from_arrow(self.contract.arrow_schema).fields:
+            if field.name in stored and stored[field.name] != field.type:
+                raise self._wrong_type(field, stored[field.name])
+        frame = pl.scan_delta(handle, storage_options=self._options or None)
+        absent = [column for column in self.contract.columns if column.name not in stored]
         if absent:
             frame = frame.with_columns(pl.lit(None, dtype=column.polars).alias(column.name) for column in absent)
         return frame.select(self.contract.column_names)
 
-    def _missing(self, handle: DeltaTable) -> list[str]:
+    def _faults(
+        self, handle: DeltaTable, read: Literal["nothing", "footers", "all"] = "nothing"
+    ) -> Iterator[tuple[str, str]]:
+        """Yield name and fault of each data file that is not as the log says; only a local lake is looked at."""
         if self._folder is None:
-            return []
-        return [path for path in handle.file_uris() if not Path(path).exists()]
-
-    def _files_and_rows(self, handle: DeltaTable) -> Iterator[tuple[str, int | None]]:
+            return
         actions = pa.table(handle.get_add_actions(flatten=True))
-        prefix = f"{self.uri}/"
-        for path, rows in zip(
-            actions.column("path").to_pylist(), actions.column("num_records").to_pylist(), strict=True
-        ):
-            yield prefix + unquote(path), rows
-
-    def _damage(self, path: str) -> DamagedTableError:
-        name = path.removeprefix(f"{self.uri}/")
-        intact = None
-        for each in reversed(self.versions()[:-1]):
+        columns = (actions.column(name).to_pylist() for name in ("path", "size_bytes", "num_records"))
+        for encoded, size, rows in zip(*columns, strict=True):
+            name = unquote(encoded)
+            path = self._folder / name
             try:
-                handle = DeltaTable(self.uri, version=each.version, storage_options=dict(self._storage.options))
+                found = path.stat().st_size
+                if found != size:
+                    yield name, f"has {found} bytes, the log says {size}"
+                elif read != "nothing":
+                    frame = pl.scan_parquet(path, hive_partitioning=False)
+                    length = frame.collect().height if read == "all" else frame.select(pl.len()).collect().item()
+                    if rows is not None and length != rows:
+                        yield name, f"has {length} rows, the log says {rows}"
+            except FileNotFoundError:
+                yield name, "is missing"
+            except (pl.exceptions.PolarsError, OSError):
+                yield name, "is not readable Parquet"
+
+    def _damage(self, fault: tuple[str, str]) -> DamagedTableError:
+        """Return the error for a data file at fault, with the newest version that is intact."""
+        name, meaning = fault
+        for each in reversed(self.readable_versions()[:-1]):
+            try:
+                handle = DeltaTable(self.uri, version=each.version, storage_options=self._options)
             except Exception:  # noqa: BLE001, S112 - an unreadable version is simply not the one to offer
                 continue
-            if not self._missing(handle):
-                intact = each.version
-                break
-        way = (
-            f"`hfthot restore {self.contract.name} {intact}` goes back to the newest intact version"
-            if intact is not None
-            else "no older version is intact"
-        )
+            if next(self._faults(handle), None) is None:
+                return damaged(self.contract.name, name, meaning, each.version)
         return DamagedTableError(
-            f"file at fault: {name} is missing",
+            f"file at fault: {name} {meaning}",
             where=self.contract.name,
-            hint=f"Copy the file back from a backup, or {way}, or materialise its partition again.",
+            hint="No older version is intact. Copy the file back from a backup, or replace its partition.",
         )
+
+    @contextmanager
+    def _diagnosed(self, handle: DeltaTable) -> Iterator[None]:
+        """Find the file at fault when reading or rewriting the table's own files fails."""
+        try:
+            yield
+        except (DamagedTableError, pl.exceptions.PolarsError, OSError):
+            if fault := next(self._faults(handle, read="all"), None):
+                raise self._damage(fault) from None
+            raise
 
     def _unavailable(self, what: str, readable: list[VersionInfo]) -> VersionUnavailableError:
         if readable:
@@ -416,21 +527,29 @@ class Table:
 
     # -- internals: writing ---------------------------------------------------------------------------------
 
+    def _pieces(self, rows: pl.LazyFrame) -> list[pl.LazyFrame]:
+        """Return rows in memory-bounded pieces; their columns and types are checked before anything is read."""
+        schema = rows.collect_schema()
+        conform(self.contract, pl.DataFrame(schema=schema))
+        time_column = self.contract.time_column
+        if time_column is not None and isinstance(schema[time_column], pl.Datetime):
+            # In another time zone the days would be others.
+            rows = rows.with_columns(pl.col(time_column).dt.convert_time_zone("UTC"))
+        return chunks(self.contract, rows)
+
     def _audited(self, rows: pl.DataFrame | Audited) -> Audited:
-        if isinstance(rows, Audited):
-            if rows.contract.name != self.contract.name:
-                raise BadRequestError(f"the rows were audited for {rows.contract.name}", where=self.contract.name)
-            return rows
-        audited = audit(self.contract, rows)
-        self._require_publishable(audited)
+        audited = rows if isinstance(rows, Audited) else audit(self.contract, rows)
+        if audited.contract.name != self.contract.name:
+            raise BadRequestError(f"the rows were audited for {audited.contract.name}", where=self.contract.name)
+        self._require_publishable(audited.rejected, audited.read)
         return audited
 
-    def _require_publishable(self, audited: Audited) -> None:
-        if audited.publishable:
+    def _require_publishable(self, rejected: pl.DataFrame, read: int) -> None:
+        if rejected.height <= self.contract.max_rejected_share * read:
             return
-        worst = max(audited.results, key=lambda result: result.violations)
+        worst, count = rejected.group_by("reason").len().sort("len", "reason", descending=True).row(0)
         raise AuditFailedError(
-            f"{audited.rejected.height} of {audited.read} rows break a rule, most often {worst.says!r}; "
+            f"{rejected.height} of {read} rows break a rule, most often {worst} ({count}); "
             f"at most {self.contract.max_rejected_share:.0%} may",
             where=self.contract.name,
             hint="Nothing was published. Correct the source or the computation and run it again.",
@@ -471,55 +590,87 @@ class Table:
         if self._folder is not None:
             self._folder.mkdir(parents=True, exist_ok=True)
         try:
-            return DeltaTable.create(
+            handle = DeltaTable.create(
                 self.uri,
                 contract.arrow_schema,
                 partition_by=[contract.partition_by] if contract.partition_by else None,
                 name=contract.name,
                 description=contract.description,
                 configuration=configuration,
-                storage_options=dict(self._storage.options),
+                storage_options=self._options,
                 raise_if_key_not_exists=False,
             )
         except Exception:
             # Another writer may have created it in the same instant; anything else is raised again.
-            handle = self._open()
-            if handle is None:
+            created = self._open()
+            if created is None:
                 raise
-            return handle
+            return created
+        if self._folder is not None:
+            fsync_files(self._folder, (), self._folder / "_delta_log" / f"{0:020d}.json")
+        return handle
 
     def _evolve(self, handle: DeltaTable) -> DeltaTable:
-        from deltalake.schema import Field, Schema
-
         contract = self.contract
+        if not self._outdated(handle):
+            return handle
+        for attempt in range(1, _ATTEMPTS + 1):
+            with writers_lock(self._lock_file, exclusive=True):
+                try:
+                    with translated(contract.name):
+                        handle = self._current()
+                        if added := self._lacks(handle):
+                            handle.alter.add_columns(added)
+                        handle.alter.set_table_properties(
+                            {_VERSION_PROPERTY: str(contract.schema_version)}, raise_if_not_exists=False
+                        )
+                        return self._current()
+                except CommitFailedError:
+                    _pause(attempt)
+        raise self._conflict()
+
+    def _outdated(self, handle: DeltaTable) -> bool:
+        """Whether the stored table lacks columns or says an older schema version.
+
+        Raises:
+            SchemaMismatchError: the stored table differs in a way that needs a migration.
+        """
+        contract = self.contract
+        partition = [contract.partition_by] if contract.partition_by else []
+        metadata = handle.metadata()
+        if metadata.partition_columns != partition:
+            raise self._needs_migration(
+                f"stored with the partition columns {metadata.partition_columns}, the contract says {partition}"
+            )
+        stored = int(metadata.configuration.get(_VERSION_PROPERTY, 0))
+        if stored > contract.schema_version:
+            raise self._needs_migration(f"stored as schema {stored}, this code knows {contract.schema_version}")
+        return bool(self._lacks(handle)) or stored < contract.schema_version
+
+    def _lacks(self, handle: DeltaTable) -> list[Field]:
+        """Return the contract's columns that the stored table does not have yet."""
         stored = {field.name: field for field in handle.schema().fields}
-        wanted = Schema.from_arrow(contract.arrow_schema)
-        added: list[Field] = []
-        for field in wanted.fields:
-            if field.name not in stored:
+        lacks: list[Field] = []
+        for field in Schema.from_arrow(self.contract.arrow_schema).fields:
+            there = stored.pop(field.name, None)
+            if there is None:
                 if not field.nullable:
                     raise self._needs_migration(f"column {field.name!r} is new and not nullable")
-                added.append(field)
-            elif stored[field.name].type != field.type:
+                lacks.append(field)
+            elif there.type != field.type:
+                raise self._wrong_type(field, there.type)
+            elif there.nullable != field.nullable:
+                word = {True: "nullable", False: "not nullable"}
                 raise self._needs_migration(
-                    f"column {field.name!r} is stored as {stored[field.name].type}, the contract says {field.type}"
+                    f"column {field.name!r} is stored as {word[there.nullable]}, the contract says "
+                    f"{word[field.nullable]}"
                 )
-        if removed := set(stored) - set(contract.column_names):
-            raise self._needs_migration(f"column {min(removed)!r} is stored but not in the contract")
-        version = int(handle.metadata().configuration.get(_VERSION_PROPERTY, 0))
-        if version > contract.schema_version:
-            raise self._needs_migration(f"stored as schema {version}, this code knows {contract.schema_version}")
-        if added or version < contract.schema_version:
-            with writers_lock(self._lock_file, exclusive=True), translated(contract.name):
-                handle = self._current()
-                present = {field.name for field in handle.schema().fields}
-                if fields := [field for field in added if field.name not in present]:
-                    handle.alter.add_columns(fields)
-                handle.alter.set_table_properties(
-                    {_VERSION_PROPERTY: str(contract.schema_version)}, raise_if_not_exists=False
-                )
-                handle = self._current()
-        return handle
+        if stored:
+            raise self._needs_migration(f"column {min(stored)!r} is stored but not in the contract")
+        return lacks
+
+    def _wrong_type(self, field: Field, stored: object) -> SchemaMismatchError:
+        return self._needs_migration(f"column {field.name!r} is stored as {stored}, the contract says {field.type}")
 
     def _needs_migration(self, what: str) -> SchemaMismatchError:
         return SchemaMismatchError(
@@ -539,24 +690,44 @@ class Table:
                 with translated(self.contract.name):
                     handle = self._current()
                 before = handle.version()
-                todo = plan(handle)
+                with self._diagnosed(handle):
+                    todo = plan(handle)
                 # Rejected rows are safe before the good ones are public: a crash between the two loses none.
                 self._quarantine(todo.rejected, stamp)
                 if todo.write is None:
                     return self._unchanged(before, todo, started, attempt)
+                commit_id = new_commit_id()
+                won = True
                 try:
-                    with translated(self.contract.name):
-                        commit_id = todo.write(handle)
+                    with self._diagnosed(handle):
+                        todo.write(handle, commit_id)
+                except _SourceFailed as failed:
+                    raise failed.error from None
                 except CommitFailedError:
-                    pass
-                else:
+                    won = self._published(commit_id, before)
+                except LakehouseError:
+                    # What delta-rs does after the commit (a checkpoint) can fail too; the rows are public then.
+                    if not self._published(commit_id, before):
+                        raise
+                if won:
                     return self._acknowledge(commit_id, before, todo, started, attempt)
-            time.sleep(random.uniform(0.0, 0.02 * 2 ** min(attempt, 5)))  # noqa: S311 - jitter, not a secret
-        raise CommitConflictError(
+            _pause(attempt)
+        raise self._conflict()
+
+    def _conflict(self) -> CommitConflictError:
+        return CommitConflictError(
             f"other writers won {_ATTEMPTS} times in a row; nothing was written",
             where=self.contract.name,
             hint="Run the same step again, or give its asset the table's pool so that writers take turns.",
         )
+
+    def _published(self, commit_id: str, before: int) -> bool:
+        """Whether the commit of this id is among the versions after `before`."""
+        try:
+            handle = self._current()
+            return any(each.commit_id == commit_id for each in history_of(handle, handle.version() - before))
+        except (OSError, DeltaError):
+            return False
 
     def _quarantine(self, rejected: pl.DataFrame | None, stamp: Stamp) -> None:
         if rejected is None or not rejected.height:
@@ -584,14 +755,14 @@ class Table:
 
     def _streamed(
         self,
-        rows: Rows,
+        pieces: list[pl.LazyFrame] | Audited,
         stamp: Stamp,
         *,
         mode: Literal["append", "overwrite"],
         predicate: str | None,
         span: Span | None = None,
     ) -> _Plan:
-        """Plan to audit and write chunk by chunk; the account of rows is complete when the write is.
+        """Plan to audit and write piece by piece; the account of rows is complete when the write is.
 
         Rejected rows must be in quarantine before the good ones are public, and the writer commits as soon as
         its stream ends.  So a stream that met rejected rows breaks off instead of ending, the rows are
@@ -607,49 +778,43 @@ class Table:
             rejected.clear()
             # An exception inside the Arrow stream would surface as text; it is kept and raised again as itself.
             try:
-                given = [rows] if isinstance(rows, Audited) else chunks(self.contract, rows.lazy())
-                for each in given:
-                    chunk = each if isinstance(each, Audited) else audit(self.contract, each)
-                    self._require_within(chunk.rows, span)
-                    account["read"] += chunk.read
-                    account["published"] += chunk.rows.height
-                    account["duplicate"] += chunk.duplicates
-                    rejected.append(chunk.rejected)
-                    yield from chunk.rows.to_arrow().to_batches()
-                bad = sum(each.height for each in rejected)
-                if account["read"] and bad / account["read"] > self.contract.max_rejected_share:
-                    raise AuditFailedError(
-                        f"{bad} of {account['read']} rows break a rule; "
-                        f"at most {self.contract.max_rejected_share:.0%} may",
-                        where=self.contract.name,
-                        hint="Nothing was published. Correct the source or the computation and run it again.",
-                    )
-                if bad and not safe:
+                for piece in [pieces] if isinstance(pieces, Audited) else pieces:
+                    audited = piece if isinstance(piece, Audited) else audit(self.contract, piece.collect())
+                    self._require_within(audited.rows, span)
+                    account["read"] += audited.read
+                    account["published"] += audited.rows.height
+                    account["duplicate"] += audited.duplicates
+                    rejected.append(audited.rejected)
+                    yield from audited.rows.to_arrow().to_batches()
+                bad = pl.concat(rejected)
+                self._require_publishable(bad, account["read"])
+                if bad.height and not safe:
                     raise _QuarantineFirst
             except Exception as error:
                 failure.append(error)
                 raise
 
-        def stream(target: DeltaTable) -> str:
+        def stream(target: DeltaTable, commit_id: str) -> None:
             failure.clear()
             reader = pa.RecordBatchReader.from_batches(self.contract.empty().to_arrow().schema, batches())
+            made = properties(stamp, commit_id)
             try:
-                return _write(target, reader, properties(stamp), mode=mode, predicate=predicate)
-            except CommitFailedError:
-                raise
+                self._write(target, reader, made, mode=mode, predicate=predicate)
             except Exception:
                 if failure:
-                    raise failure[0] from None
+                    raise _SourceFailed(failure[0]) from None
                 raise
 
-        def write(target: DeltaTable) -> str:
+        def write(target: DeltaTable, commit_id: str) -> None:
             nonlocal safe
             try:
-                return stream(target)
-            except _QuarantineFirst:
+                stream(target, commit_id)
+            except _SourceFailed as failed:
+                if not isinstance(failed.error, _QuarantineFirst):
+                    raise
                 self._quarantine(pl.concat(rejected), stamp)
                 safe = True
-                return stream(target)
+                stream(target, commit_id)
 
         return _Plan(write, -1, 0, account=account)
 
@@ -706,26 +871,27 @@ class Table:
         if not source.height:
             return _Plan(None, replayed, duplicate, replayed=replayed, rejected=rejected)
 
-        def write(target: DeltaTable) -> str:
+        def write(target: DeltaTable, commit_id: str) -> None:
+            made = properties(stamp, commit_id, rows=source.height)
             if partition and not there.height and self._partitions_empty(target, values):
                 # Guarded by the predicate like a merge (a concurrent row there is a conflict), at a third of its cost.
                 predicate = " OR ".join(f"{partition} = {literal(value)}" for value in values)
-                made = properties(stamp, rows=source.height)
-                return _write(target, source, made, mode="overwrite", predicate=predicate)
-            return self._merge(target, source, values, stamp, update=bool(updated))
+                self._write(target, source, made, mode="overwrite", predicate=predicate)
+            else:
+                self._merge(target, source, values, made, update=bool(updated))
 
         return _Plan(write, source.height + replayed, duplicate, updated=updated, replayed=replayed, rejected=rejected)
 
     def _merge(
-        self, target: DeltaTable, source: pl.DataFrame, values: list[object], stamp: Stamp, *, update: bool
-    ) -> str:
+        self, target: DeltaTable, source: pl.DataFrame, values: list[object], made: _Made, *, update: bool
+    ) -> None:
         contract = self.contract
         condition = " AND ".join(f"target.{name} = source.{name}" for name in contract.primary_key)
         if contract.partition_by:
             # As literals they prune partitions: 0.05 s against 0.73 s.
             literals = " OR ".join(f"target.{contract.partition_by} = {literal(value)}" for value in values)
             condition = f"({literals}) AND {condition}"
-        commit_id, commit, hooks = properties(stamp, rows=source.height)
+        commit, hooks = made
         merger = target.merge(
             source,
             predicate=condition,
@@ -736,8 +902,31 @@ class Table:
         ).when_not_matched_insert_all()
         if update:
             merger = merger.when_matched_update_all()
-        merger.execute()
-        return commit_id
+        with translated(contract.name):
+            merger.execute()
+
+    def _write(
+        self,
+        target: DeltaTable,
+        data: pl.DataFrame | pa.RecordBatchReader,
+        made: _Made,
+        *,
+        mode: Literal["append", "overwrite"],
+        predicate: str | None,
+    ) -> None:
+        commit, hooks = made
+        with translated(self.contract.name):
+            if mode == "append":
+                write_deltalake(target, data, mode="append", commit_properties=commit, post_commithook_properties=hooks)
+            else:
+                write_deltalake(
+                    target,
+                    data,
+                    mode="overwrite",
+                    predicate=predicate,
+                    commit_properties=commit,
+                    post_commithook_properties=hooks,
+                )
 
     def _partitions_empty(self, handle: DeltaTable, values: list[object]) -> bool:
         actions = pa.table(handle.get_add_actions(flatten=True))
@@ -761,22 +950,39 @@ class Table:
             attempts=attempt,
         )
 
+    def _entry(self, folder: Path, commit_id: str, before: int) -> tuple[int, Path, str]:
+        """Return version, path and text of the log entry of our commit, which is after version `before`."""
+        version = before + 1
+        while (entry := folder / "_delta_log" / f"{version:020d}.json").exists():
+            # The newest version may be another writer's: ours is the one that carries our id.
+            if commit_id in (text := entry.read_text()):
+                return version, entry, text
+            version += 1
+        raise damaged(self.contract.name, f"_delta_log/{version:020d}.json", "with our commit is missing")
+
     def _acknowledge(self, commit_id: str, before: int, todo: _Plan, started: float, attempt: int) -> Commit:
         """Find the version by the commit's own id, make it durable, and return its record."""
-        handle = self._current()
-        # The newest version may be another writer's: ours is the one that carries our id.
-        own = next(
-            each for each in reversed(history_of(handle, handle.version() - before)) if each.commit_id == commit_id
-        )
         files: list[str] = []
         size = 0
-        if self._folder is not None:
-            entry = self._folder / "_delta_log" / f"{own.version:020d}.json"
-            for line in entry.read_text().splitlines():
+        if self._folder is None:
+            handle = self._current()
+            # The newest version may be another writer's: ours is the one that carries our id.
+            history = self._history(handle, handle.version() - before)
+            version = next(each.version for each in reversed(history) if each.commit_id == commit_id)
+        else:
+            version, entry, text = self._entry(self._folder, commit_id, before)
+            for line in text.splitlines():
                 if "add" in (action := json.loads(line)):
                     files.append(action["add"]["path"])
                     size += int(action["add"]["size"])
-            fsync_files(self._folder, files, entry)
+            try:
+                fsync_files(self._folder, files, entry)
+            except OSError as error:
+                raise LakehouseError(
+                    f"version {version} is published but could not be made durable ({os.strerror(error.errno or 0)})",
+                    where=self.contract.name,
+                    hint="Check the disk; a merge or replace of the same rows is safe to run again.",
+                ) from None
         account = todo.account
         published = todo.published if account is None else account["published"]
         duplicate = todo.duplicate if account is None else account["duplicate"]
@@ -785,7 +991,7 @@ class Table:
             rejected = account["read"] - published - duplicate
         return Commit(
             table=self.contract.name,
-            version=own.version,
+            version=version,
             changed=True,
             rows_read=published + duplicate + rejected,
             rows_published=published,
@@ -807,24 +1013,5 @@ def _known(actions: pa.Table, column: str) -> list[date]:
     return [value for value in actions.column(column).to_pylist() if value is not None]
 
 
-def _write(
-    target: DeltaTable,
-    data: pl.DataFrame | pa.RecordBatchReader,
-    made: tuple[str, CommitProperties, PostCommitHookProperties],
-    *,
-    mode: Literal["append", "overwrite"],
-    predicate: str | None,
-) -> str:
-    commit_id, commit, hooks = made
-    if mode == "append":
-        write_deltalake(target, data, mode="append", commit_properties=commit, post_commithook_properties=hooks)
-    else:
-        write_deltalake(
-            target,
-            data,
-            mode="overwrite",
-            predicate=predicate,
-            commit_properties=commit,
-            post_commithook_properties=hooks,
-        )
-    return commit_id
+def _pause(attempt: int) -> None:
+    time.sleep(random.uniform(0.0, 0.02 * 2 ** min(attempt, 5)))  # noqa: S311 - jitter, not a secret
