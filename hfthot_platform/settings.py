@@ -17,7 +17,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from hfthot_platform.errors import ConfigError
 
 __all__ = ["ArchiveFeedSettings", "CcxtFeedSettings", "FeedSettings", "SampleFeedSettings", "Settings"]
-__all__ += ["SimulatedFeedSettings", "load_settings"]
+__all__ += ["SimulatedFeedSettings", "dagster_home", "load_settings"]
 
 
 class _Feed(BaseModel):
@@ -144,3 +144,9 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigError(
             f"the settings cannot be read ({type(error).__name__})", where="hfthot.toml", hint="Check its TOML syntax."
         ) from None
+
+
+def dagster_home() -> Path | None:
+    """Return the folder of the Dagster instance, or None where Dagster's own variable DAGSTER_HOME is not set."""
+    home = os.environ.get("DAGSTER_HOME")
+    return Path(home) if home else None
