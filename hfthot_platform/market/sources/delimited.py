@@ -219,8 +219,9 @@ def _fast(text: bytes, layout: Layout) -> pl.DataFrame | None:
             .select(layout.keep)
             .collect()
         )
-    except pl.exceptions.PolarsError:
-        return None  # some value does not parse; the slow way finds out which
+    except (pl.exceptions.PolarsError, OSError):
+        # Some value does not parse (the slow way finds out which), or the text begins like a gzip.
+        return None
     missing = frame.select(pl.col(layout.required).null_count()).row(0)
     return frame if frame.height == count and not any(missing) else None
 

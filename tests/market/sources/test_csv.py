@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from hfthot_platform.errors import RejectedFileError
@@ -417,8 +417,8 @@ def test_no_corruption_ever_loses_a_row(tmp_path, read_file, edits, bars, batch_
     path = tmp_path / "a.csv"
     path.write_bytes(text)
     lines = [line for line in text.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").split("\n") if line.strip()]
-    if not lines:
-        return
+    assume(lines)
+    assume(not text.startswith((b"\x1f\x8b\x08", b"PK")))  # that is a broken container, and refused as one
     got = read_file(path, batch_rows=batch_rows, **declared)
     assert got.rows.height + got.rejected.height == len(lines)
     kept = dict(zip(got.rejected["row_number"], got.rejected["row"], strict=True))
