@@ -22,6 +22,7 @@ __all__ = [
     "backward",
     "expectation_maximisation",
     "filter_autoregressive",
+    "filter_multivariate",
     "forward",
     "gaps",
     "multivariate_density",
@@ -30,6 +31,7 @@ __all__ = [
     "predictive_density",
     "propagate",
     "simulate",
+    "smooth_and_count",
     "trailing_features",
     "viterbi",
 ]
@@ -61,19 +63,19 @@ def gaps(y: FloatArray, gap: IntArray, x: FloatArray) -> None:
 
 
 @compiled
-def ar_density(y: float, x: float, gap: int, mu: float, phi: float, sigma: float) -> float:
+def ar_density(y: float, x: float, gap: int, mu: float, phi: float, sigma: float, log_sigma: float) -> float:
     """Return the log-density of a return whose predecessor x was seen `gap` bars ago, in an unbroken regime.
 
     After k bars of an AR(1) the mean is m + phi^k (x - m), with m = mu / (1 - phi), and the variance is
     sigma^2 (1 - phi^(2 k)) / (1 - phi^2); k -> infinity gives the stationary law, used where nothing came before.
     """
-    mean, deviation = mu + phi * x, sigma
-    if gap != 1:
-        level = mu / (1.0 - phi)
-        fade = 0.0 if gap == 0 else phi**gap
-        mean = level + fade * (x - level)
-        deviation = sigma * math.sqrt((1.0 - fade * fade) / (1.0 - phi * phi))
-    z = (y - mean) / deviation
+    if gap == 1:
+        z = (y - mu - phi * x) / sigma
+        return -0.5 * z * z - log_sigma - _HALF_LOG_2PI
+    level = mu / (1.0 - phi)
+    fade = 0.0 if gap == 0 else phi**gap
+    deviation = sigma * math.sqrt((1.0 - fade * fade) / (1.0 - phi * phi))
+    z = (y - level - fade * (x - level)) / deviation
     return -0.5 * z * z - math.log(deviation) - _HALF_LOG_2PI
 
 
@@ -94,13 +96,14 @@ def autoregressive_density(
     no state has a phi: this is the likelihood that the fit maximises.
     """
     needs_predecessor = False
+    log_sigma = np.log(sigma)
     for j in range(mu.size):
         if phi[j] != 0.0:
             needs_predecessor = True
     for t in range(y.size):
         skip = gap[t] == -1 or (conditional and needs_predecessor and gap[t] != 1)
         for j in range(mu.size):
-            out[t, j] = 0.0 if skip else ar_density(y[t], x[t], gap[t], mu[j], phi[j], sigma[j])
+            out[t, j] = 0.0 if skip else ar_density(y[t], x[t], gap[t], mu[j], phi[j], sigma[j], log_sigma[j])
 
 
 @compiled
@@ -115,7 +118,8 @@ def advance(log_density: FloatArray, prediction: FloatArray, f: FloatArray) -> f
         top = max(top, log_density[j])
     total: float = 0.0
     for j in range(states):
-        f[j] = prediction[j] * math.exp(log_density[j] - top)
+        gap = log_density[j] - top
+        f[j] = prediction[j] * math.exp(gap) if gap < 0.0 else prediction[j]
         total += f[j]
     if total < 1e-280:
         top = -math.inf
@@ -126,8 +130,9 @@ def advance(log_density: FloatArray, prediction: FloatArray, f: FloatArray) -> f
         for j in range(states):
             f[j] = math.exp(f[j] - top)
             total += f[j]
+    scale = 1.0 / total
     for j in range(states):
-        f[j] /= total
+        f[j] *= scale
     return top + math.log(total)
 
 
@@ -187,6 +192,26 @@ def backward(f: FloatArray, A: FloatArray, g: FloatArray) -> None:
             for j in range(states):
                 total += A[i, j] * ratio[j]
             g[t, i] = f[t, i] * total
+
+
+@compiled
+def smooth_and_count(
+    log_density: FloatArray, A: FloatArray, pi: FloatArray, f: FloatArray, g: FloatArray, jumps: FloatArray
+) -> float:
+    """Fill f and g (T, K) and the expected numbers of transitions (K, K); return the log-likelihood."""
+    bars, states = log_density.shape
+    out, prediction = np.empty(bars), np.empty(states)
+    forward(log_density, A, pi, f, out)
+    backward(f, A, g)
+    jumps[:] = 0.0
+    for t in range(bars - 1):
+        propagate(f[t], A, prediction)
+        for j in range(states):
+            ratio = g[t + 1, j] / prediction[j] if prediction[j] > 0.0 else 0.0
+            for i in range(states):
+                jumps[i, j] += f[t, i] * ratio
+    jumps *= A
+    return float(out.sum())
 
 
 @compiled
@@ -504,50 +529,79 @@ def trailing_features(y: FloatArray, decay: FloatArray, out: FloatArray, known: 
 
 
 @compiled
-def _gaussian(x: FloatArray, known: int, mean: FloatArray, whiten: FloatArray, marginal: float) -> float:
+def _gaussian(x: FloatArray, known: int, mean: FloatArray, whiten: FloatArray, constant: FloatArray) -> float:
     """Return the log-density of the features x (4,), or of their first one alone, or 0 for a missing bar.
 
     Args:
-        x: (4,). known: as `_window` returns it. mean: (4,).
-        whiten: (4, 4), inverse of the Cholesky factor of the covariance.
-        marginal: standard deviation of the first feature.
+        x: (4,). known: as `_remember` returns it. mean: (4,).
+        whiten: (4, 4), inverse of the Cholesky factor L of the covariance; as L is lower triangular, its first
+            element is one over the standard deviation of the first feature.
+        constant: log-densities at the mean, of the first feature and of all four, (2,).
     """
     if known == 0:
         return 0.0
-    if known == 1:
-        z: float = (x[0] - mean[0]) / marginal
-        return -0.5 * z * z - math.log(marginal) - _HALF_LOG_2PI
     total: float = 0.0
-    for i in range(4):
+    for i in range(1 if known == 1 else 4):
         z = 0.0
         for k in range(i + 1):
             z += whiten[i, k] * (x[k] - mean[k])
-        total += math.log(whiten[i, i]) - 0.5 * z * z - _HALF_LOG_2PI
-    return total
+        total += z * z
+    density: float = constant[known - 1] - 0.5 * total
+    return density
 
 
 @compiled
 def multivariate_density(
-    x: FloatArray, known: IntArray, mean: FloatArray, whiten: FloatArray, marginal: FloatArray, out: FloatArray
+    x: FloatArray, known: IntArray, mean: FloatArray, whiten: FloatArray, constant: FloatArray, out: FloatArray
 ) -> None:
     """Fill out (T, K) with the log-densities of the features x (T, 4)."""
     for t in range(x.shape[0]):
         for j in range(mean.shape[0]):
-            out[t, j] = _gaussian(x[t], known[t], mean[j], whiten[j], marginal[j])
+            out[t, j] = _gaussian(x[t], known[t], mean[j], whiten[j], constant[j])
 
 
 @compiled
-def predictive_density(log_density: FloatArray, f: FloatArray, A: FloatArray, pi: FloatArray, out: FloatArray) -> None:
-    """Fill out (T,) with log sum_j p(state j | bars before t) exp(log_density[t, j]).
+def filter_multivariate(
+    y: FloatArray,
+    decay: FloatArray,
+    mean: FloatArray,
+    whiten: FloatArray,
+    constant: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
+    log_density: FloatArray,
+    f: FloatArray,
+    out: FloatArray,
+) -> None:
+    """Fill log_density (T, K), f (T, K) and out (T,) from returns y (T,) in units of the scale, in one call."""
+    x, known = np.empty((y.size, 4)), np.empty(y.size, dtype=np.int64)
+    trailing_features(y, decay, x, known)
+    multivariate_density(x, known, mean, whiten, constant, log_density)
+    forward(log_density, A, pi, f, out)
+
+
+@compiled
+def predictive_density(
+    log_density: FloatArray,
+    f: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
+    share: float,
+    long_run: FloatArray,
+    out: FloatArray,
+) -> None:
+    """Fill out (T,) with log sum_j w_tj exp(log_density[t, j]), w a mixture of prediction and long run.
 
     Args:
         log_density: of the return at t in each state, (T, K). f: filtered distributions, (T, K).
-        A: (K, K). pi: (K,). out: filled, (T,).
+        A: (K, K). pi: (K,). share: of the long run in the mixture. long_run: (K,). out: filled, (T,).
     """
     prediction, updated = pi.copy(), np.empty(pi.size)
     for t in range(f.shape[0]):
         if t > 0:
             propagate(f[t - 1], A, prediction)
+        for j in range(pi.size):
+            prediction[j] += share * (long_run[j] - prediction[j])
         out[t] = advance(log_density[t], prediction, updated)
 
 
@@ -579,8 +633,9 @@ def online_autoregressive(
         if state[states + 2] > 0.0:
             state[states + 2] += 1.0
     else:
+        gap, log_sigma = int(state[states + 2]), np.log(sigma)
         for j in range(states):
-            row[j] = ar_density(r, state[states + 1], int(state[states + 2]), mu[j], phi[j], sigma[j])
+            row[j] = ar_density(r, state[states + 1], gap, mu[j], phi[j], sigma[j], log_sigma[j])
         state[states + 1], state[states + 2] = r, 1.0
     advance(row, prediction, state[:states])
     return int(np.argmax(state[:states]))
@@ -593,7 +648,7 @@ def online_multivariate(
     decay: FloatArray,
     mean: FloatArray,
     whiten: FloatArray,
-    marginal: FloatArray,
+    constant: FloatArray,
     A: FloatArray,
     pi: FloatArray,
 ) -> int:
@@ -602,14 +657,14 @@ def online_multivariate(
     Args:
         state: probabilities (K), bars seen, then the sums of `_remember` (10); updated in place, (K + 11,).
         r: the return in units of the scale. decay: (3,).
-        mean: (K, 4). whiten: (K, 4, 4). marginal: (K,). A: (K, K). pi: (K,).
+        mean: (K, 4). whiten: (K, 4, 4). constant: (K, 2). A: (K, K). pi: (K,).
     """
     states = pi.size
     prediction, row, x = np.empty(states), np.empty(states), np.empty(4)
     _predict(state, A, pi, prediction)
     known = _remember(state[states + 1 :], r, decay, x)
     for j in range(states):
-        row[j] = _gaussian(x, known, mean[j], whiten[j], marginal[j])
+        row[j] = _gaussian(x, known, mean[j], whiten[j], constant[j])
     advance(row, prediction, state[:states])
     return int(np.argmax(state[:states]))
 

@@ -11,16 +11,19 @@ so trending is phi > 0 and mean-reverting phi < 0, which a Gaussian hidden Marko
 fitted by expectation-maximisation (Hamilton 1990) with the exact M-step; the likelihood is that of the returns
 given their direct predecessors.  `gaussian` is the same with phi = 0: the baseline.
 
-**Multivariate** (`multivariate`).  A Gaussian hidden Markov model with full covariances (hmmlearn) on four
-causal features of each bar: the return, the efficiency ratio, the lag-1 autocorrelation and the log realised
-volatility, with exponentially decaying memory (`Memory`).  The memories of neighbouring bars overlap, so the
-likelihood of the features is not that of the returns.  To compare the two models, each state also has a law of
-the next return,
+**Multivariate** (`multivariate`).  A Gaussian hidden Markov model with full covariances on four causal features of
+each bar: the return, the efficiency ratio, the lag-1 autocorrelation and the log realised volatility, with
+exponentially decaying memory (`Memory`).  It is the model of hmmlearn's `GaussianHMM`, the reference in the tests,
+fitted here because that is several times faster and because a gap can then move the regime.  The memories of
+neighbouring bars overlap, so the likelihood of the features is not that of the returns.  To compare the two
+models, each state also has a law of the next return,
 
     r_t | s_t, past ~ N(c_s + phi_s r_(t-1), (exp(a_s) v_(t-1)^b_s)^2),   v the realised volatility,
 
-fitted with the state predicted from the bars before t.  `RegimeModel.predictive_log_density` is thus
-log p(r_t | r before t) under either model, of the same returns, and these are what is compared.
+where the state has the distribution (1 - e) p(s_t | bars before t) + e pi, pi the long-run distribution: the
+share e, estimated with c, phi, a, b, corrects the overconfidence that overlap brings.
+`RegimeModel.predictive_log_density` is thus log p(r_t | r before t) under either model, of the same returns, and
+these are what is compared.
 
 **Gaps.**  NaN means that the bar is missing, and is accepted only with `allow_missing=True`.  A missing bar
 moves the regime by A and says nothing else; the first return after a gap of k bars is judged by the AR(1) law
@@ -31,7 +34,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -43,7 +45,7 @@ import numpy as np
 
 from hfthot_platform.errors import BadRequestError, DataError, ModelError, NotConvergedError
 from hfthot_platform.models import _regime_loops as loops
-from hfthot_platform.models.arrays import FloatArray, FloatLike, IntArray
+from hfthot_platform.models.arrays import BoolArray, FloatArray, FloatLike, IntArray
 
 __all__ = [
     "STRATEGIES",
@@ -159,8 +161,9 @@ class _Multivariate:
     #: Means and covariances of the features, (K, 4) and (K, 4, 4).
     mean: FloatArray
     covariance: FloatArray
-    #: Law of the next return: c, phi, a, b per state, (K, 4).
+    #: Law of the next return: c, phi, a, b per state, (K, 4), and the share e of the long run.
     law: FloatArray
+    share: float
 
     @cached_property
     def whiten(self) -> FloatArray:
@@ -168,9 +171,16 @@ class _Multivariate:
         return np.ascontiguousarray([np.linalg.inv(np.linalg.cholesky(each)) for each in self.covariance])
 
     @cached_property
-    def marginal(self) -> FloatArray:
-        """Return the standard deviation of the return feature, (K,)."""
-        return np.sqrt(self.covariance[:, 0, 0])
+    def constant(self) -> FloatArray:
+        """Return the log-densities at the mean of the return and of all features, (K, 2)."""
+        log_scale = np.log(np.diagonal(self.whiten, axis1=1, axis2=2))
+        half = 0.5 * math.log(2.0 * math.pi)
+        return np.stack([log_scale[:, 0] - half, log_scale.sum(axis=1) - 4.0 * half], axis=1)
+
+    @cached_property
+    def decay(self) -> FloatArray:
+        """Return the factors per bar of the memory, (3,)."""
+        return self.memory.decay
 
     def features(self, y: FloatArray) -> tuple[FloatArray, IntArray]:
         """Return the features (T, 4) of returns y (T,) and how much of them is known (T,)."""
@@ -179,7 +189,7 @@ class _Multivariate:
     def log_density(self, features: FloatArray, known: IntArray) -> FloatArray:
         """Return the log-density of the features in each state, (T, K)."""
         out = np.empty((known.size, len(self.mean)))
-        loops.multivariate_density(features, known, self.mean, self.whiten, self.marginal, out)
+        loops.multivariate_density(features, known, self.mean, self.whiten, self.constant, out)
         return out
 
 
@@ -243,7 +253,7 @@ class RegimeModel:
         for each in (self.mu, self.phi, self.sigma, self.transition, self.initial):
             digest.update(each.tobytes())
         if part := self._multivariate:
-            digest.update(repr((part.memory, part.scale)).encode())
+            digest.update(repr((part.memory, part.scale, part.share)).encode())
             for each in (part.mean, part.covariance, part.law):
                 digest.update(each.tobytes())
         return digest.hexdigest()[:16]
@@ -291,7 +301,8 @@ class RegimeModel:
         f, out = self._forward(y)
         if part := self._multivariate:
             rows = _law_density(*part.features(y), part)
-            loops.predictive_density(rows, f, self.transition, self.initial, out)
+            long_run = _long_run(self.transition)
+            loops.predictive_density(rows, f, self.transition, self.initial, part.share, long_run, out)
             out -= math.log(part.scale)
         out[np.isnan(y)] = np.nan
         return out
@@ -357,7 +368,9 @@ class RegimeModel:
                 values["selection"] = Selection(**values["selection"])
             if part:
                 arrays = {name: np.array(part[name], dtype=np.float64) for name in ("mean", "covariance", "law")}
-                values["_multivariate"] = _Multivariate(Memory(**part["memory"]), part["scale"], **arrays)
+                values["_multivariate"] = _Multivariate(
+                    Memory(**part["memory"]), part["scale"], share=part["share"], **arrays
+                )
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
@@ -373,12 +386,15 @@ class RegimeModel:
         return out
 
     def _forward(self, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        f, out = np.empty((y.size, self.mu.size)), np.empty(y.size)
-        if self._multivariate:
-            loops.forward(self._log_density(y), self.transition, self.initial, f, out)
+        f, out, rows = np.empty((y.size, self.mu.size)), np.empty(y.size), np.empty((y.size, self.mu.size))
+        if part := self._multivariate:
+            loops.filter_multivariate(
+                *(y / part.scale, part.decay, part.mean, part.whiten, part.constant),
+                *(self.transition, self.initial, rows, f, out),
+            )
         else:
             loops.filter_autoregressive(
-                *(y, self.mu, self.phi, self.sigma, self.transition, self.initial, False, np.empty_like(f), f, out)
+                *(y, self.mu, self.phi, self.sigma, self.transition, self.initial, False, rows, f, out)
             )
         return f, out
 
@@ -453,7 +469,7 @@ class RegimeFilter:
         if part:
             self._step: Any = loops.online_multivariate
             self._unit = part.scale
-            self._arguments = (part.memory.decay, part.mean, part.whiten, part.marginal)
+            self._arguments = (part.decay, part.mean, part.whiten, part.constant)
             self._values = np.zeros(model.n_states + 11)
             self._values[-1] = np.nan
         else:
@@ -542,7 +558,7 @@ def fit_regimes(
         observation: `ar1`, `gaussian`, `multivariate`, or `auto`: the one of `ar1` and `multivariate` that
             predicts the last 30 % of the returns better after a fit to the first 70 %.
         n_restarts: random starts; the best few after a short run are iterated to convergence.  The
-            multivariate model takes three at most.
+            multivariate model takes four at most.
         seed: of the starts and the bootstrap.
         allow_missing: accept NaN as missing bars.
         stickiness: pseudo-count of bars on which each state stays itself (a Dirichlet prior); 0 for none.
@@ -740,15 +756,33 @@ class _Fit:
                 where="fit_regimes(observation='multivariate')",
                 hint="Pass a longer series with fewer gaps, or observation='ar1'.",
             )
-        chain, mean, covariance, likelihood, trace, converged = _fit_features(
-            features[full], _run_lengths(full), self, previous
-        )
-        part = _Multivariate(self.memory, scale, mean, covariance, np.zeros((self.n_states, 4)))
+        best: _Mixture | None = None
+        starts = [_mixture_start(features, full, k, self) for k in range(min(4, self.n_restarts))]
+        part = previous._multivariate if previous else None  # noqa: SLF001 (one module)
+        if part and previous and part.memory == self.memory:
+            mean, covariance = _rescaled_features(part, scale)
+            starts.append(_Mixture(_rescaled(_chain_of(previous), 0.0, 1.0), mean, covariance))
+        screened = [_climb_mixture(start, features, known, self, _SCREENING_ITERATIONS) for start in starts]
+        screened.sort(key=lambda each: -each.trace[-1])
+        for start in screened[:2]:
+            result = _climb_mixture(start, features, known, self, self.max_iterations)
+            if best is None or result.trace[-1] > best.trace[-1]:
+                best = result
+        if best is None or not math.isfinite(best.trace[-1]):
+            raise NotConvergedError(
+                "no start of the multivariate model has a finite likelihood",
+                where="fit_regimes(observation='multivariate')",
+                hint="Look for absurd outliers in the returns, or pass observation='ar1'.",
+            )
+        chain, mean, covariance = best.chain, best.mean, best.covariance
+        likelihood, trace, converged = best.trace[-1], best.trace, best.converged
+        part = _Multivariate(self.memory, scale, mean, covariance, np.zeros((self.n_states, 4)), 0.0)
         f, out = np.empty((y.size, self.n_states)), np.empty(y.size)
         loops.forward(part.log_density(features, known), chain.A, chain.pi, f, out)
         g = np.empty_like(f)
         loops.backward(f, chain.A, g)
-        part = replace(part, law=_fit_law(features, known, _predictions(f, chain), part))
+        law, share = _fit_law(features, known, _predictions(f, chain), _long_run(chain.A), part)
+        part = replace(part, law=law, share=share)
         regression = _regression(_moments(y, g))
         sigma = np.sqrt(regression.variance * (1.0 - regression.phi**2))
         chain = _Chain(regression.mean * (1.0 - regression.phi), regression.phi, sigma, chain.A, chain.pi)
@@ -905,73 +939,90 @@ def _features(y: FloatArray, scale: float, memory: Memory) -> tuple[FloatArray, 
     return out, known
 
 
-def _run_lengths(full: np.ndarray[Any, np.dtype[np.bool_]]) -> list[int]:
-    """Return the lengths of the runs of True."""
-    edges = np.flatnonzero(np.diff(np.concatenate(([False], full, [False])).astype(np.int8)))
-    return [int(each) for each in edges[1::2] - edges[::2]]
+@dataclass
+class _Mixture:
+    """A Gaussian hidden Markov model of the features: means (K, 4), covariances (K, 4, 4)."""
+
+    chain: _Chain
+    mean: FloatArray
+    covariance: FloatArray
+    trace: list[float] = field(default_factory=lambda: [-math.inf])
+    converged: bool = False
 
 
-def _fit_features(
-    features: FloatArray, lengths: list[int], fit: _Fit, previous: RegimeModel | None
-) -> tuple[_Chain, FloatArray, FloatArray, float, list[float], bool]:
-    """Fit hmmlearn's Gaussian model to rows of features; return chain, means, covariances, likelihood, trace."""
-    from hmmlearn.hmm import GaussianHMM
-
-    best: Any = None
-    failures = []
-    starts: list[int | None] = [*range(min(3, fit.n_restarts))]
-    part = previous._multivariate if previous else None  # noqa: SLF001
-    if part and previous and part.memory == fit.memory:
-        starts = [None, 0]  # a refit: the earlier model, and one start from nothing
-    for start in starts:
-        hmm = GaussianHMM(
-            fit.n_states,
-            covariance_type="full",
-            # The default prior of 1e-2 would be a sizeable variance for features of order one.
-            covars_prior=1e-6,
-            n_iter=min(fit.max_iterations, 500),
-            tol=max(fit.tolerance, 1e-3),
-            random_state=fit.seed if start is None else fit.seed + start,
-            init_params="stmc" if start is not None else "",
-        )
-        if start is None and part and previous:
-            earlier = _rescaled(_chain_of(previous), 0.0, 1.0)
-            keep = slice(fit.n_states)
-            hmm.startprob_, hmm.transmat_ = earlier.pi[keep], earlier.A[keep, keep]
-            hmm.means_, hmm.covars_ = part.mean, part.covariance
-        try:
-            with _quiet_hmmlearn():
-                hmm.fit(features, lengths)
-            likelihood = float(hmm.score(features, lengths))
-            np.linalg.cholesky(hmm.covars_)
-        except (ValueError, np.linalg.LinAlgError) as error:
-            failures.append(str(error))
-            continue
-        if math.isfinite(likelihood) and (best is None or likelihood > best[0]):
-            best = likelihood, hmm
-    if best is None:
-        raise NotConvergedError(
-            f"no start of the multivariate model succeeded ({'; '.join(failures)})",
-            where="fit_regimes(observation='multivariate')",
-            hint="Pass more returns, or observation='ar1'.",
-        )
-    likelihood, hmm = best
+def _mixture_start(features: FloatArray, full: BoolArray, start: int, fit: _Fit) -> _Mixture:
+    """Return a starting point: the first from thirds of the volatility, the others from random bars."""
+    rows = features[full]
+    spread = rows.std(axis=0)
+    generator = np.random.default_rng([fit.seed, 3, start])
+    if start == 0:
+        rank = rows[:, 3].argsort().argsort()
+        group = rank * fit.n_states // rank.size
+    else:
+        centres = rows[generator.choice(len(rows), fit.n_states, replace=False)]
+        group = (((rows[:, None, 1:] - centres[:, 1:]) / spread[1:]) ** 2).sum(axis=2).argmin(axis=1)
+    mean, covariance = np.empty((fit.n_states, 4)), np.empty((fit.n_states, 4, 4))
+    for j in range(fit.n_states):
+        own = rows[group == j]
+        own = own if len(own) > 20 else rows
+        mean[j], covariance[j] = own.mean(axis=0), np.cov(own.T) + np.diag(1e-3 * spread**2)
+    A = np.full((fit.n_states, fit.n_states), 0.05 / (fit.n_states - 1))
+    np.fill_diagonal(A, 0.95)
     nothing = np.zeros(fit.n_states)
-    chain = _Chain(nothing, nothing, nothing, np.ascontiguousarray(hmm.transmat_), np.ascontiguousarray(hmm.startprob_))
-    trace = [float(each) for each in hmm.monitor_.history]
-    return chain, hmm.means_, hmm.covars_, likelihood, trace, bool(len(hmm.monitor_.history) < hmm.n_iter)
+    return _Mixture(_Chain(nothing, nothing, nothing, A, np.full(fit.n_states, 1.0 / fit.n_states)), mean, covariance)
 
 
-class _quiet_hmmlearn:  # noqa: N801 (reads as a function)
-    """Keep hmmlearn's log line about an iteration without gain out of the caller's log; the trace has it."""
+def _climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: _Fit, bound: int) -> _Mixture:
+    """Iterate expectation-maximisation; bars without all features only move the regime."""
+    known = np.where(known == 2, 2, 0)
+    full = known == 2
+    rows = features[full]
+    floor = np.diag(1e-6 * rows.var(axis=0))
+    states = fit.n_states
+    f, g = np.empty((known.size, states)), np.empty((known.size, states))
+    jumps, log_density = np.empty((states, states)), np.empty((known.size, states))
+    mean, covariance = start.mean.copy(), start.covariance.copy()
+    keep = slice(states)
+    A, pi = np.ascontiguousarray(start.chain.A[keep, keep]), np.ascontiguousarray(start.chain.pi[keep])
+    trace: list[float] = []
+    converged = False
+    for iteration in range(bound):
+        part = _Multivariate(fit.memory, 1.0, mean, covariance, np.empty((states, 4)), 0.0)
+        loops.multivariate_density(features, known, mean, part.whiten, part.constant, log_density)
+        trace.append(loops.smooth_and_count(log_density, A, pi, f, g, jumps))
+        if len(trace) > 1:
+            gain = trace[-1] - trace[-2]
+            # The floor added to the covariances is worth less than this.
+            if gain < -1e-3 * max(1.0, 1e-3 * abs(trace[-1])) or not math.isfinite(trace[-1]):
+                raise NotConvergedError(
+                    f"the likelihood of the features fell by {-gain:.3g} in one iteration",
+                    where="fit_regimes(observation='multivariate')",
+                    hint="Look for absurd outliers in the returns, or pass observation='ar1'.",
+                )
+            if gain < max(fit.tolerance, 1e-3):
+                converged = True
+                break
+        if iteration + 1 == bound:
+            break
+        weight = g[full]
+        total = weight.sum(axis=0)
+        for j in np.flatnonzero(total > 10.0):
+            mean[j] = weight[:, j] @ rows / total[j]
+            centred = rows - mean[j]
+            covariance[j] = (weight[:, [j]] * centred).T @ centred / total[j] + floor
+        count = jumps.sum(axis=1, keepdims=True)
+        A = np.where(count > 1e-12, jumps / np.maximum(count, 1e-12), A)
+        pi = g[0].copy()
+    chain = replace(start.chain, A=A, pi=pi)
+    return _Mixture(chain, mean, covariance, trace, converged)
 
-    def __enter__(self) -> None:
-        self._logger = logging.getLogger("hmmlearn.base")
-        self._level = self._logger.level
-        self._logger.setLevel(logging.ERROR)
 
-    def __exit__(self, *_: object) -> None:
-        self._logger.setLevel(self._level)
+def _rescaled_features(part: _Multivariate, scale: float) -> tuple[FloatArray, FloatArray]:
+    """Return means and covariances of the features for another unit of returns."""
+    factor = part.scale / scale
+    unit = np.array([factor, 1.0, 1.0, 1.0])
+    shift = np.array([0.0, 0.0, 0.0, math.log(factor)])
+    return part.mean * unit + shift, part.covariance * np.outer(unit, unit)
 
 
 def _law_density(features: FloatArray, known: IntArray, part: _Multivariate) -> FloatArray:
@@ -990,29 +1041,39 @@ def _law_density(features: FloatArray, known: IntArray, part: _Multivariate) -> 
     return rows
 
 
-def _fit_law(features: FloatArray, known: IntArray, prediction: FloatArray, part: _Multivariate) -> FloatArray:
-    """Return c, phi, a, b per state, (K, 4), in units of the scale, by expectation-maximisation.
+def _fit_law(
+    features: FloatArray, known: IntArray, prediction: FloatArray, long_run: FloatArray, part: _Multivariate
+) -> tuple[FloatArray, float]:
+    """Return c, phi, a, b per state, (K, 4), in units of the scale, and the share e of the long run.
 
-    The prior of the state is its prediction (T, K) from the bars before.  The M-step is a weighted regression
-    for (c, phi), and Fisher scoring for (a, b), the log-linear standard deviation.
+    By expectation-maximisation: a weighted regression for (c, phi), Fisher scoring for (a, b), the log-linear
+    standard deviation, and the mean posterior for e.
+
+    Args:
+        features: (T, 4). known: (T,). prediction: of the state from the bars before, (T, K).
+        long_run: (K,). part: the model without its law.
     """
     now = np.flatnonzero((known[1:] > 0) & (known[:-1] == 2)) + 1
-    prior = prediction[now]
+    predicted = prediction[now]
     z, x, v = features[now, 0], features[now - 1, 0], features[now - 1, 3]
-    states = prior.shape[1]
-    law = np.column_stack([np.zeros((states, 2)), np.log(part.marginal) - part.mean[:, 3], np.ones(states)])
+    states = predicted.shape[1]
+    law = np.column_stack(
+        [np.zeros((states, 2)), 0.5 * np.log(part.covariance[:, 0, 0]) - part.mean[:, 3], np.ones(states)]
+    )
+    share = 0.1
     design, scale_design = np.column_stack([np.ones_like(x), x]), np.column_stack([np.ones_like(v), v])
     previous = -math.inf
     for _ in range(200):
         log_sigma = scale_design @ law[:, 2:].T
-        residual = (z[:, None] - design @ law[:, :2].T) * np.exp(-log_sigma)
-        density = prior * np.exp(-0.5 * residual**2 - log_sigma)
-        total = density.sum(axis=1)
-        objective = float(np.log(total + 1e-300).sum())
-        if objective - previous < 1e-3:
+        density = np.exp(-0.5 * ((z[:, None] - design @ law[:, :2].T) * np.exp(-log_sigma)) ** 2 - log_sigma)
+        weight = ((1.0 - share) * predicted + share * long_run) * density
+        total = weight.sum(axis=1) + 1e-300
+        objective = float(np.log(total).sum())
+        if objective - previous < 1e-2:
             break
         previous = objective
-        weight = density / (total + 1e-300)[:, None]
+        share = float(np.mean(share * (density @ long_run) / total))
+        weight /= total[:, None]
         for j in range(states):
             inverse = weight[:, j] * np.exp(-2.0 * log_sigma[:, j])
             gram = design.T @ (inverse[:, None] * design) + 1e-9 * np.eye(2)
@@ -1021,7 +1082,13 @@ def _fit_law(features: FloatArray, known: IntArray, prediction: FloatArray, part
             information = 2.0 * scale_design.T @ (weight[:, [j]] * scale_design) + 1e-6 * np.eye(2)
             step = np.linalg.solve(information, scale_design.T @ (weight[:, j] * (squared - 1.0)))
             law[j, 2:] += np.clip(step, -0.5, 0.5)
-    return law
+    return law, share
+
+
+def _long_run(A: FloatArray) -> FloatArray:
+    """Return the stationary distribution of a chain, (K,); of the reachable part if it is not unique."""
+    long_run = np.full(len(A), 1.0 / len(A)) @ np.linalg.matrix_power(A, 1 << 20)
+    return np.asarray(long_run / long_run.sum())
 
 
 def _select(fit: _Fit, y: FloatArray) -> Selection:
