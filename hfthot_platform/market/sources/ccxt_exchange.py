@@ -77,6 +77,20 @@ class Credentials:
     secret: Secret = field(repr=False)
     password: Secret | None = field(default=None, repr=False)
 
+    def redact(self, text: str) -> str:
+        """Return a text without these values, wherever they come from (an exchange may echo them)."""
+        for each in (self.api_key, self.secret, self.password):
+            if each is not None and each.get_secret_value():
+                text = text.replace(each.get_secret_value(), "***")
+        return text
+
+    def apply(self, exchange: Any) -> None:
+        """Give the values to ccxt's object for an exchange."""
+        exchange.apiKey = self.api_key.get_secret_value()
+        exchange.secret = self.secret.get_secret_value()
+        if self.password is not None:
+            exchange.password = self.password.get_secret_value()
+
 
 @dataclass(frozen=True)
 class CcxtOptions:
@@ -138,18 +152,32 @@ class _Line:
     options: CcxtOptions
     clock: Callable[[], datetime]
     sleep: Callable[[float], None]
-    secrets: tuple[str, ...] = field(repr=False)
+    credentials: Credentials | None = None
     status: int | None = None
     retry_after: str | None = None
 
     def __post_init__(self) -> None:
-        """Listen to each answer's status and Retry-After, which ccxt's errors do not carry."""
+        """Listen to each answer's status and Retry-After, which ccxt's errors do not carry.
+
+        An answer that is not JSON is made an error: ccxt hands it on as text, in which its own parsers then
+        find no rows, so that a cut-off page would look like the end of the data.
+        """
+        import ccxt
 
         def heard(code: int, _reason: str, _url: str, _method: str, headers: Any, body: str, *_: Any) -> str:
             self.status, self.retry_after = code, headers.get("Retry-After")
             return body.strip()
 
+        as_json = self.exchange.parse_json
+
+        def parsed(body: str) -> Any:
+            content = as_json(body)
+            if content is None and (self.status or 200) < 400:
+                raise ccxt.BadResponse(f"the answer is not complete JSON but {len(body)} characters of text")
+            return content
+
         self.exchange.on_rest_response = heard
+        self.exchange.parse_json = parsed
 
     def ask(self, method: str, query: dict[str, Any], pick: Callable[[Any], list[Any]]) -> list[Any]:
         """Return the rows of an endpoint's answer.
@@ -162,17 +190,14 @@ class _Line:
 
         def once() -> list[Any]:
             call = getattr(self.exchange, method)
-            answer = call(**query) if method.startswith("fetch_") else call(query)
-            if isinstance(answer, str):
-                raise UnexpectedAnswerError(f"the answer is not complete JSON but {len(answer)} characters of text")
-            return pick(answer)
+            return pick(call(**query) if method.startswith("fetch_") else call(query))
 
         return self.patiently(once, f"{method}({shown})")
 
     def patiently(self, call: Callable[[], _T], named: str) -> _T:
         """Return what `call` returns, trying again on what may pass; errors as in `ask`."""
         pause = tenacity.wait_exponential_jitter(
-            initial=self.options.first_wait, max=self.options.longest_wait, jitter=self.options.first_wait
+            multiplier=self.options.first_wait, max=self.options.longest_wait, jitter=self.options.first_wait
         )
 
         def wait(state: tenacity.RetryCallState) -> float:
@@ -250,9 +275,7 @@ class _Line:
         return max((until - self.clock()).total_seconds(), 0.0)
 
     def _redacted(self, text: str) -> str:
-        for secret in self.secrets:
-            text = text.replace(secret, "***")
-        return text
+        return self.credentials.redact(text) if self.credentials else text
 
 
 def _retry_after(state: tenacity.RetryCallState) -> float | None:
@@ -261,7 +284,11 @@ def _retry_after(state: tenacity.RetryCallState) -> float | None:
 
 
 def _connect(
-    exchange_id: str, options: CcxtOptions, clock: Callable[[], datetime], sleep: Callable[[float], None], secrets: Any
+    exchange_id: str,
+    options: CcxtOptions,
+    clock: Callable[[], datetime],
+    sleep: Callable[[float], None],
+    credentials: Credentials | None,
 ) -> _Line:
     """Make ccxt's object for an exchange, rate limiter on, without keys yet."""
     import ccxt
@@ -283,7 +310,7 @@ def _connect(
     if options.proxy is not None:
         plain = (options.base_url or "https:").startswith("http:")
         setattr(exchange, "httpProxy" if plain else "httpsProxy", options.proxy)
-    return _Line(exchange, options, clock, sleep, secrets)
+    return _Line(exchange, options, clock, sleep, credentials)
 
 
 def _rebased(urls: Any, base_url: str) -> Any:
@@ -401,10 +428,7 @@ class CcxtFeed:
         return self._connected
 
     def _open(self) -> _Line:
-        keys = self._credentials
-        held = () if keys is None else (keys.api_key, keys.secret, keys.password)
-        secrets = tuple(each.get_secret_value() for each in held if each is not None)
-        line = _connect(self._exchange_id, self._options, self._clock, self._sleep, tuple(filter(None, secrets)))
+        line = _connect(self._exchange_id, self._options, self._clock, self._sleep, self._credentials)
         if self._known_markets is not None:
             line.exchange.set_markets(list(self._known_markets))
         else:
@@ -416,8 +440,8 @@ class CcxtFeed:
             if failure is not None:
                 raise failure
         # Only now: loading the markets would use keys for private endpoints that nothing here needs.
-        for name, value in zip(("apiKey", "secret", "password"), secrets, strict=False):
-            setattr(line.exchange, name, value)
+        if self._credentials is not None:
+            self._credentials.apply(line.exchange)
         return line
 
     def _resolved(self, line: _Line) -> list[tuple[str, Market]]:

@@ -372,14 +372,15 @@ def _read(raws: Iterable[Any], read: Callable[[Any], Any]) -> Page:
 
 
 def _until(useful: Callable[[Page], bool], ask: Callable[[], Page]) -> Page:
-    """Ask until an answer is useful, at most `_PATIENCE` times; return everything that came, merged."""
+    """Ask until an answer is useful, at most `_PATIENCE` times; return the last answer.
+
+    The others are dropped: rows of elsewhere would move a cursor past what lies between, and come again.
+    """
     page = ask()
     for _ in range(_PATIENCE - 1):
         if useful(page):
             break
-        more = ask()
-        known = set(page.rows)  # rows without an id may be equal within one answer
-        page = Page([*page.rows, *(row for row in more.rows if row not in known)], [*page.bad, *more.bad], 0)
+        page = ask()
     return page
 
 
@@ -552,12 +553,13 @@ class Kraken(Venue):
         query = {"pair": market["id"], "count": self._trades_limit}
         if since is not None:
             query["since"] = str(since)
-        last: list[int] = []
+        last = -1
 
         def pick(answer: Any) -> list[Any]:
+            nonlocal last
             result = _field(answer, "result")
             try:
-                last.append(int(_field(result, "last")))
+                last = int(_field(result, "last"))
             except (TypeError, ValueError):
                 raise UnexpectedAnswerError("the cursor `last` is not a number") from None
             return _kraken_rows(result)
@@ -565,12 +567,12 @@ class Kraken(Venue):
         page = _until(
             lambda page: (
                 _has_rows(page)
-                and max(last) > reached
+                and last > reached
                 and (next_id is None or any(row.trade_id == str(next_id) for row in page.rows))
             ),
             lambda: self._read_trades(self._ask("publicGetTrades", query, pick), market),
         )
-        return page, max(last)
+        return page, last
 
     def newest_trades(self, market: Market) -> Page:
         return self._after(market, None)[0]
@@ -823,56 +825,57 @@ class Unified(Venue):
     exchange that ignores `since` and returns its newest rows instead is recognised and reported.
     """
 
-    def trades(self, market: Market, span: Span) -> Iterator[Page]:
-        def ask(since: int | None) -> list[Any]:
-            query = {"symbol": market["symbol"], "since": since, "limit": self._trades_limit}
-            return self._ask("fetch_trades", query, _rows)
+    def __init__(self, ask: Ask, page_rows: int | None = None) -> None:
+        super().__init__(ask, page_rows)
+        self._limit = page_rows  # None: ccxt's default, for what is allowed differs
 
-        return self._forward(span, ask, lambda raws: self._read_trades(raws, market), 1)
+    def trades(self, market: Market, span: Span) -> Iterator[Page]:
+        return self._forward(span, partial(self._trades_since, market), 1000)
 
     def bars(self, market: Market, interval: str, span: Span) -> Iterator[Page]:
-        def ask(since: int | None) -> list[Any]:
-            query = {"symbol": market["symbol"], "timeframe": interval, "since": since, "limit": self._bars_limit}
-            return self._ask("fetch_ohlcv", query, _rows)
+        return self._forward(span, partial(self._bars_since, market, interval), LENGTHS[interval])
 
-        return self._forward(span, ask, lambda raws: self._read_bars(raws, market), LENGTHS[interval] // 1000)
+    def newest_trades(self, market: Market) -> Page:
+        return self._trades_since(market, None)
 
-    @staticmethod
-    def _page_since(ask: Callable[[int | None], list[Any]], read: Callable[[list[Any]], Page], since: int) -> Page:
-        return read(ask(since))
+    def newest_bars(self, market: Market, interval: str, now: int) -> Page:  # noqa: ARG002
+        return self._bars_since(market, interval, None)
 
-    def _forward(
-        self, span: Span, ask: Callable[[int | None], list[Any]], read: Callable[[list[Any]], Page], step_ms: int
-    ) -> Iterator[Page]:
+    def _trades_since(self, market: Market, since: int | None) -> Page:
+        query = {"symbol": market["symbol"], "since": since, "limit": self._limit}
+        return self._read_trades(self._ask("fetch_trades", query, _rows), market)
+
+    def _bars_since(self, market: Market, interval: str, since: int | None) -> Page:
+        query = {"symbol": market["symbol"], "timeframe": interval, "since": since, "limit": self._limit}
+        return self._read_bars(self._ask("fetch_ohlcv", query, _rows), market)
+
+    def _forward(self, span: Span, ask: Callable[[int | None], Page], step: int) -> Iterator[Page]:
         since, last = _ms(span.start), _ms(span.stop - 1)
-        first_page = True
+        # A page begins with the time that the one before ended with, or it is a stale one of elsewhere, unless
+        # the exchange takes `since` as exclusive.
+        first_page, overlaps, inclusive = True, False, True
         while since <= last:
-            page = _until(_has_rows, partial(self._page_since, ask, read, since))
+            page = _until(partial(_continues, since, overlaps=overlaps), partial(ask, since))
+            inclusive &= not overlaps or any(_ms(row.ts) == since for row in page.rows)
             if not page.rows:
                 yield page._replace(complete_to=span.stop)
                 return
             oldest, newest = min(row.ts for row in page.rows), max(row.ts for row in page.rows)
-            if first_page and oldest >= span.start + step_ms * 1000:
-                newest_page = read(ask(None)).rows
-                if newest_page and min(row.ts for row in newest_page) <= oldest:
-                    what = "the exchange returns its newest rows only, whatever time is asked for"
+            if first_page and oldest >= span.start + step:
+                # Nothing for a while, or `since` ignored?  Then the newest page begins at the same row.  Asked
+                # more than once, for a stale answer would look the same.
+                newest_pages = (ask(None).rows for _ in range(_PATIENCE))
+                if all(span.start < min((row.ts for row in rows), default=0) <= oldest for rows in newest_pages):
+                    what = "the exchange gives its newest rows only, whatever time is asked for"
                     raise _too_old(what, oldest, "Fetch a span that begins there, or collect regularly.")
             first_page = False
-            # The next page begins with the newest time again, whose rows may continue; a page that holds
-            # nothing else cannot be passed in any other way than by one step.
-            ahead = _ms(newest) if _ms(newest) > since else since + step_ms
-            yield page._replace(complete_to=min(ahead * 1000, span.stop))
-            if newest >= span.stop or (_ms(newest) <= since and len(page.rows) + len(page.bad) < self._trades_limit):
-                return
-            since = ahead
-
-    def newest_trades(self, market: Market) -> Page:
-        query = {"symbol": market["symbol"], "since": None, "limit": self._trades_limit}
-        return self._read_trades(self._ask("fetch_trades", query, _rows), market)
-
-    def newest_bars(self, market: Market, interval: str, now: int) -> Page:  # noqa: ARG002
-        query = {"symbol": market["symbol"], "timeframe": interval, "since": None, "limit": self._bars_limit}
-        return self._read_bars(self._ask("fetch_ohlcv", query, _rows), market)
+            if _ms(newest) < since:
+                raise StalledError(f"asked for rows from {when(since * 1000)} on, got older ones {_PATIENCE} times")
+            # The next page begins with the newest time again, whose rows may continue, unless this one
+            # holds nothing else.
+            overlaps = inclusive and _ms(newest) > since
+            since = _ms(newest) if _ms(newest) > since else since + _ms(step)
+            yield page._replace(complete_to=min(since * 1000, span.stop))
 
     def read_trade(self, raw: Any, market: Market) -> TradeRow:
         price = _number(raw["price"], "price")
@@ -883,6 +886,12 @@ class Unified(Venue):
     def read_bar(self, raw: Any, market: Market) -> BarRow:
         prices = _prices(raw, 1, 2, 3, 4)
         return BarRow(_epoch(raw[0], 1000), *prices, _base_amount(market, _number(raw[5], "volume"), prices[3]))
+
+
+def _continues(since: int, page: Page, *, overlaps: bool) -> bool:
+    """Return whether a page reaches beyond a time, and holds that time itself where it should."""
+    times = {_ms(row.ts) for row in page.rows}
+    return any(time > since for time in times) and (not overlaps or since in times)
 
 
 def _too_old(what: str, available_from: int, hint: str) -> HistoryUnavailableError:
