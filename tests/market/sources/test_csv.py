@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 from datetime import UTC, datetime, timedelta
 
 import polars as pl
@@ -416,7 +417,9 @@ def test_no_corruption_ever_loses_a_row(tmp_path, read_file, edits, bars, batch_
         text = text[:at] + added + text[at + removed :]
     path = tmp_path / "a.csv"
     path.write_bytes(text)
-    lines = [line for line in text.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").split("\n") if line.strip()]
+    written = text.removeprefix(b"\xef\xbb\xbf").decode(errors="replace").split("\n")
+    # Python alone counts these four control characters as blanks.
+    lines = [line for line in written if re.sub("[\x1c-\x1f]", "x", line).strip()]
     assume(lines)
     assume(not text.startswith((b"\x1f\x8b\x08", b"PK")))  # that is a broken container, and refused as one
     got = read_file(path, batch_rows=batch_rows, **declared)
