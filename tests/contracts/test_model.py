@@ -1,0 +1,132 @@
+"""A contract that contradicts itself cannot be made; everything else derives from one that does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import polars as pl
+import pytest
+
+from hfthot_platform.contracts import CONTRACTS, contract
+from hfthot_platform.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
+from hfthot_platform.contracts.rules import Between, Finite, NotNull
+from hfthot_platform.errors import ContractError, UnknownTableError
+
+GOOD = TableContract(
+    name="test.table",
+    description="A table.",
+    columns=(
+        Column("date", DATE, "Day"),
+        Column("ts", TIME, "Time", unit="UTC"),
+        Column("key", INT, "Key"),
+        Column("value", FLOAT, "Value", unit="USD", nullable=True),
+        Column("mail", TEXT, "Address", nullable=True, personal=True),
+        Column("source_ref", TEXT, "From", nullable=True, provenance=True),
+    ),
+    primary_key=("key",),
+    sort_by=("key",),
+    partition_by="date",
+    time_column="ts",
+)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"name": "table"}, "namespace.table"),
+        ({"columns": (*GOOD.columns, Column("key", INT, "Again"))}, "declared twice"),
+        ({"primary_key": ("kee",)}, "column 'kee' is used but not declared"),
+        ({"primary_key": ("value",)}, "key column 'value' must not be nullable"),
+        ({"primary_key": ()}, "has a primary key"),
+        ({"sort_by": ("nothing",)}, "column 'nothing' is used but not declared"),
+        ({"rules": (Finite("nothing"),)}, "column 'nothing' is used but not declared"),
+        ({"rules": (Between("value", 0, 1), Between("value", 0, 2))}, "'out_of_bounds:value' is declared twice"),
+        ({"stats_columns": ("mail",)}, "personal column must not have statistics"),
+        ({"time_column": None}, "'time_column' is used but not declared"),
+        ({"partition_by": "key"}, "partitioned by date, month, year"),
+        ({"max_rejected_share": 1.5}, "not between 0 and 1"),
+    ],
+)
+def test_an_inconsistent_contract_is_refused_and_says_why(change, says):
+    with pytest.raises(ContractError) as caught:
+        replace(GOOD, **change)
+
+    assert says in str(caught.value)
+    assert str(caught.value).startswith("contract ")
+
+
+def test_every_declared_contract_is_found_under_its_name():
+    assert all(contract(name).name == name for name in CONTRACTS)
+    assert {
+        "market.instruments",
+        "market.trades",
+        "market.bars_1m",
+        "market.bars",
+        "market.closes",
+        "market.universe",
+        "quarantine.trades",
+        "ops.ingest_files",
+    } <= set(CONTRACTS)
+
+
+def test_every_data_table_has_a_quarantine():
+    for each in CONTRACTS.values():
+        if each.namespace == "market":
+            assert each.quarantine in CONTRACTS
+
+
+def test_an_unknown_table_suggests_the_nearest_name():
+    with pytest.raises(UnknownTableError, match=r"unknown table 'market.trade'. Did you mean 'market.trades'\?"):
+        contract("market.trade")
+
+
+def test_an_unknown_table_like_no_other_lists_the_known_ones():
+    with pytest.raises(UnknownTableError, match=r"Known tables: market\.instruments, "):
+        contract("zzzzzz")
+
+
+@pytest.mark.parametrize("name", list(CONTRACTS))
+def test_arrow_and_polars_schema_agree_and_carry_units(name):
+    each = contract(name)
+
+    from_arrow = pl.DataFrame(each.arrow_schema.empty_table()).schema
+
+    assert dict(from_arrow) == each.polars_schema == dict(each.empty().schema)
+    for column in each.columns:
+        metadata = each.arrow_schema.field(column.name).metadata
+        assert metadata[b"comment"].decode() == column.description
+        assert metadata[b"unit"].decode() == column.unit
+
+
+@pytest.mark.parametrize("name", list(CONTRACTS))
+def test_every_required_column_is_a_rule_except_the_derived_partition(name):
+    each = contract(name)
+    derived = each.partition_by if each.partition_expr() is not None else None
+
+    required = {rule.column for rule in each.rules if isinstance(rule, NotNull)}
+
+    assert required == {column.name for column in each.columns if not column.nullable} - {derived}
+
+
+@pytest.mark.parametrize("name", list(CONTRACTS))
+def test_rule_names_identify_rules(name):
+    names = [rule.name for rule in contract(name).rules]
+
+    assert len(set(names)) == len(names)
+    assert all(rule.says for rule in contract(name).rules)
+
+
+def test_value_columns_are_neither_key_nor_partition_nor_provenance():
+    assert GOOD.value_columns == ("ts", "value", "mail")
+
+
+@pytest.mark.parametrize(("grain", "dtype", "expected"), [("month", DATE, "2024-02-01"), ("year", SMALL, "2024")])
+def test_partition_values_derive_from_the_time_in_utc(grain, dtype, expected):
+    columns = (Column(grain, dtype, "Partition"), *GOOD.columns[1:])
+    each = replace(GOOD, columns=columns, partition_by=grain)
+    frame = pl.DataFrame({"ts": ["2024-02-29T23:59:59.999999Z"]}).select(pl.col("ts").str.to_datetime(time_zone="UTC"))
+
+    value = frame.select(each.partition_expr()).to_series()
+
+    assert value.dtype == each.column(grain).polars
+    assert str(value[0]) == expected
