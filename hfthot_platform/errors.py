@@ -175,6 +175,10 @@ class DataError(ModelError, ValueError):
     """The data cannot carry the model: too few observations, NaN or infinity, a constant series."""
 
 
+class InfeasibleError(ModelError):
+    """An optimisation has no solution: its constraints contradict each other, or its optimum is unbounded."""
+
+
 class NotConvergedError(ModelError):
     """An iteration ended without reaching its tolerance, and no usable result exists."""
 
