@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.errors import HistoryUnavailableError
+from hfthot_platform.market.symbols import from_pair
 
 __all__ = [
     "VENUES",
@@ -126,8 +127,6 @@ def when(us: int) -> datetime:
 
 def canonical_symbol(market: Market) -> str | None:
     """Return a ccxt market's canonical symbol, or None for what has none here (options, indices)."""
-    from hfthot_platform.market.symbols import from_pair
-
     base, quote = market.get("base"), market.get("quote")
     if not base or not quote:
         return None
@@ -301,7 +300,8 @@ class Venue:
         while at < stop:
             after = min(at + self._bars_limit * length, stop)
             window = partial(ask, at, after - length)
-            page = _until(_has_rows, partial(self._page_of, self._read_bars, window, market))
+            useful = partial(_has_rows_between, at, after)
+            page = _until(useful, partial(self._page_of, self._read_bars, window, market))
             yield page._replace(complete_to=after)
             at = after
 
@@ -388,6 +388,11 @@ def _has_rows(page: Page) -> bool:
     return bool(page.rows or page.bad)
 
 
+def _has_rows_between(low: int, high: int, page: Page) -> bool:
+    """Return whether a page has a row of low <= time < high: an older answer may come once more."""
+    return bool(page.bad) or any(low <= row.ts < high for row in page.rows)
+
+
 def _aligned_up(us: int, length: int) -> int:
     return -(-us // length) * length
 
@@ -439,7 +444,10 @@ class Binance(Venue):
                 if max(_ids(page), default=-1) < next_id:
                     if page.rows:
                         raise StalledError(f"asked for trades from id {next_id} on, got older ones {_PATIENCE} times")
-                    # Nothing newer by id: whether something came later is asked by time.
+                    if max(_ids(self._agg_trades(market)), default=-1) < next_id:
+                        yield page._replace(complete_to=span.stop)
+                        return
+                    # Nothing by id, yet there are newer trades: their ids jump, so they are sought by time.
                     next_id, at = None, at + 1
                     yield page._replace(complete_to=min(at * 1000, span.stop))
                     continue

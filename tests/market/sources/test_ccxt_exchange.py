@@ -179,6 +179,27 @@ def test_a_pause_of_hours_is_crossed(serve: Serve) -> None:
         assert_frame_equal(core(rows), expected([*TRADES, *later], venue, end=START + timedelta(hours=12)))
 
 
+def test_a_market_that_ended_long_ago_is_not_stepped_through(serve: Serve) -> None:
+    clock = lambda: START + timedelta(days=700)  # noqa: E731
+    running, feed = serve("binance", server.Binance(TRADES), "BTC-USDT", clock=clock)
+    assert gather(feed.fetch("market.trades", START, clock())).height == expected(TRADES, "binance", end=clock()).height
+    assert len(running.asked("/aggTrades")) < 10
+
+
+def test_ids_that_jump_are_followed_by_time(serve: Serve) -> None:
+    class Jumping(server.Binance):
+        """Knows nothing by id beyond the first thousand: the ids after them are of another range."""
+
+        def agg_trades(self, api: str, query: dict[str, str]) -> Any:
+            if "fromId" in query and 5600 <= int(query["fromId"]) < 10**6:
+                return []
+            return super().agg_trades(api, query)
+
+    jumped = [trade if trade.id < 5600 else trade._replace(id=trade.id + 10**6) for trade in TRADES]
+    _, feed = serve("binance", Jumping(jumped), "BTC-USDT", options={"page_rows": 300})
+    assert_frame_equal(core(gather(feed.fetch("market.trades", START, END))), expected(jumped, "binance"))
+
+
 def test_binance_giving_the_last_trades_of_a_full_window_loses_nothing(serve: Serve) -> None:
     _, feed = serve("binance", server.Binance(TRADES, newest_of_window=True), "BTC-USDT")
     assert_frame_equal(core(gather(feed.fetch("market.trades", START, END))), expected(TRADES, "binance"))
@@ -569,7 +590,7 @@ def _rows_of(answer: Any) -> list[Any]:
         return answer
     if "result" in answer:
         return next(rows for name, rows in answer["result"].items() if name != "last")
-    return answer.get("data", answer.get("trades"))
+    return next(answer[name] for name in ("data", "trades", "candles") if name in answer)
 
 
 def _shuffled(answer: Any) -> Any:
@@ -607,13 +628,15 @@ def _ahead(query: dict[str, str]) -> dict[str, str]:
     if "since" in query:
         index = next(n for n, trade in enumerate(TRADES) if trade.us * 1000 > int(query["since"]))
         return {**query, "since": str(TRADES[index + 200].us * 1000)}
+    if "end" in query:
+        return {**query, "end": str(int(query["end"]) - 200)}
     if "start" in query:
         index = next(n for n, trade in enumerate(TRADES) if trade.us // 1000 >= int(query["start"]))
         return {**query, "start": str(TRADES[index + 200].us // 1000)}
     return {**query, "after": str(int(query["after"]) - 200)}
 
 
-@pytest.mark.parametrize("venue", ["binance", "binance_usdm", "kraken", "okx", "bitfinex"])
+@every_venue
 def test_a_later_page_instead_of_the_next_leaves_no_gap(serve: Serve, venue: str) -> None:
     exchange_id, exchange, symbol, path, _ = CASES[venue]
     running, feed = serve(exchange_id, exchange(TRADES), symbol, options={"page_rows": 60})
@@ -676,6 +699,21 @@ def test_any_mixture_of_passing_faults_gives_the_same_rows(serve: Serve, venue: 
     # Never two faults in a row: what lasts longer than the patience is another test's matter.
     running.script(path, itertools.chain.from_iterable((rng.choice(kinds), None) for _ in range(15)))
     assert_frame_equal(core(gather(feed.fetch("market.trades", START, END))), expected(TRADES, venue))
+
+
+@pytest.mark.parametrize("venue", BAR_CASES)
+@pytest.mark.parametrize("seed", range(2))
+def test_any_mixture_of_passing_faults_gives_the_same_bars(serve: Serve, venue: str, seed: int) -> None:
+    exchange_id, exchange, symbol, _, path = BAR_CASES[venue]
+    rng = random.Random(seed)
+    kinds = [*PASSING.values(), server.Repeat(), server.Edit(_shuffled), server.Edit(_emptied)]
+    options = {"page_rows": 120}
+    running, feed = serve(exchange_id, exchange(bars=BARS[:700]), symbol, options=options)
+    assert feed.markets  # loaded before the faults begin: a stale answer would be the list of markets
+    running.script(path, itertools.chain.from_iterable((rng.choice(kinds), None) for _ in range(15)))
+    rows = gather(feed.fetch("market.bars_1m", START, START + timedelta(minutes=650)))
+    assert rows["ts"].dt.epoch("us").to_list() == [bar.us for bar in BARS[:650]]
+    assert rows["close"].to_list() == [float(bar.close) for bar in BARS[:650]]
 
 
 # --- refusals ---
