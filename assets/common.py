@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
@@ -10,8 +11,8 @@ import dagster as dg
 
 from assets.conditions import FOLLOWS_CHECKED_INPUTS
 from hfthot_platform.contracts import TableContract, contract
+from hfthot_platform.errors import CommitConflictError, LockTimeoutError, SourceUnavailableError
 from hfthot_platform.lakehouse import Audited, Commit, Staging, Table
-from resources.platform import Platform
 
 __all__ = [
     "DAILY",
@@ -28,7 +29,9 @@ __all__ = [
 #: One partitioning for all daily tables, so that partitions map one to one.  It starts with the oldest sample.
 DAILY: Final = dg.DailyPartitionsDefinition(start_date="1990-01-01", timezone="UTC")
 #: For an asset that reads what it made the day before.
-YESTERDAY: Final = dg.TimeWindowPartitionMapping(start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True)
+YESTERDAY: Final = dg.TimeWindowPartitionMapping(
+    start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True
+)
 #: Name of the blocking check on a contract's rules.
 RULES: Final = "contract_rules"
 
@@ -60,7 +63,7 @@ def table_asset(
         partitioned: by day, with a whole backfill in one run; otherwise the table is made as a whole.
     """
     declared = contract(table)
-    return dg.asset(
+    decorate = dg.asset(
         key=asset_key(table),
         group_name=declared.namespace,
         description=declared.description,
@@ -81,6 +84,22 @@ def table_asset(
         output_required=False,
         metadata=_static_metadata(declared, lineage or {}),
     )
+    return lambda body: decorate(_retried_only_if_transient(body) if retries else body)
+
+
+def _retried_only_if_transient(body: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+    """Let the retry policy see only what may pass: trying a wrong computation again wastes the source's time."""
+
+    @functools.wraps(body)
+    def guarded(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from body(*args, **kwargs)
+        except (SourceUnavailableError, CommitConflictError, LockTimeoutError):
+            raise
+        except Exception as error:
+            raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+
+    return guarded
 
 
 def rule_check(declared: TableContract) -> dg.AssetCheckSpec:
@@ -137,7 +156,9 @@ def rule_results(audited: Audited | Staging) -> Iterator[dg.AssetCheckResult]:
             "rows_read": audited.read,
             "rows_rejected": rejected,
             "allowed_share": declared.max_rejected_share,
-            "rules": table_rows({"rule": each.says, "violations": each.violations} for each in broken or audited.results),
+            "rules": table_rows(
+                {"rule": each.says, "violations": each.violations} for each in broken or audited.results
+            ),
         },
     )
 
@@ -151,16 +172,26 @@ def _in_words(read: int, rejected: int, *, publishable: bool) -> str:
 
 
 def published(
-    platform: Platform, table: Table, commits: Sequence[Commit], plots: Mapping[str, str] | None = None
+    context: dg.AssetExecutionContext,
+    table: Table,
+    commits: Sequence[Commit],
+    pictures: Mapping[str, str] | None = None,
 ) -> dg.MaterializeResult[None]:
-    """Return the result of a publication with its account, the table's size, and pictures."""
+    """Return the result of a publication: its account, the table's size, and pictures.
+
+    A run over many partitions makes one event for each of them, every one with the result's metadata.  What is
+    large or true of the whole run only goes to the event of the last partition.
+    """
     size, files = table.bytes_and_files()
-    last = commits[-1] if commits else None
     rows = sum(each.rows_published for each in commits)
-    metadata: dict[str, Any] = {
-        "dagster/partition_row_count": rows,
-        "delta_version": last.version if last else table.version(),
+    key = asset_key(table.contract.name)
+    version = commits[-1].version if commits else table.version()
+    everywhere: dict[str, Any] = {
+        "delta_version": version,
         "changed": any(each.changed for each in commits),
+        "dagster/uri": table.uri if "://" in table.uri else f"file://{table.uri}",
+    }
+    account: dict[str, Any] = {
         "rows_published": rows,
         "rows_updated": sum(each.rows_updated for each in commits),
         "rows_duplicate": sum(each.rows_duplicate for each in commits),
@@ -169,14 +200,16 @@ def published(
         "seconds": round(sum(each.seconds for each in commits), 3),
         "table_bytes": size,
         "table_files": files,
-        "dagster/uri": table.uri if platform.lake.storage.local is None else f"file://{table.uri}",
     }
-    metadata |= {name: dg.MetadataValue.md(text) for name, text in (plots or {}).items()}
-    return dg.MaterializeResult(asset_key=asset_key(table.contract.name), metadata=metadata)
+    account |= {name: dg.MetadataValue.md(text) for name, text in (pictures or {}).items()}
+    partitions = context.partition_keys if context.has_partition_key_range else []
+    if len(partitions) > 1:
+        context.add_asset_metadata(account, asset_key=key, partition_key=partitions[-1])
+        return dg.MaterializeResult(asset_key=key, metadata=everywhere)
+    counted = {"dagster/partition_row_count" if partitions else "rows": rows}
+    return dg.MaterializeResult(asset_key=key, metadata=everywhere | counted | account)
 
 
 def table_rows(rows: Any) -> dg.TableMetadataValue:
     """Return rows of simple values as a table in the UI."""
     return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
-
-

@@ -139,7 +139,7 @@ def universe(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platf
     yield from rule_results(audited)
     if audited.publishable:
         commit = table.replace(days, audited, stamp=platform.stamp(context, "market.bars", "market.universe"))
-        yield published(platform, table, [commit], pictures.of_universe(table, days))
+        yield published(context, table, [commit], pictures.of_universe(table, days))
 
 
 def _from_feeds(
@@ -151,7 +151,7 @@ def _from_feeds(
         if not staging.publishable:
             return
         commits = staging.merge(on_change=CONFLICTS.get(name, "update"), stamp=platform.stamp(context))
-    yield published(platform, table, commits, pictures_of(table, days) if pictures_of else {})
+    yield published(context, table, commits, pictures_of(table, days) if pictures_of else {})
 
 
 def _computed(
@@ -170,7 +170,7 @@ def _computed(
         if not derivation.staging.publishable:
             return
         commits = derivation.publish(stamp)
-    yield published(platform, table, commits, pictures_of(table, days))
+    yield published(context, table, commits, pictures_of(table, days))
 
 
 #: All market assets.

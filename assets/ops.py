@@ -45,7 +45,7 @@ def ingest_files(
                 dg.AssetMaterialization(asset_key(table), partition=day, metadata={"origin": "landing folder"})
             )
     yield _account(outcomes)
-    result = published(platform, platform.lake.table("ops.ingest_files"), [])
+    result = published(context, platform.lake.table("ops.ingest_files"), [])
     facts = [
         {
             "file": each.name,

@@ -32,7 +32,7 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
     return dg.Definitions(
         assets=[*market.ASSETS, *ops.ASSETS],
         asset_checks=quality.CHECKS,
-        jobs=[*market_jobs.JOBS, *maintenance.JOBS],
+        jobs=[*market_jobs.JOBS, maintenance.maintenance, maintenance.deep_quality],
         schedules=[*market_jobs.SCHEDULES, *maintenance.SCHEDULES],
         sensors=[*landing.SENSORS, *failures.SENSORS, AUTOMATION],
         resources={"platform": platform or Platform(settings), "duckdb": duckdb_resource(settings)},

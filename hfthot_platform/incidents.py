@@ -21,7 +21,10 @@ _LOG = logging.getLogger("hfthot.incidents")
 _TIMEOUT_SECONDS: Final = 5.0
 # Anything that looks like a credential, an address or a long token is taken out before a message is kept.
 _SECRETS: Final = (
-    (re.compile(r"(?i)\b(password|passwd|secret|token|api[_-]?key|authorization|access[_-]?key)\b\s*[=:]\s*\S+"), r"\1=***"),
+    (
+        re.compile(r"(?i)\b(password|passwd|secret|token|api[_-]?key|authorization|access[_-]?key)\b\s*[=:]\s*\S+"),
+        r"\1=***",
+    ),
     (re.compile(r"\b([a-z][a-z0-9+.-]*)://[^/\s:@]+:[^/\s@]+@"), r"\1://***@"),
     (re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+"), "***@***"),
     (re.compile(r"\b(?=[A-Za-z0-9+/_-]*\d)(?=[A-Za-z0-9+/_-]*[A-Za-z])[A-Za-z0-9+_-]{40,}\b"), "***"),
@@ -85,5 +88,5 @@ def notify(settings: Settings, incident: Incident) -> bool:
         return httpx.post(target, json=dict(facts), timeout=_TIMEOUT_SECONDS).is_success
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         # The URL may hold a token, so only the class of the error is said.
-        _LOG.error("the notifier failed (%s); incident %s", type(error).__name__, json.dumps(facts))  # noqa: TRY400
+        _LOG.error("the notifier failed (%s); incident %s", type(error).__name__, json.dumps(facts))
         return False

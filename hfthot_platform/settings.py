@@ -39,16 +39,21 @@ class SimulatedFeedSettings(_Feed):
     trades_per_day: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
 
 
+_MarketTable = Literal["market.trades", "market.bars_1m", "market.bars", "market.instruments"]
+
+
 class ArchiveFeedSettings(_Feed):
-    """Binance's public archive, from a folder that mirrors it or by download."""
+    """Binance's public archive, by download or from a folder that mirrors it."""
 
     kind: Literal["binance_archive"] = "binance_archive"
-    market: Literal["spot", "um", "cm"] = "spot"
+    location: str = "https://data.binance.vision"
+    venue: Literal["binance", "binance_usdm", "binance_coinm"] = "binance"
     symbols: tuple[str, ...]
-    data: tuple[Literal["trades", "aggTrades", "klines"], ...] = ("klines",)
-    interval: Literal["1m", "5m", "15m", "1h", "1d"] = "1m"
-    folder: Path | None = None
-    base_url: str | None = None
+    #: Tables that this feed fills; trades of large symbols are gigabytes a month.
+    tables: tuple[_MarketTable, ...] = ("market.bars_1m",)
+    #: Interval of the klines for `market.bars`.
+    interval: Literal["5m", "15m", "1h", "1d"] = "1h"
+    trades: Literal["aggTrades", "trades"] = "aggTrades"
 
 
 class CcxtFeedSettings(_Feed):
@@ -57,9 +62,7 @@ class CcxtFeedSettings(_Feed):
     kind: Literal["ccxt"] = "ccxt"
     exchange: str
     symbols: tuple[str, ...]
-    tables: tuple[Literal["market.trades", "market.bars_1m", "market.bars", "market.instruments"], ...] = (
-        "market.bars_1m",
-    )
+    tables: tuple[_MarketTable, ...] = ("market.bars_1m", "market.instruments")
     base_url: str | None = None
     api_key: SecretStr | None = None
     api_secret: SecretStr | None = None

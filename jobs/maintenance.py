@@ -7,7 +7,7 @@ from hfthot_platform.errors import LakehouseError
 from hfthot_platform.lakehouse import Stamp, maintain
 from resources.platform import Platform
 
-__all__ = ["JOBS", "SCHEDULES"]
+__all__ = ["SCHEDULES", "deep_quality", "maintenance"]
 
 
 @dg.op(
@@ -23,7 +23,7 @@ def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[P
             report = maintain(platform.lake, name, stamp=Stamp(run_id=context.run_id, asset="maintenance"))
         except LakehouseError as error:
             failed.append(name)
-            context.log.error(f"{error}")  # noqa: TRY400 - Dagster shows the message; the trace adds nothing
+            context.log.error("%s", error)  # noqa: TRY400 - Dagster shows the message; the trace adds nothing
             continue
         if report.oldest_readable is None:
             continue
@@ -60,8 +60,6 @@ deep_quality = dg.define_asset_job(
     selection=dg.AssetSelection.checks(*(key for check in CHECKS for key in check.check_keys)),
     description="Every quality check over every table, with Great Expectations' result pages.",
 )
-
-JOBS = [maintenance, deep_quality]
 
 SCHEDULES = [
     dg.ScheduleDefinition(

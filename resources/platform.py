@@ -50,7 +50,7 @@ class Platform:
     @cached_property
     def feeds(self) -> tuple[Feed, ...]:
         """Return the configured feeds."""
-        return build_feeds(self.settings)
+        return build_feeds(self.settings, self.clock)
 
     @property
     def reports(self) -> Path:

@@ -24,7 +24,7 @@ def landing_folder(
     # Name, size and time of change: the same files do not start a second run while the first is at work, and a
     # file that comes back changed does.
     facts = "\n".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
-    context.log.info(f"{len(files)} files wait")
+    context.log.info("%d files wait", len(files))
     return dg.RunRequest(run_key=hashlib.sha256(facts.encode()).hexdigest())
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final, Literal
 
@@ -10,7 +11,7 @@ import polars as pl
 
 from hfthot_platform.errors import BadRequestError, nearest
 from hfthot_platform.lakehouse import Commit, Lakehouse, Staging, Stamp
-from hfthot_platform.market.sources.base import Feed, Progress, no_progress
+from hfthot_platform.market.sources.base import Batch, Feed, Progress, no_progress
 from hfthot_platform.settings import (
     ArchiveFeedSettings,
     CcxtFeedSettings,
@@ -27,12 +28,31 @@ __all__ = ["CONFLICTS", "build_feeds", "ingest_feed", "stage_feeds"]
 CONFLICTS: Final[dict[str, Literal["update", "keep", "reject"]]] = {"market.trades": "reject"}
 
 
-def build_feeds(settings: Settings) -> tuple[Feed, ...]:
+@dataclass(frozen=True)
+class _Restricted:
+    """A feed that fills only the tables which the settings name."""
+
+    feed: Feed
+    tables: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        return self.feed.name
+
+    def fetch(self, table: str, start: datetime, end: datetime, *, progress: Progress = no_progress) -> Iterator[Batch]:
+        return self.feed.fetch(table, start, end, progress=progress)
+
+
+def _utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+def build_feeds(settings: Settings, clock: Callable[[], datetime] = _utc_now) -> tuple[Feed, ...]:
     """Return the feeds that the settings declare; nothing is contacted yet."""
-    return tuple(_build(each, settings) for each in settings.feeds)
+    return tuple(_build(each, settings, clock) for each in settings.feeds)
 
 
-def _build(feed: FeedSettings, settings: Settings) -> Feed:
+def _build(feed: FeedSettings, settings: Settings, clock: Callable[[], datetime]) -> Feed:
     match feed:
         case SampleFeedSettings():
             from hfthot_platform.market.sources.sample import SampleFeed
@@ -45,26 +65,29 @@ def _build(feed: FeedSettings, settings: Settings) -> Feed:
         case ArchiveFeedSettings():
             from hfthot_platform.market.sources.binance_archive import ArchiveFeed
 
-            return ArchiveFeed(
-                market=feed.market,
+            archive = ArchiveFeed(
+                feed.location,
+                venue=feed.venue,
                 symbols=feed.symbols,
-                data=feed.data,
-                interval=feed.interval,
-                folder=feed.folder,
-                base_url=feed.base_url,
                 cache=settings.scratch / "binance_archive",
+                interval=feed.interval,
+                trades=feed.trades,
             )
+            return _Restricted(archive, feed.tables)
         case CcxtFeedSettings():
-            from hfthot_platform.market.sources.ccxt_exchange import CcxtFeed
+            from hfthot_platform.market.sources.ccxt_exchange import CcxtFeed, CcxtOptions, Credentials
 
-            return CcxtFeed(
+            credentials = None
+            if feed.api_key is not None and feed.api_secret is not None:
+                credentials = Credentials(feed.api_key, feed.api_secret)
+            exchange = CcxtFeed(
                 feed.exchange,
                 feed.symbols,
-                tables=feed.tables,
-                base_url=feed.base_url,
-                api_key=feed.api_key.get_secret_value() if feed.api_key else None,
-                api_secret=feed.api_secret.get_secret_value() if feed.api_secret else None,
+                clock=clock,
+                credentials=credentials,
+                options=CcxtOptions(base_url=feed.base_url),
             )
+            return _Restricted(exchange, feed.tables)
 
 
 def stage_feeds(

@@ -35,12 +35,16 @@ def is_computed(columns: list[str]) -> pl.Expr:
 
 def closes_from_bars(bars: pl.DataFrame) -> pl.DataFrame:
     """Return the closes of final daily bars as rows of `market.closes`, without partition column and version."""
-    return bars.filter((pl.col("interval") == "1d") & pl.col("final")).select(
-        pl.col("ts").dt.date().alias("date"),
-        "venue",
-        "symbol",
-        "close",
-        pl.lit(value=False).alias("adjusted"),
-        "source",
-        pl.lit(COMPUTED_CLOSE).alias("source_ref"),
-    ).select(name for name in CLOSES.column_names if name not in {"year", "schema_version"})
+    return (
+        bars.filter((pl.col("interval") == "1d") & pl.col("final"))
+        .select(
+            pl.col("ts").dt.date().alias("date"),
+            "venue",
+            "symbol",
+            "close",
+            pl.lit(value=False).alias("adjusted"),
+            "source",
+            pl.lit(COMPUTED_CLOSE).alias("source_ref"),
+        )
+        .select(name for name in CLOSES.column_names if name not in {"year", "schema_version"})
+    )

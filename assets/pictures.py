@@ -1,0 +1,95 @@
+"""Pictures in the metadata of a materialisation: what a person would look at first.
+
+What goes here: which rows are shown for which table.  What stays out: how they are drawn (`plots`), and any
+table that holds personal data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import date, timedelta
+from typing import Final
+
+import polars as pl
+
+from hfthot_platform import plots
+from hfthot_platform.contracts.market import INTERVALS
+from hfthot_platform.ingest.derive import Days
+from hfthot_platform.lakehouse import Table
+from hfthot_platform.lakehouse.spans import within
+from hfthot_platform.market.gaps import presence
+
+__all__ = ["of_bars", "of_closes", "of_minutes", "of_trades", "of_universe"]
+
+_LINES: Final = 8
+#: The widest stretch that a picture covers; a longer run shows its end.
+_DAYS: Final = 120
+
+
+def of_trades(table: Table, days: Days) -> Mapping[str, str]:
+    """Trades per day and symbol."""
+    counts = _rows(table, days).group_by(pl.col("date"), pl.col("symbol")).agg(pl.len().alias("rows")).collect()
+    return _shown(trades_per_day=plots.rows_per_day(counts, by="symbol", title="Trades per day"))
+
+
+def of_minutes(table: Table, days: Days) -> Mapping[str, str]:
+    """Candles of the day's busiest symbol, and what is missing."""
+    rows = _rows(table, days).collect()
+    if rows.is_empty():
+        return {}
+    hourly = rows["date"].n_unique() <= 3
+    gaps = presence(rows, "1m", by="hour" if hourly else "day")
+    return _shown(
+        candles=plots.candles(_busiest(rows.filter(pl.col("date") == rows["date"].max()))),
+        completeness=plots.gap_heat_map(gaps, title="Completeness of 1m bars"),
+    )
+
+
+def of_bars(table: Table, days: Days) -> Mapping[str, str]:
+    """Candles of the busiest symbol in the interval that suits the span."""
+    length = (days[1] - days[0]).days
+    interval = "15m" if length <= 3 else "1h" if length <= 10 else "1d"
+    rows = _rows(table, days).collect()
+    for choice in (interval, *reversed(INTERVALS)):
+        chosen = rows.filter(pl.col("interval") == choice)
+        if chosen.height > 1:
+            return _shown(candles=plots.candles(_busiest(chosen)))
+    return {}
+
+
+def of_closes(table: Table, days: Days) -> Mapping[str, str]:
+    """Closes over the year before the last day, each set to 100 at its start."""
+    year = days[1] - timedelta(days=365), days[1]
+    rows = table.scan().filter(within(table.contract, year)).sort("date").collect()
+    if rows.is_empty():
+        return {}
+    symbols = rows.group_by("symbol", maintain_order=True).len().sort("len", "symbol", descending=[True, False])
+    chosen = rows.filter(pl.col("symbol").is_in(symbols["symbol"].head(_LINES).to_list()))
+    wide = chosen.with_columns(pl.col("close") / pl.col("close").first().over("venue", "symbol") * 100).pivot(
+        "symbol", index="date", values="close", aggregate_function="first"
+    )
+    names = [name for name in wide.columns if name != "date"]
+    return _shown(closes=plots.lines(wide, "date", names, title="Closes", ylabel="first day = 100"))
+
+
+def of_universe(table: Table, days: Days) -> Mapping[str, str]:
+    """Who was a member when."""
+    quarter = days[1] - timedelta(days=90), days[1]
+    rows = table.scan().filter(within(table.contract, quarter)).collect()
+    return _shown(members=plots.universe_timeline(rows)) if rows.height else {}
+
+
+def _rows(table: Table, days: Days) -> pl.LazyFrame:
+    first: date = max(days[0], days[1] - timedelta(days=_DAYS))
+    return table.scan().filter(within(table.contract, (first, days[1])))
+
+
+def _busiest(bars: pl.DataFrame) -> pl.DataFrame:
+    """Return the rows of the symbol with the highest traded value."""
+    value = pl.coalesce("quote_volume", pl.col("volume") * pl.col("close"))
+    best = bars.group_by("symbol", "venue").agg(value.sum().alias("value")).sort("value", "symbol").row(-1)
+    return bars.filter(pl.col("symbol") == best[0], pl.col("venue") == best[1]).sort("ts")
+
+
+def _shown(**pictures: bytes) -> dict[str, str]:
+    return {name: plots.markdown_image(png, name.replace("_", " ")) for name, png in pictures.items()}

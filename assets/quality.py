@@ -1,0 +1,103 @@
+"""Asset checks generated from the contracts: table-level quality, and the Great Expectations suites.
+
+They look at what is published.  The gate before publication is each asset's own blocking check.
+"""
+
+from collections.abc import Iterator
+from datetime import date, timedelta
+from typing import Final
+
+import dagster as dg
+import polars as pl
+
+from assets.common import asset_key
+from hfthot_platform.contracts import CONTRACTS, TableContract
+from hfthot_platform.quality import CheckOutcome, checks_of, run_checks, validate, write_report
+from resources.platform import Platform
+
+__all__ = ["CHECKS", "EXPECTATIONS"]
+
+#: Name of the check that runs the Great Expectations suite.
+EXPECTATIONS: Final = "great_expectations"
+#: The tables that have an asset; quarantine and records are not checked like data.
+_CHECKED: Final = tuple(each for each in CONTRACTS.values() if each.namespace == "market")
+#: How far back the deep checks look by default, counted from a table's newest row.
+_WINDOW: Final = timedelta(days=400)
+
+
+def _span(platform: Platform, declared: TableContract) -> tuple[date, date] | None:
+    """Return the stretch of a table that is checked: a bounded one, so that a check of years stays quick."""
+    if declared.time_column is None:
+        return None
+    rows = platform.lake.table(declared.name).scan()
+    newest = rows.select(pl.col(declared.time_column).max().cast(pl.Date)).collect().item()
+    if newest is None:
+        return None
+    end = newest + timedelta(days=1)
+    return end - _WINDOW, end
+
+
+def _table_checks(declared: TableContract) -> dg.AssetChecksDefinition:
+    specs = [
+        dg.AssetCheckSpec(check.name, asset=asset_key(declared.name), description=check.description)
+        for check in checks_of(declared)
+    ]
+
+    @dg.multi_asset_check(name=f"{declared.name.replace('.', '_')}_quality", specs=specs)
+    def quality(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        del context
+        allowed = timedelta(hours=platform.settings.stale_after_hours)
+        outcomes = run_checks(
+            platform.lake, declared.name, _span(platform, declared), platform.clock(), allowed_delay=allowed
+        )
+        for outcome in outcomes:
+            yield _result(declared, outcome)
+
+    return quality
+
+
+def _result(declared: TableContract, outcome: CheckOutcome) -> dg.AssetCheckResult:
+    error = outcome.severity == "error"
+    return dg.AssetCheckResult(
+        asset_key=asset_key(declared.name),
+        check_name=outcome.name,
+        passed=outcome.passed,
+        severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
+        description=outcome.description,
+        metadata={
+            name: dg.MetadataValue.json(value) if isinstance(value, list | dict) else value
+            for name, value in outcome.observed.items()
+        },
+    )
+
+
+def _expectations(declared: TableContract) -> dg.AssetChecksDefinition:
+    @dg.asset_check(
+        asset=asset_key(declared.name),
+        name=EXPECTATIONS,
+        description="The Great Expectations suite made from the contract, on the newest rows; leaves a result page.",
+    )
+    def great_expectations(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> dg.AssetCheckResult:
+        del context
+        result = validate(declared, platform.lake.table(declared.name).scan())
+        page = write_report(result, platform.reports)
+        return dg.AssetCheckResult(
+            passed=result.passed,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=result.scope,
+            metadata={
+                **result.statistics,
+                "result_page": dg.MetadataValue.url(page.resolve().as_uri()),
+                "failed": dg.MetadataValue.md("\n".join(f"- {each}" for each in result.failed) or "none"),
+            },
+        )
+
+    return great_expectations
+
+
+#: Every stand-alone check.
+CHECKS: Final = [make(declared) for declared in _CHECKED for make in (_table_checks, _expectations)]
