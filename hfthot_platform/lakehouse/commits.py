@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from typing import Any
 
+import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
 
-__all__ = ["Commit", "Snapshot", "Stamp", "VersionInfo", "history_of"]
+__all__ = ["Commit", "Snapshot", "Stamp", "VersionInfo", "active_files", "history_of"]
 
 _PREFIX = "hfthot."
 #: Version collisions are retried inside delta-rs; logical conflicts are retried as a whole by the table.
@@ -108,6 +109,14 @@ def properties(
     # Log clean-up is a maintenance step under the lock, never a side effect of a write.
     hooks = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
     return CommitProperties(custom_metadata=custom, max_commit_retries=_COLLISION_RETRIES), hooks
+
+
+def active_files(table: DeltaTable) -> pa.Table:
+    """Return the log's entries of a version's data files, one row each, statistics as columns `min.<column>` etc.
+
+    Through a stream, because `pyarrow.table` imports pandas (a second) to see whether it was given a frame.
+    """
+    return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
 
 
 def history_of(table: DeltaTable, limit: int | None = None) -> list[VersionInfo]:

@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
-import pyarrow as pa
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from hfthot_platform.contracts import TableContract
 from hfthot_platform.errors import CommitConflictError
-from hfthot_platform.lakehouse.commits import Stamp, history_of, properties
+from hfthot_platform.lakehouse.commits import Stamp, active_files, history_of, properties
 from hfthot_platform.lakehouse.lake import Lakehouse
 from hfthot_platform.lakehouse.locks import writers_lock
 from hfthot_platform.lakehouse.spans import literal
@@ -157,7 +156,7 @@ def _expire(lake: Lakehouse, contract: TableContract, handle: DeltaTable, stamp:
 
 
 def _compact(handle: DeltaTable, contract: TableContract, stamp: Stamp) -> int:
-    actions = pa.table(handle.get_add_actions(flatten=True))
+    actions = active_files(handle)
     column = f"partition.{contract.partition_by}"
     where = actions.column(column).to_pylist() if contract.partition_by else [None] * actions.num_rows
     small: dict[object, int] = {}

@@ -44,6 +44,7 @@ from hfthot_platform.lakehouse.commits import (
     Snapshot,
     Stamp,
     VersionInfo,
+    active_files,
     history_of,
     new_commit_id,
     properties,
@@ -180,7 +181,7 @@ class Table:
         handle = self._open()
         if handle is None:
             return 0, 0
-        sizes = pa.table(handle.get_add_actions(flatten=True)).column("size_bytes").to_pylist()
+        sizes = active_files(handle).column("size_bytes").to_pylist()
         return sum(sizes), len(sizes)
 
     def snapshot(self, version: int | None = None, as_of: datetime | None = None) -> Snapshot | None:
@@ -203,7 +204,7 @@ class Table:
         if fault := next(self._faults(handle), None):
             raise self._damage(fault)
         with translated(self.contract.name):
-            actions = pa.table(handle.get_add_actions(flatten=True))
+            actions = active_files(handle)
             commit = history_of(handle, 1)[-1]
         rows = actions.column("num_records").to_pylist()
         first = _known(actions, f"min.{self.contract.time_column}")
@@ -469,7 +470,7 @@ class Table:
         """Yield name and fault of each data file that is not as the log says; only a local lake is looked at."""
         if self._folder is None:
             return
-        actions = pa.table(handle.get_add_actions(flatten=True))
+        actions = active_files(handle)
         columns = (actions.column(name).to_pylist() for name in ("path", "size_bytes", "num_records"))
         for encoded, size, rows in zip(*columns, strict=True):
             name = unquote(encoded)
@@ -929,7 +930,7 @@ class Table:
                 )
 
     def _partitions_empty(self, handle: DeltaTable, values: list[object]) -> bool:
-        actions = pa.table(handle.get_add_actions(flatten=True))
+        actions = active_files(handle)
         if not actions.num_rows:
             return True
         present = set(actions.column(f"partition.{self.contract.partition_by}").to_pylist())
