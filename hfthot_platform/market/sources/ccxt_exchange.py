@@ -332,6 +332,9 @@ class CcxtFeed:
         markets: another feed's `markets`, which saves loading them again.
         sleep: waits between attempts.
 
+    ccxt's rate limiter paces the requests of one feed; two feeds of one exchange know nothing of each other,
+    so use one per exchange and process, one after another.
+
     The methods raise BadRequestError (unknown exchange, ambiguous symbol, time without zone),
     SourceRefusedError (unknown symbol, credentials, region: never retried), HistoryUnavailableError (the
     venue no longer keeps the begin of the span) and SourceUnavailableError (retried, in vain).
