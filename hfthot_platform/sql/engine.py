@@ -98,7 +98,7 @@ class SqlStream:
         """Yield the rows in bounded memory; the first piece is there even if it has no rows."""
         with _translated(self._sql, self.tables):
             reader = self._relation.to_arrow_reader(_BATCH_ROWS)
-            yield _utc(_as_polars(reader.schema.empty_table()))
+            yield _utc(_as_polars(pa.Table.from_batches([], reader.schema)))
             for batch in reader:
                 yield _utc(_as_polars(pa.Table.from_batches([batch])))
 

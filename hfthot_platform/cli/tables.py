@@ -1,0 +1,342 @@
+"""Commands about tables: list, describe, history, check, restore, maintain."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfthot_platform.cli.output import counted, note, print_json, print_table, progress_bar, size
+
+if TYPE_CHECKING:
+    from hfthot_platform.contracts import TableContract
+    from hfthot_platform.contracts.views import View
+    from hfthot_platform.lakehouse import Lakehouse
+
+__all__ = ["check", "describe", "history", "maintain", "restore", "tables"]
+
+_Table = Annotated[str, typer.Argument(metavar="TABLE", help="A table such as market.trades.", show_default=False)]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def opened_lake(context: typer.Context) -> Lakehouse:
+    """Return the lake that the settings and the command line name."""
+    from hfthot_platform.lakehouse import Lakehouse
+
+    settings = context.obj.settings()
+    return Lakehouse.open(settings.lake_root, settings.plain_storage_options())
+
+
+def new_stamp(what: str) -> Any:
+    """Return a stamp that tells the commits of one command from all others."""
+    import uuid
+
+    from hfthot_platform import __version__
+    from hfthot_platform.lakehouse import Stamp
+
+    return Stamp(run_id=f"cli-{what}-{uuid.uuid4().hex[:12]}", code_version=__version__)
+
+
+def tables(
+    context: typer.Context,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Also the quarantines that are empty.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """List the tables with their rows, size and last event, from their logs alone."""
+    from hfthot_platform.errors import LakehouseError
+
+    rows = []
+    for table in opened_lake(context).tables():
+        problem = None
+        try:
+            snapshot = table.snapshot()
+        except LakehouseError as error:
+            snapshot, problem = None, error.what
+        if snapshot is None and not problem and table.contract.namespace == "quarantine" and not every:
+            continue
+        row: dict[str, Any] = dict.fromkeys(("rows", "bytes", "files", "version", "committed_at", "last_event"))
+        if snapshot is not None:
+            row |= {
+                "rows": snapshot.rows,
+                "bytes": snapshot.bytes,
+                "files": len(snapshot.paths),
+                "version": snapshot.version,
+                "committed_at": snapshot.committed_at,
+                "last_event": snapshot.last_event,
+            }
+        rows.append({"table": table.contract.name, **row, "problem": problem})
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("table", "rows", "size", "files", "version", "committed", "last event"),
+        [
+            (
+                row["table"],
+                "damaged" if row["problem"] else _counted(row["rows"]),
+                None if row["bytes"] is None else size(row["bytes"]),
+                row["files"],
+                row["version"],
+                _to_second(row["committed_at"]),
+                _to_second(row["last_event"]),
+            )
+            for row in rows
+        ],
+        right=("rows", "size", "files", "version"),
+        styles=lambda row: "red" if row[1] == "damaged" else ("dim" if row[4] == "-" else ""),
+    )
+    if any(row["problem"] for row in rows):
+        note("`hfthot doctor` says what is damaged and what to do.")
+
+
+def describe(context: typer.Context, name: _Table, *, as_json: _Json = False) -> None:
+    """Show what a table is: columns, units, key, rules, layout and present size."""
+    from hfthot_platform.contracts.views import VIEWS
+
+    if name in VIEWS:
+        _describe_view(VIEWS[name], as_json=as_json)
+        return
+    from hfthot_platform.contracts.dictionary import keeping
+
+    table = opened_lake(context).table(name)
+    contract, snapshot = table.contract, table.snapshot()
+    if as_json:
+        print_json(
+            {
+                "table": contract.name,
+                "description": contract.description,
+                "columns": _columns(contract),
+                "primary_key": contract.primary_key,
+                "partition_by": contract.partition_by,
+                "sort_by": contract.sort_by,
+                "rules": [{"name": rule.name, "says": rule.says} for rule in contract.rules],
+                "schema_version": contract.schema_version,
+                "history_days": contract.history_days,
+                "retention_days": contract.retention_days,
+                "max_rejected_share": contract.max_rejected_share,
+                "version": snapshot and snapshot.version,
+                "rows": snapshot and snapshot.rows,
+                "bytes": snapshot and snapshot.bytes,
+                "files": snapshot and len(snapshot.paths),
+                "first_event": snapshot and snapshot.first_event,
+                "last_event": snapshot and snapshot.last_event,
+            }
+        )
+        return
+    typer.echo(f"{contract.name}: {contract.description}\n")
+    print_table(("column", "type", "unit", "key", "empty", "meaning"), _column_rows(contract, contract.column_names))
+    typer.echo(f"\nKey: {', '.join(contract.primary_key)}")
+    typer.echo(f"Layout: {keeping(contract).replace('`', '')}")
+    if snapshot is None:
+        typer.echo("Now: nothing was written yet")
+    else:
+        typer.echo(
+            f"Now: version {snapshot.version}, {_counted(snapshot.rows)} rows, {size(snapshot.bytes)} "
+            f"in {counted(len(snapshot.paths), 'file')}"
+        )
+    typer.echo(f"\nRules (a batch with more than {contract.max_rejected_share:.0%} of broken rows is not published):")
+    for rule in contract.rules:
+        typer.echo(f"  {rule.says}")
+
+
+def _describe_view(view: View, *, as_json: bool) -> None:
+    if as_json:
+        columns = [each for each in _columns(view.of) if each["name"] in view.columns]
+        columns.sort(key=lambda each: view.columns.index(each["name"]))
+        print_json({"view": view.name, "of": view.of.name, "description": view.description, "columns": columns})
+        return
+    typer.echo(f"{view.name}: {view.description} An SQL view of {view.of.name}.\n")
+    print_table(("column", "type", "unit", "key", "empty", "meaning"), _column_rows(view.of, view.columns))
+
+
+def _columns(contract: TableContract) -> list[dict[str, Any]]:
+    from hfthot_platform.contracts.dictionary import TYPE_NAMES
+
+    return [
+        {
+            "name": column.name,
+            "type": TYPE_NAMES[column.dtype],
+            "unit": column.unit,
+            "nullable": column.nullable,
+            "personal": column.personal,
+            "description": column.description,
+        }
+        for column in contract.columns
+    ]
+
+
+def _column_rows(contract: TableContract, names: tuple[str, ...]) -> list[tuple[object, ...]]:
+    by_name = {each["name"]: each for each in _columns(contract)}
+    return [
+        (
+            name,
+            each["type"],
+            each["unit"],
+            "key" if name in contract.primary_key else "",
+            "may be" if each["nullable"] else "",
+            each["description"],
+        )
+        for name, each in ((name, by_name[name]) for name in names)
+    ]
+
+
+def history(
+    context: typer.Context,
+    name: _Table,
+    *,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many, newest first.")] = 20,
+    as_json: _Json = False,
+) -> None:
+    """Show a table's versions: when, by which run, how many rows, and whether they can still be read."""
+    table = opened_lake(context).table(name)
+    versions = table.versions()
+    readable = {each.version for each in table.readable_versions()}
+    newest = versions[::-1][:limit]
+    if as_json:
+        print_json([{**asdict(each), "readable": each.version in readable} for each in newest])
+        return
+    if not versions:
+        typer.echo(f"{name}: nothing was written yet")
+        return
+    print_table(
+        ("version", "time", "operation", "rows", "readable", "run", "asset", "partition"),
+        [
+            (
+                each.version,
+                each.timestamp,
+                each.operation,
+                _counted(each.rows),
+                each.version in readable,
+                each.run_id or None,
+                each.asset or None,
+                each.partition or None,
+            )
+            for each in newest
+        ],
+        right=("version", "rows"),
+        styles=lambda row: "dim" if row[4] == "no" else "",
+    )
+    if len(versions) > limit:
+        note(f"... {counted(len(versions) - limit, 'older version')} (--limit shows more)")
+
+
+def check(
+    context: typer.Context,
+    name: _Table,
+    *,
+    first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day to check.")] = None,
+    end: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Day before which the check ends.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Check a table as it stands: its files, and its rows against the contract.  Exits with 1 on an error."""
+    from hfthot_platform.errors import BadRequestError
+    from hfthot_platform.quality import run_checks
+
+    if (first is None) != (end is None):
+        raise BadRequestError("give both --from and --to, or neither", where="check")
+    lake = opened_lake(context)
+    span = None if first is None or end is None else (first.date(), end.date())
+    problems = lake.table(name).problems()
+    found: list[dict[str, Any]] = [
+        {
+            "check": "files",
+            "passed": not problems,
+            "severity": "error",
+            "description": "; ".join(problems) or "Every file of the current version is there and readable.",
+        }
+    ]
+    if not problems:
+        with progress_bar(f"checking {name}"):
+            for each in run_checks(lake, name, span, datetime.now(UTC)):
+                outcome = asdict(each)
+                found.append({"check": outcome.pop("name"), **outcome})
+    failed = [each for each in found if not each["passed"] and each["severity"] == "error"]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(
+            ("check", "result", "found"),
+            [(each["check"], "passed" if each["passed"] else each["severity"], each["description"]) for each in found],
+            styles=lambda row: {"error": "red", "warn": "yellow"}.get(row[1], ""),
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def restore(
+    context: typer.Context,
+    name: _Table,
+    version: Annotated[int, typer.Argument(min=0, metavar="VERSION", help="A readable version of its history.")],
+) -> None:
+    """Make an older version current again, as a new version: nothing in between is lost."""
+    commit = opened_lake(context).table(name).restore(version, stamp=new_stamp("restore"))
+    typer.echo(f"{name}: version {version} is current again, as version {commit.version}")
+
+
+def maintain(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TABLE]...", help="Tables; all that were written if none is given.")
+    ] = None,
+    *,
+    history_days: Annotated[
+        float | None, typer.Option(min=0, help="Days for which old versions stay readable, instead of the contract's.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Compact, checkpoint, vacuum and clean up, and report sizes before and after."""
+    from hfthot_platform.lakehouse import maintain as run
+
+    lake = opened_lake(context)
+    chosen = [lake.table(name).contract.name for name in names or ()]
+    chosen = chosen or [table.contract.name for table in lake.tables() if table.version() is not None]
+    stamp = new_stamp("maintain")
+    reports = []
+    with progress_bar("maintaining") as progress:
+        for done, name in enumerate(chosen, 1):
+            reports.append(run(lake, name, history_days=history_days, stamp=stamp))
+            progress(done, len(chosen), "tables")
+    if as_json:
+        print_json([asdict(each) for each in reports])
+        return
+    if not reports:
+        typer.echo("Nothing was written yet, so there is nothing to maintain.")
+        return
+    columns = (
+        *("table", "size before", "size after", "files before", "files after", "rows expired", "compacted"),
+        *("vacuumed", "log entries", "leftovers", "readable from", "seconds"),
+    )
+    print_table(
+        columns,
+        [
+            (
+                each.table,
+                size(each.bytes_before),
+                size(each.bytes_after),
+                each.files_before,
+                each.files_after,
+                each.rows_expired,
+                each.files_compacted,
+                each.files_vacuumed,
+                each.log_entries_removed,
+                each.leftovers_removed,
+                each.oldest_readable,
+                round(each.seconds, 2),
+            )
+            for each in reports
+        ],
+        right=columns[1:],
+    )
+
+
+def _to_second(time: Any) -> Any:
+    return time.replace(microsecond=0) if isinstance(time, datetime) else time
+
+
+def _counted(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"
