@@ -1,0 +1,590 @@
+"""How regime models are fitted, labelled and chosen.
+
+What belongs here: expectation-maximisation around the compiled loops, the names of the states and the evidence
+for them, the choice between observation models.  The equations are in `regime`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from hfthot_platform.errors import DataError, NotConvergedError
+from hfthot_platform.models import _regime_loops as loops
+from hfthot_platform.models._regime_model import (
+    LABELS,
+    Evidence,
+    Memory,
+    Multivariate,
+    Observation,
+    RegimeModel,
+    Selection,
+    features_of,
+    long_run,
+)
+from hfthot_platform.models.arrays import BoolArray, FloatArray, IntArray
+
+__all__ = ["Fit", "select"]
+
+#: Bars over which the score compares a regime's moves with a random walk's.
+_HORIZON: Final = 10
+#: A label or a separation is beyond noise if this share of bootstrap draws agrees.
+_CONFIDENCE: Final = 0.95
+#: A state with a smaller share of the bars is a handful of outliers.
+_LEAST_OCCUPANCY: Final = 0.01
+#: Names swap between refits only if this share of bootstrap draws wants it.
+_RELABEL: Final = 0.9
+#: Share of the bars, from the end, that the choice between models is made on.
+_HOLDOUT: Final = 0.3
+#: Least standard deviation of a state, in standard deviations of the series.
+_SIGMA_FLOOR: Final = 0.05
+_SCREENING_ITERATIONS: Final = 30
+_POLISHED: Final = 3
+
+
+@dataclass
+class _Chain:
+    """Parameters of one fit, states in any order; of the returns in their own unit."""
+
+    mu: FloatArray
+    phi: FloatArray
+    sigma: FloatArray
+    A: FloatArray
+    pi: FloatArray
+
+    def arrays(self) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray, FloatArray]:
+        return self.mu, self.phi, self.sigma, self.A, self.pi
+
+
+class _Climb(NamedTuple):
+    """The end of one start's iterations, in standardised units."""
+
+    objective: float
+    likelihood: float
+    converged: bool
+    trace: FloatArray
+
+
+@dataclass(frozen=True)
+class Fit:
+    """The settings of a fit, and its steps."""
+
+    n_states: int
+    n_restarts: int
+    seed: int
+    stickiness: float
+    tolerance: float
+    max_iterations: int
+    n_bootstrap: int
+    memory: Memory
+
+    def run(self, y: FloatArray, observation: Observation, previous: RegimeModel | None) -> RegimeModel:
+        """Return the labelled fit to returns y (T,), checked by the caller."""
+        if observation == "multivariate":
+            return self._multivariate(y, previous)
+        return self._autoregressive(y, observation, previous)
+
+    def _autoregressive(self, y: FloatArray, observation: Observation, previous: RegimeModel | None) -> RegimeModel:
+        autoregressive = observation == "ar1"
+        shift, unit = float(np.nanmean(y)), float(np.nanstd(y))
+        z = (y - shift) / unit
+        x, gap = np.empty_like(z), np.empty(z.size, dtype=np.int64)
+        loops.gaps(z, gap, x)
+        use = (gap == 1 if autoregressive else gap >= 0).astype(np.int64)
+        z[gap < 0] = 0.0  # never read where `use` is 0, but NaN times 0 is NaN
+
+        def climb(chain: _Chain, bound: int) -> _Climb:
+            trace = np.empty(bound)
+            iterations, likelihood, converged = loops.expectation_maximisation(
+                *(z, x, use, autoregressive, self.stickiness, _SIGMA_FLOOR**2, self.tolerance, bound),
+                *(*chain.arrays(), trace),
+            )
+            trace = trace[:iterations]
+            # Theory says it cannot fall; if it does, the arithmetic has failed and the result is worthless.
+            worst = float(np.diff(trace).min(initial=0.0))
+            if worst < -1e-9 * max(1.0, abs(likelihood)):
+                raise NotConvergedError(
+                    f"the likelihood fell by {-worst:.3g} in one iteration",
+                    where="fit_regimes",
+                    hint="Report it with the data: expectation-maximisation must not do this.",
+                )
+            return _Climb(float(trace[-1]), likelihood, converged, trace)
+
+        starts = self._starts(autoregressive=autoregressive)
+        if previous is not None and previous.observation == observation:
+            starts.append(_rescaled(_chain_of(previous), shift, unit))
+        short = min(_SCREENING_ITERATIONS, self.max_iterations)
+        screened = sorted(((climb(chain, short), chain) for chain in starts), key=lambda each: -each[0].objective)
+        best: tuple[_Climb, _Chain] | None = None
+        for first, chain in screened[:_POLISHED]:
+            if not math.isfinite(first.objective):
+                continue
+            result = first
+            if not first.converged and short < self.max_iterations:
+                result = climb(chain, self.max_iterations - short)
+                # The chain was left at the last parameters tried, so the second trace goes on from the first.
+                result = result._replace(trace=np.concatenate([first.trace[:-1], result.trace]))
+            if best is None or result.objective > best[0].objective:
+                best = result, chain
+        if best is None:
+            raise NotConvergedError(
+                "no start has a finite likelihood", where="fit_regimes", hint="Look for absurd outliers in the returns."
+            )
+        (_, likelihood, converged, trace), chain = best
+        jacobian = int(use.sum()) * math.log(unit)
+        chain = _in_units(chain, shift, unit, self.n_states)
+        parameters = self.n_states * (3 if autoregressive else 2) + self.n_states**2 - 1
+        draft = _draft(
+            observation,
+            chain,
+            likelihood=likelihood - jacobian,
+            parameters=parameters,
+            n=int(use.sum()),
+            trace=(trace - jacobian).tolist(),
+        )
+        return self._labelled(replace(draft, converged=converged), y, previous)
+
+    def _starts(self, *, autoregressive: bool) -> list[_Chain]:
+        """Return random starting points in standardised units, padded to the three states of the loops."""
+        generator = np.random.default_rng([self.seed, 1])
+        starts = []
+        for _ in range(self.n_restarts):
+            mu = generator.normal(0.0, 0.1, 3)
+            phi = generator.uniform(-0.5, 0.5, 3) if autoregressive else np.zeros(3)
+            sigma = np.exp(generator.uniform(math.log(0.4), math.log(2.0), 3))
+            stay = generator.uniform(0.8, 0.99)
+            A = np.full((3, 3), (1.0 - stay) / (self.n_states - 1))
+            np.fill_diagonal(A, stay)
+            starts.append(_padded(_Chain(mu, phi, sigma, A, np.full(3, 1.0 / self.n_states)), self.n_states))
+        return starts
+
+    def _multivariate(self, y: FloatArray, previous: RegimeModel | None) -> RegimeModel:
+        scale = float(np.nanstd(y))
+        features, known = features_of(y, scale, self.memory)
+        full = known == 2
+        if full.sum() < 50 * self.n_states:
+            raise DataError(
+                f"only {int(full.sum())} bars have all features",
+                where="fit_regimes(observation='multivariate')",
+                hint="Pass a longer series with fewer gaps, or observation='ar1'.",
+            )
+        best: _Mixture | None = None
+        starts = [_mixture_start(features, full, k, self) for k in range(min(4, self.n_restarts))]
+        part = previous.multivariate if previous else None
+        if part and previous and part.memory == self.memory:
+            mean, covariance = _rescaled_features(part, scale)
+            starts.append(_Mixture(_rescaled(_chain_of(previous), 0.0, 1.0), mean, covariance))
+        screened = [_climb_mixture(start, features, known, self, _SCREENING_ITERATIONS) for start in starts]
+        screened.sort(key=lambda each: -each.trace[-1])
+        for start in screened[:2]:
+            result = _climb_mixture(start, features, known, self, self.max_iterations)
+            if best is None or result.trace[-1] > best.trace[-1]:
+                best = result
+        if best is None or not math.isfinite(best.trace[-1]):
+            raise NotConvergedError(
+                "no start of the multivariate model has a finite likelihood",
+                where="fit_regimes(observation='multivariate')",
+                hint="Look for absurd outliers in the returns, or pass observation='ar1'.",
+            )
+        chain, mean, covariance = best.chain, best.mean, best.covariance
+        likelihood, trace, converged = best.trace[-1], best.trace, best.converged
+        part = Multivariate(self.memory, scale, mean, covariance, np.zeros((self.n_states, 4)), 0.0)
+        f, out = np.empty((y.size, self.n_states)), np.empty(y.size)
+        loops.forward(part.log_density(features, known), chain.A, chain.pi, f, out)
+        g = np.empty_like(f)
+        loops.backward(f, chain.A, g)
+        law, share = _fit_law(features, known, _predictions(f, chain), long_run(chain.A), part)
+        part = replace(part, law=law, share=share)
+        regression = _regression(_moments(y, g))
+        sigma = np.sqrt(regression.variance * (1.0 - regression.phi**2))
+        chain = _Chain(regression.mean * (1.0 - regression.phi), regression.phi, sigma, chain.A, chain.pi)
+        parameters = self.n_states * 14 + self.n_states**2 - 1
+        draft = _draft(
+            "multivariate", chain, likelihood=likelihood, parameters=parameters, n=int(full.sum()), trace=trace
+        )
+        return self._labelled(replace(draft, converged=converged, multivariate=part), y, previous)
+
+    def _labelled(self, draft: RegimeModel, y: FloatArray, previous: RegimeModel | None) -> RegimeModel:
+        """Name the states, put them in the order of the names, and say how sure the names are."""
+        f, _ = draft.filtered(y)
+        g = np.empty_like(f)
+        loops.backward(f, draft.transition, g)
+        stay = np.diag(draft.transition)
+        variance = draft.sigma**2 / (1.0 - draft.phi**2)
+        score = _score(draft.mu / (1.0 - draft.phi), variance, draft.phi, stay)
+        smoothed = _bootstrap(y, g, self.n_bootstrap, self.seed)
+        drawn_score = _score(smoothed.mean, smoothed.variance, smoothed.phi, stay)
+        predicted = _bootstrap(y, _predictions(f, _chain_of(draft)), self.n_bootstrap, self.seed)
+        predicted_score = _score(predicted.mean, predicted.variance, predicted.phi, stay)
+        drawn_names = [_names(v, s) for v, s in zip(predicted.variance, predicted_score, strict=True)]
+
+        names = _names(variance, score)
+        if previous is not None:
+            kept = _continued(names, np.sqrt(variance), previous)
+            wanted = float(np.mean([each == names for each in drawn_names]))
+            names = names if wanted >= _RELABEL else kept
+        order = sorted(range(self.n_states), key=lambda j: LABELS.index(names[j]))
+        labels = tuple(names[j] for j in order)
+        evidence = Evidence(
+            score=_tuple(score[order]),
+            volatility=_tuple(np.sqrt(variance)[order]),
+            occupancy=_tuple(g.mean(axis=0)[order]),
+            score_low=_tuple(np.quantile(drawn_score, 0.05, axis=0)[order]),
+            score_high=_tuple(np.quantile(drawn_score, 0.95, axis=0)[order]),
+            label_confidence=tuple(float(np.mean([each[j] == names[j] for each in drawn_names])) for j in order),
+        )
+        floor = _SIGMA_FLOOR * float(np.nanstd(y)) * (1.0 + 1e-9)
+        stuck = [labels[k] for k, j in enumerate(order) if draft.sigma[j] <= floor]
+        reason = _why_not(draft, labels, evidence, drawn_score[:, order], stuck)
+        part = draft.multivariate
+        if part:
+            part = replace(part, mean=part.mean[order], covariance=part.covariance[order], law=part.law[order])
+        return replace(
+            draft,
+            labels=labels,
+            mu=draft.mu[order],
+            phi=draft.phi[order],
+            sigma=draft.sigma[order],
+            transition=np.ascontiguousarray(draft.transition[np.ix_(order, order)]),
+            initial=draft.initial[order],
+            evidence=evidence,
+            identified=not reason,
+            reason=reason,
+            multivariate=part,
+        )
+
+
+def _draft(
+    observation: Observation, chain: _Chain, *, likelihood: float, parameters: int, n: int, trace: list[float]
+) -> RegimeModel:
+    """Return a model whose states have no names yet."""
+    return RegimeModel(
+        observation=observation,
+        labels=(),
+        mu=np.ascontiguousarray(chain.mu),
+        phi=np.ascontiguousarray(chain.phi),
+        sigma=np.ascontiguousarray(chain.sigma),
+        transition=np.ascontiguousarray(chain.A),
+        initial=np.ascontiguousarray(chain.pi),
+        log_likelihood=likelihood,
+        bic=parameters * math.log(n) - 2.0 * likelihood,
+        n_observations=n,
+        iterations=len(trace),
+        converged=False,
+        trace=tuple(trace),
+        identified=False,
+        reason="",
+        evidence=Evidence((), (), (), (), (), ()),
+    )
+
+
+def _tuple(values: FloatArray) -> tuple[float, ...]:
+    return tuple(values.tolist())
+
+
+def _chain_of(model: RegimeModel) -> _Chain:
+    return _Chain(model.mu, model.phi, model.sigma, model.transition, model.initial)
+
+
+def _padded(chain: _Chain, n_states: int) -> _Chain:
+    """Return the chain with a third state that cannot be reached, if it has two."""
+    if n_states == 3:
+        return chain
+    A = np.eye(3)
+    A[:2, :2] = chain.A[:2, :2]
+    return _Chain(
+        np.append(chain.mu[:2], 0.0),
+        np.append(chain.phi[:2], 0.0),
+        np.append(chain.sigma[:2], 1e3),
+        A,
+        np.append(chain.pi[:2], 0.0),
+    )
+
+
+def _rescaled(chain: _Chain, shift: float, unit: float) -> _Chain:
+    """Return the chain for standardised returns (r - shift) / unit, padded, free to be changed in place."""
+    mu = (chain.mu - shift * (1.0 - chain.phi)) / unit
+    # A transition or a start that an earlier fit put at exactly zero could never come back.
+    A = chain.A * 0.999 + 0.001 / chain.mu.size
+    pi = chain.pi * 0.999 + 0.001 / chain.mu.size
+    return _padded(_Chain(mu, chain.phi.copy(), chain.sigma / unit, A, pi), chain.mu.size)
+
+
+def _in_units(chain: _Chain, shift: float, unit: float, n_states: int) -> _Chain:
+    """Return the chain of standardised returns for returns in their own unit, without padding."""
+    keep = slice(n_states)
+    phi = chain.phi[keep]
+    mu = chain.mu[keep] * unit + shift * (1.0 - phi)
+    return _Chain(mu, phi, chain.sigma[keep] * unit, chain.A[keep, keep], chain.pi[keep])
+
+
+@dataclass
+class _Mixture:
+    """A Gaussian hidden Markov model of the features: means (K, 4), covariances (K, 4, 4)."""
+
+    chain: _Chain
+    mean: FloatArray
+    covariance: FloatArray
+    trace: list[float] = field(default_factory=lambda: [-math.inf])
+    converged: bool = False
+
+
+def _mixture_start(features: FloatArray, full: BoolArray, start: int, fit: Fit) -> _Mixture:
+    """Return a starting point: the first from thirds of the volatility, the others from random bars."""
+    rows = features[full]
+    spread = rows.std(axis=0)
+    generator = np.random.default_rng([fit.seed, 3, start])
+    if start == 0:
+        rank = rows[:, 3].argsort().argsort()
+        group = rank * fit.n_states // rank.size
+    else:
+        centres = rows[generator.choice(len(rows), fit.n_states, replace=False)]
+        group = (((rows[:, None, 1:] - centres[:, 1:]) / spread[1:]) ** 2).sum(axis=2).argmin(axis=1)
+    mean, covariance = np.empty((fit.n_states, 4)), np.empty((fit.n_states, 4, 4))
+    for j in range(fit.n_states):
+        own = rows[group == j]
+        own = own if len(own) > 20 else rows
+        mean[j], covariance[j] = own.mean(axis=0), np.cov(own.T) + np.diag(1e-3 * spread**2)
+    A = np.full((fit.n_states, fit.n_states), 0.05 / (fit.n_states - 1))
+    np.fill_diagonal(A, 0.95)
+    nothing = np.zeros(fit.n_states)
+    return _Mixture(_Chain(nothing, nothing, nothing, A, np.full(fit.n_states, 1.0 / fit.n_states)), mean, covariance)
+
+
+def _climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: Fit, bound: int) -> _Mixture:
+    """Iterate expectation-maximisation; bars without all features only move the regime."""
+    known = np.where(known == 2, 2, 0)
+    full = known == 2
+    rows = features[full]
+    floor = np.diag(1e-6 * rows.var(axis=0))
+    states = fit.n_states
+    f, g = np.empty((known.size, states)), np.empty((known.size, states))
+    jumps, log_density = np.empty((states, states)), np.empty((known.size, states))
+    mean, covariance = start.mean.copy(), start.covariance.copy()
+    keep = slice(states)
+    A, pi = np.ascontiguousarray(start.chain.A[keep, keep]), np.ascontiguousarray(start.chain.pi[keep])
+    trace: list[float] = []
+    converged = False
+    for iteration in range(bound):
+        part = Multivariate(fit.memory, 1.0, mean, covariance, np.empty((states, 4)), 0.0)
+        loops.multivariate_density(features, known, mean, part.whiten, part.constant, log_density)
+        trace.append(loops.smooth_and_count(log_density, A, pi, f, g, jumps))
+        if len(trace) > 1:
+            gain = trace[-1] - trace[-2]
+            # The floor added to the covariances is worth less than this.
+            if gain < -1e-3 * max(1.0, 1e-3 * abs(trace[-1])) or not math.isfinite(trace[-1]):
+                raise NotConvergedError(
+                    f"the likelihood of the features fell by {-gain:.3g} in one iteration",
+                    where="fit_regimes(observation='multivariate')",
+                    hint="Look for absurd outliers in the returns, or pass observation='ar1'.",
+                )
+            if gain < max(fit.tolerance, 1e-3):
+                converged = True
+                break
+        if iteration + 1 == bound:
+            break
+        weight = g[full]
+        total = weight.sum(axis=0)
+        for j in np.flatnonzero(total > 10.0):
+            mean[j] = weight[:, j] @ rows / total[j]
+            centred = rows - mean[j]
+            covariance[j] = (weight[:, [j]] * centred).T @ centred / total[j] + floor
+        count = jumps.sum(axis=1, keepdims=True)
+        A = np.where(count > 1e-12, jumps / np.maximum(count, 1e-12), A)
+        pi = g[0].copy()
+    chain = replace(start.chain, A=A, pi=pi)
+    return _Mixture(chain, mean, covariance, trace, converged)
+
+
+def _rescaled_features(part: Multivariate, scale: float) -> tuple[FloatArray, FloatArray]:
+    """Return means and covariances of the features for another unit of returns."""
+    factor = part.scale / scale
+    unit = np.array([factor, 1.0, 1.0, 1.0])
+    shift = np.array([0.0, 0.0, 0.0, math.log(factor)])
+    return part.mean * unit + shift, part.covariance * np.outer(unit, unit)
+
+
+def _fit_law(
+    features: FloatArray, known: IntArray, prediction: FloatArray, long_run: FloatArray, part: Multivariate
+) -> tuple[FloatArray, float]:
+    """Return c, phi, a, b per state, (K, 4), in units of the scale, and the share e of the long run.
+
+    By expectation-maximisation: a weighted regression for (c, phi), Fisher scoring for (a, b), the log-linear
+    standard deviation, and the mean posterior for e.
+
+    Args:
+        features: (T, 4). known: (T,). prediction: of the state from the bars before, (T, K).
+        long_run: (K,). part: the model without its law.
+    """
+    now = np.flatnonzero((known[1:] > 0) & (known[:-1] == 2)) + 1
+    predicted = prediction[now]
+    z, x, v = features[now, 0], features[now - 1, 0], features[now - 1, 3]
+    states = predicted.shape[1]
+    law = np.column_stack(
+        [np.zeros((states, 2)), 0.5 * np.log(part.covariance[:, 0, 0]) - part.mean[:, 3], np.ones(states)]
+    )
+    share = 0.1
+    design, scale_design = np.column_stack([np.ones_like(x), x]), np.column_stack([np.ones_like(v), v])
+    previous = -math.inf
+    for _ in range(200):
+        log_sigma = scale_design @ law[:, 2:].T
+        density = np.exp(-0.5 * ((z[:, None] - design @ law[:, :2].T) * np.exp(-log_sigma)) ** 2 - log_sigma)
+        weight = ((1.0 - share) * predicted + share * long_run) * density
+        total = weight.sum(axis=1) + 1e-300
+        objective = float(np.log(total).sum())
+        if objective - previous < 1e-2:
+            break
+        previous = objective
+        share = float(np.mean(share * (density @ long_run) / total))
+        weight /= total[:, None]
+        for j in range(states):
+            inverse = weight[:, j] * np.exp(-2.0 * log_sigma[:, j])
+            gram = design.T @ (inverse[:, None] * design) + 1e-9 * np.eye(2)
+            law[j, :2] = np.linalg.solve(gram, design.T @ (inverse * z))
+            squared = ((z - design @ law[j, :2]) * np.exp(-log_sigma[:, j])) ** 2
+            information = 2.0 * scale_design.T @ (weight[:, [j]] * scale_design) + 1e-6 * np.eye(2)
+            step = np.linalg.solve(information, scale_design.T @ (weight[:, j] * (squared - 1.0)))
+            law[j, 2:] += np.clip(step, -0.5, 0.5)
+    return law, share
+
+
+def select(fit: Fit, y: FloatArray) -> Selection:
+    """Compare log p(r_t | past) over the last part of the returns, after fits to the first part."""
+    split = int(y.size * (1.0 - _HOLDOUT))
+    if np.isfinite(y[:split]).sum() < 100 * fit.n_states:
+        raise DataError(
+            f"{int(np.isfinite(y).sum())} returns are too few to hold some out",
+            where="fit_regimes(observation='auto')",
+            hint=f"Pass {math.ceil(100 * fit.n_states / (1 - _HOLDOUT))} or more, or choose the observation model.",
+        )
+    density: dict[str, FloatArray] = {}
+    candidates: tuple[Observation, ...] = ("ar1", "multivariate")
+    for observation in candidates:
+        model = fit.run(y[:split], observation, None)
+        density[observation] = model.predictive_log_density(y, allow_missing=True)[split:]
+    present = np.isfinite(y[split:])
+    means = {name: float(each[present].mean()) for name, each in density.items()}
+    difference = (density["ar1"] - density["multivariate"])[present]
+    chosen: Observation = "multivariate" if means["multivariate"] > means["ar1"] else "ar1"
+    return Selection(chosen, means, float(difference.std() / math.sqrt(difference.size)), int(present.sum()))
+
+
+class _Regression(NamedTuple):
+    """Mean, variance and lag-1 slope of the return in each state, (..., K)."""
+
+    mean: FloatArray
+    variance: FloatArray
+    phi: FloatArray
+
+
+def _moments(y: FloatArray, weight: FloatArray, block: int | None = None) -> FloatArray:
+    """Return weighted sums of 1, x, y, x^2, x y, y^2 over returns with a direct predecessor x.
+
+    Args:
+        y: (T,), NaN where missing. weight: (T, K). block: bars per block.
+
+    Returns:
+        (K, 6), or (blocks, K, 6).
+    """
+    x, now = y[:-1], y[1:]
+    there = np.isfinite(x) & np.isfinite(now)
+    x, now = np.where(there, x, 0.0), np.where(there, now, 0.0)
+    terms = np.stack([there.astype(np.float64), x, now, x * x, x * now, now * now], axis=1)
+    weighted = weight[1:, :, None] * terms[:, None, :]
+    if block is None:
+        return np.asarray(weighted.sum(axis=0))
+    return np.asarray(np.add.reduceat(weighted, np.arange(0, weighted.shape[0], block), axis=0))
+
+
+def _regression(moments: FloatArray) -> _Regression:
+    n, sx, sy, sxx, sxy, syy = np.moveaxis(moments, -1, 0)
+    n = np.maximum(n, 1e-9)
+    tiny = 1e-300
+    cxx = np.maximum(sxx - sx * sx / n, tiny)
+    phi = np.clip((sxy - sx * sy / n) / cxx, -0.99, 0.99)
+    return _Regression(sy / n, np.maximum(syy / n - (sy / n) ** 2, tiny), phi)
+
+
+def _bootstrap(y: FloatArray, prediction: FloatArray, draws: int, seed: int) -> _Regression:
+    """Return the moments of each state over resampled blocks of bars, (draws, K)."""
+    block = max(20, round(math.sqrt(y.size)))
+    blocks = _moments(y, prediction, block)
+    count = np.random.default_rng([seed, 2]).multinomial(len(blocks), np.full(len(blocks), 1.0 / len(blocks)), draws)
+    return _regression(np.tensordot(count.astype(np.float64), blocks, axes=(1, 0)))
+
+
+def _score(mean: FloatArray, variance: FloatArray, phi: FloatArray, stay: FloatArray) -> FloatArray:
+    """Return the variance ratio about zero over the horizon; see `Evidence`."""
+    square = mean**2
+    lags = np.arange(1, _HORIZON).reshape(-1, *([1] * mean.ndim))
+    terms = (1.0 - lags / _HORIZON) * stay**lags * (phi**lags * variance + square) / (variance + square)
+    return np.asarray(1.0 + 2.0 * terms.sum(axis=0))
+
+
+def _names(variance: FloatArray, score: FloatArray) -> tuple[str, ...]:
+    """Return the name of each state."""
+    loudest = int(np.argmax(variance))
+    others = sorted((j for j in range(variance.size) if j != loudest), key=lambda j: -score[j])
+    names = [""] * variance.size
+    names[loudest] = "volatile"
+    if len(others) == 1:
+        names[others[0]] = "trending" if score[others[0]] >= 1.0 else "mean_reverting"
+    else:
+        names[others[0]], names[others[1]] = "trending", "mean_reverting"
+    return tuple(names)
+
+
+def _continued(names: tuple[str, ...], volatility: FloatArray, previous: RegimeModel) -> tuple[str, ...]:
+    """Return the names under which the two quieter states are nearest to those of the previous model."""
+    if len(names) < 3 or set(previous.labels) != set(LABELS):
+        return names
+    before = dict(zip(previous.labels, previous.evidence.volatility, strict=True))
+    swap = {"trending": "mean_reverting", "mean_reverting": "trending", "volatile": "volatile"}
+    swapped = tuple(swap[each] for each in names)
+
+    def distance(candidate: tuple[str, ...]) -> float:
+        return sum(abs(math.log(v / before[name])) for name, v in zip(candidate, volatility.tolist(), strict=True))
+
+    return min(names, swapped, key=distance)
+
+
+def _why_not(
+    draft: RegimeModel, labels: tuple[str, ...], evidence: Evidence, score: FloatArray, stuck: list[str]
+) -> str:
+    """Return why trending and mean-reverting are not told apart beyond noise, or an empty string.
+
+    Args:
+        draft: the fit. labels: (K,). evidence: the figures.
+        score: of the draws with smoothed states, (draws, K). stuck: names of states at the variance floor.
+    """
+    reasons = []
+    if not draft.converged:
+        reasons.append(f"not converged after {draft.iterations} iterations: raise max_iterations")
+    reasons += [
+        f"the {label} state sits on the variance floor: the series has runs of equal returns" for label in stuck
+    ]
+    for label, share in zip(labels, evidence.occupancy, strict=True):
+        if share < _LEAST_OCCUPANCY:
+            reasons.append(f"the {label} state holds only {share:.1%} of the bars")
+    for k, label in enumerate(labels):
+        if label != "volatile":
+            agreed = float(np.mean((score[:, k] > 1.0) == (label == "trending")))
+            if agreed < _CONFIDENCE:
+                reasons.append(
+                    f"{label} does not differ from a random walk beyond noise: variance ratio {evidence.score[k]:.2f}, "
+                    f"90 % interval {evidence.score_low[k]:.2f} to {evidence.score_high[k]:.2f}"
+                )
+        if evidence.label_confidence[k] < _CONFIDENCE:
+            reasons.append(
+                f"the state predicted to be {label} behaves so in only {evidence.label_confidence[k]:.0%} of "
+                "bootstrap draws"
+            )
+    return "; ".join(reasons)
+
+
+def _predictions(f: FloatArray, chain: _Chain) -> FloatArray:
+    """Return p(state at t | bars before t), (T, K), from the filtered distributions."""
+    return np.vstack([chain.pi, f[:-1] @ chain.A])

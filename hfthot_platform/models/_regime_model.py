@@ -1,0 +1,413 @@
+"""What a fitted regime model is, and what can be asked of it without fitting: filter, smooth, decode, densities.
+
+What belongs here: the frozen result and its parts.  What does not: how it is fitted (`_regime_fit`), online use
+and time (`regime`, where the equations are).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Final, Literal
+
+import numpy as np
+
+from hfthot_platform.errors import BadRequestError, DataError, ModelError
+from hfthot_platform.models import _regime_loops as loops
+from hfthot_platform.models.arrays import FloatArray, FloatLike, IntArray
+
+__all__ = [
+    "LABELS",
+    "STRATEGIES",
+    "Evidence",
+    "Memory",
+    "Multivariate",
+    "Observation",
+    "RegimeModel",
+    "Selection",
+    "checked_returns",
+    "features_of",
+    "long_run",
+]
+
+Observation = Literal["ar1", "gaussian", "multivariate"]
+
+#: What to do in each regime.
+STRATEGIES: Final[dict[str, str]] = {
+    "trending": "momentum",
+    "mean_reverting": "stat_arb",
+    "volatile": "risk_off",
+}
+LABELS: Final = tuple(STRATEGIES)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Half-lives of the features of the multivariate model, in bars.
+
+    The defaults come from the daily S&P 500 before 2018: a short memory of volatility predicts the next return
+    best, and trend and autocorrelation need more bars to be told from noise.
+    """
+
+    volatility: float = 3.0
+    trend: float = 5.0
+    autocorrelation: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse half-lives that are not positive numbers."""
+        for name, value in asdict(self).items():
+            if not (math.isfinite(value) and value > 0):
+                raise BadRequestError(f"{name}={value!r} is not a positive number of bars", where="Memory")
+
+    @property
+    def decay(self) -> FloatArray:
+        """Return the factors per bar, (3,)."""
+        return np.array([0.5 ** (1.0 / each) for each in (self.volatility, self.trend, self.autocorrelation)])
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the names of the states rest on; tuples in the order of the labels.
+
+    `score` is the variance ratio over ten bars about zero, with survival of the regime:
+
+        1 + 2 sum_(k<10) (1 - k/10) A_ss^k (phi_s^k v_s^2 + m_s^2) / (v_s^2 + m_s^2),
+
+    m and v the mean and standard deviation of the return.  A random walk has 1; persistence of moves (phi),
+    drift over noise (m / v) and staying power (A_ss) raise it, reversal lowers it.  The state with the
+    largest volatility v is volatile; of the others the one with the larger score is trending.
+
+    Two bootstraps of blocks of bars say how sure this is.  One weights bars with the smoothed state and gives
+    the interval of the score.  The other weights each bar with the state predicted from the bars before it, so
+    that states which merely collect similar bars after the fact prove nothing; it gives the confidences.
+    """
+
+    score: tuple[float, ...]
+    volatility: tuple[float, ...]
+    occupancy: tuple[float, ...]
+    #: 5 % and 95 % points of the score over the draws with smoothed states.
+    score_low: tuple[float, ...]
+    score_high: tuple[float, ...]
+    #: Share of draws with predicted states in which the state gets the same name.
+    label_confidence: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Why this observation model: mean log p(r_t | past) per held-out bar, in nats, of each candidate."""
+
+    chosen: Observation
+    mean_log_density: dict[str, float]
+    #: Standard error of the difference between the two means.
+    standard_error: float
+    held_out: int
+
+
+@dataclass(frozen=True)
+class Multivariate:
+    """The part of a multivariate model that `RegimeModel` does not share."""
+
+    memory: Memory
+    #: Unit of returns inside the features.
+    scale: float
+    #: Means and covariances of the features, (K, 4) and (K, 4, 4).
+    mean: FloatArray
+    covariance: FloatArray
+    #: Law of the next return: c, phi, a, b per state, (K, 4), and the share e of the long run.
+    law: FloatArray
+    share: float
+
+    @cached_property
+    def whiten(self) -> FloatArray:
+        """Return the inverse Cholesky factors, (K, 4, 4)."""
+        return np.ascontiguousarray([np.linalg.inv(np.linalg.cholesky(each)) for each in self.covariance])
+
+    @cached_property
+    def constant(self) -> FloatArray:
+        """Return the log-densities at the mean of the return and of all features, (K, 2)."""
+        log_scale = np.log(np.diagonal(self.whiten, axis1=1, axis2=2))
+        half = 0.5 * math.log(2.0 * math.pi)
+        return np.stack([log_scale[:, 0] - half, log_scale.sum(axis=1) - 4.0 * half], axis=1)
+
+    @cached_property
+    def decay(self) -> FloatArray:
+        """Return the factors per bar of the memory, (3,)."""
+        return self.memory.decay
+
+    def features(self, y: FloatArray) -> tuple[FloatArray, IntArray]:
+        """Return the features (T, 4) of returns y (T,) and how much of them is known (T,)."""
+        return features_of(y, self.scale, self.memory)
+
+    def log_density(self, features: FloatArray, known: IntArray) -> FloatArray:
+        """Return the log-density of the features in each state, (T, K)."""
+        out = np.empty((known.size, len(self.mean)))
+        loops.multivariate_density(features, known, self.mean, self.whiten, self.constant, out)
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class RegimeModel:
+    """A fitted regime model.  Arrays are in the order of `labels`.
+
+    Attributes:
+        observation: which observation model.
+        labels: names of the states.
+        mu: constant of the return's AR(1) in each state, (K,), in units of the returns.
+        phi: its slope, (K,).
+        sigma: its standard deviation, (K,), in units of the returns.
+        transition: probability of the state (column) after the state (row), (K, K).
+        initial: distribution of the state at the first bar, (K,).
+        log_likelihood: of the fitted data; of the features for `multivariate`.
+        bic: Bayesian information criterion; comparable between models of the same observation only.
+        n_observations: returns that the likelihood counts.
+        iterations: of the best start.
+        converged: whether the tolerance was reached.
+        trace: the objective at each iteration, never falling.
+        identified: whether trending and mean-reverting are told apart beyond noise.
+        reason: why not; empty if identified.
+        evidence: the figures behind the labels.
+        selection: the choice between the observation models, where one was asked for.
+        multivariate: what only the multivariate model has.
+    """
+
+    observation: Observation
+    labels: tuple[str, ...]
+    mu: FloatArray
+    phi: FloatArray
+    sigma: FloatArray
+    transition: FloatArray
+    initial: FloatArray
+    log_likelihood: float
+    bic: float
+    n_observations: int
+    iterations: int
+    converged: bool
+    trace: tuple[float, ...]
+    identified: bool
+    reason: str
+    evidence: Evidence
+    selection: Selection | None = None
+    multivariate: Multivariate | None = field(default=None, repr=False)
+
+    @property
+    def n_states(self) -> int:
+        """Return the number of states."""
+        return self.mu.size
+
+    @property
+    def memory(self) -> Memory | None:
+        """Return the memory of the features, None unless the model is multivariate."""
+        return self.multivariate.memory if self.multivariate else None
+
+    @cached_property
+    def version(self) -> str:
+        """Return a fingerprint of everything that decides the model's output."""
+        digest = hashlib.sha256(repr((self.observation, self.labels)).encode())
+        for each in (self.mu, self.phi, self.sigma, self.transition, self.initial):
+            digest.update(each.tobytes())
+        if part := self.multivariate:
+            digest.update(repr((part.memory, part.scale, part.share)).encode())
+            for each in (part.mean, part.covariance, part.law):
+                digest.update(each.tobytes())
+        return digest.hexdigest()[:16]
+
+    def filter(self, returns: FloatLike, *, allow_missing: bool = False) -> FloatArray:
+        """Return p(state at t | returns up to t), (T, K), columns in the order of `labels`.
+
+        Raises:
+            DataError: the returns are not a one-dimensional array of numbers, or hold infinity, or NaN that is
+                not allowed.
+        """
+        return self.filtered(checked_returns(returns, allow_missing=allow_missing))[0]
+
+    def smooth(self, returns: FloatLike, *, allow_missing: bool = False) -> FloatArray:
+        """Return p(state at t | all returns), (T, K): hindsight, for study, never for trading.
+
+        Raises:
+            DataError: as for `filter`.
+        """
+        f, _ = self.filtered(checked_returns(returns, allow_missing=allow_missing))
+        g = np.empty_like(f)
+        loops.backward(f, self.transition, g)
+        return g
+
+    def decode(self, returns: FloatLike, *, allow_missing: bool = False) -> IntArray:
+        """Return the most probable sequence of states (Viterbi), (T,), as indices into `labels`.
+
+        Raises:
+            DataError: as for `filter`.
+        """
+        y = checked_returns(returns, allow_missing=allow_missing)
+        path = np.empty(y.size, dtype=np.int64)
+        loops.viterbi(self._log_density(y), self.transition, self.initial, path)
+        return path
+
+    def predictive_log_density(self, returns: FloatLike, *, allow_missing: bool = False) -> FloatArray:
+        """Return log p(r_t | returns before t), (T,), in nats per unit of the returns; NaN for missing bars.
+
+        Comparable between all observation models.
+
+        Raises:
+            DataError: as for `filter`.
+        """
+        y = checked_returns(returns, allow_missing=allow_missing)
+        f, out = self.filtered(y)
+        if part := self.multivariate:
+            rows = _law_density(*part.features(y), part)
+            share, settled = part.share, long_run(self.transition)
+            loops.predictive_density(rows, f, self.transition, self.initial, share, settled, out)
+            out -= math.log(part.scale)
+        out[np.isnan(y)] = np.nan
+        return out
+
+    def conditional_log_likelihood(self, returns: FloatLike, *, allow_missing: bool = False) -> float:
+        """Return the likelihood that the fit maximises: returns without a direct predecessor are given.
+
+        For `multivariate` it is that of the features.
+
+        Raises:
+            DataError: as for `filter`.
+        """
+        y = checked_returns(returns, allow_missing=allow_missing)
+        rows, f, out = np.empty((y.size, self.n_states)), np.empty((y.size, self.n_states)), np.empty(y.size)
+        if self.multivariate:
+            features, known = self.multivariate.features(y)
+            rows = self.multivariate.log_density(features, np.where(known == 2, 2, 0))
+            loops.forward(rows, self.transition, self.initial, f, out)
+        else:
+            loops.filter_autoregressive(
+                y, self.mu, self.phi, self.sigma, self.transition, self.initial, True, rows, f, out
+            )
+        return float(out.sum())
+
+    def simulate(self, n_bars: int, *, seed: int) -> tuple[FloatArray, IntArray]:
+        """Return simulated returns (n_bars,) and their true states (n_bars,); AR(1) models only.
+
+        Raises:
+            BadRequestError: the model is multivariate (its features do not determine returns).
+        """
+        if self.multivariate:
+            raise BadRequestError("a multivariate model has no law to simulate from", where="RegimeModel.simulate")
+        generator = np.random.default_rng(seed)
+        y, path = np.empty(n_bars), np.empty(n_bars, dtype=np.int64)
+        uniform, normal = generator.random(n_bars), generator.standard_normal(n_bars)
+        loops.simulate(uniform, normal, self.mu, self.phi, self.sigma, self.transition, self.initial, y, path)
+        return y, path
+
+    def to_json(self) -> str:
+        """Return the model as JSON; floats survive exactly."""
+        return json.dumps(asdict(self), default=_plain)
+
+    @classmethod
+    def from_json(cls, text: str) -> RegimeModel:
+        """Return the model that `to_json` wrote.
+
+        Raises:
+            ModelError: the text is not such a model.
+        """
+        try:
+            values: dict[str, Any] = json.loads(text)
+            part = values["multivariate"]
+            for name in ("mu", "phi", "sigma", "transition", "initial"):
+                values[name] = np.array(values[name], dtype=np.float64)
+            values["labels"], values["trace"] = tuple(values["labels"]), tuple(values["trace"])
+            values["evidence"] = Evidence(**{name: tuple(each) for name, each in values["evidence"].items()})
+            if values["selection"]:
+                values["selection"] = Selection(**values["selection"])
+            if part:
+                arrays = {name: np.array(part[name], dtype=np.float64) for name in ("mean", "covariance", "law")}
+                values["multivariate"] = Multivariate(
+                    Memory(**part["memory"]), part["scale"], share=part["share"], **arrays
+                )
+            return cls(**values)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(
+                f"not a regime model ({error})", where="RegimeModel.from_json", hint="Pass what to_json returned."
+            ) from error
+
+    def _log_density(self, y: FloatArray) -> FloatArray:
+        if self.multivariate:
+            return self.multivariate.log_density(*self.multivariate.features(y))
+        x, gap, out = np.empty(y.size), np.empty(y.size, dtype=np.int64), np.empty((y.size, self.n_states))
+        loops.gaps(y, gap, x)
+        loops.autoregressive_density(y, x, gap, self.mu, self.phi, self.sigma, False, out)
+        return out
+
+    def filtered(self, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return the filtered distributions (T, K) and the log-density of each bar (T,); y (T,) is not checked."""
+        f, out, rows = np.empty((y.size, self.mu.size)), np.empty(y.size), np.empty((y.size, self.mu.size))
+        if part := self.multivariate:
+            loops.filter_multivariate(
+                *(y / part.scale, part.decay, part.mean, part.whiten, part.constant),
+                *(self.transition, self.initial, rows, f, out),
+            )
+        else:
+            loops.filter_autoregressive(
+                *(y, self.mu, self.phi, self.sigma, self.transition, self.initial, False, rows, f, out)
+            )
+        return f, out
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"cannot write {type(value).__name__} as JSON")
+
+
+def checked_returns(returns: FloatLike, *, allow_missing: bool) -> FloatArray:
+    """Return the returns as a contiguous array of doubles, checked."""
+    try:
+        y = np.ascontiguousarray(returns, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"not an array of numbers ({error})", where="returns") from error
+    if y.ndim != 1 or y.size == 0:
+        raise DataError(f"shape {y.shape}, expected (T,) with T >= 1", where="returns")
+    # One pass and no temporary: the sum is finite unless something is not.
+    if not math.isfinite(float(np.add.reduce(y))):
+        missing = np.isnan(y)
+        if np.isinf(y).any():
+            raise DataError(
+                f"infinity at index {int(np.isinf(y).argmax())}", where="returns", hint="A price was zero or absent."
+            )
+        if missing.any() and not allow_missing:
+            raise DataError(
+                f"NaN at index {int(missing.argmax())} ({int(missing.sum())} of {y.size})",
+                where="returns",
+                hint="If NaN marks missing bars, pass allow_missing=True.",
+            )
+        if missing.all():
+            raise DataError("every bar is missing", where="returns", hint="Check the time range.")
+    return y
+
+
+def features_of(y: FloatArray, scale: float, memory: Memory) -> tuple[FloatArray, IntArray]:
+    out, known = np.empty((y.size, 4)), np.empty(y.size, dtype=np.int64)
+    loops.trailing_features(y / scale, memory.decay, out, known)
+    return out, known
+
+
+def _law_density(features: FloatArray, known: IntArray, part: Multivariate) -> FloatArray:
+    """Return the log-density of each return (in units of the scale) in each state, (T, K).
+
+    A return whose last bar lacks features falls back on the state's own distribution of returns.
+    """
+    rows = part.log_density(features, np.minimum(known, 1))
+    # The features of the bar before, and this bar's return.
+    now = np.flatnonzero((known[1:] > 0) & (known[:-1] == 2)) + 1
+    z, x, v = features[now, 0], features[now - 1, 0], features[now - 1, 3]
+    c, phi, a, b = part.law.T
+    log_sigma = a + b * v[:, None]
+    residual = (z[:, None] - c - phi * x[:, None]) * np.exp(-log_sigma)
+    rows[now] = -0.5 * residual**2 - log_sigma - 0.5 * math.log(2.0 * math.pi)
+    return rows
+
+
+def long_run(A: FloatArray) -> FloatArray:
+    """Return the stationary distribution of a chain, (K,); of the reachable part if it is not unique."""
+    long_run = np.full(len(A), 1.0 / len(A)) @ np.linalg.matrix_power(A, 1 << 20)
+    return np.asarray(long_run / long_run.sum())
