@@ -1,0 +1,895 @@
+"""Portfolios: mean-variance under constraints (CARA), risk parity, sparse; and the moments that they start from.
+
+Three problems, with mu (n,) expected returns and S (n, n) covariance of one and the same period:
+
+- CARA investor with risk aversion gamma (exponential utility of normal returns):
+      max  mu'w - gamma/2 w'S w - cost |w - w0|_1     within `Constraints`,
+  a quadratic programme, set up once in cvxpy and re-solved for new mu (`MeanVariance`); also for a target return.
+- Risk parity with budgets b (Maillard, Roncalli and Teiletche 2010; Spinu 2013): w_i (S w)_i / w'S w = b_i.  The
+  unique positive solution is the normalised minimiser of the convex  y'S y / 2 - sum b_i log y_i,  found by cyclical
+  coordinate descent (Griveau-Billion, Richard and Roncalli 2013), exact in each coordinate.
+- Sparse: min  w'S w / 2 - mu'w + rho max|mu| |w|_1,  signed and free in the sum, then scaled to |w|_1 = 1.  (With
+  w >= 0 and sum w = 1 the L1 norm is constant and would do nothing.)
+
+Every result carries its KKT residual: the largest violation of stationarity, of a constraint, of a multiplier's sign
+or of complementarity, relative to the problem's own scale.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any, Final, Literal
+
+import numpy as np
+import polars as pl
+
+from hfthot_platform.errors import BadRequestError, DataError, InfeasibleError, NotConvergedError
+from hfthot_platform.models._compiled import compiled
+from hfthot_platform.models.arrays import FloatArray, FloatLike
+
+__all__ = [
+    "AlignedReturns",
+    "Allocation",
+    "Constraints",
+    "Group",
+    "MeanVariance",
+    "Moments",
+    "align_returns",
+    "cara",
+    "estimate_moments",
+    "risk_parity",
+    "sparse",
+]
+
+_WHERE: Final = "models.portfolio"
+#: A KKT residual up to this is called optimal.
+_OPTIMAL: Final = 1e-7
+_CLARABEL: Final = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
+
+Status = Literal["optimal", "approximate"]
+
+
+# --- moments ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedReturns:
+    """Simple returns of several symbols on common days.
+
+    `dates` (T,) of the end of each return, `symbols` (n,), `returns` (T, n), `dropped`: symbol and why.
+    """
+
+    dates: tuple[date | datetime, ...]
+    symbols: tuple[str, ...]
+    returns: FloatArray
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+def align_returns(closes: pl.DataFrame, *, min_coverage: float = 0.95) -> AlignedReturns:
+    """Bring closes in long form to common days and return simple returns.
+
+    Symbols present on fewer than `min_coverage` of all days are dropped; then days on which a remaining symbol is
+    missing.  Nothing is filled forward: a stale price would look like a return of zero.
+
+    Args:
+        closes: `symbol`, `close` and `date` (market.closes) or `ts` (market.bars of one interval).
+        min_coverage: in (0, 1].
+
+    Raises:
+        BadRequestError: columns are missing or a symbol has two closes at one time.
+        DataError: a close is not positive, or fewer than two common days or no symbol remain.
+    """
+    where = f"{_WHERE}.align_returns"
+    time = "date" if "date" in closes.columns else "ts"
+    if not {time, "symbol", "close"} <= set(closes.columns):
+        raise BadRequestError(f"columns {closes.columns}", where=where, hint="Give symbol, close and date (or ts).")
+    if not 0 < min_coverage <= 1:
+        raise BadRequestError(f"min_coverage = {min_coverage}", where=where, hint="Give a number in (0, 1].")
+    rows = closes.select(time, pl.col("symbol").cast(pl.String), pl.col("close").cast(pl.Float64)).drop_nulls("close")
+    if rows.select(time, "symbol").is_duplicated().any():
+        raise BadRequestError(
+            "a symbol has two closes at one time", where=where, hint="Filter to one venue and one interval."
+        )
+    if rows.height == 0 or not rows.select((pl.col("close").is_finite() & (pl.col("close") > 0)).all()).item():
+        raise DataError("no closes, or a close that is not positive", where=where, hint="Repair the prices.")
+    wide = rows.pivot(on="symbol", index=time, values="close").sort(time)
+    names = sorted(name for name in wide.columns if name != time)
+    present = {name: 1 - wide[name].null_count() / wide.height for name in names}
+    kept = [name for name in names if present[name] >= min_coverage]
+    dropped = {
+        name: f"present on {present[name]:.1%} of {wide.height} days" for name in names if present[name] < min_coverage
+    }
+    common = wide.select(time, *kept).drop_nulls()
+    if not kept or common.height < 2:
+        raise DataError(
+            f"{common.height} common days of {len(kept)} symbols",
+            where=where,
+            hint="Use a shorter span, fewer symbols, or another min_coverage.",
+        )
+    prices = common.select(kept).to_numpy()
+    return AlignedReturns(tuple(common[time].to_list()[1:]), tuple(kept), prices[1:] / prices[:-1] - 1, dropped)
+
+
+CovarianceMethod = Literal["ledoit_wolf", "sample", "ewma"]
+MeanMethod = Literal["bayes_stein", "sample", "zero"]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Estimated mean (n,) and covariance (n, n) per period of the returns, and how they came about.
+
+    Attributes:
+        mean: expected returns.
+        covariance: symmetric positive definite.
+        observations: rows used (the effective number for `ewma`).
+        covariance_shrinkage: weight of the Ledoit-Wolf target, 0 for the other methods.
+        mean_shrinkage: weight of the common mean.
+        condition_number: of the covariance.
+        repaired: whether small eigenvalues had to be raised.
+    """
+
+    mean: FloatArray
+    covariance: FloatArray
+    observations: float
+    covariance_shrinkage: float
+    mean_shrinkage: float
+    condition_number: float
+    repaired: bool
+
+
+def estimate_moments(
+    returns: FloatLike,
+    *,
+    covariance: CovarianceMethod = "ledoit_wolf",
+    mean: MeanMethod = "bayes_stein",
+    halflife: float = 60.0,
+) -> Moments:
+    """Estimate what the portfolios start from.
+
+    Covariance: `ledoit_wolf` (2004; shrunk to a multiple of the identity by scikit-learn, well conditioned at any
+    length), `sample`, or `ewma` with the given half-life in periods.  The last two are singular for histories
+    shorter than the number of assets: eigenvalues below 1e-8 of the largest are then raised to that, the variances
+    restored by scaling, and `repaired` is set.
+
+    Means: `bayes_stein` (Jorion 1986) shrinks the sample means to the return of the minimum-variance portfolio by
+    (n + 2) / (n + 2 + T d), d the squared Mahalanobis distance between the two; `sample`; `zero`.
+
+    Args:
+        returns: (T, n), T >= 20, finite, no constant column.
+        covariance: method.
+        mean: method.
+        halflife: > 0.
+
+    Raises:
+        BadRequestError: an unknown method or a bad half-life.
+        DataError: too few rows, NaN or infinity, or a constant column.
+    """
+    where = f"{_WHERE}.estimate_moments"
+    x = np.asarray(returns, dtype=np.float64)
+    if x.ndim != 2 or x.shape[0] < 20:
+        raise DataError(f"returns of shape {x.shape}", where=where, hint="Give (T, n) with T of 20 or more.")
+    if not np.isfinite(x).all():
+        bad = np.argwhere(~np.isfinite(x))[0]
+        raise DataError(f"row {bad[0]}, column {bad[1]} is not finite", where=where, hint="Align the returns first.")
+    flat = np.flatnonzero(np.ptp(x, axis=0) == 0)
+    if flat.size:
+        raise DataError(f"column {flat[0]} is constant", where=where, hint="Drop the asset.")
+    if not (math.isfinite(halflife) and halflife > 0):
+        raise BadRequestError(f"halflife = {halflife}", where=where, hint="Give a positive number of periods.")
+    t, n = x.shape
+    shrinkage, repaired, observations = 0.0, False, float(t)
+    average = x.mean(axis=0)
+    if covariance == "ledoit_wolf":
+        from sklearn.covariance import ledoit_wolf
+
+        matrix, shrinkage = ledoit_wolf(x)
+    elif covariance in {"sample", "ewma"}:
+        decay = 1.0 if covariance == "sample" else 0.5 ** (1 / halflife)
+        weights = decay ** np.arange(t - 1, -1, -1.0)
+        weights /= weights.sum()
+        observations = 1 / float(weights @ weights)
+        average = weights @ x
+        centred = (x - average) * np.sqrt(weights)[:, None]
+        matrix, repaired = _raise_eigenvalues(centred.T @ centred / (1 - 1 / observations))
+    else:
+        raise BadRequestError(f"covariance {covariance!r}", where=where, hint="Use ledoit_wolf, sample or ewma.")
+    matrix = (matrix + matrix.T) / 2
+    if mean == "bayes_stein":
+        average, pull = _bayes_stein(average, matrix, observations)
+    elif mean == "zero":
+        average, pull = np.zeros(n), 1.0
+    elif mean == "sample":
+        pull = 0.0
+    else:
+        raise BadRequestError(f"mean {mean!r}", where=where, hint="Use bayes_stein, sample or zero.")
+    values = np.linalg.eigvalsh(matrix)
+    condition = float(values[-1] / values[0])
+    return Moments(average, matrix, observations, float(shrinkage), pull, condition, repaired=repaired)
+
+
+def _raise_eigenvalues(matrix: FloatArray) -> tuple[FloatArray, bool]:
+    values, vectors = np.linalg.eigh(matrix)
+    floor = 1e-8 * values[-1]
+    if values[0] >= floor:
+        return matrix, False
+    raised = (vectors * np.maximum(values, floor)) @ vectors.T
+    scale = np.sqrt(np.diag(matrix) / np.diag(raised))
+    return raised * np.outer(scale, scale), True
+
+
+def _bayes_stein(average: FloatArray, matrix: FloatArray, observations: float) -> tuple[FloatArray, float]:
+    n = average.size
+    solved = np.linalg.solve(matrix, np.column_stack([np.ones(n), average]))
+    common = float(solved[:, 1].sum() / solved[:, 0].sum())
+    distance = float((average - common) @ (solved[:, 1] - common * solved[:, 0]))
+    pull = (n + 2) / (n + 2 + observations * distance)
+    return (1 - pull) * average + pull * common, pull
+
+
+# --- the result and its constraints -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """A portfolio with its diagnostics.
+
+    Attributes:
+        method: `cara`, `minimum_variance`, `risk_parity` or `sparse`.
+        weights: (n,), in the order of the inputs.
+        symbols: (n,), where given.
+        expected_return: mu'w per period; None without mu.
+        volatility: sqrt(w'S w) per period.
+        risk_contributions: (n,), w_i (S w)_i / w'S w, summing to 1 (zeros for an empty portfolio).
+        kkt_residual: relative violation of the optimality conditions; see the module.
+        status: `optimal` if that is at most 1e-7, else `approximate`.
+        turnover: sum of |w - previous|, previous weights being zero where not given.
+        cost: turnover times the cost per unit.
+        iterations: of the solver.
+    """
+
+    method: str
+    weights: FloatArray
+    symbols: tuple[str, ...] | None
+    expected_return: float | None
+    volatility: float
+    risk_contributions: FloatArray
+    kkt_residual: float
+    status: Status
+    turnover: float
+    cost: float
+    iterations: int
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Bounds on the summed weights of some assets (a sector, say): `members` are their positions."""
+
+    members: Sequence[int]
+    lower: float = -math.inf
+    upper: float = math.inf
+    name: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Constraints:
+    """What weights are allowed; long-only and fully invested by default.
+
+    Attributes:
+        lower: scalar or (n,), may be -inf.
+        upper: scalar or (n,), may be inf.
+        budget: sum of the weights, or None for a free sum.
+        leverage: largest sum of |w|, or None.
+        turnover: largest sum of |w - previous|, or None.
+        groups: bounds on sums of weights.
+    """
+
+    lower: FloatLike = 0.0
+    upper: FloatLike = 1.0
+    budget: float | None = 1.0
+    leverage: float | None = None
+    turnover: float | None = None
+    groups: tuple[Group, ...] = ()
+
+
+def _covariance(cov: FloatLike, where: str) -> FloatArray:
+    """Return a checked covariance.
+
+    Raises:
+        DataError: not square, not finite, not symmetric, or not positive semi-definite.
+    """
+    matrix = np.ascontiguousarray(cov, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
+        raise DataError(f"a covariance of shape {matrix.shape}", where=where, hint="Give a square matrix.")
+    if not np.isfinite(matrix).all():
+        raise DataError("the covariance has a non-finite entry", where=where, hint="Use estimate_moments.")
+    diagonal = np.diag(matrix)
+    if diagonal.min() <= 0:
+        bad = int(diagonal.argmin())
+        raise DataError(f"asset {bad} has variance {diagonal[bad]:g}", where=where, hint="Drop the asset.")
+    if np.abs(matrix - matrix.T).max() > 1e-10 * diagonal.max():
+        raise DataError("the covariance is not symmetric", where=where, hint="Use (S + S.T) / 2.")
+    try:
+        # A Cholesky factorisation is three times as fast as the eigenvalues.
+        np.linalg.cholesky(matrix + 1e-10 * np.diag(diagonal))
+    except np.linalg.LinAlgError as error:
+        least = float(np.linalg.eigvalsh(matrix)[0])
+        raise DataError(
+            f"the covariance has the eigenvalue {least:.3g}",
+            where=where,
+            hint="Use estimate_moments, which repairs it.",
+        ) from error
+    return matrix
+
+
+def _vector(values: FloatLike, n: int, name: str, where: str) -> FloatArray:
+    vector = np.asarray(values, dtype=np.float64)
+    if vector.shape != (n,) or not np.isfinite(vector).all():
+        raise DataError(
+            f"{name} of shape {vector.shape}, finite: {bool(np.isfinite(vector).all())}",
+            where=where,
+            hint=f"Give {n} finite numbers.",
+        )
+    return vector
+
+
+def _names(symbols: Sequence[str] | None, n: int, where: str) -> tuple[str, ...] | None:
+    if symbols is not None and len(symbols) != n:
+        raise BadRequestError(f"{len(symbols)} symbols", where=where, hint=f"Give {n}, in the order of the covariance.")
+    return None if symbols is None else tuple(symbols)
+
+
+def _allocation(
+    method: str,
+    weights: FloatArray,
+    cov: FloatArray,
+    mu: FloatArray | None,
+    symbols: tuple[str, ...] | None,
+    residual: float,
+    iterations: int,
+    previous: FloatArray | None,
+    cost: float,
+) -> Allocation:
+    marginal = cov @ weights
+    variance = float(weights @ marginal)
+    turnover = float(np.abs(weights - (0.0 if previous is None else previous)).sum())
+    return Allocation(
+        method=method,
+        weights=weights,
+        symbols=symbols,
+        expected_return=None if mu is None else float(mu @ weights),
+        volatility=math.sqrt(max(variance, 0.0)),
+        risk_contributions=weights * marginal / variance if variance > 0 else np.zeros_like(weights),
+        kkt_residual=residual,
+        status="optimal" if residual <= _OPTIMAL else "approximate",
+        turnover=turnover,
+        cost=cost * turnover,
+        iterations=iterations,
+    )
+
+
+# --- mean-variance ----------------------------------------------------------------------------------------------
+
+
+class MeanVariance:
+    """The mean-variance problem of one covariance and one set of constraints, set up once, solved many times.
+
+    In standard form, with x = (w, t, s), t >= |w| where leverage is limited and s >= |w - w0| where trading is limited
+    or costs:   min  w'S w / 2 - mu'w / gamma + (cost / gamma) sum s   s.t.  A x = b,  G x <= h.
+    mu, gamma, w0 and the target return enter q and h only, so a re-solve keeps cvxpy's canonical form.
+
+    Args:
+        cov: (n, n) covariance.
+        constraints: long-only and fully invested by default.
+        cost: of one unit of turnover, in units of return, >= 0.
+        symbols: (n,) names.
+
+    Raises:
+        BadRequestError: constraints of the wrong shape or a negative cost.
+        DataError: the covariance is not one.
+        InfeasibleError: the bounds contradict the budget.
+    """
+
+    def __init__(
+        self,
+        cov: FloatLike,
+        constraints: Constraints | None = None,
+        *,
+        cost: float = 0.0,
+        symbols: Sequence[str] | None = None,
+    ) -> None:
+        where = f"{_WHERE}.MeanVariance"
+        self._cov = _covariance(cov, where)
+        self._n = self._cov.shape[0]
+        self._symbols = _names(symbols, self._n, where)
+        self._rules = constraints or Constraints()
+        if not (math.isfinite(cost) and cost >= 0):
+            raise BadRequestError(f"cost = {cost}", where=where, hint="Give a finite number >= 0.")
+        self._cost = cost
+        self._lower, self._upper = _bounds(self._rules, self._n, where)
+        # Solvers have absolute tolerances, so the problem is brought to variances around 1.
+        self._scale = float(np.diag(self._cov).mean())
+        self._forms: dict[bytes, _Form] = {}
+
+    def cara(self, mu: FloatLike, gamma: float = 2.0, *, previous: FloatLike | None = None) -> Allocation:
+        """Maximise mu'w - gamma/2 w'S w - cost |w - previous|_1.
+
+        Args:
+            mu: (n,) expected returns.
+            gamma: risk aversion, > 0.
+            previous: (n,) weights held now; nothing by default.
+
+        Raises:
+            BadRequestError: gamma is not positive.
+            DataError: mu or previous has the wrong shape or is not finite.
+            InfeasibleError: no weights satisfy the constraints, or the utility is unbounded.
+            NotConvergedError: the solver gave up.
+        """
+        where = f"{_WHERE}.cara"
+        if not (math.isfinite(gamma) and gamma > 0):
+            raise BadRequestError(f"gamma = {gamma}", where=where, hint="Give a positive risk aversion.")
+        mean = _vector(mu, self._n, "mu", where)
+        return self._solve("cara", mean, mean / gamma, self._cost / gamma, None, previous)
+
+    def minimum_variance(
+        self, mu: FloatLike, target_return: float | None = None, *, previous: FloatLike | None = None
+    ) -> Allocation:
+        """Minimise w'S w / 2 + cost |w - previous|_1 subject to mu'w >= target_return.
+
+        Args:
+            mu: (n,) expected returns.
+            target_return: per period; None for the global minimum of variance.
+            previous: (n,) weights held now; nothing by default.
+
+        Raises:
+            DataError: mu or previous has the wrong shape or is not finite.
+            InfeasibleError: no weights satisfy the constraints and reach the return.
+            NotConvergedError: the solver gave up.
+        """
+        mean = _vector(mu, self._n, "mu", f"{_WHERE}.minimum_variance")
+        return self._solve("minimum_variance", mean, np.zeros(self._n), self._cost, target_return, previous)
+
+    def _solve(
+        self,
+        method: str,
+        mean: FloatArray,
+        linear: FloatArray,
+        cost: float,
+        target: float | None,
+        previous: FloatLike | None,
+    ) -> Allocation:
+        where = f"{_WHERE}.{method}"
+        held = None if previous is None else _vector(previous, self._n, "previous", where)
+        form = self._form(mean if target is not None else None)
+        q = np.zeros(form.size)
+        q[: self._n] = -linear / self._scale
+        q[form.traded] = cost / self._scale
+        weights, residual, iterations = form.solve(
+            q, form.right(np.zeros(self._n) if held is None else held, target), where
+        )
+        weights = np.clip(weights, self._lower, self._upper)
+        return _allocation(method, weights, self._cov, mean, self._symbols, residual, iterations, held, self._cost)
+
+    def _form(self, mean: FloatArray | None) -> _Form:
+        """Return the standard form, built at first use; a target return puts mu into the matrix."""
+        key = b"" if mean is None else mean.tobytes()
+        if key not in self._forms:
+            kept = {b"": self._forms[b""]} if b"" in self._forms else {}
+            self._forms = kept | {
+                key: _Form(self._cov / self._scale, self._rules, self._lower, self._upper, mean, costly=self._cost > 0)
+            }
+        return self._forms[key]
+
+
+def cara(
+    mu: FloatLike,
+    cov: FloatLike,
+    gamma: float = 2.0,
+    *,
+    constraints: Constraints | None = None,
+    previous: FloatLike | None = None,
+    cost: float = 0.0,
+    symbols: Sequence[str] | None = None,
+) -> Allocation:
+    """Return the portfolio of an investor with constant absolute risk aversion gamma.
+
+    For several mu on one covariance use `MeanVariance`, whose arguments and errors these are.
+    """
+    return MeanVariance(cov, constraints, cost=cost, symbols=symbols).cara(mu, gamma, previous=previous)
+
+
+class _Form:
+    """min w'P w / 2 + q'x  s.t.  A x = b,  G x <= h,  as one cvxpy problem with parameters q and h."""
+
+    def __init__(
+        self,
+        P: FloatArray,
+        rules: Constraints,
+        lower: FloatArray,
+        upper: FloatArray,
+        mean: FloatArray | None,
+        *,
+        costly: bool,
+    ) -> None:
+        import cvxpy as cp
+        from scipy import sparse as sp
+
+        n = P.shape[0]
+        self._P = P
+        levered, trading = rules.leverage is not None, costly or rules.turnover is not None
+        self.size = n * (1 + levered + trading)
+        self.traded = slice(n * (1 + levered), self.size)
+        eye, none = sp.eye_array(n, format="csr"), sp.csr_array((n, n))
+
+        def place(w: Any, t: Any, s: Any) -> Any:
+            return sp.hstack([w, *([t] if levered else []), *([s] if trading else [])], format="csr")
+
+        def total(values: FloatArray, where: int) -> Any:
+            blocks = [sp.csr_array((1, n)) for _ in range(3)]
+            blocks[where] = sp.csr_array(values[None, :])
+            return place(*blocks)
+
+        equal: list[Any] = []
+        unequal: list[Any] = []
+        b: list[float] = []
+        h: list[FloatArray] = []
+        for sign, bound in ((-1.0, lower), (1.0, upper)):
+            finite = np.flatnonzero(np.isfinite(bound))
+            unequal.append(place(sign * eye[finite], none[finite], none[finite]))
+            h.append(sign * bound[finite])
+        for row, low, high in _rows(rules, n):
+            if low == high:
+                equal.append(total(row, 0))
+                b.append(low)
+                continue
+            for sign, end in ((-1.0, low), (1.0, high)):
+                if math.isfinite(end):
+                    unequal.append(total(sign * row, 0))
+                    h.append(np.array([sign * end]))
+        if levered:
+            unequal += [place(eye, -eye, none), place(-eye, -eye, none), total(np.ones(n), 1)]
+            h += [np.zeros(2 * n), np.array([rules.leverage])]
+        self._held_rows = slice(0, 0)
+        if trading:
+            first = sum(each.size for each in h)
+            self._held_rows = slice(first, first + 2 * n)
+            unequal += [place(eye, none, -eye), place(-eye, none, -eye)]
+            h.append(np.zeros(2 * n))
+            if rules.turnover is not None:
+                unequal.append(total(np.ones(n), 2))
+                h.append(np.array([rules.turnover]))
+        # The row of mu is scaled like the others, whose coefficients are 1.
+        self._unit = 1.0
+        if mean is not None:
+            self._unit = max(float(np.abs(mean).max()), np.finfo(float).tiny)
+            unequal.append(total(-mean / self._unit, 0))
+            h.append(np.zeros(1))
+        self._A = sp.vstack(equal, format="csr") if equal else sp.csr_array((0, self.size))
+        self._b = np.array(b)
+        self._G = sp.vstack(unequal, format="csr")
+        self._h = np.concatenate(h)
+
+        self._x, self._q, self._right = cp.Variable(self.size), cp.Parameter(self.size), cp.Parameter(self._h.size)
+        limits = [self._G @ self._x <= self._right] if self._h.size else []
+        limits += [self._A @ self._x == self._b] if equal else []
+        risk = cp.quad_form(self._x[:n], cp.psd_wrap(P)) / 2
+        self._problem = cp.Problem(cp.Minimize(risk + self._q @ self._x), limits)
+
+    def right(self, held: FloatArray, target: float | None) -> FloatArray:
+        """Return h for the weights held now and a target return."""
+        h = self._h.copy()
+        h[self._held_rows] = np.concatenate([held, -held])[: self._held_rows.stop - self._held_rows.start]
+        if target is not None:
+            h[-1] = -target / self._unit
+        return h
+
+    def solve(self, q: FloatArray, h: FloatArray, where: str) -> tuple[FloatArray, float, int]:
+        """Return weights, KKT residual and iterations.
+
+        Raises:
+            InfeasibleError: no solution, or none that is finite.
+            NotConvergedError: the solver gave up.
+        """
+        import cvxpy as cp
+
+        self._q.value, self._right.value = q, h
+        try:
+            with warnings.catch_warnings():
+                # "Solution may be inaccurate": the KKT residual says how accurate.
+                warnings.simplefilter("ignore", UserWarning)
+                self._problem.solve(solver=cp.CLARABEL, warm_start=True, **_CLARABEL)
+        except cp.SolverError as error:
+            raise NotConvergedError(
+                f"the solver gave up ({error})", where=where, hint="Check the scale of mu and the constraints."
+            ) from error
+        status = self._problem.status
+        if status.startswith("infeasible"):
+            raise InfeasibleError(
+                "no weights satisfy the constraints",
+                where=where,
+                hint="Lower the target return, or loosen bounds, groups, leverage or turnover.",
+            )
+        if status.startswith("unbounded"):
+            raise InfeasibleError(
+                "the utility is unbounded", where=where, hint="Bound the weights or use a non-singular covariance."
+            )
+        x = self._x.value
+        if x is None or not np.isfinite(x).all():
+            raise NotConvergedError(f"solver status {status}", where=where, hint="Check the scale of mu.")
+        return x[: self._P.shape[0]], self._residual(x, q, h), int(self._problem.solver_stats.num_iters)
+
+    def _residual(self, x: FloatArray, q: FloatArray, h: FloatArray) -> float:
+        """Return the largest KKT violation of x with the multipliers found; forces over their scale, weights as is."""
+        duals = [limit.dual_value for limit in self._problem.constraints]
+        z = np.asarray(duals.pop(0)) if self._h.size else np.zeros(0)
+        y = np.asarray(duals.pop(0)) if duals else np.zeros(0)
+        n = self._P.shape[0]
+        risk = np.zeros(self.size)
+        risk[:n] = self._P @ x[:n]
+        force = max(float(np.abs(q).max()), float(np.abs(risk).max()), np.finfo(float).tiny)
+        slack = h - self._G @ x
+        violations = (
+            np.abs(risk + q + self._A.T @ y + self._G.T @ z) / force,
+            np.maximum(-z, 0) / force,
+            np.maximum(-slack, 0),
+            np.abs(self._A @ x - self._b),
+            np.minimum(np.abs(z) / force, np.abs(slack)),
+        )
+        return max(float(each.max(initial=0.0)) for each in violations)
+
+
+def _bounds(rules: Constraints, n: int, where: str) -> tuple[FloatArray, FloatArray]:
+    try:
+        lower = np.broadcast_to(np.asarray(rules.lower, dtype=np.float64), (n,))
+        upper = np.broadcast_to(np.asarray(rules.upper, dtype=np.float64), (n,))
+    except ValueError as error:
+        raise BadRequestError("bounds of the wrong length", where=where, hint=f"Give scalars or {n} values.") from error
+    if np.isnan(lower).any() or np.isnan(upper).any():
+        raise BadRequestError("a bound is NaN", where=where, hint="Use -inf and inf for no bound.")
+    for group in rules.groups:
+        members = np.asarray(group.members)
+        if members.size == 0 or members.min() < 0 or members.max() >= n:
+            raise BadRequestError(
+                f"group {group.name!r} has members outside 0..{n - 1}", where=where, hint="Give positions of assets."
+            )
+    clash = np.flatnonzero(lower > upper)
+    if clash.size:
+        raise InfeasibleError(
+            f"asset {clash[0]} has lower bound {lower[clash[0]]:g} above upper {upper[clash[0]]:g}",
+            where=where,
+            hint="Correct the bounds.",
+        )
+    if rules.budget is not None and not lower.sum() - 1e-12 <= rules.budget <= upper.sum() + 1e-12:
+        raise InfeasibleError(
+            f"bounds allow sums from {lower.sum():g} to {upper.sum():g}, the budget is {rules.budget:g}",
+            where=where,
+            hint="Loosen the bounds or change the budget.",
+        )
+    if rules.budget is not None and rules.leverage is not None and rules.leverage < abs(rules.budget):
+        raise InfeasibleError(
+            f"leverage {rules.leverage:g} is below the budget {rules.budget:g}", where=where, hint="Raise the leverage."
+        )
+    return lower, upper
+
+
+def _rows(rules: Constraints, n: int) -> list[tuple[FloatArray, float, float]]:
+    """Return the linear constraints as (coefficients (n,), low, high)."""
+    rows: list[tuple[FloatArray, float, float]] = []
+    if rules.budget is not None:
+        rows.append((np.ones(n), rules.budget, rules.budget))
+    for group in rules.groups:
+        row = np.zeros(n)
+        row[np.asarray(group.members)] = 1.0
+        rows.append((row, group.lower, group.upper))
+    return rows
+
+
+# --- risk parity ------------------------------------------------------------------------------------------------
+
+
+def risk_parity(
+    cov: FloatLike,
+    budgets: FloatLike | None = None,
+    *,
+    previous: FloatLike | None = None,
+    cost: float = 0.0,
+    symbols: Sequence[str] | None = None,
+    tolerance: float = 1e-10,
+    max_sweeps: int = 2000,
+) -> Allocation:
+    """Return the long-only portfolio whose risk contributions are the budgets, equal ones by default.
+
+    Args:
+        cov: (n, n) covariance.
+        budgets: (n,) positive, scaled to sum to 1.
+        previous: (n,) weights held now, for turnover and cost in the result.
+        cost: of one unit of turnover.
+        symbols: (n,) names.
+        tolerance: on the largest |contribution - budget|.
+        max_sweeps: over all coordinates.
+
+    Raises:
+        BadRequestError: a budget is not positive.
+        DataError: the covariance is not one.
+        NotConvergedError: the tolerance was not met; with a singular covariance no solution need exist.
+    """
+    where = f"{_WHERE}.risk_parity"
+    matrix = _covariance(cov, where)
+    n = matrix.shape[0]
+    names = _names(symbols, n, where)
+    held = None if previous is None else _vector(previous, n, "previous", where)
+    b = np.full(n, 1 / n) if budgets is None else _vector(budgets, n, "budgets", where)
+    if b.min() <= 0:
+        raise BadRequestError(f"budget {b.min():g}", where=where, hint="Give positive budgets; drop the other assets.")
+    b = b / b.sum()
+    y, sweeps, residual = _coordinate_descent(matrix, b, tolerance, max_sweeps)
+    if not residual <= tolerance:
+        raise NotConvergedError(
+            f"risk contributions are {residual:.1e} off after {sweeps} sweeps",
+            where=where,
+            hint="Use a better conditioned covariance (ledoit_wolf) or allow more sweeps.",
+        )
+    return _allocation("risk_parity", y / y.sum(), matrix, None, names, residual, sweeps, held, cost)
+
+
+@compiled
+def _coordinate_descent(
+    cov: FloatArray, budgets: FloatArray, tolerance: float, max_sweeps: int
+) -> tuple[FloatArray, int, float]:
+    """Minimise y'S y / 2 - sum b_i log y_i; each coordinate's minimum is the positive root of a quadratic."""
+    n = budgets.size
+    # The solution for uncorrelated assets, scaled so that y'S y = sum b, as at the solution.
+    y = np.empty(n)
+    for i in range(n):
+        y[i] = np.sqrt(budgets[i] / cov[i, i])
+    marginal = cov @ y
+    scale = 1.0 / np.sqrt(y @ marginal)
+    y *= scale
+    marginal *= scale
+    residual = math.inf
+    for sweep in range(1, max_sweeps + 1):
+        for i in range(n):
+            rest = marginal[i] - cov[i, i] * y[i]
+            root = np.sqrt(rest * rest + 4.0 * cov[i, i] * budgets[i])
+            # The form without cancellation, whatever the sign of rest.
+            after = 2.0 * budgets[i] / (rest + root) if rest > 0 else (root - rest) / (2.0 * cov[i, i])
+            step = after - y[i]
+            y[i] = after
+            for j in range(n):
+                marginal[j] += step * cov[i, j]
+        total = 0.0
+        for i in range(n):
+            total += y[i] * marginal[i]
+        residual = 0.0
+        for i in range(n):
+            residual = max(residual, abs(y[i] * marginal[i] / total - budgets[i]))
+        if residual <= tolerance:
+            # Once more with fresh products: the updated ones have gathered rounding.
+            marginal = cov @ y
+            total = float(y @ marginal)
+            residual = float(np.abs(y * marginal / total - budgets).max())
+            if residual <= tolerance:
+                return y, sweep, residual
+    return y, max_sweeps, residual
+
+
+# --- sparse -----------------------------------------------------------------------------------------------------
+
+
+def sparse(
+    mu: FloatLike,
+    cov: FloatLike,
+    rho: float = 0.05,
+    *,
+    previous: FloatLike | None = None,
+    cost: float = 0.0,
+    symbols: Sequence[str] | None = None,
+    tolerance: float = 1e-9,
+    max_sweeps: int = 20_000,
+) -> Allocation:
+    """Return a long-short portfolio of few assets: the minimiser of w'S w / 2 - mu'w + rho max|mu| |w|_1, scaled.
+
+    rho is relative, so that the same value suits daily and annual moments: an asset enters if its mean, less what the
+    others already explain, exceeds rho times the largest mean in size; at rho = 1 nothing does.  The solution is
+    scaled to sum |w| = 1, which makes it the same for every risk aversion.
+
+    Args:
+        mu: (n,) expected returns, not all zero.
+        cov: (n, n) covariance.
+        rho: in [0, 1).
+        previous: (n,) weights held now, for turnover and cost in the result.
+        cost: of one unit of turnover.
+        symbols: (n,) names.
+        tolerance: on the subgradient conditions, relative to max|mu|.
+        max_sweeps: of coordinate descent.
+
+    Raises:
+        BadRequestError: rho is not in [0, 1).
+        DataError: the moments have the wrong shape or are not finite, or all means are zero.
+        NotConvergedError: the tolerance was not met.
+    """
+    where = f"{_WHERE}.sparse"
+    matrix = _covariance(cov, where)
+    n = matrix.shape[0]
+    names = _names(symbols, n, where)
+    mean = _vector(mu, n, "mu", where)
+    held = None if previous is None else _vector(previous, n, "previous", where)
+    if not 0 <= rho < 1:
+        raise BadRequestError(f"rho = {rho}", where=where, hint="Give a number in [0, 1).")
+    largest = float(np.abs(mean).max())
+    if largest == 0:
+        raise DataError("all expected returns are zero", where=where, hint="Give expected returns.")
+    w, sweeps, residual = _soft_threshold_descent(matrix, mean / largest, rho, tolerance, max_sweeps)
+    if not residual <= tolerance:
+        raise NotConvergedError(
+            f"subgradient conditions are {residual:.1e} off after {sweeps} sweeps",
+            where=where,
+            hint="Use a better conditioned covariance (ledoit_wolf), a larger rho, or more sweeps.",
+        )
+    weights = w / np.abs(w).sum()
+    return _allocation("sparse", weights, matrix, mean, names, residual, sweeps, held, cost)
+
+
+@compiled
+def _soft_threshold_descent(
+    cov: FloatArray, mean: FloatArray, rho: float, tolerance: float, max_sweeps: int
+) -> tuple[FloatArray, int, float]:
+    """Minimise w'S w / 2 - mean'w + rho |w|_1 by coordinate descent with exact steps on a settled support.
+
+    Coordinate descent finds the support and the signs; where both have settled, the minimiser on that face is one
+    linear solve away.  If the way there crosses a sign change, the step ends at it: the objective still falls.
+    """
+    n = mean.size
+    w = np.zeros(n)
+    marginal = np.zeros(n)  # S w
+    signs = np.zeros(n)
+    next_try = 3
+    residual = math.inf
+    for sweep in range(1, max_sweeps + 1):
+        settled = True
+        for i in range(n):
+            pull = mean[i] - marginal[i] + cov[i, i] * w[i]
+            after = 0.0
+            if pull > rho:
+                after = (pull - rho) / cov[i, i]
+            elif pull < -rho:
+                after = (pull + rho) / cov[i, i]
+            if np.sign(after) != signs[i]:
+                settled = False
+                signs[i] = np.sign(after)
+            step = after - w[i]
+            if step != 0.0:
+                w[i] = after
+                for j in range(n):
+                    marginal[j] += step * cov[i, j]
+        if settled and sweep >= next_try:
+            next_try = sweep + 10
+            support = np.flatnonzero(w)
+            if support.size > 0:
+                target = np.linalg.solve(
+                    np.ascontiguousarray(cov[support][:, support]), mean[support] - rho * signs[support]
+                )
+                reach = 1.0
+                first = -1
+                for k in range(support.size):
+                    if target[k] * signs[support[k]] <= 0.0:
+                        part = w[support[k]] / (w[support[k]] - target[k])
+                        if part < reach:
+                            reach, first = part, k
+                for k in range(support.size):
+                    w[support[k]] += reach * (target[k] - w[support[k]])
+                if first >= 0:
+                    w[support[first]] = 0.0
+                    signs[support[first]] = 0.0
+                marginal = cov @ w
+        residual = 0.0
+        for i in range(n):
+            force = mean[i] - marginal[i]
+            off = abs(force - rho * signs[i]) if w[i] != 0.0 else max(0.0, abs(force) - rho)
+            residual = max(residual, off)
+        if residual <= tolerance:
+            return w, sweep, residual
+    return w, max_sweeps, residual
