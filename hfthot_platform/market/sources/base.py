@@ -220,6 +220,8 @@ def probe_file(path: Path) -> FileProbe:
         if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
             with zipfile.ZipFile(path) as archive:
                 members = [each for each in archive.namelist() if not each.endswith("/")]
+                if not members:
+                    raise RejectedFileError("empty", "the zip holds no file", where=path.name, hint="Copy it again.")
                 if len(members) != 1:
                     raise RejectedFileError(
                         "several_members",

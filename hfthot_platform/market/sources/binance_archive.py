@@ -31,6 +31,7 @@ from hfthot_platform.errors import (
     BadRequestError,
     ChecksumMismatchError,
     RejectedFileError,
+    SourceRefusedError,
     SourceUnavailableError,
 )
 from hfthot_platform.market.sources.base import (
@@ -372,8 +373,8 @@ class ArchiveFeed:
 
     Whole months come from monthly files where there are any, everything else from daily files.  Downloads
     go to `cache` (which then mirrors the archive, so nothing is downloaded twice), resume where they
-    stopped, and are checked against the archive's checksums.  Days without a file are left out and listed
-    in `skipped`.
+    stopped, and are checked against the archive's checksums (files of a folder where the checksum lies beside
+    them).  Days without a file are left out and listed in `skipped`.
 
     Args:
         location: a URL or a folder; it holds `data/spot/...` and `data/futures/...`.
@@ -424,6 +425,7 @@ class ArchiveFeed:
         Raises:
             BadRequestError: a table that the archive cannot fill, or a time without zone.
             SourceUnavailableError: the archive did not answer within the bound of tries.
+            SourceRefusedError: the archive refuses (any other answer than the file, "not found" or "later").
             ChecksumMismatchError: a file differs from its published checksum, or has none (by HTTP).
         """
         if table not in self.tables:
@@ -567,7 +569,7 @@ def _stream_to(url: str, target: Path, progress: Progress) -> bool:
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _TryAgainError(f"HTTP {status}")
         if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            raise SourceUnavailableError(f"HTTP {status}", where=url, hint="Check the archive's address.")
+            raise SourceRefusedError(f"HTTP {status}", where=url, hint="Check the archive's address, and the region.")
         done = have if status == HTTPStatus.PARTIAL_CONTENT else 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None

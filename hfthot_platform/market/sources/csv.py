@@ -41,7 +41,7 @@ __all__ = ["Csv", "CsvMapping", "complete", "head_times", "match_names", "symbol
 
 #: Usual names of each target, best first.  Compared in lower case with blanks as underscores.
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
-    "ts": ("open_time", "opentime", "timestamp", "ts", "time", "datetime", "date", "unix"),
+    "ts": ("open_time", "opentime", "timestamp", "ts", "time", "datetime", "date", "unix", "transact_time"),
     "symbol": ("symbol", "pair", "ticker"),
     "interval": ("interval", "tf", "timeframe"),
     "open": ("open", "o"),
@@ -322,10 +322,16 @@ def _layout(names: Sequence[str], mapping: CsvMapping) -> Layout:
 
 
 def _head(probe: FileProbe, layout: Layout, skip_lines: int) -> pl.DataFrame:
-    """Return the first rows that parse."""
+    """Return the first rows that parse.
+
+    Raises:
+        RejectedFileError: `empty`, there is a header and nothing else.
+    """
     text = probe.head[: probe.head.rfind(b"\n") + 1] or probe.head
-    sieves = read_sieves([text], layout, skip_lines=skip_lines)
-    return next((each.rows for each in sieves), pl.DataFrame())
+    first = next(read_sieves([text], layout, skip_lines=skip_lines), None)
+    if first is None and len(probe.lines) <= skip_lines:
+        raise RejectedFileError("empty", "a header without rows", where=probe.name, hint="Export it again.")
+    return first.rows if first is not None else pl.DataFrame()
 
 
 def head_times(head: pl.DataFrame, mapping: CsvMapping, where: str) -> pl.DataFrame:

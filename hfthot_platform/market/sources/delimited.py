@@ -203,9 +203,7 @@ def _fast(text: bytes, layout: Layout) -> pl.DataFrame | None:
     """Parse all lines at once, or return None if anything about them is doubtful."""
     if b'"' in text:
         return None
-    count = text.count(b"\n")
-    if text.count(layout.separator.encode()) != count * (len(layout.columns) - 1):
-        return None
+    last = next(reversed(layout.columns))
     try:
         frame = (
             pl.scan_csv(
@@ -216,14 +214,18 @@ def _fast(text: bytes, layout: Layout) -> pl.DataFrame | None:
                 quote_char=None,
                 decimal_comma=layout.decimal_comma,
             )
-            .select(layout.keep)
+            .select(*layout.keep, *([] if last in layout.keep else [last]))
             .collect()
         )
     except (pl.exceptions.PolarsError, OSError):
         # Some value does not parse (the slow way finds out which), or the text begins like a gzip.
         return None
+    count = text.count(b"\n")
+    # More fields than columns are an error above; fewer leave the last column null, as an empty field does.
+    if frame[last].null_count() and text.count(layout.separator.encode()) != count * (len(layout.columns) - 1):
+        return None
     missing = frame.select(pl.col(layout.required).null_count()).row(0)
-    return frame if frame.height == count and not any(missing) else None
+    return frame.select(layout.keep) if frame.height == count and not any(missing) else None
 
 
 def _lines(text: bytes) -> pl.Series:

@@ -13,7 +13,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError, ChecksumMismatchError, SourceUnavailableError
+from hfthot_platform.errors import BadRequestError, ChecksumMismatchError, SourceRefusedError, SourceUnavailableError
 from hfthot_platform.market.sources.binance_archive import ArchiveFeed
 
 MINUTE = 60_000
@@ -226,6 +226,13 @@ def test_a_server_that_stays_busy_is_given_up(server, feed) -> None:
     server.fail = [503] * 10
     with pytest.raises(SourceUnavailableError, match="after 3 tries"):
         _rows(feed, _utc(2024, 1, 2), _utc(2024, 1, 3))
+
+
+def test_a_refusal_is_not_asked_again(server, feed) -> None:
+    server.fail = [451, 451]
+    with pytest.raises(SourceRefusedError, match="451"):
+        _rows(feed, _utc(2024, 1, 2), _utc(2024, 1, 3))
+    assert len(server.requests) == 1
 
 
 def test_an_unreachable_server_is_given_up(server, feed) -> None:

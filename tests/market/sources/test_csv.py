@@ -370,10 +370,11 @@ def test_an_empty_file_is_refused(tmp_path) -> None:
         assert caught.value.reason == "empty"
 
 
-def test_a_header_without_rows_has_no_rows(tmp_path) -> None:
+def test_a_header_without_rows_is_empty(tmp_path) -> None:
     path = _write(tmp_path / "BTCEUR.csv", ["ts,price,amount"])
-    probe, claim = recognise(path, _mapping())
-    assert list(claim.adapter.read(probe, claim, source_ref="t")) == []
+    with pytest.raises(RejectedFileError, match="header without rows") as caught:
+        recognise(path, _mapping())
+    assert caught.value.reason == "empty"
 
 
 def test_a_gzip_cut_off_is_refused(tmp_path) -> None:
