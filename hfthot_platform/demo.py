@@ -1,0 +1,225 @@
+"""The demonstration: the main job on real data, embedded and offline, in a minute or so.
+
+Real daily history first (decades of the S&P 500 and of 20 US stocks), then two weeks of the simulated exchange
+through the same assets, checks and tables, then questions in SQL across versions.  It runs the very jobs that
+the schedules run, on the Dagster instance that `make dev` shows.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import polars as pl
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table as RichTable
+
+from hfthot_platform.errors import ConfigError
+from hfthot_platform.settings import SampleFeedSettings, Settings, SimulatedFeedSettings
+
+if TYPE_CHECKING:
+    import dagster as dg
+
+    from hfthot_platform.lakehouse import Lakehouse
+
+__all__ = ["run"]
+
+#: Fixed days, so that everybody sees the same figures: the last trading days of the packaged stock prices.
+_FIRST: Final = date(2022, 12, 15)
+_LAST: Final = date(2022, 12, 28)
+_HISTORY: Final = date(1990, 1, 1)
+
+_VOLATILITY = """
+SELECT symbol, count(*) AS days,
+       round(100 * sqrt(252) * stddev_samp(ln(close / previous)), 1) AS volatility_pct,
+       round(100 * (last(close ORDER BY date) / first(close ORDER BY date) - 1), 1) AS return_pct
+FROM (SELECT symbol, date, close, lag(close) OVER (PARTITION BY symbol ORDER BY date) AS previous
+      FROM market.closes WHERE date >= '2022-01-01' AND venue = 'us_equity')
+GROUP BY symbol ORDER BY volatility_pct DESC LIMIT 5
+"""
+_MINUTES = """
+SELECT symbol, count(*) AS minutes, round(sum(volume), 1) AS volume, min(low) AS low, max(high) AS high
+FROM market.ohlcv GROUP BY symbol ORDER BY symbol
+"""
+
+
+def run(settings: Settings, console: Console | None = None) -> None:
+    """Run the demonstration into the configured lake and print what came of it.
+
+    Raises:
+        ConfigError: the lake is on an object store; the demonstration is for a local folder.
+    """
+    out = console or Console()
+    # The demonstration has its own feeds: it must be the same everywhere, and offline.
+    settings = settings.model_copy(update={"feeds": (SampleFeedSettings(), SimulatedFeedSettings())})
+    if "://" in settings.lake_root and not settings.lake_root.startswith("file://"):
+        raise ConfigError(
+            f"the lake is at {settings.lake_root}", where="demo", hint="Set HFTHOT_LAKE_ROOT to a local folder."
+        )
+    begun = time.perf_counter()
+    lake = _open(settings)
+    with _step(out, "Load the history of the S&P 500 and 20 US stocks (real, packaged)"):
+        _load_history(lake, settings)
+    instance, job = _dagster(settings)
+    with _step(out, f"Ingest the simulated exchange, {_FIRST} to {_LAST}, through the Dagster assets"):
+        _execute(job("describe_instruments"), instance, days=None)
+        _execute(job("ingest"), instance)
+    with _step(out, "Derive bars, closes and the universe"):
+        _execute(job("derive"), instance)
+    with _step(out, "Check everything that was published, Great Expectations included"):
+        failed = _execute(job("deep_quality"), instance, days=None)
+    _show_tables(out, lake)
+    _show_checks(out, failed)
+    _show_sql(out, lake, "Most volatile stocks of 2022", _VOLATILITY)
+    _show_sql(out, lake, "1m bars of the simulated exchange", _MINUTES)
+    _show_time_travel(out, lake)
+    pictures = _draw(lake, settings.scratch.parent / "demo")
+    out.print(f"\nPictures: {', '.join(str(path) for path in pictures)}")
+    out.print(f"Result pages of the checks: {settings.scratch.parent / 'reports'}")
+    out.print(f"[bold green]Done in {time.perf_counter() - begun:.0f} s.[/] `make dev` shows all of it in the browser.")
+
+
+def _open(settings: Settings) -> Lakehouse:
+    from hfthot_platform.lakehouse import Lakehouse
+
+    return Lakehouse.open(settings.lake_root)
+
+
+@contextmanager
+def _step(out: Console, what: str) -> Iterator[None]:
+    started = time.perf_counter()
+    with out.status(f"{what} ..."):
+        yield
+    out.print(f"[green]✓[/] {what} [dim]({time.perf_counter() - started:.1f} s)[/]")
+
+
+def _load_history(lake: Lakehouse, settings: Settings) -> None:
+    """Load decades without an event per day: a first load is not a partition's materialisation."""
+    from hfthot_platform.ingest import ingest_feed
+
+    for table in ("market.bars", "market.closes"):
+        ingest_feed(lake, settings, "sample", table, (_HISTORY, _LAST + timedelta(days=1)))
+
+
+def _dagster(settings: Settings) -> tuple[dg.DagsterInstance, Callable[[str], dg.JobDefinition]]:
+    import dagster as dg
+
+    from hfthot_platform.definitions import build_definitions
+
+    home = Path(os.environ["DAGSTER_HOME"]) if os.environ.get("DAGSTER_HOME") else None
+    instance = dg.DagsterInstance.get() if home else dg.DagsterInstance.ephemeral()
+    definitions = build_definitions(settings)
+    return instance, definitions.resolve_job_def
+
+
+def _execute(
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    days: tuple[date, date] | None = (_FIRST, _LAST),
+) -> list[str]:
+    """Run a job in this process; return the checks that did not pass, worst first.
+
+    Raises:
+        DagsterError: a step failed.
+    """
+    tags = {}
+    if days is not None:
+        tags = {
+            "dagster/asset_partition_range_start": days[0].isoformat(),
+            "dagster/asset_partition_range_end": days[1].isoformat(),
+        }
+    # The run's own log goes to Dagster's storage, where the UI shows it; the console stays readable.
+    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    result = job.execute_in_process(instance=instance, tags=tags, run_config=quiet)
+    return [
+        f"{each.asset_key.to_user_string()}: {each.check_name}: {each.description or ''}"
+        for each in result.get_asset_check_evaluations()
+        if not each.passed
+    ]
+
+
+def _show_tables(out: Console, lake: Lakehouse) -> None:
+    grid = RichTable(title="Tables", title_justify="left")
+    for name, justify in (
+        ("table", "left"),
+        ("rows", "right"),
+        ("MB", "right"),
+        ("files", "right"),
+        ("version", "right"),
+    ):
+        grid.add_column(name, justify="left" if justify == "left" else "right")
+    for table in lake.tables():
+        version = table.version()
+        if version is None:
+            continue
+        size, files = table.bytes_and_files()
+        rows = table.scan().select(pl.len()).collect().item()
+        grid.add_row(table.contract.name, f"{rows:,}", f"{size / 1e6:.2f}", str(files), str(version))
+    out.print(grid)
+
+
+def _show_checks(out: Console, failed: list[str]) -> None:
+    if not failed:
+        out.print("Every quality check passed.")
+        return
+    out.print("Quality checks that ask for a look (the demo's data ends in 2022, so staleness is right):")
+    for each in failed:
+        out.print(f"  [yellow]![/] {escape(each)}")
+
+
+def _show_sql(out: Console, lake: Lakehouse, title: str, sql: str, versions: dict[str, int] | None = None) -> None:
+    from hfthot_platform.sql.engine import query
+
+    frame = query(lake, sql, versions=versions).frame
+    grid = RichTable(title=title, title_justify="left")
+    for name, dtype in frame.schema.items():
+        grid.add_column(name, justify="right" if dtype.is_numeric() else "left")
+    for row in frame.rows():
+        grid.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+    out.print(grid)
+
+
+def _show_time_travel(out: Console, lake: Lakehouse) -> None:
+    """Ask the same question of the table before and after the simulated days came."""
+    from hfthot_platform.sql.engine import query
+
+    sql = "SELECT count(*) AS rows, count(DISTINCT symbol) AS symbols, max(date) AS newest FROM market.closes"
+    written = [each for each in lake.table("market.closes").readable_versions() if each.rows]
+    if not written:
+        return
+    grid = RichTable(title=f"The same question of two versions of market.closes\n[dim]{sql}[/]", title_justify="left")
+    for name in ("version", "committed", "operation", "rows", "symbols", "newest"):
+        grid.add_column(name, justify="right" if name in {"version", "rows", "symbols"} else "left")
+    for each in {version.version: version for version in (written[0], written[-1])}.values():
+        rows, symbols, newest = query(lake, sql, versions={"market.closes": each.version}).frame.row(0)
+        when = f"{each.timestamp:%Y-%m-%d %H:%M:%S}"
+        grid.add_row(str(each.version), when, each.operation, f"{rows:,}", str(symbols), str(newest))
+    out.print(grid)
+
+
+def _draw(lake: Lakehouse, folder: Path) -> list[Path]:
+    from hfthot_platform import plots
+    from hfthot_platform.market.gaps import presence
+
+    folder.mkdir(parents=True, exist_ok=True)
+    index = lake.table("market.bars").scan().filter(pl.col("symbol") == "SPX", pl.col("interval") == "1d").collect()
+    minutes = lake.table("market.bars_1m").scan().filter(pl.col("date") >= _FIRST).collect()
+    symbol = minutes["symbol"].min()
+    quarter = minutes.filter(pl.col("date") == _LAST, pl.col("symbol") == symbol)
+    pictures = {
+        "sp500.png": plots.candles(index),
+        "minutes.png": plots.candles(quarter),
+        "completeness.png": plots.gap_heat_map(presence(minutes, "1m"), title="Completeness of 1m bars"),
+    }
+    paths = []
+    for name, png in pictures.items():
+        path = folder / name
+        path.write_bytes(png)
+        paths.append(path)
+    return paths
