@@ -27,6 +27,7 @@ from hfthot_platform.errors import (
     StorageFullError,
     StorageReadOnlyError,
     StorageUnavailableError,
+    UnsupportedTableError,
 )
 
 __all__ = [
@@ -49,6 +50,7 @@ _REMOTE = re.compile(
 )
 _NO_OBJECT = re.compile(r"nosuchkey|object at location", re.IGNORECASE)
 _REMOTE_CODE = re.compile(r"<Code>(\w+)</Code>|status:? (\d{3})")
+_UNSUPPORTED = re.compile(r"column mapping|(?:reader|table) features?", re.IGNORECASE)
 _DAMAGES = (
     (re.compile(r"not found|no such file|no data in file", re.IGNORECASE), "is missing"),
     (re.compile(r"json error|expected value|truncated record", re.IGNORECASE), "is not readable JSON"),
@@ -165,6 +167,12 @@ def _meaning(table: str, error: Exception) -> LakehouseError | None:
         )
     if isinstance(error, CommitFailedError):
         return None
+    if _UNSUPPORTED.search(text):
+        return UnsupportedTableError(
+            "the table uses a Delta feature that cannot be read here (column mapping or another reader feature)",
+            where=table,
+            hint="Rewrite it without that feature.",
+        )
     for pattern, meaning in _DAMAGES:
         if pattern.search(text):
             found = _FILE.search(text)
@@ -194,30 +202,40 @@ def _refused(table: str, error: Exception) -> LakehouseError:
 
 
 def log_fault(folder: Path) -> tuple[str, str, int] | None:
-    """Return the first unusable entry that the newest version of a local table needs, or None.
+    """Return the first unusable file of a local table's log that its newest version needs, or None.
 
     Returns:
-        Name of the file, what is wrong with it, and the last version before it.
+        Name of the file, what is wrong with it, and the newest version that the rest of the log makes up (-1 if
+        none).
     """
-    log = folder / "_delta_log"
-    entries, checkpoints = _log(log)
-    start = -1
-    for version, parts in sorted(checkpoints.items()):
-        if (fault := next((each.name for each in parts if not _opens(each)), None)) is not None:
-            return f"_delta_log/{fault}", "is not a readable Parquet file", version - 1
-        start = version
-    newest = max(entries, default=start)
+    entries, checkpoints = _log(folder / "_delta_log")
+    broken = {
+        version: next(p for p in parts if not _opens(p))
+        for version, parts in checkpoints.items()
+        if not all(map(_opens, parts))
+    }
+    start = max((version for version in checkpoints if version not in broken), default=-1)
+    newest = max((*entries, start))
+    found = None
     for version in range(start + 1, newest + 1):
-        name = f"_delta_log/{version:020d}.json"
-        if version not in entries:
-            return name, "is missing", version - 1
-        try:
-            lines = entries[version].read_bytes().splitlines()
-            if not lines or not all(isinstance(json.loads(line), dict) for line in lines if line.strip()):
-                return name, "holds no commit", version - 1
-        except ValueError:
-            return name, "is not readable JSON", version - 1
-    return None
+        if meaning := _entry_fault(entries.get(version)):
+            found = (f"_delta_log/{version:020d}.json", meaning, version - 1)
+            break
+    for version, path in sorted(broken.items()):
+        if version > start and (found is None or version > found[2]):
+            # Without the checkpoint the entries before it would do, had they all been kept.
+            return f"_delta_log/{path.name}", "is not readable Parquet", newest if found is None else found[2]
+    return found
+
+
+def _entry_fault(path: Path | None) -> str | None:
+    if path is None:
+        return "is missing"
+    try:
+        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
+        return None if lines and all(isinstance(json.loads(line), dict) for line in lines) else "holds no commit"
+    except ValueError:
+        return "is not readable JSON"
 
 
 def log_is_hollow(folder: Path) -> bool:

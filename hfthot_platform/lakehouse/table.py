@@ -205,13 +205,13 @@ class Table:
             raise self._damage(fault)
         with translated(self.contract.name):
             actions = active_files(handle)
-            commit = history_of(handle, 1)[-1]
+            committed = {each.version: each.timestamp for each in history_of(self._current())}
         rows = actions.column("num_records").to_pylist()
         first = _known(actions, f"min.{self.contract.time_column}")
         last = _known(actions, f"max.{self.contract.time_column}")
         return Snapshot(
             version=handle.version(),
-            committed_at=commit.timestamp,
+            committed_at=committed[handle.version()],
             paths=tuple(handle.file_uris()),
             rows=None if None in rows else sum(rows),
             bytes=sum(actions.column("size_bytes").to_pylist()),
@@ -376,7 +376,7 @@ class Table:
         fault = None if self._folder is None else log_fault(self._folder)
         if fault is None or self._folder is None or self._storage.local is None:
             raise damaged(self.contract.name, "_delta_log", "is damaged")
-        if version > fault[2] or not self._loads(version):
+        if version > fault[2] or (version < fault[2] and not self._loads(version)):
             raise self._log_damage() or damaged(self.contract.name, *fault[:2])
         set_log_aside(self._folder, version, self._storage.local / "_damaged" / self.contract.name / commit_id)
         return self._open()
@@ -388,6 +388,8 @@ class Table:
             with translated(self.contract.name):
                 handle = DeltaTable(self.uri, version=version, storage_options=self._options)
         except TableNotFoundError:
+            if version is not None and self._open() is not None:
+                raise self._unavailable(f"version {version}", self.readable_versions()) from None
             if self._folder is not None and has_data(self._folder):
                 raise damaged(self.contract.name, "_delta_log", "is missing or empty") from None
             return None
@@ -412,8 +414,6 @@ class Table:
         if fault is None:
             return None
         name, meaning, last = fault
-        while last >= 0 and not self._loads(last):
-            last -= 1
         if last < 0:
             return DamagedTableError(
                 f"file at fault: {name} {meaning}",
