@@ -15,8 +15,10 @@ from __future__ import annotations
 import html as markup
 import math
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -84,8 +86,7 @@ def suites(contract: TableContract) -> tuple[gx.ExpectationSuite, gx.Expectation
 
     Each expectation's `meta` has `rule` (its name) and `columns`; its `description` is the rule in words.
     """
-    import great_expectations as gx
-
+    gx = _library()
     return (
         gx.ExpectationSuite(name=f"{contract.name}.schema", expectations=list(_schema_expectations(contract))),
         gx.ExpectationSuite(name=f"{contract.name}.rows", expectations=list(_row_expectations(contract))),
@@ -148,7 +149,7 @@ def write_report(result: SuiteResult, folder: Path) -> Path:
 
 
 def _schema_expectations(contract: TableContract) -> Iterator[Expectation]:
-    gxe = _expectations()
+    gxe = _library().expectations
     names = list(contract.column_names)
     yield gxe.ExpectTableColumnsToMatchOrderedList(
         column_list=names, meta=_about("column_order"), description=f"the columns are {', '.join(names)}"
@@ -163,7 +164,7 @@ def _schema_expectations(contract: TableContract) -> Iterator[Expectation]:
 
 
 def _row_expectations(contract: TableContract) -> Iterator[Expectation]:
-    gxe = _expectations()
+    gxe = _library().expectations
     stated = {rule.column for rule in contract.rules if isinstance(rule, NotNull)}
     for column in contract.columns:
         if not column.nullable and column.name not in stated:
@@ -183,7 +184,7 @@ def _row_expectations(contract: TableContract) -> Iterator[Expectation]:
 
 
 def _of_rule(rule: Rule) -> Iterator[Expectation]:
-    gxe = _expectations()
+    gxe = _library().expectations
     about = {"meta": _about(rule.name, rule.column), "description": rule.says}
     match rule:
         case NotNull():
@@ -229,11 +230,14 @@ def _of_rule(rule: Rule) -> Iterator[Expectation]:
             )
 
 
-def _expectations() -> Any:
-    """Return the library's expectation classes; its stubs do not export them."""
-    import great_expectations.expectations as gxe
-
-    return gxe
+@cache
+def _library() -> Any:
+    """Import the library, once, without the deprecation warnings that its modules raise while they load."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        import great_expectations as gx
+        import great_expectations.expectations
+    return gx
 
 
 def _about(rule: str, *columns: str) -> dict[str, Any]:
@@ -309,7 +313,7 @@ def _neighbours(rows: pl.DataFrame, rule: Spike) -> pl.Series:
 
 def _validated(suite: gx.ExpectationSuite, rows: Any) -> list[Any]:
     """Run a suite in a fresh in-memory context and return the library's results, in the suite's order."""
-    import great_expectations as gx
+    gx = _library()
     from great_expectations.data_context.types.base import (
         DataContextConfig,
         InMemoryStoreBackendDefaults,
@@ -327,9 +331,12 @@ def _validated(suite: gx.ExpectationSuite, rows: Any) -> list[Any]:
     )
     asset = context.data_sources.add_pandas("rows").add_dataframe_asset("rows")
     batch = asset.add_batch_definition_whole_dataframe("rows").get_batch({"dataframe": rows})
-    results = batch.validate(
-        suite, result_format={"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
-    ).results
+    with warnings.catch_warnings():
+        # Pandas asks whether a pattern with groups was meant to extract them.
+        warnings.filterwarnings("ignore", message=".*has match groups", category=UserWarning)
+        results = batch.validate(
+            suite, result_format={"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
+        ).results
     order = {_identity(each): position for position, each in enumerate(suite.expectations)}
     return sorted(results, key=lambda each: order[_identity(each.expectation_config)])
 
