@@ -33,7 +33,6 @@ def test_the_same_trades_in_every_container(shared_data, read_file, file, label)
     assert got.rows["symbol"].unique().to_list() == ["XRP-ETH"]
     assert got.rows["ts"].min() == datetime(2019, 10, 11, 0, 0, 11, 620_000, tzinfo=UTC)
     assert got.rows["ts"].max() == datetime(2019, 10, 13, 11, 19, 28, 844_000, tzinfo=UTC)
-    assert got.rows["amount"].sum() == pytest.approx(6_087_254, rel=0.5)
     reference = read_file(shared_data / FOLDER / "XRP_ETH-trades.feather", venue="binance").rows
     assert got.rows.select(sorted(reference.columns)).equals(reference.select(sorted(reference.columns)))
 
