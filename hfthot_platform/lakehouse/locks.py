@@ -13,7 +13,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from hfthot_platform.errors import LockTimeoutError
@@ -33,28 +33,45 @@ def writers_lock(path: Path | None, *, exclusive: bool, timeout: float = 120.0) 
     if path is None:
         yield
         return
-    with translated(path.stem):
+    deadline = time.monotonic() + timeout
+    with ExitStack() as held:
+        # Everybody comes in through the gate, one at a time.  Whoever waits for the exclusive lock holds the gate
+        # meanwhile, so a stream of writers cannot starve maintenance.
+        with ExitStack() as entering:
+            gate = _open(path.with_suffix(".gate"), path.stem, entering)
+            lock = _open(path, path.stem, held)
+            taken = _take(gate, fcntl.LOCK_EX, deadline) and _take(
+                lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH, deadline
+            )
+        if not taken:
+            raise LockTimeoutError(
+                f"the writers' lock was held by others for {timeout:g} s",
+                where=path.stem,
+                hint="Wait for the running writers or maintenance to end, then run the same step again.",
+            )
+        yield
+
+
+def _open(path: Path, table: str, closing: ExitStack) -> int:
+    with translated(table):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        mode = fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH
-        deadline = time.monotonic() + timeout
-        pause = 0.001
-        while True:
-            try:
-                fcntl.flock(handle, mode | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
-                    raise
-                if time.monotonic() >= deadline:
-                    raise LockTimeoutError(
-                        f"the writers' lock was held by others for {timeout:g} s",
-                        where=path.stem,
-                        hint="Wait for the running writers or maintenance to end, then run the same step again.",
-                    ) from None
-                time.sleep(pause)
-                pause = min(pause * 2, 0.05)
-        yield
-    finally:
-        os.close(handle)
+    closing.callback(os.close, handle)
+    return handle
+
+
+def _take(handle: int, mode: int, deadline: float) -> bool:
+    """Take a lock; return False if it was not to be had before the deadline."""
+    pause = 0.001
+    while True:
+        try:
+            fcntl.flock(handle, mode | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                raise
+        else:
+            return True
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(pause)
+        pause = min(pause * 2, 0.02)

@@ -89,6 +89,11 @@ class Staging:
                 path, audited = batch
                 yield replace(audited, rows=pl.read_parquet(path))
 
+    def quarantine(self, *, stamp: Stamp | None = None) -> None:
+        """Keep the rejected rows although nothing is published, for whoever looks into it."""
+        for batch in self.batches():
+            self.table.quarantine(batch, stamp=stamp)
+
     def merge(
         self, *, on_change: Literal["update", "keep", "reject"] = "update", stamp: Stamp | None = None
     ) -> list[Commit]:

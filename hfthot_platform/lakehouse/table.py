@@ -238,6 +238,10 @@ class Table:
         """Check rows against the contract without writing anything; the result can be given to any write."""
         return audit(self.contract, rows, rejected)
 
+    def quarantine(self, audited: Audited, *, stamp: Stamp | None = None) -> None:
+        """Keep the rejected rows of an audit whose good rows are not going to be published."""
+        self._quarantine(audited.rejected, stamp or Stamp())
+
     def append(self, rows: Rows, *, stamp: Stamp | None = None) -> Commit:
         """Add rows that are known to be new; a lazy frame is written in bounded memory, as one commit.
 
