@@ -636,7 +636,7 @@ class _Form:
             np.maximum(-z, 0) / force,
             np.maximum(-slack, 0),
             np.abs(self._A @ x - self._b),
-            np.minimum(np.abs(z) / force, np.abs(slack)),
+            np.abs(z * slack) / force,
         )
         return max(float(each.max(initial=0.0)) for each in violations)
 
