@@ -160,9 +160,9 @@ def _feeds(settings: Settings, now: datetime, *, online: bool) -> Iterator[Findi
             yield _failed(subject, error)
             continue
         subject = f"feed {feed.name}"
-        if isinstance(each, ArchiveFeedSettings) and each.folder is not None and not each.folder.is_dir():
-            step = "Correct `folder` of this feed in hfthot.toml, or leave it out to download."
-            yield Finding("error", subject, f"its folder {each.folder} is missing", step)
+        if isinstance(each, ArchiveFeedSettings) and not _remote(each) and not Path(each.location).is_dir():
+            step = "Correct `location` of this feed in hfthot.toml, or leave it out to download."
+            yield Finding("error", subject, f"its folder {each.location} is missing", step)
             continue
         yield Finding("ok", subject, f"fills {', '.join(feed.tables)}; {_described(each)}")
         if online and _remote(each):
@@ -184,15 +184,15 @@ def _described(feed: FeedSettings) -> str:
         case SimulatedFeedSettings():
             return f"seed {feed.seed}; {_counted(len(feed.symbols), 'symbol')}"
         case ArchiveFeedSettings():
-            where = f"folder {feed.folder}" if feed.folder else "by download"
-            return f"{where}; {_counted(len(feed.symbols), 'symbol')}"
+            return f"from {feed.location}; {_counted(len(feed.symbols), 'symbol')}"
         case CcxtFeedSettings():
             key = "with an API key" if feed.api_key else "without an API key"
             return f"{_counted(len(feed.symbols), 'symbol')}; {key}"
 
 
 def _remote(feed: FeedSettings) -> bool:
-    return isinstance(feed, CcxtFeedSettings) or (isinstance(feed, ArchiveFeedSettings) and feed.folder is None)
+    archive = isinstance(feed, ArchiveFeedSettings) and feed.location.startswith(("http://", "https://"))
+    return archive or isinstance(feed, CcxtFeedSettings)
 
 
 def _counted(number: int, noun: str) -> str:

@@ -27,9 +27,9 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def demo(context: typer.Context) -> None:
     """Ingest real sample data, check it, make bars and answer SQL, in one go and offline."""
-    import importlib
+    from hfthot_platform.demo import run
 
-    importlib.import_module("hfthot_platform.demo").run(context.obj.settings())
+    run(context.obj.settings())
 
 
 def ingest(

@@ -405,21 +405,23 @@ _NO_FILE = re.compile(r"[^\s'\"]+\.parquet")
 def _translated(sql: str, tables: Mapping[str, int]) -> Iterator[None]:
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        # A statement that fails while its rows are read in pieces fails with Arrow's or the system's error, which
+        # has DuckDB's message.
         _raise(error, sql, tables)
 
 
-def _raise(error: duckdb.Error, sql: str, tables: Mapping[str, int]) -> NoReturn:
+def _raise(error: Exception, sql: str, tables: Mapping[str, int]) -> NoReturn:
     text = str(error)
     line = _LINE.search(text)
     where = f"SQL, line {line.group(1)}" if line and "\n" in sql.strip() else "SQL"
     if found := _NO_TABLE.search(text):
         raise _unknown_table(found.group(1), where) from None
-    if isinstance(error, duckdb.BinderException) and (found := _NO_COLUMN.search(text)):
+    if text.startswith("Binder Error") and (found := _NO_COLUMN.search(text)):
         columns = [column for name in tables for column in CONTRACTS[name].column_names]
         hint = nearest(found.group(1), columns) or f"Columns there: {', '.join(dict.fromkeys(columns))}."
         raise UnknownColumnError(f"unknown column {found.group(1)!r}", where=where, hint=hint) from None
-    if isinstance(error, duckdb.OutOfMemoryException):
+    if "Out of Memory Error" in text:
         raise SqlError(
             _first_line(error),
             where=where,

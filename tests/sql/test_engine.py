@@ -303,6 +303,13 @@ def test_rows_stream_in_pieces_that_add_up(lake):
     assert pl.concat(pieces).equals(query(lake, "SELECT * FROM market.bars_1m ORDER BY symbol, ts").frame)
 
 
+def test_a_statement_that_fails_while_it_streams_is_a_typed_error(lake):
+    sql = "SELECT CASE WHEN range > 500000 THEN error('stop') ELSE range END FROM range(600000)"
+
+    with pytest.raises(SqlError, match="stop"), opened(lake, sql) as stream:
+        sum(batch.height for batch in stream.batches())
+
+
 def test_more_than_memory_spills_to_the_declared_folder_and_leaves_nothing(lake, tmp_path):
     sql = "SELECT count(*) FROM (SELECT range AS a, md5(range::VARCHAR) AS b FROM range(600000) ORDER BY b)"
 
