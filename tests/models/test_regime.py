@@ -1,0 +1,633 @@
+"""Regime models against brute force, hmmlearn, statsmodels, simulated truth and the S&P 500."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hfthot_platform.errors import BadRequestError, DataError, ModelError
+from hfthot_platform.models import _regime_loops as loops
+from hfthot_platform.models.regime import (
+    LABELS,
+    STRATEGIES,
+    Evidence,
+    FilterState,
+    RegimeFilter,
+    RegimeModel,
+    agreement,
+    bar_returns,
+    fit_many,
+    fit_regimes,
+    walk_forward,
+)
+
+
+def known(phi, sigma, stay, mu=(0.0, 0.0, 0.0)) -> RegimeModel:
+    """Return a model with these parameters, as if fitted."""
+    size = len(phi)
+    A = np.full((size, size), (1.0 - stay) / (size - 1))
+    np.fill_diagonal(A, stay)
+    return RegimeModel(
+        observation="ar1",
+        labels=LABELS[:size],
+        mu=np.array(mu[:size], dtype=float),
+        phi=np.array(phi, dtype=float),
+        sigma=np.array(sigma, dtype=float),
+        transition=A,
+        initial=np.full(size, 1.0 / size),
+        log_likelihood=0.0,
+        bic=0.0,
+        n_observations=0,
+        iterations=0,
+        converged=True,
+        trace=(),
+        identified=True,
+        reason="",
+        evidence=Evidence((), (), (), (), (), ()),
+    )
+
+
+TRUTH = known((0.45, -0.45, 0.0), (1.0, 0.8, 2.5), 0.985, mu=(0.05, 0.0, -0.05))
+
+
+@pytest.fixture(scope="module")
+def series():
+    return TRUTH.simulate(6000, seed=3)
+
+
+@pytest.fixture(scope="module")
+def fitted(series):
+    return fit_regimes(series[0], seed=1)
+
+
+@pytest.fixture(scope="module")
+def gaussian(series):
+    return fit_regimes(series[0][:3000], observation="gaussian")
+
+
+@pytest.fixture(scope="module")
+def multivariate(series):
+    return fit_regimes(series[0][:3000], observation="multivariate", n_restarts=2)
+
+
+@pytest.fixture(scope="module")
+def sp500():
+    """Daily log-returns in percent, 1990 to 2022, and the index of the first day of 2018; ships with skfolio."""
+    from skfolio.datasets import load_sp500_index
+
+    prices = load_sp500_index()
+    days = prices.index.to_numpy().astype("datetime64[D]")[1:]
+    returns = np.diff(np.log(prices.iloc[:, 0].to_numpy())) * 100
+    return returns, int(np.searchsorted(days, np.datetime64("2018-01-01")))
+
+
+@pytest.fixture(scope="module")
+def short(series):
+    y = series[0][:1500]
+    return y, fit_regimes(y)
+
+
+@pytest.fixture(scope="module")
+def compared(sp500):
+    """Agreement of the causal filter, walk-forward from 2018, with the smoother of a fit to everything."""
+    returns, start = sp500
+
+    def compare(observation):
+        walk = walk_forward(returns, start=start, refit_every=252, observation=observation, n_restarts=3)
+        hindsight = fit_regimes(returns, observation=observation, n_restarts=3).smooth(returns).argmax(axis=1)
+        return agreement(walk.regime[start:], hindsight[start:])
+
+    return {each: compare(each) for each in ("multivariate", "ar1", "gaussian")}
+
+
+def brute_force(model: RegimeModel, y: np.ndarray):
+    """Return filter, smoother, best path and the log-likelihood by summing over every path of states."""
+    size, bars = model.n_states, y.size
+    joint = np.zeros((size,) * bars)
+    log_density = np.zeros((bars, size))
+    for j in range(size):
+        m, s, phi = model.mu[j], model.sigma[j], model.phi[j]
+        level, wide = m / (1 - phi), s / math.sqrt(1 - phi**2)
+        log_density[0, j] = -0.5 * ((y[0] - level) / wide) ** 2 - math.log(wide) - 0.5 * math.log(2 * math.pi)
+        for t in range(1, bars):
+            z = (y[t] - m - phi * y[t - 1]) / s
+            log_density[t, j] = -0.5 * z * z - math.log(s) - 0.5 * math.log(2 * math.pi)
+
+    def probability(path):
+        p = model.initial[path[0]] * math.exp(log_density[0, path[0]])
+        for t in range(1, len(path)):
+            p *= model.transition[path[t - 1], path[t]] * math.exp(log_density[t, path[t]])
+        return p
+
+    for path in itertools.product(range(size), repeat=bars):
+        joint[path] = probability(path)
+    smooth = np.array([joint.sum(axis=tuple(a for a in range(bars) if a != t)) for t in range(bars)])
+    last = np.zeros((bars, size))
+    for t in range(bars):
+        for path in itertools.product(range(size), repeat=t + 1):
+            last[t, path[-1]] += probability(path)
+    total = joint.sum()
+    best = np.unravel_index(joint.argmax(), joint.shape)
+    return last / last.sum(axis=1, keepdims=True), smooth / total, np.array(best), math.log(total)
+
+
+class TestAgainstTheSumOverAllPaths:
+    y = np.array([0.3, -1.2, 2.0, 0.4, -0.1, 3.1, -2.0])
+    filtered, smoothed, path, likelihood = brute_force(TRUTH, y)
+
+    def test_filter(self):
+        assert TRUTH.filter(self.y) == pytest.approx(self.filtered, abs=1e-13)
+
+    def test_smoother(self):
+        assert TRUTH.smooth(self.y) == pytest.approx(self.smoothed, abs=1e-13)
+
+    def test_viterbi(self):
+        assert TRUTH.decode(self.y).tolist() == self.path.tolist()
+
+    def test_predictive_densities_multiply_to_the_likelihood(self):
+        assert TRUTH.predictive_log_density(self.y).sum() == pytest.approx(self.likelihood, abs=1e-12)
+
+
+class TestFit:
+    def test_recovers_the_parameters(self, fitted):
+        assert fitted.converged
+        assert fitted.labels == LABELS
+        assert fitted.phi == pytest.approx(TRUTH.phi, abs=0.07)
+        assert fitted.sigma == pytest.approx(TRUTH.sigma, rel=0.05)
+        assert np.diag(fitted.transition) == pytest.approx(0.985, abs=0.006)
+
+    def test_reaches_at_least_the_likelihood_of_the_truth(self, fitted, series):
+        assert fitted.log_likelihood > TRUTH.conditional_log_likelihood(series[0])
+
+    def test_reports_the_likelihood_that_the_model_has(self, fitted, series):
+        assert fitted.conditional_log_likelihood(series[0]) == pytest.approx(fitted.log_likelihood, abs=1e-7)
+        assert fitted.bic == pytest.approx(17 * math.log(5999) - 2 * fitted.log_likelihood)
+
+    @pytest.mark.parametrize("which", ["fitted", "gaussian"])
+    def test_the_likelihood_never_falls(self, which, request):
+        model = request.getfixturevalue(which)
+        assert len(model.trace) == model.iterations > 3
+        assert np.diff(model.trace).min() > -1e-7
+        assert model.trace[-1] == pytest.approx(model.log_likelihood, abs=1e-7)
+
+    def test_one_regression_per_state_when_states_are_beyond_doubt(self):
+        generator = np.random.default_rng(0)
+        quiet, loud = 0.01 * generator.standard_normal(300), 100.0 + 5.0 * generator.standard_normal(300)
+        y = np.concatenate([quiet, loud])
+        model = fit_regimes(y, n_states=2)
+        x, now = y[299:-1], y[300:]  # the bar of the switch belongs to the new state
+        slope, constant = np.polyfit(x, now, 1)
+        loudest = model.labels.index("volatile")
+        assert model.phi[loudest] == pytest.approx(slope, abs=1e-6)
+        assert model.mu[loudest] == pytest.approx(constant, rel=1e-6)
+
+    def test_scaling_the_returns_scales_the_model(self, series, fitted):
+        scaled = fit_regimes(series[0] * 1e-3, seed=1)
+        assert scaled.sigma == pytest.approx(fitted.sigma * 1e-3, rel=1e-6)
+        assert scaled.phi == pytest.approx(fitted.phi, abs=1e-6)
+        assert scaled.log_likelihood == pytest.approx(fitted.log_likelihood + 5999 * math.log(1e3), abs=1e-4)
+
+    def test_same_seed_same_bits(self, series, fitted):
+        again = fit_regimes(series[0], seed=1)
+        assert again.version == fitted.version
+        assert again.evidence == fitted.evidence
+
+    def test_reestimates_the_initial_distribution(self, fitted, series):
+        assert fitted.initial == pytest.approx(fitted.smooth(series[0])[0], abs=0.02)
+
+    def test_a_sticky_prior_lengthens_the_regimes(self, series, fitted):
+        sticky = fit_regimes(series[0], stickiness=200.0, seed=1)
+        assert (np.diag(sticky.transition) > np.diag(fitted.transition)).all()
+        assert np.diff(sticky.trace).min() > -1e-7
+        assert sticky.log_likelihood <= fitted.log_likelihood
+
+    def test_variances_stay_above_their_floor(self):
+        generator = np.random.default_rng(1)
+        y = np.where(generator.random(600) < 0.6, 0.0, generator.standard_normal(600))
+        model = fit_regimes(y)
+        assert model.sigma.min() >= 0.05 * y.std() * (1 - 1e-9)
+        assert not model.identified
+        assert "variance floor" in model.reason
+
+    def test_says_when_it_did_not_converge(self, series):
+        model = fit_regimes(series[0], max_iterations=3)
+        assert not model.converged
+        assert not model.identified
+        assert "not converged after 3 iterations" in model.reason
+
+    def test_two_states(self):
+        two = known((0.3, -0.3), (1.0, 3.0), 0.98)
+        y, path = two.simulate(4000, seed=5)
+        model = fit_regimes(y, n_states=2)
+        assert model.labels == ("trending", "volatile")
+        assert model.transition.sum(axis=1) == pytest.approx(np.ones(2))
+        assert (model.filter(y).argmax(axis=1) == path).mean() > 0.93
+
+    def test_gaps_in_the_fit_cost_information_only(self, series, fitted):
+        y = series[0].copy()
+        y[500:540] = np.nan
+        y[::97] = np.nan
+        model = fit_regimes(y, allow_missing=True, seed=1)
+        assert model.phi == pytest.approx(fitted.phi, abs=0.05)
+        assert model.conditional_log_likelihood(y, allow_missing=True) == pytest.approx(model.log_likelihood, abs=1e-7)
+
+
+class TestAgainstHmmlearn:
+    def reference(self, model: RegimeModel, mean, covariance):
+        from hmmlearn.hmm import GaussianHMM
+
+        hmm = GaussianHMM(model.n_states, covariance_type="full", init_params="", covars_prior=1e-12, n_iter=5, tol=0)
+        hmm.startprob_, hmm.transmat_, hmm.means_, hmm.covars_ = model.initial, model.transition, mean, covariance
+        return hmm
+
+    def test_likelihood_without_autoregression(self, gaussian, series):
+        y = series[0][:3000]
+        hmm = self.reference(gaussian, gaussian.mu[:, None], (gaussian.sigma**2)[:, None, None])
+        assert gaussian.log_likelihood == pytest.approx(hmm.score(y[:, None]), rel=1e-8, abs=1e-8)
+        assert gaussian.log_likelihood == pytest.approx(gaussian.predictive_log_density(y).sum(), abs=1e-8)
+
+    def test_smoother_and_viterbi_without_autoregression(self, gaussian, series):
+        y = series[0][:3000]
+        hmm = self.reference(gaussian, gaussian.mu[:, None], (gaussian.sigma**2)[:, None, None])
+        assert gaussian.smooth(y) == pytest.approx(hmm.predict_proba(y[:, None]), abs=1e-9)
+        assert gaussian.decode(y).tolist() == hmm.predict(y[:, None]).tolist()
+
+    def test_cannot_be_improved_by_it(self, gaussian, series):
+        hmm = self.reference(gaussian, gaussian.mu[:, None], (gaussian.sigma**2)[:, None, None])
+        logging.getLogger("hmmlearn.base").setLevel(logging.ERROR)
+        hmm.fit(series[0][:3000, None])
+        assert hmm.score(series[0][:3000, None]) - gaussian.log_likelihood < 1e-4
+
+    def test_likelihood_of_the_features(self, multivariate, series):
+        part = multivariate.multivariate
+        features, full = part.features(series[0][:3000])
+        hmm = self.reference(multivariate, part.mean, part.covariance)
+        # Bars without all features lead the series: they only move the distribution of the state.
+        first = int((full == 2).argmax())
+        hmm.startprob_ = multivariate.initial @ np.linalg.matrix_power(multivariate.transition, first)
+        expected = hmm.score(features[first:])
+        assert multivariate.log_likelihood == pytest.approx(expected, rel=1e-8)
+        hmm.params = "tmc"  # its first bar is not ours
+        hmm.fit(features[first:])
+        assert hmm.score(features[first:]) - expected < 0.05
+
+
+class TestAgainstStatsmodels:
+    def parameters(self, model):
+        return [*model.transition[:, :-1].T.ravel(), *model.mu, *model.phi, *(model.sigma**2)]
+
+    def test_switching_regression_on_the_lagged_return(self, short):
+        from statsmodels.tsa.regime_switching.markov_regression import MarkovRegression
+
+        y, model = short
+        reference = MarkovRegression(y[1:], 3, exog=y[:-1, None], switching_exog=True, switching_variance=True)
+        # Its known distribution is that of two steps before the first return it explains.
+        reference.initialize_known(model.initial)
+        model = replace(model, initial=model.initial @ model.transition)
+        expected = reference.loglike(np.array(self.parameters(model)))
+        assert model.conditional_log_likelihood(y) == pytest.approx(expected, abs=1e-6)
+
+    @pytest.mark.soak
+    def test_its_own_optimiser_finds_nothing_better(self, short):
+        from statsmodels.tsa.regime_switching.markov_regression import MarkovRegression
+
+        y, model = short
+        reference = MarkovRegression(y[1:], 3, exog=y[:-1, None], switching_exog=True, switching_variance=True)
+        reference.initialize_known(model.initial)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            result = reference.fit(start_params=np.array(self.parameters(model)), em_iter=20, maxiter=200)
+        assert result.llf - model.log_likelihood < 1e-4
+
+    def test_markov_autoregression_around_zero(self, series):
+        from statsmodels.tsa.regime_switching.markov_autoregression import MarkovAutoregression
+
+        y = series[0][:1500]
+        model = replace(TRUTH, mu=np.zeros(3))
+        reference = MarkovAutoregression(y, 3, order=1, trend="n", switching_ar=True, switching_variance=True)
+        reference.initialize_known(model.initial)
+        parameters = np.array([*model.transition[:, :-1].T.ravel(), *(model.sigma**2), *model.phi])
+        assert reference.loglike(parameters) == pytest.approx(model.conditional_log_likelihood(y), abs=1e-4)
+
+
+class TestOnline:
+    @pytest.fixture(params=["fitted", "multivariate"])
+    def model(self, request):
+        return request.getfixturevalue(request.param)
+
+    def test_is_the_batch_filter_bit_by_bit(self, model, series):
+        y = series[0][:400].copy()
+        y[100:130] = np.nan
+        online = RegimeFilter(model)
+        steps = [online.skip() if math.isnan(r) else online.update(r) for r in y]
+        assert np.array_equal([each.probabilities for each in steps], model.filter(y, allow_missing=True))
+        assert online.bars == 400
+
+    def test_a_warm_restart_is_bit_identical(self, model, series):
+        y = series[0][:300]
+        straight, first = RegimeFilter(model), RegimeFilter(model)
+        expected = [straight.update(r) for r in y]
+        for r in y[:150]:
+            first.update(r)
+        saved = first.state.to_json()
+        restarted = RegimeFilter(RegimeModel.from_json(model.to_json()), FilterState.from_json(saved))
+        assert [restarted.update(r) for r in y[150:]] == expected[150:]
+
+    def test_says_regime_confidence_and_strategy(self, model, series):
+        online = RegimeFilter(model)
+        for r in series[0][:200]:
+            update = online.update(r)
+        best = int(np.argmax(update.probabilities))
+        assert update.regime == model.labels[best]
+        assert update.confidence == update.probabilities[best]
+        assert update.strategy == STRATEGIES[update.regime]
+        assert update.identified == model.identified
+
+    def test_a_gap_moves_the_regime_by_the_transition_matrix(self, model, series):
+        online = RegimeFilter(model)
+        for r in series[0][:200]:
+            before = online.update(r)
+        after = online.skip(25)
+        expected = np.array(before.probabilities) @ np.linalg.matrix_power(model.transition, 25)
+        assert after.probabilities == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize("value", [math.nan, math.inf])
+    def test_refuses_what_is_no_return_and_stays_as_it_was(self, fitted, value):
+        online = RegimeFilter(fitted)
+        online.update(0.1)
+        before = online.state
+        with pytest.raises(DataError, match="skip"):
+            online.update(value)
+        assert online.state == before
+
+    def test_refuses_the_state_of_another_model(self, fitted, gaussian):
+        with pytest.raises(BadRequestError, match=gaussian.version):
+            RegimeFilter(fitted, RegimeFilter(gaussian).state)
+
+
+class TestGaps:
+    def test_the_return_after_a_gap_is_judged_by_the_law_over_the_gap(self):
+        # One state in effect: the density after a gap of k bars is that of an AR(1) over k bars.
+        model = known((0.5, 0.5, 0.5), (1.0, 1.0, 1.0), 0.9)
+        y = np.array([2.0, np.nan, np.nan, 0.7])
+        density = model.predictive_log_density(y, allow_missing=True)
+        mean, variance = 0.5**3 * 2.0, 1 + 0.25 + 0.0625
+        assert density[3] == pytest.approx(-0.5 * (0.7 - mean) ** 2 / variance - 0.5 * math.log(2 * math.pi * variance))
+        assert np.isnan(density[1:3]).all()
+
+    def test_a_missing_bar_is_not_a_return_of_zero(self):
+        y = np.array([0.5, 0.4, np.nan, 0.3])
+        gap = TRUTH.filter(y, allow_missing=True)
+        assert not np.allclose(gap, TRUTH.filter(np.nan_to_num(y)))
+        assert gap[2] == pytest.approx(gap[1] @ TRUTH.transition)
+
+    def test_grid_returns_span_one_bar_only(self):
+        times, returns = bar_returns([0, 60, 120, 300, 360], [100.0, 101.0, 102.0, 104.0, 105.0], 60)
+        assert times.tolist() == [60, 120, 180, 240, 300, 360]
+        expected = [math.log(1.01), math.log(102 / 101), np.nan, np.nan, np.nan, math.log(105 / 104)]
+        assert returns == pytest.approx(expected, nan_ok=True)
+
+    @pytest.mark.parametrize(
+        ("times", "closes", "message"),
+        [
+            ([0, 61], [1.0, 2.0], "time 61"),
+            ([0, 60, 60], [1.0, 2.0, 3.0], "time 60"),
+            ([0, 60], [1.0, 0.0], "not a positive number"),
+            ([0], [1.0], "N >= 2"),
+        ],
+    )
+    def test_grid_refuses(self, times, closes, message):
+        with pytest.raises(DataError, match=message):
+            bar_returns(times, closes, 60)
+
+    def test_an_absurd_outlier_leaves_probabilities(self):
+        f = TRUTH.filter([0.1, 1e6, -0.2])
+        assert f.sum(axis=1) == pytest.approx(np.ones(3))
+
+
+class TestCausality:
+    @settings(max_examples=25, deadline=None)
+    @given(cut=st.integers(2, 399), seed=st.integers(0, 99), which=st.sampled_from(["fitted", "multivariate"]))
+    def test_later_returns_change_nothing_earlier(self, request, cut, seed, which):
+        model = request.getfixturevalue(which)
+        y, _ = TRUTH.simulate(400, seed=seed)
+        changed = y.copy()
+        changed[cut:] = 100.0
+        assert np.array_equal(model.filter(y)[:cut], model.filter(changed)[:cut])
+
+    def test_walk_forward_never_looks_ahead(self, series):
+        y = series[0][:1500]
+        changed = y.copy()
+        changed[1200:] *= -7.0
+        options = {"start": 900, "refit_every": 100, "n_restarts": 2, "n_bootstrap": 50}
+        before, after = walk_forward(y, **options), walk_forward(changed, **options)
+        assert np.array_equal(before.probabilities[:1200], after.probabilities[:1200], equal_nan=True)
+        assert [m.version for m in before.models[:4]] == [m.version for m in after.models[:4]]
+        assert before.models[4].version != after.models[4].version
+
+    def test_walk_forward_uses_models_fitted_before(self, series):
+        walk = walk_forward(series[0][:1200], start=900, refit_every=150, n_restarts=2)
+        assert walk.fitted_until == (900, 1050)
+        assert walk.model[899] == -1
+        assert np.isnan(walk.probabilities[:900]).all()
+        for t in (900, 1049, 1050, 1199):
+            assert walk.fitted_until[walk.model[t]] <= t
+        assert np.array_equal(walk.probabilities[1050:], walk.models[1].filter(series[0][:1200])[1050:])
+
+
+class TestLabels:
+    def test_are_in_their_order_and_say_what_the_states_are(self, fitted):
+        volatility = dict(zip(fitted.labels, fitted.evidence.volatility, strict=True))
+        score = dict(zip(fitted.labels, fitted.evidence.score, strict=True))
+        assert max(volatility, key=volatility.get) == "volatile"
+        assert score["trending"] > 1 > score["mean_reverting"]
+
+    def test_score_of_a_lasting_regime_is_its_variance_ratio(self):
+        # Moves over ten bars against ten times the moves over one, by simulation.
+        truth = known((0.3, 0.3, 0.3), (1.0, 1.0, 1.0), 1 - 1e-9, mu=(0.1, 0.1, 0.1))
+        y, _ = truth.simulate(400_000, seed=0)
+        from hfthot_platform.models._regime_fit import _score
+
+        mean, variance = np.full(1, 0.1 / 0.7), np.full(1, 1 / 0.91)
+        ten = y.reshape(-1, 10).sum(axis=1)
+        measured = (ten**2).mean() / (10 * (y**2).mean())
+        assert _score(mean, variance, np.full(1, 0.3), np.ones(1))[0] == pytest.approx(measured, rel=0.02)
+
+    def test_are_sure_where_the_data_are(self, fitted):
+        assert fitted.identified
+        assert fitted.reason == ""
+        assert min(fitted.evidence.label_confidence) > 0.95
+
+    @pytest.mark.parametrize("phi", [0.0, 0.2])
+    def test_are_not_identified_where_only_the_volatility_switches(self, phi):
+        y, _ = known((phi, phi, phi), (0.6, 1.1, 2.6), 0.98).simulate(3000, seed=2)
+        model = fit_regimes(y, n_restarts=4)
+        assert not model.identified
+        assert "random walk beyond noise" in model.reason
+        assert model.sigma == pytest.approx([0.6, 1.1, 2.6], rel=0.1) or model.sigma == pytest.approx(
+            [1.1, 0.6, 2.6], rel=0.1
+        )
+
+    @pytest.mark.soak
+    def test_are_rarely_identified_in_noise(self):
+        wrong = 0
+        for seed in range(60):
+            generator = np.random.default_rng(seed)
+            y = generator.standard_normal(1000) if seed % 2 else generator.standard_t(4, 1000)
+            wrong += fit_regimes(y, n_restarts=5, n_bootstrap=200).identified
+        assert wrong <= 6  # one in ten
+
+    def test_a_refit_keeps_the_names_unless_the_data_contradict(self, series, fitted):
+        again = fit_regimes(series[0][:5000], previous=fitted, n_restarts=1)
+        assert again.labels == fitted.labels
+        assert again.phi[0] > 0 > again.phi[1]
+
+
+class TestChoice:
+    def test_takes_autoregression_where_autoregression_is_the_truth(self, series):
+        model = fit_regimes(series[0][:3000], observation="auto", n_restarts=3)
+        assert model.observation == model.selection.chosen == "ar1"
+        assert model.selection.mean_log_density["ar1"] > model.selection.mean_log_density["multivariate"]
+        assert model.selection.held_out == 900
+
+    def test_takes_the_features_on_the_index_before_2018(self, sp500):
+        returns, start = sp500
+        model = fit_regimes(returns[:start], observation="auto", n_restarts=3)
+        assert model.selection.chosen == "multivariate"
+        gain = model.selection.mean_log_density["multivariate"] - model.selection.mean_log_density["ar1"]
+        assert gain > 3 * model.selection.standard_error
+
+    def test_densities_of_the_return_integrate_to_one(self, multivariate, series):
+        past = series[0][:200]
+        grid = np.linspace(-40, 40, 1601)
+        density = [math.exp(multivariate.predictive_log_density([*past, r])[-1]) for r in grid]
+        assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=1e-6)
+
+
+class TestStandardAndPoors500:
+    """1990 to 2022; walk-forward from 2018, against the smoother of a model fitted on all of it."""
+
+    def test_the_chosen_model_agrees_with_hindsight(self, compared):
+        found = compared["multivariate"]
+        assert found.rate >= 0.88
+        assert found.occupancy.min() >= 0.05
+        assert found.confusion.sum() == 1257
+
+    @pytest.mark.parametrize("observation", ["ar1", "gaussian"])
+    def test_returns_alone_agree_less(self, compared, observation):
+        assert 0.80 < compared[observation].rate < 0.88
+
+    def test_trending_and_mean_reverting_do_not_separate(self, sp500):
+        model = fit_regimes(sp500[0], n_restarts=3)
+        assert not model.identified
+        assert model.sigma == pytest.approx([0.552, 1.155, 2.743], abs=0.02)
+        assert abs(model.phi).max() < 0.2
+
+
+TRUTHS = [
+    known((up, down, 0.0), (1.0, quiet, loud), stay)
+    for up, down, quiet, loud, stay in itertools.product(
+        (0.3, 0.5), (-0.3, -0.5), (1.0, 0.7), (2.0, 3.5), (0.985, 0.995)
+    )
+]
+
+
+def accuracies(truth: RegimeModel, seed: int, bars: int) -> tuple[float, float]:
+    """Return the share of right states of the truth's own filter and of the fitted one, on new bars."""
+    y, path = truth.simulate(2 * bars, seed=seed)
+    model = fit_regimes(y[:bars], seed=seed, n_restarts=6)
+    new = slice(bars, None)
+    return tuple(float((m.filter(y)[new].argmax(axis=1) == path[new]).mean()) for m in (truth, model))
+
+
+class TestSimulatedTruth:
+    @pytest.mark.parametrize("k", [1, 15, 30])
+    def test_filters_almost_as_well_as_with_the_true_parameters(self, k):
+        own, fit = accuracies(TRUTHS[k], seed=k, bars=10_000)
+        assert fit >= own - 0.01
+        assert fit >= 0.85 or own < 0.86
+
+    @pytest.mark.soak
+    def test_filters_almost_as_well_for_thirty_two_truths(self):
+        found = [accuracies(truth, seed=k, bars=20_000) for k, truth in enumerate(TRUTHS)]
+        assert len(found) >= 20
+        assert max(own - fit for own, fit in found) <= 0.01
+        assert all(fit >= 0.85 for own, fit in found if own >= 0.86)
+
+
+class TestManySeries:
+    def test_gives_what_single_fits_give_for_any_number_of_threads(self, series):
+        data = {f"S{k}": series[0][600 * k : 600 * (k + 1)] for k in range(4)}
+        one, two = fit_many(data, workers=1, n_restarts=2), fit_many(data, workers=2, n_restarts=2)
+        assert [m.version for m in one.values()] == [m.version for m in two.values()]
+        assert two["S2"].version == fit_regimes(data["S2"], n_restarts=2).version
+
+    def test_a_bad_series_is_a_typed_result_not_the_end(self, series):
+        found = fit_many({"good": series[0][:600], "flat": np.zeros(600)}, n_restarts=1)
+        assert found["good"].labels == LABELS
+        assert isinstance(found["flat"], DataError)
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("returns", "message"),
+        [
+            (np.zeros(500), "constant"),
+            (np.full(500, 0.01), "constant"),
+            (np.arange(30.0), "30 returns cannot carry 3 states"),
+            (np.r_[np.arange(500.0), np.nan], "NaN at index 500"),
+            (np.r_[np.arange(500.0), np.inf], "infinity at index 500"),
+            (np.zeros((100, 3)), "shape"),
+            (["a", "b"], "not an array of numbers"),
+            ([], "shape"),
+        ],
+    )
+    def test_data_that_cannot_carry_the_model(self, returns, message):
+        with pytest.raises(DataError, match=message):
+            fit_regimes(returns)
+
+    @pytest.mark.parametrize(
+        "options",
+        [{"n_states": 4}, {"observation": "garch"}, {"n_restarts": 0}, {"stickiness": -1.0}, {"n_bootstrap": 1}],
+    )
+    def test_arguments_out_of_their_domain(self, series, options):
+        name, value = next(iter(options.items()))
+        with pytest.raises(BadRequestError, match=f"{name}={value!r}"):
+            fit_regimes(series[0], **options)
+
+    def test_text_that_is_no_model(self):
+        with pytest.raises(ModelError, match="not a regime model"):
+            RegimeModel.from_json("{}")
+        with pytest.raises(ModelError, match="not a filter state"):
+            FilterState.from_json(json.dumps({"values": 3}))
+
+
+@pytest.mark.parametrize("which", ["fitted", "gaussian", "multivariate"])
+def test_json_keeps_a_model_exactly(which, request, series):
+    model = request.getfixturevalue(which)
+    again = RegimeModel.from_json(model.to_json())
+    assert again.version == model.version
+    assert again.evidence == model.evidence
+    assert np.array_equal(again.filter(series[0][:300]), model.filter(series[0][:300]))
+
+
+def test_the_loops_agree_with_each_other(series):
+    # The hand-written pass for three states against the general one.
+    y = series[0][:1000]
+    x, gap = np.empty(1000), np.empty(1000, dtype=np.int64)
+    loops.gaps(y, gap, x)
+    trace = np.empty(1)
+    parameters = [each.copy() for each in (TRUTH.mu, TRUTH.phi, TRUTH.sigma, TRUTH.transition, TRUTH.initial)]
+    _, likelihood, _ = loops.expectation_maximisation(
+        y, x, (gap == 1).astype(np.int64), True, 0.0, 1e-4, 1e-9, 1, *parameters, trace
+    )
+    assert likelihood == pytest.approx(TRUTH.conditional_log_likelihood(y), abs=1e-9)
