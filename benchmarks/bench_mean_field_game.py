@@ -54,17 +54,14 @@ def main():
     reference = GAMES["reference"]
 
     print("Speed, reference game, extrapolated (so each figure includes the coarse solution)")
-    print(
-        f"{'grid':>11} {'ms':>8} {'CPU ms':>8} {'us/point':>9} {'residual':>9} {'HJB':>8} {'FP':>8} {'mass':>8} {'iter':>5}"
-    )
+    heads = ("ms", "CPU ms", "us/point", "residual", "HJB", "FP", "mass", "iter")
+    print(f"{'grid':>11}", *(f"{head:>9}" for head in heads))
     for n in (51, 101, 201, 401, 801):
         solution = solve(reference, n, n, tolerance=1e-8)
         ms, cpu = best_ms(lambda n=n: solve(reference, n, n, tolerance=1e-8), 30 if n <= 201 else 5)
-        print(
-            f"{n:>5} x {n:<4} {ms:>7.1f} {cpu:>8.1f} {1e3 * cpu / n**2:>9.3f} {solution.residuals[-1]:>9.1e} "
-            f"{solution.hjb_residual:>8.1e} {solution.fokker_planck_residual:>8.1e} {solution.mass_error:>8.1e} "
-            f"{solution.iterations:>5}"
-        )
+        times = f"{ms:>9.1f} {cpu:>9.1f} {1e3 * cpu / n**2:>9.3f}"
+        errors = (solution.residuals[-1], solution.hjb_residual, solution.fokker_planck_residual, solution.mass_error)
+        print(f"{n:>5} x {n:<4}", times, *(f"{error:>9.1e}" for error in errors), f"{solution.iterations:>9}")
         if n == 101:
             print(
                 f"            peer, 101 x 101: {PEER_MS:.0f} ms (and wrong); ours is {PEER_MS / ms:.1f} times as fast"
