@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import unquote
 
 from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
@@ -85,11 +86,11 @@ def maintain(
     stamp = stamp or Stamp()
     try:
         with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(name):
-            handle = DeltaTable(table.uri, storage_options=dict(lake.storage.options))
+            handle = DeltaTable(lake.storage.location(contract), storage_options=dict(lake.storage.options))
             expired = _expire(lake, contract, handle, stamp)
             compacted = _compact(handle, contract, stamp)
             _sync(folder)
-            vacuumed = _vacuum(lake, handle, days, stamp, full=folder is not None)
+            vacuumed = _vacuum(lake, handle, days, stamp, folder)
             handle.create_checkpoint()
             _sync(folder)
             entries = _log_entries(folder)
@@ -172,11 +173,14 @@ def _compact(handle: DeltaTable, contract: TableContract, stamp: Stamp) -> int:
     return int(metrics["numFilesRemoved"])
 
 
-def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, *, full: bool) -> int:
+def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, folder: Path | None) -> int:
     """Remove data files that no version of the last `days` days needs, and record the oldest readable version."""
     handle.update_incremental()
     hours = round(days * 24)
-    doomed = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=full)
+    doomed = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=folder is not None)
+    if folder is not None:
+        # Files that an earlier vacuum removed are listed as long as the log remembers them.
+        doomed = [path for path in doomed if (folder / unquote(path)).exists()]
     if not doomed:
         return 0
     # A file goes when it was retired before the cutoff, so the version that was current then stays readable.
@@ -187,15 +191,15 @@ def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, *, f
     while floor < handle.version() and gone & _names(handle, floor, dict(lake.storage.options)):
         floor += 1
     commit, hooks = properties(stamp, oldest_readable=floor)
-    removed = handle.vacuum(
+    handle.vacuum(
         hours,
         dry_run=False,
         enforce_retention_duration=False,
-        full=full,
+        full=folder is not None,
         commit_properties=commit,
         post_commithook_properties=hooks,
     )
-    return len(removed)
+    return len(doomed)
 
 
 def _names(handle: DeltaTable, version: int, options: dict[str, str]) -> set[str]:

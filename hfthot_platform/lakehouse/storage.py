@@ -57,6 +57,8 @@ _DAMAGES = (
     (re.compile(r"contiguous|no table metadata", re.IGNORECASE), "is missing from the log or stands before a gap"),
     (re.compile(r"parquet|thrift|snappy|arrow error|unexpected eof|corrupt", re.IGNORECASE), "is not readable"),
 )
+#: Characters that some route takes for an escape, a part of a URL, a pattern, or a partition.
+_MISREAD = re.compile(r"[%#?*\[\]=]")
 _FILE = re.compile(r"(?:[\w.=%-]+/)?[\w.=%-]+\.(?:parquet|json)\b")
 #: The leading words of a message of the Delta library; what follows them may quote data.
 _KIND = re.compile(r"[A-Z][A-Za-z ]{2,40}(?=:)")
@@ -82,7 +84,14 @@ class Storage:
                     f"the URL {text!r} names no bucket", where="lake root", hint="Write s3://bucket/path."
                 )
             return cls(text.rstrip("/"), dict(options or {}))
-        return cls(str(Path(text).expanduser().resolve()), dict(options or {}))
+        path = str(Path(text).expanduser().resolve())
+        if odd := _MISREAD.search(path):
+            raise ConfigError(
+                f"the folder {path!r} has {odd.group(0)!r} in its name, which Delta readers take for something else",
+                where="lake root",
+                hint="Choose a folder without any of % # ? * [ ] =.",
+            )
+        return cls(path, dict(options or {}))
 
     @property
     def local(self) -> Path | None:
@@ -92,6 +101,11 @@ class Storage:
     def uri(self, contract: TableContract) -> str:
         """Return where a table is."""
         return f"{self.root}/{contract.namespace}/{contract.table}"
+
+    def location(self, contract: TableContract) -> str:
+        """Return the same as a URL for the Delta library, which takes a bare path apart at `%`, `#` and `?`."""
+        uri = self.uri(contract)
+        return uri if self.local is None else Path(uri).as_uri()
 
     def local_table(self, contract: TableContract) -> Path | None:
         """Return a table's folder, or None on an object store."""
@@ -132,7 +146,12 @@ def translated(table: str) -> Iterator[None]:
     """
     try:
         yield
-    except (HfthotError, TableNotFoundError):
+    except HfthotError:
+        raise
+    except TableNotFoundError as error:
+        # "Does not exist or you don't have access": the second is not an empty table.
+        if _READ_ONLY.search(str(error)):
+            raise _meaning(table, error) or _refused(table, error) from None
         raise
     except (OSError, DeltaError, ValueError) as error:
         known = _meaning(table, error)

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from urllib.parse import unquote
 
 import polars as pl
@@ -99,6 +99,14 @@ class _SourceFailed(Exception):  # noqa: N818 - carries an error of the caller's
         self.error = error
 
 
+class _Handle(DeltaTable):
+    """A Delta table whose local files are named by their paths, as Polars wants them, not by parts of URLs."""
+
+    def file_uris(self, *args: Any, **kwargs: Any) -> list[str]:
+        uris = super().file_uris(*args, **kwargs)
+        return uris if "://" in next(iter(uris), "") else [unquote(uri) for uri in uris]
+
+
 class Table:
     """A versioned table.  Made by `Lakehouse.table`, cheap to make, safe to use from several processes."""
 
@@ -109,6 +117,7 @@ class Table:
         self.uri = lake.storage.uri(contract)
         self._lock_file = lake.storage.lock_file(contract)
         self._folder = lake.storage.local_table(contract)
+        self._location = lake.storage.location(contract)
         self._evolved = False
 
     def __repr__(self) -> str:
@@ -390,7 +399,7 @@ class Table:
     def _open(self, version: int | None = None) -> DeltaTable | None:
         try:
             with translated(self.contract.name):
-                handle = DeltaTable(self.uri, version=version, storage_options=self._options)
+                handle = _Handle(self._location, version=version, storage_options=self._options)
         except TableNotFoundError:
             if version is not None and self._open() is not None:
                 raise self._unavailable(f"version {version}", self.readable_versions()) from None
@@ -431,7 +440,7 @@ class Table:
         return dict(self._storage.options)
 
     def _current(self) -> DeltaTable:
-        return DeltaTable(self.uri, storage_options=self._options)
+        return _Handle(self._location, storage_options=self._options)
 
     def _history(self, handle: DeltaTable, limit: int | None = None) -> list[VersionInfo]:
         with translated(self.contract.name):
@@ -439,7 +448,7 @@ class Table:
 
     def _loads(self, version: int) -> bool:
         try:
-            DeltaTable(self.uri, version=version, storage_options=self._options)
+            _Handle(self._location, version=version, storage_options=self._options)
         except Exception:  # noqa: BLE001 - any failure to load means that this version cannot be read
             return False
         return True
@@ -498,7 +507,7 @@ class Table:
         name, meaning = fault
         for each in reversed(self.readable_versions()[:-1]):
             try:
-                handle = DeltaTable(self.uri, version=each.version, storage_options=self._options)
+                handle = _Handle(self._location, version=each.version, storage_options=self._options)
             except Exception:  # noqa: BLE001, S112 - an unreadable version is simply not the one to offer
                 continue
             if next(self._faults(handle), None) is None:
@@ -596,7 +605,7 @@ class Table:
             self._folder.mkdir(parents=True, exist_ok=True)
         try:
             handle = DeltaTable.create(
-                self.uri,
+                self._location,
                 contract.arrow_schema,
                 partition_by=[contract.partition_by] if contract.partition_by else None,
                 name=contract.name,
@@ -790,7 +799,8 @@ class Table:
                     account["published"] += audited.rows.height
                     account["duplicate"] += audited.duplicates
                     rejected.append(audited.rejected)
-                    yield from audited.rows.to_arrow().to_batches()
+                    # One batch: the writer spreads batches over threads, and days would lose their order.
+                    yield from audited.rows.rechunk().to_arrow().to_batches()
                 bad = pl.concat(rejected)
                 self._require_publishable(bad, account["read"])
                 if bad.height and not safe:
@@ -920,6 +930,8 @@ class Table:
         predicate: str | None,
     ) -> None:
         commit, hooks = made
+        if isinstance(data, pl.DataFrame):
+            data = data.rechunk()  # as in a stream, so that the rows keep their order
         with translated(self.contract.name):
             if mode == "append":
                 write_deltalake(target, data, mode="append", commit_properties=commit, post_commithook_properties=hooks)

@@ -46,7 +46,7 @@ def test_processes_that_append_merge_replace_and_compact_at_once_lose_and_double
     kinds = ["append", "merge", "replace", "any"]
     processes = [
         subprocess.Popen(
-            [sys.executable, str(WRITER), lake.storage.root, kind, str(i), "5", str(tmp_path / f"{i}.side")],
+            [sys.executable, str(WRITER), lake.storage.root, kind, str(i), "3", str(tmp_path / f"{i}.side")],
             stdout=subprocess.DEVNULL,
         )
         for i, kind in enumerate(kinds)
@@ -164,9 +164,13 @@ def test_the_lock_times_out_with_a_typed_error(tmp_path):
 def test_writers_share_the_lock_and_maintenance_waits_for_them(tmp_path):
     path = tmp_path / "t.lock"
 
-    with writers_lock(path, exclusive=False), writers_lock(path, exclusive=False, timeout=0.05):
-        with pytest.raises(LockTimeoutError), writers_lock(path, exclusive=True, timeout=0.05):
-            pass
+    with (
+        writers_lock(path, exclusive=False),
+        writers_lock(path, exclusive=False, timeout=0.05),
+        pytest.raises(LockTimeoutError),
+        writers_lock(path, exclusive=True, timeout=0.05),
+    ):
+        pass
 
 
 def test_a_waiting_maintenance_is_not_starved_by_a_stream_of_writers(tmp_path):

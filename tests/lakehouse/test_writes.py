@@ -171,6 +171,26 @@ def test_rows_audited_for_another_table_are_refused(lake, table, closes):
             write(audited)
 
 
+@pytest.mark.parametrize("lazy", [False, True])
+def test_files_are_sorted_whatever_order_the_rows_came_in(table, trades, lazy):
+    midnight = datetime(2024, 1, 1, tzinfo=UTC)
+    rows = pl.concat(
+        trades(1, symbol=pl.lit(symbol))
+        .select(pl.all().repeat_by(50_000).explode())
+        .with_columns(trade_id=pl.int_range(50_000), ts=pl.lit(midnight) + pl.duration(seconds=pl.int_range(50_000)))
+        for symbol in ("ETH-USDT", "BTC-USDT")
+    ).sample(fraction=1.0, shuffle=True, seed=5)
+
+    if lazy:
+        table.append(rows.lazy())
+    else:
+        table.replace(DAY, rows)
+
+    for path in table.snapshot().paths:
+        stored = pl.read_parquet(path, hive_partitioning=False)
+        assert stored.equals(stored.sort("symbol", "venue", "ts", "trade_id"))
+
+
 # -- merge
 
 

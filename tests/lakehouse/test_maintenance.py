@@ -1,0 +1,187 @@
+"""Maintenance makes tables smaller and faster and loses nothing; its report adds up."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, timedelta
+
+import polars as pl
+import pytest
+
+from hfthot_platform.lakehouse import Lakehouse, Stamp, maintain
+
+DAY = date(2024, 1, 1)
+
+
+def on_disk(table):
+    files = [path for path in table._folder.rglob("*") if path.is_file()]
+    return sum(path.stat().st_size for path in files), len(files)
+
+
+@pytest.fixture
+def small_files(table, trades):
+    """Return a table of two days with five small files each."""
+    for i in range(5):
+        table.append(pl.concat([trades(10, 20 * i), trades(10, 20 * i + 10, DAY + timedelta(days=1))]))
+    return table
+
+
+def test_small_files_of_a_day_become_one_and_the_rows_stay(lake, small_files):
+    rows = small_files.scan().sort("trade_id").collect()
+
+    report = maintain(lake, "market.trades", stamp=Stamp(run_id="night"))
+
+    assert report.files_compacted == 10
+    assert small_files.bytes_and_files()[1] == 2
+    assert small_files.scan().sort("trade_id").collect().equals(rows)
+    assert small_files.versions()[-1].operation == "OPTIMIZE"
+    assert small_files.versions()[-1].run_id == "night"
+
+
+def test_the_report_counts_bytes_and_files_as_they_are_on_disk(lake, small_files):
+    before = on_disk(small_files)
+
+    report = maintain(lake, "market.trades", history_days=0)
+
+    assert (report.bytes_before, report.files_before) == before
+    assert (report.bytes_after, report.files_after) == on_disk(small_files)
+    assert report.files_vacuumed == 10
+    assert report.bytes_after < report.bytes_before
+
+
+def test_a_second_round_finds_nothing_to_do(lake, small_files):
+    maintain(lake, "market.trades", history_days=0)
+    version = small_files.version()
+
+    report = maintain(lake, "market.trades", history_days=0)
+
+    assert (report.files_compacted, report.files_vacuumed, report.rows_expired, report.leftovers_removed) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    assert small_files.version() == version
+
+
+def test_history_within_the_retention_stays_readable(lake, small_files):
+    report = maintain(lake, "market.trades")
+
+    assert report.files_vacuumed == 0
+    assert report.oldest_readable == 0
+    assert small_files.scan(version=3).collect().height == 60
+
+
+def test_a_checkpoint_is_written(lake, small_files):
+    maintain(lake, "market.trades")
+
+    assert (small_files._folder / "_delta_log" / "_last_checkpoint").exists()
+    assert list((small_files._folder / "_delta_log").glob("*.checkpoint*.parquet"))
+    assert small_files.scan().collect().height == 100
+
+
+def test_files_of_crashed_writers_are_removed_and_live_ones_are_not(lake, small_files):
+    folder = small_files._folder
+    dead = [
+        folder / "date=2024-01-01" / "part-00000-dead-c000.snappy.parquet#1",
+        folder / "date=2024-01-01" / "part-00000-orphan-c000.snappy.parquet",
+        folder / "_delta_log" / "00000000000000000009.checkpoint.parquet#3",
+        folder / "_delta_log" / f"{9:020d}.json#2",
+        folder / "_delta_log" / "_commit_dead.json.tmp",
+    ]
+    for path in dead:
+        path.write_bytes(b"half")
+
+    report = maintain(lake, "market.trades", history_days=0)
+
+    assert not any(path.exists() for path in dead)
+    assert report.leftovers_removed == 4
+    assert small_files.scan().collect().height == 100
+    assert small_files.problems(deep=True) == []
+
+
+def test_rows_past_the_retention_are_dropped_by_the_injected_clock(tmp_path, trades):
+    now = datetime(2024, 6, 1, tzinfo=UTC)
+    lake = Lakehouse.open(tmp_path / "lake", clock=lambda: now)
+    incidents = lake.table("ops.incidents")
+    rows = pl.DataFrame(
+        {
+            "incident_id": ["old", "same month", "young"],
+            "ts": [
+                datetime(2023, 3, 1, tzinfo=UTC),
+                datetime(2023, 4, 20, tzinfo=UTC),
+                datetime(2024, 5, 1, tzinfo=UTC),
+            ],
+            "severity": "error",
+            "kind": "stale",
+        }
+    )
+    incidents.append(rows)
+
+    report = maintain(lake, "ops.incidents")
+
+    assert report.rows_expired == 1
+    assert sorted(incidents.scan().collect()["incident_id"]) == ["same month", "young"]
+    assert "EXPIRE" in [each.operation for each in incidents.versions()]
+    assert incidents.scan(version=1).collect().height == 3
+
+
+def test_quarantined_rows_past_their_retention_are_dropped(tmp_path, trades):
+    clock = [datetime(2024, 1, 1, tzinfo=UTC)]
+    lake = Lakehouse.open(tmp_path / "lake", clock=lambda: clock[0])
+    bad = trades(price=pl.when(pl.col("trade_id") == 3).then(-1.0).otherwise(1.0))
+    lake.table("market.trades").merge(bad)
+    clock[0] += timedelta(days=200)
+    lake.table("market.trades").merge(bad.with_columns(source_ref=pl.lit("later")))
+    clock[0] += timedelta(days=200)
+
+    report = maintain(lake, "quarantine.trades")
+
+    assert report.rows_expired == 1
+    assert lake.table("quarantine.trades").scan().collect()["source_ref"].to_list() == ["later"]
+
+
+def test_a_table_for_ever_expires_nothing(lake, small_files):
+    lake.clock = lambda: datetime(2124, 1, 1, tzinfo=UTC)
+
+    assert maintain(lake, "market.trades").rows_expired == 0
+
+
+def test_a_table_that_nobody_wrote_is_left_alone(lake, tmp_path):
+    report = maintain(lake, "market.closes")
+
+    assert (report.bytes_before, report.files_after, report.oldest_readable) == (0, 0, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_every_table_can_be_maintained(lake, bars, closes):
+    lake.table("market.bars").append(bars([DAY]))
+    lake.table("market.bars").append(bars([DAY + timedelta(days=1)]))
+    lake.table("market.closes").append(closes([DAY]))
+    lake.table("market.closes").append(closes([DAY + timedelta(days=1)]))
+
+    assert maintain(lake, "market.bars").files_compacted == 2
+    assert maintain(lake, "market.closes").files_compacted == 2
+    assert lake.table("market.closes").scan().collect().height == 2
+
+
+def test_compacted_files_keep_statistics_of_the_declared_columns_only(lake, small_files):
+    maintain(lake, "market.trades")
+
+    entry = small_files._folder / "_delta_log" / f"{small_files.version():020d}.json"
+    assert "maxValues" in entry.read_text()
+    assert "source_ref" not in entry.read_text()
+
+
+def test_a_snapshot_still_tells_its_time_after_a_log_clean_up(lake, small_files):
+    import os
+
+    long_ago = datetime.now(UTC).timestamp() - 90 * 86_400
+    for path in (small_files._folder / "_delta_log").glob("*"):
+        os.utime(path, (long_ago, long_ago))
+    expected = {each.version: each.timestamp for each in small_files.versions()}
+
+    maintain(lake, "market.trades")
+    maintain(lake, "market.trades")
+
+    for each in small_files.readable_versions():
+        assert small_files.snapshot(version=each.version).committed_at == expected.get(each.version, each.timestamp)

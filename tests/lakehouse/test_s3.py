@@ -1,0 +1,142 @@
+"""The same lake on an S3-compatible store: a real HTTP server on loopback, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+import pytest
+
+from hfthot_platform.errors import StorageUnavailableError, VersionUnavailableError
+from hfthot_platform.lakehouse import Lakehouse, maintain
+
+WRITER = Path(__file__).parent / "writer.py"
+DAY = date(2024, 1, 1)
+
+
+@pytest.fixture(scope="module")
+def endpoint():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except OSError:
+                assert server.poll() is None, "the server died"
+                assert time.monotonic() < deadline, "the server did not start"
+                time.sleep(0.1)
+        url = f"http://127.0.0.1:{port}"
+        import urllib.request
+
+        urllib.request.urlopen(urllib.request.Request(f"{url}/lake", method="PUT"), timeout=30).close()
+        yield url
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture
+def options(endpoint):
+    return {
+        "AWS_ENDPOINT_URL": endpoint,
+        "AWS_ACCESS_KEY_ID": "AKIAHUSHHUSH",
+        "AWS_SECRET_ACCESS_KEY": "topsecret",
+        "AWS_REGION": "us-east-1",
+        "AWS_ALLOW_HTTP": "true",
+    }
+
+
+@pytest.fixture
+def lake(options, request):
+    return Lakehouse.open(f"s3://lake/{request.node.name}", options)
+
+
+def test_writes_reads_versions_and_maintenance_work_as_on_a_disk(lake, trades):
+    table = lake.table("market.trades")
+    assert table.scan().collect().height == 0
+
+    assert table.append(trades()).version == 1
+    assert table.merge(trades(15)).rows_published == 15
+    assert not table.merge(trades(15)).changed
+    table.append(trades(5, 100).lazy())
+    assert table.scan().collect().height == 20
+    table.replace(DAY, trades(3))
+    bad = trades(4, 200, price=pl.when(pl.col("trade_id") == 200).then(-1.0).otherwise(1.0))
+    assert table.merge(bad).rows_quarantined == 1
+
+    assert table.scan(version=3).collect().height == 20
+    assert table.scan(as_of=table.versions()[1].timestamp).collect().height == 10
+    assert [each.operation for each in table.versions()][:3] == ["CREATE TABLE", "APPEND", "MERGE"]
+    assert lake.table("quarantine.trades").scan().collect().height == 1
+    report = maintain(lake, "market.trades", history_days=0)
+    assert report.files_vacuumed > 0
+    assert report.files_after >= 1
+    assert table.scan().collect().height == 6
+    with pytest.raises(VersionUnavailableError, match="Readable: version"):
+        table.scan(version=1)
+
+
+def test_two_processes_that_collide_lose_and_double_no_row(lake, options, trades, tmp_path):
+    table = lake.table("market.trades")
+    table.append(trades(1, 999_999_999))
+    processes = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(WRITER),
+                lake.storage.root,
+                kind,
+                str(i),
+                "4",
+                str(tmp_path / f"{i}.side"),
+                json.dumps(options),
+            ],
+            stdout=subprocess.DEVNULL,
+        )
+        for i, kind in enumerate(["merge", "replace"])
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+
+    ids = [999_999_999]
+    for path in tmp_path.glob("*.side"):
+        for line in path.read_text().splitlines():
+            if line.startswith("ok "):
+                first = int(path.stem) * 1_000_000 + int(line.split()[2]) * 5
+                ids += range(first, first + 5)
+    stored = table.scan().collect()["trade_id"].to_list()
+    assert len(ids) > 10
+    assert max(Counter(stored).values()) == 1
+    assert sorted(stored) == sorted(ids)
+
+
+def test_a_store_without_the_bucket_is_unavailable_and_no_credential_is_quoted(options, trades):
+    table = Lakehouse.open("s3://no-such-bucket/lake", options).table("market.trades")
+
+    for use in (table.scan, lambda: table.append(trades()), table.versions):
+        with pytest.raises(StorageUnavailableError, match="NoSuchBucket") as caught:
+            use()
+        assert "HUSH" not in str(caught.value)
+        assert "topsecret" not in str(caught.value)
+
+
+def test_a_store_that_does_not_answer_is_unavailable(options, trades):
+    dead = {**options, "AWS_ENDPOINT_URL": "http://127.0.0.1:1", "max_retries": "1", "retry_timeout": "1s"}
+
+    with pytest.raises(StorageUnavailableError, match="did not answer or refused"):
+        Lakehouse.open("s3://lake/x", dead).table("market.trades").append(trades())
