@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -210,6 +210,7 @@ def published(
     return dg.MaterializeResult(asset_key=key, metadata=everywhere | counted | account)
 
 
-def table_rows(rows: Any) -> dg.TableMetadataValue:
+def table_rows(rows: Iterable[Mapping[str, str | int]]) -> dg.MetadataValue[Any]:
     """Return rows of simple values as a table in the UI."""
-    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows])
+    records = [dg.TableRecord(dict(row)) for row in rows]
+    return dg.MetadataValue.table(records) if records else dg.MetadataValue.text("none")

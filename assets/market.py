@@ -137,7 +137,9 @@ def universe(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platf
     )
     audited = table.audit(rows)
     yield from rule_results(audited)
-    if audited.publishable:
+    if not audited.publishable:
+        table.quarantine(audited, stamp=platform.stamp(context))
+    else:
         commit = table.replace(days, audited, stamp=platform.stamp(context, "market.bars", "market.universe"))
         yield published(context, table, [commit], pictures.of_universe(table, days))
 
@@ -149,6 +151,7 @@ def _from_feeds(
     with stage_feeds(platform.lake, platform.feeds, name, days, settings=platform.settings) as staging:
         yield from rule_results(staging)
         if not staging.publishable:
+            staging.quarantine(stamp=platform.stamp(context))
             return
         commits = staging.merge(on_change=CONFLICTS.get(name, "update"), stamp=platform.stamp(context))
     yield published(context, table, commits, pictures_of(table, days) if pictures_of else {})
@@ -168,6 +171,7 @@ def _computed(
     with derive(platform.lake, name, days, compute, feeds=platform.feeds, settings=platform.settings) as derivation:
         yield from rule_results(derivation.staging)
         if not derivation.staging.publishable:
+            derivation.staging.quarantine(stamp=stamp)
             return
         commits = derivation.publish(stamp)
     yield published(context, table, commits, pictures_of(table, days))

@@ -46,7 +46,7 @@ def ingest_files(
             )
     yield _account(outcomes)
     result = published(context, platform.lake.table("ops.ingest_files"), [])
-    facts = [
+    facts: list[dict[str, str | int]] = [
         {
             "file": each.name,
             "status": each.status,

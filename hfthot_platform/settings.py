@@ -35,7 +35,7 @@ class SimulatedFeedSettings(_Feed):
 
     kind: Literal["simulated"] = "simulated"
     seed: int = 7
-    symbols: tuple[str, ...] = ("BTC-USDT", "ETH-USDT", "SOL-USDT")
+    symbols: tuple[str, ...] = ("ALPHA-USDT", "BRAVO-USDT", "CHARLIE-USDT")
     trades_per_day: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
 
 

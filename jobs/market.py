@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets.common import DAILY, RULES, asset_key
+from assets.common import RULES, asset_key
 
 __all__ = ["JOBS", "SCHEDULES"]
 
@@ -22,13 +22,11 @@ def _tables(*names: str) -> dg.AssetSelection:
 ingest = dg.define_asset_job(
     "ingest",
     selection=_tables("market.trades", "market.simulated_regimes"),
-    partitions_def=DAILY,
     description="Fetch a day's trades from the configured feeds; the derived tables follow by themselves.",
 )
 derive = dg.define_asset_job(
     "derive",
     selection=_tables("market.bars_1m", "market.bars", "market.closes", "market.universe"),
-    partitions_def=DAILY,
     description="Compute a day's bars, closes and universe.  A day that is up to date makes no new version.",
 )
 describe = dg.define_asset_job(

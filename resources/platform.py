@@ -61,7 +61,7 @@ class Platform:
         """Return the stamp of this run for its commits, with the current versions of the input tables."""
         versions = {name: version for name in inputs if (version := self.lake.table(name).version()) is not None}
         return Stamp(
-            run_id=context.run_id,
+            run_id=context.run.run_id,
             asset=context.asset_key.to_user_string() if context.has_assets_def else "",
             partition=_partition(context),
             code_version=__version__,

@@ -5,13 +5,12 @@ import hashlib
 import dagster as dg
 
 from hfthot_platform.ingest import waiting_files
-from jobs.market import landing
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]
 
 
-@dg.sensor(job=landing, minimum_interval_seconds=15, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(job_name="landing", minimum_interval_seconds=15, default_status=dg.DefaultSensorStatus.RUNNING)
 def landing_folder(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.RunRequest | dg.SkipReason:

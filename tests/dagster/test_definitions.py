@@ -1,0 +1,95 @@
+"""The shape of the graph: what is there, what depends on what, and under which policies."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from hfthot_platform.contracts import CONTRACTS
+from hfthot_platform.definitions import build_definitions
+
+SNAPSHOT = Path(__file__).with_name("asset_graph.json")
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def definitions(settings):
+    return build_definitions(settings)
+
+
+def described(definitions: dg.Definitions) -> dict[str, object]:
+    graph = definitions.resolve_asset_graph()
+    assets = {}
+    for key in sorted(graph.get_all_asset_keys()):
+        node = graph.get(key)
+        assets[key.to_user_string()] = {
+            "deps": sorted(parent.to_user_string() for parent in node.parent_keys),
+            "partitions": type(node.partitions_def).__name__ if node.partitions_def else None,
+            "automation": node.automation_condition.get_label() if node.automation_condition else None,
+            "pools": sorted(node.pools),
+            "checks": sorted(check.name for check in node.check_keys),
+        }
+    jobs = sorted(job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__"))
+    repository = definitions.get_repository_def()
+    return {
+        "assets": assets,
+        "jobs": jobs,
+        "schedules": {each.name: each.cron_schedule for each in repository.schedule_defs},
+        "sensors": sorted(each.name for each in repository.sensor_defs),
+    }
+
+
+def test_the_graph_is_as_recorded(definitions):
+    """A change of the graph is reviewed: set HFTHOT_UPDATE_SNAPSHOT=1 to record it."""
+    found = described(definitions)
+    if os.environ.get("HFTHOT_UPDATE_SNAPSHOT"):
+        SNAPSHOT.write_text(json.dumps(found, indent=2, sort_keys=True) + "\n")
+
+    assert found == json.loads(SNAPSHOT.read_text())
+
+
+def test_every_market_table_is_an_asset_with_its_schema(definitions):
+    graph = definitions.resolve_asset_graph()
+    for contract in CONTRACTS.values():
+        if contract.namespace != "market":
+            continue
+        metadata = graph.get(dg.AssetKey(contract.name.split("."))).metadata
+        schema = metadata["dagster/column_schema"]
+        assert [column.name for column in getattr(schema, "value", schema).columns] == list(contract.column_names)
+        assert metadata["dagster/table_name"] == contract.name
+
+
+def test_column_lineage_names_existing_columns(definitions):
+    graph = definitions.resolve_asset_graph()
+    seen = 0
+    for key in graph.get_all_asset_keys():
+        lineage = graph.get(key).metadata.get("dagster/column_lineage")
+        if lineage is None:
+            continue
+        own = CONTRACTS[".".join(key.path)]
+        for column, sources in getattr(lineage, "value", lineage).deps_by_column.items():
+            own.column(column)
+            for source in sources:
+                CONTRACTS[".".join(source.asset_key.path)].column(source.column_name)
+                seen += 1
+    assert seen > 20
+
+
+def test_definitions_load_without_the_heavy_libraries():
+    """What takes seconds to import is imported where it is used."""
+    heavy = ("great_expectations", "hmmlearn", "cvxpy", "matplotlib", "ccxt", "sklearn", "scipy", "numba", "pandas")
+    code = f"import sys, hfthot_platform.definitions; print([name for name in {heavy!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_the_project_file_has_no_section_that_makes_dagster_ignore_the_workspace():
+    text = (REPOSITORY / "pyproject.toml").read_text()
+    assert "[tool.dagster]" not in text
+    assert "[tool.dg]" not in text

@@ -1,0 +1,223 @@
+"""Landing folder, sensors, incidents, maintenance and the deep checks, as Dagster runs them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from hfthot_platform.incidents import Incident, notify, record, redacted
+from sensors.failures import run_failure
+from sensors.landing import landing_folder
+from tests.dagster.conftest import NOW
+
+DAY = "2024-03-04"
+CANDLES = "timestamp,open,high,low,close,volume\n" + "\n".join(
+    f"{1709546400000 + 60_000 * i},{100 + i},{102 + i},{99 + i},{101 + i},5" for i in range(10)
+)
+
+
+def drop(settings, name: str, content: str) -> None:
+    settings.landing.mkdir(parents=True, exist_ok=True)
+    (settings.landing / name).write_bytes(gzip.compress(content.encode()))
+    mapping = {"venue": "somewhere", "symbol": "ALPHA-USDT", "interval": "1m"}
+    (settings.landing / f"{name}.mapping.yaml").write_text(json.dumps(mapping))
+    settled = NOW.timestamp() - 60
+    os.utime(settings.landing / name, (settled, settled))
+
+
+def test_dropped_files_are_published_and_their_days_announced(run, settings, platform, instance):
+    drop(settings, "candles.csv.gz", CANDLES)
+
+    result = run("landing")
+
+    assert platform.lake.table("market.bars_1m").scan().collect().height == 10
+    assert instance.get_materialized_partitions(dg.AssetKey(["market", "bars_1m"])) == {DAY}
+    assert [each.passed for each in result.get_asset_check_evaluations()] == [True]
+    assert (settings.landing / "done" / "candles.csv.gz").exists()
+    assert (settings.landing / "done" / "candles.csv.gz.mapping.yaml").exists()
+
+
+def test_the_sensor_asks_for_one_run_per_set_of_files(settings, platform):
+    drop(settings, "candles.csv.gz", CANDLES)
+    context = dg.build_sensor_context(resources={"platform": platform})
+
+    first = landing_folder(context)
+    second = landing_folder(context)
+
+    assert isinstance(first, dg.RunRequest)
+    assert isinstance(second, dg.RunRequest)
+    assert first.run_key == second.run_key
+    drop(settings, "more.csv.gz", CANDLES)
+    third = landing_folder(context)
+    assert isinstance(third, dg.RunRequest)
+    assert third.run_key != first.run_key
+
+
+def test_the_sensor_skips_an_empty_landing_folder(platform):
+    found = landing_folder(dg.build_sensor_context(resources={"platform": platform}))
+
+    assert isinstance(found, dg.SkipReason)
+
+
+def test_a_failed_run_becomes_an_incident_once(platform, instance, caplog):
+    @dg.op
+    def breaks() -> None:
+        raise ValueError("no luck with token=abc123secret at https://user:pw@host/x")
+
+    @dg.job
+    def doomed() -> None:
+        breaks()
+
+    result = doomed.execute_in_process(
+        instance=instance,
+        raise_on_error=False,
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+    )
+    failure = result.get_run_failure_event()
+    context = dg.build_run_status_sensor_context(
+        "run_failure", failure, instance, result.dagster_run, resources={"platform": platform}
+    ).for_run_failure()
+
+    run_failure(context)
+    run_failure(context)
+
+    rows = platform.lake.table("ops.incidents").scan().collect()
+    assert rows.height == 1
+    assert rows["job"][0] == "doomed"
+    assert rows["step"][0] == "breaks"
+    assert rows["error_class"][0] == "ValueError"
+    assert "secret" not in rows["message"][0]
+    assert "pw@" not in rows["message"][0]
+    assert "incident" in caplog.text
+    assert "abc123secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("message", "gone"),
+    [
+        ("login failed for alice@example.org", "alice"),
+        ("GET https://user:hunter2@host/path", "hunter2"),
+        ("api_key=K3Y and password: hunter2", "hunter2"),
+        ("Authorization: Bearer", "Bearer"),
+        ("key eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9eyJzdWIiOiIx", "eyJhbGci"),
+    ],
+)
+def test_messages_are_redacted(message, gone):
+    assert gone not in redacted(message)
+
+
+def test_a_message_is_its_first_line_and_bounded():
+    assert redacted("first\nsecond") == "first"
+    assert len(redacted("x" * 10_000)) <= 500
+
+
+class Hook(BaseHTTPRequestHandler):
+    status = 200
+    received: list[dict[str, object]] = []  # noqa: RUF012 - one list for all requests is the point
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        type(self).received.append(json.loads(body))
+        self.send_response(type(self).status)
+        self.end_headers()
+
+    def log_message(self, *_args: object) -> None:
+        """Stay quiet."""
+
+
+@pytest.fixture
+def hook():
+    Hook.received.clear()
+    server = HTTPServer(("127.0.0.1", 0), Hook)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/hook"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+INCIDENT = Incident("one", NOW, "error", "run_failure", job="ingest", message="it broke")
+
+
+def test_a_webhook_receives_the_incident(settings, hook):
+    from pydantic import SecretStr
+
+    told = notify(settings.model_copy(update={"notify": SecretStr(hook)}), INCIDENT)
+
+    assert told
+    assert Hook.received[0]["incident_id"] == "one"
+    assert Hook.received[0]["ts"] == NOW.isoformat()
+
+
+def test_a_dead_webhook_is_logged_without_its_address_and_never_raises(settings, caplog):
+    from pydantic import SecretStr
+
+    dead = "http://127.0.0.1:9/secret-path"
+
+    assert not notify(settings.model_copy(update={"notify": SecretStr(dead)}), INCIDENT)
+    assert "secret-path" not in caplog.text
+    assert "it broke" in caplog.text
+
+
+def test_an_incident_is_recorded_once(platform):
+    assert record(platform.lake, INCIDENT).changed
+    assert not record(platform.lake, INCIDENT).changed
+
+
+def test_maintenance_reports_every_table_and_leaves_the_rows(run, platform):
+    run("ingest", DAY)
+    before = platform.lake.table("market.trades").scan().collect()
+
+    result = run("maintenance")
+
+    observed = {
+        event.event_specific_data.asset_observation.asset_key.to_user_string()
+        for event in result.all_events
+        if event.event_type_value == "ASSET_OBSERVATION"
+    }
+    assert {"market/trades", "market/simulated_regimes"} <= observed
+    after = platform.lake.table("market.trades").scan().collect()
+    assert after.sort("symbol", "ts", "trade_id").equals(before.sort("symbol", "ts", "trade_id"))
+
+
+def test_maintenance_of_a_damaged_table_fails_the_run_but_not_the_others(run, platform):
+    run("ingest", DAY)
+    log = platform.lake.storage.local_table(platform.lake.table("market.trades").contract) / "_delta_log"
+    for entry in log.glob("*.json"):
+        entry.write_text("{broken")
+
+    result = run("maintenance", raise_on_error=False)
+
+    assert not result.success
+    failure = result.get_step_failure_events()[0].event_specific_data.user_failure_data
+    assert "market.trades" in failure.description
+    assert platform.lake.table("market.simulated_regimes").scan().collect().height
+
+
+def test_the_deep_checks_cover_every_market_table_and_leave_pages(run, platform):
+    run("describe_instruments")
+    run("ingest", DAY)
+    run("derive", DAY)
+
+    result = run("deep_quality")
+
+    outcomes = {
+        (each.asset_key.to_user_string(), each.check_name): each for each in result.get_asset_check_evaluations()
+    }
+    tables = {name for name, _ in outcomes}
+    assert {"market/trades", "market/bars_1m", "market/bars", "market/closes", "market/universe"} <= tables
+    assert outcomes["market/trades", "great_expectations"].passed
+    assert outcomes["market/bars", "unique_key"].passed
+    gaps = outcomes["market/bars_1m", "completeness"]
+    minutes = platform.lake.table("market.bars_1m").scan().select(pl.len()).collect().item()
+    assert minutes < 3 * 1440
+    assert not gaps.passed, "at 300 trades a day most minutes have no trade, and that is reported"
+    assert (platform.reports / "market.trades.html").exists()
