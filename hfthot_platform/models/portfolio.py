@@ -512,15 +512,17 @@ class _Form:
         upper: FloatArray,
         mean: FloatArray | None,
         *,
-        costly: bool,
+        costly: bool = False,
+        penalised: bool = False,
     ) -> None:
         import cvxpy as cp
         from scipy import sparse as sp
 
         n = P.shape[0]
         self._P = P
-        levered, trading = rules.leverage is not None, costly or rules.turnover is not None
+        levered, trading = penalised or rules.leverage is not None, costly or rules.turnover is not None
         self.size = n * (1 + levered + trading)
+        self.gross = slice(n, n * (1 + levered))
         self.traded = slice(n * (1 + levered), self.size)
         eye, none = sp.eye_array(n, format="csr"), sp.csr_array((n, n))
 
@@ -550,8 +552,11 @@ class _Form:
                     unequal.append(total(sign * row, 0))
                     h.append(np.array([sign * end]))
         if levered:
-            unequal += [place(eye, -eye, none), place(-eye, -eye, none), total(np.ones(n), 1)]
-            h += [np.zeros(2 * n), np.array([rules.leverage])]
+            unequal += [place(eye, -eye, none), place(-eye, -eye, none)]
+            h.append(np.zeros(2 * n))
+            if rules.leverage is not None:
+                unequal.append(total(np.ones(n), 1))
+                h.append(np.array([rules.leverage]))
         self._held_rows = slice(0, 0)
         if trading:
             first = sum(each.size for each in h)
@@ -784,6 +789,7 @@ def sparse(
     cov: FloatLike,
     rho: float = 0.05,
     *,
+    constraints: Constraints | None = None,
     previous: FloatLike | None = None,
     cost: float = 0.0,
     symbols: Sequence[str] | None = None,
@@ -796,10 +802,14 @@ def sparse(
     others already explain, exceeds rho times the largest mean in size; at rho = 1 nothing does.  The solution is
     scaled to sum |w| = 1, which makes it the same for every risk aversion.
 
+    With `constraints` the same objective is minimised within them by the solver of `MeanVariance`; the weights are
+    then what the constraints are about, and are not scaled.  Those below 1e-7 of the largest are set to zero.
+
     Args:
         mu: (n,) expected returns, not all zero.
         cov: (n, n) covariance.
         rho: in [0, 1).
+        constraints: none by default.
         previous: (n,) weights held now, for turnover and cost in the result.
         cost: of one unit of turnover.
         symbols: (n,) names.
@@ -807,7 +817,8 @@ def sparse(
         max_sweeps: of coordinate descent.
 
     Raises:
-        BadRequestError: rho is not in [0, 1).
+        BadRequestError: rho is not in [0, 1), or the constraints make the penalty a constant.
+        InfeasibleError: no weights satisfy the constraints.
         DataError: the moments have the wrong shape or are not finite, or all means are zero.
         NotConvergedError: the tolerance was not met.
     """
@@ -822,6 +833,9 @@ def sparse(
     largest = float(np.abs(mean).max())
     if largest == 0:
         raise DataError("all expected returns are zero", where=where, hint="Give expected returns.")
+    if constraints is not None:
+        w, residual, sweeps = _sparse_within(matrix, mean, rho * largest, constraints, held, where)
+        return _allocation("sparse", w, matrix, mean, names, residual, sweeps, held, cost)
     w, sweeps, residual = _soft_threshold_descent(matrix, mean / largest, rho, tolerance, max_sweeps)
     if not residual <= tolerance:
         raise NotConvergedError(
@@ -831,6 +845,28 @@ def sparse(
         )
     weights = w / np.abs(w).sum()
     return _allocation("sparse", weights, matrix, mean, names, residual, sweeps, held, cost)
+
+
+def _sparse_within(
+    cov: FloatArray, mean: FloatArray, penalty: float, rules: Constraints, held: FloatArray | None, where: str
+) -> tuple[FloatArray, float, int]:
+    n = mean.size
+    lower, upper = _bounds(rules, n, where)
+    if rules.budget is not None and (lower >= 0).all():
+        raise BadRequestError(
+            f"weights >= 0 that sum to {rules.budget:g} have the same L1 norm, so the penalty does nothing",
+            where=where,
+            hint="Allow short positions, or set budget=None.",
+        )
+    scale = float(np.diag(cov).mean())
+    form = _Form(cov / scale, rules, lower, upper, None, penalised=True)
+    q = np.zeros(form.size)
+    q[:n] = -mean / scale
+    q[form.gross] = penalty / scale
+    weights, residual, iterations = form.solve(q, form.right(np.zeros(n) if held is None else held, None), where)
+    weights = np.clip(weights, lower, upper)
+    small = np.abs(weights) <= 1e-7 * np.abs(weights).max()
+    return np.where(small & (lower <= 0) & (upper >= 0), 0.0, weights), residual, iterations
 
 
 @compiled

@@ -342,6 +342,28 @@ class TestSparse:
         mu, cov = random_moments(10)
         assert sparse(mu * 252, cov * 252, 0.2).weights == pytest.approx(sparse(mu, cov, 0.2).weights, abs=1e-12)
 
+    def test_within_loose_constraints_it_is_the_free_solution(self):
+        mu, cov = random_moments(12)
+        loose = sparse(mu, cov, 0.3, constraints=Constraints(-100.0, 100.0, budget=None))
+        free = sparse(mu, cov, 0.3)
+        assert loose.weights / np.abs(loose.weights).sum() == pytest.approx(free.weights, abs=1e-7)
+        assert ((loose.weights != 0) == (free.weights != 0)).all()
+
+    def test_constraints_hold(self):
+        mu, cov = random_moments(12)
+        rules = Constraints(-0.3, 0.4, budget=None, leverage=1.2, turnover=1.0, groups=(Group((0, 1, 2), -0.1, 0.1),))
+        found = sparse(mu, cov, 0.1, constraints=rules)
+        assert found.kkt_residual <= 1e-7
+        assert found.weights.min() >= -0.3
+        assert np.abs(found.weights).sum() <= 1.0 + 1e-8
+        assert abs(found.weights[:3].sum()) <= 0.1 + 1e-8
+
+    def test_a_void_penalty_is_refused(self):
+        """Weights >= 0 that sum to one all have the L1 norm 1."""
+        mu, cov = random_moments(4)
+        with pytest.raises(BadRequestError, match="penalty does nothing"):
+            sparse(mu, cov, constraints=Constraints())
+
     def test_a_penalty_that_empties_the_portfolio_is_refused(self):
         with pytest.raises(BadRequestError, match="rho"):
             sparse([1e-3], [[1e-4]], rho=1.0)
