@@ -10,7 +10,7 @@ from typing import Final
 import dagster as dg
 import polars as pl
 
-from assets.common import asset_key
+from assets.common import asset_key, table_rows
 from hfthot_platform.contracts import CONTRACTS, TableContract
 from hfthot_platform.quality import CheckOutcome, checks_of, run_checks, validate, write_report
 from resources.platform import Platform
@@ -91,8 +91,18 @@ def _expectations(declared: TableContract) -> dg.AssetChecksDefinition:
             description=result.scope,
             metadata={
                 **result.statistics,
-                "result_page": dg.MetadataValue.url(page.resolve().as_uri()),
+                # A browser does not open files from a page of the UI, so what the page says is shown here too.
+                "result_page": dg.MetadataValue.path(page.resolve()),
                 "failed": dg.MetadataValue.md("\n".join(f"- {each}" for each in result.failed) or "none"),
+                "expectations": table_rows(
+                    {
+                        "expectation": each.says,
+                        "passed": each.passed,
+                        "rows that break it": each.unexpected or 0,
+                        "type": each.expectation,
+                    }
+                    for each in result.expectations
+                ),
             },
         )
 
