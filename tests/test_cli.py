@@ -6,8 +6,10 @@ import io
 import json
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import polars as pl
@@ -438,6 +440,28 @@ def test_sql_that_fails_leaves_an_older_file_as_it_was(hfthot, tmp_path):
     assert result.exit_code == 2
     assert target.read_text() == "old"
     assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".partial")] == []
+
+
+def test_sql_stops_at_once_on_ctrl_c_and_leaves_no_spill_folder(filled, tmp_path):
+    program = Path(sys.executable).with_name("hfthot")
+    endless = "SELECT sum(a.range * b.range) FROM range(3000000) a, range(3000000) b"
+    scratch = tmp_path / "data" / "scratch"
+    with subprocess.Popen([program, "--lake", filled, "sql", endless], cwd=tmp_path, stderr=subprocess.PIPE) as running:
+        # The spill folder appears just before the statement runs.
+        deadline = time.monotonic() + 60
+        while not (scratch.is_dir() and any(scratch.iterdir())) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(1)
+        running.send_signal(signal.SIGINT)
+        try:
+            _, said = running.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            running.kill()
+            raise
+
+    assert running.returncode not in {0, -signal.SIGKILL}
+    assert b"Traceback" not in said
+    assert list(scratch.iterdir()) == []
 
 
 # -- ingest and demo --------------------------------------------------------------------------------------------

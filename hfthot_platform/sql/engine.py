@@ -15,13 +15,14 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import duckdb
 import numpy as np
@@ -62,7 +63,7 @@ _TYPES: dict[pa.DataType, str] = {
 #: Statements that write can hide in a WITH clause of a SELECT.
 _WRITING = {"alter", "attach", "copy", "create", "delete", "drop", "export", "import", "insert", "install", "load"}
 _WRITING |= {"merge", "set", "truncate", "update", "vacuum"}
-_GLOB = frozenset("*?[{")
+_T = TypeVar("_T")
 _BATCH_ROWS = 122_880  # DuckDB's row group
 
 
@@ -88,7 +89,8 @@ class SqlResult:
 class SqlStream:
     """The rows of a statement, piece by piece; good once, inside its `opened` block."""
 
-    def __init__(self, relation: duckdb.DuckDBPyRelation, tables: dict[str, int], sql: str) -> None:
+    def __init__(self, worker: _Worker, relation: duckdb.DuckDBPyRelation, tables: dict[str, int], sql: str) -> None:
+        self._worker = worker
         self._relation = relation
         self._sql = sql
         self.tables = tables
@@ -97,15 +99,15 @@ class SqlStream:
     def batches(self) -> Iterator[pl.DataFrame]:
         """Yield the rows in bounded memory; the first piece is there even if it has no rows."""
         with _translated(self._sql, self.tables):
-            reader = self._relation.to_arrow_reader(_BATCH_ROWS)
+            reader = self._worker.run(lambda: self._relation.to_arrow_reader(_BATCH_ROWS))
             yield _utc(_as_polars(pa.Table.from_batches([], reader.schema)))
-            for batch in reader:
+            while (batch := self._worker.run(lambda: next(reader, None))) is not None:
                 yield _utc(_as_polars(pa.Table.from_batches([batch])))
 
     def frame(self) -> pl.DataFrame:
         """Return all rows.  Whole numbers from sums come back as Int64 wherever they fit."""
         with _translated(self._sql, self.tables):
-            frame = _utc(_as_polars(self._relation.to_arrow_table()))
+            frame = _utc(_as_polars(self._worker.run(self._relation.to_arrow_table)))
         whole = [name for name, dtype in frame.schema.items() if dtype == pl.Decimal(38, 0)]
         for name in whole:
             narrow = frame[name].cast(pl.Int64, strict=False)
@@ -147,6 +149,28 @@ def query(
     return SqlResult(frame, stream.tables, time.perf_counter() - started)
 
 
+class _Worker:
+    """Runs DuckDB's long calls beside the calling thread, because they do not notice Ctrl-C by themselves."""
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
+        self._connection = connection
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="sql")
+
+    def run(self, work: Callable[[], _T]) -> _T:
+        future = self._pool.submit(work)
+        try:
+            # In short waits: a signal that another thread receives does not wake this one.
+            while not future.done():
+                wait([future], timeout=0.2)
+            return future.result()
+        except KeyboardInterrupt:
+            self._connection.interrupt()
+            raise
+
+    def close(self) -> None:
+        self._pool.shutdown()
+
+
 @contextmanager
 def opened(
     lake: Lakehouse,
@@ -166,14 +190,17 @@ def opened(
         limits.spill.mkdir(parents=True, exist_ok=True)
         spill = tempfile.mkdtemp(prefix="sql-", dir=limits.spill)
     connection = _connect(limits, spill)
+    worker = _Worker(connection)
     try:
         tables = _register(connection, lake, named, chosen, as_of)
         with _translated(sql, tables):
-            relation = connection.sql(sql, params=_bound(params))
+            values = _bound(params)
+            relation = worker.run(lambda: connection.sql(sql, params=values))
         if relation is None:
             raise SqlError("the statement returns no rows", where="SQL", hint="Write a SELECT.")
-        yield SqlStream(relation, tables, sql)
+        yield SqlStream(worker, relation, tables, sql)
     finally:
+        worker.close()
         connection.close()
         if spill is not None:
             shutil.rmtree(spill, ignore_errors=True)
@@ -287,7 +314,7 @@ def _register(
         read[name] = -1 if snapshot is None else snapshot.version
         if snapshot is None or not snapshot.paths:
             body = _no_rows(table.contract)
-        elif lake.storage.local is not None and not _GLOB & set(table.uri):
+        elif lake.storage.local is not None:
             body = _files(table.contract, snapshot)
             opened_paths += snapshot.paths
         else:
