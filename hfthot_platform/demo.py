@@ -7,7 +7,6 @@ the schedules run, on the Dagster instance that `make dev` shows.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +20,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from hfthot_platform.errors import ConfigError
-from hfthot_platform.settings import SampleFeedSettings, Settings, SimulatedFeedSettings
+from hfthot_platform.settings import SampleFeedSettings, Settings, SimulatedFeedSettings, dagster_home
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -112,8 +111,7 @@ def _dagster(settings: Settings) -> tuple[dg.DagsterInstance, Callable[[str], dg
 
     from hfthot_platform.definitions import build_definitions
 
-    home = Path(os.environ["DAGSTER_HOME"]) if os.environ.get("DAGSTER_HOME") else None
-    instance = dg.DagsterInstance.get() if home else dg.DagsterInstance.ephemeral()
+    instance = dg.DagsterInstance.get() if dagster_home() else dg.DagsterInstance.ephemeral()
     definitions = build_definitions(settings)
     return instance, definitions.resolve_job_def
 

@@ -93,9 +93,12 @@ def new_commit_id() -> str:
 
 
 def properties(
-    stamp: Stamp, commit_id: str | None = None, **extra: int | str
+    stamp: Stamp, commit_id: str | None = None, *, alone: bool = False, **extra: int | str
 ) -> tuple[CommitProperties, PostCommitHookProperties]:
-    """Return the properties that carry the commit id and the stamp into the log."""
+    """Return the properties that carry the commit id and the stamp into the log.
+
+    With `alone` the commit fails if there is any version since the one that was read, not only a conflicting one.
+    """
     values: dict[str, str] = {
         "commit_id": commit_id or new_commit_id(),
         "run_id": stamp.run_id,
@@ -108,7 +111,8 @@ def properties(
     custom = {_PREFIX + name: value for name, value in values.items() if value}
     # Log clean-up is a maintenance step under the lock, never a side effect of a write.
     hooks = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
-    return CommitProperties(custom_metadata=custom, max_commit_retries=_COLLISION_RETRIES), hooks
+    retries = 0 if alone else _COLLISION_RETRIES
+    return CommitProperties(custom_metadata=custom, max_commit_retries=retries), hooks
 
 
 def active_files(table: DeltaTable) -> pa.Table:

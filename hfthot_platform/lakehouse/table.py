@@ -7,6 +7,7 @@ certain.  A write acknowledges (returns its `Commit`) only when its files are du
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -339,8 +340,13 @@ class Table:
         stamp = stamp or Stamp()
         audited = self._audited(rows.collect() if isinstance(rows, pl.LazyFrame) else rows)
 
+        attempts = itertools.count(1)
+
         def plan(handle: DeltaTable) -> _Plan:
-            return self._merge_plan(handle, audited, on_change, stamp)
+            # Under the exclusive lock nobody comes between; on an object store, where there is none, a crowd of
+            # writers of other days must not keep this one from ever committing.
+            alone = self._lock_file is not None or next(attempts) <= _OPTIMISTIC
+            return self._merge_plan(handle, audited, on_change, stamp, alone=alone)
 
         return self._commit(plan, stamp)
 
@@ -834,8 +840,15 @@ class Table:
         return _Plan(write, -1, 0, account=account)
 
     def _merge_plan(
-        self, handle: DeltaTable, audited: Audited, on_change: Literal["update", "keep", "reject"], stamp: Stamp
+        self,
+        handle: DeltaTable,
+        audited: Audited,
+        on_change: Literal["update", "keep", "reject"],
+        stamp: Stamp,
+        *,
+        alone: bool,
     ) -> _Plan:
+        """Plan a merge; `alone` asks for a commit that fails if any other came since the handle was read."""
         contract = self.contract
         rows = audited.rows
         if not rows.height:
@@ -887,11 +900,11 @@ class Table:
             return _Plan(None, replayed, duplicate, replayed=replayed, rejected=rejected)
 
         def write(target: DeltaTable, commit_id: str) -> None:
-            made = properties(stamp, commit_id, rows=source.height)
-            if partition and not there.height and self._partitions_empty(target, values):
-                # Guarded by the predicate like a merge (a concurrent row there is a conflict), at a third of its cost.
-                predicate = " OR ".join(f"{partition} = {literal(value)}" for value in values)
-                self._write(target, source, made, mode="overwrite", predicate=predicate)
+            made = properties(stamp, commit_id, alone=alone and not updated, rows=source.height)
+            if alone and not updated:
+                # None of the keys is there in the version that was read, and no other version can come between:
+                # adding the rows is the merge, at a fraction of its cost.
+                self._write(target, source, made, mode="append", predicate=None)
             else:
                 self._merge(target, source, values, made, update=bool(updated))
 
@@ -944,13 +957,6 @@ class Table:
                     commit_properties=commit,
                     post_commithook_properties=hooks,
                 )
-
-    def _partitions_empty(self, handle: DeltaTable, values: list[object]) -> bool:
-        actions = active_files(handle)
-        if not actions.num_rows:
-            return True
-        present = set(actions.column(f"partition.{self.contract.partition_by}").to_pylist())
-        return present.isdisjoint(values)
 
     def _unchanged(self, version: int, todo: _Plan, started: float, attempt: int) -> Commit:
         rejected = 0 if todo.rejected is None else todo.rejected.height

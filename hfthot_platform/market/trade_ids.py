@@ -25,8 +25,8 @@ __all__ = ["SLOTS_PER_MICROSECOND", "arrival_rank", "synthetic_trade_id", "venue
 SLOTS_PER_MICROSECOND: Final = 1000
 
 _HASHED: Final = 1 << 62
-# 18 digits are below 2^62; a leading zero would make two texts one number.
-_NUMBER: Final = r"^(0|[1-9][0-9]{0,17})$"
+# Up to 19 digits, which may still be 2^62 or more; a leading zero would make two texts one number.
+_DIGITS: Final = r"^(0|[1-9][0-9]{0,18})$"
 _FIRST: Final = -(2**63) + 1
 # From here on the formula would leave the negative range (the year 2262).
 _LAST_US: Final = (2**63 - 1) // SLOTS_PER_MICROSECOND
@@ -36,8 +36,9 @@ def venue_trade_id(ids: pl.Expr) -> pl.Expr:
     """Return the venue's ids as non-negative Int64: numbers as they are, any other text hashed.
 
     Args:
-        ids: integers, or text.  Text that spells a number below 10^18 without leading zeros is that
-            number, so a venue that changes from numbers to quoted numbers keeps its ids.
+        ids: integers, or text.  Text that spells a number below 2^62 without leading zeros is that
+            number, so a venue that changes from numbers to quoted numbers keeps its ids; larger numbers
+            are hashed like any other text.
 
     Returns:
         Int64; null where the id is null, blank or a negative integer, so that the audit finds it missing.
@@ -45,9 +46,10 @@ def venue_trade_id(ids: pl.Expr) -> pl.Expr:
         probability of 0.1 %.
     """
     text = ids.cast(pl.String).str.strip_chars()
-    is_number = text.str.contains(_NUMBER)
-    number = pl.when(is_number).then(text).str.to_integer(strict=False)
-    word = pl.when(~is_number & (text != "") & ~text.str.contains(r"^-[0-9]+$")).then(text)
+    # Beyond 64 bits the number is null, and so is the comparison.
+    number = pl.when(text.str.contains(_DIGITS)).then(text).str.to_integer(strict=False)
+    number = pl.when(number < _HASHED).then(number)
+    word = pl.when(number.is_null() & (text != "") & ~text.str.contains(r"^-[0-9]+$")).then(text)
     return pl.coalesce(number, word.map_batches(_hash, return_dtype=pl.Int64, is_elementwise=True))
 
 

@@ -732,6 +732,7 @@ class PriceForecast:
         confidence: two-sided level of the band.
         calibration: what was measured.
         solution: the equilibrium, of `solution.game`.
+        closed_form_error: largest difference of the expected move from the exact one, over the largest exact move.
     """
 
     minutes: FloatArray
@@ -742,6 +743,7 @@ class PriceForecast:
     confidence: float
     calibration: CrowdingCalibration
     solution: MeanFieldSolution
+    closed_form_error: float
 
 
 #: Intervals that a calibration needs, and horizons for the persistence of flow.
@@ -821,7 +823,7 @@ def predict_price(
     urgency: float = 2.0,
     confidence: float = 0.95,
     n_inventory: int = 101,
-    n_time: int = 101,
+    n_time: int = 401,
 ) -> PriceForecast:
     """Return the price path that optimal execution by a crowd of agents implies, from recent order flow.
 
@@ -848,7 +850,7 @@ def predict_price(
         urgency: of the agents, > 0.
         confidence: of the band, in (0, 1).
         n_inventory: nodes of the grid, see `solve`.
-        n_time: nodes of the grid, see `solve`.
+        n_time: nodes of the grid; liquid markets crowd strongly, and agents then trade within a small part of T.
 
     Raises:
         BadRequestError: an argument is out of its domain, or the frame has not the columns.
@@ -886,6 +888,8 @@ def predict_price(
     agents_std = game.impact * (moved - moved[0]).std(axis=1) / math.sqrt(n_agents)
     half = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(game.volatility**2 * solution.times + agents_std**2)
     expected = found.last_price + solution.price_path
+    exact = closed_form(game, solution.times).price_path
+    largest = float(np.abs(exact).max())
     return PriceForecast(
         minutes=solution.times,
         expected=expected,
@@ -895,6 +899,7 @@ def predict_price(
         confidence=confidence,
         calibration=found,
         solution=solution,
+        closed_form_error=float(np.abs(solution.price_path - exact).max()) / largest if largest > 0 else 0.0,
     )
 
 

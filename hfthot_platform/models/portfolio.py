@@ -48,7 +48,7 @@ __all__ = [
 _WHERE: Final = "models.portfolio"
 #: A KKT residual up to this is called optimal.
 _OPTIMAL: Final = 1e-7
-_CLARABEL: Final = {"tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
+_CLARABEL: Final = {"tol_gap_abs": 1e-10, "tol_gap_rel": 1e-10, "tol_feas": 1e-10}
 
 Status = Literal["optimal", "approximate"]
 
@@ -836,7 +836,14 @@ def sparse(
     if constraints is not None:
         w, residual, sweeps = _sparse_within(matrix, mean, rho * largest, constraints, held, where)
         return _allocation("sparse", w, matrix, mean, names, residual, sweeps, held, cost)
-    w, sweeps, residual = _soft_threshold_descent(matrix, mean / largest, rho, tolerance, max_sweeps)
+    try:
+        w, sweeps, residual = _soft_threshold_descent(matrix, mean / largest, rho, tolerance, max_sweeps)
+    except np.linalg.LinAlgError as error:
+        raise NotConvergedError(
+            "some combination of the assets carries no risk",
+            where=where,
+            hint="Drop duplicates, or use ledoit_wolf for the covariance.",
+        ) from error
     if not residual <= tolerance:
         raise NotConvergedError(
             f"subgradient conditions are {residual:.1e} off after {sweeps} sweeps",

@@ -19,7 +19,16 @@ def _ids(values: list, dtype: pl.DataType | None = None) -> list[int | None]:
 
 
 def test_a_number_is_kept_whether_quoted_or_not() -> None:
-    assert _ids([0, 28457, 10**18 - 1]) == _ids(["0", "28457", str(10**18 - 1)]) == [0, 28457, 10**18 - 1]
+    numbers = [0, 28457, 10**18, 1_582_369_061_705_295_754, 2**62 - 1]
+    assert _ids(numbers) == _ids([str(number) for number in numbers]) == numbers
+
+
+@pytest.mark.parametrize("number", [2**62, 2**63 - 1, 2**63, 10**19 - 1, 10**25])
+def test_a_number_of_2_to_the_62_or_more_is_hashed_like_text(number: int) -> None:
+    (found,) = _ids([str(number)])
+    assert found is not None
+    assert 2**62 <= found < 2**63
+    assert found != number
 
 
 def test_text_becomes_a_stable_number_above_every_venue_number() -> None:
@@ -30,8 +39,8 @@ def test_text_becomes_a_stable_number_above_every_venue_number() -> None:
 
 
 def test_texts_that_only_look_alike_get_different_ids() -> None:
-    ids = _ids(["7", "07", "7a", "7.0", "1" * 19])
-    assert len(set(ids)) == 5
+    ids = _ids(["7", "07", "7a", "7.0", "0" + "1" * 18, "1" * 18, "1" * 19])
+    assert len(set(ids)) == 7
 
 
 @pytest.mark.parametrize("nothing", [None, "", "  ", "-5"])

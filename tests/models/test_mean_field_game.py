@@ -439,6 +439,19 @@ class TestPriceForecast:
         assert forecast.solution.converged
         assert forecast.solution.hjb_residual <= 1e-8
         assert forecast.solution.mass_error <= 1e-12
+        assert forecast.closed_form_error <= 1e-3
+
+    def test_the_sampling_error_falls_with_the_root_of_the_number_of_agents(self):
+        few, many = (predict_price(simulated_trades(), n_agents=n, n_time=51) for n in (100, 10_000))
+        # The flow's variance is given, so more agents carry less each: the error of their sum stays.
+        assert few.agents_std[-1] == pytest.approx(many.agents_std[-1], rel=0.2)
+
+    def test_real_bars_of_liquid_markets_give_resolved_forecasts(self, shared_data):
+        bars = pl.read_parquet(shared_data / "ohlcv/binance_perp_1m_2025/perp_1m.parquet").rename({"date": "ts"})
+        for symbol in ("BTCUSDT", "SUIUSDT", "XMRUSDT"):
+            forecast = predict_price(bars.filter(pl.col("symbol") == symbol).tail(1440))
+            assert forecast.solution.converged
+            assert forecast.closed_form_error <= 0.02
 
     def test_real_trades_give_a_forecast_within_sense(self, shared_data):
         trades = pl.read_parquet(shared_data / "trades/binance_kraken_trades/XRP_ETH-trades.parquet").with_columns(

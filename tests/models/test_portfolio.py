@@ -368,6 +368,11 @@ class TestSparse:
         with pytest.raises(BadRequestError, match="rho"):
             sparse([1e-3], [[1e-4]], rho=1.0)
 
+    def test_a_riskless_combination_is_refused(self):
+        hedged = np.array([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0], [0.0, 0.0, 1.0]])
+        with pytest.raises(NotConvergedError, match="no risk"):
+            sparse([1.0, 1.0, 0.5], hedged)
+
     def test_means_of_zero_are_refused(self):
         with pytest.raises(DataError, match="zero"):
             sparse([0.0, 0.0], np.eye(2))
