@@ -900,7 +900,7 @@ class Table:
             return _Plan(None, replayed, duplicate, replayed=replayed, rejected=rejected)
 
         def write(target: DeltaTable, commit_id: str) -> None:
-            made = properties(stamp, commit_id, alone=alone and not updated, rows=source.height)
+            made = properties(stamp, commit_id, alone=alone and not updated, operation="MERGE", rows=source.height)
             if alone and not updated:
                 # None of the keys is there in the version that was read, and no other version can come between:
                 # adding the rows is the merge, at a fraction of its cost.
