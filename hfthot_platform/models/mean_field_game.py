@@ -835,7 +835,7 @@ def predict_price(
       inventory is -b X / N.  The regression decides whether flow goes on (b > 0, split orders) or is unwound (b < 0).
       b X is shrunk by t^2 / (1 + t^2), so that noise foretells nothing.
     - Inventories are normal and independent, with the standard deviation that makes the sum of N vary like the
-      flow's unpredicted part.
+      flow's unpredicted part; the band is therefore pinned to the flow, and N matters only through the draw.
     - running_penalty = temporary_cost (urgency / T)^2: without interaction, inventories decay like exp(-urgency t/T);
       terminal_penalty = 10 temporary_cost / T: little is left at T.
 

@@ -441,9 +441,8 @@ class TestPriceForecast:
         assert forecast.solution.mass_error <= 1e-12
         assert forecast.closed_form_error <= 1e-3
 
-    def test_the_sampling_error_falls_with_the_root_of_the_number_of_agents(self):
+    def test_the_sampling_error_is_that_of_the_flow_however_many_agents_share_it(self):
         few, many = (predict_price(simulated_trades(), n_agents=n, n_time=51) for n in (100, 10_000))
-        # The flow's variance is given, so more agents carry less each: the error of their sum stays.
         assert few.agents_std[-1] == pytest.approx(many.agents_std[-1], rel=0.2)
 
     def test_real_bars_of_liquid_markets_give_resolved_forecasts(self, shared_data):
