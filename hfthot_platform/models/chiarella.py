@@ -182,20 +182,22 @@ def _walk(
         prices: filled. fundamental: filled; one row where there is no news.
     """
     a, c, deviation, drift, reversion, level, jump = law
+    steps = noise.shape[1]
+    own = news.shape[0] > 0
+    keep = 1.0 - a + c
     for i in range(prices.shape[0]):
-        p, before, value = start
-        shared = news.shape[0] == 0
-        row = 0 if shared else i
+        value = fundamental[i if own else 0]
+        if own or i == 0:
+            value[0] = start[2]
+            for t in range(steps):
+                value[t + 1] = value[t] + drift + reversion * (level - value[t]) + (jump * news[i, t] if own else 0.0)
+        p, before = start[0], start[1]
         prices[i, 0] = p
-        fundamental[row, 0] = value
-        for t in range(noise.shape[1]):
-            following = p + a * (value - p) + c * (p - before) + deviation * noise[i, t] + order[t]
+        for t in range(steps):
+            # Everything but keep * p is off the chain of dependent operations, which is what takes the time.
+            following = keep * p + (a * value[t] + deviation * noise[i, t] + order[t] - c * before)
             before, p = p, following
-            value += drift + reversion * (level - value)
-            if not shared:
-                value += jump * news[i, t]
             prices[i, t + 1] = p
-            fundamental[row, t + 1] = value
 
 
 def simulate(
