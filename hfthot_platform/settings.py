@@ -108,7 +108,10 @@ class Settings(BaseSettings):
     def _is_day(cls, value: str) -> str:
         from datetime import date
 
-        date.fromisoformat(value)
+        try:
+            date.fromisoformat(value)
+        except ValueError:
+            raise ValueError("the day must be written as YYYY-MM-DD") from None
         return value
 
     @classmethod
