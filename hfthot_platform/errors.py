@@ -26,6 +26,7 @@ __all__ = [
     "HfthotError",
     "LakehouseError",
     "LockTimeoutError",
+    "LookAheadError",
     "ModelError",
     "NotConvergedError",
     "RejectedFileError",
@@ -177,6 +178,10 @@ class DataError(ModelError, ValueError):
 
 class InfeasibleError(ModelError):
     """An optimisation has no solution: its constraints contradict each other, or its optimum is unbounded."""
+
+
+class LookAheadError(ModelError):
+    """A strategy's decisions change with data from after them; the message names the bar and the symbol."""
 
 
 class NotConvergedError(ModelError):
