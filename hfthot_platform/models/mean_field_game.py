@@ -249,8 +249,9 @@ class MeanFieldSolution:
         value: (n_time, n_inventory), V(t, q), in price times inventory.
         trading_rate: (n_time, n_inventory), v*(t, q).
         hjb_residual: largest residual of the discrete HJB equation with the population's own rate mu, over the
-            largest |dV/dt|.
-        fokker_planck_residual: largest residual of the discrete Fokker-Planck equation, over the largest |dm/dt|.
+            largest |dV/dt| (or |V|/T, if that is larger).
+        fokker_planck_residual: largest residual of the discrete Fokker-Planck equation, over the largest |dm/dt|
+            (or m/T).
         mass_error: largest |mass - 1| over time.
         boundary_mass: largest probability at the two end nodes over time; not small means the grid is too short.
         residuals: (iterations,), max |F(mu) - mu| over max |F(mu)| at each iteration.
@@ -259,6 +260,8 @@ class MeanFieldSolution:
         iterations: outer iterations on the fine grid.
         converged: whether the last residual met the tolerance.
         extrapolated: whether the aggregates are Richardson-extrapolated.
+        grid_error: largest difference of the mean inventory between the fine and the coarse grid, over the largest
+            |E|: an upper estimate of the grid's error; NaN if there is no coarse grid.
     """
 
     game: TradeCrowding
@@ -280,6 +283,7 @@ class MeanFieldSolution:
     iterations: int
     converged: bool
     extrapolated: bool
+    grid_error: float
 
 
 def closed_form(game: TradeCrowding, times: FloatLike | None = None) -> ClosedForm:
@@ -357,8 +361,8 @@ def solve(
         tolerance: on max |F(mu) - mu| over max |F(mu)|.
         max_iterations: 30 for Newton, 1000 for fictitious play by default.
         extrapolate: whether to make the aggregates second order with a second solution on every second node.
-        inventory_range: first and last node; by default the initial inventories and zero, with a quarter of their
-            span (and five standard deviations of the inventory noise) beyond.
+        inventory_range: first and last node; by default the initial inventories and zero, with three quarters of
+            their span (and five standard deviations of the inventory noise) beyond.
 
     Returns:
         The solution; `converged` is False, with the history in `residuals`, if the tolerance was not met.
@@ -621,8 +625,11 @@ def _solution(
     policy = np.vstack([response.speed, grid.wanted_speed(value[-1:])])
     mean = mass @ grid.q
     rate = (mass * policy).sum(axis=1)
+    grid_error = math.nan
     if coarse is not None:
-        mean = mean + _refine(mean[::2] - coarse.mean_inventory)
+        difference = mean[::2] - coarse.mean_inventory
+        grid_error = float(np.abs(difference).max()) / max(float(np.abs(mean).max()), np.finfo(float).tiny)
+        mean = mean + _refine(difference)
         rate = rate + _refine(rate[::2] - coarse.mean_trading_rate)
     price = game.impact * (mean - game.mean_initial_inventory)
     half_band = _Z95 * game.volatility * np.sqrt(grid.times)
@@ -646,6 +653,7 @@ def _solution(
         iterations=len(found.residuals),
         converged=bool(found.residuals[-1] <= tolerance) and (coarse is None or coarse.converged),
         extrapolated=coarse is not None,
+        grid_error=grid_error,
     )
 
 
@@ -669,7 +677,8 @@ def _equation_residuals(grid: _Grid, response: _Response) -> tuple[float, float]
     curvature = np.pad(step, ((0, 0), (0, 1))) - np.pad(step, ((0, 0), (1, 0)))
     source = game.impact * response.mean_rate[:, None] * grid.q + grid.running
     change = np.diff(value, axis=0) / grid.dt
-    scale = max(float(np.abs(change).max()), np.finfo(float).tiny)
+    # The second scale is for games in which nothing changes but rounding.
+    scale = max(float(np.abs(change).max()), float(np.abs(value).max()) / game.horizon, np.finfo(float).tiny)
     hjb_residual = float(np.abs(change + source + gain + spread * curvature).max()) / scale
 
     # Probability flux from node i to i + 1, less that from i + 1 to i: half the drift inside, all of it at an end.
@@ -680,7 +689,7 @@ def _equation_residuals(grid: _Grid, response: _Response) -> tuple[float, float]
     flux = rising[:, :-1] - falling[:, 1:]
     divergence = np.pad(flux, ((0, 0), (0, 1))) - np.pad(flux, ((0, 0), (1, 0)))
     change = np.diff(response.mass, axis=0) / grid.dt
-    scale = max(float(np.abs(change).max()), np.finfo(float).tiny)
+    scale = max(float(np.abs(change).max()), float(response.mass.max()) / game.horizon)
     return hjb_residual, float(np.abs(change + divergence).max()) / scale
 
 

@@ -133,6 +133,11 @@ class TestLinearQuadraticGames:
         assert orders[0] == pytest.approx([2.0, 2.0], abs=0.1)
         assert orders[1] == pytest.approx([1.0, 1.0], abs=0.1)
 
+    @pytest.mark.parametrize("name", ["the example of DESIGN", "urgent", "very strong impact"])
+    def test_the_grid_error_bounds_the_error(self, name):
+        solution = solve(game_of(name), 101, 101)
+        assert error_of(solution) <= solution.grid_error <= 0.2
+
     def test_the_trading_rate_is_the_closed_forms(self, design):
         exact = closed_form(DESIGN, design.times).mean_trading_rate
         assert design.mean_trading_rate == pytest.approx(exact, abs=1e-3 * np.abs(exact).max())
@@ -187,6 +192,12 @@ class TestScheme:
         width = band[:, 1] - band[:, 0]
         assert width[0] == 0.0
         assert width[-1] == pytest.approx(2 * 1.959964 * 0.5 * 2.0)
+
+    def test_where_nobody_trades_nothing_changes(self):
+        solution = solve(TradeCrowding(1.0, 0.0, 1.0, 0.0, 1.0, 3.0), 31, 31)
+        assert solution.converged
+        assert solution.mean_inventory == pytest.approx(np.full(31, 3.0))
+        assert max(solution.hjb_residual, solution.fokker_planck_residual) <= 1e-8
 
     def test_units_do_not_matter(self):
         """Prices in cents and inventories in thousands give the same path."""
