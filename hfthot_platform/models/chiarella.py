@@ -189,8 +189,10 @@ def _walk(
         value = fundamental[i if own else 0]
         if own or i == 0:
             value[0] = start[2]
+            current, constant = start[2], drift + reversion * level
             for t in range(steps):
-                value[t + 1] = value[t] + drift + reversion * (level - value[t]) + (jump * news[i, t] if own else 0.0)
+                current = (1.0 - reversion) * current + (constant + jump * news[i, t] if own else constant)
+                value[t + 1] = current
         p, before = start[0], start[1]
         prices[i, 0] = p
         for t in range(steps):
@@ -311,7 +313,7 @@ def stability(params: ChiarellaParams, dt: float = 1.0) -> Stability:
     explosive = modulus >= 1.0 - 1e-12
     oscillating = abs(first.imag) > 1e-12 or min(first.real, second.real) < -1e-12
     angle = abs(math.atan2(first.imag, first.real))
-    response = _impulse_response(a, c, 2000)
+    response = _impulse_response(a, c)
     amplification = math.inf if modulus > 1.0 + 1e-12 else float(np.abs(response).max())
     return Stability(
         kind="explosive" if explosive else ("oscillating" if oscillating else "stable"),
@@ -324,17 +326,18 @@ def stability(params: ChiarellaParams, dt: float = 1.0) -> Stability:
     )
 
 
-def _impulse_response(a: float, c: float, steps: int) -> FloatArray:
-    """Return the deviation at each step after a move of one unit at step 0, (steps + 1,)."""
-    response = np.zeros(steps + 1)
-    previous, response[0] = 0.0, 1.0
-    for t in range(steps):
+def _impulse_response(a: float, c: float) -> FloatArray:
+    """Return the deviation at each step after a move of one unit at step 0, until it has settled or exploded."""
+    response = [1.0]
+    previous = 0.0
+    for _ in range(5000):
         # A move at step 0 is a deviation and, to chartists, a trend.
-        response[t + 1] = (1.0 - a + c) * response[t] - c * previous
-        previous = response[t]
-        if abs(response[t + 1]) > 1e12:
-            return response[: t + 2]
-    return response
+        following = (1.0 - a + c) * response[-1] - c * previous
+        previous = response[-1]
+        response.append(following)
+        if abs(following) + abs(previous) < 1e-3 or abs(following) > 1e12 or following == previous:
+            break
+    return np.array(response)
 
 
 def _transition(params: ChiarellaParams, dt: float) -> tuple[FloatArray, FloatArray, FloatArray]:
