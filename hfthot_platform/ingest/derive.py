@@ -3,18 +3,21 @@
 The vendor's statement stands (see `hfthot_platform.market.precedence`).  Everything of a span is computed and
 audited before anything of it is published, piece by piece so that memory stays bounded, and at publication
 each piece is put together again with what vendors have stated meanwhile, inside the commit's own retry: rows
-that arrive in between are never overwritten.
+that arrive in between are not lost: one of the same key gives way only to another statement of a vendor that
+differs and is at least as final.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from datetime import date, timedelta
 from types import TracebackType
 from typing import Self
 
 import polars as pl
 
+from hfthot_platform.contracts import TableContract
 from hfthot_platform.ingest.feeds import stage_feeds
 from hfthot_platform.lakehouse import Audited, Commit, Lakehouse, Staging, Stamp
 from hfthot_platform.market.precedence import is_computed, vendor_first
@@ -46,25 +49,46 @@ class Derivation:
         self.staging.__exit__(kind, error, trace)
 
     def publish(self, stamp: Stamp | None = None) -> list[Commit]:
-        """Replace the span's computed rows, piece by piece; a piece that is there already makes no version."""
+        """Replace the span's computed rows, piece by piece; a piece that is there already makes no version.
+
+        Raises:
+            AuditFailedError: more rows were rejected than the contract allows; nothing was published.
+        """
+        self.staging.require_publishable()
         table = self.staging.table
         commits = []
         for days, batch in zip(self._pieces, self.staging.batches(), strict=True):
-            commits.append(table.replace(days, _put_together(batch), stamp=stamp))
+            table.quarantine(batch, stamp=stamp)
+            commit = table.replace(days, _put_together(batch), stamp=stamp)
+            commits.append(commit.with_rejected(batch.rejected.height))
         return commits
 
 
 def _put_together(batch: Audited) -> Callable[[pl.LazyFrame], pl.DataFrame]:
     contract = batch.contract
-    stated = batch.rows.filter(~is_computed(batch.rows.columns))
-    computed = batch.rows.filter(is_computed(batch.rows.columns))
+    key = contract.primary_key
+    computed = is_computed(batch.rows.columns)
 
     def rows(current: pl.LazyFrame) -> pl.DataFrame:
-        there = current.filter(~is_computed(list(contract.column_names))).collect()
-        vendor = vendor_first(stated, there, contract.primary_key)
-        return vendor_first(vendor, computed, contract.primary_key)
+        there = current.filter(~computed).collect()
+        stated = _news(batch.rows.filter(~computed), there, contract)
+        vendor = vendor_first(stated, there, key)
+        return vendor_first(vendor, batch.rows.filter(computed), key)
 
     return rows
+
+
+def _news(stated: pl.DataFrame, there: pl.DataFrame, contract: TableContract) -> pl.DataFrame:
+    """Return those statements that tell more than what is there.
+
+    What repeats a row leaves it as it is, with its provenance, as a merge would; what states an unfinished bar
+    tells less than a finished one.
+    """
+    key = list(contract.primary_key)
+    compared = stated.join(there, on=key, how="inner", suffix="_there")
+    repeats = pl.all_horizontal(pl.col(name).eq_missing(pl.col(f"{name}_there")) for name in contract.value_columns)
+    older = pl.col("final_there") & ~pl.col("final") if "final" in stated.columns else pl.lit(value=False)
+    return stated.join(compared.filter(repeats | older), on=key, how="anti", maintain_order="left")
 
 
 def derive(
@@ -87,12 +111,15 @@ def derive(
         settings: for the scratch folder.
     """
     feeds = [feed for feed in feeds if table in feed.tables]
-    staging = Staging(lake.table(table), settings.scratch)
     pieces = []
-    for piece, rows in _computed(days, compute):
-        stated = _stated(lake, feeds, table, piece, settings)
-        staging.add(vendor_first(stated, rows, lake.table(table).contract.primary_key) if stated.height else rows)
-        pieces.append(piece)
+    with ExitStack() as on_failure:
+        staging = on_failure.enter_context(Staging(lake.table(table), settings.scratch))
+        for piece, rows in _computed(days, compute):
+            stated, rejected = _stated(lake, feeds, table, piece, settings)
+            together = vendor_first(stated, rows, staging.table.contract.primary_key) if stated.height else rows
+            staging.add(together, rejected)
+            pieces.append(piece)
+        on_failure.pop_all()
     return Derivation(staging, pieces)
 
 
@@ -108,9 +135,13 @@ def _computed(days: Days, compute: Callable[[Days], pl.DataFrame]) -> Iterator[t
         length = length * 2 if rows.height < _SMALL_PIECE_ROWS else _FIRST_PIECE
 
 
-def _stated(lake: Lakehouse, feeds: list[Feed], table: str, days: Days, settings: Settings) -> pl.DataFrame:
-    contract = lake.table(table).contract
+def _stated(
+    lake: Lakehouse, feeds: list[Feed], table: str, days: Days, settings: Settings
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Return what the feeds state that is good, and what of it was rejected."""
     if not feeds:
-        return contract.empty()
+        return lake.table(table).contract.empty(), None
     with stage_feeds(lake, feeds, table, days, settings=settings) as staging:
-        return pl.concat([contract.empty(), *(batch.rows for batch in staging.batches())])
+        batches = list(staging.batches())
+    rows = pl.concat([lake.table(table).contract.empty(), *(batch.rows for batch in batches)])
+    return rows, pl.concat(batch.rejected for batch in batches) if batches else None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Final, Literal
 
 import polars as pl
 
-from hfthot_platform.errors import BadRequestError, nearest
+from hfthot_platform.errors import BadRequestError, ConfigError, nearest
 from hfthot_platform.lakehouse import Commit, Lakehouse, Staging, Stamp
 from hfthot_platform.market.sources.base import Batch, Feed, Progress, no_progress
 from hfthot_platform.settings import (
@@ -48,7 +49,12 @@ def _utc_now() -> datetime:
 
 
 def build_feeds(settings: Settings, clock: Callable[[], datetime] = _utc_now) -> tuple[Feed, ...]:
-    """Return the feeds that the settings declare; nothing is contacted yet."""
+    """Return the feeds that the settings declare; nothing is contacted yet.
+
+    Raises:
+        ConfigError: a feed is to fill a table that it cannot fill.
+        BadRequestError: a feed's symbols, venue or exchange are unknown.
+    """
     return tuple(_build(each, settings, clock) for each in settings.feeds)
 
 
@@ -73,7 +79,7 @@ def _build(feed: FeedSettings, settings: Settings, clock: Callable[[], datetime]
                 interval=feed.interval,
                 trades=feed.trades,
             )
-            return _Restricted(archive, feed.tables)
+            return _restricted(archive, feed.tables)
         case CcxtFeedSettings():
             from hfthot_platform.market.sources.ccxt_exchange import CcxtFeed, CcxtOptions, Credentials
 
@@ -87,7 +93,16 @@ def _build(feed: FeedSettings, settings: Settings, clock: Callable[[], datetime]
                 credentials=credentials,
                 options=CcxtOptions(base_url=feed.base_url),
             )
-            return _Restricted(exchange, feed.tables)
+            return _restricted(exchange, feed.tables)
+
+
+def _restricted(feed: Feed, tables: tuple[str, ...]) -> _Restricted:
+    for table in tables:
+        if table not in feed.tables:
+            raise ConfigError(
+                f"the feed {feed.name!r} has no {table!r}", where="feeds", hint=f"It has: {', '.join(feed.tables)}."
+            )
+    return _Restricted(feed, tables)
 
 
 def stage_feeds(
@@ -105,13 +120,15 @@ def stage_feeds(
         The staging, open: use it as a context manager.
     """
     start, end = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days)
-    staging = Staging(lake.table(table), settings.scratch)
-    for feed in feeds:
-        if table not in feed.tables:
-            continue
-        for batch in feed.fetch(table, start, end, progress=progress):
-            rejected = batch.rejected.with_columns(source_ref=pl.lit(batch.source_ref))
-            staging.add(batch.rows, rejected)
+    with ExitStack() as on_failure:
+        staging = on_failure.enter_context(Staging(lake.table(table), settings.scratch))
+        for feed in feeds:
+            if table not in feed.tables:
+                continue
+            for batch in feed.fetch(table, start, end, progress=progress):
+                rejected = batch.rejected.with_columns(source_ref=pl.lit(batch.source_ref))
+                staging.add(batch.rows, rejected)
+        on_failure.pop_all()
     return staging
 
 
@@ -129,16 +146,23 @@ def ingest_feed(
 
     Raises:
         BadRequestError: no such feed is configured, or it cannot fill that table.
+        AuditFailedError: more rows were rejected than the contract allows; they are quarantined, and nothing
+            was published.
     """
-    feeds: Sequence[Feed] = [each for each in build_feeds(settings) if each.name == name]
+    configured = build_feeds(settings)
+    # Several feeds may share a name: one archive or exchange for different symbols and tables.
+    feeds = [each for each in configured if each.name == name]
     if not feeds:
-        names = sorted(each.name for each in build_feeds(settings))
+        names = sorted({each.name for each in configured})
         raise BadRequestError(
             f"no feed {name!r} is configured", where="feeds", hint=nearest(name, names) or f"Configured: {names}."
         )
-    if table not in feeds[0].tables:
+    tables = list(dict.fromkeys(each for feed in feeds for each in feed.tables))
+    if table not in tables:
         raise BadRequestError(
-            f"the feed {name!r} has no {table!r}", where="feeds", hint=f"It has: {', '.join(feeds[0].tables)}."
+            f"the feed {name!r} has no {table!r}", where="feeds", hint=f"It has: {', '.join(tables)}."
         )
     with stage_feeds(lake, feeds, table, days, settings=settings, progress=progress) as staging:
+        if not staging.publishable:
+            staging.quarantine(stamp=stamp)
         return staging.merge(on_change=CONFLICTS.get(table, "update"), stamp=stamp)

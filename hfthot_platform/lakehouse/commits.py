@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -51,6 +51,10 @@ class Commit:
     bytes_added: int = 0
     seconds: float = 0.0
     attempts: int = 1
+
+    def with_rejected(self, rows: int) -> Commit:
+        """Return the outcome with rows counted in that were quarantined beforehand."""
+        return replace(self, rows_read=self.rows_read + rows, rows_quarantined=self.rows_quarantined + rows)
 
 
 @dataclass(frozen=True)

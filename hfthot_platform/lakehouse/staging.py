@@ -16,6 +16,7 @@ from typing import Literal, Self
 
 import polars as pl
 
+from hfthot_platform.errors import AuditFailedError
 from hfthot_platform.lakehouse.audit import Audited, RuleResult
 from hfthot_platform.lakehouse.commits import Commit, Stamp
 from hfthot_platform.lakehouse.table import Table
@@ -97,5 +98,30 @@ class Staging:
     def merge(
         self, *, on_change: Literal["update", "keep", "reject"] = "update", stamp: Stamp | None = None
     ) -> list[Commit]:
-        """Publish every batch by merge on the key; running it again publishes nothing twice."""
-        return [self.table.merge(batch, on_change=on_change, stamp=stamp) for batch in self.batches()]
+        """Publish every batch by merge on the key; running it again publishes nothing twice.
+
+        Raises:
+            AuditFailedError: more rows of all batches were rejected than the contract allows; nothing was
+                published.
+        """
+        self.require_publishable()
+        commits = []
+        for batch in self.batches():
+            # The share is judged over all batches, so the one batch that has more of them passes too.
+            self.table.quarantine(batch, stamp=stamp)
+            good = replace(batch, rejected=batch.rejected.clear())
+            commits.append(
+                self.table.merge(good, on_change=on_change, stamp=stamp).with_rejected(batch.rejected.height)
+            )
+        return commits
+
+    def require_publishable(self) -> None:
+        """Raise AuditFailedError if the contract does not allow publishing the good rows."""
+        if self.publishable:
+            return
+        raise AuditFailedError(
+            f"{self.rejected} of {self.read} rows are rejected; "
+            f"at most {self.table.contract.max_rejected_share:.0%} may be",
+            where=self.table.contract.name,
+            hint="Nothing was published. Correct the source or the computation and run it again.",
+        )
