@@ -53,14 +53,14 @@ def test_another_file_can_be_named(monkeypatch, tmp_path):
 
 def test_feeds_are_told_apart_by_kind(tmp_path):
     (tmp_path / "hfthot.toml").write_text(
-        '[[feeds]]\nkind = "binance_archive"\nsymbols = ["BTCUSDT"]\nmarket = "um"\n'
+        '[[feeds]]\nkind = "binance_archive"\nsymbols = ["BTCUSDT"]\n'
         '[[feeds]]\nkind = "ccxt"\nexchange = "kraken"\nsymbols = ["BTC/USD"]\napi_secret = "hush"\n'
     )
 
     archive, ccxt = load_settings().feeds
 
     assert isinstance(archive, ArchiveFeedSettings)
-    assert archive.market == "um"
+    assert archive.symbols == ("BTCUSDT",)
     assert isinstance(ccxt, CcxtFeedSettings)
     assert ccxt.api_secret.get_secret_value() == "hush"
 
@@ -88,7 +88,7 @@ def test_settings_do_not_change():
         ("HFTHOT_FIRST_DAY", "hush"),
         ("HFTHOT_LANDING_SETTLE_SECONDS", "-1"),
         ("HFTHOT_DUCKDB_THREADS", "0"),
-        ("HFTHOT_FEEDS", '[{"kind": "hush"}]'),
+        ("HFTHOT_FEEDS", '[{"kind": "sample", "colour": "hush"}]'),
     ],
 )
 def test_a_malformed_setting_is_named_and_its_value_is_not_quoted(monkeypatch, name, value):

@@ -76,7 +76,11 @@ def main() -> None:
         while time.monotonic() < deadline:
             chosen = dice.choice(["append", "merge", "replace", "compact"]) if kind == "any" else kind
             if chosen == "compact":
+                out.write("begin compact\n")
+                out.flush()
                 maintain(lake, "market.trades", history_days=0 if dice.random() < 0.3 else None)
+                out.write("end compact\n")
+                out.flush()
                 continue
             out.write(f"? {chosen} {start}\n")
             out.flush()

@@ -35,6 +35,8 @@ def test_eight_processes_for_thirty_seconds_lose_and_double_no_row(tmp_path):
     for writer in range(8):
         own = []
         for line in (tmp_path / f"{writer}.side").read_text().splitlines():
+            if line.endswith(" compact"):
+                continue
             word, kind, number, *version = line.split()
             conflicts += word == "conflict"
             if word == "ok":
