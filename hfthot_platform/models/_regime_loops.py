@@ -107,53 +107,62 @@ def autoregressive_density(
 
 
 @compiled
-def advance(log_density: FloatArray, prediction: FloatArray, f: FloatArray) -> float:
-    """Fill f (K,) with the prediction (K,) weighted by the densities; return the log of the bar's density.
+def advance(log_density: FloatArray, t: int, prediction: FloatArray, f: FloatArray) -> tuple[float, float]:
+    """Fill f[t] (K,) with the prediction (K,) weighted by the densities of log_density[t] (K,).
 
-    A path whose probability underflows is carried in logarithms, so no outlier can make the result NaN.
+    A path whose probability underflows is carried in logarithms, so no outlier can make the result NaN.  Rows are
+    passed as array and index: a slice would cost more than the arithmetic.
+
+    Returns:
+        top and total; the log of the bar's density is top + log(total).
     """
-    states = f.size
-    top: float = log_density[0]
+    states = f.shape[1]
+    top: float = log_density[t, 0]
     for j in range(1, states):
-        top = max(top, log_density[j])
+        top = max(top, log_density[t, j])
     total: float = 0.0
     for j in range(states):
-        gap = log_density[j] - top
-        f[j] = prediction[j] * math.exp(gap) if gap < 0.0 else prediction[j]
-        total += f[j]
+        gap = log_density[t, j] - top
+        f[t, j] = prediction[j] * math.exp(gap) if gap < 0.0 else prediction[j]
+        total += f[t, j]
     if total < 1e-280:
         top = -math.inf
         for j in range(states):
-            f[j] = math.log(prediction[j]) + log_density[j] if prediction[j] > 0.0 else -math.inf
-            top = max(top, f[j])
+            f[t, j] = math.log(prediction[j]) + log_density[t, j] if prediction[j] > 0.0 else -math.inf
+            top = max(top, f[t, j])
         total = 0.0
         for j in range(states):
-            f[j] = math.exp(f[j] - top)
-            total += f[j]
+            f[t, j] = math.exp(f[t, j] - top)
+            total += f[t, j]
     scale = 1.0 / total
     for j in range(states):
-        f[j] *= scale
-    return top + math.log(total)
+        f[t, j] *= scale
+    return top, total
 
 
 @compiled
-def propagate(f: FloatArray, A: FloatArray, out: FloatArray) -> None:
-    """Fill `out` (K,) with the distribution one bar later: f A."""
-    for j in range(f.size):
+def propagate(f: FloatArray, t: int, A: FloatArray, out: FloatArray) -> None:
+    """Fill `out` (K,) with the distribution one bar after f[t] (K,): f A."""
+    for j in range(out.size):
         total = 0.0
-        for i in range(f.size):
-            total += f[i] * A[i, j]
+        for i in range(out.size):
+            total += f[t, i] * A[i, j]
         out[j] = total
 
 
 @compiled
 def forward(log_density: FloatArray, A: FloatArray, pi: FloatArray, f: FloatArray, out: FloatArray) -> None:
-    """Fill f (T, K) with the filtered distributions and out (T,) with log p(bar t | bars before it)."""
+    """Fill f (T, K) with the filtered distributions and out (T,) with log p(bar t | bars before it).
+
+    With out of size 0 the densities are not computed.
+    """
     prediction = pi.copy()
     for t in range(log_density.shape[0]):
         if t > 0:
-            propagate(f[t - 1], A, prediction)
-        out[t] = advance(log_density[t], prediction, f[t])
+            propagate(f, t - 1, A, prediction)
+        top, total = advance(log_density, t, prediction, f)
+        if out.size > 0:
+            out[t] = top + math.log(total)
 
 
 @compiled
@@ -184,7 +193,7 @@ def backward(f: FloatArray, A: FloatArray, g: FloatArray) -> None:
     prediction = np.empty(states)
     g[bars - 1] = f[bars - 1]
     for t in range(bars - 2, -1, -1):
-        propagate(f[t], A, prediction)
+        propagate(f, t, A, prediction)
         for j in range(states):
             ratio[j] = g[t + 1, j] / prediction[j] if prediction[j] > 0.0 else 0.0
         for i in range(states):
@@ -205,7 +214,7 @@ def smooth_and_count(
     backward(f, A, g)
     jumps[:] = 0.0
     for t in range(bars - 1):
-        propagate(f[t], A, prediction)
+        propagate(f, t, A, prediction)
         for j in range(states):
             ratio = g[t + 1, j] / prediction[j] if prediction[j] > 0.0 else 0.0
             for i in range(states):
@@ -529,14 +538,14 @@ def trailing_features(y: FloatArray, decay: FloatArray, out: FloatArray, known: 
 
 
 @compiled
-def _gaussian(x: FloatArray, known: int, mean: FloatArray, whiten: FloatArray, constant: FloatArray) -> float:
+def _gaussian(x: FloatArray, known: int, j: int, mean: FloatArray, whiten: FloatArray, constant: FloatArray) -> float:
     """Return the log-density of the features x (4,), or of their first one alone, or 0 for a missing bar.
 
     Args:
-        x: (4,). known: as `_remember` returns it. mean: (4,).
-        whiten: (4, 4), inverse of the Cholesky factor L of the covariance; as L is lower triangular, its first
+        x: (4,). known: as `_remember` returns it. j: the state. mean: (K, 4).
+        whiten: (K, 4, 4), inverse of the Cholesky factor L of the covariance; as L is lower triangular, its first
             element is one over the standard deviation of the first feature.
-        constant: log-densities at the mean, of the first feature and of all four, (2,).
+        constant: log-densities at the mean, of the first feature and of all four, (K, 2).
     """
     if known == 0:
         return 0.0
@@ -544,9 +553,9 @@ def _gaussian(x: FloatArray, known: int, mean: FloatArray, whiten: FloatArray, c
     for i in range(1 if known == 1 else 4):
         z = 0.0
         for k in range(i + 1):
-            z += whiten[i, k] * (x[k] - mean[k])
+            z += whiten[j, i, k] * (x[k] - mean[j, k])
         total += z * z
-    density: float = constant[known - 1] - 0.5 * total
+    density: float = constant[j, known - 1] - 0.5 * total
     return density
 
 
@@ -556,8 +565,9 @@ def multivariate_density(
 ) -> None:
     """Fill out (T, K) with the log-densities of the features x (T, 4)."""
     for t in range(x.shape[0]):
+        features = x[t]
         for j in range(mean.shape[0]):
-            out[t, j] = _gaussian(x[t], known[t], mean[j], whiten[j], constant[j])
+            out[t, j] = _gaussian(features, known[t], j, mean, whiten, constant)
 
 
 @compiled
@@ -596,54 +606,62 @@ def predictive_density(
         log_density: of the return at t in each state, (T, K). f: filtered distributions, (T, K).
         A: (K, K). pi: (K,). share: of the long run in the mixture. long_run: (K,). out: filled, (T,).
     """
-    prediction, updated = pi.copy(), np.empty(pi.size)
+    prediction, updated = pi.copy(), np.empty(f.shape)
     for t in range(f.shape[0]):
         if t > 0:
-            propagate(f[t - 1], A, prediction)
+            propagate(f, t - 1, A, prediction)
         for j in range(pi.size):
             prediction[j] += share * (long_run[j] - prediction[j])
-        out[t] = advance(log_density[t], prediction, updated)
+        top, total = advance(log_density, t, prediction, updated)
+        out[t] = top + math.log(total)
 
 
 @compiled
-def _predict(state: FloatArray, A: FloatArray, pi: FloatArray, prediction: FloatArray) -> None:
-    """Fill prediction (K,) with the state's probabilities one bar on, or with pi at the first bar; count the bar."""
-    states = pi.size
-    if state[states] == 0.0:
+def _predict(f: FloatArray, memory: FloatArray, A: FloatArray, pi: FloatArray, prediction: FloatArray) -> None:
+    """Fill prediction (K,) with the distribution one bar after f[0], or with pi at the first bar; count the bar."""
+    if memory[0] == 0.0:
         prediction[:] = pi
     else:
-        propagate(state[:states], A, prediction)
-    state[states] += 1.0
+        propagate(f, 0, A, prediction)
+    memory[0] += 1.0
 
 
 @compiled
 def online_autoregressive(
-    state: FloatArray, r: float, mu: FloatArray, phi: FloatArray, sigma: FloatArray, A: FloatArray, pi: FloatArray
+    f: FloatArray,
+    memory: FloatArray,
+    r: float,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    A: FloatArray,
+    pi: FloatArray,
 ) -> int:
     """Take one bar, NaN if it is missing; return the most probable state.
 
     Args:
-        state: probabilities (K), bars seen, last known return, how many bars ago; updated in place, (K + 3,).
+        f: probabilities, (1, K). memory: bars seen, last known return, how many bars ago, (3,); both updated.
         r: the return. mu: (K,). phi: (K,). sigma: (K,). A: (K, K). pi: (K,).
     """
     states = pi.size
-    prediction, row = np.empty(states), np.zeros(states)
-    _predict(state, A, pi, prediction)
+    prediction, row = np.empty(states), np.zeros((1, states))
+    _predict(f, memory, A, pi, prediction)
     if math.isnan(r):
-        if state[states + 2] > 0.0:
-            state[states + 2] += 1.0
+        if memory[2] > 0.0:
+            memory[2] += 1.0
     else:
-        gap, log_sigma = int(state[states + 2]), np.log(sigma)
+        gap, log_sigma = int(memory[2]), np.log(sigma)
         for j in range(states):
-            row[j] = ar_density(r, state[states + 1], gap, mu[j], phi[j], sigma[j], log_sigma[j])
-        state[states + 1], state[states + 2] = r, 1.0
-    advance(row, prediction, state[:states])
-    return int(np.argmax(state[:states]))
+            row[0, j] = ar_density(r, memory[1], gap, mu[j], phi[j], sigma[j], log_sigma[j])
+        memory[1], memory[2] = r, 1.0
+    advance(row, 0, prediction, f)
+    return int(np.argmax(f[0]))
 
 
 @compiled
 def online_multivariate(
-    state: FloatArray,
+    f: FloatArray,
+    memory: FloatArray,
     r: float,
     decay: FloatArray,
     mean: FloatArray,
@@ -655,18 +673,18 @@ def online_multivariate(
     """Take one bar, NaN if it is missing; return the most probable state.
 
     Args:
-        state: probabilities (K), bars seen, then the sums of `_remember` (10); updated in place, (K + 11,).
+        f: probabilities, (1, K). memory: bars seen, then the sums of `_remember`, (11,); both updated.
         r: the return in units of the scale. decay: (3,).
         mean: (K, 4). whiten: (K, 4, 4). constant: (K, 2). A: (K, K). pi: (K,).
     """
     states = pi.size
-    prediction, row, x = np.empty(states), np.empty(states), np.empty(4)
-    _predict(state, A, pi, prediction)
-    known = _remember(state[states + 1 :], r, decay, x)
+    prediction, row, x = np.empty(states), np.empty((1, states)), np.empty(4)
+    _predict(f, memory, A, pi, prediction)
+    known = _remember(memory[1:], r, decay, x)
     for j in range(states):
-        row[j] = _gaussian(x, known, mean[j], whiten[j], constant[j])
-    advance(row, prediction, state[:states])
-    return int(np.argmax(state[:states]))
+        row[0, j] = _gaussian(x, known, j, mean, whiten, constant)
+    advance(row, 0, prediction, f)
+    return int(np.argmax(f[0]))
 
 
 @compiled

@@ -221,7 +221,7 @@ class RegimeModel:
             DataError: the returns are not a one-dimensional array of numbers, or hold infinity, or NaN that is
                 not allowed.
         """
-        return self.filtered(checked_returns(returns, allow_missing=allow_missing))[0]
+        return self.filtered(checked_returns(returns, allow_missing=allow_missing), densities=False)[0]
 
     def smooth(self, returns: FloatLike, *, allow_missing: bool = False) -> FloatArray:
         """Return p(state at t | all returns), (T, K): hindsight, for study, never for trading.
@@ -229,7 +229,7 @@ class RegimeModel:
         Raises:
             DataError: as for `filter`.
         """
-        f, _ = self.filtered(checked_returns(returns, allow_missing=allow_missing))
+        f, _ = self.filtered(checked_returns(returns, allow_missing=allow_missing), densities=False)
         g = np.empty_like(f)
         loops.backward(f, self.transition, g)
         return g
@@ -336,9 +336,10 @@ class RegimeModel:
         loops.autoregressive_density(y, x, gap, self.mu, self.phi, self.sigma, False, out)
         return out
 
-    def filtered(self, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Return the filtered distributions (T, K) and the log-density of each bar (T,); y (T,) is not checked."""
-        f, out, rows = np.empty((y.size, self.mu.size)), np.empty(y.size), np.empty((y.size, self.mu.size))
+    def filtered(self, y: FloatArray, *, densities: bool = True) -> tuple[FloatArray, FloatArray]:
+        """Return the filtered distributions (T, K) and, if asked, each bar's log-density (T,); y is not checked."""
+        shape = (y.size, self.mu.size)
+        f, out, rows = np.empty(shape), np.empty(y.size if densities else 0), np.empty(shape)
         if part := self.multivariate:
             loops.filter_multivariate(
                 *(y / part.scale, part.decay, part.mean, part.whiten, part.constant),

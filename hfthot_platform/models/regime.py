@@ -138,36 +138,36 @@ class RegimeFilter:
             self._step: Any = loops.online_multivariate
             self._unit = part.scale
             self._arguments = (part.decay, part.mean, part.whiten, part.constant)
-            self._values = np.zeros(model.n_states + 11)
-            self._values[-1] = np.nan
+            self._memory = np.zeros(11)
+            self._memory[-1] = np.nan
         else:
             self._step = loops.online_autoregressive
             self._unit = 1.0
             self._arguments = (model.mu, model.phi, model.sigma)
-            self._values = np.zeros(model.n_states + 3)
+            self._memory = np.zeros(3)
         self._arguments = (*self._arguments, model.transition, model.initial)
-        self._states = model.n_states
+        self._probabilities = model.initial[None, :].copy()
         self._names = tuple((label, STRATEGIES[label]) for label in model.labels)
         if state is None:
-            self._values[: self._states] = model.initial
             return
-        if state.model_version != model.version or len(state.values) != self._values.size:
+        if state.model_version != model.version or len(state.values) != model.n_states + self._memory.size:
             raise BadRequestError(
                 f"the state belongs to model {state.model_version}, not {model.version}",
                 where="RegimeFilter",
                 hint="Load the model with which the state was saved, or filter the recent returns again.",
             )
-        self._values[:] = state.values
+        self._probabilities[0] = state.values[: model.n_states]
+        self._memory[:] = state.values[model.n_states :]
 
     @property
     def state(self) -> FilterState:
         """Return a copy of what the filter remembers."""
-        return FilterState(self.model.version, tuple(self._values.tolist()))
+        return FilterState(self.model.version, (*self._probabilities[0].tolist(), *self._memory.tolist()))
 
     @property
     def bars(self) -> int:
         """Return how many bars the filter has seen, missing ones included."""
-        return int(self._values[self._states])
+        return int(self._memory[0])
 
     def update(self, r: float) -> RegimeUpdate:
         """Take one new return.
@@ -190,12 +190,12 @@ class RegimeFilter:
         if bars < 1:
             raise BadRequestError(f"bars={bars}", where="RegimeFilter.skip", hint="Pass 1 or more.")
         for _ in range(bars - 1):
-            self._step(self._values, math.nan, *self._arguments)
+            self._step(self._probabilities, self._memory, math.nan, *self._arguments)
         return self._update(math.nan)
 
     def _update(self, r: float) -> RegimeUpdate:
-        best = self._step(self._values, r, *self._arguments)
-        probabilities = tuple(self._values[: self._states].tolist())
+        best = self._step(self._probabilities, self._memory, r, *self._arguments)
+        probabilities = tuple(self._probabilities[0].tolist())
         regime, strategy = self._names[best]
         return RegimeUpdate(regime, probabilities[best], probabilities, strategy, self.model.identified)
 
