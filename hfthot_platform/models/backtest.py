@@ -194,6 +194,10 @@ class Bars:
         """Return the first n bars, without a copy."""
         return self._with(lambda values: values[:n])
 
+    def tail(self, n: int) -> Bars:
+        """Return the last n bars, without a copy."""
+        return self._with(lambda values: values[-n:])
+
     def column(self, symbol: str) -> int:
         """Return the column of a symbol.
 
@@ -484,7 +488,11 @@ class BacktestResult:
 
     def __str__(self) -> str:
         closed = self.trips["exited"].count() if self.trips.height else 0
-        hold = "" if self.average_hold is None else f", held {_duration(self.average_hold)} on average"
+        hold = (
+            ""
+            if self.average_hold is None
+            else f", {self.win_rate:.0%} won, held {_duration(self.average_hold)} on average"
+        )
         names = ", ".join(self.symbols[:4]) + (", ..." if len(self.symbols) > 4 else "")
         text = (
             f"{self.strategy} on {names}\n"
@@ -492,7 +500,7 @@ class BacktestResult:
             f"{self.bars_per_year:,.0f} a year; fee {self.costs.fee:.2%}, slippage {self.costs.slippage:.2%}\n"
             f"  return {self.total_return:+.1%} ({self.annual_return:+.1%} a year), "
             f"Sharpe {self.sharpe:.2f} ± {self.sharpe_error:.2f}, largest drawdown {self.max_drawdown:.1%}\n"
-            f"  {closed:,} round trips, {self.win_rate:.0%} won{hold}; "
+            f"  {closed:,} round trips{hold}; "
             f"turnover {self.annual_turnover:.1f} a year, costs {self.total_cost:.1%} of the initial equity"
         )
         if self.ruined_at is not None:
