@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -126,18 +127,21 @@ def test_a_file_system_without_room_is_a_typed_error_and_the_previous_version_st
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
-def test_a_folder_of_somebody_else_can_be_read_but_not_written(lake, table, trades):
-    table.append(trades())
-    root = Path(lake.storage.root)
-    for path in (*root.parents[:-2], root, *root.rglob("*")):
-        path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
+def test_a_folder_of_somebody_else_can_be_read_but_not_written(trades):
+    # Not below pytest's own folder, whose mode every pytest session sets back.
+    with tempfile.TemporaryDirectory() as name:
+        lake = Lakehouse.open(Path(name) / "lake")
+        table = lake.table("market.trades")
+        table.append(trades())
+        for path in (Path(name), *Path(name).rglob("*")):
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
 
-    said = run(lake, "nobody", "read", "append", "merge", "replace", "new", "maintain", "restore")
+        said = run(lake, "nobody", "read", "append", "merge", "replace", "new", "maintain", "restore")
 
-    assert said.pop("read") == ("ok", 10)
-    assert {kind for kind, _ in said.values()} == {"StorageReadOnlyError"}
-    assert "Check owner, mode and mount of the lake's folder" in said["append"][1]
-    assert table.version() == 1
+        assert said.pop("read") == ("ok", 10)
+        assert {kind for kind, _ in said.values()} == {"StorageReadOnlyError"}
+        assert "Check owner, mode and mount of the lake's folder" in said["append"][1]
+        assert table.version() == 1
 
 
 @pytest.mark.parametrize(
