@@ -1,0 +1,191 @@
+"""One import for a researcher: data from the lake, strategies, backtests, pictures.
+
+    from hfthot_platform.research import MeanReversion, TrendFollowing, backtest, load_dataset
+
+    load_dataset("BTC-USDT")
+    strategy = MeanReversion()
+    print(backtest(strategy))
+
+What goes here: bringing the lake, the models and the pictures together for one person at a prompt.  What stays out:
+models, contracts, orchestration.  `backtest(strategy)` runs on the data that this thread loaded last; code that is to
+be read again later passes them: `backtest(strategy, data, costs)`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Final, Literal
+
+import polars as pl
+
+from hfthot_platform import plots
+from hfthot_platform.contracts.market import INTERVALS
+from hfthot_platform.errors import BadRequestError, DataError, nearest
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.models import backtest as _engine
+from hfthot_platform.models.backtest import BacktestResult, Bars, Costs, Strategy, assert_causal, on_change
+from hfthot_platform.models.strategy import Adaptive, AdaptiveRules, MeanReversion, TrendFollowing, regime_labels
+from hfthot_platform.settings import load_settings
+
+__all__ = [
+    "Adaptive",
+    "AdaptiveRules",
+    "BacktestResult",
+    "Bars",
+    "Costs",
+    "MeanReversion",
+    "Strategy",
+    "TrendFollowing",
+    "assert_causal",
+    "backtest",
+    "equity_plot",
+    "load_dataset",
+    "on_change",
+    "regime_labels",
+]
+
+Interval = Literal["1m", "5m", "15m", "1h", "1d"]
+
+_WHERE: Final = "research"
+#: Bars from which on regimes can be fitted; see `regime_labels`.
+_LEAST_FOR_REGIMES: Final = 600
+_last = threading.local()
+
+
+def load_dataset(
+    *symbols: str,
+    interval: Interval = "1h",
+    venue: str | None = None,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    closes: bool = False,
+    lake: Lakehouse | None = None,
+) -> Bars:
+    """Load the bars of one or several symbols from the lake.
+
+    Only what is there is returned: nothing is fetched, filled or taken from another interval.
+
+    Args:
+        symbols: canonical, such as `BTC-USDT`.
+        interval: of the bars; hours by default.  `1m` reads `market.bars_1m`, the others `market.bars`.
+        venue: where a symbol is traded, needed if the lake has it from several.
+        start: first time, inclusive, with a time zone.
+        end: last time, exclusive, with a time zone.
+        closes: read the daily closes of `market.closes` instead of bars; orders are then executed at the next close.
+        lake: the configured one by default.
+
+    Raises:
+        BadRequestError: no symbol, an unknown interval, a time without a zone, or a symbol with several venues.
+        DataError: the lake has no such bars; the message says what it has.
+    """
+    known = ("1m", *INTERVALS)
+    if not symbols or interval not in known:
+        raise BadRequestError(
+            f"symbols {symbols}, interval {interval!r}",
+            where=f"{_WHERE}.load_dataset",
+            hint=f"Name a symbol or more; intervals are {', '.join(known)}.",
+        )
+    for name, time in (("start", start), ("end", end)):
+        if time is not None and time.tzinfo is None:
+            raise BadRequestError(f"{time} has no time zone", where=name, hint="Pass an aware time, such as UTC.")
+    if lake is None:
+        settings = load_settings()
+        lake = Lakehouse.open(settings.lake_root, settings.plain_storage_options())
+    table = "market.closes" if closes else ("market.bars_1m" if interval == "1m" else "market.bars")
+    rows = _of(lake, table, interval).filter(pl.col("symbol").is_in(list(symbols)))
+    time_column = "date" if closes else "ts"
+    for bound, above in ((start, True), (end, False)):
+        if bound is not None:
+            at = pl.col(time_column).cast(pl.Datetime("us", "UTC"))
+            limit = pl.lit(bound).dt.convert_time_zone("UTC")
+            rows = rows.filter(at >= limit if above else at < limit)
+    if venue is not None:
+        rows = rows.filter(pl.col("venue") == venue)
+    frame = rows.collect()
+    found = frame.group_by("symbol").agg(pl.col("venue").unique().sort())
+    venues = dict(zip(found["symbol"].to_list(), found["venue"].to_list(), strict=True))
+    for symbol in symbols:
+        if symbol not in venues:
+            raise _absent(lake, symbol, interval, table, venue)
+        if len(venues[symbol]) > 1:
+            raise BadRequestError(
+                f"{symbol} is traded on {', '.join(venues[symbol])}",
+                where=table,
+                hint=f"Choose one: load_dataset({symbol!r}, venue={venues[symbol][0]!r}).",
+            )
+    bars = Bars.from_closes(frame) if closes else Bars.from_frame(frame)
+    _last.bars = bars
+    return bars
+
+
+def _of(lake: Lakehouse, table: str, interval: str) -> pl.LazyFrame:
+    rows = lake.table(table).scan().with_columns(pl.col("symbol", "venue").cast(pl.String))
+    return rows.filter(pl.col("interval").cast(pl.String) == interval) if table == "market.bars" else rows
+
+
+def _absent(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str | None) -> DataError:
+    """Say what the lake has instead, and what to do."""
+    what = f"no {'closes' if table == 'market.closes' else interval + ' bars'} of {symbol}"
+    what += f" on {venue}" if venue else ""
+    offers = []
+    for name, keyword in (("market.bars", ""), ("market.bars_1m", 'interval="1m"'), ("market.closes", "closes=True")):
+        rows = lake.table(name).scan().with_columns(pl.col("symbol", "venue").cast(pl.String))
+        rows = rows.filter(pl.col("symbol") == symbol)
+        columns = ["venue", "interval"] if name == "market.bars" else ["venue"]
+        for row in rows.select(columns).unique().sort(columns).collect().iter_rows():
+            arguments = f'interval="{row[1]}"' if len(row) > 1 else keyword
+            offers.append(f'load_dataset("{symbol}", {arguments}, venue="{row[0]}")')
+    if offers:
+        hint = f"In the time asked for there may be none; the lake has: {'; '.join(offers)}."
+    else:
+        names = lake.table(table).scan().select(pl.col("symbol").cast(pl.String).unique()).collect()["symbol"]
+        others = sorted(names.to_list())
+        hint = nearest(symbol, others) or (
+            f"There are {', '.join(others[:8])}{', ...' if len(others) > 8 else ''}." if others else "It is empty."
+        )
+        hint += " To load more, configure a feed or put files into the landing folder, and run the ingest job."
+    return DataError(what, where=f"{table} in {lake.storage.root}", hint=hint)
+
+
+def backtest(
+    strategy: Strategy,
+    data: Bars | pl.DataFrame | None = None,
+    costs: Costs | None = None,
+    *,
+    regimes: Sequence[str] | Literal["walk_forward"] | None = "walk_forward",
+    causality_cuts: int = 8,
+) -> BacktestResult:
+    """Run a strategy over bars; see `hfthot_platform.models.backtest.backtest`.
+
+    Args:
+        strategy: `MeanReversion()`, `TrendFollowing()`, or any function from bars to target weights.
+        data: bars; what this thread loaded last by default.
+        costs: 0.1 % fee and 0.05 % slippage each way by default.
+        regimes: of the result's table: names per bar, None for no table, or fitted walking forward to the data (with
+            600 bars and more; a few seconds).
+        causality_cuts: as there.
+
+    Raises:
+        BadRequestError: no data were given and none were loaded.
+        LookAheadError: the strategy looks ahead.
+        DataError: as there.
+    """
+    if data is None:
+        data = getattr(_last, "bars", None)
+        if data is None:
+            raise BadRequestError(
+                "no data", where=f"{_WHERE}.backtest", hint='Say load_dataset("BTC-USDT") first, or pass the data.'
+            )
+    bars = data if isinstance(data, Bars) else Bars.from_frame(data)
+    labels = None if regimes is None or isinstance(regimes, str) else regimes
+    if regimes == "walk_forward" and len(bars) >= _LEAST_FOR_REGIMES:
+        labels = regime_labels(bars)
+    return _engine.backtest(strategy, bars, costs or Costs(), regimes=labels, causality_cuts=causality_cuts)
+
+
+def equity_plot(result: BacktestResult) -> bytes:
+    """Draw equity and drawdown of a backtest as a PNG."""
+    title = f"{result.strategy}, {', '.join(result.symbols[:3])}{', ...' if len(result.symbols) > 3 else ''}"
+    return plots.equity(result.frame(), title=title)
