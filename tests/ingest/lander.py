@@ -1,6 +1,7 @@
-"""Ingests a landing folder in a child process for each line read, so that the child can be killed.
+"""Ingests a landing folder in a child process that can be killed.
 
-    python lander.py LAKE LANDING      then, per line on stdin: one run; its pid is printed, then "gone"
+    python lander.py LAKE LANDING      a line on stdin begins a run and prints its process id;
+                                       the next one waits for its end and prints its exit code
 
 The child is forked from a warm parent: a fresh interpreter would spend its life importing.  The parent has not
 run Polars or Delta before the fork, so the child starts with clean thread pools.
@@ -48,6 +49,7 @@ def main() -> None:
                 status = 1
             os._exit(status)
         print(pid, flush=True)
+        sys.stdin.readline()  # until then its id is its own, even if it has ended
         _, status = os.waitpid(pid, 0)
         print(os.waitstatus_to_exitcode(status), flush=True)
 

@@ -41,15 +41,18 @@ class Lander:
 
     def run(self, kill_after: float | None = None) -> bool:
         """Run once; return whether the run was killed."""
-        self._process.stdin.write("\n")
-        self._process.stdin.flush()
-        pid = int(self._process.stdout.readline())
+        pid = self._ask()
         if kill_after is not None:
             time.sleep(kill_after)
-            os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id is still its own
-        status = int(self._process.stdout.readline())
+            os.kill(pid, signal.SIGKILL)
+        status = self._ask()
         assert status in (0, -signal.SIGKILL)
         return status != 0
+
+    def _ask(self) -> int:
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
 
     def drop(self, file: tuple[str, bytes, dict | None]) -> None:
         name, content, mapping = file
