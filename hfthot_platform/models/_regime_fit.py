@@ -219,13 +219,13 @@ class Fit:
         drawn_score = _score(smoothed.mean, smoothed.variance, smoothed.phi, stay)
         predicted = _bootstrap(y, _predictions(f, _chain_of(draft)), self.n_bootstrap, self.seed)
         predicted_score = _score(predicted.mean, predicted.variance, predicted.phi, stay)
-        drawn_names = [_names(v, s) for v, s in zip(predicted.variance, predicted_score, strict=True)]
+        drawn_codes = _codes(predicted.variance, predicted_score)
 
-        names = _names(variance, score)
-        if previous is not None:
-            kept = _continued(names, np.sqrt(variance), previous)
-            wanted = float(np.mean([each == names for each in drawn_names]))
-            names = names if wanted >= _RELABEL else kept
+        codes = _codes(variance, score)
+        names = _names(codes)
+        if previous is not None and float((drawn_codes == codes).all(axis=1).mean()) < _RELABEL:
+            names = _continued(names, np.sqrt(variance), previous)
+            codes = np.array([LABELS.index(name) for name in names])
         order = sorted(range(self.n_states), key=lambda j: LABELS.index(names[j]))
         labels = tuple(names[j] for j in order)
         evidence = Evidence(
@@ -234,7 +234,7 @@ class Fit:
             occupancy=_tuple(g.mean(axis=0)[order]),
             score_low=_tuple(np.quantile(drawn_score, 0.05, axis=0)[order]),
             score_high=_tuple(np.quantile(drawn_score, 0.95, axis=0)[order]),
-            label_confidence=tuple(float(np.mean([each[j] == names[j] for each in drawn_names])) for j in order),
+            label_confidence=_tuple((drawn_codes == codes).mean(axis=0)[order]),
         )
         floor = _SIGMA_FLOOR * float(np.nanstd(y)) * (1.0 + 1e-9)
         stuck = [labels[k] for k, j in enumerate(order) if draft.sigma[j] <= floor]
@@ -524,17 +524,19 @@ def _score(mean: FloatArray, variance: FloatArray, phi: FloatArray, stay: FloatA
     return np.asarray(1.0 + 2.0 * terms.sum(axis=0))
 
 
-def _names(variance: FloatArray, score: FloatArray) -> tuple[str, ...]:
-    """Return the name of each state."""
-    loudest = int(np.argmax(variance))
-    others = sorted((j for j in range(variance.size) if j != loudest), key=lambda j: -score[j])
-    names = [""] * variance.size
-    names[loudest] = "volatile"
-    if len(others) == 1:
-        names[others[0]] = "trending" if score[others[0]] >= 1.0 else "mean_reverting"
-    else:
-        names[others[0]], names[others[1]] = "trending", "mean_reverting"
-    return tuple(names)
+def _codes(variance: FloatArray, score: FloatArray) -> IntArray:
+    """Return the name of each state as an index into LABELS, (..., K), from its variance and score."""
+    states = variance.shape[-1]
+    loudest = variance.argmax(axis=-1)[..., None] == np.arange(states)
+    if states == 2:
+        return np.where(loudest, 2, np.where(score >= 1.0, 0, 1))
+    best = np.where(loudest, -np.inf, score).argmax(axis=-1)[..., None] == np.arange(states)
+    return np.where(loudest, 2, np.where(best, 0, 1))
+
+
+def _names(codes: IntArray) -> tuple[str, ...]:
+    """Return the names of one model's states."""
+    return tuple(LABELS[code] for code in codes.tolist())
 
 
 def _continued(names: tuple[str, ...], volatility: FloatArray, previous: RegimeModel) -> tuple[str, ...]:

@@ -122,8 +122,7 @@ def advance(log_density: FloatArray, t: int, prediction: FloatArray, f: FloatArr
         top = max(top, log_density[t, j])
     total: float = 0.0
     for j in range(states):
-        gap = log_density[t, j] - top
-        f[t, j] = prediction[j] * math.exp(gap) if gap < 0.0 else prediction[j]
+        f[t, j] = prediction[j] * math.exp(log_density[t, j] - top)
         total += f[t, j]
     if total < 1e-280:
         top = -math.inf
