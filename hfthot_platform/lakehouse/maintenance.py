@@ -15,7 +15,8 @@ from datetime import timedelta
 from pathlib import Path
 from urllib.parse import unquote
 
-from deltalake import DeltaTable
+import polars as pl
+from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from hfthot_platform.contracts import TableContract
@@ -32,6 +33,8 @@ __all__ = ["MaintenanceReport", "maintain"]
 #: A partition is compacted when it has at least this many files smaller than the target size.
 _SMALL_FILES = 2
 _TARGET_BYTES = 128 * 1024 * 1024
+#: Compressed size up to which a partition is sorted in memory; rows take about five times that.
+_SORTABLE_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def maintain(
         with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(name):
             handle = DeltaTable(lake.storage.location(contract), storage_options=dict(lake.storage.options))
             expired = _expire(lake, contract, handle, stamp)
-            compacted = _compact(handle, contract, stamp)
+            compacted = _compact(table, handle, stamp)
             _sync(folder)
             vacuumed = _vacuum(lake, handle, days, stamp, folder)
             handle.create_checkpoint()
@@ -156,21 +159,48 @@ def _expire(lake: Lakehouse, contract: TableContract, handle: DeltaTable, stamp:
     return int(metrics.get("num_deleted_rows") or 0)
 
 
-def _compact(handle: DeltaTable, contract: TableContract, stamp: Stamp) -> int:
+def _compact(table: Table, handle: DeltaTable, stamp: Stamp) -> int:
+    """Write each partition with several small files again as one sorted file.
+
+    delta-rs only appends file to file, which loses the order that makes row groups prunable; it is left to do so
+    where a partition is too large to sort in memory.
+    """
+    contract = table.contract
     actions = active_files(handle)
     column = f"partition.{contract.partition_by}"
     where = actions.column(column).to_pylist() if contract.partition_by else [None] * actions.num_rows
-    small: dict[object, int] = {}
+    files: dict[object, list[int]] = {}
     for value, size in zip(where, actions.column("size_bytes").to_pylist(), strict=True):
-        if size < _TARGET_BYTES:
-            small[value] = small.get(value, 0) + 1
-    if not any(count >= _SMALL_FILES for count in small.values()):
-        return 0
-    commit, hooks = properties(stamp)
-    metrics = handle.optimize.compact(
-        target_size=_TARGET_BYTES, commit_properties=commit, post_commithook_properties=hooks
-    )
-    return int(metrics["numFilesRemoved"])
+        files.setdefault(value, []).append(size)
+    compacted = 0
+    for value, sizes in files.items():
+        if sum(size < _TARGET_BYTES for size in sizes) < _SMALL_FILES:
+            continue
+        if sum(sizes) > _SORTABLE_BYTES:
+            commit, hooks = properties(stamp)
+            metrics = handle.optimize.compact(
+                [(contract.partition_by, "=", str(value))] if contract.partition_by else None,
+                target_size=_TARGET_BYTES,
+                commit_properties=commit,
+                post_commithook_properties=hooks,
+            )
+            compacted += int(metrics["numFilesRemoved"])
+            continue
+        handle.update_incremental()
+        rows = table.scan(handle.version())
+        if contract.partition_by:
+            rows = rows.filter(pl.col(contract.partition_by) == pl.lit(value))
+        commit, hooks = properties(stamp, operation="OPTIMIZE", rows=0)
+        write_deltalake(
+            handle,
+            rows.sort(contract.sort_by).collect().rechunk(),
+            mode="overwrite",
+            predicate=f"{contract.partition_by} = {literal(value)}" if contract.partition_by else None,
+            commit_properties=commit,
+            post_commithook_properties=hooks,
+        )
+        compacted += len(sizes)
+    return compacted
 
 
 def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, folder: Path | None) -> int:

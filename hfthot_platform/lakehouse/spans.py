@@ -9,7 +9,7 @@ import polars as pl
 from hfthot_platform.contracts import TableContract
 from hfthot_platform.errors import BadRequestError
 
-__all__ = ["Span", "chunks", "literal", "sql_within", "within"]
+__all__ = ["Span", "beside", "chunks", "literal", "sql_partitions", "sql_within", "within"]
 
 #: A day, or the days from a first to before a second one.
 Span = date | tuple[date, date]
@@ -68,16 +68,27 @@ def within(contract: TableContract, span: Span) -> pl.Expr:
 def sql_within(contract: TableContract, span: Span) -> str:
     """Return the same as `within` in SQL, from typed values only (never from text that a user wrote)."""
     low, high = _time_values(contract, span)
-    partitions = _partition_range(contract, span)
-    parts = []
-    if partitions:
-        parts = [
-            f"{contract.partition_by} >= {literal(partitions[0])}",
-            f"{contract.partition_by} <= {literal(partitions[1])}",
-        ]
+    parts = [sql_partitions(contract, span)] if contract.partition_by else []
     if contract.partition_by != "date":
         parts += [f"{contract.time_column} >= {literal(low)}", f"{contract.time_column} < {literal(high)}"]
     return " AND ".join(parts)
+
+
+def sql_partitions(contract: TableContract, span: Span) -> str:
+    """Return the SQL predicate for the whole partitions that a span touches."""
+    partitions = _partition_range(contract, span)
+    if partitions is None:
+        raise BadRequestError("the table has no partitions", where=contract.name)
+    low, high = (literal(each) for each in partitions)
+    return f"{contract.partition_by} >= {low} AND {contract.partition_by} <= {high}"
+
+
+def beside(contract: TableContract, span: Span) -> pl.Expr:
+    """Return the filter for the rows that share a partition with a span but lie outside it."""
+    partitions = _partition_range(contract, span)
+    if partitions is None or contract.partition_by is None:
+        return pl.lit(value=False)
+    return pl.col(contract.partition_by).is_between(partitions[0], partitions[1]) & within(contract, span).not_()
 
 
 def literal(value: object) -> str:

@@ -51,7 +51,7 @@ from hfthot_platform.lakehouse.commits import (
     properties,
 )
 from hfthot_platform.lakehouse.locks import writers_lock
-from hfthot_platform.lakehouse.spans import Span, chunks, literal, sql_within, within
+from hfthot_platform.lakehouse.spans import Span, beside, chunks, literal, sql_partitions, sql_within, within
 from hfthot_platform.lakehouse.storage import (
     damaged,
     fsync_files,
@@ -310,10 +310,17 @@ class Table:
             if before.height == audited.rows.height and before.sort(contract.sort_by).equals(audited.rows):
                 return _Plan(None, before.height, audited.duplicates, replayed=before.height, rejected=audited.rejected)
             published = audited.rows.height
+            whole = audited.rows
+            if partition is not None and contract.partition_by in {"month", "year"}:
+                # delta-rs would copy the other days of the partition in any order, file by file.  Written again with
+                # them the partition stays one sorted file, however often one of its days is replaced.
+                others = self._frame(handle).filter(beside(contract, partition)).collect()
+                whole = pl.concat([others, whole]).sort(contract.sort_by) if others.height else whole
+                predicate = sql_partitions(contract, partition)
 
             def write(target: DeltaTable, commit_id: str) -> None:
                 made = properties(stamp, commit_id, rows=published)
-                self._write(target, audited.rows, made, mode="overwrite", predicate=predicate)
+                self._write(target, whole, made, mode="overwrite", predicate=predicate)
 
             return _Plan(write, published, audited.duplicates, rejected=audited.rejected)
 
@@ -665,7 +672,15 @@ class Table:
         stored = int(metadata.configuration.get(_VERSION_PROPERTY, 0))
         if stored > contract.schema_version:
             raise self._needs_migration(f"stored as schema {stored}, this code knows {contract.schema_version}")
-        return bool(self._lacks(handle)) or stored < contract.schema_version
+        lacks = self._lacks(handle)
+        if lacks and stored == contract.schema_version:
+            # Readers fill a missing column with nulls only where the contract says that it came later.
+            raise SchemaMismatchError(
+                f"column {lacks[0].name!r} is new, but the contract still says schema version {stored}",
+                where=contract.name,
+                hint="Raise schema_version in the contract.",
+            )
+        return stored < contract.schema_version
 
     def _lacks(self, handle: DeltaTable) -> list[Field]:
         """Return the contract's columns that the stored table does not have yet."""

@@ -185,3 +185,35 @@ def test_a_snapshot_still_tells_its_time_after_a_log_clean_up(lake, small_files)
 
     for each in small_files.readable_versions():
         assert small_files.snapshot(version=each.version).committed_at == expected.get(each.version, each.timestamp)
+
+
+def test_a_compacted_day_is_sorted_again(lake, small_files):
+    maintain(lake, "market.trades")
+
+    for path in small_files.snapshot().paths:
+        rows = pl.read_parquet(path)
+        assert rows.equals(rows.sort("symbol", "venue", "ts", "trade_id"))
+
+
+def test_a_replaced_day_leaves_its_month_one_sorted_file(lake):
+    table = lake.table("market.closes")
+    days = [date(2024, 1, 2), date(2024, 1, 3), date(2024, 1, 4)]
+    rows = pl.DataFrame(
+        {
+            "date": [day for day in days for _ in range(3)],
+            "venue": ["us_equity"] * 9,
+            "symbol": ["CCC", "AAA", "BBB"] * 3,
+            "close": [10.0 + i / 10 for i in range(9)],
+            "adjusted": [True] * 9,
+            "source": ["vendor_history"] * 9,
+            "source_ref": ["test"] * 9,
+        }
+    )
+    table.merge(rows)
+
+    table.replace(days[1], rows.filter(pl.col("date") == days[1]).with_columns(pl.col("close") + 0.01))
+
+    (path,) = table.snapshot().paths
+    stored = pl.read_parquet(path)
+    assert stored.equals(stored.sort("symbol", "venue", "date"))
+    assert stored.height == 9
