@@ -108,7 +108,7 @@ def load_dataset(
     venues = dict(zip(found["symbol"].to_list(), found["venue"].to_list(), strict=True))
     for symbol in symbols:
         if symbol not in venues:
-            raise _absent(lake, symbol, interval, table, venue)
+            raise _absent(lake, symbol, interval, table, venue, bounded=start is not None or end is not None)
         if len(venues[symbol]) > 1:
             raise BadRequestError(
                 f"{symbol} is traded on {', '.join(venues[symbol])}",
@@ -125,10 +125,11 @@ def _of(lake: Lakehouse, table: str, interval: str) -> pl.LazyFrame:
     return rows.filter(pl.col("interval").cast(pl.String) == interval) if table == "market.bars" else rows
 
 
-def _absent(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str | None) -> DataError:
+def _absent(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str | None, *, bounded: bool) -> DataError:
     """Say what the lake has instead, and what to do."""
     what = f"no {'closes' if table == 'market.closes' else interval + ' bars'} of {symbol}"
     what += f" on {venue}" if venue else ""
+    what += " in the span asked for" if bounded else ""
     offers = []
     for name, keyword in (("market.bars", ""), ("market.bars_1m", 'interval="1m"'), ("market.closes", "closes=True")):
         rows = lake.table(name).scan().with_columns(pl.col("symbol", "venue").cast(pl.String))
@@ -138,7 +139,7 @@ def _absent(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str 
             arguments = f'interval="{row[1]}"' if len(row) > 1 else keyword
             offers.append(f'load_dataset("{symbol}", {arguments}, venue="{row[0]}")')
     if offers:
-        hint = f"In the time asked for there may be none; the lake has: {'; '.join(offers)}."
+        hint = f"The lake has: {'; '.join(offers)}."
     else:
         names = lake.table(table).scan().select(pl.col("symbol").cast(pl.String).unique()).collect()["symbol"]
         others = sorted(names.to_list())

@@ -1,0 +1,534 @@
+"""Backtests: hand-computed accounts, identity with a slow reference, and look-ahead that is caught."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hfthot_platform.errors import BadRequestError, DataError, LookAheadError
+from hfthot_platform.models.backtest import Bars, Costs, assert_causal, backtest, on_change
+from hfthot_platform.models.strategy import MeanReversion, TrendFollowing
+
+HOUR = 3_600_000_000
+FREE = Costs(0.0, 0.0)
+NONE = math.nan
+
+
+def bars_of(opens, closes, symbols=None, step=HOUR) -> Bars:
+    opens, closes = (np.asarray(each, dtype=float).reshape(len(each), -1) for each in (opens, closes))
+    names = symbols or tuple(f"S{i}" for i in range(opens.shape[1]))
+    high, low = np.maximum(opens, closes), np.minimum(opens, closes)
+    return Bars(step * np.arange(len(opens)), names, opens, high, low, closes, np.ones_like(opens))
+
+
+def random_walk(size=2_000, n=1, seed=0) -> Bars:
+    rng = np.random.default_rng(seed)
+    closes = 100 * np.exp(np.cumsum(0.01 * rng.standard_normal((size, n)), axis=0))
+    opens = np.vstack([closes[:1], closes[:-1]]) * np.exp(0.002 * rng.standard_normal((size, n)))
+    return bars_of(opens, closes)
+
+
+def fixed(*targets):
+    """Return a strategy that gives these targets whatever the data, as far as the data go."""
+    values = np.array(targets, dtype=float)
+    return lambda bars: values[: len(bars)]
+
+
+# --- by hand ----------------------------------------------------------------------------------------------------
+
+
+def test_a_decision_is_executed_at_the_next_open_and_not_before():
+    bars = bars_of([10, 20, 20, 20], [10, 40, 40, 80])
+
+    result = backtest(fixed(1, NONE, NONE, NONE), bars, FREE)
+
+    # Bought at 20, the open of the second bar; its close of 40 doubles the equity.
+    np.testing.assert_allclose(result.equity, [1, 2, 2, 4])
+
+
+def test_fees_and_slippage_of_a_round_trip_by_hand():
+    bars = bars_of([100, 100, 110, 121], [100, 105, 115, 121])
+
+    result = backtest(fixed(1, 0, NONE, NONE), bars, Costs(fee=0.01, slippage=0.02))
+
+    # All of the equity buys q units at 100 * 1.02 * 1.01; they are sold at 110 * 0.98 * 0.99.
+    q = 1 / (100 * 1.02 * 1.01)
+    end = q * 110 * 0.98 * 0.99
+    np.testing.assert_allclose(result.equity, [1, q * 105, end, end], rtol=1e-14)
+    assert result.total_cost == pytest.approx(q * 100 * (1.02 * 1.01 - 1) + q * 110 * (1 - 0.98 * 0.99))
+    assert result.trips["profit"].to_list() == pytest.approx([end - 1])
+
+
+def test_turnover_is_traded_value_over_equity_before_the_trade():
+    bars = bars_of([100, 100, 200, 200], [100, 200, 200, 200])
+
+    result = backtest(fixed(0.5, -0.5, NONE, NONE), bars, FREE)
+
+    # 0.5 bought; it doubles: equity 1.5, held 1.0, wanted -0.75: 1.75 traded.
+    np.testing.assert_allclose(result.turnover, [0, 0.5, 1.75 / 1.5, 0])
+
+
+def test_a_short_position_gains_when_the_price_falls():
+    result = backtest(fixed(-1, NONE, NONE), bars_of([10, 10, 8], [10, 8, 5]), FREE)
+
+    np.testing.assert_allclose(result.equity, [1, 1.2, 1.5])
+
+
+def test_held_positions_drift_without_orders():
+    result = backtest(fixed(0.5, NONE, NONE), bars_of([10, 10, 30], [10, 30, 30]), FREE)
+
+    # 0.05 units are kept: 0.5 in cash and 1.5 in the asset.
+    assert result.weights[-1, 0] == pytest.approx(0.75)
+    assert result.turnover[2] == 0
+
+
+def test_the_same_number_again_is_an_order_to_rebalance():
+    result = backtest(fixed(0.5, 0.5, NONE), bars_of([10, 10, 30], [10, 30, 30]), FREE)
+
+    assert result.weights[-1, 0] == pytest.approx(0.5)
+
+
+def test_round_trips_of_a_flip_by_hand():
+    bars = bars_of([10, 10, 20, 10, 10], [10, 20, 20, 10, 10])
+
+    result = backtest(fixed(1, -1, NONE, 0, NONE), bars, FREE)
+
+    # 1 becomes 2 long; 0.1 units short from 20 down to 10 add 1 more.
+    assert result.trips.select("side", "bars").rows() == [("long", 1), ("short", 2)]
+    np.testing.assert_allclose(result.trips["profit"].to_list(), [1, 1])
+    assert result.win_rate == 1
+    assert result.average_hold_bars == 1.5
+    assert result.average_hold == timedelta(hours=1.5)
+
+
+def test_an_open_round_trip_is_marked_and_not_counted_as_closed():
+    result = backtest(fixed(1, NONE, NONE), bars_of([10, 10, 10], [10, 10, 15]), FREE)
+
+    assert result.trips["exited"].to_list() == [None]
+    assert result.trips["profit"].to_list() == pytest.approx([0.5])
+    assert math.isnan(result.win_rate)
+    assert result.average_hold is None
+
+
+def test_sharpe_is_annualised_from_the_spacing_of_the_bars():
+    rng = np.random.default_rng(3)
+    closes = 100 * np.exp(np.cumsum(0.01 * rng.standard_normal(500)))
+    opens = np.concatenate([[100], closes[:-1]])
+    hourly, daily = (
+        backtest(lambda b: np.ones(len(b)), bars_of(opens, closes, step=s), FREE) for s in (HOUR, 24 * HOUR)
+    )
+
+    r = np.diff(closes) / closes[:-1]
+    assert hourly.bars_per_year == pytest.approx(365.25 * 24)
+    # The first bar's return is from its open, which is the close before.
+    assert hourly.sharpe == pytest.approx(r.mean() / r.std(ddof=1) * math.sqrt(365.25 * 24), rel=1e-9)
+    assert hourly.sharpe / daily.sharpe == pytest.approx(math.sqrt(24))
+
+
+def test_a_week_of_five_days_has_261_bars_a_year():
+    days = [datetime(2020, 1, 1, tzinfo=UTC) + timedelta(days=i) for i in range(1461)]
+    times = np.array([int(d.timestamp() * 1e6) for d in days if d.weekday() < 5])
+    ones = np.ones((times.size, 1))
+
+    assert Bars(times, ("X",), ones, ones, ones, ones, ones).bars_per_year == pytest.approx(261, abs=1)
+
+
+def test_drawdown_is_measured_from_the_highest_close_and_the_initial_equity():
+    result = backtest(fixed(1, NONE, NONE, NONE), bars_of([10, 10, 8, 12], [10, 8, 12, 6]), FREE)
+
+    np.testing.assert_allclose(result.drawdown, [0, -0.2, 0, -0.5])
+    assert result.max_drawdown == pytest.approx(-0.5)
+
+
+def test_the_warm_up_does_not_dilute_the_figures():
+    walk = random_walk(300, seed=5)
+    weights = np.ones(300)
+    weights[:100] = NONE
+
+    late = backtest(lambda b: weights[: len(b)], walk, FREE)
+
+    r = np.diff(late.equity)[100:] / late.equity[100:-1]
+    assert late.start == 100
+    assert late.volatility == pytest.approx(r.std(ddof=1) * math.sqrt(late.bars_per_year))
+
+
+def test_returns_are_counted_to_the_regime_known_before_them():
+    bars = bars_of([10, 10, 20, 20], [10, 20, 20, 10])
+
+    result = backtest(fixed(1, NONE, NONE, NONE), bars, FREE, regimes=["calm", "calm", "wild", "calm"])
+
+    table = {row["regime"]: row for row in result.by_regime.iter_rows(named=True)}
+    assert table["calm"]["bars"] == 2
+    assert table["calm"]["total_return"] == pytest.approx(1.0)
+    assert table["wild"]["total_return"] == pytest.approx(-0.5)
+
+
+def test_regime_returns_compound_to_the_total():
+    walk = random_walk(400, seed=9)
+    labels = np.random.default_rng(1).choice(["a", "b", "c"], 400).tolist()
+
+    result = backtest(TrendFollowing(20), walk, regimes=labels)
+
+    assert math.prod(1 + r for r in result.by_regime["total_return"]) - 1 == pytest.approx(result.total_return)
+    assert result.by_regime["paid"].sum() == pytest.approx(result.total_cost)
+    assert result.by_regime["trips"].sum() == result.trips["exited"].count()
+
+
+def test_a_short_that_loses_everything_ends_the_account():
+    result = backtest(fixed(-1, NONE, 1, NONE), bars_of([10, 10, 30, 30], [10, 15, 30, 60]), FREE)
+
+    assert result.ruined_at == 2
+    np.testing.assert_allclose(result.equity, [1, 0.5, -1, -1])
+    assert result.annual_return == -1
+
+
+def test_an_order_waits_for_the_next_bar_that_trades():
+    nan = math.nan
+    bars = bars_of([[10, 5], [10, nan], [10, 4], [10, 4]], [[10, 5], [10, nan], [10, 8], [10, 8]])
+
+    result = backtest(fixed([0, 1], [NONE, NONE], [NONE, NONE], [NONE, NONE]), bars, FREE)
+
+    np.testing.assert_allclose(result.equity, [1, 1, 2, 2])
+
+
+def test_a_missing_bar_keeps_the_last_price():
+    nan = math.nan
+    bars = bars_of([[10, 5], [10, 5], [10, nan], [10, 20]], [[10, 5], [10, 10], [10, nan], [10, 20]])
+
+    result = backtest(fixed([0, 1], *[[NONE, NONE]] * 3), bars, FREE)
+
+    np.testing.assert_allclose(result.equity, [1, 2, 2, 4])
+
+
+def test_a_strategy_without_decisions_earns_nothing():
+    result = backtest(lambda b: np.full(len(b), NONE), random_walk(50))
+
+    assert result.total_return == 0
+    assert math.isnan(result.sharpe)
+    assert result.trips.height == 0
+    assert result.metrics()["sharpe"] is None
+
+
+def test_a_result_reads_as_text():
+    text = str(backtest(MeanReversion(20), random_walk(500), regimes=["a"] * 500))
+
+    assert "MeanReversion(lookback=20" in text
+    assert "Sharpe" in text
+    assert "a year" in text
+
+
+# --- against a slow reference -----------------------------------------------------------------------------------
+
+
+def reference(opens, closes, target, fee, slippage):
+    """Run the account one unit and one bar at a time, by other formulas: cash flows and bisection."""
+    size, n = opens.shape
+    cash, units, last, waiting = 1.0, [0.0] * n, [None] * n, [None] * n
+    equity = []
+    for t in range(size):
+        if t:
+            for i in range(n):
+                if not math.isnan(target[t - 1, i]):
+                    waiting[i] = target[t - 1, i]
+        for i in range(n):
+            if not math.isnan(opens[t, i]):
+                last[i] = opens[t, i]
+        due = [i for i in range(n) if waiting[i] is not None and not math.isnan(opens[t, i])]
+        if due:
+
+            def cash_after(total, due=due, t=t, cash=cash, units=units):
+                left = cash
+                for i in due:
+                    d = waiting[i] * total / opens[t, i] - units[i]
+                    price = opens[t, i] * (1 + slippage if d > 0 else 1 - slippage)
+                    left -= d * price + fee * abs(d) * price
+                return left
+
+            def excess(total, due=due, units=units):
+                held = sum(
+                    (waiting[i] * total if i in due else units[i] * last[i]) for i in range(n) if last[i] is not None
+                )
+                return cash_after(total) + held - total
+
+            low, high = 0.0, 2.0 * (cash + sum(u * (p or 0) for u, p in zip(units, last, strict=True)))
+            for _ in range(200):
+                middle = (low + high) / 2
+                low, high = (middle, high) if excess(middle) > 0 else (low, middle)
+            total = (low + high) / 2
+            cash, new = cash_after(total), list(units)
+            for i in due:
+                new[i] = waiting[i] * total / opens[t, i]
+                waiting[i] = None
+            units = new
+        for i in range(n):
+            if not math.isnan(closes[t, i]):
+                last[i] = closes[t, i]
+        equity.append(cash + sum(u * (p or 0) for u, p in zip(units, last, strict=True)))
+    return np.array(equity)
+
+
+@settings(max_examples=120, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    size=st.integers(2, 40),
+    n=st.integers(1, 3),
+    fee=st.sampled_from([0.0, 0.001, 0.02]),
+    slippage=st.sampled_from([0.0, 0.0005, 0.03]),
+    holes=st.sampled_from([0.0, 0.2]),
+    short=st.booleans(),
+)
+def test_the_account_equals_a_slow_reference(seed, size, n, fee, slippage, holes, short):
+    rng = np.random.default_rng(seed)
+    closes = 100 * np.exp(np.cumsum(0.05 * rng.standard_normal((size, n)), axis=0))
+    opens = closes * np.exp(0.02 * rng.standard_normal((size, n)))
+    absent = rng.random((size, n)) < holes
+    opens[absent] = closes[absent] = np.nan
+    target = rng.choice([0.0, 0.3, 0.7, *([-0.4] if short else []), NONE], size=(size, n)) / n
+
+    result = backtest(lambda b: target[: len(b)], bars_of(opens, closes), Costs(fee, slippage))
+
+    np.testing.assert_allclose(result.equity, reference(opens, closes, target, fee, slippage), rtol=1e-11)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(1, 4))
+def test_profits_of_round_trips_add_up_to_the_profit(seed, n):
+    rng = np.random.default_rng(seed)
+    walk = random_walk(60, n, seed)
+    target = rng.choice([0.0, 0.5, -0.5, NONE], size=(60, n)) / n
+
+    result = backtest(lambda b: target[: len(b)], walk, Costs(0.002, 0.001))
+
+    assert result.trips["profit"].sum() == pytest.approx(result.total_return, abs=1e-12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_a_long_only_account_has_its_target_weights_and_never_borrows(seed):
+    rng = np.random.default_rng(seed)
+    prices = 100 * np.exp(np.cumsum(0.03 * rng.standard_normal((30, 3)), axis=0))
+    target = rng.dirichlet(np.ones(3), size=30)
+
+    # Open and close are the same price, so the weights at the close are those right after the trade.
+    result = backtest(lambda b: target[: len(b)], bars_of(prices, prices), Costs(0.01, 0.01))
+
+    np.testing.assert_allclose(result.weights[1:], target[:-1], rtol=1e-12)
+    assert (result.weights.sum(axis=1) <= 1 + 1e-12).all()
+
+
+def test_costs_never_help():
+    walk = random_walk(800, 2, seed=4)
+
+    equities = [backtest(MeanReversion(20), walk, Costs(fee, 0)).equity[-1] for fee in (0, 0.001, 0.01)]
+
+    assert equities == sorted(equities, reverse=True)
+
+
+def test_equity_at_a_bar_does_not_depend_on_later_bars():
+    walk = random_walk(500, 2, seed=6)
+    whole = backtest(TrendFollowing(30), walk).equity
+
+    for cut in (100, 250, 499):
+        np.testing.assert_array_equal(backtest(TrendFollowing(30), walk.head(cut)).equity, whole[:cut])
+
+
+# --- look-ahead -------------------------------------------------------------------------------------------------
+
+
+def tomorrow(bars):
+    """Buy what is going to rise: the planted look-ahead."""
+    return np.sign(np.diff(bars.close[:, 0], append=bars.close[-1:, 0]))
+
+
+def whole_sample(bars):
+    """Compare with the mean of the whole sample: the look-ahead that looks innocent."""
+    x = np.log(bars.close[:, 0])
+    return -np.sign(x - x.mean())
+
+
+def centred(bars):
+    """Smooth with a window that reaches two bars ahead."""
+    x = np.convolve(np.log(bars.close[:, 0]), np.ones(5) / 5, mode="same")
+    return np.sign(np.diff(x, prepend=x[0]))
+
+
+def rolled(bars):
+    """Shift the wrong way."""
+    return np.roll(np.sign(np.diff(bars.close[:, 0], prepend=bars.close[0, 0])), -1)
+
+
+CHEATS = [tomorrow, whole_sample, centred, rolled]
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_planted_look_ahead_is_refused(cheat):
+    with pytest.raises(LookAheadError, match=cheat.__name__):
+        backtest(cheat, random_walk())
+
+
+@pytest.mark.parametrize("cheat", CHEATS)
+def test_a_planted_look_ahead_fails_the_assertion(cheat):
+    with pytest.raises(LookAheadError, match="at 1970-"):
+        assert_causal(cheat, random_walk())
+
+
+def test_what_a_look_ahead_would_have_earned():
+    walk = random_walk()
+
+    cheated = backtest(tomorrow, walk, FREE, causality_cuts=0)
+
+    # Executed at the next open, tomorrow's close is still known a bar in advance.
+    assert cheated.sharpe > 50
+
+
+def test_a_look_ahead_far_from_the_start_is_found_by_the_assertion():
+    def late(bars):
+        out = np.zeros(len(bars))
+        out[1500:] = tomorrow(bars)[1500:]
+        return out
+
+    with pytest.raises(LookAheadError):
+        assert_causal(late, random_walk(), n_cuts=40)
+
+
+def test_a_strategy_that_needs_the_future_to_say_anything_is_refused():
+    def needy(bars):
+        if len(bars) < 1_900:
+            raise DataError("too few bars")
+        return np.ones(len(bars))
+
+    with pytest.raises(LookAheadError, match="cannot decide"):
+        backtest(needy, random_walk())
+
+
+@pytest.mark.parametrize("strategy", [TrendFollowing(), MeanReversion(), lambda b: on_change(np.ones(len(b)))])
+def test_honest_strategies_are_causal(strategy):
+    assert_causal(strategy, random_walk())
+
+
+def test_a_strategy_that_changes_its_data_is_stopped():
+    def careless(bars):
+        bars.close[:] = 1.0
+        return np.ones(len(bars))
+
+    with pytest.raises(ValueError, match="read-only"):
+        backtest(careless, random_walk(100))
+
+
+def test_the_assertion_says_when_there_is_nothing_to_judge():
+    with pytest.raises(DataError, match="decides nothing"):
+        assert_causal(TrendFollowing(500), random_walk(400))
+
+
+# --- refusals and data ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "target", [np.ones(7), np.full((10, 2), 1.0), np.full(10, math.inf)], ids=["short", "columns", "infinite"]
+)
+def test_targets_that_do_not_fit_are_refused(target):
+    with pytest.raises(DataError, match="targets of shape"):
+        backtest(lambda _: target, random_walk(10))
+
+
+def test_costs_that_no_trade_can_carry_are_refused():
+    with pytest.raises(BadRequestError, match="leverage"):
+        backtest(lambda b: np.full(len(b), 8.0), random_walk(50), Costs(0.1, 0.0))
+
+
+@pytest.mark.parametrize("values", [{"fee": -0.1}, {"slippage": 0.5}, {"fee": math.nan}])
+def test_costs_out_of_range_are_refused(values):
+    with pytest.raises(BadRequestError):
+        Costs(**values)
+
+
+def test_regimes_must_cover_every_bar():
+    with pytest.raises(DataError, match="9 regimes"):
+        backtest(lambda b: np.ones(len(b)), random_walk(10), regimes=["a"] * 9)
+
+
+def test_bars_refuse_prices_that_are_not():
+    good = np.full((3, 1), 10.0)
+    bad = good.copy()
+    bad[1] = 0.0
+    with pytest.raises(DataError, match="low of X is"):
+        Bars(np.arange(3), ("X",), good, good, bad, good, good)
+
+
+def test_bars_refuse_times_out_of_order():
+    ones = np.ones((2, 1))
+    with pytest.raises(DataError, match="increasing"):
+        Bars(np.array([2, 1]), ("X",), ones, ones, ones, ones, ones)
+
+
+def rows(symbol, hours, price, *, final=True):
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    return [
+        {
+            "symbol": symbol,
+            "ts": start + timedelta(hours=h),
+            **dict.fromkeys(("open", "high", "low", "close"), price),
+            "volume": 1.0,
+            "buy_volume": None,
+            "final": final,
+        }
+        for h in hours
+    ]
+
+
+def test_rows_of_several_symbols_become_a_panel_with_holes():
+    frame = pl.DataFrame([*rows("B", [0, 2], 5.0), *rows("A", [0, 1], 7.0)])
+
+    bars = Bars.from_frame(frame.sample(fraction=1.0, shuffle=True, seed=1))
+
+    assert bars.symbols == ("A", "B")
+    np.testing.assert_array_equal(bars.close, [[7, 5], [7, np.nan], [np.nan, 5]])
+    assert bars.buy_volume is None
+    assert bars.column("B") == 1
+
+
+def test_unfinished_bars_are_left_out():
+    frame = pl.DataFrame([*rows("A", [0, 1], 7.0), *rows("A", [2], 9.0, final=False)])
+
+    assert len(Bars.from_frame(frame)) == 2
+
+
+def test_two_venues_at_once_are_refused():
+    frame = pl.DataFrame([*rows("A", [0], 7.0), *rows("A", [0], 7.1)])
+
+    with pytest.raises(BadRequestError, match="two bars"):
+        Bars.from_frame(frame)
+
+
+def test_closes_alone_are_executed_at_the_next_close():
+    day = datetime(2024, 1, 1, tzinfo=UTC).date()
+    frame = pl.DataFrame(
+        {"symbol": ["A"] * 3, "date": [day + timedelta(days=i) for i in range(3)], "close": [10.0, 20.0, 40.0]}
+    )
+
+    result = backtest(fixed(1, NONE, NONE), Bars.from_closes(frame), FREE)
+
+    np.testing.assert_allclose(result.equity, [1, 1, 2])
+
+
+def test_on_change_keeps_the_changes_only():
+    given_weights = [NONE, 1, 1, NONE, 1, 0, 0, 1]
+
+    np.testing.assert_array_equal(on_change(given_weights), [NONE, 1, NONE, NONE, NONE, 0, NONE, 1])
+
+
+def test_buying_and_holding_bitcoin_earns_what_its_price_did(shared_data):
+    path = shared_data / "ohlcv/binance_perp_1h_2020_2024/perp_1h_22sym.parquet"
+    frame = pl.read_parquet(path).filter(pl.col("symbol") == "BTCUSDT").rename({"open_time": "ts"})
+
+    result = backtest(lambda b: on_change(np.ones(len(b))), frame, FREE)
+
+    prices = frame.sort("ts")
+    assert result.total_return == pytest.approx(prices["close"][-1] / prices["open"][1] - 1)
+    assert result.bars_per_year == pytest.approx(365.25 * 24)
