@@ -108,7 +108,7 @@ class Bars:
             if wrong.any():
                 t, i = np.argwhere(wrong)[0]
                 raise DataError(
-                    f"{name} of {self.symbols[i]} is {arrays[name][t, i]!r} beside a close of {close[t, i]!r}",
+                    f"{name} of {self.symbols[i]} is {arrays[name][t, i]:g} beside a close of {close[t, i]:g}",
                     where=f"Bars at {_moment(times[t])}",
                     hint="Prices are positive; a missing bar has NaN in all four.",
                 )
