@@ -476,8 +476,8 @@ def expectation_maximisation(
 
 
 @compiled
-def _remember(memory: FloatArray, r: float, decay: FloatArray, out: FloatArray) -> int:
-    """Take one return into the exponentially weighted sums; fill out (4,) with the features of the bar.
+def _remember(memory: FloatArray, r: float, decay: FloatArray, out: FloatArray, t: int) -> int:
+    """Take one return into the exponentially weighted sums; fill out[t] (4,) with the features of the bar.
 
     The features, of returns in units of the model's scale: the return; the efficiency ratio |sum r| / sum |r|,
     times the square root of the weight so that a random walk has the same value whatever the memory; the lag-1
@@ -489,19 +489,26 @@ def _remember(memory: FloatArray, r: float, decay: FloatArray, out: FloatArray) 
             weight and products for the autocorrelation; the last return or NaN.
         r: the return in units of the scale, NaN if the bar is missing.
         decay: factor per bar of volatility, trend and autocorrelation, (3,).
-        out: filled, (4,).
+        out: row t is filled, (T, 4). t: the bar.
 
     Returns:
         0 if the bar is missing; 1 if only its return is known, as long as one of the weights is below three
         quarters of its limit; 2 if all four features are known.
     """
     v, d, c = decay[0], decay[1], decay[2]
-    for k in range(9):
-        memory[k] *= v if k < 2 else (d if k < 5 else c)
+    memory[0] *= v
+    memory[1] *= v
+    memory[2] *= d
+    memory[3] *= d
+    memory[4] *= d
+    memory[5] *= c
+    memory[6] *= c
+    memory[7] *= c
+    memory[8] *= c
     last = memory[9]
     memory[9] = r
-    out[0] = r
-    out[1] = out[2] = out[3] = 0.0
+    out[t, 0] = r
+    out[t, 1] = out[t, 2] = out[t, 3] = 0.0
     if math.isnan(r):
         return 0
     memory[0] += 1.0
@@ -521,9 +528,9 @@ def _remember(memory: FloatArray, r: float, decay: FloatArray, out: FloatArray) 
         or memory[7] * (1.0 - c) < 0.5
     ):
         return 1
-    out[1] = abs(memory[3]) / (memory[4] + 1e-3) * math.sqrt(memory[2])
-    out[2] = memory[8] / memory[7] / (memory[6] / memory[5] + 1e-6)
-    out[3] = 0.5 * math.log(memory[1] / memory[0] + 1e-6)
+    out[t, 1] = abs(memory[3]) / (memory[4] + 1e-3) * math.sqrt(memory[2])
+    out[t, 2] = memory[8] * memory[5] / (memory[7] * (memory[6] + 1e-6 * memory[5]))
+    out[t, 3] = 0.5 * math.log(memory[1] / memory[0] + 1e-6)
     return 2
 
 
@@ -533,45 +540,43 @@ def trailing_features(y: FloatArray, decay: FloatArray, out: FloatArray, known: 
     memory = np.zeros(10)
     memory[9] = np.nan
     for t in range(y.size):
-        known[t] = _remember(memory, y[t], decay, out[t])
-
-
-@compiled
-def _gaussian(x: FloatArray, known: int, j: int, mean: FloatArray, whiten: FloatArray, constant: FloatArray) -> float:
-    """Return the log-density of the features x (4,), or of their first one alone, or 0 for a missing bar.
-
-    Args:
-        x: (4,). known: as `_remember` returns it. j: the state. mean: (K, 4).
-        whiten: (K, 4, 4), inverse of the Cholesky factor L of the covariance; as L is lower triangular, its first
-            element is one over the standard deviation of the first feature.
-        constant: log-densities at the mean, of the first feature and of all four, (K, 2).
-    """
-    if known == 0:
-        return 0.0
-    total: float = 0.0
-    for i in range(1 if known == 1 else 4):
-        z = 0.0
-        for k in range(i + 1):
-            z += whiten[j, i, k] * (x[k] - mean[j, k])
-        total += z * z
-    density: float = constant[j, known - 1] - 0.5 * total
-    return density
+        known[t] = _remember(memory, y[t], decay, out, t)
 
 
 @compiled
 def multivariate_density(
     x: FloatArray, known: IntArray, mean: FloatArray, whiten: FloatArray, constant: FloatArray, out: FloatArray
 ) -> None:
-    """Fill out (T, K) with the log-densities of the features x (T, 4)."""
+    """Fill out (T, K) with log-densities of the features, or of their first one alone; 0 for missing bars.
+
+    Args:
+        x: features, (T, 4). known: as `_remember` returns it, (T,). mean: (K, 4).
+        whiten: (K, 4, 4), inverse of the Cholesky factor L of the covariance; as L is lower triangular, its first
+            element is one over the standard deviation of the first feature.
+        constant: log-densities at the mean, of the first feature and of all four, (K, 2).
+        out: filled, (T, K).
+    """
     for t in range(x.shape[0]):
-        features = x[t]
         for j in range(mean.shape[0]):
-            out[t, j] = _gaussian(features, known[t], j, mean, whiten, constant)
+            if known[t] == 0:
+                out[t, j] = 0.0
+                continue
+            d0 = x[t, 0] - mean[j, 0]
+            z0 = whiten[j, 0, 0] * d0
+            total = z0 * z0
+            if known[t] == 2:  # written out: a loop over a triangle is not unrolled
+                d1, d2, d3 = x[t, 1] - mean[j, 1], x[t, 2] - mean[j, 2], x[t, 3] - mean[j, 3]
+                z1 = whiten[j, 1, 0] * d0 + whiten[j, 1, 1] * d1
+                z2 = whiten[j, 2, 0] * d0 + whiten[j, 2, 1] * d1 + whiten[j, 2, 2] * d2
+                z3 = whiten[j, 3, 0] * d0 + whiten[j, 3, 1] * d1 + whiten[j, 3, 2] * d2 + whiten[j, 3, 3] * d3
+                total += z1 * z1 + z2 * z2 + z3 * z3
+            out[t, j] = constant[j, known[t] - 1] - 0.5 * total
 
 
 @compiled
 def filter_multivariate(
     y: FloatArray,
+    scale: float,
     decay: FloatArray,
     mean: FloatArray,
     whiten: FloatArray,
@@ -582,9 +587,9 @@ def filter_multivariate(
     f: FloatArray,
     out: FloatArray,
 ) -> None:
-    """Fill log_density (T, K), f (T, K) and out (T,) from returns y (T,) in units of the scale, in one call."""
+    """Fill log_density (T, K), f (T, K) and out (T,) from returns y (T,) in one call."""
     x, known = np.empty((y.size, 4)), np.empty(y.size, dtype=np.int64)
-    trailing_features(y, decay, x, known)
+    trailing_features(y / scale, decay, x, known)
     multivariate_density(x, known, mean, whiten, constant, log_density)
     forward(log_density, A, pi, f, out)
 
@@ -677,11 +682,11 @@ def online_multivariate(
         mean: (K, 4). whiten: (K, 4, 4). constant: (K, 2). A: (K, K). pi: (K,).
     """
     states = pi.size
-    prediction, row, x = np.empty(states), np.empty((1, states)), np.empty(4)
+    prediction, row = np.empty(states), np.empty((1, states))
+    x, known = np.empty((1, 4)), np.empty(1, dtype=np.int64)
     _predict(f, memory, A, pi, prediction)
-    known = _remember(memory[1:], r, decay, x)
-    for j in range(states):
-        row[0, j] = _gaussian(x, known, j, mean, whiten, constant)
+    known[0] = _remember(memory[1:], r, decay, x, 0)
+    multivariate_density(x, known, mean, whiten, constant, row)
     advance(row, 0, prediction, f)
     return int(np.argmax(f[0]))
 

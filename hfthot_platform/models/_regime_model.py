@@ -342,7 +342,7 @@ class RegimeModel:
         f, out, rows = np.empty(shape), np.empty(y.size if densities else 0), np.empty(shape)
         if part := self.multivariate:
             loops.filter_multivariate(
-                *(y / part.scale, part.decay, part.mean, part.whiten, part.constant),
+                *(y, part.scale, part.decay, part.mean, part.whiten, part.constant),
                 *(self.transition, self.initial, rows, f, out),
             )
         else:
