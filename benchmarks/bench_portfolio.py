@@ -68,7 +68,8 @@ def main():
         return best_ms(lambda: model.fit(frame), 3) - prior_ms
 
     print(
-        f"{n} assets, {t} days; wall and CPU ms, best of several; skfolio without its {prior_ms[0]:.0f} ms of moments; CPU ratio"
+    print(f"{n} assets, {t} days; wall and CPU ms, best of several; the ratio is of CPU times")
+    print(f"skfolio without its {prior_ms[0]:.0f} ms of moments")
     )
     print(f"{'':<44} {'ours':>9} {'CPU':>8} {'skfolio':>9} {'CPU':>8}")
 
