@@ -1,0 +1,207 @@
+"""The researcher's three lines: data from the lake, a strategy, a backtest."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+
+import numpy as np
+import polars as pl
+import pytest
+
+from hfthot_platform import research
+from hfthot_platform.errors import BadRequestError, DataError, LookAheadError
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.research import MeanReversion, TrendFollowing, backtest, equity_plot, load_dataset
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+
+
+def hours(symbol: str, n: int, *, venue: str = "binance", seed: int = 0) -> pl.DataFrame:
+    rng = np.random.default_rng(seed)
+    closes = 100 * np.exp(np.cumsum(0.01 * rng.standard_normal(n)))
+    opens = np.concatenate([[100.0], closes[:-1]])
+    ts = [START + timedelta(hours=i) for i in range(n)]
+    return pl.DataFrame(
+        {
+            "month": [t.date().replace(day=1) for t in ts],
+            "venue": venue,
+            "symbol": symbol,
+            "interval": "1h",
+            "ts": ts,
+            "ts_close": [t + timedelta(hours=1) for t in ts],
+            "open": opens,
+            "high": np.maximum(opens, closes),
+            "low": np.minimum(opens, closes),
+            "close": closes,
+            "volume": 5.0,
+            "final": True,
+            "origin": "vendor",
+            "source": "replay",
+            "source_ref": "test:1",
+        },
+        schema_overrides={"ts": pl.Datetime("us", "UTC"), "ts_close": pl.Datetime("us", "UTC")},
+    )
+
+
+def closes(symbol: str, n: int) -> pl.DataFrame:
+    days = [START.date() + timedelta(days=i) for i in range(n)]
+    return pl.DataFrame(
+        {
+            "year": [d.year for d in days],
+            "date": days,
+            "venue": "us_equity",
+            "symbol": symbol,
+            "close": 50.0 + np.arange(n),
+            "adjusted": True,
+            "source": "vendor_history",
+            "source_ref": "test:1",
+        },
+        schema_overrides={"year": pl.Int16},
+    )
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("research") / "lake"
+    lake = Lakehouse.open(folder)
+    lake.table("market.bars").append(
+        pl.concat(
+            [
+                hours("BTC-USDT", 700),
+                hours("ETH-USDT", 300, seed=1),
+                hours("SOL-USDT", 20, seed=2),
+                hours("SOL-USDT", 20, venue="kraken", seed=3),
+            ]
+        )
+    )
+    lake.table("market.closes").append(closes("AAPL", 30))
+    return folder
+
+
+@pytest.fixture
+def lake(root, tmp_path, monkeypatch) -> Lakehouse:
+    """Configure the lake as a user would; nothing is loaded yet."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HFTHOT_LAKE_ROOT", str(root))
+    research._last.__dict__.clear()
+    return Lakehouse.open(root)
+
+
+def test_three_lines(lake):
+    load_dataset("BTC-USDT")
+    strategy = MeanReversion()
+    result = backtest(strategy)
+
+    assert result.symbols == ("BTC-USDT",)
+    assert len(result.times) == 700
+    assert result.bars_per_year == pytest.approx(8766)
+    assert result.by_regime["bars"].sum() == 699 - result.start
+    assert "Sharpe" in str(result)
+
+
+def test_explicit_data_and_costs_come_before_what_was_loaded_last(lake):
+    bitcoin = load_dataset("BTC-USDT")
+    load_dataset("ETH-USDT")
+
+    dear = backtest(TrendFollowing(20), bitcoin, research.Costs(0.01, 0.0))
+    cheap = backtest(TrendFollowing(20), bitcoin, research.Costs(0.0, 0.0))
+
+    assert dear.symbols == ("BTC-USDT",)
+    assert dear.total_return < cheap.total_return
+
+
+def test_a_backtest_without_data_says_what_to_do(lake):
+    with pytest.raises(BadRequestError, match=r"load_dataset\(\"BTC-USDT\"\) first"):
+        backtest(MeanReversion())
+
+
+def test_another_thread_does_not_see_what_this_one_loaded(lake):
+    load_dataset("BTC-USDT")
+
+    with ThreadPoolExecutor(1) as pool, pytest.raises(BadRequestError, match="no data"):
+        pool.submit(backtest, MeanReversion()).result()
+
+
+def test_look_ahead_is_refused_here_too(lake):
+    load_dataset("BTC-USDT")
+
+    with pytest.raises(LookAheadError):
+        backtest(lambda bars: np.sign(np.diff(bars.close[:, 0], append=1.0)))
+
+
+def test_several_symbols_become_one_panel(lake):
+    bars = load_dataset("ETH-USDT", "BTC-USDT")
+
+    assert bars.symbols == ("BTC-USDT", "ETH-USDT")
+    assert np.isnan(bars.close[300:, 1]).all()
+
+
+def test_a_span_is_cut_out(lake):
+    bars = load_dataset("BTC-USDT", start=START + timedelta(hours=10), end=START + timedelta(hours=20))
+
+    assert len(bars) == 10
+    assert bars.times[0] == int((START + timedelta(hours=10)).timestamp() * 1e6)
+
+
+def test_an_unknown_symbol_names_the_nearest_and_the_next_step(lake):
+    with pytest.raises(DataError, match=r"no 1h bars of BTC-USD\. Did you mean 'BTC-USDT'\?.*ingest"):
+        load_dataset("BTC-USD")
+
+
+def test_another_interval_is_offered_and_never_taken(lake):
+    with pytest.raises(DataError, match=r"no 1d bars of BTC-USDT\. The lake has: .*interval=\"1h\""):
+        load_dataset("BTC-USDT", interval="1d")
+
+
+def test_a_span_without_bars_says_so(lake):
+    with pytest.raises(DataError, match="in the span asked for"):
+        load_dataset("BTC-USDT", start=START + timedelta(days=900))
+
+
+def test_an_empty_lake_says_so(tmp_path):
+    with pytest.raises(DataError, match="It is empty"):
+        load_dataset("BTC-USDT", lake=Lakehouse.open(tmp_path / "nothing"))
+
+
+def test_a_symbol_of_several_venues_asks_which(lake):
+    with pytest.raises(BadRequestError, match="binance, kraken"):
+        load_dataset("SOL-USDT")
+
+    assert len(load_dataset("SOL-USDT", venue="kraken")) == 20
+
+
+def test_stocks_with_closes_only(lake):
+    with pytest.raises(DataError, match="closes=True"):
+        load_dataset("AAPL", interval="1d")
+
+    bars = load_dataset("AAPL", closes=True)
+    result = backtest(lambda b: research.on_change(np.ones(len(b))), bars, research.Costs(0, 0))
+
+    # Decided on the first close, bought at the second.
+    assert result.total_return == pytest.approx(79 / 51 - 1)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"symbols": ()}, {"symbols": ("A",), "interval": "7m"}, {"symbols": ("A",), "start": datetime(2024, 1, 1)}],
+)
+def test_bad_arguments_are_refused(lake, arguments):
+    with pytest.raises(BadRequestError):
+        load_dataset(*arguments.pop("symbols"), **arguments)
+
+
+def test_the_equity_is_drawn(lake):
+    load_dataset("ETH-USDT")
+
+    assert equity_plot(backtest(TrendFollowing(20))).startswith(b"\x89PNG")
+
+
+def test_short_data_have_no_regimes(lake):
+    load_dataset("ETH-USDT")
+
+    result = backtest(TrendFollowing(20))
+
+    assert result.by_regime.height == 0
+    assert not math.isnan(result.sharpe)
