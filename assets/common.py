@@ -202,7 +202,8 @@ def published(
         "table_files": files,
     }
     account |= {name: dg.MetadataValue.md(text) for name, text in (pictures or {}).items()}
-    partitions = context.partition_keys if context.has_partition_key_range else []
+    partitioned = context.has_partition_key or context.has_partition_key_range
+    partitions = context.partition_keys if partitioned else []
     if len(partitions) > 1:
         context.add_asset_metadata(account, asset_key=key, partition_key=partitions[-1])
         return dg.MaterializeResult(asset_key=key, metadata=everywhere)
