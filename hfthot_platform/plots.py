@@ -604,7 +604,8 @@ def _no_data(title: str) -> bytes:
 def _png(figure: Figure) -> bytes:
     """Render, at a lower resolution if the picture would be too large for metadata."""
     png = b""
-    for dpi in (110, 80, 60, 45):
+    # 960 pixels at first: what Dagster's dialog shows without cutting on a screen 1280 pixels wide.
+    for dpi in (96, 80, 60, 45):
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
         png = buffer.getvalue()
