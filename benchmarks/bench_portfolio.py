@@ -67,10 +67,8 @@ def main():
     def skfolio(model):
         return best_ms(lambda: model.fit(frame), 3) - prior_ms
 
-    print(
     print(f"{n} assets, {t} days; wall and CPU ms, best of several; the ratio is of CPU times")
     print(f"skfolio without its {prior_ms[0]:.0f} ms of moments")
-    )
     print(f"{'':<44} {'ours':>9} {'CPU':>8} {'skfolio':>9} {'CPU':>8}")
 
     ours = risk_parity(cov)
