@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfthot_platform.errors import BadRequestError, DataError, LookAheadError
-from hfthot_platform.models.backtest import Bars, Costs, assert_causal, backtest, on_change
+from hfthot_platform.models.backtest import Bars, Costs, _futures, assert_causal, backtest, on_change
 from hfthot_platform.models.strategy import MeanReversion, TrendFollowing
 
 HOUR = 3_600_000_000
@@ -72,6 +72,13 @@ def test_turnover_is_traded_value_over_equity_before_the_trade():
 
     # 0.5 bought; it doubles: equity 1.5, held 1.0, wanted -0.75: 1.75 traded.
     np.testing.assert_allclose(result.turnover, [0, 0.5, 1.75 / 1.5, 0])
+
+
+def test_turnover_with_costs_is_still_over_equity_before_the_trade():
+    result = backtest(fixed(1, NONE, NONE), bars_of([100] * 3, [100] * 3), Costs(fee=0.25 / 2, slippage=0.0))
+
+    # After the fee the equity is 1 / 1.125, all of it in the asset.
+    np.testing.assert_allclose(result.turnover, [0, 1 / 1.125, 0])
 
 
 def test_a_short_position_gains_when_the_price_falls():
@@ -167,6 +174,14 @@ def test_returns_are_counted_to_the_regime_known_before_them():
     assert table["calm"]["bars"] == 2
     assert table["calm"]["total_return"] == pytest.approx(1.0)
     assert table["wild"]["total_return"] == pytest.approx(-0.5)
+
+
+def test_a_round_trip_is_counted_to_the_regime_known_at_the_close_before_its_entry():
+    bars = bars_of([10, 10, 20, 30], [10, 20, 30, 30])
+
+    result = backtest(fixed(NONE, 1, 0, NONE), bars, FREE, regimes=["a", "b", "c", "d"])
+
+    assert result.trips["entry_regime"].to_list() == ["b"]
 
 
 def test_regime_returns_compound_to_the_total():
@@ -376,6 +391,20 @@ def test_a_planted_look_ahead_is_refused(cheat):
 def test_a_planted_look_ahead_fails_the_assertion(cheat):
     with pytest.raises(LookAheadError, match="at 1970-"):
         assert_causal(cheat, random_walk())
+
+
+def test_the_assertion_tries_a_cut_a_disturbed_and_a_shifted_future():
+    walk = random_walk(30, 2)
+
+    cut, disturbed, shifted = (other for _, other in _futures(walk, 10, np.random.default_rng(0)))
+
+    assert len(cut) == 10
+    for other in (disturbed, shifted):
+        np.testing.assert_array_equal(other.close[:10], walk.close[:10])
+        np.testing.assert_array_equal(other.times, walk.times)
+        assert (other.high >= other.low).all()
+    assert (disturbed.close[10:] != walk.close[10:]).all()
+    np.testing.assert_array_equal(shifted.close[10:29], walk.close[11:])
 
 
 def test_what_a_look_ahead_would_have_earned():
