@@ -112,7 +112,7 @@ def test_a_launched_run_publishes_the_trades_of_its_day(dagster_dev, work):
     assert rows["date"].unique().to_list() == [DAY]
     assert rows["symbol"].unique().to_list() == ["ALPHA-USDT"]
     assert 200 < rows.height < 400
-    assert [each.run_id for each in table.versions() if each.rows] == [work.ingest]
+    assert [(each.run_id, each.partition) for each in table.versions() if each.rows] == [(work.ingest, str(DAY))]
 
 
 def test_the_automation_sensor_derives_the_bars_of_the_ingested_trades(dagster_dev, bars):
@@ -122,7 +122,7 @@ def test_the_automation_sensor_derives_the_bars_of_the_ingested_trades(dagster_d
     assert bars["volume"].sum() == pytest.approx(trades["amount"].sum())
     assert bars["high"].max() == trades["price"].max()
     versions = dagster_dev.lake.table("market.bars_1m").versions()
-    (run,) = dagster_dev.runs(runIds=[each.run_id for each in versions if each.partition == DAY.isoformat()])
+    (run,) = dagster_dev.runs(runIds=[each.run_id for each in versions if each.partition == str(DAY)])
     assert {"key": "dagster/from_automation_condition", "value": "true"} in run["tags"]
 
 
@@ -213,6 +213,7 @@ def test_the_asset_page_shows_its_plots(dagster_dev, page, screenshots, plot):
     image = page.locator(f"img[alt='{plot}']")
     image.wait_for()
     assert image.evaluate("each => each.decode().then(() => each.naturalWidth)") > 500
+    page.wait_for_timeout(500)  # the picture fades in
     page.screenshot(path=screenshots / f"asset_page_{plot}.png")
 
 
