@@ -203,7 +203,7 @@ def index():
         started = time.perf_counter()
         walk = walk_forward(returns, start=start, refit_every=21, observation=observation)
         taken = time.perf_counter() - started
-        hindsight = fit_regimes(returns, observation=observation)
+        hindsight = fit_regimes(returns, observation=observation, previous=walk.models[-1])
         found = agreement(walk.regime[start:], hindsight.smooth(returns).argmax(axis=1)[start:])
         density = 0.0
         for k, model in enumerate(walk.models):

@@ -35,8 +35,6 @@ _HORIZON: Final = 10
 _CONFIDENCE: Final = 0.95
 #: A state with a smaller share of the bars is a handful of outliers.
 _LEAST_OCCUPANCY: Final = 0.01
-#: Names swap between refits only if this share of bootstrap draws wants it.
-_RELABEL: Final = 0.9
 #: Share of the bars, from the end, that the choice between models is made on.
 _HOLDOUT: Final = 0.3
 #: Least standard deviation of a state, in standard deviations of the series.
@@ -221,24 +219,28 @@ class Fit:
         predicted_score = _score(predicted.mean, predicted.variance, predicted.phi, stay)
         drawn_codes = _codes(predicted.variance, predicted_score)
 
-        codes = _codes(variance, score)
-        names = _names(codes)
-        if previous is not None and float((drawn_codes == codes).all(axis=1).mean()) < _RELABEL:
-            names = _continued(names, np.sqrt(variance), previous)
-            codes = np.array([LABELS.index(name) for name in names])
-        order = sorted(range(self.n_states), key=lambda j: LABELS.index(names[j]))
-        labels = tuple(names[j] for j in order)
-        evidence = Evidence(
-            score=_tuple(score[order]),
-            volatility=_tuple(np.sqrt(variance)[order]),
-            occupancy=_tuple(g.mean(axis=0)[order]),
-            score_low=_tuple(np.quantile(drawn_score, 0.05, axis=0)[order]),
-            score_high=_tuple(np.quantile(drawn_score, 0.95, axis=0)[order]),
-            label_confidence=_tuple((drawn_codes == codes).mean(axis=0)[order]),
-        )
         floor = _SIGMA_FLOOR * float(np.nanstd(y)) * (1.0 + 1e-9)
-        stuck = [labels[k] for k, j in enumerate(order) if draft.sigma[j] <= floor]
-        reason = _why_not(draft, labels, evidence, drawn_score[:, order], stuck)
+
+        def judge(codes: IntArray) -> tuple[list[int], tuple[str, ...], Evidence, str]:
+            """Return the order of the states under these names, the labels, the evidence and why it falls short."""
+            order = np.argsort(codes).tolist()
+            labels = tuple(LABELS[codes[j]] for j in order)
+            evidence = Evidence(
+                score=_tuple(score[order]),
+                volatility=_tuple(np.sqrt(variance)[order]),
+                occupancy=_tuple(g.mean(axis=0)[order]),
+                score_low=_tuple(np.quantile(drawn_score, 0.05, axis=0)[order]),
+                score_high=_tuple(np.quantile(drawn_score, 0.95, axis=0)[order]),
+                label_confidence=_tuple((drawn_codes == codes).mean(axis=0)[order]),
+            )
+            stuck = [LABELS[codes[j]] for j in order if draft.sigma[j] <= floor]
+            return order, labels, evidence, _why_not(draft, labels, evidence, drawn_score[:, order], stuck)
+
+        codes = _codes(variance, score)
+        order, labels, evidence, reason = judge(codes)
+        if previous is not None and reason:
+            # Names that the data do not insist on stay with their states, or regimes would change by renaming.
+            order, labels, evidence, reason = judge(_continued(codes, np.sqrt(variance), previous))
         part = draft.multivariate
         if part:
             part = replace(part, mean=part.mean[order], covariance=part.covariance[order], law=part.law[order])
@@ -534,23 +536,13 @@ def _codes(variance: FloatArray, score: FloatArray) -> IntArray:
     return np.where(loudest, 2, np.where(best, 0, 1))
 
 
-def _names(codes: IntArray) -> tuple[str, ...]:
-    """Return the names of one model's states."""
-    return tuple(LABELS[code] for code in codes.tolist())
-
-
-def _continued(names: tuple[str, ...], volatility: FloatArray, previous: RegimeModel) -> tuple[str, ...]:
+def _continued(codes: IntArray, volatility: FloatArray, previous: RegimeModel) -> IntArray:
     """Return the names under which the two quieter states are nearest to those of the previous model."""
-    if len(names) < 3 or set(previous.labels) != set(LABELS):
-        return names
-    before = dict(zip(previous.labels, previous.evidence.volatility, strict=True))
-    swap = {"trending": "mean_reverting", "mean_reverting": "trending", "volatile": "volatile"}
-    swapped = tuple(swap[each] for each in names)
-
-    def distance(candidate: tuple[str, ...]) -> float:
-        return sum(abs(math.log(v / before[name])) for name, v in zip(candidate, volatility.tolist(), strict=True))
-
-    return min(names, swapped, key=distance)
+    if codes.size < 3:
+        return codes
+    before = np.log(previous.evidence.volatility)
+    candidates = (codes, np.array([1, 0, 2])[codes])  # as they are, or trending and mean-reverting exchanged
+    return min(candidates, key=lambda each: float(np.abs(np.log(volatility) - before[each]).sum()))
 
 
 def _why_not(

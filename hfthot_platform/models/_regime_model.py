@@ -48,8 +48,9 @@ LABELS: Final = tuple(STRATEGIES)
 class Memory:
     """Half-lives of the features of the multivariate model, in bars.
 
-    The defaults come from the daily S&P 500 before 2018: a short memory of volatility predicts the next return
-    best, and trend and autocorrelation need more bars to be told from noise.
+    The defaults are one of several similar choices on the daily S&P 500; `docs/models/regime.md` has the others.  A
+    short memory of volatility predicts the next return best; trend and autocorrelation need more bars to be told
+    from noise.
     """
 
     volatility: float = 3.0

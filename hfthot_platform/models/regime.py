@@ -232,8 +232,8 @@ def fit_regimes(
         max_iterations: bound of one start's iterations.
         n_bootstrap: draws behind the label confidence.
         memory: of the multivariate features.
-        previous: the model of an earlier fit to the same series: an additional start, and names are kept where
-            the data do not contradict them.
+        previous: the model of an earlier fit to the same series: an additional start, and names are kept unless
+            the data identify others.
 
     Returns:
         The model; `converged` is false if the bound was met first.
@@ -362,7 +362,7 @@ def walk_forward(
     """Fit on the returns before t, filter at t, refit every so many bars.
 
     Refits start from the model before them, besides random starts, and keep its names unless the data
-    contradict them.  With `auto`, the observation model is chosen at the first fit.
+    identify others.  With `auto`, the observation model is chosen at the first fit.
 
     Args:
         returns: (T,), oldest first.

@@ -103,8 +103,8 @@ def compared(sp500):
 
     def compare(observation):
         walk = walk_forward(returns, start=start, refit_every=252, observation=observation, n_restarts=3)
-        hindsight = fit_regimes(returns, observation=observation, n_restarts=3).smooth(returns).argmax(axis=1)
-        return agreement(walk.regime[start:], hindsight[start:])
+        hindsight = fit_regimes(returns, observation=observation, n_restarts=3, previous=walk.models[-1])
+        return agreement(walk.regime[start:], hindsight.smooth(returns).argmax(axis=1)[start:])
 
     return {each: compare(each) for each in ("multivariate", "ar1", "gaussian")}
 
@@ -486,10 +486,23 @@ class TestLabels:
             wrong += fit_regimes(y, n_restarts=5, n_bootstrap=200).identified
         assert wrong <= 6  # one in ten
 
-    def test_a_refit_keeps_the_names_unless_the_data_contradict(self, series, fitted):
-        again = fit_regimes(series[0][:5000], previous=fitted, n_restarts=1)
-        assert again.labels == fitted.labels
+    def test_a_refit_changes_names_where_the_data_identify_others(self, series, fitted):
+        exchanged = replace(
+            fitted,
+            evidence=replace(fitted.evidence, volatility=tuple(fitted.evidence.volatility[j] for j in (1, 0, 2))),
+        )
+        again = fit_regimes(series[0][:5000], previous=exchanged, n_restarts=1)
+        assert again.identified
         assert again.phi[0] > 0 > again.phi[1]
+
+    def test_a_refit_keeps_names_that_the_data_do_not_decide(self):
+        y, _ = known((0.0, 0.0, 0.0), (0.6, 1.1, 2.6), 0.98).simulate(3000, seed=2)
+        first = fit_regimes(y, n_restarts=4)
+        exchanged = replace(
+            first, evidence=replace(first.evidence, volatility=tuple(first.evidence.volatility[j] for j in (1, 0, 2)))
+        )
+        again = fit_regimes(y, n_restarts=4, previous=exchanged)
+        assert again.sigma == pytest.approx(first.sigma[[1, 0, 2]], rel=1e-3)
 
 
 class TestChoice:
