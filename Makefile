@@ -36,7 +36,7 @@ demo: $(READY)  ## Ingest real data, check it, make bars, answer SQL: embedded a
 	@$(BIN)/hfthot demo
 
 dev: $(READY)  ## Open the Dagster UI on http://127.0.0.1:3000
-	@$(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+	@PYTHONWARNINGS='ignore:Function `dev_command`' $(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
 
 test: $(READY)  ## Run the fast tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -22,12 +22,14 @@ __all__ = [
     "published",
     "rule_check",
     "rule_results",
+    "static_metadata",
     "table_asset",
     "table_rows",
 ]
 
-#: One partitioning for all daily tables, so that partitions map one to one.  It starts with the oldest sample.
-DAILY: Final = dg.DailyPartitionsDefinition(start_date="1990-01-01", timezone="UTC")
+#: One partitioning for all daily tables, so that partitions map one to one.  Tables may hold older days (a first
+#: load of decades is no materialisation of ten thousand partitions); it is runs that begin here.
+DAILY: Final = dg.DailyPartitionsDefinition(start_date="2010-01-01", timezone="UTC")
 #: For an asset that reads what it made the day before.
 YESTERDAY: Final = dg.TimeWindowPartitionMapping(
     start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True
@@ -82,7 +84,7 @@ def table_asset(
         kinds={"deltalake", "polars"},
         check_specs=[rule_check(declared)],
         output_required=False,
-        metadata=_static_metadata(declared, lineage or {}),
+        metadata=static_metadata(declared, lineage),
     )
     return lambda body: decorate(_retried_only_if_transient(body) if retries else body)
 
@@ -113,7 +115,10 @@ def rule_check(declared: TableContract) -> dg.AssetCheckSpec:
     )
 
 
-def _static_metadata(declared: TableContract, lineage: Mapping[str, Sequence[tuple[str, str]]]) -> dict[str, Any]:
+def static_metadata(
+    declared: TableContract, lineage: Mapping[str, Sequence[tuple[str, str]]] | None = None
+) -> dict[str, Any]:
+    """Return what the UI shows of a table before it is ever materialised: name, columns, key, column lineage."""
     keys = set(declared.primary_key)
     columns = [
         dg.TableColumn(
@@ -165,10 +170,10 @@ def rule_results(audited: Audited | Staging) -> Iterator[dg.AssetCheckResult]:
 
 def _in_words(read: int, rejected: int, *, publishable: bool) -> str:
     if not rejected:
-        return f"All {read} rows meet the contract."
+        return f"All {read:,} rows meet the contract."
     if publishable:
-        return f"{rejected} of {read} rows were quarantined, the rest is published."
-    return f"{rejected} of {read} rows break the contract: nothing was published."
+        return f"{rejected:,} of {read:,} rows were quarantined, the rest is published."
+    return f"{rejected:,} of {read:,} rows break the contract: nothing was published."
 
 
 def published(

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.common import asset_key, published, table_rows
+from assets.common import asset_key, published, static_metadata, table_rows
 from hfthot_platform.contracts import contract
 from hfthot_platform.ingest import FileOutcome, ingest_landing
 from resources.platform import Platform
@@ -25,7 +25,7 @@ __all__ = ["ASSETS"]
             description="Rows read = published + duplicate + quarantined, for every file.",
         )
     ],
-    metadata={"dagster/table_name": "ops.ingest_files"},
+    metadata=static_metadata(contract("ops.ingest_files")),
 )
 def ingest_files(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]

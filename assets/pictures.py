@@ -63,7 +63,12 @@ def of_closes(table: Table, days: Days) -> Mapping[str, str]:
     rows = table.scan().filter(within(table.contract, year)).sort("date").collect()
     if rows.is_empty():
         return {}
-    symbols = rows.group_by("symbol", maintain_order=True).len().sort("len", "symbol", descending=[True, False])
+    # An index first, then whatever has the most days.
+    symbols = (
+        rows.group_by("symbol", "venue")
+        .len()
+        .sort(pl.col("venue").str.ends_with("_index"), "len", "symbol", descending=[True, True, False])
+    )
     chosen = rows.filter(pl.col("symbol").is_in(symbols["symbol"].head(_LINES).to_list()))
     wide = chosen.with_columns(pl.col("close") / pl.col("close").first().over("venue", "symbol") * 100).pivot(
         "symbol", index="date", values="close", aggregate_function="first"

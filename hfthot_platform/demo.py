@@ -166,7 +166,7 @@ def _show_checks(out: Console, failed: list[str]) -> None:
     if not failed:
         out.print("Every quality check passed.")
         return
-    out.print("Quality checks that ask for a look (the demo's data ends in 2022, so staleness is right):")
+    out.print("Quality checks that ask for a look:")
     for each in failed:
         out.print(f"  [yellow]![/] {escape(each)}")
 

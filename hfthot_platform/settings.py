@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from hfthot_platform.errors import ConfigError
@@ -88,8 +88,6 @@ class Settings(BaseSettings):
     landing_settle_seconds: Annotated[float, Field(ge=0)] = 10.0
     #: Where data comes from on schedule.
     feeds: tuple[FeedSettings, ...] = (SampleFeedSettings(), SimulatedFeedSettings())
-    #: First day of the daily partitions, as YYYY-MM-DD.
-    first_day: str = "1990-01-01"
     #: Number of symbols in the universe, and the days that their scores look back.
     universe_size: Annotated[int, Field(ge=1, le=10_000)] = 20
     universe_window_days: Annotated[int, Field(ge=1, le=400)] = 30
@@ -102,17 +100,6 @@ class Settings(BaseSettings):
     duckdb_threads: Annotated[int, Field(ge=1, le=256)] = 2
     #: Folder for spilling and downloads.
     scratch: Path = Path("data/scratch")
-
-    @field_validator("first_day")
-    @classmethod
-    def _is_day(cls, value: str) -> str:
-        from datetime import date
-
-        try:
-            date.fromisoformat(value)
-        except ValueError:
-            raise ValueError("the day must be written as YYYY-MM-DD") from None
-        return value
 
     @classmethod
     def settings_customise_sources(

@@ -24,7 +24,8 @@ def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[
         run_id=context.dagster_run.run_id,
         step=steps[0].step_key if steps else None,
         error_class=cause.cls_name if cause else None,
-        message=cause.message if cause else context.failure_event.message,
+        # Dagster puts the error's class before its message; it has a column of its own.
+        message=cause.message.split(": ", 1)[-1] if cause else context.failure_event.message,
     )
     record(platform.lake, incident)
     notify(platform.settings, incident)

@@ -35,13 +35,13 @@ def test_the_defaults_work_offline_from_a_fresh_clone():
 
 
 def test_the_environment_wins_over_the_file_and_arguments_over_both(monkeypatch, tmp_path):
-    (tmp_path / "hfthot.toml").write_text('lake_root = "from-file"\nuniverse_size = 5\nfirst_day = "2020-01-01"\n')
+    (tmp_path / "hfthot.toml").write_text('lake_root = "from-file"\nuniverse_size = 5\nstale_after_hours = 12\n')
     monkeypatch.setenv("HFTHOT_LAKE_ROOT", "from-environment")
     monkeypatch.setenv("HFTHOT_UNIVERSE_SIZE", "6")
 
     settings = load_settings(universe_size=7)
 
-    assert (settings.first_day, settings.lake_root, settings.universe_size) == ("2020-01-01", "from-environment", 7)
+    assert (settings.stale_after_hours, settings.lake_root, settings.universe_size) == (12, "from-environment", 7)
 
 
 def test_another_file_can_be_named(monkeypatch, tmp_path):
