@@ -17,6 +17,7 @@ from hfthot_platform.models import _regime_loops as loops
 from hfthot_platform.models.regime import (
     LABELS,
     Evidence,
+    Memory,
     RegimeFilter,
     RegimeModel,
     agreement,
@@ -186,12 +187,45 @@ def noise():
         print(f"  {name:45}{sum(wrong):4}")
 
 
-def index():
+def sp500():
+    """Return days and daily returns in percent, 1990 to 2022, as shipped with skfolio."""
     from skfolio.datasets import load_sp500_index
 
     prices = load_sp500_index()
     days = prices.index.to_numpy().astype("datetime64[D]")[1:]
-    returns = np.diff(np.log(prices.iloc[:, 0].to_numpy())) * 100
+    return days, np.diff(np.log(prices.iloc[:, 0].to_numpy())) * 100
+
+
+def followed(returns, start, refit_every, observation, **options):
+    """Return the walk-forward, the hindsight fit, their agreement and the log-density of the days' returns."""
+    walk = walk_forward(returns, start=start, refit_every=refit_every, observation=observation, **options)
+    hindsight = fit_regimes(returns, observation=observation, previous=walk.models[-1], **options)
+    found = agreement(walk.regime[start:], hindsight.smooth(returns).argmax(axis=1)[start:])
+    density = 0.0
+    for k, model in enumerate(walk.models):
+        bars = np.flatnonzero(walk.model == k)
+        density += model.predictive_log_density(returns[: bars[-1] + 1])[bars].sum()
+    return walk, hindsight, found, density
+
+
+def sensitivity():
+    days, returns = sp500()
+    print("\nThe same with yearly refits, by memory (half-lives of volatility, trend, autocorrelation) and by period")
+    print(f"  {'':32}{'agreement':>10}{'least share':>12}{'log-density':>12}")
+    spans = [("2018", "2023", each) for each in ((3, 5, 10), (2, 5, 10), (4, 5, 10), (5, 5, 10), (3, 3, 3))]
+    spans += [("2018", "2023", each) for each in ((3, 10, 20), (5, 10, 20), (10, 10, 10))]
+    spans += [(*each, (3, 5, 10)) for each in (("2000", "2006"), ("2006", "2012"), ("2012", "2018"))]
+    spans += [(*each, None) for each in (("2000", "2006"), ("2006", "2012"), ("2012", "2018"), ("2018", "2023"))]
+    for first, last, memory in spans:
+        start, end = (int(np.searchsorted(days, np.datetime64(year))) for year in (first, last))
+        options = {"observation": "multivariate", "memory": Memory(*memory)} if memory else {"observation": "ar1"}
+        _, _, found, density = followed(returns[:end], start, 252, **options)
+        title = f"{first} to {int(last) - 1}, {memory or 'ar1'}"
+        print(f"  {title:32}{found.rate:10.4f}{found.occupancy.min():12.3f}{density:12.1f}")
+
+
+def index():
+    days, returns = sp500()
     start = int(np.searchsorted(days, np.datetime64("2018-01-01")))
     print(f"\nS&P 500, walk-forward {days[start]} to {days[-1]} ({returns.size - start} days), refit every 21 days")
     choice = fit_regimes(returns[:start], observation="auto").selection
@@ -201,14 +235,8 @@ def index():
     print(f"  standard error of the difference {choice.standard_error:.4f}, {choice.held_out} days")
     for observation in ("multivariate", "ar1", "gaussian"):
         started = time.perf_counter()
-        walk = walk_forward(returns, start=start, refit_every=21, observation=observation)
+        walk, hindsight, found, density = followed(returns, start, 21, observation)
         taken = time.perf_counter() - started
-        hindsight = fit_regimes(returns, observation=observation, previous=walk.models[-1])
-        found = agreement(walk.regime[start:], hindsight.smooth(returns).argmax(axis=1)[start:])
-        density = 0.0
-        for k, model in enumerate(walk.models):
-            bars = np.flatnonzero(walk.model == k)
-            density += model.predictive_log_density(returns[: bars[-1] + 1])[bars].sum()
         print(f"\n  {observation}: agreement of the causal filter with the hindsight smoother {found.rate:.4f}")
         print(f"    {len(walk.models)} fits in {taken:.1f} s; log-density of the days' returns {density:.1f}")
         print(f"    identified: {hindsight.identified}  {hindsight.reason}")
@@ -225,3 +253,4 @@ if __name__ == "__main__":
     accuracy()
     noise()
     index()
+    sensitivity()
