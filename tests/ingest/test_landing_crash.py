@@ -125,12 +125,15 @@ def kill_again_and_again(lander, kills, seed, csv_of, line_of, accounted):
     disturbed, calm = lander("disturbed"), lander("calm")
     disturbed.run()  # warm, so that delays hit the work
     begin = time.perf_counter()
-    files = []
+    files: list[tuple[str, bytes, dict | None]] = []
+    upcoming = a_file(0, dice, csv_of, line_of)
     killed = 0
     while killed < kills:
-        while len(disturbed.waiting()) < 3:
-            files.append(a_file(len(files), dice, csv_of, line_of))
-            disturbed.drop(files[-1])
+        # Nobody drops a file over one that still waits.
+        while len(disturbed.waiting()) < 3 and upcoming[0] not in disturbed.waiting():
+            disturbed.drop(upcoming)
+            files.append(upcoming)
+            upcoming = a_file(len(files), dice, csv_of, line_of)
         killed += disturbed.run(kill_after=dice.uniform(0.01, 0.25))
     seconds = time.perf_counter() - begin
     while disturbed.waiting():
