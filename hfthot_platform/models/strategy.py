@@ -15,7 +15,8 @@ where the score exceeds `entry` and closed where it falls below `exit`; orders a
 1. Regime -> strategy: trending: momentum; mean_reverting: stat_arb; volatile: risk_off.  Where the regime model
    cannot tell trending from mean-reverting (`identified` is false), or is not sure (`min_confidence`), the
    difference is not bet on: `neutral`.  A volatile regime needs no such distinction.
-2. View: momentum takes the sign of the trend's score, stat_arb that of the reversion's score.  Chiarella's market,
+2. View: momentum takes the sign of the trend's score, stat_arb that of the reversion's score, if it reaches the rule's
+   `entry` (`exit`, where the position is already held).  Chiarella's market,
    calibrated to the symbol's closes and order flow and started from the present price, gives the expected move over
    the horizon (the median, so that volatility alone is no reason to buy; the exact law of what `chiarella.simulate`
    draws) and the impact of an order of 1/N of the capital.  Where the simulated market expects the opposite of the
@@ -410,7 +411,7 @@ class AdaptiveRules:
         high_cost_share: costs over expected move above which costs are high.
         gamma: risk aversion of CARA. rho: penalty of the sparse weights.
         min_trade: least change of weight, in parts of 1/N.
-        trend: score of momentum. reversion: score of stat_arb.
+        trend: score, entry and exit of momentum. reversion: those of stat_arb.
     """
 
     window: int = 250
@@ -558,7 +559,7 @@ def decide(
     small = (np.abs(weights - before) < rules.min_trade / n) & (before != 0) & (weights != 0)
     small &= np.sign(weights) == np.sign(before)
     for k in np.flatnonzero(small).tolist():
-        cases[k].why.append(f"{weights[k]:+.2%} would change the weight by too little: left as it is")
+        cases[k].why.append(f"the weight asked for, {weights[k]:+.2%}, is too near the one held: left as it is")
     weights = np.where(small, before, weights)
     orders = np.where(small | ((weights == 0) & (before == 0)), np.nan, weights)
     return Decision(data.symbols, weights, orders, _rows(data, cases, weights, before, capital))
@@ -633,6 +634,12 @@ def _weigh(case: _Case, costs: Costs, held: float, rules: AdaptiveRules) -> None
         case.why.append("no signal: no view")
         return
     side = math.copysign(1.0, case.signal)
+    keeping = held * side > 0
+    rule: _Rule = rules.trend if case.strategy == "momentum" else rules.reversion
+    least = rule.exit if keeping else rule.entry
+    if abs(case.signal) < least:
+        case.why.append(f"signal {case.signal:+.2f} within {least:g}: no view")
+        return
     case.why.append(f"signal {case.signal:+.2f}")
     if math.isnan(case.move):
         case.why.append("no view without an expected price")
@@ -642,7 +649,6 @@ def _weigh(case: _Case, costs: Costs, held: float, rules: AdaptiveRules) -> None
         case.why.append(f"{expected}, against the signal: no view")
         return
     case.why.append(expected)
-    keeping = held * side > 0
     case.net = case.move if keeping else side * max(abs(case.move) - case.cost, 0.0)
     share = case.cost / abs(case.move)
     case.why.append(f"costs {case.cost:.2%} are {share:.0%} of it" + (", position already held" if keeping else ""))

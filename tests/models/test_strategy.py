@@ -215,6 +215,8 @@ def test_a_symbol_without_enough_closes_gets_the_error_that_says_so():
 
 # --- one decision -----------------------------------------------------------------------------------------------
 
+#: Any signal is a view, so that each test is about one step.
+BOLD = AdaptiveRules(trend=TrendFollowing(60, entry=1e-6), reversion=MeanReversion(20, entry=1e-6))
 UP = np.array([0.03, 0.02, 0.025])
 
 
@@ -242,7 +244,11 @@ def test_cheap_momentum_is_sized_by_risk_parity_in_the_direction_of_the_trend():
     side = np.sign(scores(data)[0])
 
     decision = decide(
-        data, dict.fromkeys(data.symbols, TRENDING), expecting(data, with_trend(data)), costs=Costs(0.0001, 0.0)
+        data,
+        dict.fromkeys(data.symbols, TRENDING),
+        expecting(data, with_trend(data)),
+        rules=BOLD,
+        costs=Costs(0.0001, 0.0),
     )
 
     moves = np.diff(np.log(data.close[-251:]), axis=0)
@@ -257,7 +263,7 @@ def test_dear_momentum_is_sized_sparsely_on_returns_net_of_costs():
     moves = with_trend(data)
     costs = Costs(0.008, 0.0)
 
-    decision = decide(data, dict.fromkeys(data.symbols, TRENDING), expecting(data, moves), costs=costs)
+    decision = decide(data, dict.fromkeys(data.symbols, TRENDING), expecting(data, moves), rules=BOLD, costs=costs)
 
     returns = np.diff(np.log(data.close[-251:]), axis=0)
     S = 5 * estimate_moments(returns, mean="zero").covariance
@@ -272,7 +278,7 @@ def test_mean_reversion_is_sized_by_cara_within_its_budget():
     side = np.sign(scores(data)[1])
     regimes = {"S0": REVERTING, "S1": REVERTING, "S2": VOLATILE}
 
-    decision = decide(data, regimes, expecting(data, side * UP), costs=Costs(0.0001, 0.0))
+    decision = decide(data, regimes, expecting(data, side * UP), rules=BOLD, costs=Costs(0.0001, 0.0))
 
     assert row(decision)["method"] == "cara"
     assert row(decision)["budget"] == pytest.approx(2 / 3)
@@ -285,7 +291,7 @@ def test_volatile_symbols_are_sold_and_their_share_stays_in_cash():
     data = rising()
     regimes = {"S0": VOLATILE, "S1": TRENDING, "S2": TRENDING}
 
-    decision = decide(data, regimes, expecting(data, with_trend(data)), costs=FREE, previous={"S0": 0.4})
+    decision = decide(data, regimes, expecting(data, with_trend(data)), rules=BOLD, costs=FREE, previous={"S0": 0.4})
 
     assert row(decision)["strategy"] == "risk_off"
     assert row(decision)["previous_weight"] == 0.4
@@ -298,7 +304,7 @@ def test_no_bet_on_a_difference_that_is_not_identified(regime):
     data = rising()
     found = SymbolRegime(regime, 0.99, identified=False)
 
-    decision = decide(data, dict.fromkeys(data.symbols, found), expecting(data, UP), costs=FREE)
+    decision = decide(data, dict.fromkeys(data.symbols, found), expecting(data, UP), rules=BOLD, costs=FREE)
 
     assert set(decision.rows["strategy"]) == {"neutral"}
     assert not any(decision.rows["identified"])
@@ -310,7 +316,7 @@ def test_an_unsure_regime_is_not_bet_on():
     data = rising()
     found = SymbolRegime("trending", 0.55, identified=True)
 
-    decision = decide(data, dict.fromkeys(data.symbols, found), expecting(data, UP), costs=FREE)
+    decision = decide(data, dict.fromkeys(data.symbols, found), expecting(data, UP), rules=BOLD, costs=FREE)
 
     assert row(decision)["strategy"] == "neutral"
     assert "below 60%" in row(decision)["reason"]
@@ -320,7 +326,7 @@ def test_no_view_where_the_simulated_market_expects_the_opposite():
     data = rising()
     moves = with_trend(data) * [-1, 1, 1]
 
-    decision = decide(data, dict.fromkeys(data.symbols, TRENDING), expecting(data, moves), costs=FREE)
+    decision = decide(data, dict.fromkeys(data.symbols, TRENDING), expecting(data, moves), rules=BOLD, costs=FREE)
 
     assert decision.weights[0] == 0
     assert "against the signal" in row(decision)["reason"]
@@ -333,8 +339,8 @@ def test_no_new_position_where_costs_exceed_the_expected_move_but_a_held_one_is_
     costs = Costs(0.05, 0.0)
     side = float(np.sign(scores(data)[0][0]))
 
-    fresh = decide(data, regimes, markets, costs=costs)
-    kept = decide(data, regimes, markets, costs=costs, previous={"S0": side / 3})
+    fresh = decide(data, regimes, markets, rules=BOLD, costs=costs)
+    kept = decide(data, regimes, markets, rules=BOLD, costs=costs, previous={"S0": side / 3})
 
     assert not fresh.weights.any()
     assert "nothing left after costs" in row(fresh)["reason"]
@@ -345,10 +351,10 @@ def test_no_new_position_where_costs_exceed_the_expected_move_but_a_held_one_is_
 def test_small_changes_are_not_traded():
     data = rising()
     regimes, markets = dict.fromkeys(data.symbols, TRENDING), expecting(data, with_trend(data))
-    first = decide(data, regimes, markets, costs=FREE)
+    first = decide(data, regimes, markets, rules=BOLD, costs=FREE)
     held = dict(zip(data.symbols, (first.weights + 0.01).tolist(), strict=True))
 
-    second = decide(data, regimes, markets, costs=FREE, previous=held)
+    second = decide(data, regimes, markets, rules=BOLD, costs=FREE, previous=held)
 
     assert np.isnan(second.orders).all()
     assert second.weights.tolist() == list(held.values())
@@ -361,7 +367,7 @@ def test_impact_is_charged_and_proportional_to_the_order():
     markets = expecting(data, with_trend(data), impact_known=True, impact=0.05)
     daily = 1_000 * data.close[-1]
 
-    decision = decide(data, regimes, markets, costs=FREE, capital=30_000.0)
+    decision = decide(data, regimes, markets, rules=BOLD, costs=FREE, capital=30_000.0)
 
     # An order of w C in shares of the daily volume moves the price by impact times that.
     np.testing.assert_allclose(decision.rows["impact"], 0.05 * decision.weights * 30_000 / daily, rtol=1e-6)
@@ -373,7 +379,12 @@ def test_impact_is_null_where_the_order_flow_does_not_tell():
     data = rising()
 
     decision = decide(
-        data, dict.fromkeys(data.symbols, TRENDING), expecting(data, with_trend(data)), costs=FREE, capital=1e6
+        data,
+        dict.fromkeys(data.symbols, TRENDING),
+        expecting(data, with_trend(data)),
+        rules=BOLD,
+        costs=FREE,
+        capital=1e6,
     )
 
     assert decision.rows["impact"].null_count() == 3
@@ -384,7 +395,7 @@ def test_a_symbol_without_a_market_has_no_view_and_says_why():
     data = rising()
     markets = {**expecting(data, with_trend(data)), "S0": DataError("99 closes of S0")}
 
-    decision = decide(data, dict.fromkeys(data.symbols, TRENDING), markets, costs=FREE)
+    decision = decide(data, dict.fromkeys(data.symbols, TRENDING), markets, rules=BOLD, costs=FREE)
 
     assert decision.weights[0] == 0
     assert "99 closes of S0" in row(decision)["reason"]
@@ -397,7 +408,7 @@ def test_a_symbol_without_a_regime_or_with_gaps_gets_no_weight():
     holes = panel(closes)
     regimes = {"S1": TRENDING, "S2": TRENDING}
 
-    decision = decide(holes, regimes, expecting(data, with_trend(data)), costs=FREE)
+    decision = decide(holes, regimes, expecting(data, with_trend(data)), rules=BOLD, costs=FREE)
 
     assert decision.weights[:2].tolist() == [0, 0]
     assert row(decision, "S0")["regime"] == UNKNOWN
@@ -417,7 +428,7 @@ def test_every_row_explains_its_weight(seed):
     }
     held = dict(zip(data.symbols, rng.choice([0.0, 0.1, -0.1], 5).tolist(), strict=True))
 
-    decision = decide(data, regimes, expecting(data, 0.02 * rng.standard_normal(5)), previous=held)
+    decision = decide(data, regimes, expecting(data, 0.02 * rng.standard_normal(5)), previous=held, rules=BOLD)
 
     assert decision.rows.schema == pl.Schema(DECISION_SCHEMA)
     assert np.abs(decision.weights).sum() <= 1 + 0.2 + 1e-6
@@ -435,6 +446,21 @@ def test_every_row_explains_its_weight(seed):
             assert each["expected_return"] * each["signal"] > 0
         if each["strategy"] == "neutral":
             assert weight >= 0 or left
+
+
+def test_a_weak_signal_is_no_view_unless_the_position_is_held():
+    data = rising()
+    signal = scores(data)[0][0]
+    above, below = abs(signal) * 1.1, abs(signal) * 0.5
+    rules = AdaptiveRules(trend=TrendFollowing(60, entry=above, exit=below))
+    regimes, markets = dict.fromkeys(data.symbols, TRENDING), expecting(data, with_trend(data))
+
+    fresh = decide(data, regimes, markets, costs=FREE, rules=rules)
+    kept = decide(data, regimes, markets, costs=FREE, rules=rules, previous={"S0": 0.2 * float(np.sign(signal))})
+
+    assert fresh.weights[0] == 0
+    assert "within" in row(fresh)["reason"]
+    assert kept.weights[0] * signal > 0
 
 
 def test_decisions_refuse_bad_input():
