@@ -181,11 +181,14 @@ def published(
     table: Table,
     commits: Sequence[Commit],
     pictures: Mapping[str, str] | None = None,
+    *,
+    failed: Sequence[tuple[str, str]] = (),
 ) -> dg.MaterializeResult[None]:
     """Return the result of a publication: its account, the table's size, and pictures.
 
     A run over many partitions makes one event for each of them, every one with the result's metadata.  What is
-    large or true of the whole run only goes to the event of the last partition.
+    large or true of the whole run only goes to the event of the last partition.  `failed` are series without a
+    result, with the reason.
     """
     size, files = table.bytes_and_files()
     rows = sum(each.rows_published for each in commits)
@@ -207,6 +210,8 @@ def published(
         "table_files": files,
     }
     account |= {name: dg.MetadataValue.md(text) for name, text in (pictures or {}).items()}
+    if failed:
+        account["without_result"] = table_rows({"series": name, "reason": reason} for name, reason in failed)
     partitioned = context.has_partition_key or context.has_partition_key_range
     partitions = context.partition_keys if partitioned else []
     if len(partitions) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import market, ops, quality
+from assets import market, ops, quality, signals
 from hfthot_platform.settings import Settings, load_settings
 from jobs import maintenance
 from jobs import market as market_jobs
@@ -30,7 +30,7 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
         platform: the assets' resource; tests pass one with a clock of their own.
     """
     return dg.Definitions(
-        assets=[*market.ASSETS, *ops.ASSETS],
+        assets=[*market.ASSETS, *signals.ASSETS, *ops.ASSETS],
         asset_checks=quality.CHECKS,
         jobs=[*market_jobs.JOBS, maintenance.maintenance, maintenance.deep_quality],
         schedules=[*market_jobs.SCHEDULES, *maintenance.SCHEDULES],

@@ -1,4 +1,4 @@
-"""Ingest and derive: the daily path from feeds to the universe."""
+"""Ingest and derive: the daily path from feeds to the universe and the regimes."""
 
 from __future__ import annotations
 
@@ -29,6 +29,11 @@ derive = dg.define_asset_job(
     selection=_tables("market.bars_1m", "market.bars", "market.closes", "market.universe"),
     description="Compute a day's bars, closes and universe.  A day that is up to date makes no new version.",
 )
+regimes = dg.define_asset_job(
+    "regimes",
+    selection=_tables("signals.regime_models", "signals.regimes", "signals.regime_changes"),
+    description="Fit the regime models that are due and find each bar's regime and the changes.",
+)
 describe = dg.define_asset_job(
     "describe_instruments",
     selection=_tables("market.instruments"),
@@ -40,7 +45,7 @@ landing = dg.define_asset_job(
     description="Ingest the files that wait in the landing folder.",
 )
 
-JOBS = [ingest, derive, describe, landing]
+JOBS = [ingest, derive, regimes, describe, landing]
 
 # Half an hour after midnight UTC, so that archives and late trades of the day are in.
 SCHEDULES = [

@@ -6,7 +6,7 @@ declare it in its namespace's module and list it here; everything else derives f
 
 from __future__ import annotations
 
-from hfthot_platform.contracts import market, ops
+from hfthot_platform.contracts import market, ops, signals
 from hfthot_platform.contracts.model import Column, TableContract
 from hfthot_platform.errors import UnknownTableError, nearest
 
@@ -20,6 +20,9 @@ _DATA = (
     market.CLOSES,
     market.UNIVERSE,
     market.SIMULATED_REGIMES,
+    signals.REGIME_MODELS,
+    signals.REGIMES,
+    signals.REGIME_CHANGES,
 )
 
 #: All contracts by table name.

@@ -1,0 +1,140 @@
+"""What the models say: regimes, mean-field-game price paths, Chiarella forecasts."""
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import Final
+
+import dagster as dg
+import polars as pl
+
+from assets.common import YESTERDAY, asset_key, published, rule_results, table_asset
+from hfthot_platform.ingest.derive import Days
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.lakehouse.spans import within
+from resources.platform import Platform, days_of
+
+__all__ = ["ASSETS"]
+
+_Result = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
+
+#: Series of which regimes are found, and how their models are fitted: a month of daily bars moves little, five
+#: minutes' bars are refitted every day on the last two weeks.
+_REGIMES: Final = {
+    "1d": {"refit_days": 21, "history_bars": 5000},
+    "5m": {"refit_days": 1, "history_bars": 4032, "least_bars": 1000, "n_restarts": 3},
+}
+#: Days of bars that the series above reach back, calendar days for daily bars.
+_REACH: Final = {"1d": timedelta(days=7300), "5m": timedelta(days=15)}
+#: Days within which the last certain regime is looked for.
+_MEMORY: Final = timedelta(days=120)
+
+
+def _closes(lake: Lakehouse, interval: str, days: Days) -> pl.DataFrame:
+    """Return venue, symbol, ts, close of a series' final bars, as far back as its models reach."""
+    span = days[0] - _REACH[interval], days[1]
+    if interval == "1d":
+        table = lake.table("market.closes")
+        rows = table.scan().filter(within(table.contract, span))
+        return rows.select(
+            "venue", "symbol", pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close"
+        ).collect()
+    table = lake.table("market.bars")
+    rows = table.scan().filter(within(table.contract, span), pl.col("interval") == interval, pl.col("final"))
+    return rows.select("venue", "symbol", "ts", "close").collect()
+
+
+@table_asset(
+    "signals.regime_models",
+    deps=(
+        # The model of a day is fitted on bars before it.
+        dg.AssetDep(asset_key("market.closes"), partition_mapping=YESTERDAY),
+        dg.AssetDep(asset_key("market.bars"), partition_mapping=YESTERDAY),
+    ),
+    fresh_within=timedelta(hours=36),
+)
+def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
+    """Fit the regime models that are due, each on bars before the day from which it is used."""
+    from hfthot_platform.signals.regimes import RegimeSettings, model_rows
+
+    days = days_of(context)
+    known = platform.lake.table("signals.regime_models").scan().collect()
+    parts: list[pl.DataFrame] = []
+    failed: list[tuple[str, str]] = []
+    for interval, options in _REGIMES.items():
+        settings = RegimeSettings(**options)
+        rows, missed = model_rows(
+            _closes(platform.lake, interval, days), known, days, interval=interval, settings=settings
+        )
+        parts.append(rows)
+        failed += missed
+    yield from _publish(
+        context, platform, "signals.regime_models", days, pl.concat(parts), failed, ("market.closes", "market.bars")
+    )
+
+
+@table_asset(
+    "signals.regimes",
+    deps=("market.closes", "market.bars", "signals.regime_models"),
+    lineage={
+        "regime": [("market.closes", "close"), ("market.bars", "close"), ("signals.regime_models", "parameters")],
+        "model_id": [("signals.regime_models", "model_id")],
+    },
+    fresh_within=timedelta(hours=36),
+)
+def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
+    """Filter the regime after each bar, with the model of its day."""
+    from hfthot_platform.signals.regimes import RegimeSettings, regime_rows
+
+    days = days_of(context)
+    models = platform.lake.table("signals.regime_models").scan().collect()
+    parts: list[pl.DataFrame] = []
+    failed: list[tuple[str, str]] = []
+    for interval, options in _REGIMES.items():
+        settings = RegimeSettings(**options)
+        closes = _closes(platform.lake, interval, days)
+        rows, missed = regime_rows(closes, models, days, interval=interval, settings=settings)
+        parts.append(rows)
+        failed += missed
+    inputs = ("market.closes", "market.bars", "signals.regime_models")
+    yield from _publish(context, platform, "signals.regimes", days, pl.concat(parts), failed, inputs)
+
+
+@table_asset(
+    "signals.regime_changes",
+    deps=("signals.regimes",),
+    lineage={name: [("signals.regimes", "regime")] for name in ("previous", "regime")},
+)
+def regime_changes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
+    """Find the bars after which another regime is certain."""
+    from hfthot_platform.signals.regimes import change_rows
+
+    days = days_of(context)
+    table = platform.lake.table("signals.regimes")
+    rows = table.scan().filter(within(table.contract, (days[0] - _MEMORY, days[1]))).collect()
+    yield from _publish(
+        context, platform, "signals.regime_changes", days, change_rows(rows, days), (), ("signals.regimes",)
+    )
+
+
+def _publish(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    name: str,
+    days: Days,
+    rows: pl.DataFrame,
+    failed: Sequence[tuple[str, str]],
+    inputs: tuple[str, ...],
+) -> _Result:
+    """Audit, check, replace the days, and say which series have no result and why."""
+    table = platform.lake.table(name)
+    audited = table.audit(rows)
+    yield from rule_results(audited)
+    if not audited.publishable:
+        table.quarantine(audited, stamp=platform.stamp(context))
+        return
+    commit = table.replace(days, audited, stamp=platform.stamp(context, *inputs))
+    yield published(context, table, [commit], failed=failed)
+
+
+#: All signal assets.
+ASSETS = [regime_models, regimes, regime_changes]
