@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from hfthot_platform.errors import DataError, NotConvergedError
+from hfthot_platform.errors import DataError, ModelError, NotConvergedError
 from hfthot_platform.models import _regime_loops as loops
 from hfthot_platform.models._regime_model import (
     LABELS,
@@ -92,6 +92,12 @@ class Fit:
         x, gap = np.empty_like(z), np.empty(z.size, dtype=np.int64)
         loops.gaps(z, gap, x)
         use = (gap == 1 if autoregressive else gap >= 0).astype(np.int64)
+        if use.sum() < 25 * self.n_states:
+            raise DataError(
+                f"only {int(use.sum())} returns have a direct predecessor",
+                where="fit_regimes",
+                hint="Pass a series with fewer gaps, or longer bars.",
+            )
         z[gap < 0] = 0.0  # never read where `use` is 0, but NaN times 0 is NaN
 
         def climb(chain: _Chain, bound: int) -> _Climb:
@@ -188,7 +194,7 @@ class Fit:
                 hint="Look for absurd outliers in the returns, or pass observation='ar1'.",
             )
         chain, mean, covariance = best.chain, best.mean, best.covariance
-        likelihood, trace, converged = best.trace[-1], best.trace, best.converged
+        likelihood, trace, converged = best.likelihood, best.trace, best.converged
         part = Multivariate(self.memory, scale, mean, covariance, np.zeros((self.n_states, 4)), 0.0)
         f, out = np.empty((y.size, self.n_states)), np.empty(y.size)
         loops.forward(part.log_density(features, known), chain.A, chain.pi, f, out)
@@ -330,7 +336,9 @@ class _Mixture:
     chain: _Chain
     mean: FloatArray
     covariance: FloatArray
+    #: Log-likelihood less the prior's penalty, per iteration.
     trace: list[float] = field(default_factory=lambda: [-math.inf])
+    likelihood: float = -math.inf
     converged: bool = False
 
 
@@ -357,11 +365,15 @@ def _mixture_start(features: FloatArray, full: BoolArray, start: int, fit: Fit) 
 
 
 def _climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: Fit, bound: int) -> _Mixture:
-    """Iterate expectation-maximisation; bars without all features only move the regime."""
+    """Iterate expectation-maximisation; bars without all features only move the regime.
+
+    A weak prior keeps covariances regular: each state is given a thousandth of the features' variance as if by
+    one more observation, which costs the objective tr(prior covariance^-1) / 2 and keeps the M-step exact.
+    """
     known = np.where(known == 2, 2, 0)
     full = known == 2
     rows = features[full]
-    floor = np.diag(1e-6 * rows.var(axis=0))
+    prior = np.diag(1e-3 * rows.var(axis=0) + 1e-12)
     states = fit.n_states
     f, g = np.empty((known.size, states)), np.empty((known.size, states))
     jumps, log_density = np.empty((states, states)), np.empty((known.size, states))
@@ -369,15 +381,16 @@ def _climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: 
     keep = slice(states)
     A, pi = np.ascontiguousarray(start.chain.A[keep, keep]), np.ascontiguousarray(start.chain.pi[keep])
     trace: list[float] = []
+    likelihood = -math.inf
     converged = False
     for iteration in range(bound):
         part = Multivariate(fit.memory, 1.0, mean, covariance, np.empty((states, 4)), 0.0)
         loops.multivariate_density(features, known, mean, part.whiten, part.constant, log_density)
-        trace.append(loops.smooth_and_count(log_density, A, pi, f, g, jumps))
+        likelihood = loops.smooth_and_count(log_density, A, pi, f, g, jumps)
+        trace.append(likelihood - 0.5 * float((part.whiten**2 @ np.diag(prior)).sum()))
         if len(trace) > 1:
             gain = trace[-1] - trace[-2]
-            # The floor added to the covariances is worth less than this.
-            if gain < -1e-3 * max(1.0, 1e-3 * abs(trace[-1])) or not math.isfinite(trace[-1]):
+            if gain < -1e-6 * max(1.0, abs(trace[-1])) or not math.isfinite(trace[-1]):
                 raise NotConvergedError(
                     f"the likelihood of the features fell by {-gain:.3g} in one iteration",
                     where="fit_regimes(observation='multivariate')",
@@ -390,15 +403,15 @@ def _climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: 
             break
         weight = g[full]
         total = weight.sum(axis=0)
-        for j in np.flatnonzero(total > 10.0):
+        for j in np.flatnonzero(total > 1e-6):
             mean[j] = weight[:, j] @ rows / total[j]
             centred = rows - mean[j]
-            covariance[j] = (weight[:, [j]] * centred).T @ centred / total[j] + floor
+            covariance[j] = ((weight[:, [j]] * centred).T @ centred + prior) / total[j]
         count = jumps.sum(axis=1, keepdims=True)
         A = np.where(count > 1e-12, jumps / np.maximum(count, 1e-12), A)
         pi = g[0].copy()
     chain = replace(start.chain, A=A, pi=pi)
-    return _Mixture(chain, mean, covariance, trace, converged)
+    return _Mixture(chain, mean, covariance, trace, likelihood, converged)
 
 
 def _rescaled_features(part: Multivariate, scale: float) -> tuple[FloatArray, FloatArray]:
@@ -407,6 +420,11 @@ def _rescaled_features(part: Multivariate, scale: float) -> tuple[FloatArray, Fl
     unit = np.array([factor, 1.0, 1.0, 1.0])
     shift = np.array([0.0, 0.0, 0.0, math.log(factor)])
     return part.mean * unit + shift, part.covariance * np.outer(unit, unit)
+
+
+def _ridged(gram: FloatArray) -> FloatArray:
+    """Return a matrix that can be solved even if the data of a state are degenerate."""
+    return gram + (1e-9 * float(np.trace(gram)) + 1e-100) * np.eye(len(gram))
 
 
 def _fit_law(
@@ -444,10 +462,10 @@ def _fit_law(
         weight /= total[:, None]
         for j in range(states):
             inverse = weight[:, j] * np.exp(-2.0 * log_sigma[:, j])
-            gram = design.T @ (inverse[:, None] * design) + 1e-9 * np.eye(2)
+            gram = _ridged(design.T @ (inverse[:, None] * design))
             law[j, :2] = np.linalg.solve(gram, design.T @ (inverse * z))
             squared = ((z - design @ law[j, :2]) * np.exp(-log_sigma[:, j])) ** 2
-            information = 2.0 * scale_design.T @ (weight[:, [j]] * scale_design) + 1e-6 * np.eye(2)
+            information = _ridged(2.0 * scale_design.T @ (weight[:, [j]] * scale_design))
             step = np.linalg.solve(information, scale_design.T @ (weight[:, j] * (squared - 1.0)))
             law[j, 2:] += np.clip(step, -0.5, 0.5)
     return law, share
@@ -463,14 +481,25 @@ def select(fit: Fit, y: FloatArray) -> Selection:
             hint=f"Pass {math.ceil(100 * fit.n_states / (1 - _HOLDOUT))} or more, or choose the observation model.",
         )
     density: dict[str, FloatArray] = {}
+    chosen: Observation
     candidates: tuple[Observation, ...] = ("ar1", "multivariate")
+    failed: list[ModelError] = []
     for observation in candidates:
-        model = fit.run(y[:split], observation, None)
+        try:
+            model = fit.run(y[:split], observation, None)
+        except ModelError as error:
+            failed.append(error)
+            continue
         density[observation] = model.predictive_log_density(y, allow_missing=True)[split:]
+    if not density:
+        raise failed[0]
     present = np.isfinite(y[split:])
     means = {name: float(each[present].mean()) for name, each in density.items()}
+    if failed:  # the model that can be fitted is the one to take
+        chosen = candidates[0] if candidates[0] in means else candidates[1]
+        return Selection(chosen, means, math.nan, int(present.sum()))
     difference = (density["ar1"] - density["multivariate"])[present]
-    chosen: Observation = "multivariate" if means["multivariate"] > means["ar1"] else "ar1"
+    chosen = "multivariate" if means["multivariate"] > means["ar1"] else "ar1"
     return Selection(chosen, means, float(difference.std() / math.sqrt(difference.size)), int(present.sum()))
 
 

@@ -38,6 +38,8 @@ __all__ = [
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _PHI_LIMIT = 0.99
+#: Least probability that is divided by.
+_LEAST = 1e-300
 
 
 @compiled
@@ -194,7 +196,7 @@ def backward(f: FloatArray, A: FloatArray, g: FloatArray) -> None:
     for t in range(bars - 2, -1, -1):
         propagate(f, t, A, prediction)
         for j in range(states):
-            ratio[j] = g[t + 1, j] / prediction[j] if prediction[j] > 0.0 else 0.0
+            ratio[j] = g[t + 1, j] / prediction[j] if prediction[j] > _LEAST else 0.0
         for i in range(states):
             total = 0.0
             for j in range(states):
@@ -215,7 +217,7 @@ def smooth_and_count(
     for t in range(bars - 1):
         propagate(f, t, A, prediction)
         for j in range(states):
-            ratio = g[t + 1, j] / prediction[j] if prediction[j] > 0.0 else 0.0
+            ratio = g[t + 1, j] / prediction[j] if prediction[j] > _LEAST else 0.0
             for i in range(states):
                 jumps[i, j] += f[t, i] * ratio
     jumps *= A
@@ -296,9 +298,10 @@ def _expectation(
     total, product = 0.0, 1.0
     counted = 0
     for t in range(bars):
-        inverse[t, 0] = 1.0 / p0 if p0 > 0.0 else 0.0
-        inverse[t, 1] = 1.0 / p1 if p1 > 0.0 else 0.0
-        inverse[t, 2] = 1.0 / p2 if p2 > 0.0 else 0.0
+        # Below the limit the inverse would overflow; such a state has no weight in either pass.
+        inverse[t, 0] = 1.0 / p0 if p0 > _LEAST else 0.0
+        inverse[t, 1] = 1.0 / p1 if p1 > _LEAST else 0.0
+        inverse[t, 2] = 1.0 / p2 if p2 > _LEAST else 0.0
         if use[t] == 0:
             f0, f1, f2 = p0, p1, p2
         else:

@@ -98,11 +98,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Selection:
-    """Why this observation model: mean log p(r_t | past) per held-out bar, in nats, of each candidate."""
+    """Why this observation model: mean log p(r_t | past) per held-out bar, in nats, of each candidate.
+
+    A candidate that could not be fitted is absent.
+    """
 
     chosen: Observation
     mean_log_density: dict[str, float]
-    #: Standard error of the difference between the two means.
+    #: Standard error of the difference between the two means; NaN if only one could be fitted.
     standard_error: float
     held_out: int
 

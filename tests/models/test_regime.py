@@ -218,6 +218,26 @@ class TestFit:
         assert not model.identified
         assert "variance floor" in model.reason
 
+    @pytest.mark.parametrize("observation", ["ar1", "gaussian", "multivariate"])
+    @pytest.mark.parametrize("kind", ["cauchy", "zeros", "tiny", "outlier", "trend", "ticks", "alternating"])
+    def test_survives_unkind_data(self, kind, observation):
+        generator = np.random.default_rng(0)
+        noise = generator.standard_normal(800)
+        y = {
+            "cauchy": generator.standard_cauchy(800),
+            "zeros": np.where(generator.random(800) < 0.8, 0.0, noise),
+            "tiny": 1e-14 * noise,
+            "outlier": np.r_[noise[1:] * 1e-4, 1e4],
+            "trend": np.arange(800.0) + noise,
+            "ticks": np.round(noise),
+            "alternating": np.tile([1.0, -1.0], 400) + 1e-6 * noise,
+        }[kind]
+        model = fit_regimes(y, observation=observation, n_restarts=2, n_bootstrap=20)
+        for probabilities in (model.filter(y), model.smooth(y)):
+            assert probabilities.sum(axis=1) == pytest.approx(np.ones(800))
+        assert np.isfinite(model.predictive_log_density(y)).all()
+        assert np.diff(model.trace).min(initial=0) >= -1e-6 * max(1.0, abs(model.trace[-1]))
+
     def test_says_when_it_did_not_converge(self, series):
         model = fit_regimes(series[0], max_iterations=3)
         assert not model.converged
@@ -518,6 +538,13 @@ class TestChoice:
         assert model.selection.chosen == "multivariate"
         gain = model.selection.mean_log_density["multivariate"] - model.selection.mean_log_density["ar1"]
         assert gain > 3 * model.selection.standard_error
+
+    def test_takes_the_model_that_can_be_fitted(self):
+        y = np.random.default_rng(0).standard_normal(2000)
+        y[np.random.default_rng(1).random(2000) < 0.45] = np.nan
+        model = fit_regimes(y, observation="auto", allow_missing=True, n_restarts=2)
+        assert model.observation == "ar1"
+        assert set(model.selection.mean_log_density) == {"ar1"}
 
     def test_densities_of_the_return_integrate_to_one(self, multivariate, series):
         past = series[0][:200]
