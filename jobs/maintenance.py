@@ -4,7 +4,7 @@ import dagster as dg
 
 from assets.quality import CHECKS
 from hfthot_platform.errors import LakehouseError
-from hfthot_platform.lakehouse import Stamp, maintain
+from hfthot_platform.lakehouse import Stamp, maintain, sweep_scratch
 from resources.platform import Platform
 
 __all__ = ["SCHEDULES", "deep_quality", "maintenance"]
@@ -45,6 +45,8 @@ def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[P
                 },
             )
         )
+    swept = sweep_scratch(platform.settings.scratch, platform.clock())
+    context.log.info("%d abandoned folders removed from the scratch space", swept)
     if failed:
         raise dg.Failure(f"maintenance failed for {', '.join(failed)}", metadata={"tables": ", ".join(failed)})
 

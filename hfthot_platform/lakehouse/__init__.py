@@ -9,7 +9,7 @@ from hfthot_platform.lakehouse.audit import Audited, RuleResult
 from hfthot_platform.lakehouse.commits import Commit, Stamp, VersionInfo
 from hfthot_platform.lakehouse.lake import Lakehouse
 from hfthot_platform.lakehouse.maintenance import MaintenanceReport, maintain
-from hfthot_platform.lakehouse.staging import Staging
+from hfthot_platform.lakehouse.staging import Staging, sweep_scratch
 from hfthot_platform.lakehouse.table import Table
 
 __all__ = [
@@ -23,4 +23,5 @@ __all__ = [
     "Table",
     "VersionInfo",
     "maintain",
+    "sweep_scratch",
 ]

@@ -7,9 +7,11 @@ publishes or walks away.  Batches beyond a memory budget are spooled to a tempor
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -21,9 +23,10 @@ from hfthot_platform.lakehouse.audit import Audited, RuleResult
 from hfthot_platform.lakehouse.commits import Commit, Stamp
 from hfthot_platform.lakehouse.table import Table
 
-__all__ = ["Staging"]
+__all__ = ["Staging", "sweep_scratch"]
 
 _ROWS_IN_MEMORY = 2_000_000
+_PREFIX = "staging-"
 
 
 class Staging:
@@ -66,7 +69,7 @@ class Staging:
         if self._folder is None:
             if self._scratch is not None:
                 self._scratch.mkdir(parents=True, exist_ok=True)
-            self._folder = tempfile.TemporaryDirectory(prefix="staging-", dir=self._scratch)
+            self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._scratch)
         path = Path(self._folder.name) / f"{len(self._batches):06d}.parquet"
         audited.rows.write_parquet(path)
         return path, replace(audited, rows=audited.rows.clear())
@@ -125,3 +128,18 @@ class Staging:
             where=self.table.contract.name,
             hint="Nothing was published. Correct the source or the computation and run it again.",
         )
+
+
+def sweep_scratch(scratch: Path, now: datetime, older_than: timedelta = timedelta(days=1)) -> int:
+    """Remove what killed processes left in the scratch folder; return how many folders that were.
+
+    A staging lives for minutes; a folder that nobody changed for a day belongs to nobody.
+    """
+    dead = [
+        path
+        for path in scratch.glob(f"{_PREFIX}*")
+        if path.is_dir() and now.timestamp() - path.stat().st_mtime > older_than.total_seconds()
+    ]
+    for path in dead:
+        shutil.rmtree(path)
+    return len(dead)

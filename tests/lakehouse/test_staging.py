@@ -1,0 +1,59 @@
+"""Staging: audited batches wait, spool, and leave nothing behind."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime
+
+import polars as pl
+import pytest
+
+from hfthot_platform.lakehouse import Staging, sweep_scratch
+from hfthot_platform.lakehouse import staging as module
+
+NOW = datetime(2024, 3, 10, tzinfo=UTC)
+
+
+@pytest.fixture
+def closes() -> pl.DataFrame:
+    days = pl.date_range(pl.date(2024, 1, 1), pl.date(2024, 1, 10), eager=True)
+    return pl.DataFrame(
+        {
+            "date": days,
+            "venue": ["us_equity"] * 10,
+            "symbol": ["AAA"] * 10,
+            "close": [10.0 + i for i in range(10)],
+            "adjusted": [True] * 10,
+            "source": ["vendor_history"] * 10,
+            "source_ref": ["test"] * 10,
+        }
+    )
+
+
+def test_batches_beyond_the_memory_budget_are_spooled_and_come_back_as_they_were(lake, closes, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS_IN_MEMORY", 12)
+    table = lake.table("market.closes")
+    with Staging(table, tmp_path / "scratch") as staging:
+        for offset in range(3):
+            staging.add(closes.with_columns(symbol=pl.lit(f"S{offset}")))
+        assert len(list((tmp_path / "scratch").rglob("*.parquet"))) == 2
+        assert [batch.rows.height for batch in staging.batches()] == [10, 10, 10]
+        staging.merge()
+
+    assert not list((tmp_path / "scratch").iterdir())
+    assert table.scan().collect().height == 30
+
+
+def test_an_abandoned_folder_is_swept_and_a_living_one_is_not(tmp_path):
+    for name, age in (("staging-old", 90_000), ("staging-new", 60), ("other-old", 90_000)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "rows.parquet").write_bytes(b"x")
+        os.utime(folder, (NOW.timestamp() - age,) * 2)
+
+    assert sweep_scratch(tmp_path, NOW) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other-old", "staging-new"]
+
+
+def test_a_scratch_folder_that_is_not_there_has_nothing_to_sweep(tmp_path):
+    assert sweep_scratch(tmp_path / "none", NOW) == 0
