@@ -21,7 +21,8 @@ where the score exceeds `entry` and closed where it falls below `exit`; orders a
    the horizon (the median, so that volatility alone is no reason to buy; the exact law of what `chiarella.simulate`
    draws) and the impact of an order of 1/N of the capital.  Where the simulated market expects the opposite of the
    signal, there is no view.
-3. Costs of a view: both ways, with impact.  Its expected return is net of them unless the position is already held.
+3. Costs of a view: both ways, with impact.  Only a position that is already held may stay for less; sparse weights
+   start from the moves net of costs, and CARA charges them on changes of weight.
 4. Sizing, per strategy; each symbol with a view brings 1/N of the capital to its strategy's budget:
    momentum: sparse weights if the median costs exceed `high_cost_share` of the expected move, else risk parity over
    the signed returns; stat_arb: CARA (gamma 2) with leverage up to the budget; neutral: long-only risk parity;
@@ -554,7 +555,7 @@ def decide(
             _simulate(case, data, i, markets.get(symbol), rules, capital, seed)
             _weigh(case, costs, held.get(symbol, 0.0), rules)
         cases.append(case)
-    weights = _size(cases, returns, enough, costs, held, data.symbols, rules)
+    weights = _size(cases, returns, enough, held, data.symbols, rules)
     before = np.array([held.get(symbol, 0.0) for symbol in data.symbols])
     small = (np.abs(weights - before) < rules.min_trade / n) & (before != 0) & (weights != 0)
     small &= np.sign(weights) == np.sign(before)
@@ -662,7 +663,6 @@ def _size(
     cases: list[_Case],
     returns: FloatArray,
     enough: Any,
-    costs: Costs,
     held: Mapping[str, float],
     symbols: tuple[str, ...],
     rules: AdaptiveRules,
@@ -690,7 +690,10 @@ def _size(
         elif strategy == "stat_arb":
             method, why = "cara", f"mean reversion: CARA, gamma {rules.gamma:g}"
             limits = Constraints(-budget, budget, budget=None, leverage=budget)
-            found = cara(mu, S, rules.gamma, constraints=limits, previous=before, cost=costs.buy).weights
+            # CARA charges costs itself, on changes of weight: it gets the whole move.
+            whole = np.array([cases[i].move for i in book])
+            cost = float(np.median([cases[i].cost for i in book]))
+            found = cara(whole, S, rules.gamma, constraints=limits, previous=before, cost=cost).weights
             found = np.where(np.abs(found) < 1e-6, 0.0, found)
         else:
             share = float(np.median([cases[i].cost / abs(cases[i].move) for i in book]))

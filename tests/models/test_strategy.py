@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hfthot_platform.errors import BadRequestError, DataError
 from hfthot_platform.models.backtest import Bars, Costs, assert_causal, backtest
 from hfthot_platform.models.chiarella import ChiarellaParams
-from hfthot_platform.models.portfolio import estimate_moments, risk_parity, sparse
+from hfthot_platform.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
 from hfthot_platform.models.strategy import (
     DECISION_SCHEMA,
     UNIDENTIFIED,
@@ -241,7 +242,10 @@ def with_trend(data):
 
 def test_cheap_momentum_is_sized_by_risk_parity_in_the_direction_of_the_trend():
     data = rising()
+    # The second symbol falls as the others rise.
+    data = panel(data.close * [1, 0, 1] + 1e4 / data.close * [0, 1, 0])
     side = np.sign(scores(data)[0])
+    assert set(side) == {-1, 1}
 
     decision = decide(
         data,
@@ -285,6 +289,27 @@ def test_mean_reversion_is_sized_by_cara_within_its_budget():
     assert np.abs(decision.weights[:2]).sum() == pytest.approx(2 / 3, abs=1e-6)
     assert (decision.weights[:2] * side[:2] >= 0).all()
     assert decision.weights[2] == 0
+
+
+@pytest.mark.parametrize("previous", [[0, 0, 0], [0.1, 0.5, 0]])
+def test_mean_reversion_asks_cara_with_moments_of_the_horizon_and_the_cost_of_trading(previous):
+    data = rising()
+    moves = 0.001 * np.sign(scores(data)[1]) * [1, 2, 3]
+    rules = replace(BOLD, gamma=20.0, min_trade=0.0)
+    costs = Costs(0.0001, 0.0)
+
+    before = np.array(previous) * np.sign(moves)
+    held = dict(zip(data.symbols, before.tolist(), strict=True))
+
+    decision = decide(
+        data, dict.fromkeys(data.symbols, REVERTING), expecting(data, moves), costs=costs, rules=rules, previous=held
+    )
+
+    S = 5 * estimate_moments(np.diff(np.log(data.close[-251:]), axis=0), mean="zero").covariance
+    limits, round_trip = Constraints(-1, 1, budget=None, leverage=1), costs.buy + costs.sell
+    expected = cara(np.expm1(moves), S, 20.0, constraints=limits, cost=round_trip, previous=before).weights
+    assert np.abs(expected).sum() < 0.99
+    np.testing.assert_allclose(decision.weights, expected, atol=2e-6)
 
 
 def test_volatile_symbols_are_sold_and_their_share_stays_in_cash():
@@ -488,6 +513,7 @@ def test_the_pipeline_walks_forward():
     days = run.decisions["ts"].to_physical().unique().sort().to_numpy()
     np.testing.assert_array_equal(days, data.times[200::25])
     assert run.decisions.height == 2 * days.size
+    assert UNKNOWN not in run.decisions["regime"].to_list()
     assert np.isnan(run.targets[:200]).all()
     assert not np.isnan(run.targets[200]).any()
     last = run.decisions.filter(pl.col("ts").to_physical() == days[-1]).sort("symbol")
