@@ -30,12 +30,16 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_BYTES",
     "candles",
+    "density_map",
     "equity",
+    "forecast_fan",
     "gap_heat_map",
     "lines",
     "markdown_image",
+    "regime_timeline",
     "rows_per_day",
     "universe_timeline",
+    "weights_bars",
 ]
 
 #: Largest picture; as base64 in a data URI it is a third longer.
@@ -69,7 +73,17 @@ _GRADES: Final = (
     _Grade(1 - 1e-12, "complete", "#74c4a8"),
 )
 
+#: Regimes, in the order in which they are stacked, with what they are called and their colours.
+_REGIMES: Final = (
+    ("trending", "trending", "#149d82"),
+    ("mean_reverting", "mean-reverting", "#57a0d8"),
+    ("volatile", "volatile", "#d64550"),
+)
+_UNTOLD = "#b6bcc8"
+
 _MOST_CANDLES: Final = 270
+_MOST_STRETCHES: Final = 600
+_MOST_SYMBOLS: Final = 24
 _MOST_POINTS: Final = 1_500
 _MOST_ROWS: Final = 40
 _MOST_GROUPS: Final = 7
@@ -142,9 +156,10 @@ def candles(bars: pl.DataFrame, *, title: str | None = None) -> bytes:
     _compact(volume.yaxis)
     # A few candles do not fill the width, they keep a usual shape.
     pad = max(0.6, (24 - len(centre)) / 2) * length / 86_400_000_000
-    _time_axis(volume, float(centre[0]) - pad, float(centre[-1]) + pad)
+    for axes in (price, volume):
+        _time_axis(axes, float(centre[0]) - pad, float(centre[-1]) + pad)
     price.tick_params(labelbottom=False)
-    price.set_xlim(volume.get_xlim())
+    price.xaxis.get_offset_text().set_visible(False)
     return _png(figure)
 
 
@@ -375,6 +390,265 @@ def universe_timeline(universe: pl.DataFrame, *, title: str = "Universe") -> byt
     return _png(figure)
 
 
+def forecast_fan(
+    history: pl.DataFrame,
+    forecast: pl.DataFrame,
+    *,
+    title: str,
+    band: str = "95 % band",
+    note: str = "",
+    ylabel: str = "Price",
+) -> bytes:
+    """Draw a price up to a forecast, and from there the expected path within its band.
+
+    Args:
+        history: ts and price, or ts and close (at the time when each is known), in any order.
+        forecast: ts, expected, lower, upper of one forecast, the first point where it was made: rows of
+            `signals.mfg_prices` or `signals.chiarella_forecasts`.
+        title: heading.
+        band: what lies between lower and upper.
+        note: second line of the heading, after the expected move.
+        ylabel: what is drawn, with its unit.
+
+    Raises:
+        BadRequestError: rows of several forecasts.
+    """
+    for name in ("venue", "symbol", "made_at"):
+        if name in forecast.columns and forecast[name].n_unique() > 1:
+            raise BadRequestError(
+                f"{forecast[name].n_unique()} values of {name}", where="forecast_fan", hint="Filter to one forecast."
+            )
+    if forecast.is_empty():
+        return _no_data(title)
+    forecast = forecast.sort("ts")
+    price = "price" if "price" in history.columns else "close"
+    past = history.filter(pl.col("ts") <= forecast["ts"][0]).sort("ts")
+    figure, (axes,) = _figure(1, height=3.9)
+    at = _numbers(forecast["ts"])
+    expected, lower, upper = (forecast[name].to_numpy() for name in ("expected", "lower", "upper"))
+    axes.fill_between(at, lower, upper, color=_SERIES[1], alpha=0.18, linewidth=0, label=band)
+    axes.plot(at, expected, color=_SERIES[1], linewidth=1.8, label="expected")
+    start = float(at[0])
+    if past.height:
+        _draw_lines(axes, past.select("ts", observed=pl.col(price).cast(pl.Float64)), "ts", ["observed"])
+        start = float(_numbers(past["ts"]).min())
+    axes.axvline(float(at[0]), color=_MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+    # Labels at the end of the fan; those that would overlap are left out.
+    room = 0.045 * (max(axes.get_ylim()) - min(axes.get_ylim()))
+    written: list[float] = []
+    for value in (float(expected[-1]), float(upper[-1]), float(lower[-1])):
+        if all(abs(value - other) > room for other in written):
+            written.append(value)
+            axes.annotate(
+                f"{value:,.6g}", (float(at[-1]), value), xytext=(5, 0), textcoords="offset points",
+                va="center", fontsize=8.5, color=_INK, annotation_clip=False,
+            )  # fmt: skip
+    span = float(at[-1]) - start
+    _time_axis(axes, start - 0.01 * span, float(at[-1]) + 0.01 * span or start + 0.5)
+    axes.set_ylabel(ylabel)
+    _legend(axes)
+    minutes = (forecast["ts"][-1] - forecast["ts"][0]).total_seconds() / 60
+    move = expected[-1] / expected[0] - 1
+    facts = [f"{move:+.3%} expected in {minutes:g} minutes", f"made {forecast['ts'][0]:%Y-%m-%d %H:%M} UTC", note]
+    _titles(axes, title, " · ".join(fact for fact in facts if fact))
+    return _png(figure)
+
+
+def density_map(
+    times: NDArray[np.float64],
+    inventories: NDArray[np.float64],
+    density: NDArray[np.float64],
+    *,
+    title: str,
+    mean: NDArray[np.float64] | None = None,
+    note: str = "",
+    xlabel: str = "Minutes from now",
+    ylabel: str = "Inventory of an agent",
+) -> bytes:
+    """Draw a density over time as a heat map, each time scaled by the same colours; inventories without mass are cut.
+
+    Args:
+        times: (T,), uniform.
+        inventories: (Q,), uniform.
+        density: (T, Q), 0 and more.
+        title: heading.
+        mean: (T,), drawn as a line.
+        note: second line of the heading.
+        xlabel: unit of time.
+        ylabel: unit of inventory.
+
+    Raises:
+        BadRequestError: shapes that do not belong together.
+    """
+    if density.shape != (times.size, inventories.size) or (mean is not None and mean.shape != times.shape):
+        raise BadRequestError(
+            f"density of shape {density.shape}", where="density_map", hint=f"({times.size}, {inventories.size})."
+        )
+    if times.size < 2 or inventories.size < 2:
+        return _no_data(title)
+    from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+
+    there = np.flatnonzero(density.max(axis=0) > 2e-3 * density.max())
+    low, high = (int(there[0]), int(there[-1])) if there.size else (0, inventories.size - 1)
+    low, high = max(0, low - 1), min(inventories.size - 1, high + 1)
+    shown = density[:, low : high + 1].T
+    step = float(inventories[1] - inventories[0])
+    figure, (axes,) = _figure(1, height=3.9)
+    colours = LinearSegmentedColormap.from_list("density", [_GROUND, "#c3dcf1", "#5b93cc", "#17437a", "#0d1b33"])
+    # The square root keeps the thin mass of early times visible beside the peak at the end.
+    image = axes.imshow(
+        shown, aspect="auto", origin="lower", interpolation="nearest", cmap=colours,
+        norm=PowerNorm(0.5, vmin=0.0, vmax=float(shown.max()) or 1.0),
+        extent=(float(times[0]), float(times[-1]), inventories[low] - step / 2, inventories[high] + step / 2),
+    )  # fmt: skip
+    axes.grid(visible=False)
+    if mean is not None:
+        axes.plot(times, mean, color=_SERIES[1], linewidth=1.6, label="mean")
+        _legend(axes)
+        axes.set_xlim(float(times[0]), float(times[-1]))
+    bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.012, aspect=30)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=_MUTED, length=0)
+    bar.set_label("Density", fontsize=8.5, color=_MUTED)
+    axes.set_xlabel(xlabel, fontsize=8.5, color=_MUTED)
+    axes.set_ylabel(ylabel)
+    _titles(axes, title, note)
+    return _png(figure)
+
+
+def weights_bars(weights: pl.DataFrame, *, by: str = "method", title: str = "Weights", note: str = "") -> bytes:
+    """Draw the weights of one day as bars side by side, one colour per method, symbols by their largest weight.
+
+    Args:
+        weights: symbol, weight and the column `by`, a symbol at most once for each of its values.
+        by: method, or another column of at most eight values.
+        title: heading.
+        note: second line of the heading.
+
+    Raises:
+        BadRequestError: more than eight methods, or a symbol twice in one.
+    """
+    if weights.is_empty():
+        return _no_data(title)
+    rows = weights.select(pl.col("symbol", by).cast(pl.String), pl.col("weight").cast(pl.Float64))
+    groups = rows[by].unique().sort().to_list()
+    if len(groups) > len(_SERIES) or rows.select("symbol", by).is_duplicated().any():
+        raise BadRequestError(
+            f"{len(groups)} values of {by}, {rows.height} rows",
+            where="weights_bars",
+            hint=f"At most {len(_SERIES)}, each symbol once: filter to one day.",
+        )
+    order = rows.group_by("symbol").agg(pl.col("weight").abs().max()).sort("weight", "symbol", descending=[True, False])
+    symbols = order["symbol"].head(_MOST_SYMBOLS)
+    figure, (axes,) = _figure(1, height=3.9)
+    x = np.arange(len(symbols), dtype=np.float64)
+    width = 0.82 / len(groups)
+    for number, group in enumerate(groups):
+        part = symbols.to_frame().join(rows.filter(pl.col(by) == group), on="symbol", how="left", maintain_order="left")
+        height = part["weight"].fill_null(0.0).to_numpy()
+        left = x - 0.41 + number * width
+        colours = [_SERIES[number]] * len(x)
+        _boxes(
+            axes, left + 0.04 * width, 0.92 * width, np.zeros(len(x)), height, colours, label=group.replace("_", " ")
+        )
+    axes.axhline(0, color="#b6bcc8", linewidth=0.8)
+    axes.set_xlim(-0.6, len(x) - 0.4)
+    axes.set_xticks(x, symbols.to_list(), rotation=0 if len(x) <= 10 else 45, ha="center" if len(x) <= 10 else "right")
+    axes.grid(visible=False, axis="x")
+    axes.spines["bottom"].set_visible(False)
+    axes.yaxis.set_major_formatter(
+        lambda value, _: f"{value:.0%}" if abs(value) >= 0.01 or value == 0 else f"{value:.1%}"
+    )
+    axes.set_ylabel("Weight")
+    _legend(axes)
+    total = rows.group_by(by).agg(pl.col("weight").abs().sum()).sort(by)
+    facts = [f"{group.replace('_', ' ')} {size:.0%} invested" for group, size in total.rows()]
+    if len(symbols) < order.height:
+        facts.append(f"the largest {len(symbols)} of {order.height} symbols")
+    _titles(axes, title, note or " · ".join(facts))
+    return _png(figure)
+
+
+def regime_timeline(closes: pl.DataFrame, regimes: pl.DataFrame, *, title: str, log: bool = True) -> bytes:
+    """Draw a price on the colours of its regimes and, below it, their probabilities.
+
+    Quiet stretches whose model cannot tell trending from mean-reverting (`identified` is false) are grey on the
+    price: nobody should bet on a distinction that is not there.  Long series are drawn in stretches of several bars,
+    with their mean probabilities.
+
+    Args:
+        closes: ts and close of one series, in any order.
+        regimes: ts, p_trending, p_mean_reverting, p_volatile and identified of the same series: rows of
+            `signals.regimes`.
+        title: heading.
+        log: logarithmic price.
+    """
+    known = regimes.drop_nulls(["ts"]).sort("ts")
+    if known.is_empty():
+        return _no_data(title)
+    price = closes.filter(pl.col("ts").is_between(known["ts"][0], known["ts"][-1])).sort("ts")
+    names = [f"p_{name}" for name, _, _ in _REGIMES]
+    probability = known.select(pl.col(names).cast(pl.Float64)).to_numpy()
+    identified = known["identified"].to_numpy().astype(np.float64)
+    at = _numbers(known["ts"])
+    usual = float(np.median(np.diff(at))) if at.size > 1 else 1.0
+    each = -(-at.size // _MOST_STRETCHES)
+    first = np.arange(0, at.size, each)
+    size = np.diff(np.append(first, at.size))[:, None]
+    probability = np.add.reduceat(probability, first) / size
+    identified = np.add.reduceat(identified, first) / size[:, 0]
+    left = at[first]
+    # A stretch lasts to the next one, but not over a gap that is long for these bars.
+    right = np.minimum(np.append(left[1:], at[-1] + usual), at[np.append(first[1:], at.size) - 1] + 5 * usual)
+    state = probability.argmax(axis=1)
+    told = (identified >= 0.5) | (state == len(_REGIMES) - 1)
+
+    figure, (upper, lower) = _figure(2, ratios=(2.4, 1))
+    for k, (_, _, colour) in enumerate(_REGIMES):
+        _shade(upper, left, right, (state == k) & told, colour)
+    _shade(upper, left, right, ~told, _UNTOLD)
+    if price.height:
+        _draw_lines(upper, price.select("ts", close=pl.col("close").cast(pl.Float64)), "ts", ["close"], colours=(_INK,))
+    upper.grid(visible=False, axis="x")
+    if log and price.height:
+        from matplotlib.ticker import NullFormatter
+
+        upper.set_yscale("log")
+        ratio = float(
+            price["close"].cast(pl.Float64).to_numpy().max() / price["close"].cast(pl.Float64).to_numpy().min()
+        )
+        _plain_log(upper, ratio)
+        upper.yaxis.set_minor_formatter(NullFormatter())
+    edges = np.stack([left, right], axis=1).ravel()
+    stacked = np.repeat(np.cumsum(probability, axis=1), 2, axis=0)
+    floor = np.zeros(edges.size)
+    for k, (_, _, colour) in enumerate(_REGIMES):
+        lower.fill_between(edges, floor, stacked[:, k], color=colour, alpha=0.75, linewidth=0)
+        floor = stacked[:, k]
+    lower.set_ylim(0, 1)
+    lower.set_yticks([0, 0.5, 1], ["0", "50 %", "100 %"])
+    lower.grid(visible=False)
+    lower.set_ylabel("Probability")
+    upper.set_ylabel("Price, log scale" if log else "Price")
+    start, end = float(left[0]), float(right[-1])
+    _time_axis(lower, start, end)
+    upper.tick_params(labelbottom=False)
+    upper.set_xlim(start, end)
+    keys = [
+        (f"{called} ({share:.0%})", colour)
+        for (_, called, colour), share in zip(_REGIMES, _shares(state, size), strict=True)
+    ]
+    if not told.all():
+        keys.append(("trending and mean-reverting not told apart", _UNTOLD))
+    _key(figure, keys, blank="")
+    facts = [_many(known.height, "bar"), _span(known["ts"])]
+    if each > 1:
+        facts.append(f"mean probabilities of {each} bars")
+    changes = int(np.count_nonzero(np.diff(known.select(names).to_numpy().argmax(axis=1))))
+    _titles(upper, title, " · ".join([*facts, _many(changes, "change")]))
+    return _png(figure)
+
+
 def markdown_image(png: bytes, alt: str = "plot") -> str:
     """Return Markdown that shows a picture without any file: an image with a data URI."""
     return f"![{alt}](data:image/png;base64,{base64.b64encode(png).decode()})"
@@ -488,9 +762,44 @@ def _time_axis(axes: Axes, start: float, end: float, *, daily: bool = False) -> 
     fewest = 1 if daily and end - start < 6 else 4
     locator = AutoDateLocator(minticks=fewest, maxticks=10)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
+    # The offset is the date of the last tick: of one day's picture that is the next day's midnight.
+    concise = ConciseDateFormatter(locator, show_offset=end - start > 2)  # type: ignore[no-untyped-call]
+    axes.xaxis.set_major_formatter(concise)
     axes.xaxis.get_offset_text().set(fontsize=8.5, color=_MUTED)
     axes.set_xlim(start, end)
+
+
+def _shade(
+    axes: Axes, left: NDArray[np.float64], right: NDArray[np.float64], where: NDArray[np.bool_], colour: str
+) -> None:
+    """Colour the ground over stretches of time, neighbouring ones as one."""
+    if not where.any():
+        return
+    spans: list[list[float]] = []
+    for start, end in zip(left[where].tolist(), right[where].tolist(), strict=True):
+        if spans and start - spans[-1][1] < 1e-9:
+            spans[-1][1] = end
+        else:
+            spans.append([start, end])
+    axes.broken_barh(
+        [(start, end - start) for start, end in spans], (0, 1), transform=axes.get_xaxis_transform(),
+        facecolors=colour, alpha=0.3, linewidth=0, zorder=0,
+    )  # fmt: skip
+
+
+def _shares(state: NDArray[np.intp], size: NDArray[np.intp]) -> list[float]:
+    """Return the share of bars in each regime."""
+    counted = np.bincount(state, weights=size[:, 0], minlength=len(_REGIMES))
+    return [float(each) for each in counted / counted.sum()]
+
+
+def _plain_log(axes: Axes, ratio: float) -> None:
+    """Write prices, not powers of ten, on a logarithmic axis of a range that may be far below a decade."""
+    from matplotlib.ticker import LogLocator, MaxNLocator
+
+    wide = ratio > 8
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
 
 
 def _compact(axis: Any) -> None:
