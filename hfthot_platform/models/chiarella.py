@@ -283,7 +283,7 @@ class Stability:
 
     Attributes:
         kind: `explosive` if a root of z^2 - (1 - a + c) z + c reaches the unit circle, else `oscillating` if
-            the roots are complex or negative, else `stable`.
+            the larger root is complex or negative, else `stable`.
         roots: the two roots, the larger modulus first.
         modulus: of the larger root.
         half_life: steps until a deviation has halved, by the larger root; infinite if explosive.
@@ -311,7 +311,7 @@ def stability(params: ChiarellaParams, dt: float = 1.0) -> Stability:
     first, second = sorted(np.roots([1.0, -(1.0 - a + c), c]).astype(complex).tolist(), key=abs, reverse=True)
     modulus = abs(first)
     explosive = modulus >= 1.0 - 1e-12
-    oscillating = abs(first.imag) > 1e-12 or min(first.real, second.real) < -1e-12
+    oscillating = abs(first.imag) > 1e-12 or first.real < -1e-12
     angle = abs(math.atan2(first.imag, first.real))
     response = _impulse_response(a, c)
     amplification = math.inf if modulus > 1.0 + 1e-12 else float(np.abs(response).max())
@@ -735,6 +735,9 @@ class _Maximum(NamedTuple):
 
 #: Working standard errors up to which a parameter counts as identified, in the order of `_NAMES`.
 _SURE: Final = (1.0, 0.5, 1.0, 1.0, 50.0)
+#: Twice the gain in likelihood by which a pull differs from none: the square of the 5 % point of Dickey and Fuller's
+#: statistic with trend, -3.41.
+_UNIT_ROOT: Final = 3.41**2
 #: Least fundamental volatility that is told from zero, as a share of the noise.
 _LEAST_WANDER: Final = 1e-3
 _NAMES: Final = ("pull", "chase", "noise", "fundamental_volatility", "fundamental_drift")
@@ -853,9 +856,17 @@ class _Likelihood:
             elif not sure:
                 warnings.append(f"{name} is not identified: the likelihood is almost flat in it")
             estimates[name] = Estimate(found.natural[k], low, high, sure)
-        if estimates["pull"].value < 1e-4 * self.unit / self.step and estimates["pull"].identified:
-            warnings.append("pull is at its lower bound: the price does not return to a fundamental value")
+        if 2.0 * (found.value - self.without_pull()) < _UNIT_ROOT:
+            # Near a unit root the interval above is not valid: estimates of the pull are biased upwards.
+            estimates["pull"] = estimates["pull"]._replace(low=0.0, identified=False)
+            warnings.append("pull does not differ from zero: a random walk without a fundamental value fits as well")
         return estimates, warnings
+
+    def without_pull(self) -> float:
+        """Return the likelihood of the same without a fundamental value: a regression on the last move."""
+        design = np.column_stack([np.ones_like(self.move), self.move])
+        residual = self.y - design @ np.linalg.lstsq(design, self.y, rcond=None)[0]
+        return _gaussian_likelihood(residual, float(np.sqrt(np.mean(residual**2))))
 
     def _upper_wander(self, found: _Maximum, value: Any) -> float:
         """Return the largest fundamental volatility within the 95 % fall of the likelihood, others fixed."""
