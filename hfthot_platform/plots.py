@@ -449,7 +449,11 @@ def forecast_fan(
     _legend(axes)
     minutes = (forecast["ts"][-1] - forecast["ts"][0]).total_seconds() / 60
     move = expected[-1] / expected[0] - 1
-    facts = [f"{move:+.3%} expected in {minutes:g} minutes", f"made {forecast['ts'][0]:%Y-%m-%d %H:%M} UTC", note]
+    facts = [
+        f"{1e4 * move:+.2f} bp expected in {minutes:g} minutes",
+        f"made {forecast['ts'][0]:%Y-%m-%d %H:%M} UTC",
+        note,
+    ]
     _titles(axes, title, " · ".join(fact for fact in facts if fact))
     return _png(figure)
 
@@ -798,7 +802,7 @@ def _plain_log(axes: Axes, ratio: float) -> None:
     from matplotlib.ticker import LogLocator, MaxNLocator
 
     wide = ratio > 8
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)) if wide else MaxNLocator(7, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.6g}")
 
 

@@ -71,6 +71,33 @@ def curve(n: int) -> pl.DataFrame:
     return bars(n).select("ts", equity="close", other="open")
 
 
+def fan(n: int) -> pl.DataFrame:
+    width = 0.1 * np.sqrt(np.arange(n))
+    ts = pl.Series([START + each * MINUTE for each in range(n)], dtype=pl.Datetime("us", "UTC"))
+    return pl.DataFrame({"ts": ts, "expected": np.full(n, 100.0), "lower": 100 - width, "upper": 100 + width})
+
+
+def history(n: int) -> pl.DataFrame:
+    return bars(n).select("close", ts=pl.col("ts") - n * MINUTE)
+
+
+def density(n: int) -> bytes:
+    times, inventories = np.linspace(0, 5, max(n, 1)), np.linspace(-3, 3, 61)
+    values = np.exp(-(inventories**2) * (1 + times[:, None]))
+    return plots.density_map(times, inventories, values, mean=np.zeros(times.size), title="Density")
+
+
+def weights(n: int) -> pl.DataFrame:
+    symbols = pl.DataFrame({"symbol": [f"S{each}" for each in range(n)], "weight": np.linspace(-0.2, 1, n)})
+    return symbols.join(pl.DataFrame({"method": ["cara", "risk_parity", "sparse"]}), how="cross")
+
+
+def regimes(n: int, *, identified: bool = True) -> pl.DataFrame:
+    chance = np.random.default_rng(2).dirichlet([0.5, 0.5, 0.5], n)
+    named = {f"p_{name}": chance[:, k] for k, name in enumerate(("trending", "mean_reverting", "volatile"))}
+    return bars(n).select("ts", identified=pl.lit(identified)).with_columns(**named)
+
+
 PICTURES: dict[str, Callable[[int], bytes]] = {
     "candles": lambda n: plots.candles(bars(n)),
     "gap heat map": lambda n: plots.gap_heat_map(presence(bars(n), "1m")),
@@ -79,6 +106,10 @@ PICTURES: dict[str, Callable[[int], bytes]] = {
     "stacked rows per day": lambda n: plots.rows_per_day(counts(min(n, 400), symbols=12), by="symbol"),
     "lines": lambda n: plots.lines(curve(n), "ts", ["equity", "other"], title="Two lines", ylabel="USDT", log=True),
     "equity": lambda n: plots.equity(curve(n)),
+    "fan": lambda n: plots.forecast_fan(history(n), fan(min(n, 400)), title="Fan"),
+    "density": lambda n: density(min(n, 401)),
+    "weights": lambda n: plots.weights_bars(weights(min(n, 500))),
+    "regimes": lambda n: plots.regime_timeline(bars(n), regimes(n), title="Regimes"),
     "universe": lambda n: plots.universe_timeline(universe(min(n, 1_000))),
 }
 
@@ -154,6 +185,37 @@ def test_candles_of_several_symbols_are_refused() -> None:
 def test_too_many_lines_are_refused() -> None:
     with pytest.raises(BadRequestError, match="at most 8"):
         plots.lines(curve(3), "ts", ["equity"] * 9, title="Nine")
+
+
+def test_several_forecasts_in_one_fan_are_refused() -> None:
+    two = pl.concat([fan(3).with_columns(symbol=pl.lit(each)) for each in ("BTC-USDT", "ETH-USDT")])
+    with pytest.raises(BadRequestError, match="2 values of symbol"):
+        plots.forecast_fan(history(3), two, title="Two")
+
+
+def test_a_fan_shows_no_price_from_after_it_was_made() -> None:
+    later = bars(50).select("close", ts=pl.col("ts") + MINUTE)
+    past = history(50)
+    assert plots.forecast_fan(pl.concat([past, later]), fan(5), title="x") == plots.forecast_fan(
+        past, fan(5), title="x"
+    )
+
+
+def test_a_density_of_another_shape_is_refused() -> None:
+    with pytest.raises(BadRequestError, match="shape"):
+        plots.density_map(np.arange(3.0), np.arange(4.0), np.ones((4, 3)), title="x")
+
+
+def test_weights_of_two_days_at_once_are_refused() -> None:
+    with pytest.raises(BadRequestError, match="filter to one day"):
+        plots.weights_bars(pl.concat([weights(3), weights(3)]))
+
+
+def test_regimes_that_are_not_told_apart_look_different() -> None:
+    told, untold = (
+        plots.regime_timeline(bars(200), regimes(200, identified=each), title="x") for each in (True, False)
+    )
+    assert told != untold
 
 
 def test_a_flat_price_and_a_volume_of_zero_are_drawn() -> None:
