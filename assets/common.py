@@ -29,7 +29,8 @@ __all__ = [
 
 #: One partitioning for all daily tables, so that partitions map one to one.  Tables may hold older days (a first
 #: load of decades is no materialisation of ten thousand partitions); it is runs that begin here.
-DAILY: Final = dg.DailyPartitionsDefinition(start_date="2010-01-01", timezone="UTC")
+#: The present day is a partition too: forecasts and regimes of today are made while it lasts.
+DAILY: Final = dg.DailyPartitionsDefinition(start_date="2010-01-01", timezone="UTC", end_offset=1)
 #: For an asset that reads what it made the day before.
 YESTERDAY: Final = dg.TimeWindowPartitionMapping(
     start_offset=-1, end_offset=-1, allow_nonexistent_upstream_partitions=True
@@ -53,6 +54,7 @@ def table_asset(
     retries: bool = False,
     fresh_within: timedelta | None = None,
     partitioned: bool = True,
+    follows: bool = True,
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Declare the asset that fills a table, with everything that follows from the table's contract.
 
@@ -63,6 +65,7 @@ def table_asset(
         retries: whether it reads a source that may fail for a while.
         fresh_within: how old the newest materialisation may be.
         partitioned: by day, with a whole backfill in one run; otherwise the table is made as a whole.
+        follows: materialise when an input was published anew; otherwise only on schedule.
     """
     declared = contract(table)
     decorate = dg.asset(
@@ -72,7 +75,7 @@ def table_asset(
         deps=[asset_key(each) if isinstance(each, str) else each for each in deps],
         partitions_def=DAILY if partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run() if partitioned else None,
-        automation_condition=FOLLOWS_CHECKED_INPUTS if deps else None,
+        automation_condition=FOLLOWS_CHECKED_INPUTS if deps and follows else None,
         retry_policy=_RETRY if retries else None,
         freshness_policy=(
             dg.FreshnessPolicy.time_window(fail_window=fresh_within, warn_window=fresh_within * 2 / 3)

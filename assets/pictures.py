@@ -15,11 +15,11 @@ import polars as pl
 from hfthot_platform import plots
 from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.ingest.derive import Days
-from hfthot_platform.lakehouse import Table
+from hfthot_platform.lakehouse import Lakehouse, Table
 from hfthot_platform.lakehouse.spans import within
 from hfthot_platform.market.gaps import presence
 
-__all__ = ["of_bars", "of_closes", "of_minutes", "of_trades", "of_universe"]
+__all__ = ["of_bars", "of_closes", "of_forecasts", "of_minutes", "of_signals", "of_trades", "of_universe"]
 
 _LINES: Final = 8
 #: The widest stretch that a picture covers; a longer run shows its end.
@@ -82,6 +82,58 @@ def of_universe(table: Table, days: Days) -> Mapping[str, str]:
     quarter = days[1] - timedelta(days=90), days[1]
     rows = table.scan().filter(within(table.contract, quarter)).collect()
     return _shown(members=plots.universe_timeline(rows)) if rows.height else {}
+
+
+def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
+    """The newest forecast of the first symbol, with the prices before it."""
+    rows = table.scan().filter(within(table.contract, (days[0], days[1] + timedelta(days=1)))).collect()
+    if rows.is_empty():
+        return {}
+    newest = rows.sort("made_at", "symbol", descending=[True, False]).select("made_at", "symbol", "venue")
+    made_at, symbol, venue = newest.row(0)
+    forecast = rows.filter(pl.col("made_at") == made_at, pl.col("symbol") == symbol, pl.col("venue") == venue)
+    window = made_at - timedelta(hours=2)
+    span = window.date(), made_at.date() + timedelta(days=1)
+    past = market.scan().filter(
+        within(market.contract, span),
+        pl.col("symbol") == symbol,
+        pl.col("venue") == venue,
+        pl.col("ts").is_between(window, made_at, closed="left"),
+    )
+    price = "price" if "price" in market.contract.column_names else "close"
+    history = past.select("ts", pl.col(price).alias("price")).collect()
+    title = f"{symbol} · {venue}"
+    return _shown(forecast=plots.forecast_fan(history, forecast, title=title))
+
+
+def of_signals(lake: Lakehouse, name: str, days: Days) -> Mapping[str, str]:
+    """Regimes of the series that most people look at, or the last day's weights."""
+    table = lake.table(name)
+    if name == "signals.regimes":
+        return _regimes(lake, days)
+    if name in {"portfolio.weights", "portfolio.adaptive_weights"}:
+        rows = table.scan().filter(within(table.contract, days)).collect()
+        if rows.is_empty():
+            return {}
+        last = rows.filter(pl.col("date") == rows["date"].max())
+        by = "method" if name == "portfolio.weights" else "strategy"
+        return _shown(weights=plots.weights_bars(last, by=by, title=f"Weights for {last['date'][0]}"))
+    return {}
+
+
+def _regimes(lake: Lakehouse, days: Days) -> Mapping[str, str]:
+    regimes, closes = lake.table("signals.regimes"), lake.table("market.closes")
+    year = days[1] - timedelta(days=365), days[1]
+    rows = regimes.scan().filter(within(regimes.contract, year), pl.col("interval") == "1d").collect()
+    if rows.is_empty():
+        return {}
+    order = pl.col("venue").str.ends_with("_index")
+    venue, symbol = rows.sort(order, "symbol", descending=[True, False]).select("venue", "symbol").row(0)
+    own = rows.filter(pl.col("symbol") == symbol, pl.col("venue") == venue)
+    past = closes.scan().filter(within(closes.contract, year), pl.col("symbol") == symbol, pl.col("venue") == venue)
+    price = past.select(pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close").collect()
+    price = price.filter(pl.col("ts") >= own["ts"].min())
+    return _shown(regimes=plots.regime_timeline(price, own, title=f"{symbol} · {venue}"))
 
 
 def _rows(table: Table, days: Days) -> pl.LazyFrame:

@@ -1,21 +1,33 @@
 """What the models say: regimes, mean-field-game price paths, Chiarella forecasts."""
 
-from collections.abc import Iterator, Sequence
-from datetime import timedelta
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
+from assets import pictures
 from assets.common import YESTERDAY, asset_key, published, rule_results, table_asset
 from hfthot_platform.ingest.derive import Days
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.lakehouse.spans import within
 from resources.platform import Platform, days_of
 
+if TYPE_CHECKING:
+    from hfthot_platform.signals.forecasts import Forecasts
+
 __all__ = ["ASSETS"]
 
 _Result = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
+
+
+class ForecastHours(dg.Config):
+    """How many forecasts a day gets."""
+
+    every_hours: int = Field(1, ge=1, le=24, description="Hours between two forecasts of a series")
+
 
 #: Series of which regimes are found, and how their models are fitted: a month of daily bars moves little, five
 #: minutes' bars are refitted every day on the last two weeks.
@@ -116,6 +128,64 @@ def regime_changes(context: dg.AssetExecutionContext, platform: dg.ResourceParam
     )
 
 
+@table_asset("signals.mfg_prices", deps=("market.trades",), follows=False)
+def mfg_prices(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], config: ForecastHours
+) -> _Result:
+    """Forecast price paths with the mean field game, at each hour of the day that has no forecast yet."""
+    from hfthot_platform.signals.forecasts import mfg_price_rows
+
+    yield from _forecasts(context, platform, config, "signals.mfg_prices", "market.trades", mfg_price_rows)
+
+
+@table_asset("signals.chiarella_forecasts", deps=("market.bars_1m",), follows=False)
+def chiarella_forecasts(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], config: ForecastHours
+) -> _Result:
+    """Forecast price fans with Chiarella's market, at each hour of the day that has no forecast yet."""
+    from hfthot_platform.signals.forecasts import chiarella_rows
+
+    yield from _forecasts(context, platform, config, "signals.chiarella_forecasts", "market.bars_1m", chiarella_rows)
+
+
+def _forecasts(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    config: ForecastHours,
+    name: str,
+    source: str,
+    forecast: "Callable[..., Forecasts]",
+) -> _Result:
+    days = days_of(context)
+    table, market = platform.lake.table(name), platform.lake.table(source)
+    present = table.scan().filter(within(table.contract, (days[0], days[1] + timedelta(days=1))))
+    done = set(present.select(pl.col("made_at").unique()).collect()["made_at"])
+    parts: list[pl.DataFrame] = [table.contract.empty().drop(table.contract.partition_by or "", "schema_version")]
+    failed: list[tuple[str, str]] = []
+    for made_at in _hours(days, config.every_hours, platform.clock()):
+        if made_at in done:
+            continue
+        window = (made_at - timedelta(days=1)).date(), (made_at + timedelta(days=1)).date()
+        rows = market.scan().filter(within(market.contract, window), pl.col("ts") < made_at).collect()
+        found = forecast(rows, made_at=made_at)
+        parts.append(found.rows)
+        failed += [(series, f"{made_at:%Y-%m-%d %H:%M}: {reason}") for series, reason in found.failed]
+    audited = table.audit(pl.concat(parts))
+    yield from rule_results(audited)
+    if not audited.publishable:
+        table.quarantine(audited, stamp=platform.stamp(context))
+        return
+    commit = table.merge(audited, stamp=platform.stamp(context, source))
+    yield published(context, table, [commit], pictures.of_forecasts(table, market, days), failed=failed)
+
+
+def _hours(days: Days, every: int, now: datetime) -> list[datetime]:
+    """Return the full hours that end within the days and are over, the day's last midnight included."""
+    first, end = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days)
+    hours = int((end - first) / timedelta(hours=1))
+    return [at for k in range(every, hours + 1, every) if (at := first + timedelta(hours=k)) <= now]
+
+
 def _publish(
     context: dg.AssetExecutionContext,
     platform: Platform,
@@ -133,8 +203,8 @@ def _publish(
         table.quarantine(audited, stamp=platform.stamp(context))
         return
     commit = table.replace(days, audited, stamp=platform.stamp(context, *inputs))
-    yield published(context, table, [commit], failed=failed)
+    yield published(context, table, [commit], pictures.of_signals(platform.lake, name, days), failed=failed)
 
 
 #: All signal assets.
-ASSETS = [regime_models, regimes, regime_changes]
+ASSETS = [regime_models, regimes, regime_changes, mfg_prices, chiarella_forecasts]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import market, ops, quality, signals
+from assets import market, ops, portfolio, quality, signals
 from hfthot_platform.settings import Settings, load_settings
-from jobs import maintenance
+from jobs import maintenance, research
 from jobs import market as market_jobs
 from resources.platform import Platform, duckdb_resource
-from sensors import failures, landing
+from sensors import changes, failures, landing
 
 __all__ = ["build_definitions", "defs"]
 
@@ -30,11 +30,11 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
         platform: the assets' resource; tests pass one with a clock of their own.
     """
     return dg.Definitions(
-        assets=[*market.ASSETS, *signals.ASSETS, *ops.ASSETS],
+        assets=[*market.ASSETS, *signals.ASSETS, *portfolio.ASSETS, portfolio.EQUITY, *ops.ASSETS],
         asset_checks=quality.CHECKS,
-        jobs=[*market_jobs.JOBS, maintenance.maintenance, maintenance.deep_quality],
-        schedules=[*market_jobs.SCHEDULES, *maintenance.SCHEDULES],
-        sensors=[*landing.SENSORS, *failures.SENSORS, AUTOMATION],
+        jobs=[*market_jobs.JOBS, *research.JOBS, maintenance.maintenance, maintenance.deep_quality],
+        schedules=[*market_jobs.SCHEDULES, *research.SCHEDULES, *maintenance.SCHEDULES],
+        sensors=[*landing.SENSORS, *changes.SENSORS, *failures.SENSORS, AUTOMATION],
         resources={"platform": platform or Platform(settings), "duckdb": duckdb_resource(settings)},
         # A spawned step costs seconds before it starts; a run of ours is one process.
         executor=dg.in_process_executor,

@@ -6,7 +6,7 @@ declare it in its namespace's module and list it here; everything else derives f
 
 from __future__ import annotations
 
-from hfthot_platform.contracts import market, ops, signals
+from hfthot_platform.contracts import market, ops, portfolio, signals
 from hfthot_platform.contracts.model import Column, TableContract
 from hfthot_platform.errors import UnknownTableError, nearest
 
@@ -23,6 +23,12 @@ _DATA = (
     signals.REGIME_MODELS,
     signals.REGIMES,
     signals.REGIME_CHANGES,
+    signals.MFG_PRICES,
+    signals.CHIARELLA_FORECASTS,
+    portfolio.WEIGHTS,
+    portfolio.ADAPTIVE_WEIGHTS,
+    portfolio.BACKTESTS,
+    portfolio.BACKTEST_EQUITY,
 )
 
 #: All contracts by table name.

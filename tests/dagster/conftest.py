@@ -48,11 +48,17 @@ def run(settings: Settings, platform: Platform, instance: dg.DagsterInstance) ->
     """Run a job for days from a first to a last one, quietly."""
     definitions = build_definitions(settings, platform)
 
-    def execute(job: str, first: str | None = None, last: str | None = None, **options: Any) -> Any:
+    def execute(
+        job: str,
+        first: str | None = None,
+        last: str | None = None,
+        config: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> Any:
         tags = {}
         if first is not None:
             tags = {"dagster/asset_partition_range_start": first, "dagster/asset_partition_range_end": last or first}
-        quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        quiet = {**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
         return definitions.resolve_job_def(job).execute_in_process(
             instance=instance, tags=tags, run_config=quiet, **options
         )

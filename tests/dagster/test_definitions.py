@@ -32,7 +32,7 @@ def described(definitions: dg.Definitions) -> dict[str, object]:
             "deps": sorted(parent.to_user_string() for parent in node.parent_keys),
             "partitions": type(node.partitions_def).__name__ if node.partitions_def else None,
             "automation": node.automation_condition.get_label() if node.automation_condition else None,
-            "pools": sorted(node.pools),
+            "pools": sorted(node.pools or ()),
             "checks": sorted(check.name for check in node.check_keys),
         }
     jobs = sorted(job.name for job in definitions.resolve_all_job_defs() if not job.name.startswith("__"))
