@@ -8,11 +8,11 @@ the schedules run, on the Dagster instance that `make dev` shows.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 from rich.console import Console
@@ -48,6 +48,36 @@ FROM market.ohlcv GROUP BY symbol ORDER BY symbol
 """
 
 
+_REGIMES = """
+SELECT symbol, regime, round(confidence, 3) AS confidence, identified, strategy
+FROM signals.regimes WHERE interval = '1d' AND ts = (SELECT max(ts) FROM signals.regimes WHERE interval = '1d')
+ORDER BY symbol <> 'SPX', confidence DESC, symbol LIMIT 6
+"""
+_FORECASTS = """
+SELECT symbol, round(arg_min(expected, ts), 4) AS now, round(arg_max(expected, ts), 4) AS expected,
+       round(arg_max(lower, ts), 4) AS lower, round(arg_max(upper, ts), 4) AS upper, 'mean field game' AS model
+FROM signals.mfg_prices GROUP BY symbol
+UNION ALL
+SELECT symbol, round(arg_min(expected, ts), 4), round(arg_max(expected, ts), 4),
+       round(arg_max(lower, ts), 4), round(arg_max(upper, ts), 4), 'Chiarella: ' || any_value(market)
+FROM signals.chiarella_forecasts GROUP BY symbol
+ORDER BY symbol, model
+"""
+_WEIGHTS = """
+SELECT method, string_agg(symbol || ' ' || printf('%.1f %%', 100 * weight), ', ' ORDER BY abs(weight) DESC) AS weights
+FROM (SELECT *, row_number() OVER (PARTITION BY method ORDER BY abs(weight) DESC) AS place FROM portfolio.weights)
+WHERE place <= 5 GROUP BY method ORDER BY method
+"""
+_REASONS = """
+SELECT symbol, regime, strategy, round(100 * weight, 1) AS weight_pct, reason
+FROM portfolio.adaptive_weights ORDER BY abs(weight) DESC, symbol LIMIT 3
+"""
+#: A demonstration needs one forecast a day, not twenty-four.
+_ONE_FORECAST_A_DAY: Final = {
+    "ops": {f"signals__{name}": {"config": {"every_hours": 24}} for name in ("mfg_prices", "chiarella_forecasts")}
+}
+
+
 def run(settings: Settings, console: Console | None = None) -> None:
     """Run the demonstration into the configured lake and print what came of it.
 
@@ -71,6 +101,13 @@ def run(settings: Settings, console: Console | None = None) -> None:
         _execute(job("ingest"), instance)
     with _step(out, "Derive bars, closes and the universe"):
         _execute(job("derive"), instance)
+    with _step(out, "Find the regimes of the S&P 500 and 20 stocks, with models fitted on the days before"):
+        _execute(job("regimes"), instance)
+    with _step(out, "Forecast the simulated exchange: mean field game and Chiarella's market"):
+        _execute(job("forecasts"), instance, days=(_LAST, _LAST), config=_ONE_FORECAST_A_DAY)
+    with _step(out, "Three portfolios and the adaptive one for the last day, and their backtests"):
+        _execute(job("portfolios"), instance, days=(_LAST, _LAST))
+        _execute(job("backtest"), instance, days=(_LAST, _LAST))
     with _step(out, "Check everything that was published, Great Expectations included"):
         failed = _execute(job("deep_quality"), instance, days=None)
     _show_tables(out, lake)
@@ -78,8 +115,12 @@ def run(settings: Settings, console: Console | None = None) -> None:
     _show_sql(out, lake, "Most volatile stocks of 2022", _VOLATILITY)
     _show_sql(out, lake, "1m bars of the simulated exchange", _MINUTES)
     _show_time_travel(out, lake)
+    _show_sql(out, lake, f"Regimes on {_LAST}: the index and the surest stocks", _REGIMES)
+    _show_sql(out, lake, "Expected price in five minutes (mean field game) and in an hour (Chiarella)", _FORECASTS)
+    _show_sql(out, lake, f"Portfolios for {_LAST}: largest weights by method", _WEIGHTS)
+    _show_sql(out, lake, "Why the adaptive portfolio holds what it holds", _REASONS)
     pictures = _draw(lake, settings.scratch.parent / "demo")
-    out.print(f"\nPictures: {', '.join(str(path) for path in pictures)}")
+    out.print(f"\nPictures in {pictures[0].parent}: {', '.join(path.name for path in pictures)}")
     out.print(f"Result pages of the checks: {settings.scratch.parent / 'reports'}")
     out.print(f"[bold green]Done in {time.perf_counter() - begun:.0f} s.[/] `make dev` shows all of it in the browser.")
 
@@ -120,6 +161,7 @@ def _execute(
     job: dg.JobDefinition,
     instance: dg.DagsterInstance,
     days: tuple[date, date] | None = (_FIRST, _LAST),
+    config: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Run a job in this process; return the checks that did not pass, worst first.
 
@@ -133,7 +175,7 @@ def _execute(
             "dagster/asset_partition_range_end": days[1].isoformat(),
         }
     # The run's own log goes to Dagster's storage, where the UI shows it; the console stays readable.
-    quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+    quiet = {**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     result = job.execute_in_process(instance=instance, tags=tags, run_config=quiet)
     return [
         f"{each.asset_key.to_user_string()}: {each.check_name}: {each.description or ''}"
@@ -179,7 +221,9 @@ def _show_sql(out: Console, lake: Lakehouse, title: str, sql: str, versions: dic
     for name, dtype in frame.schema.items():
         grid.add_column(name, justify="right" if dtype.is_numeric() else "left")
     for row in frame.rows():
-        grid.add_row(*(f"{value:,}" if isinstance(value, int) else str(value) for value in row))
+        grid.add_row(
+            *(f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value) for value in row)
+        )
     out.print(grid)
 
 
@@ -211,6 +255,7 @@ def _draw(lake: Lakehouse, folder: Path) -> list[Path]:
     symbol = minutes["symbol"].min()
     quarter = minutes.filter(pl.col("date") == _LAST, pl.col("symbol") == symbol)
     pictures = {
+        **_signal_pictures(lake),
         "sp500.png": plots.candles(index),
         "minutes.png": plots.candles(quarter),
         "completeness.png": plots.gap_heat_map(presence(minutes, "1m"), title="Completeness of 1m bars"),
@@ -221,3 +266,34 @@ def _draw(lake: Lakehouse, folder: Path) -> list[Path]:
         path.write_bytes(png)
         paths.append(path)
     return paths
+
+
+def _signal_pictures(lake: Lakehouse) -> dict[str, bytes]:
+    """Draw what the models say: a regime plot, the two forecasts, the weights, an equity curve."""
+    from hfthot_platform import plots
+
+    regimes = lake.table("signals.regimes").scan().filter(pl.col("symbol") == "SPX").collect()
+    closes = lake.table("market.closes").scan().filter(pl.col("symbol") == "SPX").collect()
+    closes = closes.select(pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close")
+    out = {
+        "regimes.png": plots.regime_timeline(
+            closes.filter(pl.col("ts") >= regimes["ts"].min()), regimes, title="S&P 500: regimes as known on the day"
+        )
+    }
+    symbol = lake.table("signals.mfg_prices").scan().select(pl.col("symbol").min()).collect().item()
+    for name, model in (("signals.mfg_prices", "mean field game"), ("signals.chiarella_forecasts", "Chiarella")):
+        forecast = lake.table(name).scan().filter(pl.col("symbol") == symbol).collect()
+        made_at = forecast["made_at"].max()
+        past = (
+            lake.table("market.bars_1m")
+            .scan()
+            .filter(pl.col("symbol") == symbol, pl.col("ts_close") <= made_at, pl.col("date") == _LAST)
+        )
+        history = past.select(pl.col("ts_close").alias("ts"), "close").tail(180).collect()
+        out[f"{name.split('.')[1]}.png"] = plots.forecast_fan(history, forecast, title=f"{symbol}: {model}")
+    weights = lake.table("portfolio.weights").scan().collect()
+    adaptive = lake.table("portfolio.adaptive_weights").scan().collect().with_columns(method=pl.lit("adaptive"))
+    columns = ["symbol", "weight", "method"]
+    together = pl.concat([weights.select(columns), adaptive.select(columns)])
+    out["portfolios.png"] = plots.weights_bars(together, title=f"Portfolios for {_LAST}")
+    return out
