@@ -276,7 +276,7 @@ def test_bars_with_takers_volume_give_the_impact_of_the_order(three: pl.DataFram
         buy_volume=pl.Series((2e6 + flow + 1e4 * rng.standard_normal(flow.size)) / 2),
     )
     day = (WEEK[0], date(2022, 5, 3))
-    rows = adaptive_rows(bars, TRENDING, day, market_series="SPX", rules=RULES, capital=1e6).rows
+    rows = adaptive_rows(bars, UNTOLD, day, market_series="SPX", rules=RULES, capital=1e6).rows
     assert_publishable(ADAPTIVE_WEIGHTS, rows)
     traded = rows.filter(pl.col("weight") != 0)
     assert traded.height > 0
