@@ -102,8 +102,8 @@ def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
     )
     price = "price" if "price" in market.contract.column_names else "close"
     history = past.select("ts", pl.col(price).alias("price")).collect()
-    title = f"{symbol} · {venue}"
-    return _shown(forecast=plots.forecast_fan(history, forecast, title=title))
+    band = "95 % band" if table.contract.name == "signals.mfg_prices" else "90 % band"
+    return _shown(forecast=plots.forecast_fan(history, forecast, title=f"{symbol} · {venue}", band=band))
 
 
 def of_signals(lake: Lakehouse, name: str, days: Days) -> Mapping[str, str]:

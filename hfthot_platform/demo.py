@@ -272,14 +272,7 @@ def _signal_pictures(lake: Lakehouse) -> dict[str, bytes]:
     """Draw what the models say: a regime plot, the two forecasts, the weights, an equity curve."""
     from hfthot_platform import plots
 
-    regimes = lake.table("signals.regimes").scan().filter(pl.col("symbol") == "SPX").collect()
-    closes = lake.table("market.closes").scan().filter(pl.col("symbol") == "SPX").collect()
-    closes = closes.select(pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close")
-    out = {
-        "regimes.png": plots.regime_timeline(
-            closes.filter(pl.col("ts") >= regimes["ts"].min()), regimes, title="S&P 500: regimes as known on the day"
-        )
-    }
+    out = {"regimes.png": _five_years_of_regimes(lake)}
     symbol = lake.table("signals.mfg_prices").scan().select(pl.col("symbol").min()).collect().item()
     for name, model in (("signals.mfg_prices", "mean field game"), ("signals.chiarella_forecasts", "Chiarella")):
         forecast = lake.table(name).scan().filter(pl.col("symbol") == symbol).collect()
@@ -290,10 +283,27 @@ def _signal_pictures(lake: Lakehouse) -> dict[str, bytes]:
             .filter(pl.col("symbol") == symbol, pl.col("ts_close") <= made_at, pl.col("date") == _LAST)
         )
         history = past.select(pl.col("ts_close").alias("ts"), "close").tail(180).collect()
-        out[f"{name.split('.')[1]}.png"] = plots.forecast_fan(history, forecast, title=f"{symbol}: {model}")
+        band = "95 % band" if model == "mean field game" else "90 % band"
+        out[f"{name.split('.')[1]}.png"] = plots.forecast_fan(history, forecast, title=f"{symbol}: {model}", band=band)
     weights = lake.table("portfolio.weights").scan().collect()
     adaptive = lake.table("portfolio.adaptive_weights").scan().collect().with_columns(method=pl.lit("adaptive"))
     columns = ["symbol", "weight", "method"]
     together = pl.concat([weights.select(columns), adaptive.select(columns)])
     out["portfolios.png"] = plots.weights_bars(together, title=f"Portfolios for {_LAST}")
     return out
+
+
+def _five_years_of_regimes(lake: Lakehouse) -> bytes:
+    """Draw the index's regimes as they would have been known, with models fitted on the past every quarter."""
+    from hfthot_platform import plots
+    from hfthot_platform.contracts.signals import REGIME_MODELS
+    from hfthot_platform.signals.regimes import RegimeSettings, model_rows, regime_rows
+
+    index = lake.table("market.closes").scan().filter(pl.col("symbol") == "SPX").collect()
+    closes = index.select("venue", "symbol", pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close")
+    days = date(2018, 1, 1), _LAST + timedelta(days=1)
+    settings = RegimeSettings(refit_days=91)
+    models, _ = model_rows(closes, REGIME_MODELS.empty(), days, interval="1d", settings=settings)
+    regimes, _ = regime_rows(closes, models, days, interval="1d", settings=settings)
+    shown = closes.filter(pl.col("ts") >= regimes["ts"].min())
+    return plots.regime_timeline(shown, regimes, title="S&P 500: regimes as known on each day")
