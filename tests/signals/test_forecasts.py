@@ -15,8 +15,11 @@ from hfthot_platform.contracts.model import TableContract
 from hfthot_platform.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
 from hfthot_platform.errors import BadRequestError
 from hfthot_platform.lakehouse.audit import audit
-from hfthot_platform.models.chiarella import ChiarellaParams, forecast
-from hfthot_platform.signals.forecasts import chiarella_rows, mfg_forecast, mfg_price_rows
+from hfthot_platform.models import strategy
+from hfthot_platform.models.backtest import Bars
+from hfthot_platform.models.chiarella import ChiarellaParams, calibrate, forecast
+from hfthot_platform.models.strategy import FittedMarket
+from hfthot_platform.signals.forecasts import _present, chiarella_rows, mfg_forecast, mfg_price_rows
 
 MADE_AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -224,6 +227,27 @@ def test_a_market_is_fitted_to_the_longest_stretch_without_a_gap_and_starts_from
     assert told["n_observations"] == 128
     assert "20 minutes are missing: fitted to the longest stretch without a gap, 130 minutes" in rows["warnings"][0]
     assert rows["expected"][0] == pytest.approx(whole["close"][-1])
+
+
+def test_the_fundamental_value_is_filtered_on_from_the_fit_to_the_last_close() -> None:
+    closes = minutes("BTC-USDT", 180, flow=False)
+    price, at = np.log(closes["close"].to_numpy()), np.arange(180)
+    found = calibrate(price[:130])
+    on = _present(found, at, price, 130)
+    # The adaptive pipeline's own filter, over bars, must say the same.
+    bars = Bars.from_frame(closes.with_columns(open=pl.col("low")))
+    fitted = FittedMarket(found.params, int(bars.times[129]), found.fundamental_deviation**2, False, ())
+    assert on.start == pytest.approx(strategy._present(fitted, bars, 0).start)
+    assert on.fundamental != found.params.fundamental
+
+
+def test_moves_across_a_gap_say_nothing_of_the_fundamental_value() -> None:
+    price = np.log(minutes("BTC-USDT", 132, flow=False)["close"].to_numpy())
+    found = calibrate(price[:130])
+    # Two lone minutes after a gap: time passes, and nothing else is known.
+    on = _present(found, np.array([*range(130), 140, 145]), price, 130)
+    assert on.fundamental == pytest.approx(found.params.fundamental + 16 * found.params.fundamental_drift)
+    assert (on.price, on.previous_price) == (price[-1], None)
 
 
 def test_a_fan_made_some_minutes_after_the_last_bar_is_open_from_the_start() -> None:
