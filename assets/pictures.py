@@ -7,7 +7,7 @@ table that holds personal data.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import polars as pl
@@ -103,7 +103,24 @@ def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
     price = "price" if "price" in market.contract.column_names else "close"
     history = past.select("ts", pl.col(price).alias("price")).collect()
     band = "95 % band" if table.contract.name == "signals.mfg_prices" else "90 % band"
-    return _shown(forecast=plots.forecast_fan(history, forecast, title=f"{symbol} · {venue}", band=band))
+    shown = _shown(forecast=plots.forecast_fan(history, forecast, title=f"{symbol} · {venue}", band=band))
+    return shown | _density(past.collect(), made_at) if table.contract.name == "signals.mfg_prices" else shown
+
+
+def _density(trades: pl.DataFrame, made_at: datetime) -> dict[str, str]:
+    """The equilibrium behind a mean-field-game forecast: where the agents' inventories go."""
+    from hfthot_platform.signals.forecasts import mfg_forecast
+
+    found = mfg_forecast(trades, made_at=made_at).solution
+    return _shown(
+        density=plots.density_map(
+            found.times,
+            found.inventories,
+            found.density,
+            title=f"{trades['symbol'][0]}: density of inventories",
+            mean=found.mean_inventory,
+        )
+    )
 
 
 def of_signals(lake: Lakehouse, name: str, days: Days) -> Mapping[str, str]:
