@@ -85,7 +85,6 @@ def test_settings_do_not_change():
     [
         ("HFTHOT_UNIVERSE_SIZE", "hush"),
         ("HFTHOT_UNIVERSE_SIZE", "0"),
-        ("HFTHOT_UNIVERSE_SIZE", "hush"),
         ("HFTHOT_LANDING_SETTLE_SECONDS", "-1"),
         ("HFTHOT_DUCKDB_THREADS", "0"),
         ("HFTHOT_FEEDS", '[{"kind": "sample", "colour": "hush"}]'),

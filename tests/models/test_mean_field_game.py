@@ -21,13 +21,13 @@ from hfthot_platform.models.mean_field_game import (
     solve,
 )
 
-DESIGN = TradeCrowding(
+REFERENCE = TradeCrowding(
     impact=0.4, running_penalty=0.1, temporary_cost=0.2, terminal_penalty=2.5, horizon=5.0, initial_inventory=10.0
 )
 
 #: (impact, running_penalty, temporary_cost, terminal_penalty, horizon), initial inventory, inventory noise
 LINEAR_QUADRATIC = {
-    "the example of DESIGN": ((0.4, 0.1, 0.2, 2.5, 5.0), 10.0, 0.0),
+    "the reference example": ((0.4, 0.1, 0.2, 2.5, 5.0), 10.0, 0.0),
     "weak impact and penalty": ((0.1, 0.01, 0.2, 2.5, 5.0), 10.0, 0.0),
     "no interaction": ((0.0, 0.1, 0.2, 2.5, 5.0), 10.0, 0.0),
     "no running penalty": ((0.4, 0.0, 0.2, 2.5, 5.0), 10.0, 0.0),
@@ -59,12 +59,12 @@ def error_of(solution):
 
 @pytest.fixture(scope="module")
 def design():
-    return solve(DESIGN, 201, 201)
+    return solve(REFERENCE, 201, 201)
 
 
 class TestClosedForm:
     def test_gives_the_published_values(self):
-        assert closed_form(DESIGN, [1.0, 3.0, 5.0]).mean_inventory == pytest.approx(
+        assert closed_form(REFERENCE, [1.0, 3.0, 5.0]).mean_inventory == pytest.approx(
             [2.54941, 0.16157, 0.00146], abs=5e-6
         )
 
@@ -114,7 +114,7 @@ class TestClosedForm:
 
     def test_refuses_times_outside_the_horizon(self):
         with pytest.raises(BadRequestError, match="Stay in"):
-            closed_form(DESIGN, [6.0])
+            closed_form(REFERENCE, [6.0])
 
 
 class TestLinearQuadraticGames:
@@ -133,13 +133,13 @@ class TestLinearQuadraticGames:
         assert orders[0] == pytest.approx([2.0, 2.0], abs=0.1)
         assert orders[1] == pytest.approx([1.0, 1.0], abs=0.1)
 
-    @pytest.mark.parametrize("name", ["the example of DESIGN", "urgent", "very strong impact"])
+    @pytest.mark.parametrize("name", ["the reference example", "urgent", "very strong impact"])
     def test_the_grid_error_bounds_the_error(self, name):
         solution = solve(game_of(name), 101, 101)
         assert error_of(solution) <= solution.grid_error <= 0.2
 
     def test_the_trading_rate_is_the_closed_forms(self, design):
-        exact = closed_form(DESIGN, design.times).mean_trading_rate
+        exact = closed_form(REFERENCE, design.times).mean_trading_rate
         assert design.mean_trading_rate == pytest.approx(exact, abs=1e-3 * np.abs(exact).max())
 
     def test_without_interaction_it_is_almgren_chriss_after_one_response(self):
@@ -203,7 +203,7 @@ class TestScheme:
         """Prices in cents and inventories in thousands give the same path."""
         scaled = TradeCrowding(0.4 * 1e5, 0.1 * 1e5, 0.2 * 1e5, 2.5 * 1e5, 5.0, 0.01)
         path = solve(scaled, 51, 51).mean_inventory
-        assert path * 1000 == pytest.approx(solve(DESIGN, 51, 51).mean_inventory, abs=1e-6)
+        assert path * 1000 == pytest.approx(solve(REFERENCE, 51, 51).mean_inventory, abs=1e-6)
 
     @given(
         alpha=st.floats(0, 1),
@@ -237,13 +237,13 @@ class TestEquilibrium:
         assert design.exploitability.min() >= -1e-12 * np.abs(design.value).max()
 
     def test_fictitious_play_learns_the_same_equilibrium(self):
-        played = solve(DESIGN, 51, 51, method="fictitious_play", max_iterations=400, extrapolate=False)
-        newton = solve(DESIGN, 51, 51, extrapolate=False)
+        played = solve(REFERENCE, 51, 51, method="fictitious_play", max_iterations=400, extrapolate=False)
+        newton = solve(REFERENCE, 51, 51, extrapolate=False)
         assert played.mean_inventory == pytest.approx(newton.mean_inventory, abs=1e-2)
         assert played.exploitability[-1] < 0.01 * played.exploitability[0]
 
     def test_an_iteration_cut_short_says_so(self):
-        solution = solve(DESIGN, 51, 51, max_iterations=1, extrapolate=False)
+        solution = solve(REFERENCE, 51, 51, max_iterations=1, extrapolate=False)
         assert not solution.converged
         assert solution.residuals[-1] > 1e-3
 
@@ -330,11 +330,11 @@ class TestArguments:
     @pytest.mark.parametrize("nodes", [(100, 101), (101, 9)])
     def test_an_unsuitable_grid_is_refused(self, nodes):
         with pytest.raises(BadRequestError, match="odd number"):
-            solve(DESIGN, *nodes)
+            solve(REFERENCE, *nodes)
 
     def test_a_range_without_the_agents_is_refused(self):
         with pytest.raises(BadRequestError, match="Widen"):
-            solve(DESIGN, 51, 51, inventory_range=(0.0, 5.0))
+            solve(REFERENCE, 51, 51, inventory_range=(0.0, 5.0))
 
     def test_a_density_must_be_one(self):
         with pytest.raises(BadRequestError, match="increasing"):
