@@ -53,6 +53,13 @@ SELECT symbol, regime, round(confidence, 3) AS confidence, identified, strategy
 FROM signals.regimes WHERE interval = '1d' AND ts = (SELECT max(ts) FROM signals.regimes WHERE interval = '1d')
 ORDER BY symbol <> 'SPX', confidence DESC, symbol LIMIT 6
 """
+_TRUTH = """
+SELECT found.symbol, count(*) AS bars_of_5m, arg_max(found.regime, found.ts) AS latest,
+       round(100 * avg((found.regime = truth.regime)::INT), 1) AS right_pct
+FROM signals.regimes AS found
+JOIN market.simulated_regimes AS truth ON truth.symbol = found.symbol AND truth.ts = found.ts + INTERVAL 4 MINUTE
+WHERE found.interval = '5m' GROUP BY found.symbol ORDER BY found.symbol
+"""
 _FORECASTS = """
 SELECT symbol, round(arg_min(expected, ts), 4) AS now, round(arg_max(expected, ts), 4) AS expected,
        round(arg_max(lower, ts), 4) AS lower, round(arg_max(upper, ts), 4) AS upper, 'mean field game' AS model
@@ -116,6 +123,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
     _show_sql(out, lake, "1m bars of the simulated exchange", _MINUTES)
     _show_time_travel(out, lake)
     _show_sql(out, lake, f"Regimes on {_LAST}: the index and the surest stocks", _REGIMES)
+    _show_sql(out, lake, "Regimes of the simulated exchange, found by the causal filter, against the truth", _TRUTH)
     _show_sql(out, lake, "Expected price in five minutes (mean field game) and in an hour (Chiarella)", _FORECASTS)
     _show_sql(out, lake, f"Portfolios for {_LAST}: largest weights by method", _WEIGHTS)
     _show_sql(out, lake, "Why the adaptive portfolio holds what it holds", _REASONS)

@@ -8,11 +8,18 @@ Every setting can come from an environment variable `HFTHOT_<NAME>` or from the 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
 
 from hfthot_platform.errors import ConfigError
 
@@ -132,6 +139,13 @@ def load_settings(**overrides: object) -> Settings:
         name = ".".join(str(part) for part in first["loc"])
         raise ConfigError(
             first["msg"], where=f"setting {name!r}", hint="Correct HFTHOT_... in the environment or hfthot.toml."
+        ) from None
+    except SettingsError as error:
+        # The library names the field and never quotes its value.
+        field = re.search(r'field "(\w+)"', str(error))
+        name = f"HFTHOT_{field.group(1).upper()}" if field else "HFTHOT_..."
+        raise ConfigError(
+            "the value is not valid JSON", where=f"setting {name}", hint="Lists and tables are written as JSON there."
         ) from None
     except (OSError, ValueError) as error:
         raise ConfigError(

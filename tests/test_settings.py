@@ -122,3 +122,12 @@ def test_options_that_are_no_json_are_refused_without_quoting_them(monkeypatch):
         load_settings()
 
     assert "hush" not in str(caught.value)
+
+
+def test_a_list_that_is_not_json_is_named_by_its_variable(monkeypatch):
+    monkeypatch.setenv("HFTHOT_FEEDS", "hush")
+
+    with pytest.raises(ConfigError, match="HFTHOT_FEEDS: the value is not valid JSON") as caught:
+        load_settings()
+
+    assert "hush" not in str(caught.value)
