@@ -7,6 +7,7 @@ the schedules run, on the Dagster instance that `make dev` shows.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ __all__ = ["run"]
 _FIRST: Final = date(2022, 12, 15)
 _LAST: Final = date(2022, 12, 28)
 _HISTORY: Final = date(1990, 1, 1)
+#: Tag of the demonstration's runs: the process that works on them.
+_PROCESS_TAG: Final = "hfthot/process"
 
 _VOLATILITY = """
 SELECT symbol, count(*) AS days,
@@ -161,8 +164,21 @@ def _dagster(settings: Settings) -> tuple[dg.DagsterInstance, Callable[[str], dg
     from hfthot_platform.definitions import build_definitions
 
     instance = dg.DagsterInstance.get() if dagster_home() else dg.DagsterInstance.ephemeral()
+    _end_dead_runs(instance)
     definitions = build_definitions(settings)
     return instance, definitions.resolve_job_def
+
+
+def _end_dead_runs(instance: dg.DagsterInstance) -> None:
+    """End the runs of a demonstration that was killed: as long as they count as running, they hold their pools."""
+    import dagster as dg
+
+    running = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
+    for run in instance.get_runs(running):
+        process = run.tags.get(_PROCESS_TAG)
+        if process is not None and not Path(f"/proc/{process}").exists():
+            instance.report_run_failed(run, f"process {process} died")
+            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def _execute(
@@ -176,9 +192,9 @@ def _execute(
     Raises:
         DagsterError: a step failed.
     """
-    tags = {}
+    tags = {_PROCESS_TAG: str(os.getpid())}
     if days is not None:
-        tags = {
+        tags |= {
             "dagster/asset_partition_range_start": days[0].isoformat(),
             "dagster/asset_partition_range_end": days[1].isoformat(),
         }
