@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any, Final
 
 import dagster as dg
+import polars as pl
 
+from assets import pictures
 from assets.conditions import FOLLOWS_CHECKED_INPUTS
 from hfthot_platform.contracts import TableContract, contract
 from hfthot_platform.errors import CommitConflictError, LockTimeoutError, SourceUnavailableError
 from hfthot_platform.lakehouse import Audited, Commit, Staging, Table
+from resources.platform import Platform
 
 __all__ = [
     "DAILY",
     "RULES",
     "YESTERDAY",
     "asset_key",
+    "publish_days",
     "published",
     "rule_check",
     "rule_results",
@@ -222,6 +226,28 @@ def published(
         return dg.MaterializeResult(asset_key=key, metadata=everywhere)
     counted = {"dagster/partition_row_count" if partitions else "rows": rows}
     return dg.MaterializeResult(asset_key=key, metadata=everywhere | counted | account)
+
+
+def publish_days(
+    context: dg.AssetExecutionContext,
+    platform: Platform,
+    name: str,
+    days: tuple[date, date],
+    rows: pl.DataFrame,
+    failed: Sequence[tuple[str, str]],
+    inputs: tuple[str, ...],
+    pictures_of: Callable[[Table, tuple[date, date]], Mapping[str, str]] | None = None,
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+    """Audit computed rows, yield the gate, replace the days, and say which series have no result and why."""
+    table = platform.lake.table(name)
+    audited = table.audit(rows)
+    yield from rule_results(audited)
+    if not audited.publishable:
+        table.quarantine(audited, stamp=platform.stamp(context))
+        return
+    commit = table.replace(days, audited, stamp=platform.stamp(context, *inputs))
+    shown = pictures_of(table, days) if pictures_of else pictures.of_signals(platform.lake, name, days)
+    yield published(context, table, [commit], shown, failed=failed)
 
 
 def table_rows(rows: Iterable[Mapping[str, str | int]]) -> dg.MetadataValue[Any]:

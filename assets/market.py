@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from assets import pictures
-from assets.common import YESTERDAY, asset_key, published, rule_results, table_asset
+from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
 from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.ingest import derive, stage_feeds
 from hfthot_platform.ingest.derive import Days
@@ -135,13 +135,8 @@ def universe(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platf
     rows = universe_over(
         daily, before, first, end, size=settings.universe_size, window_days=settings.universe_window_days
     )
-    audited = table.audit(rows)
-    yield from rule_results(audited)
-    if not audited.publishable:
-        table.quarantine(audited, stamp=platform.stamp(context))
-    else:
-        commit = table.replace(days, audited, stamp=platform.stamp(context, "market.bars", "market.universe"))
-        yield published(context, table, [commit], pictures.of_universe(table, days))
+    inputs = ("market.bars", "market.universe")
+    yield from publish_days(context, platform, "market.universe", days, rows, (), inputs, pictures.of_universe)
 
 
 def _from_feeds(

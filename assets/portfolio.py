@@ -7,8 +7,7 @@ from typing import Final
 import dagster as dg
 import polars as pl
 
-from assets import pictures
-from assets.common import YESTERDAY, asset_key, published, rule_results, table_asset
+from assets.common import YESTERDAY, asset_key, publish_days, table_asset
 from hfthot_platform.ingest.derive import Days
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.lakehouse.spans import within
@@ -66,7 +65,7 @@ def weights(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
     days = days_of(context)
     lake = platform.lake
     found = weight_rows(_closes(lake, days), days, previous=_before(lake, "portfolio.weights", days[0]))
-    yield from _publish(context, platform, "portfolio.weights", days, found.rows, found.failed, ("market.closes",))
+    yield from publish_days(context, platform, "portfolio.weights", days, found.rows, found.failed, ("market.closes",))
 
 
 @table_asset(
@@ -94,7 +93,7 @@ def adaptive_weights(context: dg.AssetExecutionContext, platform: dg.ResourcePar
         market_series=_market_series(regimes),
     )
     inputs = ("market.closes", "signals.regimes")
-    yield from _publish(context, platform, "portfolio.adaptive_weights", days, found.rows, found.failed, inputs)
+    yield from publish_days(context, platform, "portfolio.adaptive_weights", days, found.rows, found.failed, inputs)
 
 
 #: The thinned curves of the backtests: a table of its own, published by the same asset as the figures.
@@ -138,26 +137,7 @@ def backtests(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Plat
     curves.replace((last, days[1]), found.equity, stamp=platform.stamp(context, "market.closes"))
     context.log_event(dg.AssetMaterialization(EQUITY.key, metadata={"rows": found.equity.height}))
     inputs = ("market.closes", "portfolio.weights", "portfolio.adaptive_weights")
-    yield from _publish(context, platform, "portfolio.backtests", (last, days[1]), found.rows, found.failed, inputs)
-
-
-def _publish(
-    context: dg.AssetExecutionContext,
-    platform: Platform,
-    name: str,
-    days: Days,
-    rows: pl.DataFrame,
-    failed: tuple[tuple[str, str], ...],
-    inputs: tuple[str, ...],
-) -> _Result:
-    table = platform.lake.table(name)
-    audited = table.audit(rows)
-    yield from rule_results(audited)
-    if not audited.publishable:
-        table.quarantine(audited, stamp=platform.stamp(context))
-        return
-    commit = table.replace(days, audited, stamp=platform.stamp(context, *inputs))
-    yield published(context, table, [commit], pictures.of_signals(platform.lake, name, days), failed=failed)
+    yield from publish_days(context, platform, "portfolio.backtests", (last, days[1]), found.rows, found.failed, inputs)
 
 
 #: All portfolio assets.

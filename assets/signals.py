@@ -1,6 +1,6 @@
 """What the models say: regimes, mean-field-game price paths, Chiarella forecasts."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -9,7 +9,7 @@ import polars as pl
 from pydantic import Field
 
 from assets import pictures
-from assets.common import YESTERDAY, asset_key, published, rule_results, table_asset
+from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
 from hfthot_platform.ingest.derive import Days
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.lakehouse.spans import within
@@ -79,7 +79,7 @@ def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[
         )
         parts.append(rows)
         failed += missed
-    yield from _publish(
+    yield from publish_days(
         context, platform, "signals.regime_models", days, pl.concat(parts), failed, ("market.closes", "market.bars")
     )
 
@@ -108,7 +108,7 @@ def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
         parts.append(rows)
         failed += missed
     inputs = ("market.closes", "market.bars", "signals.regime_models")
-    yield from _publish(context, platform, "signals.regimes", days, pl.concat(parts), failed, inputs)
+    yield from publish_days(context, platform, "signals.regimes", days, pl.concat(parts), failed, inputs)
 
 
 @table_asset(
@@ -123,7 +123,7 @@ def regime_changes(context: dg.AssetExecutionContext, platform: dg.ResourceParam
     days = days_of(context)
     table = platform.lake.table("signals.regimes")
     rows = table.scan().filter(within(table.contract, (days[0] - _MEMORY, days[1]))).collect()
-    yield from _publish(
+    yield from publish_days(
         context, platform, "signals.regime_changes", days, change_rows(rows, days), (), ("signals.regimes",)
     )
 
@@ -184,26 +184,6 @@ def _hours(days: Days, every: int, now: datetime) -> list[datetime]:
     first, end = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days)
     hours = int((end - first) / timedelta(hours=1))
     return [at for k in range(every, hours + 1, every) if (at := first + timedelta(hours=k)) <= now]
-
-
-def _publish(
-    context: dg.AssetExecutionContext,
-    platform: Platform,
-    name: str,
-    days: Days,
-    rows: pl.DataFrame,
-    failed: Sequence[tuple[str, str]],
-    inputs: tuple[str, ...],
-) -> _Result:
-    """Audit, check, replace the days, and say which series have no result and why."""
-    table = platform.lake.table(name)
-    audited = table.audit(rows)
-    yield from rule_results(audited)
-    if not audited.publishable:
-        table.quarantine(audited, stamp=platform.stamp(context))
-        return
-    commit = table.replace(days, audited, stamp=platform.stamp(context, *inputs))
-    yield published(context, table, [commit], pictures.of_signals(platform.lake, name, days), failed=failed)
 
 
 #: All signal assets.

@@ -7,7 +7,7 @@ UI and stored with every run, and this one may hold credentials.
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 
@@ -17,14 +17,11 @@ from dagster_duckdb import DuckDBResource
 from hfthot_platform import __version__
 from hfthot_platform.ingest import build_feeds
 from hfthot_platform.lakehouse import Lakehouse, Stamp
+from hfthot_platform.lakehouse.lake import utc_now
 from hfthot_platform.market.sources.base import Feed
 from hfthot_platform.settings import Settings
 
 __all__ = ["Platform", "duckdb_resource"]
-
-
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
 
 
 class Platform:
@@ -35,7 +32,7 @@ class Platform:
         clock: tells the time; tests and replays pass their own.
     """
 
-    def __init__(self, settings: Settings, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], datetime] = utc_now) -> None:
         self.settings = settings
         self.clock = clock
 

@@ -12,6 +12,7 @@ import polars as pl
 
 from hfthot_platform.errors import BadRequestError, ConfigError, nearest
 from hfthot_platform.lakehouse import Commit, Lakehouse, Staging, Stamp
+from hfthot_platform.lakehouse.lake import utc_now
 from hfthot_platform.market.sources.base import Batch, Feed, Progress, no_progress
 from hfthot_platform.settings import (
     ArchiveFeedSettings,
@@ -44,11 +45,7 @@ class _Restricted:
         return self.feed.fetch(table, start, end, progress=progress)
 
 
-def _utc_now() -> datetime:
-    return datetime.now(UTC)
-
-
-def build_feeds(settings: Settings, clock: Callable[[], datetime] = _utc_now) -> tuple[Feed, ...]:
+def build_feeds(settings: Settings, clock: Callable[[], datetime] = utc_now) -> tuple[Feed, ...]:
     """Return the feeds that the settings declare; nothing is contacted yet.
 
     Raises:

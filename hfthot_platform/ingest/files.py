@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime
 from itertools import count
@@ -30,6 +30,7 @@ from hfthot_platform.ingest.feeds import CONFLICTS
 from hfthot_platform.lakehouse import Audited, Lakehouse, Stamp, Table
 from hfthot_platform.lakehouse.audit import rejected_for_conflict
 from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.lakehouse.staging import finished_first
 from hfthot_platform.market.sources.base import Batch, FileProbe, Progress, Recognised, content_hash, no_progress
 from hfthot_platform.market.sources.mapping import SIDECAR_SUFFIX, sidecar_of
 
@@ -306,7 +307,8 @@ class _Account:
             self._withhold(audited)
         # The share of bad rows is judged; what is left is published whatever the share within a part of it.
         commits = [
-            self._table.merge(part, on_change=on_change, stamp=self._stamp) for part, on_change in self._parts(audited)
+            self._table.merge(part, on_change=how, stamp=self._stamp)
+            for part, how in finished_first(audited, self._on_change)
         ]
         self.published += sum(each.rows_published for each in commits)
         self.duplicate += sum(each.rows_duplicate for each in commits)
@@ -364,16 +366,6 @@ class _Account:
         raise RejectedFileError(
             _TOO_MANY, detail, where=contract.name, hint="Correct the file or its mapping, and drop it again."
         )
-
-    def _parts(self, audited: Audited) -> Iterator[tuple[Audited, Literal["update", "keep", "reject"]]]:
-        """Yield what to merge and how: an unfinished bar may fill a gap, but never replaces another row."""
-        rows = audited.rows
-        none = audited.rejected.clear()
-        if "final" not in rows.columns or rows["final"].all():
-            yield replace(audited, rejected=none), self._on_change
-            return
-        yield replace(audited, rows=rows.filter(pl.col("final")), rejected=none), self._on_change
-        yield replace(audited, rows=rows.filter(~pl.col("final")), rejected=none, duplicates=0), "keep"
 
     def _note_times(self, rows: pl.DataFrame, *, changed: bool) -> None:
         if not rows.height:

@@ -11,10 +11,11 @@ from hfthot_platform.errors import UnknownTableError
 from hfthot_platform.lakehouse.storage import Storage
 from hfthot_platform.lakehouse.table import Table
 
-__all__ = ["Lakehouse"]
+__all__ = ["Lakehouse", "utc_now"]
 
 
-def _utc_now() -> datetime:
+def utc_now() -> datetime:
+    """Return the present time: the default clock, which tests and replays replace."""
     return datetime.now(UTC)
 
 
@@ -26,7 +27,7 @@ class Lakehouse:
         >>> lake.table("market.closes").scan().filter(pl.col("symbol") == "AAPL").collect()
     """
 
-    def __init__(self, storage: Storage, clock: Callable[[], datetime] = _utc_now) -> None:
+    def __init__(self, storage: Storage, clock: Callable[[], datetime] = utc_now) -> None:
         self.storage = storage
         #: Tells the time; injected so that tests and backfills are deterministic.
         self.clock = clock
@@ -38,7 +39,7 @@ class Lakehouse:
         root: str | Path,
         storage_options: Mapping[str, str] | None = None,
         *,
-        clock: Callable[[], datetime] = _utc_now,
+        clock: Callable[[], datetime] = utc_now,
     ) -> Lakehouse:
         """Open the lake at a path or URL; nothing is created before the first write.
 

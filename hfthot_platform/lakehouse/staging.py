@@ -23,7 +23,10 @@ from hfthot_platform.lakehouse.audit import Audited, RuleResult
 from hfthot_platform.lakehouse.commits import Commit, Stamp
 from hfthot_platform.lakehouse.table import Table
 
-__all__ = ["Staging", "sweep_scratch"]
+__all__ = ["OnChange", "Staging", "finished_first", "sweep_scratch"]
+
+#: What a merge does to a row that is there with other values.
+OnChange = Literal["update", "keep", "reject"]
 
 _ROWS_IN_MEMORY = 2_000_000
 _PREFIX = "staging-"
@@ -98,9 +101,7 @@ class Staging:
         for batch in self.batches():
             self.table.quarantine(batch, stamp=stamp)
 
-    def merge(
-        self, *, on_change: Literal["update", "keep", "reject"] = "update", stamp: Stamp | None = None
-    ) -> list[Commit]:
+    def merge(self, *, on_change: OnChange = "update", stamp: Stamp | None = None) -> list[Commit]:
         """Publish every batch by merge on the key; running it again publishes nothing twice.
 
         Raises:
@@ -112,10 +113,10 @@ class Staging:
         for batch in self.batches():
             # The share is judged over all batches, so the one batch that has more of them passes too.
             self.table.quarantine(batch, stamp=stamp)
-            good = replace(batch, rejected=batch.rejected.clear())
-            commits.append(
-                self.table.merge(good, on_change=on_change, stamp=stamp).with_rejected(batch.rejected.height)
-            )
+            rejected = batch.rejected.height
+            for part, how in finished_first(batch, on_change):
+                commits.append(self.table.merge(part, on_change=how, stamp=stamp).with_rejected(rejected))
+                rejected = 0
         return commits
 
     def require_publishable(self) -> None:
@@ -128,6 +129,19 @@ class Staging:
             where=self.table.contract.name,
             hint="Nothing was published. Correct the source or the computation and run it again.",
         )
+
+
+def finished_first(audited: Audited, on_change: OnChange) -> Iterator[tuple[Audited, OnChange]]:
+    """Yield what to merge of an audit's good rows, and how: an unfinished bar never replaces another row.
+
+    It may fill a gap.  The rejected rows are not in it: they are quarantined as a whole, before anything is public.
+    """
+    rows, none = audited.rows, audited.rejected.clear()
+    if "final" not in rows.columns or rows["final"].all():
+        yield replace(audited, rejected=none), on_change
+        return
+    yield replace(audited, rows=rows.filter(pl.col("final")), rejected=none), on_change
+    yield replace(audited, rows=rows.filter(~pl.col("final")), rejected=none, duplicates=0), "keep"
 
 
 def sweep_scratch(scratch: Path, now: datetime, older_than: timedelta = timedelta(days=1)) -> int:

@@ -136,16 +136,8 @@ class Table:
             VersionUnavailableError: not readable (any more); the message names the readable range.
             DamagedTableError: a file of that version is missing.
         """
-        if version is not None and as_of is not None:
-            raise BadRequestError("give either version or as_of", where=self.contract.name)
-        if as_of is not None:
-            version = self.version_at(as_of)
-        handle = self._open(version)
-        if handle is None:
-            if version is not None:
-                raise self._unavailable(f"version {version}", [])
-            return self.contract.empty().lazy()
-        return self._frame(handle)
+        handle = self._chosen(version, as_of)
+        return self.contract.empty().lazy() if handle is None else self._frame(handle)
 
     def version(self) -> int | None:
         """Return the current version, or None if nothing was written yet."""
@@ -202,14 +194,8 @@ class Table:
             VersionUnavailableError: not readable (any more); the message names the readable range.
             DamagedTableError: a file of that version is missing.
         """
-        if version is not None and as_of is not None:
-            raise BadRequestError("give either version or as_of", where=self.contract.name)
-        if as_of is not None:
-            version = self.version_at(as_of)
-        handle = self._open(version)
+        handle = self._chosen(version, as_of)
         if handle is None:
-            if version is not None:
-                raise self._unavailable(f"version {version}", [])
             return None
         if fault := next(self._faults(handle), None):
             raise self._damage(fault)
@@ -408,6 +394,17 @@ class Table:
         return self._open()
 
     # -- internals: reading ---------------------------------------------------------------------------------
+
+    def _chosen(self, version: int | None, as_of: datetime | None) -> DeltaTable | None:
+        """Open a version, the one of a time, or the current one; None if nothing was written and none was named."""
+        if version is not None and as_of is not None:
+            raise BadRequestError("give either version or as_of", where=self.contract.name)
+        if as_of is not None:
+            version = self.version_at(as_of)
+        handle = self._open(version)
+        if handle is None and version is not None:
+            raise self._unavailable(f"version {version}", [])
+        return handle
 
     def _open(self, version: int | None = None) -> DeltaTable | None:
         try:

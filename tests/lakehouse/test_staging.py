@@ -57,3 +57,36 @@ def test_an_abandoned_folder_is_swept_and_a_living_one_is_not(tmp_path):
 
 def test_a_scratch_folder_that_is_not_there_has_nothing_to_sweep(tmp_path):
     assert sweep_scratch(tmp_path / "none", NOW) == 0
+
+
+def test_an_unfinished_bar_fills_a_gap_but_never_replaces_a_finished_one(lake):
+    table = lake.table("market.bars_1m")
+    ts = [datetime(2024, 1, 1, 0, minute, tzinfo=UTC) for minute in (0, 1)]
+
+    def bars(close: float, *, final: bool) -> pl.DataFrame:
+        price = {name: [close] * 2 for name in ("open", "high", "low", "close")}
+        return pl.DataFrame(
+            {
+                "venue": ["v"] * 2,
+                "symbol": ["A-B"] * 2,
+                "ts": ts,
+                "ts_close": [each.replace(second=59) for each in ts],
+                **price,
+                "volume": [1.0] * 2,
+                "final": [final] * 2,
+                "origin": ["vendor"] * 2,
+                "source": ["vendor_history"] * 2,
+                "source_ref": [f"at {close}"] * 2,
+            }
+        ).with_columns(pl.col("ts", "ts_close").cast(pl.Datetime("us", "UTC")))
+
+    with Staging(table) as finished:
+        finished.add(bars(10.0, final=True).head(1))
+        finished.merge()
+    with Staging(table) as open_bars:
+        open_bars.add(bars(11.0, final=False))
+        commits = open_bars.merge()
+
+    assert table.scan().sort("ts").collect().select("close", "final").rows() == [(10.0, True), (11.0, False)]
+    assert sum(each.rows_published for each in commits) == 1
+    assert sum(each.rows_read for each in commits) == 2
