@@ -6,6 +6,8 @@ declare it in its namespace's module and list it here; everything else derives f
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from hfthot_platform.contracts import market, ops, portfolio, signals
 from hfthot_platform.contracts.model import Column, TableContract
 from hfthot_platform.errors import UnknownTableError, nearest
@@ -37,14 +39,14 @@ CONTRACTS: dict[str, TableContract] = {
 }
 
 
-def contract(name: str) -> TableContract:
+def contract(name: str, among: Mapping[str, TableContract] = CONTRACTS) -> TableContract:
     """Return the contract of a table.
 
     Raises:
         UnknownTableError: no table has this name; the message suggests the nearest one.
     """
     try:
-        return CONTRACTS[name]
+        return among[name]
     except KeyError:
-        hint = nearest(name, CONTRACTS) or f"Known tables: {', '.join(CONTRACTS)}."
+        hint = nearest(name, among) or f"Known tables: {', '.join(among)}."
         raise UnknownTableError(f"unknown table {name!r}", hint=hint) from None

@@ -117,8 +117,8 @@ class TableContract:
         by_name = {column.name: column for column in self.columns}
         object.__setattr__(self, "_by_name", by_name)
         problems = []
-        if self.name.count(".") != 1:
-            problems.append("a table name is namespace.table")
+        if not all(self.parts) or len(self.parts) > 2:
+            problems.append("a table name is namespace.table, or table alone for the user tables")
         if len(by_name) != len(self.columns):
             problems.append("a column is declared twice")
         named = {*self.primary_key, *self.sort_by, *self.stats_columns, *(rule.column for rule in self.rules)}
@@ -150,14 +150,19 @@ class TableContract:
         object.__setattr__(self, "rules", (*present, *(rule for rule in self.rules if rule not in present)))
 
     @property
+    def parts(self) -> tuple[str, ...]:
+        """Return the parts of the name; the user tables have one, all others two."""
+        return tuple(self.name.split("."))
+
+    @property
     def namespace(self) -> str:
-        """Return the part of the name before the dot."""
-        return self.name.split(".")[0]
+        """Return the part of the name before the dot; the user tables, which have none, belong to `accounts`."""
+        return self.parts[0] if len(self.parts) > 1 else "accounts"
 
     @property
     def table(self) -> str:
-        """Return the part of the name after the dot."""
-        return self.name.split(".")[1]
+        """Return the last part of the name."""
+        return self.parts[-1]
 
     @property
     def column_names(self) -> tuple[str, ...]:

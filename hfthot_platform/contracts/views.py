@@ -8,7 +8,7 @@ from hfthot_platform.contracts.market import BARS_1M
 from hfthot_platform.contracts.model import Column, TableContract
 from hfthot_platform.errors import ContractError
 
-__all__ = ["VIEWS", "View"]
+__all__ = ["VIEWS", "SqlView", "View"]
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,21 @@ class View:
     def declared(self) -> tuple[Column, ...]:
         """Return the declarations of the view's columns."""
         return tuple(self.of.column(name) for name in self.columns)
+
+
+@dataclass(frozen=True)
+class SqlView:
+    """A SELECT under a name, as SQL models declare it; always as current as the tables that it reads."""
+
+    name: str
+    #: One SELECT in DuckDB's dialect that names tables and views of the lake.
+    sql: str
+    columns: tuple[Column, ...]
+    description: str
+
+    def declared(self) -> tuple[Column, ...]:
+        """Return the declarations of the view's columns."""
+        return self.columns
 
 
 #: All views by name.

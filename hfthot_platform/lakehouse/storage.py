@@ -100,7 +100,7 @@ class Storage:
 
     def uri(self, contract: TableContract) -> str:
         """Return where a table is."""
-        return f"{self.root}/{contract.namespace}/{contract.table}"
+        return "/".join((self.root, *contract.parts))
 
     def location(self, contract: TableContract) -> str:
         """Return the same as a URL for the Delta library, which takes a bare path apart at `%`, `#` and `?`."""
@@ -109,7 +109,7 @@ class Storage:
 
     def local_table(self, contract: TableContract) -> Path | None:
         """Return a table's folder, or None on an object store."""
-        return self.local / contract.namespace / contract.table if self.local else None
+        return self.local.joinpath(*contract.parts) if self.local else None
 
     def lock_file(self, contract: TableContract) -> Path | None:
         """Return the writers' lock file of a table, or None on an object store."""

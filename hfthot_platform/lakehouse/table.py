@@ -26,7 +26,7 @@ from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, wr
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.schema import Field, Schema
 
-from hfthot_platform.contracts import CONTRACTS, TableContract
+from hfthot_platform.contracts import TableContract
 from hfthot_platform.errors import (
     AuditFailedError,
     BadRequestError,
@@ -765,7 +765,7 @@ class Table:
         if rejected is None or not rejected.height:
             return
         name = self.contract.quarantine
-        if name not in CONTRACTS:
+        if name not in self._lake.contracts:
             raise AuditFailedError(
                 f"{rejected.height} rows break a rule: {rejected['detail'][0]}",
                 where=self.contract.name,

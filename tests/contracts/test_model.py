@@ -33,7 +33,7 @@ GOOD = TableContract(
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"name": "table"}, "namespace.table"),
+        ({"name": "market."}, "namespace.table"),
         ({"columns": (*GOOD.columns, Column("key", INT, "Again"))}, "declared twice"),
         ({"primary_key": ("kee",)}, "column 'kee' is used but not declared"),
         ({"primary_key": ("value",)}, "key column 'value' must not be nullable"),
