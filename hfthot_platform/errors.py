@@ -15,21 +15,38 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 __all__ = [
+    "AccountError",
     "AuditFailedError",
+    "AuthenticationError",
     "BadRequestError",
+    "CertificateError",
     "ChecksumMismatchError",
     "CommitConflictError",
     "ConfigError",
     "ContractError",
     "DamagedTableError",
     "DataError",
+    "DecryptionError",
+    "DuplicateAccountError",
+    "ErasedSubjectError",
+    "ErasureUnverifiedError",
+    "ExpiredTokenError",
     "HfthotError",
+    "InactiveAccountError",
+    "InvalidCredentialsError",
+    "InvalidTokenError",
+    "KeySourceError",
     "LakehouseError",
+    "LegalHoldError",
     "LockTimeoutError",
     "LookAheadError",
     "ModelError",
     "NotConvergedError",
+    "PermissionDeniedError",
+    "PrivacyError",
+    "QuotaExceededError",
     "RejectedFileError",
+    "RevokedTokenError",
     "SchemaMismatchError",
     "SourceError",
     "SourceRefusedError",
@@ -37,8 +54,12 @@ __all__ = [
     "SqlError",
     "StorageFullError",
     "StorageReadOnlyError",
+    "StoreError",
+    "TierForbiddenError",
+    "TooManyAttemptsError",
     "UnknownColumnError",
     "UnknownTableError",
+    "UnknownUserError",
     "UnsupportedTableError",
     "VersionUnavailableError",
     "nearest",
@@ -127,6 +148,104 @@ class StorageUnavailableError(LakehouseError):
 
 class AuditFailedError(LakehouseError):
     """A blocking rule failed, so nothing was published."""
+
+
+class AccountError(HfthotError):
+    """Base of what can go wrong with an account; messages never hold names, addresses, tokens or keys."""
+
+
+class DuplicateAccountError(AccountError):
+    """The username or the e-mail address is taken; `field` says which."""
+
+    def __init__(self, what: str, *, field: str, where: str = "", hint: str = "") -> None:
+        self.field = field
+        super().__init__(what, where=where, hint=hint)
+
+
+class UnknownUserError(AccountError, KeyError):
+    """No account has this id."""
+
+    __str__ = Exception.__str__  # KeyError would show the repr of the message
+
+
+class AuthenticationError(AccountError):
+    """Who is asking could not be established."""
+
+
+class InvalidCredentialsError(AuthenticationError):
+    """Username or password is wrong; which of the two is not said."""
+
+
+class InvalidTokenError(AuthenticationError):
+    """The session token or API key was never issued, or was altered."""
+
+
+class ExpiredTokenError(AuthenticationError):
+    """The session is over; sign in again."""
+
+
+class RevokedTokenError(AuthenticationError):
+    """The session or API key was ended before its time."""
+
+
+class InactiveAccountError(AuthenticationError):
+    """The account waits for approval, was rejected, deactivated, or deleted (restorable for a while)."""
+
+
+class TooManyAttemptsError(AuthenticationError):
+    """Too many failed sign-ins; `retry_after` is the number of seconds to wait."""
+
+    def __init__(self, what: str, *, retry_after: float, where: str = "", hint: str = "") -> None:
+        self.retry_after = retry_after
+        super().__init__(what, where=where, hint=hint)
+
+
+class PermissionDeniedError(AccountError):
+    """The caller is known but may not do this."""
+
+
+class TierForbiddenError(PermissionDeniedError):
+    """The caller's tier does not include this."""
+
+
+class QuotaExceededError(AccountError):
+    """A quota is used up; `resets_at` is when its window ends, None if it does not renew."""
+
+    def __init__(self, what: str, *, resets_at: datetime | None = None, where: str = "", hint: str = "") -> None:
+        self.resets_at = resets_at
+        super().__init__(what, where=where, hint=hint)
+
+
+class StoreError(AccountError):
+    """The operational store cannot be opened, read or written; what was acknowledged before still stands."""
+
+
+class PrivacyError(HfthotError):
+    """Base of what can go wrong with keys, export, erasure and proof."""
+
+
+class KeySourceError(PrivacyError):
+    """The key-encryption keys cannot be had, or are not safe where they are."""
+
+
+class DecryptionError(PrivacyError):
+    """A ciphertext was altered, or belongs to another table, column or subject."""
+
+
+class ErasedSubjectError(PrivacyError):
+    """The account was erased; nothing of it can be read, restored or changed."""
+
+
+class LegalHoldError(PrivacyError):
+    """A legal hold keeps this data from being erased."""
+
+
+class ErasureUnverifiedError(PrivacyError):
+    """An erasure could not be proven, so no certificate is issued; the message says what is left where."""
+
+
+class CertificateError(PrivacyError):
+    """A certificate was altered, is not one, or was signed by another installation."""
 
 
 class SourceError(HfthotError):

@@ -107,6 +107,35 @@ class Settings(BaseSettings):
     duckdb_threads: Annotated[int, Field(ge=1, le=256)] = 2
     #: Folder for spilling and downloads.
     scratch: Path = Path("data/scratch")
+    #: Folder of the operational store (users, keys, counters), beside the lake and never inside it.
+    accounts: Path = Path("data/accounts")
+    #: URL of a PostgreSQL database for the operational store (`postgresql+psycopg://...`); SQLite in `accounts`
+    #: otherwise.
+    accounts_url: SecretStr | None = None
+    #: Where the key-encryption keys come from: a file (made with mode 0600 if absent), the environment variable
+    #: HFTHOT_KEYS (`id:base64` pairs, comma-separated, the newest first), or the system's keyring.
+    key_source: Literal["file", "environment", "keyring"] = "file"
+    key_file: Path = Path("data/keys/kek.json")
+    keys: SecretStr | None = None
+    #: Folder of a subject's exported data and of erasure certificates.
+    exports: Path = Path("data/exports")
+    certificates: Path = Path("data/certificates")
+    #: Argon2id: memory in KiB, passes, lanes (defaults of RFC 9106's second recommendation).
+    argon2_memory_kib: Annotated[int, Field(ge=8, le=4_194_304)] = 65_536
+    argon2_passes: Annotated[int, Field(ge=1, le=100)] = 3
+    argon2_lanes: Annotated[int, Field(ge=1, le=64)] = 4
+    session_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 24.0
+    #: Failed sign-ins per account or address within the window before further ones are refused for its rest.
+    login_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    login_window_minutes: Annotated[float, Field(gt=0, le=24 * 60)] = 15.0
+    #: Whether a registration needs `approve_user` before its first sign-in.
+    approve_registrations: bool = False
+    #: Days of retention.
+    audit_retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    session_retention_days: Annotated[int, Field(ge=1, le=3650)] = 180
+    soft_delete_days: Annotated[int, Field(ge=0, le=365)] = 30
+    export_retention_days: Annotated[int, Field(ge=0, le=365)] = 7
+    quarantine_retention_days: Annotated[int, Field(ge=1, le=3650)] = 365
 
     @classmethod
     def settings_customise_sources(

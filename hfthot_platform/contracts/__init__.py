@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hfthot_platform.contracts import market, ops, portfolio, signals
+from hfthot_platform.contracts import accounts, market, ops, portfolio, signals
 from hfthot_platform.contracts.model import Column, TableContract
 from hfthot_platform.errors import UnknownTableError, nearest
 
@@ -31,6 +31,7 @@ _DATA = (
     portfolio.ADAPTIVE_WEIGHTS,
     portfolio.BACKTESTS,
     portfolio.BACKTEST_EQUITY,
+    *accounts.USER_TABLES,
 )
 
 #: All contracts by table name.

@@ -1,0 +1,269 @@
+"""Tables of the operational store.
+
+They hold what must be true at once and what must be forgotten: identities, keys, look-ups, counters, and the
+ordered change log.  Alembic's migrations (`migrations/`) make exactly these tables; a test compares the two.
+Times are UTC, stored as microseconds since 1970 so that both databases order and compare them alike.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    Text,
+)
+
+__all__ = [
+    "api_keys",
+    "change_head",
+    "change_log",
+    "erasure_requests",
+    "exports",
+    "keys",
+    "legal_holds",
+    "login_attempts",
+    "metadata",
+    "provider_keys",
+    "retention_anchors",
+    "sessions",
+    "subject_keys",
+    "subjects",
+    "usage",
+    "user_events",
+    "users",
+]
+
+metadata: Final = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+_ID: Final = String(32)  # 128 random bits as lower-case hexadecimal
+_TIME: Final = BigInteger  # microseconds since 1970-01-01 UTC
+
+
+#: Keys of the installation (lookup HMAC, certificate signing), each wrapped by a key-encryption key.
+keys: Final = Table(
+    "keys",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("kek_id", String(40), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+)
+
+#: Everybody who ever had an account, by pseudonym; of an erased one only the pseudonym and the time remain.
+subjects: Final = Table(
+    "subjects",
+    metadata,
+    Column("subject_id", _ID, primary_key=True),
+    Column("created_at", _TIME, nullable=False),
+    Column("erased_at", _TIME),
+)
+
+#: Data keys per subject and category, wrapped.  Deleting a row makes its ciphertext unreadable everywhere.
+subject_keys: Final = Table(
+    "subject_keys",
+    metadata,
+    Column("subject_id", _ID, ForeignKey("subjects.subject_id"), primary_key=True),
+    Column("category", String(20), primary_key=True),
+    Column("kek_id", String(40), nullable=False),
+    Column("wrapped", LargeBinary, nullable=False),
+    Index(None, "kek_id"),
+)
+
+#: The one place that knows who a subject is.
+users: Final = Table(
+    "users",
+    metadata,
+    Column("user_id", _ID, primary_key=True),
+    Column("subject_id", _ID, ForeignKey("subjects.subject_id"), nullable=False, unique=True),
+    Column("username_lookup", LargeBinary, nullable=False, unique=True),
+    Column("email_lookup", LargeBinary, nullable=False, unique=True),
+    # The same envelopes as in the lake's `users`: encrypted for (users, <column>, subject).
+    Column("username", Text, nullable=False),
+    Column("email", Text, nullable=False),
+    Column("first_name", Text),
+    Column("last_name", Text),
+    Column("preferences", Text),
+    Column("password_hash", Text, nullable=False),
+    Column("role", String(20), nullable=False),
+    Column("tier", String(20), nullable=False),
+    Column("active", Boolean, nullable=False),
+    Column("data_sharing_consent", Boolean, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("updated_at", _TIME, nullable=False),
+    Column("deleted_at", _TIME),
+    #: When a soft deletion becomes an erasure by itself.
+    Column("erase_after", _TIME),
+    Index(None, "erase_after"),
+)
+
+sessions: Final = Table(
+    "sessions",
+    metadata,
+    Column("token_hash", LargeBinary, primary_key=True),
+    Column("session_id", _ID, nullable=False, unique=True),
+    Column("subject_id", _ID, ForeignKey("subjects.subject_id"), nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("expires_at", _TIME, nullable=False),
+    Column("ended_at", _TIME),
+    Column("end_reason", String(20)),
+    Index(None, "subject_id"),
+    Index(None, "expires_at"),
+)
+
+api_keys: Final = Table(
+    "api_keys",
+    metadata,
+    Column("key_hash", LargeBinary, primary_key=True),
+    Column("key_id", _ID, nullable=False, unique=True),
+    Column("subject_id", _ID, ForeignKey("subjects.subject_id"), nullable=False),
+    Column("tier", String(20), nullable=False),
+    Column("prefix", String(20), nullable=False),
+    Column("created_at", _TIME, nullable=False),
+    Column("revoked_at", _TIME),
+    Column("replaced_by", _ID),
+    Index(None, "subject_id"),
+)
+
+provider_keys: Final = Table(
+    "provider_keys",
+    metadata,
+    Column("subject_id", _ID, ForeignKey("subjects.subject_id"), primary_key=True),
+    Column("provider", String(40), primary_key=True),
+    Column("key_id", _ID, nullable=False, unique=True),
+    Column("secret", Text, nullable=False),
+    Column("created_at", _TIME, nullable=False),
+)
+
+#: Counters of the current window per subject and resource.
+usage: Final = Table(
+    "usage",
+    metadata,
+    Column("subject_id", _ID, ForeignKey("subjects.subject_id"), primary_key=True),
+    Column("resource", String(60), primary_key=True),
+    Column("window_start", _TIME, nullable=False),
+    Column("window_seconds", Integer, nullable=False),
+    Column("used", BigInteger, nullable=False),
+    #: The UTC day (days since 1970) that `used_today` counts.
+    Column("day", Integer, nullable=False),
+    Column("used_today", BigInteger, nullable=False),
+    #: None is unlimited.
+    Column("quota", BigInteger),
+    Column("updated_at", _TIME, nullable=False),
+)
+
+#: Failed sign-ins per keyed hash of what was tried (a name, an address), for rate limiting; swept after a day.
+login_attempts: Final = Table(
+    "login_attempts",
+    metadata,
+    Column("lookup", LargeBinary, primary_key=True),
+    Column("failures", Integer, nullable=False),
+    Column("window_start", _TIME, nullable=False),
+    Column("blocked_until", _TIME),
+    Index(None, "window_start"),
+)
+
+#: One row: the newest entry of the change log and its hash.  Taken and advanced at the end of each transaction,
+#: which makes the log gapless and its order the order of commits, on both databases.
+change_head: Final = Table(
+    "change_head",
+    metadata,
+    Column("id", SmallInteger, primary_key=True),
+    Column("seq", BigInteger, nullable=False),
+    Column("hash", String(64), nullable=False),
+)
+
+#: The ordered change log: per operation its row changes and its audit event, personal data already encrypted.
+#: Entries leave once every user table has them.
+change_log: Final = Table(
+    "change_log",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("ts", _TIME, nullable=False),
+    Column("subject_id", _ID),
+    Column("payload", LargeBinary, nullable=False),
+    Index(None, "subject_id"),
+)
+
+#: Ids of ingested user events, so that a file that comes twice changes nothing.
+user_events: Final = Table(
+    "user_events",
+    metadata,
+    Column("event_hash", LargeBinary, primary_key=True),
+    Column("ts", _TIME, nullable=False),
+    Column("subject_id", _ID),
+    Index(None, "ts"),
+    Index(None, "subject_id"),
+)
+
+erasure_requests: Final = Table(
+    "erasure_requests",
+    metadata,
+    Column("request_id", _ID, primary_key=True),
+    Column("subject_id", _ID, nullable=False),
+    Column("keep_history", Boolean, nullable=False),
+    #: requested, destroyed, purged, verified, done, held or failed; only `done` has a certificate.
+    Column("state", String(20), nullable=False),
+    Column("requested_at", _TIME, nullable=False),
+    Column("finished_at", _TIME),
+    #: What to look for when proving absence: encrypted under a key of this request alone, destroyed with the state.
+    Column("sealed", LargeBinary),
+    #: Counts and times of the finished steps, as JSON without personal data.
+    Column("report", Text),
+    Column("certificate", Text),
+    Index(None, "state"),
+    Index(None, "subject_id"),
+)
+
+exports: Final = Table(
+    "exports",
+    metadata,
+    Column("request_id", _ID, primary_key=True),
+    Column("subject_id", _ID, nullable=False),
+    Column("format", String(10), nullable=False),
+    #: requested, ready, deleted or failed.
+    Column("state", String(20), nullable=False),
+    Column("requested_at", _TIME, nullable=False),
+    Column("expires_at", _TIME),
+    Index(None, "subject_id"),
+    Index(None, "state"),
+)
+
+legal_holds: Final = Table(
+    "legal_holds",
+    metadata,
+    Column("hold_id", _ID, primary_key=True),
+    Column("subject_id", _ID, nullable=False),
+    #: Categories kept, comma-separated.
+    Column("categories", String(100), nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("placed_at", _TIME, nullable=False),
+    Column("released_at", _TIME),
+    Index(None, "subject_id"),
+)
+
+#: Where the audit chain was cut by retention: the last entry removed, so that the rest still proves itself.
+retention_anchors: Final = Table(
+    "retention_anchors",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("hash", String(64), nullable=False),
+    Column("cut_at", _TIME, nullable=False),
+)
