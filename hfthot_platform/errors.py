@@ -52,6 +52,7 @@ __all__ = [
     "SourceRefusedError",
     "SourceUnavailableError",
     "SqlError",
+    "SqlModelsError",
     "StorageFullError",
     "StorageReadOnlyError",
     "StoreError",
@@ -100,6 +101,10 @@ class UnknownTableError(HfthotError, KeyError):
 
 class SqlError(HfthotError):
     """A statement cannot run: its syntax, its types, its parameters, or more than its limits allow."""
+
+
+class SqlModelsError(SqlError):
+    """Files of SQL models have mistakes; the message lists each with its file, line and a suggestion."""
 
 
 class UnknownColumnError(SqlError):

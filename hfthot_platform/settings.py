@@ -102,6 +102,8 @@ class Settings(BaseSettings):
     stale_after_hours: Annotated[float, Field(gt=0)] = 36.0
     #: Where incidents are sent besides `ops.incidents`: `log`, or a webhook URL that takes JSON.
     notify: SecretStr = SecretStr("log")
+    #: Folder of the SQL models; a relative one is looked for in the working folder, then in the repository.
+    sql_models: Path = Path("dbt_like_sql")
     #: DuckDB's limits for trusted SQL.
     duckdb_memory: str = "4GB"
     duckdb_threads: Annotated[int, Field(ge=1, le=256)] = 2

@@ -1,0 +1,25 @@
+"""SQL models: plain files that become tested, documented tables and views of the lake.
+
+`header` and `statement` take a file apart, `loader` binds all of them and derives their contracts, `checks` are
+their tests, `runner` computes and publishes, `docs` writes pages, `lake` opens the lake with them.
+"""
+
+from hfthot_platform.sql.models.checks import ModelTest, TestOutcome
+from hfthot_platform.sql.models.header import Header, Mistake
+from hfthot_platform.sql.models.lake import models_folder, models_of, open_lake
+from hfthot_platform.sql.models.loader import load_models, read_models
+from hfthot_platform.sql.models.model import Models, SqlModel
+
+__all__ = [
+    "Header",
+    "Mistake",
+    "ModelTest",
+    "Models",
+    "SqlModel",
+    "TestOutcome",
+    "load_models",
+    "models_folder",
+    "models_of",
+    "open_lake",
+    "read_models",
+]
