@@ -11,6 +11,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import unquote, urlparse
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import (
@@ -155,6 +156,13 @@ class Settings(BaseSettings):
     def plain_storage_options(self) -> dict[str, str]:
         """Return the storage options in clear, for the storage layer alone."""
         return {name: value.get_secret_value() for name, value in self.storage_options.items()}
+
+    def lake_folder(self) -> Path | None:
+        """Return the lake's folder, or None if it is on an object store."""
+        url = urlparse(self.lake_root)
+        if url.scheme == "file":
+            return Path(unquote(url.path))
+        return None if len(url.scheme) > 1 else Path(self.lake_root).expanduser()
 
 
 def load_settings(**overrides: object) -> Settings:
