@@ -10,7 +10,7 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 
 __all__ = ["Commit", "Snapshot", "Stamp", "VersionInfo", "active_files", "history_of"]
 
@@ -47,6 +47,8 @@ class Commit:
     rows_updated: int = 0
     #: Of the published rows, those that an interrupted earlier run of the same source had already published.
     rows_replayed: int = 0
+    #: Rows of forgotten subjects that were deleted or lost their personal columns.
+    rows_forgotten: int = 0
     files_added: int = 0
     bytes_added: int = 0
     seconds: float = 0.0
@@ -97,11 +99,17 @@ def new_commit_id() -> str:
 
 
 def properties(
-    stamp: Stamp, commit_id: str | None = None, *, alone: bool = False, **extra: int | str
+    stamp: Stamp,
+    commit_id: str | None = None,
+    *,
+    alone: bool = False,
+    app: tuple[str, int] | None = None,
+    **extra: int | str,
 ) -> tuple[CommitProperties, PostCommitHookProperties]:
     """Return the properties that carry the commit id and the stamp into the log.
 
     With `alone` the commit fails if there is any version since the one that was read, not only a conflicting one.
+    `app` is an application's name and how far it has come with this commit.
     """
     values: dict[str, str] = {
         "commit_id": commit_id or new_commit_id(),
@@ -116,7 +124,8 @@ def properties(
     # Log clean-up is a maintenance step under the lock, never a side effect of a write.
     hooks = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
     retries = 0 if alone else _COLLISION_RETRIES
-    return CommitProperties(custom_metadata=custom, max_commit_retries=retries), hooks
+    applications = [Transaction(*app)] if app else None
+    return CommitProperties(custom_metadata=custom, max_commit_retries=retries, app_transactions=applications), hooks
 
 
 def active_files(table: DeltaTable) -> pa.Table:

@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime
@@ -27,6 +27,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.schema import Field, Schema
 
 from hfthot_platform.contracts import TableContract
+from hfthot_platform.contracts.model import ROW_NUMBER
 from hfthot_platform.errors import (
     AuditFailedError,
     BadRequestError,
@@ -51,6 +52,7 @@ from hfthot_platform.lakehouse.commits import (
     properties,
 )
 from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.lakehouse.rewrite import REDACTED, SUBJECT, Rewrite
 from hfthot_platform.lakehouse.spans import Span, beside, chunks, literal, sql_partitions, sql_within, within
 from hfthot_platform.lakehouse.storage import (
     damaged,
@@ -86,6 +88,7 @@ class _Plan(NamedTuple):
     duplicate: int
     updated: int = 0
     replayed: int = 0
+    forgotten: int = 0
     rejected: pl.DataFrame | None = None
     #: Counts of a streamed write, complete once it is through; they take the place of the ones above.
     account: dict[str, int] | None = None
@@ -343,6 +346,85 @@ class Table:
 
         return self._commit(plan, stamp)
 
+    def apply(
+        self,
+        upserts: pl.DataFrame | None,
+        *,
+        forget: Collection[str] = (),
+        redact: Collection[str] = (),
+        app: tuple[str, int],
+        since: int | None = None,
+        stamp: Stamp | None = None,
+    ) -> Commit:
+        """Publish a stretch of an ordered log of changes exactly once: deletions and redactions, then new rows.
+
+        Nothing of the rows reaches the table's log but what the contract keeps statistics of, and only the data
+        files that hold a changed row are written again.
+
+        Args:
+            upserts: rows, one per key, that are added or take the place of the stored row of their key.  A row's
+                partition and subject are those of every earlier row of its key.
+            forget: subjects whose stored rows are deleted.
+            redact: subjects whose stored rows lose their personal columns and are marked as redacted.
+            app: name of the log, and the number of the last entry of the stretch.  A stretch that the table has
+                already is not applied again; one that changes nothing is no commit.
+            since: the entry up to which the table must have the log, None for any.
+            stamp: who writes and why.
+
+        Returns:
+            The commit; `rows_updated` of its rows replaced a stored one, `rows_forgotten` were deleted or redacted.
+
+        Raises:
+            SchemaMismatchError: the rows do not fit the contract.
+            AuditFailedError: a row breaks a rule; the message names its position in the log, never its values.
+                Nothing was published.
+            CommitConflictError: the table has the log up to another entry than `since`, or other writers won every
+                attempt.
+        """
+        stamp = stamp or Stamp()
+        contract = self.contract
+        needed = {SUBJECT if forget else "", *((SUBJECT, REDACTED) if redact else ())} - {""}
+        if not needed <= {*contract.column_names}:
+            raise BadRequestError(
+                "the table has no rows to forget or redact by subject", where=contract.name, hint="Leave them out."
+            )
+        rows = self._unrejected(contract.empty() if upserts is None else upserts)
+        name, last = app
+
+        def plan(handle: DeltaTable) -> _Plan:
+            reached = handle.transaction_version(name) or 0
+            if reached >= last:
+                return _Plan(None, 0, 0)
+            if since is not None and reached != since:
+                raise CommitConflictError(
+                    f"the table has the log {name!r} up to entry {reached}, not {since}; nothing was written",
+                    where=contract.name,
+                    hint="Another publisher works on the same log; run this one again.",
+                )
+            rewrite = Rewrite(contract, handle, self._folder, self._options, rows=rows, forget=forget, redact=redact)
+            if not rewrite.changes:
+                return _Plan(None, 0, 0)
+
+            def write(target: DeltaTable, commit_id: str) -> None:
+                commit, hooks = properties(stamp, commit_id, alone=True, app=app, operation="APPLY", rows=rows.height)
+                before = target.version()
+                try:
+                    with translated(contract.name):
+                        rewrite.commit(commit, hooks)
+                except CommitFailedError:
+                    if not self._published(commit_id, before):
+                        rewrite.discard()
+                    raise
+
+            return _Plan(write, rows.height, 0, updated=rewrite.replaced, forgotten=rewrite.forgotten)
+
+        return self._commit(plan, stamp)
+
+    def applied(self, name: str) -> int:
+        """Return the number of the last entry of a log that `apply` published here, 0 if there is none."""
+        handle = self._open()
+        return 0 if handle is None else handle.transaction_version(name) or 0
+
     def restore(self, version: int, *, stamp: Stamp | None = None) -> Commit:
         """Make an older version current again, as a new version; nothing in between is lost.
 
@@ -567,6 +649,24 @@ class Table:
             raise BadRequestError(f"the rows were audited for {audited.contract.name}", where=self.contract.name)
         self._require_publishable(audited.rejected, audited.read)
         return audited
+
+    def _unrejected(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return audited rows, none of which may be missing.  What a bad one holds is not told to anybody.
+
+        It may hold in clear, in the wrong column, what must not leave the place that it came from.
+        """
+        if "seq" in rows.columns and rows.schema["seq"].is_integer():
+            rows = rows.with_columns(pl.col("seq").cast(pl.Int64).alias(ROW_NUMBER))
+        audited = audit(self.contract, rows)
+        if audited.rejected.height:
+            first = audited.rejected.sort("row_number").row(0, named=True)
+            raise AuditFailedError(
+                f"entry {first['row_number']} breaks the rule {first['reason']} ({first['detail']}), "
+                f"with {audited.rejected.height - 1} more rows",
+                where=self.contract.name,
+                hint="Nothing was published. The change log has the entry; correct what wrote it.",
+            )
+        return audited.rows
 
     def _require_publishable(self, rejected: pl.DataFrame, read: int) -> None:
         if rejected.height <= self.contract.max_rejected_share * read:
@@ -1034,6 +1134,7 @@ class Table:
             rows_quarantined=rejected,
             rows_updated=todo.updated,
             rows_replayed=todo.replayed,
+            rows_forgotten=todo.forgotten,
             files_added=len(files),
             bytes_added=size,
             seconds=time.perf_counter() - started,

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import polars as pl
@@ -140,3 +140,37 @@ def test_a_store_that_does_not_answer_is_unavailable(options, trades):
 
     with pytest.raises(StorageUnavailableError, match="did not answer or refused"):
         Lakehouse.open("s3://lake/x", dead).table("market.trades").append(trades())
+
+
+def test_an_ordered_log_is_applied_exactly_once(lake):
+    table = lake.table("audit_log")
+
+    def entries(*subjects, seq, day=1):
+        n = len(subjects)
+        return pl.DataFrame(
+            {
+                "seq": range(seq, seq + n),
+                "ts": [datetime(2024, 1, day, tzinfo=UTC)] * n,
+                "subject_id": [f"{each:032x}" for each in subjects],
+                "actor_id": ["system"] * n,
+                "action": ["user.register"] * n,
+                "outcome": ["success"] * n,
+                "ip": ["e1." + "i" * 40] * n,
+                "personal_digest": ["0" * 64] * n,
+                "redacted": [False] * n,
+                "previous_hash": ["1" * 64] * n,
+                "hash": ["2" * 64] * n,
+            },
+            schema_overrides={"seq": pl.Int64},
+        )
+
+    table.apply(pl.concat([entries(1, 2, seq=1), entries(1, seq=3, day=2)]), app=("log", 3))
+    assert not table.apply(entries(1, 2, seq=1), app=("log", 3)).changed
+
+    commit = table.apply(entries(3, seq=4, day=2), redact=[f"{1:032x}"], app=("log", 4))
+
+    assert commit.rows_forgotten == 2
+    rows = table.scan().collect().sort("seq")
+    assert rows["seq"].to_list() == [1, 2, 3, 4]
+    assert rows["ip"].is_null().to_list() == [True, False, True, False]
+    assert table.applied("log") == 4

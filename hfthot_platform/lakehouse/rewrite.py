@@ -1,0 +1,306 @@
+"""Changing single rows of a table by rewriting exactly the data files that hold them, as one commit.
+
+The Delta library's own merge and delete write what they look for into the log (the predicate, and the span of
+keys that it derives to prune files), where it stays for as long as the log does.  Here the files are chosen by
+their statistics, read, and written again without a predicate; the log gains nothing but files, and a row's old
+value is gone from the new version.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+import uuid
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+import polars as pl
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from hfthot_platform.contracts import TableContract
+from hfthot_platform.lakehouse.commits import active_files
+
+__all__ = ["REDACTED", "SUBJECT", "Rewrite"]
+
+#: Whom a row is about, in the tables that hold personal data.
+SUBJECT: Final = "subject_id"
+#: Whether the personal columns of a row were erased, in the tables whose rows outlive that.
+REDACTED: Final = "redacted"
+
+#: Rows of a file.  One person's rows are erased by writing one file again, so files are kept small.
+_FILE_ROWS: Final = 65_536
+_ROW_GROUP_ROWS: Final = 16_384
+#: A file smaller than this is merged with others when it is written again, or when there are too many of them.
+_SMALL_BYTES: Final = 4 * 1024 * 1024
+_MOST_SMALL_FILES: Final = 12
+
+
+@dataclass(frozen=True)
+class _File:
+    """An entry of the log."""
+
+    path: str
+    size: int
+    partition: date | None
+    lows: dict[str, Any]
+    highs: dict[str, Any]
+
+    def may_hold(self, column: str, values: pl.Series) -> bool:
+        """Whether any of the values (sorted, none null) can be in the file, by its statistics."""
+        low, high = self.lows.get(column), self.highs.get(column)
+        if low is None or high is None:
+            return values.len() > 0
+        return bool(values.search_sorted(high, side="right") > values.search_sorted(low, side="left"))
+
+
+class Rewrite:
+    """The change of some rows of one version of a table: which files it touches, and the new ones.
+
+    Args:
+        contract: the table's contract.
+        handle: the version to change; the change is committed through it, and fails if another came since.
+        folder: the table's folder; None on an object store.
+        options: options of the object store.
+        rows: audited rows that take the place of those with the same key.  A row's partition and subject must
+            never differ from those of an earlier row of its key: files are pruned by them.
+        forget: subjects whose rows are deleted; rows of theirs among `rows` are later ones and stay.
+        redact: subjects whose rows lose their personal columns.
+    """
+
+    def __init__(
+        self,
+        contract: TableContract,
+        handle: DeltaTable,
+        folder: Path | None,
+        options: dict[str, str],
+        *,
+        rows: pl.DataFrame,
+        forget: Collection[str],
+        redact: Collection[str],
+    ) -> None:
+        self._contract = contract
+        self._handle = handle
+        self._folder = folder
+        self._options = options
+        self._rows = rows
+        self._forget = pl.Series(SUBJECT, sorted(set(forget)), dtype=pl.String)
+        self._redact = pl.Series(SUBJECT, sorted(set(redact)), dtype=pl.String)
+        self._partitions: dict[date | None, pl.DataFrame] = {None: rows}
+        if contract.partition_by:
+            self._partitions = {
+                key[0]: part for key, part in rows.partition_by(contract.partition_by, as_dict=True).items()
+            }
+        #: Stored rows that the incoming ones replace, and stored rows deleted or redacted.
+        self.replaced = 0
+        self.forgotten = 0
+        self._files = list(_files(contract, handle))
+        self._touched = [file for file in self._files if self._touches(file)]
+        self._written: list[Path] = []
+
+    @property
+    def changes(self) -> bool:
+        """Return whether there is anything to commit."""
+        return bool(self._rows.height or self._touched)
+
+    def commit(self, properties: Any, hooks: Any) -> None:
+        """Write the new files and publish them in the place of the touched ones.
+
+        Raises:
+            CommitFailedError: another version came since the handle was read; nothing is published.
+        """
+        contract = self._contract
+        now = int(time.time() * 1000)
+        adds = [self._added(partition, rows, now) for partition, rows in self._new_files()]
+        removes = [
+            RemoveAction(file.path, data_change=True, deletion_timestamp=now, size=file.size, partition_values=values)
+            for file in self._touched
+            for values in [self._partition_values(file.partition)]
+        ]
+        self._handle.create_write_transaction(
+            [*adds, *removes],
+            "append",
+            self._handle.schema(),
+            [contract.partition_by] if contract.partition_by else [],
+            commit_properties=properties,
+            post_commithook_properties=hooks,
+        )
+
+    def discard(self) -> None:
+        """Delete the new files of a commit that came to nothing; on an object store a vacuum does."""
+        for path in self._written:
+            path.unlink(missing_ok=True)
+
+    # -- which files ----------------------------------------------------------------------------------------
+
+    def _touches(self, file: _File) -> bool:
+        """Whether a file holds a row that changes; counts those rows."""
+        contract = self._contract
+        key = list(contract.primary_key)
+        mine = self._partitions.get(file.partition)
+        prunable = [
+            name
+            for name in dict.fromkeys((*key, SUBJECT))
+            if name in contract.stats_columns
+            and name in contract.column_names
+            and name != contract.partition_by
+            and not contract.column(name).nullable
+        ]
+        if mine is not None and not all(file.may_hold(name, mine[name].unique().sort()) for name in prunable):
+            mine = None
+        erased = [each for each in (self._forget, self._redact) if each.len() and file.may_hold(SUBJECT, each)]
+        if (mine is None or not mine.height) and not erased:
+            return False
+        names = list(dict.fromkeys((*key, *((SUBJECT, REDACTED) if erased else ()))))
+        stored = self._read(file, [name for name in names if name in contract.column_names])
+        replaced = forgotten = 0
+        if mine is not None and mine.height:
+            replaced = stored.join(mine.select(key), on=key, how="semi").height
+        if erased:
+            gone = pl.col(SUBJECT).is_in(self._forget.implode())
+            if self._redact.len():
+                gone |= pl.col(SUBJECT).is_in(self._redact.implode()) & pl.col(REDACTED).not_()
+            forgotten = stored.filter(gone).height
+        self.replaced += replaced
+        self.forgotten += forgotten
+        return bool(replaced or forgotten)
+
+    # -- new files ------------------------------------------------------------------------------------------
+
+    def _new_files(self) -> Iterator[tuple[date | None, pl.DataFrame]]:
+        """Yield partition and rows of each new file; one touched file is in memory at a time.
+
+        A large file is written again by itself, with the new rows that fall into its span.  Small ones are
+        merged with what is left; so are the untouched small ones where they have become many.
+        """
+        first = self._contract.sort_by[0]
+        waiting = dict(self._partitions)
+        pools: dict[date | None, list[pl.DataFrame]] = {}
+        for file in self._touched:
+            kept = self._kept(file)
+            low, high = file.lows.get(first), file.highs.get(first)
+            mine = waiting.get(file.partition)
+            if file.size < _SMALL_BYTES or low is None or high is None:
+                pools.setdefault(file.partition, []).append(kept)
+                continue
+            if mine is not None:
+                inside = pl.col(first).is_between(pl.lit(low), pl.lit(high))
+                kept = pl.concat([kept, mine.filter(inside)])
+                waiting[file.partition] = mine.filter(inside.not_() | pl.col(first).is_null())
+            yield from self._sliced(file.partition, kept)
+        for partition, mine in waiting.items():
+            if mine.height:
+                pools.setdefault(partition, []).append(mine)
+                small = [
+                    each
+                    for each in self._files
+                    if each.partition == partition and each.size < _SMALL_BYTES and each not in self._touched
+                ]
+                if len(small) >= _MOST_SMALL_FILES:
+                    pools[partition] += [self._read(each) for each in small]
+                    self._touched += small
+        for partition, parts in pools.items():
+            yield from self._sliced(partition, pl.concat(parts))
+
+    def _kept(self, file: _File) -> pl.DataFrame:
+        """Return the rows of a file that stay, redacted where that is asked for."""
+        rows = self._read(file)
+        mine = self._partitions.get(file.partition)
+        if mine is not None:
+            rows = rows.join(mine, on=self._contract.primary_key, how="anti", maintain_order="left")
+        if self._forget.len():
+            rows = rows.join(self._forget.to_frame(), on=SUBJECT, how="anti", maintain_order="left")
+        if self._redact.len():
+            erased = pl.col(SUBJECT).is_in(self._redact.implode()).fill_null(value=False)
+            personal = [column.name for column in self._contract.columns if column.personal]
+            rows = rows.with_columns(
+                *(pl.when(erased.not_()).then(pl.col(name)).alias(name) for name in personal),
+                (pl.col(REDACTED) | erased).alias(REDACTED),
+            )
+        return rows
+
+    def _sliced(self, partition: date | None, rows: pl.DataFrame) -> Iterator[tuple[date | None, pl.DataFrame]]:
+        rows = rows.sort(self._contract.sort_by)
+        count = -(-rows.height // _FILE_ROWS)
+        if count:
+            yield from ((partition, part) for part in rows.iter_slices(-(-rows.height // count)))
+
+    def _added(self, partition: date | None, rows: pl.DataFrame, now: int) -> AddAction:
+        """Write one file and return its entry for the log."""
+        by = self._contract.partition_by
+        name = f"part-{uuid.uuid4()}.snappy.parquet"
+        path = f"{by}={partition}/{name}" if by else name
+        stored = rows.drop(by) if by else rows
+        if self._folder is not None:
+            target = self._folder / path
+            target.parent.mkdir(exist_ok=True)
+            self._written.append(target)
+        stored.write_parquet(
+            self._uri(path),
+            compression="snappy",
+            row_group_size=_ROW_GROUP_ROWS,
+            storage_options=self._options or None,
+        )
+        size = self._size(path)
+        return AddAction(path, size, self._partition_values(partition), now, True, self._statistics(stored))
+
+    def _uri(self, path: str) -> str:
+        return str(self._folder / path) if self._folder is not None else f"{self._handle.table_uri.rstrip('/')}/{path}"
+
+    def _size(self, path: str) -> int:
+        if self._folder is not None:
+            return (self._folder / path).stat().st_size
+        from deltalake.fs import DeltaStorageHandler
+
+        store = DeltaStorageHandler.from_table(self._handle._table)  # noqa: SLF001 - the way that it is made for
+        (found,) = store.get_file_info([path])
+        return int(found.size)
+
+    def _statistics(self, rows: pl.DataFrame) -> str:
+        """Return the statistics of the contract's columns as the log wants them: text and whole numbers have any."""
+        names = [
+            name
+            for name in self._contract.stats_columns
+            if name in rows.columns and rows.schema[name] in {pl.String(), pl.Int64(), pl.Int32()}
+        ]
+        lows = {name: value for name in names if (value := rows[name].min()) is not None}
+        highs = {name: value for name in names if (value := rows[name].max()) is not None}
+        nulls = {name: rows[name].null_count() for name in names}
+        return json.dumps({"numRecords": rows.height, "minValues": lows, "maxValues": highs, "nullCount": nulls})
+
+    def _partition_values(self, partition: date | None) -> dict[str, str | None]:
+        by = self._contract.partition_by
+        return {by: None if partition is None else str(partition)} if by else {}
+
+    def _read(self, file: _File, columns: list[str] | None = None) -> pl.DataFrame:
+        """Return a file's rows in the contract's columns and types."""
+        contract = self._contract
+        uri = self._uri(unquote(file.path))
+        frame = pl.scan_parquet(uri, hive_partitioning=False, storage_options=self._options or None)
+        there = frame.collect_schema()
+        return frame.select(
+            (
+                pl.lit(file.partition, dtype=column.polars)
+                if column.name == contract.partition_by
+                else pl.col(column.name).cast(column.polars)
+                if column.name in there
+                else pl.lit(None, dtype=column.polars)
+            ).alias(column.name)
+            for column in contract.columns
+            if columns is None or column.name in columns
+        ).collect()
+
+
+def _files(contract: TableContract, handle: DeltaTable) -> Iterator[_File]:
+    for entry in active_files(handle).to_pylist():
+        yield _File(
+            path=entry["path"],
+            size=entry["size_bytes"],
+            partition=entry[f"partition.{contract.partition_by}"] if contract.partition_by else None,
+            lows={name: entry.get(f"min.{name}") for name in contract.stats_columns},
+            highs={name: entry.get(f"max.{name}") for name in contract.stats_columns},
+        )
