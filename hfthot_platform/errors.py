@@ -51,8 +51,15 @@ __all__ = [
     "SourceError",
     "SourceRefusedError",
     "SourceUnavailableError",
+    "SqlBusyError",
+    "SqlCancelledError",
+    "SqlDeadlineError",
     "SqlError",
+    "SqlMemoryError",
     "SqlModelsError",
+    "SqlQuotaError",
+    "SqlRefusedError",
+    "SqlWorkerError",
     "StorageFullError",
     "StorageReadOnlyError",
     "StoreError",
@@ -105,6 +112,34 @@ class SqlError(HfthotError):
 
 class SqlModelsError(SqlError):
     """Files of SQL models have mistakes; the message lists each with its file, line and a suggestion."""
+
+
+class SqlBusyError(SqlError):
+    """No place in the queue, or none that became free in time; the same statement may succeed later."""
+
+
+class SqlCancelledError(SqlError):
+    """The statement was cancelled by its caller."""
+
+
+class SqlDeadlineError(SqlError):
+    """The statement did not finish within its time and was ended."""
+
+
+class SqlMemoryError(SqlError):
+    """The statement needed more memory than it may use and was ended."""
+
+
+class SqlQuotaError(SqlError):
+    """The caller's plan has no SQL queries left, or none at all."""
+
+
+class SqlRefusedError(SqlError):
+    """The statement does what a stranger's SQL may not; the message says what."""
+
+
+class SqlWorkerError(SqlError):
+    """The process that ran the statement ended by itself, or could not be started."""
 
 
 class UnknownColumnError(SqlError):

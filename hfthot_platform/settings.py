@@ -108,6 +108,10 @@ class Settings(BaseSettings):
     #: DuckDB's limits for trusted SQL.
     duckdb_memory: str = "4GB"
     duckdb_threads: Annotated[int, Field(ge=1, le=256)] = 2
+    #: Strangers' SQL: statements that run at once, and what each may use.
+    sql_workers: Annotated[int, Field(ge=1, le=64)] = 2
+    sql_memory_mb: Annotated[int, Field(ge=64, le=65_536)] = 1024
+    sql_deadline_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     #: Folder for spilling and downloads.
     scratch: Path = Path("data/scratch")
     #: Folder of the operational store (users, keys, counters), beside the lake and never inside it.
