@@ -7,13 +7,13 @@ table or view (over the lake).  An outcome has counts, never values: columns may
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from typing import Literal
 
 import duckdb
 import polars as pl
-import pyarrow as pa
 
 from hfthot_platform.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column
 from hfthot_platform.contracts.rules import Between, OneOf, Rule
@@ -307,10 +307,11 @@ def _freshness(test: ModelTest, newest: datetime | date | None, rows: int, now: 
     return TestOutcome(test, passed, int(not passed), rows, f"The newest row is {hours:,.1f} hours old.")
 
 
+@contextmanager
 def over_rows(
     model: str, rows: pl.DataFrame, parents: Mapping[str, pl.DataFrame], limits: Limits
-) -> Callable[[str], pl.DataFrame]:
-    """Return a function that answers SELECTs over a frame under the model's name, and over its parents' columns.
+) -> Iterator[Callable[[str], pl.DataFrame]]:
+    """Give a function that answers SELECTs over a frame under the model's name, and over its parents' columns.
 
     Args:
         model: full name of the model.
@@ -319,28 +320,26 @@ def over_rows(
         limits: memory and threads.
     """
     connection = duckdb.connect(config={"threads": limits.threads, "memory_limit": limits.memory})
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET python_enable_replacements = false")
-    for number, (name, frame) in enumerate({**parents, model: rows}.items()):
-        connection.register(f"rows_{number}", _arrow(frame))
-        if "." in name:
-            connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.', maxsplit=1)[0]}")
-        connection.execute(f"CREATE VIEW {name} AS FROM rows_{number}")
-    connection.execute("SET enable_external_access = false")
 
     def ask(sql: str) -> pl.DataFrame:
         try:
             found = pl.from_arrow(connection.execute(sql).to_arrow_table())
         except duckdb.Error as error:
-            raise SqlError(
-                str(error).strip().splitlines()[0], where=f"tests of {model}", hint="Correct the test in the header."
-            ) from None
+            hint = "Correct the test in the model's header."
+            raise SqlError(str(error).strip().splitlines()[0], where=f"tests of {model}", hint=hint) from None
         if not isinstance(found, pl.DataFrame):
             raise TypeError(type(found))
         return found
 
-    return ask
-
-
-def _arrow(frame: pl.DataFrame) -> pa.Table:
-    return pa.table(frame.to_arrow()) if not isinstance(table := frame.to_arrow(), pa.Table) else table
+    try:
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute("SET python_enable_replacements = false")
+        for number, (name, frame) in enumerate({**parents, model: rows}.items()):
+            connection.register(f"rows_{number}", frame.to_arrow())
+            if "." in name:
+                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.', maxsplit=1)[0]}")
+            connection.execute(f"CREATE VIEW {name} AS FROM rows_{number}")
+        connection.execute("SET enable_external_access = false")
+        yield ask
+    finally:
+        connection.close()

@@ -540,6 +540,6 @@ def _bind_mistake(source: Source, error: duckdb.Error, columns: Iterable[str], d
     if missing := _NO_FUNCTION.search(text):
         advice = next((each for each in lines if each.startswith("Did you mean")), "")
         return source.mistake(f"unknown function {missing.group(1)!r}", advice, line=line)
-    first = lines[0].removesuffix("!").removesuffix(".")
+    first = re.sub(r"^[A-Z]\w+ Error: ", "", lines[0]).removesuffix("!").removesuffix(".")
     advice = next((each for each in lines[1:] if each and not each.startswith(("LINE", "Candidate"))), "")
     return source.mistake(first, advice if advice and "->" not in advice and "^" not in advice else "", line=line)

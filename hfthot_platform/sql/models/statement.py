@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+import duckdb
 from sqlglot import exp
 from sqlglot.dialects import DuckDB
 from sqlglot.errors import SqlglotError
@@ -116,23 +119,20 @@ def sql_literal(value: object) -> str:
 
 def parse(source: Source) -> tuple[Statement | None, list[Mistake]]:
     """Parse the statement of a model file and find what can be told from its text alone."""
-    first = source.text[: source.text.find("*/")].count("\n") + 1
     try:
         tokens = _DUCKDB.tokenize(source.sql)
         ends = [token for token in tokens if token.token_type == TokenType.SEMICOLON]
         trees = _DUCKDB.parser().parse(tokens, source.sql)
     except SqlglotError as error:
-        details = getattr(error, "errors", None) or [{}]
-        line = details[0].get("line") or first
-        near = details[0].get("highlight")
-        what = f"the statement cannot be parsed{f' near {near!r}' if near else ''}"
-        return None, [source.mistake(what, "Write one SELECT in DuckDB's dialect.", line=line)]
+        return None, [_unparsed(source, error)]
     statements = [tree for tree in trees if tree is not None and not isinstance(tree, exp.Semicolon)]
     if not statements:
-        return None, [source.mistake("there is no statement after the header", "Write one SELECT.", line=first)]
-    line = tokens[0].line
+        line = len(source.sql.rstrip(" \t").removesuffix("\n").splitlines()) or 1
+        return None, [source.mistake("there is no statement after the header", "Write one SELECT.", line=line)]
+    lines = _Lines(source.sql)
+    line = lines.at(tokens[0].start)
     if len(statements) > 1:
-        second = next((token.line for token in tokens if ends and token.start > ends[0].start), line)
+        second = next((lines.at(token.start) for token in tokens if ends and token.start > ends[0].start), line)
         what = f"{len(statements)} statements instead of one"
         return None, [source.mistake(what, "Put each model into a file of its own.", line=second)]
     tree = statements[0]
@@ -141,58 +141,80 @@ def parse(source: Source) -> tuple[Statement | None, list[Mistake]]:
         word = (
             next((token.text.upper() for token in tokens), "?") if writing is tree else type(writing).__name__.upper()
         )
-        where = line if writing is None or writing is tree else _line_of(writing, line)
+        where = line if writing is None or writing is tree else lines.of(writing)
         return None, [source.mistake(f"{word} is not a SELECT", "A model only reads.", line=where)]
     sql = source.sql[: ends[0].start] if ends else source.sql
     scope = build_scope(tree)
-    parameters = tuple(_parameters(tokens))
-    statement = Statement(sql, tree, tuple(_tables(scope, line)), parameters, line, scope)
-    return statement, [*_forbidden(source, statement, tokens)]
+    parameters = tuple(_parameters(tokens, lines))
+    statement = Statement(sql, tree, tuple(_tables(scope, lines)), parameters, line, scope)
+    return statement, [*_forbidden(source, statement, tokens, lines)]
 
 
-def _tables(scope: Scope | None, line: int) -> Iterator[TableName]:
+class _Lines:
+    """Finds lines by offsets: sqlglot's own line numbers go astray after a `$`."""
+
+    def __init__(self, text: str) -> None:
+        self._breaks = [at for at, sign in enumerate(text) if sign == "\n"]
+        self._first = len(text) - len(text.lstrip())
+
+    def at(self, offset: int) -> int:
+        """Return the line of an offset."""
+        return bisect_left(self._breaks, offset) + 1
+
+    def of(self, node: exp.Expr) -> int:
+        """Return the line of the first word of a node, or that of the statement where it has no place."""
+        starts = [int(each.meta["start"]) for each in node.walk() if "start" in each.meta]
+        return self.at(max(min(starts, default=0), self._first))
+
+
+def _unparsed(source: Source, error: SqlglotError) -> Mistake:
+    """Return DuckDB's word on a statement that sqlglot cannot parse, with its line."""
+    hint = "Write one SELECT in DuckDB's dialect."
+    try:
+        duckdb.extract_statements(source.sql)
+    except duckdb.Error as refused:
+        line = re.search(r"^LINE (\d+):", str(refused), re.MULTILINE)
+        what = str(refused).splitlines()[0].removeprefix("Parser Error: ")
+        return source.mistake(f"the statement cannot be parsed: {what}", hint, line=int(line.group(1)) if line else 1)
+    details = getattr(error, "errors", None) or [{}]
+    what = f"the statement cannot be analysed near {details[0].get('highlight', '')!r}"
+    return source.mistake(what, "Say it in other words of SQL.", line=int(details[0].get("line") or 1))
+
+
+def _tables(scope: Scope | None, lines: _Lines) -> Iterator[TableName]:
     """Yield each table once, at its first mention; CTEs and table functions are none."""
     nodes: list[exp.Table] = []
     if scope is not None:
         for each in scope.traverse():
             nodes += [source for source in each.sources.values() if isinstance(source, exp.Table)]
     seen: set[str] = set()
-    for node in sorted(nodes, key=lambda node: _line_of(node, line)):
+    for node in sorted(nodes, key=lines.of):
         if not isinstance(node.this, exp.Identifier):
             continue
         name = _full_name(node)
         if name not in seen:
             seen.add(name)
-            yield TableName(name, _line_of(node, line))
+            yield TableName(name, lines.of(node))
 
 
 def _full_name(node: exp.Table) -> str:
     return ".".join(part.name for part in node.parts).lower()
 
 
-def _line_of(node: exp.Expr, default: int) -> int:
-    found = node.meta.get("line")
-    if found is None:
-        lines = [each.meta["line"] for each in node.walk() if "line" in each.meta]
-        found = min(lines, default=default)
-    return int(found)
-
-
-def _parameters(tokens: Sequence[Token]) -> Iterator[Parameter]:
+def _parameters(tokens: Sequence[Token], lines: _Lines) -> Iterator[Parameter]:
     for token, after in zip(tokens, [*tokens[1:], None], strict=True):
         if token.token_type == TokenType.PLACEHOLDER:
-            yield Parameter("?", token.line, token.start, token.end + 1)
+            yield Parameter("?", lines.at(token.start), token.start, token.end + 1)
         elif token.token_type == TokenType.PARAMETER and after is not None and after.start == token.end + 1:
-            yield Parameter(after.text, after.line, token.start, after.end + 1)
+            yield Parameter(after.text, lines.at(token.start), token.start, after.end + 1)
 
 
-def _forbidden(source: Source, statement: Statement, tokens: Sequence[Token]) -> Iterator[Mistake]:
+def _forbidden(source: Source, statement: Statement, tokens: Sequence[Token], lines: _Lines) -> Iterator[Mistake]:
     if source.layer == "marts":
-        for star in statement.tree.find_all(exp.Star):
+        for star in statement.tree.find_all(exp.Star, exp.Columns):
             if not isinstance(star.parent, exp.Count):
-                what = "SELECT * in a mart"
                 hint = "List the columns: a mart must not change because a table below it did."
-                yield source.mistake(what, hint, line=_line_of(star, statement.line))
+                yield source.mistake("SELECT * in a mart", hint, line=lines.of(star))
     if source.header.materialized == "incremental":
         hint = "A day computed again must give the same rows; take times from the tables or from $partition_end."
         for token, after in zip(tokens, [*tokens[1:], None], strict=True):
@@ -201,10 +223,10 @@ def _forbidden(source: Source, statement: Statement, tokens: Sequence[Token]) ->
             quoted = token.token_type in {TokenType.STRING, TokenType.IDENTIFIER}
             if word in VOLATILE and not quoted and (called or word in _KEYWORDS):
                 what = f"{word}{'()' if called else ''} is not deterministic, and the model is incremental"
-                yield source.mistake(what, hint, line=token.line)
+                yield source.mistake(what, hint, line=lines.at(token.start))
         for sample in statement.tree.find_all(exp.TableSample):
-            line = _line_of(sample.parent or sample, statement.line)
-            yield source.mistake("a sample is not deterministic, and the model is incremental", hint, line=line)
+            what = "a sample is not deterministic, and the model is incremental"
+            yield source.mistake(what, hint, line=lines.of(sample.parent or sample))
 
 
 class _Lineage:
@@ -296,7 +318,7 @@ class _Lineage:
                 given = [(column, Origin(frozenset({(name, column)}), plain=True)) for column in columns]
             elif isinstance(source.expression, exp.Query):
                 given = self.outputs(source)
-                if names := node.alias_column_names:
+                if names := source.outer_columns:
                     given = [(new, origin) for new, (_, origin) in zip(names, given, strict=False)]
             else:
                 inside = frozenset(
