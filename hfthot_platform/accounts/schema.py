@@ -28,6 +28,7 @@ __all__ = [
     "api_keys",
     "change_head",
     "change_log",
+    "erased_users",
     "erasure_requests",
     "exports",
     "keys",
@@ -114,6 +115,15 @@ users: Final = Table(
     Index(None, "erase_after"),
 )
 
+#: Keyed hashes of the user ids of erased accounts, so that a call with one is told so.  Nothing here leads to the
+#: subject: no time, no pseudonym, and (without a row id) no order of insertion.
+erased_users: Final = Table(
+    "erased_users",
+    metadata,
+    Column("user_lookup", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
 sessions: Final = Table(
     "sessions",
     metadata,
@@ -124,6 +134,9 @@ sessions: Final = Table(
     Column("expires_at", _TIME, nullable=False),
     Column("ended_at", _TIME),
     Column("end_reason", String(20)),
+    # Envelopes for (sessions, <column>, subject): every change writes the whole row of the lake's `sessions`.
+    Column("ip", Text),
+    Column("user_agent", Text),
     Index(None, "subject_id"),
     Index(None, "expires_at"),
 )

@@ -1,0 +1,1 @@
+"""One module per revision of the operational store's schema, in order."""

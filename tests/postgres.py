@@ -1,0 +1,137 @@
+"""A real PostgreSQL server for tests: one per pytest process, on loopback, gone when the process ends."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import pwd
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+
+_ROOT = Path("/usr/lib/postgresql")
+
+
+def binaries() -> Path | None:
+    """Return the folder of the newest server that Debian installed, or None."""
+    found = [path.parent for path in _ROOT.glob("*/bin/postgres")]
+    return max(found, key=lambda path: int(path.parent.name.split(".")[0]), default=None)
+
+
+class Server:
+    """A cluster in a temporary folder.  `durable` leaves fsync on."""
+
+    def __init__(self, *, durable: bool = False) -> None:
+        folder = binaries()
+        if folder is None:
+            pytest.skip(f"PostgreSQL's server is not installed under {_ROOT} (make system)")
+        self._bin = folder
+        self._home = Path(tempfile.mkdtemp(prefix="hfthot-postgres-"))
+        self._identity: dict[str, object] = {}
+        if os.geteuid() == 0:
+            # The server refuses to run as root; Debian's package made this user.
+            user = pwd.getpwnam("postgres")
+            os.chown(self._home, user.pw_uid, user.pw_gid)
+            self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+        self._durable = durable
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+        self._run("initdb", "-D", self.data, "-U", "hfthot", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        self.start()
+
+    @property
+    def data(self) -> str:
+        return str(self._home / "data")
+
+    def _run(self, name: str, *arguments: str) -> None:
+        done = subprocess.run(
+            [str(self._bin / name), *arguments], cwd=self._home, capture_output=True, check=False, **self._identity
+        )
+        assert done.returncode == 0, done.stderr.decode()
+
+    def start(self) -> None:
+        """Start the server and wait until it answers."""
+        if not self.port:
+            with socket.socket() as free:
+                free.bind(("127.0.0.1", 0))
+                self.port = free.getsockname()[1]
+        switch = "on" if self._durable else "off"
+        settings = {
+            "port": self.port,
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": self._home,
+            "fsync": switch,
+            "full_page_writes": switch,
+            "shared_buffers": "32MB",
+            "max_connections": "200",
+        }
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        with (self._home / "log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [str(self._bin / "postgres"), "-D", self.data, *options],
+                cwd=self._home,
+                stdout=log,
+                stderr=log,
+                **self._identity,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
+                self._run("psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "hfthot", "-c", "SELECT 1", "postgres")
+            except (OSError, AssertionError):
+                assert self._process.poll() is None, (self._home / "log").read_text()
+                assert time.monotonic() < deadline, (self._home / "log").read_text()
+                time.sleep(0.05)
+            else:
+                return
+
+    def kill(self) -> None:
+        """Take the server down as a power cut would: no shutdown, no checkpoint."""
+        if self._process is not None:
+            self._run("pg_ctl", "stop", "-D", self.data, "-m", "immediate")
+            self._process.wait()
+            self._process = None
+
+    def url(self, database: str) -> str:
+        return f"postgresql+psycopg://hfthot@127.0.0.1:{self.port}/{database}"
+
+    def database(self) -> str:
+        """Make an empty database and return its URL."""
+        name = "t" + secrets.token_hex(6)
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "hfthot", name)
+        return self.url(name)
+
+    def close(self) -> None:
+        self.kill()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+
+@lru_cache(maxsize=1)
+def server() -> Server:
+    """Return this process's server, starting it on first use; skip the test where it is not installed."""
+    started = Server()
+    atexit.register(_close, started, os.getpid())
+    return started
+
+
+def _close(started: Server, owner: int) -> None:
+    if os.getpid() == owner:
+        started.close()
+
+
+if __name__ == "__main__":  # a server by hand: python -m tests.postgres
+    made = Server(durable="--durable" in sys.argv)
+    try:
+        print(made.database(), flush=True)
+        sys.stdin.read()
+    finally:
+        made.close()
