@@ -1,0 +1,356 @@
+"""Searching bytes for many values in many encodings at once, at the speed of memory.
+
+A compiled loop looks at every third position of the data: if the two bytes there belong to none of the patterns'
+first four, no pattern begins at any of the three positions around it.  The few places that are left are compared
+by hash of their first four, then eight bytes (letters folded to lower case), and what is left of those is matched
+exactly, by a regular expression per pattern.
+"""
+
+from __future__ import annotations
+
+import base64
+import html.entities
+import itertools
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+from urllib.parse import quote_from_bytes
+
+import numpy as np
+import numpy.typing as npt
+
+from hfthot_platform.models._compiled import compiled
+
+__all__ = ["ENCODINGS", "OVERLAP", "Hit", "Needle", "Searcher"]
+
+#: In which forms a value is looked for.  `text` is any mixture of UTF-8, Latin-1, URL encoding, JSON and HTML escapes.
+ENCODINGS: Final = ("text", "utf-16-le", "utf-16-be", "base64", "hex")
+#: No match is longer, so blocks of a stream that overlap by this much lose none.
+OVERLAP: Final = 4096
+#: A longer value is looked for by its beginning.
+_LONGEST = 96
+#: A match in random data of this many bits is expected once in a terabyte.
+_CERTAIN_BITS = 40.0
+_MOST_PREFIXES = 20_000
+_HASH_BITS = 18
+_ESCAPE_BEFORE = re.compile(rb"(?:\\[nrtbfv]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|%(?:25)?[0-9a-fA-F]{2})\Z")
+_TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*\Z")
+_ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_DIGITS = frozenset(b"0123456789")
+
+#: The ways to write one character.
+_Atom = tuple[bytes, ...]
+Bytes = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, repr=False)
+class Needle:
+    """A value to look for.  Its `repr` names the kind alone.
+
+    Args:
+        kind: what it is (`email`, `username`, ...): the only thing about it that reports say.
+        value: text, or bytes that are looked for as they are, as hexadecimal and as Base64.
+        whole_word: letters or digits directly before or after it make it something else.
+    """
+
+    kind: str
+    value: str | bytes
+    whole_word: bool = False
+
+    def __repr__(self) -> str:
+        return f"Needle({self.kind})"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A place where a value was found: its offset, what kind of value, and in which encoding."""
+
+    offset: int
+    kind: str
+    encoding: str
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    needle: Needle
+    encoding: str
+    atoms: tuple[_Atom, ...]
+
+    @cached_property
+    def regex(self) -> re.Pattern[bytes]:
+        # The longest way first, so that `&amp;` is not taken for `&` with something behind it.
+        groups = (
+            b"(?:" + b"|".join(re.escape(way) for way in sorted(atom, key=len, reverse=True)) + b")"
+            for atom in self.atoms
+        )
+        return re.compile(b"".join(groups), re.DOTALL)
+
+    @property
+    def bits(self) -> float:
+        """How many bits of random bytes of its alphabet a match needs."""
+        per = {"base64": 6.0, "hex": 4.0}.get(self.encoding)
+        if per is not None:
+            return per * len(self.atoms)
+        return sum(8.0 * min(map(len, atom)) - math.log2(len(atom)) for atom in self.atoms)
+
+    def prefixes(self, length: int) -> set[bytes]:
+        """Return the first `length` bytes of every way to write the value, folded; empty if there are too many."""
+        done: set[bytes] = set()
+        open_: set[bytes] = {b""}
+        for atom in self.atoms:
+            grown = {start + way for start, way in itertools.product(open_, atom)}
+            done |= {each[:length].lower() for each in grown if len(each) >= length}
+            open_ = {each for each in grown if len(each) < length}
+            if len(done) + len(open_) > _MOST_PREFIXES:
+                return set()
+            if not open_:
+                break
+        return done | {each.lower() for each in open_}
+
+
+class Searcher:
+    """Looks for all values at once.
+
+    Args:
+        needles: the values.  Text of fewer than four characters cannot be told from chance and is left out; what was
+            left out, and why, is in `left_out`.
+    """
+
+    def __init__(self, needles: Iterable[Needle]) -> None:
+        #: (kind, reason) of values, or encodings of values, that are not looked for.
+        self.left_out: list[tuple[str, str]] = []
+        patterns: list[_Pattern] = []
+        for needle in dict.fromkeys(needles):
+            if len(needle.value) < 4:
+                self.left_out.append((needle.kind, "shorter than four characters"))
+                continue
+            made = list(_patterns(needle))
+            kept = [each for each in made if each.encoding not in {"base64", "hex"} or each.bits >= _CERTAIN_BITS]
+            gone = {each.encoding for each in made} - {each.encoding for each in kept}
+            # All three alignments of Base64, or none: one of them alone would look like more than it is.
+            if len(made) - len(kept) and "base64" in {each.encoding for each in made if each not in kept}:
+                kept = [each for each in kept if each.encoding != "base64"]
+                gone.add("base64")
+            self.left_out += [(needle.kind, f"too short to be looked for as {name}") for name in sorted(gone)]
+            patterns += kept
+        self._buckets: dict[bytes, list[_Pattern]] = {}
+        #: Whether two bytes are next to each other in the first four of some pattern.
+        self._pairs = np.zeros(1 << 16, dtype=np.uint8)
+        #: By hash of four bytes: 1 if eight bytes decide, 2 if they are enough.
+        self._fours = np.zeros(1 << _HASH_BITS, dtype=np.uint8)
+        self._eights = np.zeros(1 << _HASH_BITS, dtype=np.uint8)
+        for pattern in patterns:
+            self._add(pattern)
+
+    def __bool__(self) -> bool:
+        return bool(self._buckets)
+
+    def _add(self, pattern: _Pattern) -> None:
+        fours = pattern.prefixes(4)
+        eights = pattern.prefixes(8)
+        long = bool(eights) and all(len(each) == 8 for each in eights)
+        for four in fours:
+            self._buckets.setdefault(four, []).append(pattern)
+            # The loop looks at the bytes as they are, so both cases of a letter count.
+            for one, two in itertools.pairwise(four):
+                for first, second in itertools.product(_cases(one), _cases(two)):
+                    self._pairs[first << 8 | second] = 1
+            self._fours[_hash(four)] |= 1 if long else 2
+        for eight in eights if long else ():
+            self._eights[_hash(eight)] = 1
+
+    def search(self, data: Bytes, stop: int | None = None, *, words: bool = True) -> Iterator[Hit]:
+        """Yield every place before `stop` where a value begins.
+
+        Args:
+            data: what to look through; contiguous.
+            stop: the first position that is not looked at as a beginning (matches may reach past it).
+            words: whether `whole_word` is heeded; the ends of `data` are ends of words.
+        """
+        view = memoryview(data).cast("B")
+        array = np.frombuffer(view, dtype=np.uint8)
+        size = len(view) if stop is None else min(stop, len(view))
+        start = 0
+        found = np.empty(65_536, dtype=np.int64)
+        while True:
+            count = _candidates(array, start, self._pairs, self._fours, self._eights, found)
+            for position in found[:count].tolist():
+                if position >= size:
+                    return
+                yield from self._at(view, position, words=words)
+            if count < found.size:
+                return
+            start = int(found[-1]) + 1
+
+    def _at(self, view: memoryview, position: int, *, words: bool) -> Iterator[Hit]:
+        for pattern in self._buckets.get(bytes(view[position : position + 4]).lower(), ()):
+            match = pattern.regex.match(view, position)
+            if match is not None and not (words and _is_part(pattern, view, position, match.end())):
+                yield Hit(position, pattern.needle.kind, pattern.encoding)
+
+
+def _is_part(pattern: _Pattern, view: memoryview, start: int, end: int) -> bool:
+    """Whether a match is part of another word, or chance in binary data, rather than the value."""
+    if not pattern.needle.whole_word or pattern.encoding in {"base64", "hex"}:
+        return False
+    if pattern.encoding == "text":
+        before, after = bytes(view[max(0, start - 12) : start]), bytes(view[end : end + 12])
+        if _goes_on(pattern.needle, before[::-1]) and not _ESCAPE_BEFORE.search(before):
+            return True
+        if _goes_on(pattern.needle, after):
+            return True
+        return pattern.bits < _CERTAIN_BITS and not (_TEXT.match(before) and _TEXT.match(after))
+    low = 0 if pattern.encoding == "utf-16-le" else 1
+    units = (bytes(view[max(0, start - 2) : start]), bytes(view[end : end + 2]))
+    return any(len(unit) == 2 and unit[low] in _ALNUM and not unit[1 - low] for unit in units)
+
+
+def _goes_on(needle: Needle, outwards: bytes) -> bool:
+    """Whether what is beside a match (from the match outwards) continues it."""
+    if not outwards:
+        return False
+    if outwards[0] in _ALNUM:
+        return True
+    # 10.0.0.1 is not in 110.0.0.1 and not in 10.0.0.1.2; a full stop behind it ends a sentence.
+    return needle.kind == "ip" and len(outwards) > 1 and outwards[0] == 0x2E and outwards[1] in _DIGITS
+
+
+@compiled
+def _candidates(
+    data: npt.NDArray[np.uint8],
+    start: int,
+    pairs: npt.NDArray[np.uint8],
+    fours: npt.NDArray[np.uint8],
+    eights: npt.NDArray[np.uint8],
+    out: npt.NDArray[np.int64],
+) -> int:
+    """Fill `out` with positions, in order, where a pattern may begin; return how many, at most its size."""
+    size = data.size
+    count = 0
+    for i in range(start + 2, size - 1, 3):
+        if not pairs[(np.intp(data[i]) << 8) | np.intp(data[i + 1])]:
+            continue
+        for j in range(i - 2, i + 1):
+            if j + 4 > size:
+                break
+            code = np.uint64(14695981039346656037)
+            for k in range(j, j + 4):
+                byte = np.uint64(data[k])
+                if np.uint64(65) <= byte <= np.uint64(90):
+                    byte += np.uint64(32)
+                code = (code ^ byte) * np.uint64(1099511628211)
+            kind = fours[(code ^ (code >> np.uint64(32))) & np.uint64(262143)]
+            if not kind:
+                continue
+            if kind == 1 and j + 8 <= size:
+                for k in range(j + 4, j + 8):
+                    byte = np.uint64(data[k])
+                    if np.uint64(65) <= byte <= np.uint64(90):
+                        byte += np.uint64(32)
+                    code = (code ^ byte) * np.uint64(1099511628211)
+                if not eights[(code ^ (code >> np.uint64(32))) & np.uint64(262143)]:
+                    continue
+            out[count] = j
+            count += 1
+            if count == out.size:
+                return count
+    return count
+
+
+def _hash(folded: bytes) -> int:
+    """Return what the compiled loop computes: FNV-1a, folded to the size of the tables."""
+    code = 14695981039346656037
+    for byte in folded:
+        code = (code ^ byte) * 1099511628211 & 0xFFFF_FFFF_FFFF_FFFF
+    return (code ^ code >> 32) & ((1 << _HASH_BITS) - 1)
+
+
+def _cases(byte: int) -> tuple[int, ...]:
+    return (byte, byte - 32) if 97 <= byte <= 122 else (byte,)
+
+
+def _patterns(needle: Needle) -> Iterator[_Pattern]:
+    """Yield every form of a value."""
+    if isinstance(needle.value, bytes):
+        raw = needle.value[:_LONGEST]
+        yield _Pattern(needle, "text", tuple((bytes([byte]),) for byte in raw))
+        yield from _coded(needle, raw)
+        return
+    value = unicodedata.normalize("NFC", needle.value)[:_LONGEST]
+    yield _Pattern(needle, "text", tuple(_written(sign) for sign in value))
+    for encoding in ("utf-16-le", "utf-16-be"):
+        atoms = tuple(tuple({way.encode(encoding, "surrogatepass") for way in _letter(sign)}) for sign in value)
+        yield _Pattern(needle, encoding, atoms)
+    for variant in dict.fromkeys((value, value.lower(), value.upper())):
+        yield from _coded(needle, variant.encode("utf-8", "surrogatepass"))
+
+
+def _coded(needle: Needle, raw: bytes) -> Iterator[_Pattern]:
+    """Yield hexadecimal, and Base64 at its three alignments without the characters that neighbours share."""
+    digits = raw.hex()
+    yield _Pattern(needle, "hex", tuple(tuple({each.encode(), each.upper().encode()}) for each in digits))
+    for shift in range(3):
+        code = base64.b64encode(bytes(shift) + raw)
+        inner = code[(shift * 8 + 5) // 6 : (len(raw) + shift) * 8 // 6]
+        atoms = tuple(_BASE64.get(byte, (bytes([byte]),)) for byte in inner)
+        yield _Pattern(needle, "base64", atoms)
+
+
+#: Base64's two signs in its alphabets, and as JSON and URLs write them.
+_BASE64: Final[dict[int, _Atom]] = {
+    ord("+"): (b"+", b"-", b"%2B", b"%2b", b"\\u002b", b"\\u002B"),
+    ord("/"): (b"/", b"_", b"%2F", b"%2f", b"\\/", b"\\\\/"),
+}
+
+
+def _letter(sign: str) -> set[str]:
+    return {sign, sign.lower(), sign.upper()}
+
+
+def _written(sign: str) -> _Atom:
+    """Return the ways in which text files write a character: both cases, raw and escaped."""
+    if sign.isascii() and sign.isalnum():
+        return tuple(each.encode() for each in _letter(sign))
+    ways: set[bytes] = set()
+    for each in _letter(sign):
+        for form in (each, unicodedata.normalize("NFD", each)):
+            raw = form.encode("utf-8", "surrogatepass")
+            ways.add(raw)
+            percent = quote_from_bytes(raw, safe="")
+            if percent == form:
+                percent = f"%{raw[0]:02X}"
+            for text in (percent, percent.replace("%", "%25")):
+                ways |= {text.encode(), text.lower().encode(), text.upper().encode()}
+            ways |= _escaped(form)
+        if ord(each[0]) < 256 and not each.isascii() and len(each) == 1:
+            ways.add(each.encode("latin-1"))
+    if sign == " ":
+        ways.add(b"+")
+    return tuple(sorted(ways))
+
+
+def _escaped(form: str) -> set[bytes]:
+    """Return JSON's and HTML's escapes of a character; JSON within JSON doubles the backslashes."""
+    units = [unit for each in form for unit in _utf16_units(each)]
+    bodies = {"".join(f"\x00u{unit:04x}" for unit in units), "".join(f"\x00u{unit:04X}" for unit in units)}
+    short = json.dumps(form)[1:-1]
+    if short.startswith("\\") and len(short) == 2:
+        bodies.add("\x00" + short[1])
+    if form in {"/", "'"}:
+        bodies.add("\x00" + form)
+    ways = {body.replace("\x00", "\\" * times).encode() for body in bodies for times in (1, 2, 3, 4)}
+    if len(form) == 1:
+        ways |= {f"&#{ord(form)};".encode(), f"&#x{ord(form):x};".encode(), f"&#x{ord(form):X};".encode()}
+        if name := html.entities.codepoint2name.get(ord(form)):
+            ways.add(f"&{name};".encode())
+    return ways
+
+
+def _utf16_units(sign: str) -> Sequence[int]:
+    raw = sign.encode("utf-16-be", "surrogatepass")
+    return [int.from_bytes(raw[at : at + 2], "big") for at in range(0, len(raw), 2)]
