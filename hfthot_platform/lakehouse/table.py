@@ -237,6 +237,28 @@ class Table:
         """Check rows against the contract without writing anything; the result can be given to any write."""
         return audit(self.contract, rows, rejected)
 
+    def audit_all(self, rows: pl.DataFrame) -> Audited:
+        """Check rows none of which may be missing, and which must not be kept elsewhere either.
+
+        A bad row may hold in clear, in the wrong column, what must not leave the place that it came from.
+
+        Raises:
+            SchemaMismatchError: the rows do not fit the contract.
+            AuditFailedError: a row breaks a rule; the message names its `seq` and the rule, never a value.
+        """
+        if "seq" in rows.columns and rows.schema["seq"].is_integer():
+            rows = rows.with_columns(pl.col("seq").cast(pl.Int64).alias(ROW_NUMBER))
+        audited = audit(self.contract, rows)
+        if audited.rejected.height:
+            first = audited.rejected.sort("row_number").row(0, named=True)
+            raise AuditFailedError(
+                f"entry {first['row_number']} breaks the rule {first['reason']} ({first['detail']}), "
+                f"with {audited.rejected.height - 1} more rows",
+                where=self.contract.name,
+                hint="Nothing was published. The change log has the entry; correct what wrote it.",
+            )
+        return audited
+
     def quarantine(self, audited: Audited, *, stamp: Stamp | None = None) -> None:
         """Keep the rejected rows of an audit whose good rows are not going to be published."""
         self._quarantine(audited.rejected, stamp or Stamp())
@@ -348,7 +370,7 @@ class Table:
 
     def apply(
         self,
-        upserts: pl.DataFrame | None,
+        upserts: pl.DataFrame | Audited | None,
         *,
         forget: Collection[str] = (),
         redact: Collection[str] = (),
@@ -362,8 +384,8 @@ class Table:
         files that hold a changed row are written again.
 
         Args:
-            upserts: rows, one per key, that are added or take the place of the stored row of their key.  A row's
-                partition and subject are those of every earlier row of its key.
+            upserts: rows (or what `audit_all` returned for them), one per key, that are added or take the place of
+                the stored row of their key.  A row's partition and subject are those of every earlier row of its key.
             forget: subjects whose stored rows are deleted.
             redact: subjects whose stored rows lose their personal columns and are marked as redacted.
             app: name of the log, and the number of the last entry of the stretch.  A stretch that the table has
@@ -388,7 +410,9 @@ class Table:
             raise BadRequestError(
                 "the table has no rows to forget or redact by subject", where=contract.name, hint="Leave them out."
             )
-        rows = self._unrejected(contract.empty() if upserts is None else upserts)
+        if not isinstance(upserts, Audited):
+            upserts = self.audit_all(contract.empty() if upserts is None else upserts)
+        rows = self._audited(upserts).rows
         name, last = app
 
         def plan(handle: DeltaTable) -> _Plan:
@@ -649,24 +673,6 @@ class Table:
             raise BadRequestError(f"the rows were audited for {audited.contract.name}", where=self.contract.name)
         self._require_publishable(audited.rejected, audited.read)
         return audited
-
-    def _unrejected(self, rows: pl.DataFrame) -> pl.DataFrame:
-        """Return audited rows, none of which may be missing.  What a bad one holds is not told to anybody.
-
-        It may hold in clear, in the wrong column, what must not leave the place that it came from.
-        """
-        if "seq" in rows.columns and rows.schema["seq"].is_integer():
-            rows = rows.with_columns(pl.col("seq").cast(pl.Int64).alias(ROW_NUMBER))
-        audited = audit(self.contract, rows)
-        if audited.rejected.height:
-            first = audited.rejected.sort("row_number").row(0, named=True)
-            raise AuditFailedError(
-                f"entry {first['row_number']} breaks the rule {first['reason']} ({first['detail']}), "
-                f"with {audited.rejected.height - 1} more rows",
-                where=self.contract.name,
-                hint="Nothing was published. The change log has the entry; correct what wrote it.",
-            )
-        return audited.rows
 
     def _require_publishable(self, rejected: pl.DataFrame, read: int) -> None:
         if rejected.height <= self.contract.max_rejected_share * read:

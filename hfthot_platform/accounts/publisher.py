@@ -1,0 +1,319 @@
+"""From the change log to the user tables: in order, in batches, each entry exactly once in each table.
+
+How far a table has come is written in the very commit that takes it there (a Delta application transaction), so
+a publisher that dies between two tables is continued by the next one: tables that have a stretch already skip
+it.  `audit_log` has a row for every entry and is published last; where it ends, all tables are, and the log is
+trimmed up to there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, Final
+
+import polars as pl
+import sqlalchemy as sa
+from sqlalchemy.engine import CursorResult
+from sqlalchemy.sql import Executable
+
+from hfthot_platform.accounts.changes import Entry
+from hfthot_platform.accounts.store import Store
+from hfthot_platform.contracts import TableContract
+from hfthot_platform.contracts.accounts import AUDIT_LOG, USER_TABLES
+from hfthot_platform.contracts.model import TIME
+from hfthot_platform.errors import AuditFailedError, LockTimeoutError, StoreError
+from hfthot_platform.lakehouse import Commit, Lakehouse, Stamp
+from hfthot_platform.lakehouse.locks import writers_lock
+
+__all__ = ["APPLICATION", "Published", "Publisher", "flush"]
+
+#: Name of the change log in the commits of the user tables.
+APPLICATION: Final = "hfthot.accounts"
+#: Entries that become one commit per table, and entries that are decoded at a time: memory is bounded by both.
+_BATCH: Final = 50_000
+_PAGE: Final = 5_000
+#: Seconds to wait for another publisher.
+_PATIENCE: Final = 120.0
+_ADVISORY: Final = 0x68667468_6F740002  # "hfthot", publisher
+#: Columns that are not the changes' to say.
+_DERIVED: Final = {"date", "seq", "schema_version"}
+_DAY: Final = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Published:
+    """What one call published.  Without entries `first_seq` is one more than `last_seq`."""
+
+    first_seq: int
+    last_seq: int
+    commits: tuple[Commit, ...] = ()
+
+    @property
+    def entries(self) -> int:
+        """Return how many entries of the log were published."""
+        return self.last_seq - self.first_seq + 1
+
+
+class Publisher:
+    """Applies the change log of a store to the user tables of a lake.  Several may be run; they take turns.
+
+    Example:
+        >>> Publisher(store, lake).publish()
+        Published(first_seq=1, last_seq=42, commits=(...))
+    """
+
+    def __init__(self, store: Store, lake: Lakehouse) -> None:
+        self._store = store
+        self._lake = lake
+
+    def behind(self) -> int:
+        """Return how many entries of the log are not in all tables yet."""
+        return max(0, self._store.head()[0] - self._reached())
+
+    def publish(self, limit: int | None = None, *, stamp: Stamp | None = None) -> Published:
+        """Publish what is in the log, or the next `limit` entries.
+
+        Raises:
+            AuditFailedError: an entry breaks a table's contract; the message names entry, table and rule, never a
+                value.  What came before it in whole batches is published; nothing after it is.
+            StoreError: log and lake do not belong together (one of them was restored from another time).
+            LockTimeoutError: another publisher worked for longer than two minutes.
+            CommitConflictError: another publisher went on where this one had lost its lock.
+        """
+        with self.alone():
+            reached = self._reached()
+            if (left := self._store.entries(0, 1)) and left[0].seq <= reached:
+                # A publisher that was killed after its last commit did not trim any more.
+                self._store.trim(reached)
+            done = Published(reached + 1, reached)
+            while limit is None or done.entries < limit:
+                batch = _Batch({each.name: self._applied(each) for each in USER_TABLES})
+                room = _BATCH if limit is None else min(_BATCH, limit - done.entries)
+                for entry in self._next(done.last_seq, room):
+                    batch.add(entry)
+                if batch.last is None:
+                    break
+                commits = self._apply(batch, stamp or Stamp())
+                self._store.trim(batch.last)
+                done = replace(done, last_seq=batch.last, commits=(*done.commits, *commits))
+        return done
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep all publishers of this log waiting for the duration of the block.
+
+        Raises:
+            LockTimeoutError: another publisher worked for longer than two minutes.
+        """
+        files = self._store.files()
+        if files:
+            with writers_lock(files[0].with_name("publisher.lock"), exclusive=True, timeout=_PATIENCE):
+                yield
+        else:
+            with self._store.reading() as session, _advisory_lock(session.execute):
+                yield
+
+    def _reached(self) -> int:
+        return self._applied(AUDIT_LOG)
+
+    def _applied(self, declared: TableContract) -> int:
+        return self._lake.table(declared.name).applied(APPLICATION)
+
+    def _next(self, after: int, room: int) -> Iterator[Entry]:
+        """Yield the entries that follow, without gaps."""
+        head = self._store.head()[0]
+        if head < after:
+            raise StoreError(
+                f"the user tables have entry {after}, but the change log ends at {head}",
+                where="change_log",
+                hint="The store was restored from an older backup than the lake's tables; restore both to one time.",
+            )
+        while room > 0:
+            page = self._store.entries(after, min(room, _PAGE))
+            for entry in page:
+                if entry.seq != after + 1:
+                    raise StoreError(
+                        f"entry {after + 1} is missing, the next one is {entry.seq}",
+                        where="change_log",
+                        hint="The lake's tables are older than the log's first entry; restore both to one time.",
+                    )
+                after = entry.seq
+                yield entry
+            room -= len(page)
+            if len(page) < min(room + len(page), _PAGE):
+                return
+
+    def _apply(self, batch: _Batch, stamp: Stamp) -> list[Commit]:
+        # All tables are judged before the first one is written: a bad entry stops its whole batch.
+        audited = {
+            name: self._lake.table(name).audit_all(fold.frame()) for name, fold in batch.tables.items() if fold.rows
+        }
+        commits = []
+        for declared in USER_TABLES:
+            fold = batch.tables[declared.name]
+            forget = fold.forgotten()
+            audit = declared is AUDIT_LOG
+            commit = self._lake.table(declared.name).apply(
+                audited.get(declared.name),
+                forget=() if audit else forget,
+                redact=forget if audit else (),
+                app=(APPLICATION, batch.last or 0),
+                since=fold.since,
+                stamp=replace(stamp, asset=declared.name),
+            )
+            if commit.changed:
+                commits.append(commit)
+        return commits
+
+
+@contextmanager
+def _advisory_lock(execute: Callable[[Executable], CursorResult[Any]]) -> Iterator[None]:
+    """Hold PostgreSQL's lock of the publisher; it ends with the session if this process dies."""
+    deadline = time.monotonic() + _PATIENCE
+    while not execute(sa.select(sa.func.pg_try_advisory_lock(_ADVISORY))).scalar():
+        if time.monotonic() > deadline:
+            raise LockTimeoutError(
+                f"another publisher held the lock for {_PATIENCE:g} s",
+                where="change_log",
+                hint="Wait for it to end, then run the same step again.",
+            )
+        time.sleep(0.02)
+    try:
+        yield
+    finally:
+        execute(sa.select(sa.func.pg_advisory_unlock(_ADVISORY)))
+
+
+def flush(store: Store, lake: Lakehouse, *, stamp: Stamp | None = None) -> Published | None:
+    """Publish what waits, so that whoever wrote to the store reads it from the lake; None if nothing waits."""
+    return Publisher(store, lake).publish(stamp=stamp) if store.entries(0, 1) else None
+
+
+class _Batch:
+    """Entries folded to the last row of each key, per table."""
+
+    def __init__(self, reached: Mapping[str, int]) -> None:
+        self.tables = {each.name: _Fold(each, reached[each.name]) for each in USER_TABLES}
+        self.last: int | None = None
+        self._order = count(1)
+
+    def add(self, entry: Entry) -> None:
+        for change in entry.rows:
+            fold = self.tables.get(change.table)
+            if fold is None or (change.op == "put" and change.table == AUDIT_LOG.name):
+                raise AuditFailedError(
+                    f"entry {entry.seq} changes {change.table!r}, which is no table of the change log",
+                    where="change_log",
+                    hint="Nothing of its batch was published. Correct what wrote it.",
+                )
+            if entry.seq <= fold.since:
+                continue
+            if change.op == "forget":
+                fold.forget(change.row["subject_id"], next(self._order))
+            else:
+                fold.put(entry.seq, change.row, next(self._order))
+        log = self.tables[AUDIT_LOG.name]
+        if entry.seq > log.since:
+            event = entry.audit
+            log.put(
+                entry.seq,
+                {
+                    "ts": entry.ts,
+                    "subject_id": event.subject_id,
+                    "actor_id": event.actor_id,
+                    "action": event.action,
+                    "outcome": event.outcome,
+                    "resource": event.resource,
+                    "detail": event.detail,
+                    "ip": event.ip,
+                    "user_agent": event.user_agent,
+                    "personal_detail": event.personal_detail,
+                    "personal_digest": entry.personal_digest,
+                    "redacted": False,
+                    "previous_hash": entry.previous_hash,
+                    "hash": entry.hash,
+                },
+                next(self._order),
+            )
+        self.last = entry.seq
+
+
+@dataclass
+class _Fold:
+    """What a batch does to one table: the last row per key, and the last order to forget per subject."""
+
+    contract: TableContract
+    #: The entry that the table has reached; entries up to it are not for it any more.
+    since: int
+    #: By key: entry, row, position in the batch.
+    rows: dict[Any, tuple[int, Mapping[str, Any], int]] = field(default_factory=dict)
+    _forgotten: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._columns = tuple(name for name in self.contract.column_names if name not in _DERIVED)
+        self._known = frozenset(self._columns)
+        by = self.contract.time_column
+        self._key = tuple(
+            by if name == self.contract.partition_by and by is not None else name for name in self.contract.primary_key
+        )
+
+    def put(self, seq: int, row: Mapping[str, Any], order: int) -> None:
+        if row.keys() != self._known:
+            wrong = min(self._known ^ row.keys())
+            raise self._refused(seq, f"column {wrong!r} is {'missing' if wrong in self._known else 'unknown'}")
+        self.rows[self._key_of(seq, row)] = (seq, row, order)
+
+    def forget(self, subject_id: str, order: int) -> None:
+        self._forgotten[subject_id] = order
+
+    def forgotten(self) -> list[str]:
+        return list(self._forgotten)
+
+    def _key_of(self, seq: int, row: Mapping[str, Any]) -> Any:
+        if self._key == ("seq",):
+            return seq
+        if self.contract.partition_by in self.contract.primary_key:
+            # The day of the time column stands for the partition.
+            return tuple(row[name] // _DAY if name == self.contract.time_column else row[name] for name in self._key)
+        return row[self._key[0]] if len(self._key) == 1 else tuple(row[name] for name in self._key)
+
+    def frame(self) -> pl.DataFrame:
+        """Return the rows that outlive the batch, in the contract's columns and types."""
+        rows = list(self.rows.values())
+        if self._forgotten:
+            rows = list(self._outliving(rows))
+        columns: dict[str, pl.Series] = {}
+        for name in self._columns:
+            column = self.contract.column(name)
+            dtype = pl.Int64() if column.dtype == TIME else column.polars
+            try:
+                values = pl.Series(name, [row[name] for _, row, _ in rows], dtype=dtype, strict=True)
+            except (TypeError, OverflowError, pl.exceptions.PolarsError):
+                # The library's message quotes the value.
+                raise self._refused(
+                    rows[0][0], f"or one of the {len(rows)} after it has a {name!r} of a wrong type"
+                ) from None
+            columns[name] = values.cast(column.polars) if column.dtype == TIME else values
+        columns["seq"] = pl.Series("seq", [seq for seq, _, _ in rows], dtype=pl.Int64)
+        return pl.DataFrame(columns)
+
+    def _outliving(
+        self, rows: list[tuple[int, Mapping[str, Any], int]]
+    ) -> Iterator[tuple[int, Mapping[str, Any], int]]:
+        for seq, row, order in rows:
+            if order > self._forgotten.get(row["subject_id"], 0):
+                yield seq, row, order
+            elif self.contract is AUDIT_LOG:
+                personal = {column.name: None for column in self.contract.columns if column.personal}
+                yield seq, {**row, **personal, "redacted": True}, order
+
+    def _refused(self, seq: int, what: str) -> AuditFailedError:
+        return AuditFailedError(
+            f"entry {seq} {what}",
+            where=self.contract.name,
+            hint="Nothing of its batch was published. Correct what wrote it.",
+        )
