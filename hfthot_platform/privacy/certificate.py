@@ -187,7 +187,7 @@ def _read(text: str) -> ErasureCertificate:
         raise _altered("it is not a certificate's JSON") from None
     if not isinstance(body, dict) or fields != _FIELDS or set(body) != _STATEMENT or body["format"] != FORMAT:
         raise _altered("it does not have a certificate's fields")
-    if signature is None or document["key_id"] != key_id(named):
+    if signature is None or document["key_id"] != key_id(named) or document["public_key"] != public_key_text(named):
         raise _altered("its key or its signature is malformed")
     if text != json.dumps(document, indent=2, sort_keys=True, ensure_ascii=True) + "\n":
         raise _altered("it is not written as certificates are")

@@ -1,0 +1,62 @@
+"""A store and a lake in temporary folders, with a clock that tests move."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from hfthot_platform.accounts.store import Store
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.settings import Settings, load_settings
+
+NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self, now: datetime = NOW) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def forward(self, **delta: float) -> None:
+        self.now += timedelta(**delta)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    work = tmp_path / "work"
+    return load_settings(
+        lake_root=str(work / "lake"),
+        landing=work / "landing",
+        scratch=work / "scratch",
+        accounts=work / "accounts",
+        key_file=work / "keys" / "kek.json",
+        exports=work / "exports",
+        certificates=work / "certificates",
+        argon2_memory_kib=8,
+        argon2_passes=1,
+        argon2_lanes=1,
+        feeds=[],
+    )
+
+
+@pytest.fixture
+def lake(settings: Settings, clock: Clock) -> Lakehouse:
+    return Lakehouse.open(settings.lake_root, clock=clock)
+
+
+@pytest.fixture
+def store(settings: Settings, clock: Clock) -> Iterator[Store]:
+    with Store.open(settings, clock) as opened:
+        yield opened
