@@ -12,7 +12,7 @@ import polars as pl
 
 from assets import pictures
 from assets.conditions import FOLLOWS_CHECKED_INPUTS
-from hfthot_platform.contracts import TableContract, contract
+from hfthot_platform.contracts import Column, TableContract, contract
 from hfthot_platform.errors import CommitConflictError, LockTimeoutError, SourceUnavailableError
 from hfthot_platform.lakehouse import Audited, Commit, Staging, Table
 from resources.platform import Platform
@@ -22,6 +22,7 @@ __all__ = [
     "RULES",
     "YESTERDAY",
     "asset_key",
+    "columns_metadata",
     "publish_days",
     "published",
     "rule_check",
@@ -59,6 +60,12 @@ def table_asset(
     fresh_within: timedelta | None = None,
     partitioned: bool = True,
     follows: bool = True,
+    declared: TableContract | None = None,
+    automation: dg.AutomationCondition[dg.AssetKey] = FOLLOWS_CHECKED_INPUTS,
+    checks: Sequence[dg.AssetCheckSpec] = (),
+    owners: Sequence[str] = (),
+    tags: Mapping[str, str] | None = None,
+    kinds: Iterable[str] = ("deltalake", "polars"),
 ) -> Callable[[Callable[..., Any]], dg.AssetsDefinition]:
     """Declare the asset that fills a table, with everything that follows from the table's contract.
 
@@ -70,8 +77,14 @@ def table_asset(
         fresh_within: how old the newest materialisation may be.
         partitioned: by day, with a whole backfill in one run; otherwise the table is made as a whole.
         follows: materialise when an input was published anew; otherwise only on schedule.
+        declared: its contract, where it is not one of the platform's own.
+        automation: the condition by which it follows its inputs.
+        checks: further checks that its body yields, beside the one on the contract's rules.
+        owners: teams (`team:research`) or e-mail addresses.
+        tags: tags of the asset.
+        kinds: what it is made with, as the UI shows it.
     """
-    declared = contract(table)
+    declared = declared or contract(table)
     decorate = dg.asset(
         key=asset_key(table),
         group_name=declared.namespace,
@@ -79,7 +92,7 @@ def table_asset(
         deps=[asset_key(each) if isinstance(each, str) else each for each in deps],
         partitions_def=DAILY if partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run() if partitioned else None,
-        automation_condition=FOLLOWS_CHECKED_INPUTS if deps and follows else None,
+        automation_condition=automation if deps and follows else None,
         retry_policy=_RETRY if retries else None,
         freshness_policy=(
             dg.FreshnessPolicy.time_window(fail_window=fresh_within, warn_window=fresh_within * 2 / 3)
@@ -88,8 +101,10 @@ def table_asset(
         ),
         # Tables are merged into or replaced in part: their writers take turns.
         pool=table.replace(".", "_"),
-        kinds={"deltalake", "polars"},
-        check_specs=[rule_check(declared)],
+        kinds=set(kinds),
+        owners=list(owners),
+        tags=dict(tags or {}),
+        check_specs=[rule_check(declared), *checks],
         output_required=False,
         metadata=static_metadata(declared, lineage),
     )
@@ -126,28 +141,39 @@ def static_metadata(
     declared: TableContract, lineage: Mapping[str, Sequence[tuple[str, str]]] | None = None
 ) -> dict[str, Any]:
     """Return what the UI shows of a table before it is ever materialised: name, columns, key, column lineage."""
-    keys = set(declared.primary_key)
-    columns = [
+    return columns_metadata(declared.name, declared.columns, lineage, key=declared.primary_key) | {
+        "schema_version": declared.schema_version,
+        "primary_key": ", ".join(declared.primary_key),
+    }
+
+
+def columns_metadata(
+    name: str,
+    columns: Iterable[Column],
+    lineage: Mapping[str, Sequence[tuple[str, str]]] | None = None,
+    *,
+    key: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Return what the UI shows of a table's or view's columns: types, meanings, and where they come from."""
+    schema = [
         dg.TableColumn(
             column.name,
             str(column.dtype),
             f"{column.description}{f' [{column.unit}]' if column.unit else ''}",
             constraints=dg.TableColumnConstraints(nullable=column.nullable),
-            tags={"primary_key": ""} if column.name in keys else None,
+            tags={"primary_key": ""} if column.name in key else None,
         )
-        for column in declared.columns
+        for column in columns
     ]
     metadata: dict[str, Any] = {
-        "dagster/table_name": declared.name,
-        "dagster/column_schema": dg.TableSchema(columns=columns),
-        "schema_version": declared.schema_version,
-        "primary_key": ", ".join(declared.primary_key),
+        "dagster/table_name": name,
+        "dagster/column_schema": dg.TableSchema(columns=schema),
     }
     if lineage:
         metadata["dagster/column_lineage"] = dg.TableColumnLineage(
             {
-                name: [dg.TableColumnDep(asset_key(table), column) for table, column in sources]
-                for name, sources in lineage.items()
+                column: [dg.TableColumnDep(asset_key(table), source) for table, source in sources]
+                for column, sources in lineage.items()
             }
         )
     return metadata

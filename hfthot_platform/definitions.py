@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import market, ops, portfolio, quality, signals
+from assets import market, ops, portfolio, quality, signals, sql_models
 from hfthot_platform.settings import Settings, load_settings
 from jobs import maintenance, research
 from jobs import market as market_jobs
+from jobs import sql_models as model_jobs
 from resources.platform import Platform, duckdb_resource
 from sensors import changes, failures, landing
 
@@ -28,14 +29,31 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
     Args:
         settings: where things are and what is configured.
         platform: the assets' resource; tests pass one with a clock of their own.
+
+    Raises:
+        SqlModelsError: a file of an SQL model has a mistake; the message lists all of them.
     """
+    platform = platform or Platform(settings)
+    models = platform.models.require_sound()
+    tables = [*market.ASSETS, *signals.ASSETS, *portfolio.ASSETS, *ops.ASSETS]
+    daily = {key for each in tables if each.partitions_def is not None for key in each.keys}
     return dg.Definitions(
-        assets=[*market.ASSETS, *signals.ASSETS, *portfolio.ASSETS, portfolio.EQUITY, *ops.ASSETS],
-        asset_checks=quality.CHECKS,
-        jobs=[*market_jobs.JOBS, *research.JOBS, maintenance.maintenance, maintenance.deep_quality],
-        schedules=[*market_jobs.SCHEDULES, *research.SCHEDULES, *maintenance.SCHEDULES],
+        assets=[*tables, portfolio.EQUITY, *sql_models.model_assets(models, platform.lake, daily)],
+        asset_checks=[*quality.CHECKS, *sql_models.model_checks(models)],
+        jobs=[
+            *market_jobs.JOBS,
+            *research.JOBS,
+            *(maintenance.maintenance, maintenance.deep_quality),
+            *model_jobs.model_jobs(models),
+        ],
+        schedules=[
+            *market_jobs.SCHEDULES,
+            *research.SCHEDULES,
+            *maintenance.SCHEDULES,
+            *model_jobs.model_schedules(models),
+        ],
         sensors=[*landing.SENSORS, *changes.SENSORS, *failures.SENSORS, AUTOMATION],
-        resources={"platform": platform or Platform(settings), "duckdb": duckdb_resource(settings)},
+        resources={"platform": platform, "duckdb": duckdb_resource(settings)},
         # A spawned step costs seconds before it starts; a run of ours is one process.
         executor=dg.in_process_executor,
     )

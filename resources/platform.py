@@ -20,6 +20,8 @@ from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.lakehouse.lake import utc_now
 from hfthot_platform.market.sources.base import Feed
 from hfthot_platform.settings import Settings
+from hfthot_platform.sql import Limits
+from hfthot_platform.sql.models import Models, models_of, open_lake
 
 __all__ = ["Platform", "duckdb_resource"]
 
@@ -40,9 +42,19 @@ class Platform:
         return f"Platform({self.settings.lake_root!r})"
 
     @cached_property
+    def models(self) -> Models:
+        """Return the SQL models; what is wrong with their files is in it."""
+        return models_of(self.settings)
+
+    @cached_property
     def lake(self) -> Lakehouse:
-        """Return the lake."""
-        return Lakehouse.open(self.settings.lake_root, self.settings.plain_storage_options(), clock=self.clock)
+        """Return the lake, with the tables and views of the SQL models."""
+        return open_lake(self.settings, self.clock, models=self.models)
+
+    @property
+    def limits(self) -> Limits:
+        """Return what an SQL statement may use; beyond its memory it spills to the scratch folder."""
+        return Limits(self.settings.duckdb_memory, self.settings.duckdb_threads, self.settings.scratch)
 
     @cached_property
     def feeds(self) -> tuple[Feed, ...]:

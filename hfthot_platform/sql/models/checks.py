@@ -323,7 +323,7 @@ def over_rows(
 
     def ask(sql: str) -> pl.DataFrame:
         try:
-            found = pl.from_arrow(connection.execute(sql).to_arrow_table())
+            found = pl.from_arrow(connection.sql(sql).to_arrow_table())
         except duckdb.Error as error:
             hint = "Correct the test in the model's header."
             raise SqlError(str(error).strip().splitlines()[0], where=f"tests of {model}", hint=hint) from None

@@ -321,6 +321,8 @@ def _translated(error: ErrorDetails, node: yaml.Node, file: str, offset: int) ->
         case "extra_forbidden":
             known = _fields_at(loc[:-1])
             hint = nearest(last, known) or f"Known here: {', '.join(known)}."
+            if " " in last:
+                hint = "Within {...} a text with a comma is put in quotes."
             return Mistake(file, line, f"unknown entry {place!r}", hint)
         case "missing":
             return Mistake(file, line, f"the entry {place!r} is missing", "Add it to the header.")

@@ -117,6 +117,12 @@ def read_models(
         if model is not None and not found:
             models[name] = model
             binder.add(model)
+    for name, model in list(models.items()):
+        # Last, because a test may point to a model that is bound after its own.
+        found = [*binder.relationship_mistakes(sound[name], model.tests)]
+        mistakes += found
+        if found or any(each in sources and each not in models for each in model.depends_on):
+            del models[name]
     return Models(folder, models, tuple(sorted(mistakes)))
 
 
@@ -370,22 +376,27 @@ class _Binder:
     def _test_mistakes(
         self, source: Source, tests: list[ModelTest], columns: Mapping[str, Column]
     ) -> Iterator[Mistake]:
-        """Bind the SQL of tests, and find the tables and columns that relationships name."""
+        """Bind the SQL of tests."""
         listed = ", ".join(f'NULL::{_SQL_NAMES[each.dtype]} AS "{each.name}"' for each in columns.values())
         for test in tests:
-            if test.kind == "relationships":
-                if test.to not in self._columns:
-                    hint = nearest(test.to, self._columns) or "Name a table, a view or a model."
-                    yield source.mistake(f"the relationship names {test.to!r}, which is no table", hint, line=test.line)
-                elif test.field not in self.columns_of(test.to):
-                    hint = nearest(test.field, self.columns_of(test.to))
-                    yield source.mistake(f"{test.to} has no column {test.field!r}", hint, line=test.line)
-            elif test.kind == "expression":
+            if test.kind == "expression":
                 try:
                     self._connection.execute(f"DESCRIBE SELECT {test.broken} FROM (SELECT {listed})")  # noqa: S608
                 except duckdb.Error as error:
                     mistake = _bind_mistake(source, error, columns, test.line)
                     yield replace(mistake, line=test.line, what=f"the test's expression: {mistake.what}")
+
+    def relationship_mistakes(self, source: Source, tests: Iterable[ModelTest]) -> Iterator[Mistake]:
+        """Find relationships with tables and columns that are not there."""
+        for test in tests:
+            if test.kind != "relationships":
+                continue
+            if test.to not in self._columns:
+                hint = nearest(test.to, self._columns) or "Name a table, a view or a model."
+                yield source.mistake(f"the relationship names {test.to!r}, which is no table", hint, line=test.line)
+            elif test.field not in self.columns_of(test.to):
+                hint = nearest(test.field, self.columns_of(test.to))
+                yield source.mistake(f"{test.to} has no column {test.field!r}", hint, line=test.line)
 
 
 def _output_mistakes(source: Source, statement: Statement, found: list[tuple[str, str]]) -> Iterator[Mistake]:

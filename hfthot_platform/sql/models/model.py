@@ -114,12 +114,8 @@ class Models:
         """
         if self.mistakes:
             count = len(self.mistakes)
-            listed = "\n".join(f"  {each}" for each in self.mistakes)
-            raise SqlModelsError(
-                f"{count} mistake{'s' if count > 1 else ''}:\n{listed}\n",
-                where="SQL models",
-                hint="Correct the files; `hfthot sql compile` looks at them again.",
-            )
+            listed = "".join(f"\n  {each}" for each in self.mistakes)
+            raise SqlModelsError(f"{count} mistake{'s' if count > 1 else ''}{listed}", where="SQL models")
         return self
 
     def select(self, wanted: Iterable[str] = ()) -> list[SqlModel]:

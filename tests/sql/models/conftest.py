@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
+
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.settings import load_settings
+from hfthot_platform.sql.models import Models, load_models, open_lake
 
 BARS = """\
 /*
@@ -63,5 +69,60 @@ def write(tmp_path: Path) -> Write:
             (folder / layer).mkdir(exist_ok=True)
             (folder / layer / f"{model}.sql").write_text(text)
         return folder
+
+    return made
+
+
+def minutes(symbol: str, day: str, closes: list[float]) -> pl.DataFrame:
+    """Return one bar per close, a minute apart from noon of a day on."""
+    first = datetime.fromisoformat(f"{day}T12:00:00+00:00")
+    times = [first + timedelta(minutes=minute) for minute in range(len(closes))]
+    return pl.DataFrame(
+        {
+            "venue": "binance",
+            "symbol": symbol,
+            "ts": pl.Series(times, dtype=pl.Datetime("us", "UTC")),
+            "ts_close": pl.Series([time + timedelta(minutes=1) for time in times], dtype=pl.Datetime("us", "UTC")),
+            "open": closes,
+            "high": closes,
+            "low": closes,
+            "close": closes,
+            "volume": 1.0,
+            "final": True,
+            "origin": "vendor",
+            "source": "vendor_history",
+            "source_ref": "test",
+        }
+    )
+
+
+DAYS = ("2024-03-01", "2024-03-02", "2024-03-03")
+
+
+def fill(lake: Lakehouse) -> None:
+    """Write bars of two symbols over three days."""
+    parts = [
+        minutes(symbol, day, [start + 2 * number, start + 2 * number + 1])
+        for symbol, start in (("BTC-USDT", 100.0), ("ETH-USDT", 10.0))
+        for number, day in enumerate(DAYS)
+    ]
+    lake.table("market.bars_1m").append(pl.concat(parts))
+
+
+NOW = datetime(2024, 3, 4, 6, tzinfo=UTC)
+Opened = Callable[..., tuple[Lakehouse, Models]]
+
+
+@pytest.fixture
+def opened(tmp_path: Path, write: Write) -> Opened:
+    """Open a lake with three days of bars and the models given as files."""
+
+    def made(**files: str) -> tuple[Lakehouse, Models]:
+        models = load_models(write(**files))
+        settings = load_settings(lake_root=str(tmp_path / "lake"))
+        lake = open_lake(settings, lambda: NOW, models=models)
+        if lake.table("market.bars_1m").version() is None:
+            fill(lake)
+        return lake, models
 
     return made

@@ -1,0 +1,150 @@
+"""SQL models as assets: from their files alone, one asset with its checks per model.
+
+A table or incremental model is an asset like all others.  A view is never materialised: it is an external asset that
+is always current, with checks.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+
+import dagster as dg
+
+from assets.common import asset_key, columns_metadata, published, rule_results, table_asset
+from assets.conditions import FOLLOWS_AS_A_WHOLE, FOLLOWS_CHECKED_INPUTS
+from hfthot_platform.contracts.views import View
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.sql.models import Models, SqlModel, TestOutcome
+from hfthot_platform.sql.models.runner import compute, judge, publish
+from resources.platform import Platform, days_of
+
+__all__ = ["model_assets", "model_checks"]
+
+_Result = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
+
+
+def model_assets(
+    models: Models, lake: Lakehouse, daily: Collection[dg.AssetKey]
+) -> list[dg.AssetsDefinition | dg.AssetSpec]:
+    """Return the assets of all models.
+
+    Args:
+        models: the models.
+        lake: the lake, for the views that models read.
+        daily: keys of the platform's own assets that have a partition per day.
+    """
+    by_day = {*daily, *(asset_key(each.name) for each in models if each.materialized == "incremental")}
+    return [
+        _view(model) if model.materialized == "view" else _stored(model, _inputs(model, models, lake), by_day)
+        for model in models
+    ]
+
+
+def model_checks(models: Models) -> list[dg.AssetChecksDefinition]:
+    """Return the checks of the views; those of stored models come with their assets."""
+    return [_view_checks(model) for model in models if model.materialized == "view" and model.tests]
+
+
+def _inputs(model: SqlModel, models: Models, lake: Lakehouse) -> list[str]:
+    """Return what a model reads, and the tables below the views among it: views have no news of their own."""
+    found: dict[str, None] = {}
+    waiting = list(model.depends_on)
+    while waiting:
+        name = waiting.pop(0)
+        found[name] = None
+        view = lake.views.get(name)
+        if isinstance(view, View):
+            waiting.append(view.of.name)
+        elif view is not None:
+            waiting += models[name].depends_on
+    # A view of the platform is another name of its table, and no asset.
+    return [name for name in found if not isinstance(lake.views.get(name), View)]
+
+
+def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) -> dg.AssetsDefinition:
+    incremental = model.materialized == "incremental"
+    # News without a day would ask for every day since 2010; and a view would be waited for for ever.
+    dayless = [key for key in map(asset_key, inputs) if key not in daily]
+    condition = FOLLOWS_CHECKED_INPUTS if incremental else FOLLOWS_AS_A_WHOLE
+    if incremental and dayless:
+        condition = condition.ignore(dg.AssetSelection.assets(*dayless)).with_label(
+            "follows its checked inputs that have days"
+        )
+
+    @table_asset(
+        model.name,
+        declared=model.contract,
+        deps=inputs,
+        lineage=model.lineage,
+        partitioned=incremental,
+        follows=model.header.schedule is None and model.header.automation != "none",
+        automation=condition,
+        checks=_specs(model),
+        owners=[_owner(model)],
+        tags=dict.fromkeys(model.header.tags, ""),
+        kinds=("deltalake", "duckdb", "sql"),
+    )
+    def stored(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
+        days = days_of(context) if incremental else None
+        table = platform.lake.table(model.name)
+        computed = compute(platform.lake, model, days, limits=platform.limits)
+        yield from rule_results(computed.audited)
+        yield from _results(model, computed.gates)
+        later = [test for test in model.tests if not test.gate]
+        if not computed.publishable:
+            table.quarantine(computed.audited, stamp=platform.stamp(context))
+            yield from _results(model, judge(platform.lake, model, later, limits=platform.limits))
+            return
+        commit = publish(platform.lake, computed, platform.stamp(context))
+        yield from _results(model, judge(platform.lake, model, later, limits=platform.limits))
+        yield published(context, table, [commit])
+
+    return stored
+
+
+def _view(model: SqlModel) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        asset_key(model.name),
+        deps=[asset_key(name) for name in model.depends_on],
+        group_name=model.layer,
+        description=f"{model.description} A view: always current.",
+        owners=[_owner(model)],
+        tags=dict.fromkeys(model.header.tags, ""),
+        kinds={"duckdb", "sql", "view"},
+        metadata=columns_metadata(model.name, model.columns, model.lineage),
+    )
+
+
+def _view_checks(model: SqlModel) -> dg.AssetChecksDefinition:
+    @dg.multi_asset_check(name=f"{model.name.replace('.', '_')}_tests", specs=_specs(model))
+    def tests(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        del context
+        yield from _results(model, judge(platform.lake, model, limits=platform.limits))
+
+    return tests
+
+
+def _specs(model: SqlModel) -> list[dg.AssetCheckSpec]:
+    stored = model.contract is not None
+    return [
+        dg.AssetCheckSpec(test.name, asset=asset_key(model.name), description=test.says, blocking=stored and test.gate)
+        for test in model.tests
+    ]
+
+
+def _results(model: SqlModel, outcomes: Iterable[TestOutcome]) -> Iterator[dg.AssetCheckResult]:
+    for each in outcomes:
+        yield dg.AssetCheckResult(
+            asset_key=asset_key(model.name),
+            check_name=each.test.name,
+            passed=each.passed,
+            severity=dg.AssetCheckSeverity.ERROR,
+            description=each.description,
+            metadata={"test": each.test.says, "rows": each.rows, "failing": each.failing},
+        )
+
+
+def _owner(model: SqlModel) -> str:
+    """Return the owner as Dagster has them: an e-mail address, or a team."""
+    owner = model.header.owner
+    return owner if "@" in owner or owner.startswith("team:") else f"team:{owner}"
