@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AccountError",
+    "AmbiguousVenueError",
     "AuditFailedError",
     "AuthenticationError",
     "BadRequestError",
@@ -94,6 +95,14 @@ class ConfigError(HfthotError):
 
 class BadRequestError(HfthotError, ValueError):
     """An argument of a call is out of its domain (a naive timestamp, an unknown interval, ...)."""
+
+
+class AmbiguousVenueError(BadRequestError):
+    """A symbol is there from several venues, whose prices must not be mixed; `venues` names them."""
+
+    def __init__(self, what: str, *, venues: tuple[str, ...], where: str = "", hint: str = "") -> None:
+        self.venues = venues
+        super().__init__(what, where=where, hint=hint)
 
 
 class ContractError(HfthotError):
