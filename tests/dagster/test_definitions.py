@@ -65,18 +65,19 @@ def test_every_market_table_is_an_asset_with_its_schema(definitions):
         assert metadata["dagster/table_name"] == contract.name
 
 
-def test_column_lineage_names_existing_columns(definitions):
+def test_column_lineage_names_existing_columns(definitions, platform):
     graph = definitions.resolve_asset_graph()
+    columns = {name: set(each.column_names) for name, each in platform.lake.contracts.items()}
+    columns |= {name: {column.name for column in each.declared()} for name, each in platform.lake.views.items()}
     seen = 0
     for key in graph.get_all_asset_keys():
         lineage = graph.get(key).metadata.get("dagster/column_lineage")
         if lineage is None:
             continue
-        own = CONTRACTS[".".join(key.path)]
         for column, sources in getattr(lineage, "value", lineage).deps_by_column.items():
-            own.column(column)
+            assert column in columns[".".join(key.path)]
             for source in sources:
-                CONTRACTS[".".join(source.asset_key.path)].column(source.column_name)
+                assert source.column_name in columns[".".join(source.asset_key.path)]
                 seen += 1
     assert seen > 20
 
