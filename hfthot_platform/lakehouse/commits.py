@@ -10,9 +10,10 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 
-__all__ = ["Commit", "Snapshot", "Stamp", "VersionInfo", "active_files", "history_of"]
+__all__ = ["Commit", "Files", "Snapshot", "Stamp", "VersionInfo", "active_files", "history_of"]
 
 _PREFIX = "hfthot."
 #: Version collisions are retried inside delta-rs; logical conflicts are retried as a whole by the table.
@@ -91,6 +92,27 @@ class Snapshot:
     #: Span of the contract's time column by the files' statistics; None where there are none.
     first_event: datetime | date | None
     last_event: datetime | date | None
+
+
+@dataclass(frozen=True, eq=False)
+class Files:
+    """The data files of one version, for readers that open them themselves; told by the log alone.
+
+    Nothing is known of whether they are there: ask `Table.require` of those that are going to be read.
+    """
+
+    version: int
+    #: Paths or URLs.
+    paths: tuple[str, ...]
+    #: The log's entries in the same order: `size_bytes`, `num_records`, and the files' statistics `min.<column>`,
+    #: `max.<column>` and `partition.<column>` where there are any.  Bounds of times are cut to milliseconds, bounds
+    #: of floating-point numbers leave out NaN, and bounds of long texts are shortened.
+    entries: pa.Table
+
+    @property
+    def bytes(self) -> int:
+        """Return the size of all files together."""
+        return int(pc.sum(self.entries.column("size_bytes")).as_py() or 0)
 
 
 def new_commit_id() -> str:

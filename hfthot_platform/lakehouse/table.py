@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime
@@ -43,6 +43,7 @@ from hfthot_platform.errors import (
 from hfthot_platform.lakehouse.audit import Audited, audit, conform, quarantine_id, rejected_for_conflict
 from hfthot_platform.lakehouse.commits import (
     Commit,
+    Files,
     Snapshot,
     Stamp,
     VersionInfo,
@@ -74,6 +75,8 @@ Rows = pl.DataFrame | pl.LazyFrame | Audited
 
 _OPTIMISTIC = 4
 _ATTEMPTS = 12
+#: Versions of a table whose lists of files are kept.
+_KEPT = 4
 _VERSION_PROPERTY = "hfthot.schema_version"
 _Made = tuple[CommitProperties, PostCommitHookProperties]
 _FEATURES_REFUSED = {"deletionVectors", "columnMapping"}
@@ -111,6 +114,20 @@ class _Handle(DeltaTable):
         return uris if "://" in next(iter(uris), "") else [unquote(uri) for uri in uris]
 
 
+class _Kept:
+    """Files of recent versions, good until the log's newest entry (`mark`) is another one."""
+
+    def __init__(self, mark: tuple[int, ...] | None) -> None:
+        self.mark = mark
+        self.files: dict[int | None, Files] = {}
+
+    def put(self, version: int | None, files: Files) -> None:
+        if self.mark is not None:
+            if len(self.files) >= _KEPT:
+                self.files.pop(next(iter(self.files)), None)
+            self.files[version] = files
+
+
 class Table:
     """A versioned table.  Made by `Lakehouse.table`, cheap to make, safe to use from several processes."""
 
@@ -123,6 +140,7 @@ class Table:
         self._folder = lake.storage.local_table(contract)
         self._location = lake.storage.location(contract)
         self._evolved = False
+        self._kept = _Kept(None)
 
     def __repr__(self) -> str:
         return f"Table({self.contract.name!r})"
@@ -217,6 +235,59 @@ class Table:
             first_event=min(first, default=None),
             last_event=max(last, default=None),
         )
+
+    def files(self, version: int | None = None, as_of: datetime | None = None) -> Files | None:
+        """Return the data files of a version with their statistics, or None if nothing was written yet.
+
+        The lists of a few versions are kept for as long as nobody commits; a commit is seen at once.
+
+        Raises:
+            BadRequestError: both `version` and `as_of` are given, or `as_of` has no time zone.
+            VersionUnavailableError: not readable (any more); the message names the readable range.
+            SchemaMismatchError: a column is stored with another type than the contract's.
+        """
+        if version is not None and as_of is not None:
+            raise BadRequestError("give either version or as_of", where=self.contract.name)
+        kept, mark = self._kept, self._mark()
+        if kept.mark is None or kept.mark != mark:
+            kept = self._kept = _Kept(mark)
+        if as_of is not None:
+            version = self.version_at(as_of)
+        if (found := kept.files.get(version)) is not None:
+            return found
+        handle = self._chosen(version, None)
+        if handle is None:
+            return None
+        self._require_types(handle)
+        with translated(self.contract.name):
+            files = Files(handle.version(), tuple(handle.file_uris()), active_files(handle))
+        # A commit may have come since the mark was taken: then the next call takes a new one.
+        if version is not None or mark is None or files.version == mark[0]:
+            kept.put(version, files)
+        return files
+
+    def require(self, files: Files, chosen: Sequence[int]) -> None:
+        """Check that the chosen ones of a version's files, by their position, are there in the size that the log says.
+
+        Only a local lake is looked at.
+
+        Raises:
+            DamagedTableError: a file is missing or has another size.
+        """
+        if self._folder is None:
+            return
+        sizes = files.entries.column("size_bytes").to_pylist()
+        for position in chosen:
+            path = files.paths[position]
+            try:
+                found = os.stat(path).st_size  # noqa: PTH116 - a hundred times per query
+            except FileNotFoundError:
+                raise self._damage((str(Path(path).relative_to(self._folder)), "is missing")) from None
+            except OSError as error:
+                raise self._damage((str(Path(path).relative_to(self._folder)), f"({error.strerror})")) from None
+            if found != sizes[position]:
+                name = str(Path(path).relative_to(self._folder))
+                raise self._damage((name, f"has {found} bytes, the log says {sizes[position]}"))
 
     def problems(self, *, deep: bool = False) -> list[str]:
         """Return what is wrong with the current version's files, one line each; empty when it is intact.
@@ -583,15 +654,37 @@ class Table:
     def _frame(self, handle: DeltaTable) -> pl.LazyFrame:
         if fault := next(self._faults(handle), None):
             raise self._damage(fault)
-        stored = {field.name: field.type for field in handle.schema().fields}
-        for field in Schema.from_arrow(self.contract.arrow_schema).fields:
-            if field.name in stored and stored[field.name] != field.type:
-                raise self._wrong_type(field, stored[field.name])
+        stored = self._require_types(handle)
         frame = pl.scan_delta(handle, storage_options=self._options or None)
         absent = [column for column in self.contract.columns if column.name not in stored]
         if absent:
             frame = frame.with_columns(pl.lit(None, dtype=column.polars).alias(column.name) for column in absent)
         return frame.select(self.contract.column_names)
+
+    def _require_types(self, handle: DeltaTable) -> set[str]:
+        """Return the names of the stored columns; those that the contract has too must have its types."""
+        stored = {field.name: field.type for field in handle.schema().fields}
+        for field in Schema.from_arrow(self.contract.arrow_schema).fields:
+            if field.name in stored and stored[field.name] != field.type:
+                raise self._wrong_type(field, stored[field.name])
+        return set(stored)
+
+    def _mark(self) -> tuple[int, ...] | None:
+        """Return what tells a local log's newest entry from any other: its version, inode, size and time."""
+        if self._folder is None:
+            return None
+        log = self._folder / "_delta_log"
+        version = -1 if self._kept.mark is None else self._kept.mark[0]
+        try:
+            if version < 0 or not (log / f"{version:020d}.json").exists():
+                entries = (path.stem for path in log.iterdir() if path.suffix == ".json" and path.stem.isdigit())
+                version = max(map(int, entries), default=-1)
+            while (log / f"{version + 1:020d}.json").exists():
+                version += 1
+            state = (log / f"{version:020d}.json").stat()
+        except OSError:
+            return None
+        return version, state.st_ino, state.st_size, state.st_mtime_ns
 
     def _faults(
         self, handle: DeltaTable, read: Literal["nothing", "footers", "all"] = "nothing"

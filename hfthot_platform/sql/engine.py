@@ -1,25 +1,22 @@
 """Trusted SQL: one statement on DuckDB over chosen versions of the lake's tables, read-only.
 
-Each statement gets its own in-memory database that holds a view for every table it names and nothing else.
-On a local lake a view reads the active Parquet files of one version directly: partition values prune whole
-files before they are opened and row-group statistics prune inside.  On an object store, where DuckDB
-would need an extension from the network, the view is a Polars scan, which takes the same filters.
+Each statement gets its own in-memory database that holds a view for every table it names and nothing else
+(`relations`), over the files of one version that its conditions leave in question (`pruning`).
 
 This guards against accidents, not against strangers: there is no deadline and no process boundary.
 """
 
 from __future__ import annotations
 
+import os
 import re
-import shutil
-import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
@@ -27,38 +24,22 @@ import duckdb
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from hfthot_platform.contracts import CONTRACTS, TableContract
-from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME
-from hfthot_platform.contracts.views import VIEWS
-from hfthot_platform.errors import (
-    BadRequestError,
-    DamagedTableError,
-    SqlError,
-    UnknownColumnError,
-    UnknownTableError,
-    nearest,
-)
+from hfthot_platform.errors import BadRequestError, DamagedTableError, SqlError, UnknownColumnError, nearest
+from hfthot_platform.sql.relations import Plan, known_names, register, resolve, text, unknown_table
+from hfthot_platform.sql.spill import spill_folder
+from hfthot_platform.sql.statement import parse, tokens_of
 
 if TYPE_CHECKING:
     from hfthot_platform.lakehouse import Lakehouse
-    from hfthot_platform.lakehouse.commits import Snapshot
 
-__all__ = ["Limits", "Parameters", "SqlResult", "SqlStream", "opened", "query"]
+__all__ = ["Connect", "Limits", "Parameters", "SqlResult", "SqlStream", "opened", "query"]
 
 #: Values of `$name` parameters, or of `?` parameters in order.
 Parameters = Mapping[str, object] | Sequence[object]
+#: Gives an in-memory database for one statement, such as `DuckDBResource.get_connection`.
+Connect = Callable[[], AbstractContextManager[duckdb.DuckDBPyConnection]]
 
-_TYPES: dict[pa.DataType, str] = {
-    TIME: "TIMESTAMP WITH TIME ZONE",
-    DATE: "DATE",
-    TEXT: "VARCHAR",
-    FLOAT: "DOUBLE",
-    INT: "BIGINT",
-    SMALL: "INTEGER",
-    FLAG: "BOOLEAN",
-}
 #: Statements that write can hide in a WITH clause of a SELECT.
 _WRITING = {"alter", "attach", "copy", "create", "delete", "drop", "export", "import", "insert", "install", "load"}
 _WRITING |= {"merge", "set", "truncate", "update", "vacuum"}
@@ -80,24 +61,31 @@ class SqlResult:
     """All rows of a statement."""
 
     frame: pl.DataFrame
-    #: The tables that the statement names, each with the version that was read (-1: never written).
+    #: The tables that the statement reads, each with its version (-1: never written); as `name@version` where the
+    #: statement reads several versions of one table.
     tables: dict[str, int]
     seconds: float
+    #: Size of the data files that had to be considered: an upper bound, as DuckDB reads only some columns and
+    #: row groups of them.
+    bytes_scanned: int = 0
 
 
 class SqlStream:
     """The rows of a statement, piece by piece; good once, inside its `opened` block."""
 
-    def __init__(self, worker: _Worker, relation: duckdb.DuckDBPyRelation, tables: dict[str, int], sql: str) -> None:
+    def __init__(self, worker: _Worker, relation: duckdb.DuckDBPyRelation, context: _Context) -> None:
         self._worker = worker
         self._relation = relation
-        self._sql = sql
-        self.tables = tables
+        self._context = context
+        #: As in `SqlResult`.
+        self.tables: dict[str, int] = context.plan.tables
+        #: As in `SqlResult`.
+        self.bytes_scanned = context.size
         self.columns: list[str] = list(relation.columns)
 
     def batches(self) -> Iterator[pl.DataFrame]:
         """Yield the rows in bounded memory; the first piece is there even if it has no rows."""
-        with _translated(self._sql, self.tables):
+        with self._context.translated():
             reader = self._worker.run(lambda: self._relation.to_arrow_reader(_BATCH_ROWS))
             yield _utc(_as_polars(pa.Table.from_batches([], reader.schema)))
             while (batch := self._worker.run(lambda: next(reader, None))) is not None:
@@ -105,7 +93,7 @@ class SqlStream:
 
     def frame(self) -> pl.DataFrame:
         """Return all rows.  Whole numbers from sums come back as Int64 wherever they fit."""
-        with _translated(self._sql, self.tables):
+        with self._context.translated():
             frame = _utc(_as_polars(self._worker.run(self._relation.to_arrow_table)))
         whole = [name for name, dtype in frame.schema.items() if dtype == pl.Decimal(38, 0)]
         for name in whole:
@@ -123,29 +111,33 @@ def query(
     versions: Mapping[str, int] | None = None,
     as_of: datetime | None = None,
     limits: Limits | None = None,
+    connect: Connect | None = None,
 ) -> SqlResult:
     """Run one SELECT and return all its rows.
 
     Args:
         lake: the lake; each of its tables is there as `namespace.table`, and so are the views.
-        sql: one SELECT, PIVOT, DESCRIBE, SUMMARIZE or EXPLAIN in DuckDB's dialect.  Times are UTC.
+        sql: one SELECT, PIVOT, DESCRIBE, SHOW TABLES, SUMMARIZE or EXPLAIN in DuckDB's dialect.  Times are UTC.  A
+            table may be followed by `VERSION AS OF 5` or `TIMESTAMP AS OF '2026-01-15 14:00'`; `hfthot.tables`,
+            `hfthot.columns` and `hfthot.versions` tell what there is.
         params: values of `$name` or `?` parameters; never put values into the text.
         versions: versions to read, by table; the current one otherwise.
-        as_of: reads every table not in `versions` as it was at this time.
+        as_of: reads every table that has no version here or in the statement as it was at this time.
         limits: memory, threads and spill folder.
+        connect: gives the database to use instead, see `opened`.
 
     Raises:
         SqlError: the statement is not one read-only statement, or cannot run; the message says where.
         UnknownTableError: it names no table of the lake; the message suggests the nearest one.
         UnknownColumnError: the same for a column.
         BadRequestError: a version is given for a table that the statement does not name, or a time has no zone.
-        VersionUnavailableError: a version is not readable (any more).
+        VersionUnavailableError: a version is not readable (any more); the message names the readable range.
         DamagedTableError: a data file is missing or unreadable.
     """
     started = time.perf_counter()
-    with opened(lake, sql, params=params, versions=versions, as_of=as_of, limits=limits) as stream:
+    with opened(lake, sql, params=params, versions=versions, as_of=as_of, limits=limits, connect=connect) as stream:
         frame = stream.frame()
-    return SqlResult(frame, stream.tables, time.perf_counter() - started)
+    return SqlResult(frame, stream.tables, time.perf_counter() - started, stream.bytes_scanned)
 
 
 class _Worker:
@@ -179,85 +171,62 @@ def opened(
     versions: Mapping[str, int] | None = None,
     as_of: datetime | None = None,
     limits: Limits | None = None,
+    connect: Connect | None = None,
 ) -> Iterator[SqlStream]:
-    """Prepare one SELECT and hold it open for reading piece by piece; arguments and errors as in `query`."""
-    limits = limits or Limits()
-    named = _names_in(sql)
-    chosen = _chosen_versions(lake, named, versions or {})
-    spill = None
-    if limits.spill is not None:
-        limits.spill.mkdir(parents=True, exist_ok=True)
-        spill = tempfile.mkdtemp(prefix="sql-", dir=limits.spill)
-    connection = _connect(limits, spill)
-    worker = _Worker(connection)
-    try:
-        tables = _register(connection, lake, named, chosen, as_of)
-        with _translated(sql, tables):
-            values = _bound(params)
-            relation = worker.run(lambda: connection.sql(sql, params=values))
-        if relation is None:
-            raise SqlError("the statement returns no rows", where="SQL", hint="Write a SELECT.")
-        yield SqlStream(worker, relation, tables, sql)
-    finally:
-        worker.close()
-        connection.close()
-        if spill is not None:
-            shutil.rmtree(spill, ignore_errors=True)
+    """Prepare one SELECT and hold it open for reading piece by piece; arguments and errors as in `query`.
 
-
-# -- reading the statement ----------------------------------------------------------------------------------
-
-
-def _names_in(sql: str) -> list[str]:
-    """Return the tables and views that a statement names; it must be one statement that only reads.
-
-    Looks at the tokens alone, because the parser's own list of table names fails on parameters and PIVOT.
+    Inside the Dagster graph pass `connect=duckdb.get_connection` of the `duckdb` resource (`resources.platform`):
+    memory, threads and spilling then come from its configuration, `limits` is not looked at, and each statement still
+    has a database of its own, which is locked before the statement runs and thrown away after it.
     """
-    with _translated(sql, {}):
+    statement = parse(sql, known_names(lake))
+    _require_reading(statement.sql)
+    values = _bound(params)
+    plan = resolve(lake, statement, versions, as_of)
+    with _database(limits or Limits()) if connect is None else connect() as connection:
+        if connect is not None:
+            connection.execute(_SESSION)
+        worker = _Worker(connection)
+        try:
+            context = _Context(lake, statement.sql, plan)
+            with context.translated(""):
+                paths, context.size = register(connection, lake, statement, plan, _numbered(values))
+            # From here on, no other file than these can be opened, and that cannot be undone.
+            connection.execute(
+                f"SET allowed_paths = [{', '.join(map(text, paths))}]; SET enable_external_access = false; "
+                "SET lock_configuration = true"
+            )
+            with context.translated():
+                relation = worker.run(lambda: connection.sql(statement.sql, params=values))
+            if relation is None:
+                raise SqlError("the statement returns no rows", where="SQL", hint="Write a SELECT.")
+            yield SqlStream(worker, relation, context)
+        finally:
+            worker.close()
+
+
+# -- before it runs -------------------------------------------------------------------------------------------
+
+
+def _require_reading(sql: str) -> None:
+    """Refuse all but one statement that only reads."""
+    try:
         statements = duckdb.extract_statements(sql)
-        tokens = duckdb.tokenize(sql)
+    except duckdb.Error as error:
+        _raise(error, sql, None)
     if len(statements) != 1:
         raise SqlError(f"{len(statements)} statements instead of one", where="SQL", hint="Run them one at a time.")
     kinds = duckdb.StatementType
     # MULTI is a PIVOT whose columns have to be looked up first.
     allowed = {kinds.SELECT, kinds.EXPLAIN, kinds.MULTI}
-    text = sql.encode()
-    ends = [start for start, _ in tokens[1:]] + [len(text)]
-    words = [(text[start:end].decode().strip(), kind) for (start, kind), end in zip(tokens, ends, strict=True)]
-    writing = next((word for word, kind in words if kind == duckdb.token_type.keyword and word.lower() in _WRITING), "")
+    _, tokens = tokens_of(sql)
+    writing = next((each.text for each in tokens if each.kind == "keyword" and each.text.lower() in _WRITING), "")
     if statements[0].type not in allowed or writing:
         raise SqlError(
-            f"{(writing or words[0][0]).upper()} is not allowed: SQL only reads",
+            f"{(writing or tokens[0].text).upper()} is not allowed: SQL only reads",
             where="SQL",
             hint='Write a SELECT; put a column of that name in double quotes, as in "update".',
         )
-    plain = [word.strip('"').lower() for word, kind in words if kind != duckdb.token_type.comment]
-    pairs = {f"{a}.{b}" for a, dot, b in zip(plain, plain[1:], plain[2:], strict=False) if dot == "."}
-    return sorted(pairs & {*CONTRACTS, *VIEWS})
-
-
-def _chosen_versions(lake: Lakehouse, named: list[str], versions: Mapping[str, int]) -> dict[str, int]:
-    """Return the asked versions by table, each table of the statement at most once."""
-    chosen: dict[str, int] = {}
-    for name, version in versions.items():
-        table = VIEWS[name].of.name if name in VIEWS else lake.table(name).contract.name
-        if name not in named and table not in {_table_of(each) for each in named}:
-            raise BadRequestError(
-                f"version {version} is asked of a table that the statement does not name",
-                where=name,
-                hint=f"The statement names {', '.join(named) or 'no table'}.",
-            )
-        if chosen.setdefault(table, version) != version:
-            raise BadRequestError(
-                f"versions {chosen[table]} and {version} of one table in one statement",
-                where=table,
-                hint="Run two statements and compare their results.",
-            )
-    return chosen
-
-
-def _table_of(name: str) -> str:
-    return VIEWS[name].of.name if name in VIEWS else name
 
 
 def _bound(params: Parameters | None) -> dict[str, object] | list[object] | None:
@@ -272,111 +241,103 @@ def _bound(params: Parameters | None) -> dict[str, object] | list[object] | None
     return values
 
 
+def _numbered(values: dict[str, object] | list[object] | None) -> dict[str, object]:
+    return {str(number): value for number, value in enumerate(values, 1)} if isinstance(values, list) else values or {}
+
+
 # -- the database of one statement ----------------------------------------------------------------------------
 
+_SESSION = (
+    "SET TimeZone = 'UTC'; SET enable_progress_bar = false; "
+    # What was read is not read again by the same statement: keeping it costs a fifth of the time.
+    "SET enable_external_file_cache = false; "
+    # Texts come in the form in which Polars holds them.
+    "SET produce_arrow_string_view = true; SET arrow_output_version = '1.4'; "
+    "SET autoinstall_known_extensions = false; SET autoload_known_extensions = false"
+)
 
-def _connect(limits: Limits, spill: str | None) -> duckdb.DuckDBPyConnection:
-    options: dict[str, str | bool | int | float | list[str]] = {
-        "threads": limits.threads,
-        "memory_limit": limits.memory,
-        "temp_directory": spill or "",
-        "autoinstall_known_extensions": False,
-        "autoload_known_extensions": False,
-    }
+
+def _new_database(limits: Limits) -> duckdb.DuckDBPyConnection:
     try:
-        connection = duckdb.connect(config=options)
+        connection = duckdb.connect(config={"threads": limits.threads, "memory_limit": limits.memory})
     except duckdb.Error as error:
         raise SqlError(
             _first_line(error), where="SQL limits", hint="Write HFTHOT_DUCKDB_MEMORY like 4GB or 500MB."
         ) from None
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET enable_progress_bar = false")
+    connection.execute(_SESSION)
     return connection
 
 
-def _register(
-    connection: duckdb.DuckDBPyConnection,
-    lake: Lakehouse,
-    named: list[str],
-    versions: Mapping[str, int],
-    as_of: datetime | None,
-) -> dict[str, int]:
-    """Make a view for each named table; afterwards no file but theirs can be opened.  Return the versions."""
-    for namespace in sorted({name.split(".")[0] for name in (*CONTRACTS, *VIEWS)}):
-        connection.execute(f"CREATE SCHEMA {_quoted(namespace)}")
-    read: dict[str, int] = {}
-    opened_paths: list[str] = []
-    for name in sorted({_table_of(each) for each in named}):
-        table = lake.table(name)
-        version = versions.get(name)
-        snapshot = table.snapshot(version, as_of if version is None else None)
-        read[name] = -1 if snapshot is None else snapshot.version
-        if snapshot is None or not snapshot.paths:
-            body = _no_rows(table.contract)
-        elif lake.storage.local is not None:
-            body = _files(table.contract, snapshot)
-            opened_paths += snapshot.paths
-        else:
-            scan = f"scan_{len(read)}"
-            connection.register(scan, table.scan(snapshot.version))
-            body = f"SELECT {_listed(table.contract.column_names)} FROM {scan}"  # noqa: S608 - a name of our own
-        with _translated("", read):
-            connection.execute(f"CREATE VIEW {_qualified(name)} AS {body}")
-    for view in (VIEWS[name] for name in named if name in VIEWS):
-        columns = _listed(view.columns)
-        connection.execute(
-            f"CREATE VIEW {_qualified(view.name)} AS SELECT {columns} FROM {_qualified(view.of.name)}"  # noqa: S608
-        )
-    connection.execute(f"SET allowed_paths = [{', '.join(map(_text, opened_paths))}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
-    return read
+class _Spare:
+    """A database that is opened beforehand, because opening one takes longer than a small query.
+
+    A process that asks once opens one; from the second time on, the next one is opened behind its back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next: tuple[Limits, Future[duckdb.DuckDBPyConnection]] | None = None
+        self._pool: ThreadPoolExecutor | None = None
+        self._process = 0
+
+    def take(self, limits: Limits) -> duckdb.DuckDBPyConnection:
+        limits = replace(limits, spill=None)
+        with self._lock:
+            ready, self._next = self._next, None
+            if self._process != os.getpid():
+                # The first time, or the first time after a fork: what the parent opened is the parent's.
+                ready, self._pool, self._process = None, None, os.getpid()
+        if ready is not None and ready[0] == limits:
+            return ready[1].result()
+        if ready is not None:
+            ready[1].add_done_callback(lambda opened: opened.result().close())
+        return _new_database(limits)
+
+    def give_back(self, connection: duckdb.DuckDBPyConnection, limits: Limits) -> None:
+        """Close a database and open the next one, both without keeping the caller waiting."""
+        limits = replace(limits, spill=None)
+        with self._lock:
+            pool = self._pool
+            if pool is None:
+                pool = self._pool = ThreadPoolExecutor(1, thread_name_prefix="sql-spare")
+            elif self._next is None:
+                self._next = limits, pool.submit(_new_database, limits)
+            pool.submit(connection.close)
 
 
-def _files(contract: TableContract, snapshot: Snapshot) -> str:
-    """Return the SELECT that reads the files; those from before a column was added give NULL for it."""
-    paths = list(snapshot.paths)
-    groups: list[tuple[frozenset[str], list[str]]] = [(frozenset(contract.column_names), paths)]
-    if contract.schema_version > 1:
-        has = {path: frozenset(pq.read_schema(path).names) | {contract.partition_by or ""} for path in paths}
-        paths.sort(key=lambda path: sorted(has[path]))
-        groups = [(columns, list(group)) for columns, group in groupby(paths, key=has.__getitem__)]
-    hive = ""
-    if contract.partition_by:
-        kind = _TYPES[contract.column(contract.partition_by).dtype]
-        hive = f", hive_partitioning = true, hive_types = {{{_text(contract.partition_by)}: {kind}}}"
-    selects = []
-    for present, group in groups:
-        columns = ", ".join(
-            _quoted(column.name)
-            if column.name in present
-            else f"NULL::{_TYPES[column.dtype]} AS {_quoted(column.name)}"
-            for column in contract.columns
-        )
-        listed = ", ".join(map(_text, group))
-        selects.append(f"SELECT {columns} FROM read_parquet([{listed}]{hive})")  # noqa: S608 - quoted by us
-    return " UNION ALL ".join(selects)
+_SPARE = _Spare()
 
 
-def _no_rows(contract: TableContract) -> str:
-    columns = ", ".join(f"NULL::{_TYPES[column.dtype]} AS {_quoted(column.name)}" for column in contract.columns)
-    return f"SELECT {columns} WHERE false"
+@contextmanager
+def _database(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
+    with nullcontext() if limits.spill is None else spill_folder(limits.spill) as folder:
+        connection = _SPARE.take(limits)
+        try:
+            connection.execute(f"SET temp_directory = {text('' if folder is None else str(folder))}")
+            yield connection
+        finally:
+            if folder is not None and folder.exists():
+                connection.close()  # before what it spilled is taken away
+            _SPARE.give_back(connection, limits)
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
+class _Context:
+    """What an error message needs to know of a statement."""
 
+    def __init__(self, lake: Lakehouse, sql: str, plan: Plan) -> None:
+        self.lake = lake
+        self.sql = sql
+        self.plan = plan
+        self.size = 0
 
-def _qualified(name: str) -> str:
-    return ".".join(_quoted(part) for part in name.split("."))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(map(_quoted, names))
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
+    @contextmanager
+    def translated(self, sql: str | None = None) -> Iterator[None]:
+        try:
+            yield
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            # A statement that fails while its rows are read in pieces fails with Arrow's or the system's error,
+            # which has DuckDB's message.
+            _raise(error, self.sql if sql is None else sql, self)
 
 
 # -- what comes back ------------------------------------------------------------------------------------------
@@ -427,46 +388,30 @@ _NO_COLUMN = re.compile(r'(?:Referenced column|does not have a column named|Colu
 _NO_FILE = re.compile(r"[^\s'\"]+\.parquet")
 
 
-@contextmanager
-def _translated(sql: str, tables: Mapping[str, int]) -> Iterator[None]:
-    try:
-        yield
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
-        # A statement that fails while its rows are read in pieces fails with Arrow's or the system's error, which
-        # has DuckDB's message.
-        _raise(error, sql, tables)
-
-
-def _raise(error: Exception, sql: str, tables: Mapping[str, int]) -> NoReturn:
-    text = str(error)
-    line = _LINE.search(text)
+def _raise(error: Exception, sql: str, context: _Context | None) -> NoReturn:
+    message = str(error)
+    line = _LINE.search(message)
     where = f"SQL, line {line.group(1)}" if line and "\n" in sql.strip() else "SQL"
-    if found := _NO_TABLE.search(text):
-        raise _unknown_table(found.group(1), where) from None
-    if text.startswith("Binder Error") and (found := _NO_COLUMN.search(text)):
-        columns = [column for name in tables for column in CONTRACTS[name].column_names]
-        hint = nearest(found.group(1), columns) or f"Columns there: {', '.join(dict.fromkeys(columns))}."
-        raise UnknownColumnError(f"unknown column {found.group(1)!r}", where=where, hint=hint) from None
-    if "Out of Memory Error" in text:
+    if context is not None:
+        if found := _NO_TABLE.search(message):
+            raise unknown_table(found.group(1), sorted(known_names(context.lake)), where) from None
+        if message.startswith("Binder Error") and (found := _NO_COLUMN.search(message)):
+            columns = context.plan.columns
+            hint = nearest(found.group(1), columns) or f"Columns there: {', '.join(columns)}."
+            raise UnknownColumnError(f"unknown column {found.group(1)!r}", where=where, hint=hint) from None
+    if "Out of Memory Error" in message:
         raise SqlError(
             _first_line(error),
             where=where,
             hint="Select less, raise HFTHOT_DUCKDB_MEMORY, or give HFTHOT_SCRATCH more room to spill to.",
         ) from None
-    if tables and (path := _NO_FILE.search(text)):
+    if context is not None and context.plan.sources and (path := _NO_FILE.search(message)):
         raise DamagedTableError(
             f"file at fault: {path.group(0)}; {_first_line(error)}",
-            where=", ".join(tables),
+            where=", ".join(context.plan.tables),
             hint="`hfthot doctor` lists what is intact; `hfthot restore TABLE VERSION` goes back to it.",
         ) from None
-    raise SqlError(_first_line(error), where=where, hint=_second_line(text)) from None
-
-
-def _unknown_table(name: str, where: str) -> UnknownTableError:
-    known = [*CONTRACTS, *VIEWS]
-    bare = {each.split(".")[1]: each for each in reversed(known)}
-    hint = f"Write its full name, {bare[name.lower()]!r}." if name.lower() in bare else nearest(name.lower(), known)
-    return UnknownTableError(f"unknown table {name!r}", where=where, hint=hint or f"Known tables: {', '.join(known)}.")
+    raise SqlError(_first_line(error), where=where, hint=_second_line(message)) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,64 @@
+"""Folders for statements that need more than memory: one each, gone afterwards, also after a killed process."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["spill_folder"]
+
+_PREFIX = "sql-"
+_LOCK = "owner.lock"
+#: A folder without a lock file may be one that is just being made.
+_YOUNG_SECONDS = 60.0
+
+
+@contextmanager
+def spill_folder(root: Path) -> Iterator[Path]:
+    """Make a folder under `root` for the duration of the block, and remove those whose process is gone.
+
+    Two databases must not share one: DuckDB names its files by their number alone.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    _sweep(root)
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
+    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        # The system lets go of it however the process ends, so a lock that can be had is a process that is gone.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield folder / "duckdb"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _sweep(root: Path) -> None:
+    for folder in root.glob(f"{_PREFIX}*"):
+        try:
+            lock = os.open(folder / _LOCK, os.O_RDWR)
+        except FileNotFoundError:
+            if _age(folder) > _YOUNG_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+            continue
+        except OSError:
+            continue  # another user's
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            continue
+        finally:
+            os.close(lock)
+
+
+def _age(folder: Path) -> float:
+    try:
+        return time.time() - folder.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
