@@ -107,6 +107,9 @@ class TableContract:
     #: Days for which rows are kept, or None for ever.
     retention_days: int | None = None
     schema_version: int = 1
+    #: Tables and views that an SQL model computes the rows from: who may not read those may not read these.  None
+    #: for all other tables.
+    made_from: tuple[str, ...] | None = None
     #: Largest share of rejected rows with which the rest of a batch is still published; above it, the batch
     #: says that its source or its computation is broken, and nothing is.
     max_rejected_share: float = 0.5

@@ -311,7 +311,7 @@ class _Binder:
         contract = None
         mistakes: list[Mistake] = []
         if header.materialized != "view":
-            contract, mistakes = _contract(source, columns)
+            contract, mistakes = _contract(source, columns, tuple(each.name for each in statement.tables))
         by_name = {column.name: column for column in (contract.columns if contract else columns)}
         tests, wrong = declared_tests(source, by_name)
         mistakes += wrong
@@ -461,7 +461,9 @@ def _typed(sql: str, found: list[tuple[str, str]], columns: tuple[Column, ...]) 
     return f"SELECT {listed} FROM (\n{sql.strip()}\n)"  # noqa: S608 - the statement of the file itself
 
 
-def _contract(source: Source, columns: tuple[Column, ...]) -> tuple[TableContract | None, list[Mistake]]:
+def _contract(
+    source: Source, columns: tuple[Column, ...], made_from: tuple[str, ...]
+) -> tuple[TableContract | None, list[Mistake]]:
     header = source.header
     by_name = {column.name: column for column in columns}
     grain, time = header.partitioned_by, header.time_column
@@ -514,6 +516,7 @@ def _contract(source: Source, columns: tuple[Column, ...]) -> tuple[TableContrac
             rules=rules_of(header, by_name),
             stats_columns=tuple(name for name in dict.fromkeys(pruned) if not by_name[name].personal),
             schema_version=header.schema_version,
+            made_from=made_from,
             # The tests of a model are promises: one row that breaks one, and nothing is published.
             max_rejected_share=0.0,
         )
