@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hfthot_platform import __version__
-from hfthot_platform.cli import data, health, tables
+from hfthot_platform.cli import data, health, sql, tables
 from hfthot_platform.cli.output import complain
 from hfthot_platform.errors import BadRequestError, ConfigError, HfthotError, SqlError, UnknownTableError
 
@@ -104,7 +104,6 @@ def _root(
 _COMMANDS: tuple[Callable[..., None], ...] = (
     data.demo,
     data.ingest,
-    data.sql,
     tables.tables,
     tables.describe,
     tables.history,
@@ -115,6 +114,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for _command in _COMMANDS:
     app.command()(_command)
+app.add_typer(sql.sql, name="sql")
 
 
 def main() -> None:

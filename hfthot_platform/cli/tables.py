@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +12,10 @@ import typer
 from hfthot_platform.cli.output import counted, note, print_json, print_table, progress_bar, size
 
 if TYPE_CHECKING:
-    from hfthot_platform.contracts import TableContract
-    from hfthot_platform.contracts.views import View
+    from hfthot_platform.contracts.model import Column
+    from hfthot_platform.contracts.views import SqlView, View
     from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.sql.models import Models
 
 __all__ = ["check", "describe", "history", "maintain", "restore", "tables"]
 
@@ -21,12 +23,11 @@ _Table = Annotated[str, typer.Argument(metavar="TABLE", help="A table such as ma
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def opened_lake(context: typer.Context) -> Lakehouse:
-    """Return the lake that the settings and the command line name."""
-    from hfthot_platform.lakehouse import Lakehouse
+def opened_lake(context: typer.Context, models: Models | None = None) -> Lakehouse:
+    """Return the lake that the settings and the command line name, with the SQL models that are sound."""
+    from hfthot_platform.sql.models import open_lake
 
-    settings = context.obj.settings()
-    return Lakehouse.open(settings.lake_root, settings.plain_storage_options())
+    return open_lake(context.obj.settings(), models=models)
 
 
 def new_stamp(what: str) -> Any:
@@ -94,21 +95,20 @@ def tables(
 
 def describe(context: typer.Context, name: _Table, *, as_json: _Json = False) -> None:
     """Show what a table is: columns, units, key, rules, layout and present size."""
-    from hfthot_platform.contracts.views import VIEWS
-
-    if name in VIEWS:
-        _describe_view(VIEWS[name], as_json=as_json)
-        return
     from hfthot_platform.contracts.dictionary import keeping
 
-    table = opened_lake(context).table(name)
+    lake = opened_lake(context)
+    if name in lake.views:
+        _describe_view(lake.views[name], as_json=as_json)
+        return
+    table = lake.table(name)
     contract, snapshot = table.contract, table.snapshot()
     if as_json:
         print_json(
             {
                 "table": contract.name,
                 "description": contract.description,
-                "columns": _columns(contract),
+                "columns": _columns(contract.columns),
                 "primary_key": contract.primary_key,
                 "partition_by": contract.partition_by,
                 "sort_by": contract.sort_by,
@@ -127,7 +127,7 @@ def describe(context: typer.Context, name: _Table, *, as_json: _Json = False) ->
         )
         return
     typer.echo(f"{contract.name}: {contract.description}\n")
-    print_table(("column", "type", "unit", "key", "empty", "meaning"), _column_rows(contract, contract.column_names))
+    print_table(_COLUMN_TITLES, _column_rows(contract.columns, contract.primary_key))
     typer.echo(f"\nKey: {', '.join(contract.primary_key)}")
     typer.echo(f"Layout: {keeping(contract).replace('`', '')}")
     if snapshot is None:
@@ -142,17 +142,22 @@ def describe(context: typer.Context, name: _Table, *, as_json: _Json = False) ->
         typer.echo(f"  {rule.says}")
 
 
-def _describe_view(view: View, *, as_json: bool) -> None:
+def _describe_view(view: View | SqlView, *, as_json: bool) -> None:
+    from hfthot_platform.contracts.views import View
+
+    of = view.of.name if isinstance(view, View) else None
     if as_json:
-        columns = [each for each in _columns(view.of) if each["name"] in view.columns]
-        columns.sort(key=lambda each: view.columns.index(each["name"]))
-        print_json({"view": view.name, "of": view.of.name, "description": view.description, "columns": columns})
+        facts = {"view": view.name, "of": of, "description": view.description}
+        print_json({**facts, "columns": _columns(view.declared())})
         return
-    typer.echo(f"{view.name}: {view.description} An SQL view of {view.of.name}.\n")
-    print_table(("column", "type", "unit", "key", "empty", "meaning"), _column_rows(view.of, view.columns))
+    typer.echo(f"{view.name}: {view.description} An SQL view{f' of {of}' if of else ''}.\n")
+    print_table(_COLUMN_TITLES, _column_rows(view.declared(), view.of.primary_key if isinstance(view, View) else ()))
 
 
-def _columns(contract: TableContract) -> list[dict[str, Any]]:
+_COLUMN_TITLES = ("column", "type", "unit", "key", "empty", "meaning")
+
+
+def _columns(columns: Iterable[Column]) -> list[dict[str, Any]]:
     from hfthot_platform.contracts.dictionary import TYPE_NAMES
 
     return [
@@ -164,22 +169,22 @@ def _columns(contract: TableContract) -> list[dict[str, Any]]:
             "personal": column.personal,
             "description": column.description,
         }
-        for column in contract.columns
+        for column in columns
     ]
 
 
-def _column_rows(contract: TableContract, names: tuple[str, ...]) -> list[tuple[object, ...]]:
-    by_name = {each["name"]: each for each in _columns(contract)}
+def _column_rows(columns: Iterable[Column], key: Iterable[str]) -> list[tuple[object, ...]]:
+    keys = set(key)
     return [
         (
-            name,
+            each["name"],
             each["type"],
             each["unit"],
-            "key" if name in contract.primary_key else "",
+            "key" if each["name"] in keys else "",
             "may be" if each["nullable"] else "",
             each["description"],
         )
-        for name, each in ((name, by_name[name]) for name in names)
+        for each in _columns(columns)
     ]
 
 
