@@ -23,7 +23,7 @@ from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT,
 from hfthot_platform.contracts.views import View
 from hfthot_platform.errors import BadRequestError, SqlError, UnknownTableError, nearest
 from hfthot_platform.sql.pruning import Filters, Node, filters_of, kept_files, tree_of
-from hfthot_platform.sql.statement import DISCOVERY, Reference, Statement, parse, view_of
+from hfthot_platform.sql.statement import DISCOVERY, Reference, Statement, parse, view_of, without_end
 
 if TYPE_CHECKING:
     from hfthot_platform.lakehouse import Lakehouse
@@ -175,7 +175,7 @@ class _Found:
                 self.add(each, (*through, name))
             names = tuple(column.name for column in view.columns)
             # On a line of its own, the bracket is safe from a comment at the end.
-            sql = f"SELECT {listed(names) if names else '*'} FROM (\n{body.sql.strip().rstrip(';')}\n)"  # noqa: S608
+            sql = f"SELECT {listed(names) if names else '*'} FROM (\n{without_end(body.sql)}\n)"  # noqa: S608
             self.views[reference.view] = Derived(reference, sql, names)
 
 

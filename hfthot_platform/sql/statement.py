@@ -20,7 +20,7 @@ import duckdb
 
 from hfthot_platform.errors import SqlError, UnknownTableError, nearest
 
-__all__ = ["DISCOVERY", "Reference", "Statement", "Token", "parse", "tokens_of", "view_of"]
+__all__ = ["DISCOVERY", "Reference", "Statement", "Token", "parse", "tokens_of", "view_of", "without_end"]
 
 #: Relations that tell of the others; they have no versions.
 DISCOVERY: tuple[str, ...] = ("hfthot.columns", "hfthot.tables", "hfthot.versions")
@@ -99,6 +99,16 @@ def parse(sql: str, known: Collection[str], *, as_of: datetime | None = None) ->
     scan = _Scan(tokens, known, as_of)
     scan.run()
     return Statement(_edited(text, scan.edits), tuple(dict.fromkeys(scan.found)))
+
+
+def without_end(sql: str) -> str:
+    """Return a statement without the semicolons at its end, so that it can stand in brackets."""
+    text, tokens = tokens_of(sql)
+    plain = [token for token in tokens if token.kind != "comment"]
+    edits = []
+    while plain and (last := plain.pop()).text == ";":
+        edits.append((last.start, last.end, ""))
+    return _edited(text, edits)
 
 
 def view_of(name: str, version: int | None = None, as_of: datetime | None = None) -> str:
