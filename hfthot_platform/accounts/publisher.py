@@ -9,10 +9,11 @@ trimmed up to there.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from itertools import count
+from operator import attrgetter, itemgetter
 from typing import Any, Final
 
 import polars as pl
@@ -34,13 +35,11 @@ __all__ = ["APPLICATION", "Published", "Publisher", "flush"]
 #: Name of the change log in the commits of the user tables.
 APPLICATION: Final = "hfthot.accounts"
 #: Entries that become one commit per table, and entries that are decoded at a time: memory is bounded by both.
-_BATCH: Final = 50_000
+_BATCH: Final = 100_000
 _PAGE: Final = 5_000
 #: Seconds to wait for another publisher.
 _PATIENCE: Final = 120.0
 _ADVISORY: Final = 0x68667468_6F740002  # "hfthot", publisher
-#: Columns that are not the changes' to say.
-_DERIVED: Final = {"date", "seq", "schema_version"}
 _DAY: Final = 86_400_000_000
 
 
@@ -86,9 +85,8 @@ class Publisher:
         """
         with self.alone():
             reached = self._reached()
-            if (left := self._store.entries(0, 1)) and left[0].seq <= reached:
-                # A publisher that was killed after its last commit did not trim any more.
-                self._store.trim(reached)
+            # A publisher that was killed after its last commit did not trim any more.
+            self._trim(reached)
             done = Published(reached + 1, reached)
             while limit is None or done.entries < limit:
                 batch = _Batch({each.name: self._applied(each) for each in USER_TABLES})
@@ -98,7 +96,7 @@ class Publisher:
                 if batch.last is None:
                     break
                 commits = self._apply(batch, stamp or Stamp())
-                self._store.trim(batch.last)
+                self._trim(batch.last)
                 done = replace(done, last_seq=batch.last, commits=(*done.commits, *commits))
         return done
 
@@ -116,6 +114,11 @@ class Publisher:
         else:
             with self._store.reading() as session, _advisory_lock(session.execute):
                 yield
+
+    def _trim(self, last: int) -> None:
+        """Remove entries that all tables have, in steps between which other writers of the store come in."""
+        while (left := self._store.entries(0, 1)) and left[0].seq <= last:
+            self._store.trim(min(last, left[0].seq + _PAGE))
 
     def _reached(self) -> int:
         return self._applied(AUDIT_LOG)
@@ -218,98 +221,94 @@ class _Batch:
                 fold.put(entry.seq, change.row, next(self._order))
         log = self.tables[AUDIT_LOG.name]
         if entry.seq > log.since:
-            event = entry.audit
-            log.put(
-                entry.seq,
-                {
-                    "ts": entry.ts,
-                    "subject_id": event.subject_id,
-                    "actor_id": event.actor_id,
-                    "action": event.action,
-                    "outcome": event.outcome,
-                    "resource": event.resource,
-                    "detail": event.detail,
-                    "ip": event.ip,
-                    "user_agent": event.user_agent,
-                    "personal_detail": event.personal_detail,
-                    "personal_digest": entry.personal_digest,
-                    "redacted": False,
-                    "previous_hash": entry.previous_hash,
-                    "hash": entry.hash,
-                },
-                next(self._order),
-            )
+            values = (entry.ts, *_EVENT(entry.audit), entry.personal_digest, False, entry.previous_hash, entry.hash)
+            log.rows[entry.seq] = (next(self._order), entry.seq, *values)
         self.last = entry.seq
 
 
-@dataclass
+#: The columns of `audit_log` that an entry's event holds, and the others, in the order in which they are kept.
+_OF_EVENT: Final = (
+    "subject_id",
+    "actor_id",
+    "action",
+    "outcome",
+    "resource",
+    "detail",
+    "ip",
+    "user_agent",
+    "personal_detail",
+)
+_OF_ENTRY: Final = ("ts", *_OF_EVENT, "personal_digest", "redacted", "previous_hash", "hash")
+_EVENT: Final = attrgetter(*_OF_EVENT)
+
+
 class _Fold:
-    """What a batch does to one table: the last row per key, and the last order to forget per subject."""
+    """What a batch does to one table: the last row per key, and whom to forget.
 
-    contract: TableContract
-    #: The entry that the table has reached; entries up to it are not for it any more.
-    since: int
-    #: By key: entry, row, position in the batch.
-    rows: dict[Any, tuple[int, Mapping[str, Any], int]] = field(default_factory=dict)
-    _forgotten: dict[str, int] = field(default_factory=dict)
+    Rows are kept as tuples (position in the batch, entry, values), which become columns in one go.
+    """
 
-    def __post_init__(self) -> None:
-        self._columns = tuple(name for name in self.contract.column_names if name not in _DERIVED)
-        self._known = frozenset(self._columns)
-        by = self.contract.time_column
-        self._key = tuple(
-            by if name == self.contract.partition_by and by is not None else name for name in self.contract.primary_key
-        )
+    def __init__(self, contract: TableContract, since: int) -> None:
+        self.contract = contract
+        #: The entry that the table has reached; entries up to it are not for it any more.
+        self.since = since
+        self.rows: dict[Any, tuple[Any, ...]] = {}
+        self._forgotten: dict[str, int] = {}
+        derived = {contract.partition_by, "seq", "schema_version"}
+        names = [name for name in contract.column_names if name not in derived]
+        self._columns = _OF_ENTRY if contract is AUDIT_LOG else tuple(names)
+        self._pick = itemgetter(*self._columns)
+        # The day of its time stands for the partition, where that is part of the key.
+        self._key = itemgetter(*(name for name in contract.primary_key if name != contract.partition_by))
+        self._dated = contract.partition_by in contract.primary_key
+        self._subject = 2 + self._columns.index("subject_id")
 
     def put(self, seq: int, row: Mapping[str, Any], order: int) -> None:
-        if row.keys() != self._known:
-            wrong = min(self._known ^ row.keys())
-            raise self._refused(seq, f"column {wrong!r} is {'missing' if wrong in self._known else 'unknown'}")
-        self.rows[self._key_of(seq, row)] = (seq, row, order)
+        """Take a row; it replaces the one of its key."""
+        try:
+            values = self._pick(row)
+            key = (row[self.contract.time_column or ""] // _DAY, *self._key(row)) if self._dated else self._key(row)
+        except (KeyError, TypeError):
+            raise self._refused(seq, "lacks a column, or has a time that is none") from None
+        if len(row) != len(self._columns):
+            raise self._refused(seq, "has a column that the table has not")
+        self.rows[key] = (order, seq, *values)
 
     def forget(self, subject_id: str, order: int) -> None:
+        """Take the deletion, or redaction, of what there is of a subject up to here."""
         self._forgotten[subject_id] = order
 
     def forgotten(self) -> list[str]:
+        """Return the subjects whose stored rows are to be deleted or redacted."""
         return list(self._forgotten)
-
-    def _key_of(self, seq: int, row: Mapping[str, Any]) -> Any:
-        if self._key == ("seq",):
-            return seq
-        if self.contract.partition_by in self.contract.primary_key:
-            # The day of the time column stands for the partition.
-            return tuple(row[name] // _DAY if name == self.contract.time_column else row[name] for name in self._key)
-        return row[self._key[0]] if len(self._key) == 1 else tuple(row[name] for name in self._key)
 
     def frame(self) -> pl.DataFrame:
         """Return the rows that outlive the batch, in the contract's columns and types."""
-        rows = list(self.rows.values())
+        rows: Iterable[tuple[Any, ...]] = self.rows.values()
         if self._forgotten:
-            rows = list(self._outliving(rows))
-        columns: dict[str, pl.Series] = {}
-        for name in self._columns:
+            rows = self._outliving(rows)
+        values = list(zip(*rows, strict=True)) or [()] * (2 + len(self._columns))
+        columns = {"seq": pl.Series("seq", values[1], dtype=pl.Int64)}
+        for name, given in zip(self._columns, values[2:], strict=True):
             column = self.contract.column(name)
-            dtype = pl.Int64() if column.dtype == TIME else column.polars
+            time = column.dtype == TIME
             try:
-                values = pl.Series(name, [row[name] for _, row, _ in rows], dtype=dtype, strict=True)
+                series = pl.Series(name, given, dtype=pl.Int64() if time else column.polars, strict=True)
             except (TypeError, OverflowError, pl.exceptions.PolarsError):
                 # The library's message quotes the value.
-                raise self._refused(
-                    rows[0][0], f"or one of the {len(rows)} after it has a {name!r} of a wrong type"
-                ) from None
-            columns[name] = values.cast(column.polars) if column.dtype == TIME else values
-        columns["seq"] = pl.Series("seq", [seq for seq, _, _ in rows], dtype=pl.Int64)
+                what = f"or one of the {len(given)} up to {values[1][-1]} has a value of a wrong type in {name!r}"
+                raise self._refused(values[1][0], what) from None
+            columns[name] = series.cast(column.polars) if time else series
         return pl.DataFrame(columns)
 
-    def _outliving(
-        self, rows: list[tuple[int, Mapping[str, Any], int]]
-    ) -> Iterator[tuple[int, Mapping[str, Any], int]]:
-        for seq, row, order in rows:
-            if order > self._forgotten.get(row["subject_id"], 0):
-                yield seq, row, order
+    def _outliving(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+        blank = dict.fromkeys(2 + self._columns.index(c.name) for c in self.contract.columns if c.personal)
+        for row in rows:
+            if row[0] > self._forgotten.get(row[self._subject], 0):
+                yield row
             elif self.contract is AUDIT_LOG:
-                personal = {column.name: None for column in self.contract.columns if column.personal}
-                yield seq, {**row, **personal, "redacted": True}, order
+                blank[2 + self._columns.index("redacted")] = True
+                yield tuple(blank.get(i, value) for i, value in enumerate(row))
 
     def _refused(self, seq: int, what: str) -> AuditFailedError:
         return AuditFailedError(
