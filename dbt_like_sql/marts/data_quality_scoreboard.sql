@@ -104,7 +104,8 @@ WITH by_reference AS (
 daily AS (
     SELECT
         table_name,
-        coalesce(nullif(regexp_extract(source_ref, '^[^:@ ]+'), ''), 'computed') AS adapter,
+        -- Closes that were taken from daily bars refer to these.
+        coalesce(nullif(nullif(regexp_extract(source_ref, '^[^:@ ]+'), ''), 'market.bars'), 'computed') AS adapter,
         venue,
         symbol,
         interval,

@@ -2,7 +2,8 @@
 description: >-
   How much it costs to trade each series: from daily bars over the last calendar days (30 with the day itself), and
   from the day's trades. Amihud (2002), Illiquidity and Stock Returns, Journal of Financial Markets 5: mean of
-  |return| / traded value over days with trading, times a million. Roll (1984), A Simple Implicit Measure of the
+  |return| / traded value over days with trading, times a million; the traded value is volume times close where the
+  source does not state it, and unknown for an index. Roll (1984), A Simple Implicit Measure of the
   Effective Bid-Ask Spread in an Efficient Market, Journal of Finance 39: 2 sqrt(-c), c being the sample covariance of
   successive returns; where c is positive the measure does not exist. Huang and Stoll (1997), The Components of the
   Bid-Ask Spread, Review of Financial Studies 10, equation 5: the traded spread S of the regression of price changes on
@@ -60,10 +61,12 @@ WITH days AS (
         date,
         CASE WHEN is_daily THEN log_return END AS r,
         CASE WHEN is_daily THEN lag(CASE WHEN is_daily THEN log_return END) OVER before END AS r_before,
-        CASE WHEN is_daily AND quote_volume > 0 THEN 1e6 * abs(simple_return) / quote_volume END AS illiquidity
+        -- An index is not traded itself: its volume is that of its members.
+        CASE WHEN venue <> 'us_index' THEN nullif(coalesce(quote_volume, volume * close), 0) END AS traded_value,
+        CASE WHEN is_daily THEN 1e6 * abs(simple_return) / traded_value END AS illiquidity
     FROM marts.daily_ohlcv
-    -- The return before the window's first one is needed too, however long the exchange was closed.
-    WHERE date > $partition_start - $window_days - 10 AND date < $partition_end
+    -- The day before the window's first one is needed too; it is at most 7 days earlier, or there is no daily return.
+    WHERE date > $partition_start - $window_days - 7 AND date < $partition_end
     WINDOW before AS (PARTITION BY venue, symbol ORDER BY date)
 ),
 windows AS (
@@ -128,19 +131,20 @@ pairs AS (
     WINDOW trade AS (PARTITION BY venue, symbol, date ORDER BY ts, trade_id)
 ),
 moments AS (
+    -- Sums of whole numbers are exact in any order; the others are taken in the order of trades, so that a day computed
+    -- again gives the same bits.
     SELECT
         venue,
         symbol,
         date,
         count(change) AS price_changes,
         covar_samp(change, change_before ORDER BY ts, trade_id) AS covariance,
-        count(turn) AS signed_changes,
-        var_samp(turn ORDER BY ts, trade_id) AS var_turn,
-        -- Over the same rows as the others: the sign before is null where the sign is.
-        var_samp(sign_before ORDER BY ts, trade_id) AS var_before,
-        covar_samp(turn, sign_before ORDER BY ts, trade_id) AS cov_turn_before,
-        covar_samp(change, turn ORDER BY ts, trade_id) AS cov_change_turn,
-        covar_samp(change, sign_before ORDER BY ts, trade_id) AS cov_change_before
+        count(turn) AS n,
+        sum(turn * turn) - sum(turn) * sum(turn) / count(turn) AS turn_turn,
+        sum(sign_before * sign_before) - sum(sign_before) * sum(sign_before) / count(turn) AS before_before,
+        sum(turn * sign_before) - sum(turn) * sum(sign_before) / count(turn) AS turn_before,
+        (count(turn) - 1) * covar_samp(change, turn ORDER BY ts, trade_id) AS change_turn,
+        (count(turn) - 1) * covar_samp(change, sign_before ORDER BY ts, trade_id) AS change_before
     FROM pairs
     GROUP BY venue, symbol, date
 ),
@@ -151,11 +155,11 @@ intraday AS (
         date,
         price_changes,
         CASE WHEN price_changes >= $least_trades AND covariance < 0 THEN 2 * sqrt(-covariance) END AS roll_spread,
-        -- The slope on the turn, of a regression on two variables; with one side alone nothing turns.
+        -- The slope on the turn, by the normal equations; where all trades are on one side nothing turns.
         CASE
-            WHEN signed_changes >= $least_trades AND var_turn * var_before - cov_turn_before * cov_turn_before > 1e-9
-                THEN 2 * (cov_change_turn * var_before - cov_change_before * cov_turn_before)
-                    / (var_turn * var_before - cov_turn_before * cov_turn_before)
+            WHEN n >= $least_trades AND turn_turn * before_before - turn_before * turn_before > 1e-9
+                THEN 2 * (change_turn * before_before - change_before * turn_before)
+                    / (turn_turn * before_before - turn_before * turn_before)
         END AS traded_spread
     FROM moments
 )

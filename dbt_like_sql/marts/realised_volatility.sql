@@ -114,7 +114,7 @@ SELECT
     days_per_year,
     sqrt(days_per_year * close_to_close) AS close_to_close,
     sqrt(days_per_year * parkinson) AS parkinson,
-    -- No sum of squares, but never negative where low <= open, close <= high: rounding alone could make it so.
-    sqrt(days_per_year * greatest(garman_klass, 0)) AS garman_klass,
-    sqrt(days_per_year * greatest(yang_zhang, 0)) AS yang_zhang
+    -- Not sums of squares, and still never negative, as low <= open, close <= high: but for rounding.
+    sqrt(days_per_year * CASE WHEN garman_klass < 0 THEN 0 ELSE garman_klass END) AS garman_klass,
+    sqrt(days_per_year * CASE WHEN yang_zhang < 0 THEN 0 ELSE yang_zhang END) AS yang_zhang
 FROM scaled

@@ -10,6 +10,9 @@ settings:
   # No US exchange stayed shut longer since 1972 (10 to 17 September 2001).
   longest_closure_days: 7
 columns:
+  venue: {description: Market of the series}
+  symbol: {description: Canonical symbol}
+  interval: {description: Length of the bars}
   ts: {description: Open time of the bar; midnight for daily closes}
   previous_ts: {description: Open time of the bar before; null on the first bar}
   simple_return: {description: close / previous close - 1; null on the first bar, unit: fraction}

@@ -8,6 +8,8 @@ tags: [portfolio]
 columns:
   date: {description: Day that the weights are for; they were set from data before it}
   method: {description: "cara, risk_parity, sparse or adaptive"}
+  venue: {description: Market of the symbol}
+  symbol: {description: Canonical symbol}
   weight: {description: Target weight; negative is short}
 */
 SELECT date, method, venue, symbol, weight

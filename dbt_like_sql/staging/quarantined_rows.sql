@@ -46,7 +46,8 @@ WITH every AS (
 )
 SELECT
     table_name,
-    coalesce(nullif(regexp_extract(source_ref, '^[^:@ ]+'), ''), 'computed') AS adapter,
+    -- Closes that were taken from daily bars refer to these.
+    coalesce(nullif(nullif(regexp_extract(source_ref, '^[^:@ ]+'), ''), 'market.bars'), 'computed') AS adapter,
     reason,
     detail,
     quarantined_at

@@ -10,6 +10,12 @@ settings:
   # No US exchange stayed shut longer since 1972 (10 to 17 September 2001).
   longest_closure_days: 7
 columns:
+  venue: {description: Market of the series}
+  symbol: {description: Canonical symbol}
+  interval: {description: Length of the bars}
+  ts: {description: Open time of the bar; the regime is known when it closes}
+  regime: {description: Regime after the bar}
+  identified: {description: Whether trending and mean-reverting are told apart}
   previous_ts: {description: Open time of the bar before; null on the first bar}
   previous_regime: {description: Regime after the bar before; null on the first bar}
   one_step: {description: "Whether the bar before is the one due before: no interval is missing"}
