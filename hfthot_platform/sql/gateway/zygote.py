@@ -1,0 +1,95 @@
+"""The process that workers are forked from: one thread, DuckDB and Arrow loaded, nothing else of the platform.
+
+It is started by exec, so it has none of its parent's memory, threads or descriptors, and forks a worker in a few
+milliseconds with a database that is ready.  It is told by its parent through one socket; when that closes, it ends,
+and the kernel ends its workers.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Final, NoReturn
+
+import duckdb
+
+from hfthot_platform.sql.gateway import cage, worker
+
+__all__ = ["BOOT", "ENVIRONMENT", "main"]
+
+#: Started with `python -I -c BOOT <descriptor> <folder of hfthot_platform>`.  The packages above this module are
+#: stand-ins: their real `__init__` would load the whole platform.
+BOOT: Final = """
+import sys, types
+for name in ("hfthot_platform", "hfthot_platform.sql", "hfthot_platform.sql.gateway"):
+    package = sys.modules[name] = types.ModuleType(name)
+    package.__path__ = ["/".join([sys.argv[2], *name.split(".")[1:]])]
+from hfthot_platform.sql.gateway.zygote import main
+main(int(sys.argv[1]))
+"""
+#: All of its environment: no library in it may start a thread.
+ENVIRONMENT: Final = {
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+    "MALLOC_ARENA_MAX": "1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "TZ": "UTC",
+    "LC_ALL": "C.UTF-8",
+}
+
+
+def main(descriptor: int) -> None:
+    """Fork a worker, or wait for one, at each word from the parent, until it closes the socket."""
+    control = socket.socket(fileno=descriptor)
+    os.environ.clear()
+    os.chdir("/")
+    os.umask(0o777)
+    connection = worker.database()
+    # Everything that is loaded on first use is loaded here, once.
+    connection.sql("SELECT 1 AS a, 'x' AS b, [1] AS c, TIMESTAMPTZ '2024-01-01' AS d").to_arrow_reader(10).read_all()
+    connection.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
+    gc.collect()
+    gc.freeze()
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    control.send(json.dumps({"threads": threads, "cage": cage.report()}).encode())
+    while True:
+        message, descriptors, _, _ = socket.recv_fds(control, 1024, 1)
+        if not message:
+            os._exit(0)
+        word = json.loads(message)
+        if word["do"] == "fork":
+            pid = os.fork()
+            if pid == 0:
+                _worker(control, descriptors[0], connection)
+            for each in descriptors:
+                os.close(each)
+            control.send(json.dumps({"pid": pid}).encode())
+        else:
+            try:
+                _, status = os.waitpid(word["pid"], 0)
+            except ChildProcessError:
+                status = 0
+            control.send(json.dumps({"status": status}).encode())
+
+
+def _worker(control: socket.socket, descriptor: int, connection: duckdb.DuckDBPyConnection) -> NoReturn:
+    try:
+        control.close()
+        os.setsid()
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for each in (0, 1, 2):
+            os.dup2(nothing, each)
+        # Nothing but the three and the socket: whatever else a library holds open is closed.
+        os.dup2(descriptor, 3)
+        os.closerange(4, os.sysconf("SC_OPEN_MAX"))
+        with Path("/proc/self/oom_score_adj").open("w") as file:
+            file.write("1000")
+        # Forked random generators would all draw the same numbers.
+        connection.execute("SELECT setseed($1)", [int.from_bytes(os.urandom(4), "big") / 2**32])
+        worker.serve(socket.socket(fileno=3), connection)
+    finally:
+        os._exit(0)
