@@ -95,7 +95,7 @@ class _Connected:
         self._dialect = connection.dialect
         self._raw: Any = connection.connection.driver_connection
 
-    def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
+    def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[*tuple[Any, ...]]:
         """Run a statement of SQLAlchemy Core; parameters are a mapping, or a list of them for many rows."""
         return self._connection.execute(statement, parameters)
 
