@@ -11,8 +11,9 @@ Killed anywhere, the next call goes on from where it was; registrations and ever
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -54,20 +55,27 @@ def rotate_keys(accounts: Core) -> Rotation:
     ring = accounts.vault.ring
     with accounts.store.exclusively("rotation"):
         ring.reload()
-        with accounts.store.reading() as rx:
-            in_use = {row[0] for row in rx.execute(_IN_USE).all()}
+        in_use = _in_use(accounts)
         resumed = ring.current_id not in in_use or len(ring.ids) > 1
         if accounts.settings.key_source == "environment" and in_use <= {ring.current_id} and len(ring.ids) == 1:
             raise KeySourceError(
                 "everything is wrapped with the only key that the environment holds",
                 where="HFTHOT_KEYS",
-                hint="Put a new id:key pair (32 random bytes in Base64) before it, restart every process, rotate again.",
+                hint="Put a new id:key pair (32 random bytes in Base64) before it, restart everything, rotate.",
             )
         current = ring.current_id if resumed else ring.add_new()
         own = _rewrap_installation(accounts, current)
+        # Found through the index, however many keys there are already under the current one.
+        old = _in_use(accounts) - {current}
         subjects = 0
-        while done := _rewrap_subjects(accounts, current):
+        while old and (done := _rewrap_subjects(accounts, current, old)):
             subjects += done
+        if left := _in_use(accounts) - {current}:
+            raise KeySourceError(
+                f"keys wrapped with {sorted(left)} appeared during the rotation",
+                where="subject_keys",
+                hint="A process of an older version is running: stop it, then rotate again.",
+            )
         retired = tuple(each for each in ring.ids if each != current)
         dropped = accounts.settings.key_source != "environment"
         if dropped:
@@ -81,6 +89,11 @@ def rotate_keys(accounts: Core) -> Rotation:
 _IN_USE: Final = sa.union(sa.select(schema.keys.c.kek_id), sa.select(schema.subject_keys.c.kek_id))
 
 
+def _in_use(accounts: Core) -> set[str]:
+    with accounts.store.reading() as rx:
+        return {row[0] for row in rx.execute(_IN_USE).all()}
+
+
 def _rewrap_installation(accounts: Core, current: str) -> int:
     keys = schema.keys
     with accounts.store.transaction() as tx:
@@ -92,11 +105,11 @@ def _rewrap_installation(accounts: Core, current: str) -> int:
     return len(old)
 
 
-def _rewrap_subjects(accounts: Core, current: str) -> int:
+def _rewrap_subjects(accounts: Core, current: str, old_ids: Collection[str]) -> int:
     """Rewrap one batch; return how many there were."""
     keys = schema.subject_keys
     with accounts.store.transaction() as tx:
-        old = tx.execute(sa.select(keys).where(keys.c.kek_id != current).limit(_BATCH)).all()
+        old = tx.execute(sa.select(keys).where(keys.c.kek_id.in_(old_ids)).limit(_BATCH)).all()
         if not old:
             return 0
         fresh = [
@@ -109,6 +122,6 @@ def _rewrap_subjects(accounts: Core, current: str) -> int:
             for row in old
         ]
         mine = keys.c.subject_id == sa.bindparam("whom"), keys.c.category == sa.bindparam("what")
-        values = {"kek_id": sa.bindparam("new_kek"), "wrapped": sa.bindparam("new_blob")}
+        values: dict[str, Any] = {"kek_id": sa.bindparam("new_kek"), "wrapped": sa.bindparam("new_blob")}
         tx.execute(sa.update(keys).where(*mine).values(values), fresh)
     return len(old)
