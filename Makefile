@@ -57,8 +57,8 @@ format: $(READY)  ## Format the code
 bench: $(READY)  ## Print every benchmark beside its peer or limit
 	@for each in benchmarks/bench_*.py; do echo; echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
-dictionary: $(READY)  ## Write docs/data_dictionary.md from the contracts
-	@$(BIN)/python -m hfthot_platform.contracts.dictionary > docs/data_dictionary.md
+dictionary: $(READY)  ## Write docs/data_dictionary.md from contracts and SQL models
+	@$(BIN)/python -m hfthot_platform.cli.dictionary > docs/data_dictionary.md
 
 lock: $(READY)  ## Pin the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --upgrade pyproject.toml -o requirements.lock

@@ -80,6 +80,7 @@ def diagnose(
         ("landing", lambda: _landing(settings, now)),
         ("scratch", lambda: _scratch(settings, now)),
         ("sql", lambda: _sql(settings)),
+        ("sql models", lambda: _models(settings)),
         ("notifier", lambda: _notifier(settings)),
         ("dagster", lambda: _dagster(dagster_home)),
         ("packages", lambda: _packages(lock_file)),
@@ -103,7 +104,9 @@ def _failed(subject: str, error: HfthotError) -> Finding:
 
 
 def _open(settings: Settings) -> Lakehouse:
-    return Lakehouse.open(settings.lake_root, settings.plain_storage_options())
+    from hfthot_platform.sql.models import open_lake
+
+    return open_lake(settings)
 
 
 # -- the lake ---------------------------------------------------------------------------------------------------
@@ -370,6 +373,17 @@ def _sql(settings: Settings) -> Iterator[Finding]:
     limits = Limits(settings.duckdb_memory, settings.duckdb_threads)
     query(_open(settings), "SELECT 1", limits=limits)
     yield Finding("ok", "sql", f"DuckDB answers; {limits.memory} of memory, {_counted(limits.threads, 'thread')}")
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    from hfthot_platform.sql.models import models_folder, models_of
+
+    models = models_of(settings)
+    for mistake in models.mistakes:
+        step = mistake.hint or "Correct the file; `hfthot sql compile` looks at it again."
+        yield Finding("error", "sql models", f"{mistake.file}:{mistake.line}: {mistake.what}", step)
+    if not models.mistakes:
+        yield Finding("ok", "sql models", f"{_counted(len(models), 'model')} in {models_folder(settings)}")
 
 
 def _notifier(settings: Settings) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""The data dictionary is generated from the contracts."""
+"""The data dictionary is generated from the contracts and the SQL models."""
 
 from __future__ import annotations
 
@@ -6,19 +6,20 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hfthot_platform.cli.dictionary import whole_dictionary
 from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.contracts.dictionary import dictionary
 from hfthot_platform.contracts.views import VIEWS
+from hfthot_platform.sql.models import load_models
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "data_dictionary.md"
 
 
 def test_the_page_in_the_repository_is_current():
-    assert PAGE.read_text(encoding="utf-8") == dictionary(), "run `make dictionary` and commit the result"
+    assert PAGE.read_text(encoding="utf-8") == whole_dictionary(), "run `make dictionary` and commit the result"
 
 
 def test_every_table_view_column_and_rule_is_on_it():
-    page = dictionary()
+    page = whole_dictionary()
 
     for contract in CONTRACTS.values():
         assert contract.name in page
@@ -27,9 +28,18 @@ def test_every_table_view_column_and_rule_is_on_it():
     assert "`high >= open, close, low`" in page
 
 
+def test_the_models_are_on_it_as_they_are():
+    page = whole_dictionary()
+    models = load_models(PAGE.parent.parent / "dbt_like_sql")
+
+    assert all(f"## {model.name}\n" in page for model in models)
+    for model in models:
+        assert all(f"| `{column.name}` |" in page for column in model.columns)
+
+
 def test_the_module_prints_the_page():
     done = subprocess.run(
-        [sys.executable, "-m", "hfthot_platform.contracts.dictionary"], capture_output=True, check=True, text=True
+        [sys.executable, "-m", "hfthot_platform.cli.dictionary"], capture_output=True, check=True, text=True
     )
 
-    assert done.stdout == dictionary()
+    assert done.stdout == whole_dictionary()

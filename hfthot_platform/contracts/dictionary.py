@@ -1,16 +1,19 @@
-"""The data dictionary: the contracts as one Markdown page (`make dictionary` writes docs/data_dictionary.md)."""
+"""The data dictionary: contracts and views as one Markdown page.
+
+`make dictionary` writes docs/data_dictionary.md with the tables and views of the SQL models as well;
+`hfthot_platform.cli.dictionary` puts them together.
+"""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import pyarrow as pa
 
 from hfthot_platform.contracts import CONTRACTS, Column, TableContract
 from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME
 from hfthot_platform.contracts.rules import NotNull
-from hfthot_platform.contracts.views import VIEWS, View
+from hfthot_platform.contracts.views import VIEWS, SqlView, View
 
 __all__ = ["TYPE_NAMES", "dictionary", "keeping"]
 
@@ -28,7 +31,8 @@ TYPE_NAMES: dict[pa.DataType, str] = {
 _HEAD = """\
 # Data dictionary
 
-Generated from the contracts in `hfthot_platform/contracts` by `make dictionary`; do not edit.
+Generated from the contracts in `hfthot_platform/contracts` and the SQL models in `dbt_like_sql` by `make dictionary`;
+do not edit.
 
 Every table is a versioned Delta table at `<lake>/<namespace>/<table>`. Python reads it with
 `lake.table("namespace.table").scan()`, SQL by its name. Times are UTC. A row that breaks a rule is kept out and
@@ -36,17 +40,17 @@ put into the table's quarantine with the reason. A column that may be empty says
 """
 
 
-def dictionary() -> str:
-    """Return the page."""
-    data = [each for each in CONTRACTS.values() if each.namespace != "quarantine"]
-    quarantine = [each for each in CONTRACTS.values() if each.namespace == "quarantine"]
+def dictionary(contracts: Mapping[str, TableContract] = CONTRACTS, views: Mapping[str, View | SqlView] = VIEWS) -> str:
+    """Return the page of some tables and views, those of the platform itself by default."""
+    data = [each for each in contracts.values() if each.namespace != "quarantine"]
+    quarantine = [each for each in contracts.values() if each.namespace == "quarantine"]
     rows = [(_link(each.name), _cell(each.description)) for each in data]
-    rows += [(_link(each.name), _cell(each.description)) for each in VIEWS.values()]
+    rows += [(_link(each.name), _cell(each.description)) for each in views.values()]
     if quarantine:
         rows.append((_link("quarantine.*", "quarantine"), "Rows kept out, each with the reason."))
     sections = [_HEAD, _table(("table", "what it holds"), rows)]
     sections += [_contract(each) for each in data]
-    sections += [_view(each) for each in VIEWS.values()]
+    sections += [_view(each) for each in views.values()]
     if quarantine:
         sections.append(_quarantine(quarantine))
     return "\n".join(sections)
@@ -85,9 +89,9 @@ def _contract(contract: TableContract) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _view(view: View) -> str:
-    source = f"{view.description} An SQL view of {_link(view.of.name)}.\n"
-    return "\n".join([f"## {view.name}\n", source, _columns(view.declared())])
+def _view(view: View | SqlView) -> str:
+    kind = f"An SQL view of {_link(view.of.name)}." if isinstance(view, View) else "An SQL view."
+    return "\n".join([f"## {view.name}\n", f"{view.description} {kind}\n", _columns(view.declared())])
 
 
 def _quarantine(contracts: Sequence[TableContract]) -> str:
@@ -132,7 +136,3 @@ def _cell(text: str) -> str:
         for sign in "\\*<":
             text = text.replace(sign, f"\\{sign}")
     return text.replace("|", "\\|")
-
-
-if __name__ == "__main__":
-    sys.stdout.write(dictionary())

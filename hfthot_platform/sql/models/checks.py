@@ -213,16 +213,18 @@ def _of_model(test: ModelTestHeader, line: int, columns: Mapping[str, Column], *
 
 def _with_names(tests: list[ModelTest]) -> list[ModelTest]:
     """Number the tests of one name; drop repeated ones."""
-    out: list[ModelTest] = []
+    out: dict[str, ModelTest] = {}
+    seen: set[tuple[str, str, str, str]] = set()
     for test in tests:
-        if any(replace(each, name=test.name, line=test.line) == test for each in out):
+        same = test.name, test.says, test.to, test.field
+        if same in seen:
             continue
-        taken = {each.name for each in out}
+        seen.add(same)
         name, number = test.name, 2
-        while name in taken:
+        while name in out:
             name, number = f"{test.name}_{number}", number + 1
-        out.append(replace(test, name=name))
-    return out
+        out[name] = test if name == test.name else replace(test, name=name)
+    return list(out.values())
 
 
 def rules_of(header: Header, columns: Mapping[str, Column]) -> tuple[Rule, ...]:

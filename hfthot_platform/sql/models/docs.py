@@ -6,6 +6,7 @@ for a repository's web view (the graph is Mermaid).  The same models give the sa
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -96,7 +97,7 @@ def _html_page(model: SqlModel, models: Models, pages: set[str]) -> str:
         '<nav><a href="index.html">All models</a></nav>',
         f"<h1>{escape(model.name)}</h1>",
         f'<p class="facts">{escape(_facts(model))}</p>',
-        f"<p>{escape(model.description)}</p>",
+        f"<p>{_prose(model.description)}</p>",
         f'<h2>Lineage</h2><div class="graph">{_svg(model.name, models, pages)}</div>',
         "<h2>Columns</h2>",
         _html_table(
@@ -106,7 +107,7 @@ def _html_page(model: SqlModel, models: Models, pages: set[str]) -> str:
                     f'<code id="{escape(name)}">{escape(name)}</code>',
                     escape(kind),
                     escape(unit),
-                    escape(meaning),
+                    _prose(meaning),
                     ", ".join(_html_column(table, column, pages) for table, column in model.lineage.get(name, ())),
                 )
                 for name, kind, unit, meaning in _column_facts(model)
@@ -125,7 +126,7 @@ def _html_index(models: Sequence[SqlModel]) -> str:
         (
             f'<a href="{escape(each.name)}.html">{escape(each.name)}</a>',
             each.materialized,
-            escape(each.description),
+            _prose(each.description),
             escape(each.header.owner),
             escape(", ".join(each.header.tags)),
         )
@@ -148,6 +149,11 @@ def _html_table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     head = "".join(f"<th>{title}</th>" for title in titles)
     body = "\n".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
     return f"<table><tr>{head}</tr>\n{body}</table>"
+
+
+def _prose(text: str) -> str:
+    """Return text as HTML, with what stands in backticks as code."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def _html_column(table: str, column: str, pages: set[str]) -> str:
@@ -240,7 +246,7 @@ def _cell(text: str) -> str:
 
 def _facts(model: SqlModel) -> str:
     header = model.header
-    parts = [f"{header.materialized.capitalize()} of {header.owner}", model.file]
+    parts = [f"{header.materialized.capitalize()} of {header.owner.removeprefix('team:')}", model.file]
     if model.contract is not None:
         parts.append(f"key {', '.join(model.contract.primary_key)}")
         parts.append(keeping(model.contract).replace("`", ""))

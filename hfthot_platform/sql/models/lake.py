@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -27,8 +28,19 @@ def models_folder(settings: Settings) -> Path:
 
 
 def models_of(settings: Settings) -> Models:
-    """Read the models that the settings name; mistakes are in the result, not raised."""
-    return read_models(models_folder(settings))
+    """Read the models that the settings name; mistakes are in the result, not raised.
+
+    Files that are as they were when this process last read them are not read again.
+    """
+    folder = models_folder(settings)
+    stats = ((path, path.stat()) for path in sorted(folder.rglob("*.sql")))
+    return _read(folder, tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats))
+
+
+@lru_cache(maxsize=4)
+def _read(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> Models:
+    del files  # they tell this state of the folder from others
+    return read_models(folder)
 
 
 def open_lake(

@@ -376,15 +376,24 @@ class _Binder:
     def _test_mistakes(
         self, source: Source, tests: list[ModelTest], columns: Mapping[str, Column]
     ) -> Iterator[Mistake]:
-        """Bind the SQL of tests."""
+        """Bind the SQL of tests: all at once, and one by one only where something is wrong."""
         listed = ", ".join(f'NULL::{_SQL_NAMES[each.dtype]} AS "{each.name}"' for each in columns.values())
-        for test in tests:
-            if test.kind == "expression":
-                try:
-                    self._connection.execute(f"DESCRIBE SELECT {test.broken} FROM (SELECT {listed})")  # noqa: S608
-                except duckdb.Error as error:
-                    mistake = _bind_mistake(source, error, columns, test.line)
-                    yield replace(mistake, line=test.line, what=f"the test's expression: {mistake.what}")
+        expressions = [test for test in tests if test.kind == "expression"]
+
+        def bind(some: Iterable[ModelTest]) -> duckdb.Error | None:
+            conditions = ", ".join(test.broken for test in some)
+            try:
+                self._connection.execute(f"DESCRIBE SELECT {conditions} FROM (SELECT {listed})")  # noqa: S608
+            except duckdb.Error as error:
+                return error
+            return None
+
+        if not expressions or bind(expressions) is None:
+            return
+        for test in expressions:
+            if (error := bind([test])) is not None:
+                mistake = _bind_mistake(source, error, columns, test.line)
+                yield replace(mistake, line=test.line, what=f"the test's expression: {mistake.what}")
 
     def relationship_mistakes(self, source: Source, tests: Iterable[ModelTest]) -> Iterator[Mistake]:
         """Find relationships with tables and columns that are not there."""

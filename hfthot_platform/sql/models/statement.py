@@ -34,6 +34,8 @@ VOLATILE: Final = frozenset(
 #: Of these, the ones that SQL writes without parentheses.
 _KEYWORDS: Final = frozenset({"current_date", "current_time", "current_timestamp", "localtime", "localtimestamp"})
 _WRITES: Final = (exp.Insert, exp.Update, exp.Delete, exp.Merge, exp.Create, exp.Drop, exp.Alter, exp.Copy, exp.Command)
+#: What is looked for in the syntax tree.
+_NOTABLE: Final = (*_WRITES, exp.Star, exp.Columns, exp.TableSample)
 _DUCKDB: Final = DuckDB()
 
 
@@ -136,7 +138,8 @@ def parse(source: Source) -> tuple[Statement | None, list[Mistake]]:
         what = f"{len(statements)} statements instead of one"
         return None, [source.mistake(what, "Put each model into a file of its own.", line=second)]
     tree = statements[0]
-    writing = tree if not isinstance(tree, exp.Query) else tree.find(*_WRITES)
+    notable = [node for node in tree.walk() if isinstance(node, _NOTABLE)]
+    writing = tree if not isinstance(tree, exp.Query) else next((n for n in notable if isinstance(n, _WRITES)), None)
     if not isinstance(tree, exp.Query) or writing is not None:
         word = (
             next((token.text.upper() for token in tokens), "?") if writing is tree else type(writing).__name__.upper()
@@ -147,7 +150,7 @@ def parse(source: Source) -> tuple[Statement | None, list[Mistake]]:
     scope = build_scope(tree)
     parameters = tuple(_parameters(tokens, lines))
     statement = Statement(sql, tree, tuple(_tables(scope, lines)), parameters, line, scope)
-    return statement, [*_forbidden(source, statement, tokens, lines)]
+    return statement, [*_forbidden(source, tokens, notable, lines)]
 
 
 class _Lines:
@@ -209,10 +212,12 @@ def _parameters(tokens: Sequence[Token], lines: _Lines) -> Iterator[Parameter]:
             yield Parameter(after.text, lines.at(token.start), token.start, after.end + 1)
 
 
-def _forbidden(source: Source, statement: Statement, tokens: Sequence[Token], lines: _Lines) -> Iterator[Mistake]:
+def _forbidden(
+    source: Source, tokens: Sequence[Token], notable: Sequence[exp.Expr], lines: _Lines
+) -> Iterator[Mistake]:
     if source.layer == "marts":
-        for star in statement.tree.find_all(exp.Star, exp.Columns):
-            if not isinstance(star.parent, exp.Count):
+        for star in notable:
+            if isinstance(star, exp.Star | exp.Columns) and not isinstance(star.parent, exp.Count):
                 hint = "List the columns: a mart must not change because a table below it did."
                 yield source.mistake("SELECT * in a mart", hint, line=lines.of(star))
     if source.header.materialized == "incremental":
@@ -224,9 +229,10 @@ def _forbidden(source: Source, statement: Statement, tokens: Sequence[Token], li
             if word in VOLATILE and not quoted and (called or word in _KEYWORDS):
                 what = f"{word}{'()' if called else ''} is not deterministic, and the model is incremental"
                 yield source.mistake(what, hint, line=lines.at(token.start))
-        for sample in statement.tree.find_all(exp.TableSample):
-            what = "a sample is not deterministic, and the model is incremental"
-            yield source.mistake(what, hint, line=lines.of(sample.parent or sample))
+        for sample in notable:
+            if isinstance(sample, exp.TableSample):
+                what = "a sample is not deterministic, and the model is incremental"
+                yield source.mistake(what, hint, line=lines.of(sample.parent or sample))
 
 
 class _Lineage:
@@ -235,6 +241,7 @@ class _Lineage:
     def __init__(self, columns_of: Callable[[str], Sequence[str]]) -> None:
         self._columns_of = columns_of
         self._known: dict[int, list[tuple[str, Origin]]] = {}
+        self._found: dict[int, dict[str, list[tuple[str, Origin]]]] = {}
 
     def outputs(self, scope: Scope) -> list[tuple[str, Origin]]:
         """Return name and origin of each column that a query gives."""
@@ -310,6 +317,8 @@ class _Lineage:
 
     def _sources(self, scope: Scope) -> dict[str, list[tuple[str, Origin]]]:
         """Return the columns of each source by its alias; "*" stands for any column of a source like UNNEST."""
+        if id(scope) in self._found:
+            return self._found[id(scope)]
         out: dict[str, list[tuple[str, Origin]]] = {}
         for alias, (node, source) in scope.selected_sources.items():
             if isinstance(source, exp.Table):
@@ -332,6 +341,8 @@ class _Lineage:
                 whole = frozenset(pair for _, origin in given for pair in origin.columns)
                 given = [*given, ("*", Origin(whole))]
             out[alias] = given
+        if all(self._known.get(id(source), True) for _, source in scope.selected_sources.values()):
+            self._found[id(scope)] = out  # but not while a recursive CTE is still looked at
         return out
 
     def _beside(self, scope: Scope, lateral: Scope, column: exp.Column) -> Origin:
