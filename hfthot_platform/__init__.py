@@ -1,6 +1,7 @@
 """hfthot_platform: a Dagster-orchestrated lakehouse for a quant research lab.
 
-The public entry points are `Lakehouse` (versioned, audited tables) and the `hfthot` command line.
+The public entry points are `LakehouseClient` (accounts, market data, time travel, SQL: all that an application
+needs), `Lakehouse` (the versioned, audited tables beneath) and the `hfthot` command line.
 Importing this package is cheap: nothing heavy is loaded before it is used.
 """
 
@@ -9,9 +10,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from hfthot_platform.client import LakehouseClient
     from hfthot_platform.lakehouse import Lakehouse
 
-__all__ = ["Lakehouse", "__version__"]
+__all__ = ["Lakehouse", "LakehouseClient", "__version__"]
 __version__ = "0.1.0"
 
 
@@ -21,5 +23,9 @@ def __getattr__(name: str) -> object:
         from hfthot_platform.lakehouse import Lakehouse
 
         return Lakehouse
+    if name == "LakehouseClient":
+        from hfthot_platform.client import LakehouseClient
+
+        return LakehouseClient
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

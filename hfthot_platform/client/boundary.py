@@ -1,0 +1,57 @@
+"""What leaves the client: errors without the secrets that were on their way.
+
+A traceback holds the local variables of every frame that it passed, and tools that show them (rich, pytest, error
+collectors) would show passwords, tokens and addresses.  At the client's boundary those of our own frames are cleared;
+files, lines and messages stay.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["sealed"]
+
+_C = TypeVar("_C", bound=type)
+
+
+def sealed(client: _C) -> _C:
+    """Clear the frames of every error that leaves a public method of a class."""
+    for name, member in list(vars(client).items()):
+        if name.startswith("_") and name != "__init__":
+            continue
+        if inspect.isfunction(member):
+            setattr(client, name, _sealed(member))
+        elif isinstance(member, classmethod):
+            setattr(client, name, classmethod(_sealed(member.__func__)))
+    return client
+
+
+def _sealed(method: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def call(*arguments: Any, **named: Any) -> Any:
+        try:
+            return method(*arguments, **named)
+        except BaseException as error:
+            _clear(error)
+            raise
+        finally:
+            # This frame is in the traceback too, and is still running.
+            del arguments, named
+
+    return call
+
+
+def _clear(error: BaseException) -> None:
+    waiting: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while waiting:
+        each = waiting.pop()
+        if each is None or id(each) in seen:
+            continue
+        seen.add(id(each))
+        traceback.clear_frames(each.__traceback__)
+        waiting += [each.__cause__, each.__context__]

@@ -1,0 +1,943 @@
+"""`LakehouseClient`: accounts, market data, time travel and SQL over one data folder."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from urllib.parse import urlparse
+
+import polars as pl
+
+from hfthot_platform.accounts.records import Request, Secret
+from hfthot_platform.accounts.tiers import ROLES, TIERS, tier
+from hfthot_platform.client import arguments
+from hfthot_platform.client.boundary import sealed
+from hfthot_platform.client.market import Market, between
+from hfthot_platform.client.personal import decrypted
+from hfthot_platform.client.versions import SymbolVersion, Version, versions_of_symbol
+from hfthot_platform.errors import (
+    BadRequestError,
+    PermissionDeniedError,
+    TierForbiddenError,
+)
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.lakehouse.lake import utc_now
+
+if TYPE_CHECKING:
+    from hfthot_platform.accounts.records import ApiKey, ApiKeys, QueryStats, Session, Usage, User
+    from hfthot_platform.accounts.service import Accounts
+    from hfthot_platform.accounts.tiers import Role, TierName
+    from hfthot_platform.lakehouse import Table
+    from hfthot_platform.privacy.export import ExportFormat
+    from hfthot_platform.settings import Settings
+    from hfthot_platform.sql.gateway import Policy, QueryLimits, QueryResult
+
+__all__ = ["LakehouseClient"]
+
+_ACCOUNTS: Final = "accounts"
+_SYMBOL: Final = "market/"
+_CHANGEABLE: Final = ("username", "email", "first_name", "last_name", "preferences")
+
+
+@dataclass(frozen=True)
+class _Caller:
+    """Who calls: an account by its API key, or trusted code of the platform (no user id)."""
+
+    user_id: str | None
+    role: Role
+    tier: TierName
+
+    @property
+    def trusted(self) -> bool:
+        """Whether everything is open to it."""
+        return self.user_id is None or self.role == "admin"
+
+
+_SYSTEM: Final = _Caller(None, "admin", "enterprise")
+
+
+@sealed
+class LakehouseClient:
+    """Accounts, market data, time travel, SQL and the rights of the person over one data folder.
+
+    The data folder holds everything: `lake`, and beside it `accounts` (the operational store), `keys`, `exports`,
+    `certificates`, `scratch`.  The lake's own folder may be named as well; then the folder around it is meant.  All
+    other settings come from the environment and hfthot.toml as everywhere.
+
+    With an API key the caller is that key's account: it sees and changes itself, reads market data as far back as its
+    tier goes, and an account with the role admin may do everything.  The key is verified at each call, so that
+    whatever changes for the account holds at once.  Without a key the caller is trusted code of the platform.
+
+    Every call is audited; those of trusted code on market data are not, since they concern nobody.  Safe to use from
+    several threads; close it, or use it in a `with` block.
+
+    Example:
+        >>> with LakehouseClient(folder) as trusted:
+        ...     trusted.market("ALPHA-USDT").ohlcv("1h").tail(2).collect().height
+        2
+
+    Raises:
+        InvalidTokenError, RevokedTokenError, InactiveAccountError: the API key is not (or no longer) good.
+        BadRequestError: the folder is on an object store: use `from_settings`.
+    """
+
+    def __init__(self, base_path: str | Path, api_key: str | Secret | None = None) -> None:
+        self._start(_settings_of(base_path), api_key, utc_now)
+
+    @classmethod
+    def from_settings(
+        cls, settings: Settings, api_key: str | Secret | None = None, *, clock: Callable[[], datetime] = utc_now
+    ) -> LakehouseClient:
+        """Return a client of the installation that the settings describe, wherever its lake and its store are.
+
+        Example:
+            >>> from hfthot_platform.settings import load_settings
+            >>> LakehouseClient.from_settings(load_settings(lake_root=f"{folder}/lake"))
+            LakehouseClient(...)
+        """
+        client = cls.__new__(cls)
+        client._start(settings, api_key, clock)  # noqa: SLF001 - made here
+        return client
+
+    def _start(self, settings: Settings, api_key: str | Secret | None, clock: Callable[[], datetime]) -> None:
+        self._shared = _Shared(settings, clock)
+        self._key = None if api_key is None else Secret(_clear(api_key, "api_key"))
+        self._network: tuple[str | None, str | None] = (None, None)
+        if self._key is not None:
+            try:
+                self._caller()
+            except BaseException:
+                self._shared.close()
+                raise
+
+    def for_request(self, ip: str | None = None, user_agent: str | None = None) -> LakehouseClient:
+        """Return the same client on behalf of somebody's request: the audit log then says where it came from.
+
+        Both are personal data and stored encrypted.  It shares everything with this client, and is not closed itself.
+
+        Example:
+            >>> here = client.for_request(ip="192.0.2.7", user_agent="curl/8")
+            >>> here.login(username, password).user_id == user.user_id
+            True
+        """
+        other = copy.copy(self)
+        other._network = (  # noqa: SLF001 - made here
+            arguments.optional_text(ip, "ip", least=0, most=1000),
+            arguments.optional_text(user_agent, "user_agent", least=0, most=10_000),
+        )
+        return other
+
+    # -- accounts -----------------------------------------------------------------------------------------
+
+    def register(
+        self,
+        username: str,
+        email: str,
+        password: str,
+        first_name: str | None = None,
+        last_name: str | None = None,
+        tier: TierName = "free",
+    ) -> User:
+        """Make an account and return it.
+
+        Trusted code registers whom it likes; of accounts only administrators do.
+
+        Example:
+            >>> new = client.register("ada", "ada@example.org", "correct horse battery", first_name="Ada")
+            >>> new.username, new.tier, new.role
+            ('ada', 'free', 'registered')
+
+        Raises:
+            DuplicateAccountError: the username or the address is taken; `field` says which.
+            BadRequestError: an argument is not what it should be.
+        """
+        arguments.text(username, "username", most=1000)
+        arguments.text(email, "email", most=2000)
+        arguments.text(password, "password", most=10_000)
+        arguments.optional_text(first_name, "first_name", least=0, most=1000)
+        arguments.optional_text(last_name, "last_name", least=0, most=1000)
+        level = arguments.choice(tier, TIERS, "tier")
+        caller = self._caller()
+        self._require_trusted(caller, "user.register")
+        return self._accounts.register(
+            username, email, password, first_name, last_name, level, request=self._request(caller)
+        )
+
+    def login(self, username: str, password: str) -> Session:
+        """Sign in with a username or an e-mail address; the session's `token` is given out here alone.
+
+        Takes the same time whether or not the account exists.
+
+        Example:
+            >>> session = client.login(username, password)
+            >>> session.token
+            Secret('**********')
+            >>> client.verify_token(session.token.get_secret_value()).user_id == user.user_id
+            True
+
+        Raises:
+            InvalidCredentialsError: name or password is wrong; which one is not said.
+            TooManyAttemptsError: there were too many failures; `retry_after` says for how long.
+            InactiveAccountError: the account waits for approval, was rejected, closed or deleted.
+        """
+        arguments.text(username, "username", most=2000)
+        arguments.text(password, "password", most=10_000)
+        return self._accounts.login(username, password, request=self._request(self._caller()))
+
+    def logout(self, token: str | Secret) -> None:
+        """End the session of a token, and no other.
+
+        Example:
+            >>> session = client.login(username, password)
+            >>> client.logout(session.token)
+
+        Raises:
+            InvalidTokenError, RevokedTokenError: there is no such session, or it was ended before.
+        """
+        self._accounts.logout(_clear(token, "token"), request=self._request(self._caller()))
+
+    def verify_token(self, token: str | Secret) -> Session:
+        """Return the session of a token: one indexed read.
+
+        Example:
+            >>> session = client.login(username, password)
+            >>> client.verify_token(session.token).session_id == session.session_id
+            True
+
+        Raises:
+            InvalidTokenError: it was never issued, or was altered.
+            ExpiredTokenError, RevokedTokenError: the session is over.
+            InactiveAccountError: the account is closed or deleted.
+        """
+        return self._accounts.verify_token(_clear(token, "token"), request=self._request(self._caller()))
+
+    def change_password(
+        self, user_id: str, old_password: str, new_password: str, *, token: str | Secret | None = None
+    ) -> None:
+        """Change a password and end every session but the one of `token`.
+
+        Example:
+            >>> client.change_password(user.user_id, password, "another good password")
+            >>> client.login(username, "another good password").user_id == user.user_id
+            True
+
+        Raises:
+            InvalidCredentialsError, TooManyAttemptsError: the old password is wrong, or was wrong too often.
+            BadRequestError: the new password is too short, or the old one.
+        """
+        arguments.identifier(user_id)
+        arguments.text(old_password, "old_password", most=10_000)
+        arguments.text(new_password, "new_password", most=10_000)
+        kept = None if token is None else _clear(token, "token")
+        request = self._request(self._caller())
+        self._accounts.change_password(user_id, old_password, new_password, token=kept, request=request)
+
+    def approve_user(self, user_id: str) -> User:
+        """Let an account sign in that waits for it, was rejected or was closed; for administrators.
+
+        Example:
+            >>> client.approve_user(user.user_id).active
+            True
+        """
+        return self._accounts.approve_user(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def reject_user(self, user_id: str) -> User:
+        """Turn a waiting registration down; for administrators.
+
+        Example:
+            >>> client.reject_user(waiting.user_id).role
+            'guest'
+
+        Raises:
+            BadRequestError: the account does not wait for approval.
+        """
+        return self._accounts.reject_user(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def deactivate_user(self, user_id: str) -> User:
+        """Close an account until `approve_user`: its sessions end, its keys are refused; for administrators.
+
+        Example:
+            >>> client.deactivate_user(user.user_id).active
+            False
+        """
+        return self._accounts.deactivate(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def get_user(self, user_id: str) -> User:
+        """Return an account, decrypted, also a softly deleted one.
+
+        Example:
+            >>> client.get_user(user.user_id).email == email
+            True
+
+        Raises:
+            UnknownUserError, ErasedSubjectError: there is none, or none any more.
+            PermissionDeniedError: it is another one's.
+        """
+        return self._accounts.get_user(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def list_users(
+        self,
+        *,
+        role: Role | None = None,
+        tier: TierName | None = None,
+        active: bool | None = None,
+        deleted: bool | None = False,
+        limit: int = 100,
+        after: str | None = None,
+    ) -> list[User]:
+        """Return accounts, decrypted, in the order of their ids; for administrators.
+
+        Args:
+            role: only accounts with this role.
+            tier: only accounts of this tier.
+            active: only those that may, or may not, sign in.
+            deleted: False leaves the softly deleted out, True returns them alone, None both.
+            limit: at most this many, up to 1000.
+            after: the last user id of the page before.
+
+        Example:
+            >>> user.user_id in {each.user_id for each in client.list_users(role="registered", limit=1000)}
+            True
+        """
+        return self._accounts.list_users(
+            role=None if role is None else arguments.choice(role, ROLES, "role"),
+            tier=None if tier is None else arguments.choice(tier, TIERS, "tier"),
+            active=None if active is None else arguments.flag(active, "active"),
+            deleted=None if deleted is None else arguments.flag(deleted, "deleted"),
+            limit=arguments.count(limit, "limit", least=1, most=1000),
+            after=None if after is None else arguments.identifier(after, "after"),
+            request=self._request(self._caller()),
+        )
+
+    def update_user(self, user_id: str, **changes: Any) -> User:
+        """Change username, e-mail, names or preferences of an account (the right to rectification).
+
+        Args:
+            user_id: whose.
+            changes: any of `username`, `email`, `first_name`, `last_name` (None removes a name) and `preferences` (a
+                mapping that JSON can hold, None for none).
+
+        Example:
+            >>> client.update_user(user.user_id, last_name="Lovelace").last_name
+            'Lovelace'
+
+        Raises:
+            DuplicateAccountError: the username or the address is taken.
+            BadRequestError: there is no such field, or a value is not what it should be.
+        """
+        arguments.identifier(user_id)
+        for name, value in changes.items():
+            if name not in _CHANGEABLE:
+                raise BadRequestError(
+                    "an account has no such field to change", where="update_user", hint=f"{', '.join(_CHANGEABLE)}."
+                )
+            if name != "preferences":
+                arguments.optional_text(value, name, least=0, most=2000)
+        return self._accounts.update_user(user_id, **changes, request=self._request(self._caller()))
+
+    def set_role(self, user_id: str, role: Role) -> User:
+        """Give an account another role; for administrators, and for trusted code to make the first one.
+
+        Example:
+            >>> client.set_role(user.user_id, "trader").role
+            'trader'
+        """
+        arguments.identifier(user_id)
+        wanted = arguments.choice(role, ROLES, "role")
+        return self._accounts.set_role(user_id, wanted, request=self._request(self._caller()))
+
+    def upgrade_tier(self, user_id: str, tier: TierName) -> User:
+        """Move an account to another tier, up or down; for administrators.  Its API keys grant the new one at once.
+
+        Example:
+            >>> client.upgrade_tier(user.user_id, "professional").tier
+            'professional'
+        """
+        arguments.identifier(user_id)
+        wanted = arguments.choice(tier, TIERS, "tier")
+        return self._accounts.upgrade_tier(user_id, wanted, request=self._request(self._caller()))
+
+    # -- keys and quotas --------------------------------------------------------------------------------------
+
+    def get_api_keys(self, user_id: str) -> ApiKeys:
+        """Return an account's keys: its providers' in clear with their quotas, of its own the display prefix.
+
+        Example:
+            >>> _ = client.save_api_keys(user.user_id, {"finnhub": "a key of theirs"}, data_sharing_consent=True)
+            >>> keys = client.get_api_keys(user.user_id)
+            >>> keys["provider_keys"]["finnhub"]["api_key"], keys["data_sharing_consent"], keys["hfthot_api_key"]
+            ('a key of theirs', True, None)
+        """
+        return self._accounts.get_api_keys(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def save_api_keys(
+        self,
+        user_id: str,
+        provider_keys: Mapping[str, str | Mapping[str, Any] | None],
+        data_sharing_consent: bool | None = None,  # noqa: FBT001 - the product's signature
+    ) -> ApiKeys:
+        """Store keys of data providers, encrypted, and the consent to share data; return what `get_api_keys` does.
+
+        Args:
+            user_id: whose keys.
+            provider_keys: by provider the key, or `{"api_key": ..., "queries_limit": ...}` for a plan of its own, or
+                None to remove it.  Providers that are not named keep their keys.
+            data_sharing_consent: None leaves it as it is.
+
+        Example:
+            >>> keys = client.save_api_keys(user.user_id, {"kraken": {"api_key": "secret", "queries_limit": 10}})
+            >>> keys["provider_keys"]["kraken"]["queries_remaining"]
+            10
+
+        Raises:
+            BadRequestError: a provider is unknown and brings no limit, or a key is empty or too long.
+        """
+        arguments.identifier(user_id)
+        given = arguments.provider_secrets(provider_keys)
+        consent = None if data_sharing_consent is None else arguments.flag(data_sharing_consent, "data_sharing_consent")
+        return self._accounts.save_api_keys(user_id, given, consent, request=self._request(self._caller()))
+
+    def generate_hfthot_api_key(self, user_id: str) -> ApiKey:
+        """Make a further API key of the account; its `key` is given out here alone.
+
+        Example:
+            >>> made = client.generate_hfthot_api_key(user.user_id)
+            >>> made.key.get_secret_value()[:9], made.prefix[:9]
+            ('hft_free_', 'hft_free_')
+            >>> with LakehouseClient(folder, api_key=made.key) as theirs:
+            ...     theirs.get_user(user.user_id).username == username
+            True
+        """
+        user_id = arguments.identifier(user_id)
+        return self._accounts.generate_hfthot_api_key(user_id, request=self._request(self._caller()))
+
+    def rotate_api_key(self, user_id: str, key_id: str | None = None) -> ApiKey:
+        """Replace a valid key (the newest unless named): the old one is refused from this moment on.
+
+        Example:
+            >>> old = client.generate_hfthot_api_key(user.user_id)
+            >>> client.rotate_api_key(user.user_id, old.key_id).key == old.key
+            False
+        """
+        arguments.identifier(user_id)
+        which = None if key_id is None else arguments.identifier(key_id, "key_id")
+        return self._accounts.rotate_api_key(user_id, which, request=self._request(self._caller()))
+
+    def revoke_api_key(self, user_id: str, key_id: str) -> None:
+        """Refuse a key from this moment on.
+
+        Example:
+            >>> made = client.generate_hfthot_api_key(user.user_id)
+            >>> client.revoke_api_key(user.user_id, made.key_id)
+            >>> client.list_api_keys(user.user_id)[0].revoked_at is None
+            False
+        """
+        arguments.identifier(user_id)
+        which = arguments.identifier(key_id, "key_id")
+        self._accounts.revoke_api_key(user_id, which, request=self._request(self._caller()))
+
+    def list_api_keys(self, user_id: str) -> list[ApiKey]:
+        """Return all keys that were issued to an account, the newest first; never the keys themselves.
+
+        Example:
+            >>> client.list_api_keys(user.user_id)
+            []
+        """
+        return self._accounts.list_api_keys(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def verify_api_key(self, key: str | Secret) -> ApiKey:
+        """Return whose key it is, with the account's role and tier now: one indexed read.
+
+        Example:
+            >>> made = client.generate_hfthot_api_key(user.user_id)
+            >>> client.verify_api_key(made.key).tier
+            'free'
+
+        Raises:
+            InvalidTokenError: it was never issued, or was altered.
+            RevokedTokenError: it was revoked or replaced.
+            InactiveAccountError: the account is closed or deleted.
+        """
+        return self._accounts.verify_api_key(_clear(key, "key"), request=self._request(self._caller()))
+
+    def update_query_count(self, user_id: str, provider: str, increment: int = 1) -> QueryStats:
+        """Count queries to a data provider, durably, and return what is left.
+
+        Example:
+            >>> client.update_query_count(user.user_id, "finnhub", 3).queries_done
+            3
+
+        Raises:
+            QuotaExceededError: fewer are left in the window; nothing was counted.  `resets_at` says when it ends.
+            BadRequestError: the provider is not known.
+        """
+        arguments.identifier(user_id)
+        known = arguments.name_of_provider(provider)
+        uses = arguments.count(increment, "increment", least=1, most=1_000_000_000)
+        return self._accounts.update_query_count(user_id, known, uses, request=self._request(self._caller()))
+
+    def get_query_stats(self, user_id: str, provider: str) -> QueryStats:
+        """Return the state of a data provider's quota.
+
+        Example:
+            >>> client.get_query_stats(user.user_id, "finnhub").queries_done
+            0
+        """
+        arguments.identifier(user_id)
+        known = arguments.name_of_provider(provider)
+        return self._accounts.get_query_stats(user_id, known, request=self._request(self._caller()))
+
+    def usage(self, user_id: str) -> Usage:
+        """Return what an account used today and what its tier allows.
+
+        Example:
+            >>> used = client.usage(user.user_id)
+            >>> used.tier, used.requests_today, used.requests.count, used.websocket_streams
+            ('free', 0, 60, 1)
+        """
+        return self._accounts.usage(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    # -- tables and their versions ----------------------------------------------------------------------------
+
+    def list_versions(self, table: str) -> list[Version] | list[SymbolVersion]:
+        """Return the versions of a table that can be read, oldest first: `version`, `ts` and `operation`.
+
+        `market/BTC-USDT` returns the versions in which rows of that symbol came, went or changed, of every market
+        table; each entry's `table` says which one its version belongs to.  They are told from the log's file
+        statistics; only where these leave it open, the symbol's own rows are compared.
+
+        Example:
+            >>> client.list_versions("market.bars")[-1]["operation"]
+            'APPEND'
+            >>> {each["table"] for each in client.list_versions("market/ALPHA-USDT")} >= {"market.bars"}
+            True
+
+        Raises:
+            UnknownTableError: there is no such table; the message suggests the nearest.
+            PermissionDeniedError, TierForbiddenError: it is not the caller's to read.
+        """
+        name = arguments.text(table, "table", most=200)
+        caller = self._caller()
+        if name.startswith(_SYMBOL):
+            symbol = arguments.name_of_symbol(name.removeprefix(_SYMBOL), "table")
+            self._require_readable(caller, "market.bars", "table.versions")
+            self._audit(caller, "table.versions", name)
+            return versions_of_symbol(self._lake, symbol)
+        found = self._require_readable(caller, name, "table.versions")
+        if found.contract.namespace == _ACCOUNTS:
+            self.flush()
+        self._audit(caller, "table.versions", name)
+        return [
+            Version(version=each.version, ts=each.timestamp, operation=each.operation)
+            for each in found.readable_versions()
+        ]
+
+    def read_version(self, table: str, version: int) -> pl.LazyFrame:
+        """Return a table as it was in a version.
+
+        Rows of the user tables are read and decrypted before the call returns: all for administrators and trusted
+        code, one's own for everybody else; fields of an erased subject are null, in old versions too.  Of all other
+        tables nothing is read before `collect`.
+
+        Example:
+            >>> client.read_version("market.bars", 1).select("symbol", "close").head(2).collect().height
+            2
+            >>> people = client.read_version("users", client.list_versions("users")[-1]["version"]).collect()
+            >>> username in people["username"]
+            True
+
+        Raises:
+            VersionUnavailableError: it cannot be read (any more); the message names the readable range.
+            UnknownTableError: there is no such table.
+            PermissionDeniedError, TierForbiddenError: it is not the caller's to read.
+            DecryptionError: somebody altered the stored rows.
+        """
+        name = arguments.text(table, "table", most=200)
+        return self._read(name, arguments.count(version, "version"), None)
+
+    def read_at_timestamp(self, table: str, ts: datetime) -> pl.LazyFrame:
+        """Return a table as it was at a time; otherwise as `read_version`.
+
+        Example:
+            >>> from datetime import UTC, datetime
+            >>> "close" in client.read_at_timestamp("market.bars", datetime.now(UTC)).collect_schema().names()
+            True
+
+        Raises:
+            BadRequestError: the time has no zone.
+            VersionUnavailableError: it lies before the oldest readable version.
+        """
+        name = arguments.text(table, "table", most=200)
+        at = arguments.moment(ts, "ts")
+        if at is None:
+            raise BadRequestError("it is missing", where="argument 'ts'", hint="Give a datetime with a time zone.")
+        return self._read(name, None, at)
+
+    def market(self, symbol: str, venue: str | None = None) -> Market:
+        """Return what the lake has of a symbol: `.ohlcv(interval)`, `.trades()`, `.closes()`.
+
+        Nothing is read before `.collect()`.  `.tail(n)` reads from the newest partition backwards and stops when it
+        has enough.  With an API key rows older than the tier's history are left out.
+
+        Args:
+            symbol: canonical, such as `BTC-USDT`.
+            venue: where it is traded; needed if rows come from several.
+
+        Example:
+            >>> bars = client.market("ALPHA-USDT").ohlcv(interval="5m").tail(1000).collect()
+            >>> bars["ts"].is_sorted()
+            True
+
+        Raises:
+            BadRequestError: it cannot be a symbol, or a venue.
+        """
+
+        def opened(name: str) -> datetime | None:
+            caller = self._caller()
+            self._require_readable(caller, name, "table.read")
+            self._audit(caller, "table.read", name)
+            return self._earliest(caller)
+
+        return Market(self._lake, arguments.name_of_symbol(symbol), arguments.name_of_venue(venue), opened)
+
+    def sql(
+        self,
+        query: str,
+        params: Mapping[str, object] | Sequence[object] | None = None,
+        *,
+        format: Literal["arrow", "polars", "json", "csv", "parquet"] = "polars",  # noqa: A002 - the product's own word
+        limits: QueryLimits | None = None,
+        versions: Mapping[str, int] | None = None,
+        as_of: datetime | None = None,
+    ) -> QueryResult:
+        """Answer one SELECT over the tables that the caller may read, in a process of its own.
+
+        Each statement of an account counts against its tier's quota, durably.
+
+        Args:
+            query: DuckDB's dialect; `VERSION AS OF 5` and `TIMESTAMP AS OF '2026-01-15 14:00'` follow a table's name.
+            params: values of `$name` or `?`; never put values into the text.
+            format: of `data` in the result.
+            limits: narrower than the usual ones.
+            versions: versions to read, by table.
+            as_of: reads every other table as it was at this time.
+
+        Example:
+            >>> question = "SELECT count(*) AS bars FROM market.bars WHERE symbol = $symbol AND interval = '1h'"
+            >>> client.sql(question, {"symbol": "ALPHA-USDT"}).data["bars"][0]
+            48
+
+        Raises:
+            SqlError: see `SqlGateway.query`.
+            QuotaExceededError: the tier's statements are used up; `resets_at` says until when.
+            TierForbiddenError: the tier has no SQL.
+        """
+        from hfthot_platform.sql.gateway import SqlGateway
+
+        arguments.text(query, "query", most=100_000)
+        caller = self._caller()
+        policy = self._policy(caller)
+        if policy.queries is not None and policy.queries.count == 0:
+            what = f"SQL is not part of the tier {caller.tier!r}"
+            error = TierForbiddenError(what, where="sql", hint="A larger plan has it.")
+            raise self._refused(caller, "sql.query", None, error)
+        if caller.trusted:
+            self.flush()  # what it wrote a moment ago is in the user tables then
+        gateway = SqlGateway(self._lake, policy, quota=lambda: self._count_statement(caller))
+        with gateway:
+            result = gateway.query(query, params, format=format, limits=limits, versions=versions, as_of=as_of)
+        self._audit(caller, "sql.query", ", ".join(sorted(result.tables))[:400] or None)
+        return result
+
+    # -- the person's rights ------------------------------------------------------------------------------------
+
+    def export_user_data(self, user_id: str, format: ExportFormat = "json") -> Path:  # noqa: A002 - the product's word
+        """Write everything that is held about a person into one file and return its path.
+
+        The file is readable by the platform's user alone and is deleted after the setting `export_retention_days`.
+
+        Args:
+            user_id: whose data.
+            format: `json` (one document), `csv` or `parquet` (a zip archive with a file per table).
+
+        Example:
+            >>> client.export_user_data(user.user_id).name
+            'export.json'
+
+        Raises:
+            UnknownUserError, ErasedSubjectError: there is no such account, or none any more.
+            PermissionDeniedError: it is another one's.
+        """
+        from hfthot_platform.privacy.export import FORMATS, export_user_data
+
+        arguments.identifier(user_id)
+        form = arguments.choice(format, FORMATS, "format")
+        return export_user_data(self._accounts, self._lake, user_id, form, request=self._request(self._caller()))
+
+    def delete_user_soft(self, user_id: str) -> User:
+        """Delete an account so that it can be restored for the setting `soft_delete_days`; then it is erased by itself.
+
+        Its sessions end, and sign-in and its keys are refused.
+
+        Example:
+            >>> client.delete_user_soft(user.user_id).erase_after > user.created_at
+            True
+        """
+        return self._accounts.delete_user_soft(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def restore_user(self, user_id: str) -> User:
+        """Take a soft deletion back; for administrators, since the person cannot sign in.
+
+        Example:
+            >>> _ = client.delete_user_soft(user.user_id)
+            >>> client.restore_user(user.user_id).deleted_at is None
+            True
+
+        Raises:
+            ErasedSubjectError: the time for it is over.
+        """
+        return self._accounts.restore_user(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def get_audit_log(
+        self,
+        user_id: str | None = None,
+        start_date: date | datetime | None = None,
+        end_date: date | datetime | None = None,
+        action_type: str | None = None,
+    ) -> pl.DataFrame:
+        """Return what happened to an account, oldest first, decrypted.
+
+        Args:
+            user_id: whose; None for all entries, which is for administrators.
+            start_date: first time, or first day in UTC, inclusive.
+            end_date: last time, exclusive, or last day in UTC, inclusive.
+            action_type: an action such as `session.login`, or all of a kind such as `session`.
+
+        Example:
+            >>> client.get_audit_log(user.user_id, action_type="user")["action"][0]
+            'user.register'
+
+        Raises:
+            UnknownUserError, ErasedSubjectError: there is no such account, or none any more.
+            PermissionDeniedError: it is another one's.
+        """
+        whose = None if user_id is None else arguments.identifier(user_id)
+        kind = None if action_type is None else arguments.text(action_type, "action_type", most=100)
+        first = _bound(start_date, "start_date", days=0)
+        end = _bound(end_date, "end_date", days=1)
+        caller = self._caller()
+        if whose is None or whose != caller.user_id:
+            self._require_trusted(caller, "audit.read")
+        conditions = [pl.lit(value=True)]
+        if whose is not None:
+            conditions.append(pl.col("subject_id") == self._accounts.subject_of(whose))
+        if kind is not None:
+            action = pl.col("action")
+            conditions.append((action == kind) | action.str.starts_with(f"{kind}."))
+        self.flush()
+        table = self._lake.table("audit_log")
+        rows = table.scan().filter(*conditions, between(table.contract, first, end)).sort("seq").collect()
+        self._accounts.record("audit.read", user_id=whose, request=self._request(caller))
+        return decrypted(self._accounts, table.contract, rows)
+
+    # -- life -------------------------------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Publish what was changed to the user tables of the lake.  Reads of them do so by themselves.
+
+        Example:
+            >>> client.flush()
+            >>> client.list_versions("users")[-1]["operation"]
+            'APPLY'
+        """
+        from hfthot_platform.accounts.publisher import flush
+
+        self._accounts.flush()
+        flush(self._accounts.store, self._lake)
+
+    def close(self) -> None:
+        """Write what is counted in memory, and close the operational store.
+
+        Example:
+            >>> client.close()
+        """
+        self._shared.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"LakehouseClient({self._lake.storage.root!r}, {'trusted' if self._key is None else 'with an API key'})"
+
+    # -- internals ----------------------------------------------------------------------------------------------
+
+    @property
+    def _lake(self) -> Lakehouse:
+        """The tables themselves."""
+        return self._shared.lake
+
+    @property
+    def _accounts(self) -> Accounts:
+        return self._shared.accounts
+
+    def _caller(self) -> _Caller:
+        """Return who calls, verified now."""
+        if self._key is None:
+            return _SYSTEM
+        key: ApiKey = self._accounts.verify_api_key(self._key.get_secret_value())
+        return _Caller(key.user_id, key.role, key.tier)
+
+    def _request(self, caller: _Caller) -> Request:
+        ip, user_agent = self._network
+        return Request(ip=ip, user_agent=user_agent, actor_id=caller.user_id)
+
+    def _policy(self, caller: _Caller) -> Policy:
+        from hfthot_platform.sql.gateway import Policy
+
+        return Policy.of(caller.tier, caller.role, caller.user_id or "system")
+
+    def _require_trusted(self, caller: _Caller, action: str) -> None:
+        if not caller.trusted:
+            what = f"the role {caller.role!r} may not do this"
+            raise self._refused(caller, action, None, PermissionDeniedError(what, where=action, hint="Ask an admin."))
+
+    def _require_readable(self, caller: _Caller, name: str, action: str) -> Table:
+        """Return a table that the caller may read, if only its own rows of it."""
+        table = self._lake.table(name)
+        contract = table.contract
+        if caller.trusted or contract.namespace == _ACCOUNTS:
+            return table
+        policy = self._policy(caller)
+        if not policy.columns(name, contract.columns, contract):
+            kind = (
+                TierForbiddenError
+                if replace(policy, denied=frozenset()).columns(name, contract.columns, contract)
+                else PermissionDeniedError
+            )
+            what = f"the tier {caller.tier!r} and the role {caller.role!r} may not read it"
+            error = kind(what, where=name, hint="A larger plan, or an administrator, has it.")
+            raise self._refused(caller, action, name, error)
+        return table
+
+    def _read(self, name: str, version: int | None, as_of: datetime | None) -> pl.LazyFrame:
+        caller = self._caller()
+        table = self._require_readable(caller, name, "table.read")
+        contract = table.contract
+        if contract.namespace == _ACCOUNTS:
+            self.flush()
+            rows = table.scan(version, as_of)
+            if not caller.trusted:
+                rows = rows.filter(pl.col("subject_id") == self._accounts.subject_of(caller.user_id or ""))
+            found = decrypted(self._accounts, contract, rows.sort(contract.sort_by).collect()).lazy()
+        else:
+            found = table.scan(version, as_of)
+            if not caller.trusted:
+                found = found.select(self._policy(caller).columns(name, contract.columns, contract))
+                if (earliest := self._earliest(caller)) is not None:
+                    found = found.filter(between(contract, earliest, None))
+        resolved = f"{name} at {as_of.isoformat()}" if as_of is not None else f"{name} version {version}"
+        self._audit(caller, "table.read", resolved, always=contract.namespace == _ACCOUNTS)
+        return found
+
+    def _earliest(self, caller: _Caller) -> datetime | None:
+        """Return how far back the caller may read, None for all."""
+        depth = None if caller.trusted else tier(caller.tier).history
+        return None if depth is None else self._lake.clock() - depth
+
+    def _count_statement(self, caller: _Caller) -> None:
+        if caller.user_id is not None and not caller.trusted:
+            self._accounts.count_use(caller.user_id, "sql_queries", request=self._request(caller))
+
+    def _audit(self, caller: _Caller, action: str, resource: str | None, *, always: bool = False) -> None:
+        """Record what the caller read; trusted code is recorded where persons are concerned."""
+        if always or caller.user_id is not None:
+            self._accounts.record(action, user_id=caller.user_id, resource=resource, request=self._request(caller))
+
+    def _refused(
+        self, caller: _Caller, action: str, resource: str | None, error: PermissionDeniedError
+    ) -> PermissionDeniedError:
+        """Record a refused attempt and return its error."""
+        detail = {"error": type(error).__name__}
+        self._accounts.record(
+            action,
+            outcome="refused",
+            user_id=caller.user_id,
+            resource=resource,
+            detail=detail,
+            request=self._request(caller),
+        )
+        return error
+
+
+class _Shared:
+    """The lake and the accounts behind one client and those made from it; the accounts are opened when needed."""
+
+    def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.lake = Lakehouse.open(settings.lake_root, settings.plain_storage_options(), clock=clock)
+        self._accounts: Accounts | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def accounts(self) -> Accounts:
+        if self._accounts is None:
+            from hfthot_platform.accounts.service import Accounts
+
+            with self._lock:
+                if self._accounts is None:
+                    self._accounts = Accounts.open(self.settings, self.clock)
+        return self._accounts
+
+    def close(self) -> None:
+        with self._lock:
+            accounts, self._accounts = self._accounts, None
+        if accounts is not None:
+            accounts.close()
+
+
+def _settings_of(base_path: str | Path) -> Settings:
+    """Return the settings of a data folder, or of the folder around a lake."""
+    from hfthot_platform.settings import load_settings
+
+    text = arguments.text(str(base_path), "base_path", most=4000)
+    if len(urlparse(text).scheme) > 1:
+        raise BadRequestError(
+            "it is a URL, and the accounts need a folder of their own",
+            where="argument 'base_path'",
+            hint="Use LakehouseClient.from_settings(load_settings(lake_root=...)).",
+        )
+    base = Path(text).expanduser().absolute()
+    lake = base / "lake"
+    tables = (path for pattern in ("*/_delta_log", "*/*/_delta_log") for path in base.glob(pattern))
+    if not lake.is_dir() and (base.name == "lake" or any(tables)):
+        lake, base = base, base.parent
+    return load_settings(
+        lake_root=str(lake),
+        accounts=base / "accounts",
+        key_file=base / "keys" / "kek.json",
+        exports=base / "exports",
+        certificates=base / "certificates",
+        scratch=base / "scratch",
+        landing=base / "landing",
+    )
+
+
+def _bound(value: date | datetime | None, name: str, days: int) -> datetime | None:
+    """Return a time, or midnight UTC of a day, that many days later."""
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime.combine(value, time(), UTC) + timedelta(days=days)
+    return arguments.moment(value, name)
+
+
+def _clear(secret: str | Secret, name: str) -> str:
+    """Return a token or key in clear, once it is text at all."""
+    return arguments.text(secret.get_secret_value() if isinstance(secret, Secret) else secret, name, most=1000)

@@ -1,0 +1,324 @@
+"""Market data of one symbol: lazy queries that read the newest partitions first."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Literal, get_args
+
+import polars as pl
+
+from hfthot_platform.client.arguments import choice, count, moment
+from hfthot_platform.errors import AmbiguousVenueError, BadRequestError
+
+if TYPE_CHECKING:
+    from hfthot_platform.contracts import TableContract
+    from hfthot_platform.lakehouse import Lakehouse
+
+__all__ = ["Interval", "Market", "MarketQuery", "between", "may_hold"]
+
+Interval = Literal["1m", "5m", "15m", "1h", "1d"]
+
+_INTERVALS: Final[tuple[Interval, ...]] = get_args(Interval)
+#: What is done to rows, one by one.
+_Step = Callable[[pl.LazyFrame], pl.LazyFrame]
+_VENUES: Final = pl.col("venue").cast(pl.String).unique()
+#: Each step back in time reads this many times as many partitions as the one before.
+_GROWTH: Final = 4
+#: Delta cuts longer texts in its statistics.
+_WHOLE_TEXT: Final = 32
+
+
+def between(contract: TableContract, start: datetime | None, end: datetime | None) -> pl.Expr:
+    """Return the filter for the rows of a table from a time to before another; it prunes partitions.
+
+    A table without a time column is kept whole.  A date counts as its midnight UTC.
+    """
+    condition = pl.lit(value=True)
+    if contract.time_column is None:
+        return condition
+    dates = contract.column(contract.time_column).polars == pl.Date()
+    time = pl.col(contract.time_column)
+    first, last = _partition_bounds(contract, start, end)
+    if start is not None:
+        condition &= time >= (_day_from(start) if dates else start)
+    if end is not None:
+        condition &= time < (_day_from(end) if dates else end)
+    if contract.partition_by is not None:
+        if first is not None:
+            condition &= pl.col(contract.partition_by) >= first
+        if last is not None:
+            condition &= pl.col(contract.partition_by) <= last
+    return condition
+
+
+def may_hold(symbol: str, least: str | None, most: str | None) -> bool:
+    """Whether a file with these bounds of `symbol` may have rows of it."""
+    if least is None or most is None:
+        return True
+    return least <= symbol and (symbol <= most or len(most) >= _WHOLE_TEXT)
+
+
+def _day_from(moment_: datetime) -> date:
+    """Return the first day whose midnight UTC is not before a time."""
+    utc = moment_.astimezone(UTC)
+    return utc.date() if utc.time() == datetime.min.time() else utc.date() + timedelta(days=1)
+
+
+def _partition_bounds(
+    contract: TableContract, start: datetime | None, end: datetime | None
+) -> tuple[date | int | None, date | int | None]:
+    """Return the first and the last partition value of a span, None for none."""
+    last = None if end is None else end - timedelta(microseconds=1)
+    return _partition_of(contract, start), _partition_of(contract, last)
+
+
+def _partition_of(contract: TableContract, moment_: datetime | None) -> date | int | None:
+    if moment_ is None:
+        return None
+    day = moment_.astimezone(UTC).date()
+    match contract.partition_by:
+        case "month":
+            return day.replace(day=1)
+        case "year":
+            return day.year
+        case _:
+            return day
+
+
+@dataclass(frozen=True)
+class Market:
+    """What the lake has of one symbol.  Made by `LakehouseClient.market`.
+
+    Example:
+        >>> bars = client.market("BTC-USDT").ohlcv(interval="5m").tail(1000).collect()
+    """
+
+    lake: Lakehouse
+    symbol: str
+    venue: str | None
+    #: Is told the table of each query that runs; returns the first time that the caller may see, None for all.
+    opened: Callable[[str], datetime | None]
+
+    def ohlcv(
+        self,
+        interval: Interval = "1m",
+        start: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        version: int | None = None,
+        as_of: datetime | None = None,
+    ) -> MarketQuery:
+        """Return the bars: `market.bars_1m` for 1m, `market.bars` for the others.  An empty interval has no bar.
+
+        Args:
+            interval: 1m, 5m, 15m, 1h or 1d.
+            start: first time, inclusive, with a time zone.
+            end: last time, exclusive, with a time zone.
+            version: version of the table, the current one by default.
+            as_of: instead of `version`: the table as it was at a time.
+
+        Raises:
+            BadRequestError: an unknown interval, a time without a zone, or an empty span.
+        """
+        interval = choice(interval, _INTERVALS, "interval")
+        if interval == "1m":
+            return self._query("market.bars_1m", start, end, version, as_of)
+        return self._query("market.bars", start, end, version, as_of, pl.col("interval") == interval)
+
+    def trades(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        version: int | None = None,
+        as_of: datetime | None = None,
+    ) -> MarketQuery:
+        """Return the trades of `market.trades`; arguments as for `ohlcv`."""
+        return self._query("market.trades", start, end, version, as_of)
+
+    def closes(
+        self,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        *,
+        version: int | None = None,
+        as_of: datetime | None = None,
+    ) -> MarketQuery:
+        """Return the daily closes of `market.closes`; arguments as for `ohlcv`, days from midnight UTC."""
+        return self._query("market.closes", start, end, version, as_of)
+
+    def _query(
+        self,
+        name: str,
+        start: datetime | None,
+        end: datetime | None,
+        version: int | None,
+        as_of: datetime | None,
+        *conditions: pl.Expr,
+    ) -> MarketQuery:
+        start, end = moment(start, "start"), moment(end, "end")
+        if start is not None and end is not None and end <= start:
+            raise BadRequestError(f"the span {start} to {end} is empty", where="end", hint="It is exclusive.")
+        if version is not None:
+            count(version, "version", least=0)
+        conditions = (pl.col("symbol") == self.symbol, *conditions)
+        if self.venue is not None:
+            conditions = (*conditions, pl.col("venue") == self.venue)
+        return MarketQuery(self, name, start, end, version, moment(as_of, "as_of"), conditions)
+
+
+@dataclass(frozen=True)
+class MarketQuery:
+    """Rows of one symbol at one venue, oldest first; nothing is read before `collect` or `lazy`.
+
+    `tail` and `head` read partition by partition from their end and stop when they have enough.  For anything that
+    is not here, `lazy()` is a plain `polars.LazyFrame`.
+    """
+
+    _market: Market
+    _table: str
+    _start: datetime | None
+    _end: datetime | None
+    _version: int | None
+    _as_of: datetime | None
+    _conditions: tuple[pl.Expr, ...]
+    #: What is done to each row; then the limit; then what is done to the rows that it left.
+    _steps: tuple[_Step, ...] = ()
+    _limit: int | None = None
+    _newest: bool = False
+    _after: tuple[_Step, ...] = ()
+
+    def filter(self, *predicates: pl.Expr) -> MarketQuery:
+        """Keep the rows for which all predicates hold, each looking at its own row only."""
+        return self._then(lambda rows: rows.filter(*predicates))
+
+    def select(self, *columns: str | pl.Expr) -> MarketQuery:
+        """Keep or compute columns, row by row."""
+        return self._then(lambda rows: rows.select(*columns))
+
+    def head(self, n: int = 5) -> MarketQuery:
+        """Keep the oldest `n` rows."""
+        n = count(n, "n")
+        if self._limit is not None:
+            return self._then(lambda rows: rows.head(n))
+        return replace(self, _limit=n)
+
+    def tail(self, n: int = 5) -> MarketQuery:
+        """Keep the newest `n` rows."""
+        n = count(n, "n")
+        if self._limit is not None:
+            return self._then(lambda rows: rows.tail(n))
+        return replace(self, _limit=n, _newest=True)
+
+    def collect(self) -> pl.DataFrame:
+        """Read the rows, oldest first.
+
+        Raises:
+            AmbiguousVenueError: the rows are from several venues and none was chosen; the message names them.
+            VersionUnavailableError: the version or time asked for is not readable (any more).
+            DamagedTableError: a data file is missing.
+        """
+        start, version, scanned = self._scan()
+        venues: set[str] = set()
+        blocks: list[pl.DataFrame] = []
+        have = 0
+        for rows in self._blocks(start, version, scanned):
+            # The venues are looked at in the same pass over the files, before any filter of the caller's.
+            found, block = pl.collect_all([rows.select(_VENUES), self._stepped(rows)])
+            venues.update(found.to_series())
+            self._require_one(venues)
+            blocks.append(block)
+            have += block.height
+            if self._limit is not None and have >= self._limit:
+                break
+        whole = pl.concat(reversed(blocks) if self._newest else blocks)
+        if self._limit is not None:
+            whole = whole.tail(self._limit) if self._newest else whole.head(self._limit)
+        return _through(whole.lazy(), self._after).collect()
+
+    def lazy(self) -> pl.LazyFrame:
+        """Return the rows as a plain lazy frame, oldest first.  Which venues there are is looked up at once.
+
+        Raises:
+            AmbiguousVenueError: as `collect`.
+        """
+        if self._limit is not None:
+            return self.collect().lazy()
+        _, _, rows = self._scan()
+        self._require_one(set(rows.select(_VENUES).collect().to_series()))
+        return self._stepped(rows)
+
+    # -- internals --------------------------------------------------------------------------------------------
+
+    @property
+    def _contract(self) -> TableContract:
+        return self._market.lake.table(self._table).contract
+
+    def _then(self, step: _Step) -> MarketQuery:
+        if self._limit is None:
+            return replace(self, _steps=(*self._steps, step))
+        return replace(self, _after=(*self._after, step))
+
+    def _stepped(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        # Of one symbol at one venue, so nothing else of the key is needed to put rows in order.
+        time = self._contract.time_column or ""
+        order = [time, *(name for name in ("trade_id",) if name in self._contract.primary_key)]
+        return _through(rows.sort(order), self._steps)
+
+    def _scan(self) -> tuple[datetime | None, int | None, pl.LazyFrame]:
+        """Return from when on to read, the version (None if nobody wrote yet), and its rows of the symbol."""
+        start, earliest = self._start, self._market.opened(self._table)
+        if earliest is not None:
+            start = earliest if start is None else max(start, earliest)
+        table = self._market.lake.table(self._table)
+        if self._version is not None and self._as_of is not None:
+            raise BadRequestError("give either version or as_of", where=self._table)
+        version = self._version
+        if self._as_of is not None:
+            version = table.version_at(self._as_of)
+        elif version is None:
+            version = table.version()
+        within = between(table.contract, start, self._end)
+        return start, version, table.scan(version).filter(*self._conditions, within)
+
+    def _blocks(self, start: datetime | None, version: int | None, scanned: pl.LazyFrame) -> Iterator[pl.LazyFrame]:
+        """Yield all rows at once, or with a limit some partitions at a time from the end that it is at."""
+        contract = self._contract
+        files = self._market.lake.table(self._table).files(version) if version is not None else None
+        if self._limit is None or files is None or contract.partition_by is None:
+            yield scanned
+            return
+        names = (f"partition.{contract.partition_by}", "min.symbol", "max.symbol")
+        columns = [files.entries.column(name).to_pylist() for name in names]
+        holding = {
+            value for value, least, most in zip(*columns, strict=True) if may_hold(self._market.symbol, least, most)
+        }
+        first, last = _partition_bounds(contract, start, self._end)
+        if first is not None:
+            holding = {value for value in holding if value >= first}
+        if last is not None:
+            holding = {value for value in holding if value <= last}
+        values = sorted(holding, reverse=self._newest)
+        position, size = 0, 1
+        partition = pl.col(contract.partition_by)
+        while position < len(values) or position == 0:
+            yield scanned.filter(partition.is_in(values[position : position + size]))
+            position, size = position + size, size * _GROWTH
+
+    def _require_one(self, venues: set[str]) -> None:
+        if len(venues) > 1:
+            names = tuple(sorted(venues))
+            raise AmbiguousVenueError(
+                f"{self._market.symbol} is there from {', '.join(names)}",
+                venues=names,
+                where=self._table,
+                hint=f"Choose one: market({self._market.symbol!r}, venue={names[0]!r}).",
+            )
+
+
+def _through(rows: pl.LazyFrame, steps: tuple[_Step, ...]) -> pl.LazyFrame:
+    for step in steps:
+        rows = step(rows)
+    return rows
