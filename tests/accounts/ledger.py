@@ -193,7 +193,7 @@ class Model:
             names = sorted(expected[0]) if expected else []
             as_text = sorted(str([row[each] for each in names]) for row in expected)
             assert sorted(str([row[each] for each in names]) for row in found) == as_text, name
-            assert table.problems(deep=True) == [], name
+            assert table.problems() == [], name
 
 
 def stored(table: Table) -> list[dict[str, Any]]:

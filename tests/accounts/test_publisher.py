@@ -14,23 +14,20 @@ import pytest
 from hfthot_platform.accounts import publisher as module
 from hfthot_platform.accounts.changes import AuditEvent, RowChange
 from hfthot_platform.accounts.publisher import APPLICATION, Publisher, flush
-from hfthot_platform.accounts.store import Store
 from hfthot_platform.errors import AuditFailedError, LockTimeoutError, StoreError
 from hfthot_platform.lakehouse import Lakehouse, Stamp
 from tests.accounts import ledger
 
 CLEAR = "ada@example.org"
+#: For what does not depend on the database.
+ON_SQLITE = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 
 
 @pytest.fixture
-def store_url(tmp_path):
-    return f"sqlite:///{tmp_path}/accounts"
-
-
-@pytest.fixture
-def store(store_url):
-    with Store.open(store_url) as opened:
-        yield opened
+def store_url(settings):
+    if settings.accounts_url is not None:
+        return settings.accounts_url.get_secret_value()
+    return f"sqlite:///{settings.accounts}"
 
 
 @pytest.fixture
@@ -55,11 +52,11 @@ def tiers(lake):
 # -- order ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("batch", [1, 7, 1000])
+@pytest.mark.parametrize("batch", [7, 1000])
 def test_the_tables_hold_what_the_log_says_whatever_the_batches(store, publisher, lake, monkeypatch, batch):
     monkeypatch.setattr(module, "_BATCH", batch)
     monkeypatch.setattr(module, "_PAGE", 5)
-    entries = ledger.log(store, some(30 if batch == 1 else 80))
+    entries = ledger.log(store, some(60))
 
     done = publisher.publish()
 
@@ -69,12 +66,14 @@ def test_the_tables_hold_what_the_log_says_whatever_the_batches(store, publisher
     ledger.Model(entries).check(lake)
 
 
+@ON_SQLITE
 def test_of_several_changes_of_a_row_the_last_one_counts(store, publisher, lake):
     ledger.log(store, [([ledger.user(1, tier)], AuditEvent(action="user.update")) for tier in ("hobbyist", "free")])
     publisher.publish()
     assert tiers(lake) == {1: "free"}
 
 
+@ON_SQLITE
 def test_a_row_before_its_subjects_deletion_goes_and_one_after_it_stays(store, publisher, lake):
     erase = (ledger.forget(1), AuditEvent(action="user.erase"))
     put = ([ledger.user(1)], AuditEvent(action="user.register", subject_id=ledger.subject(1), ip=ledger.SEALED))
@@ -105,6 +104,7 @@ def test_entries_leave_the_log_when_all_tables_have_them(store, publisher):
     assert [entry.seq for entry in store.entries(0, 100)] == [5, 6, 7, 8, 9, 10]
 
 
+@ON_SQLITE
 def test_publishing_without_news_makes_no_version(store, publisher, lake):
     ledger.log(store, some(10))
     publisher.publish()
@@ -123,6 +123,7 @@ def test_a_flush_lets_a_writer_read_what_it_wrote(store, lake):
     assert tiers(lake) == {5: "free"}
 
 
+@ON_SQLITE
 def test_commits_say_who_published(store, publisher, lake):
     ledger.log(store, some(5))
     publisher.publish(stamp=Stamp(run_id="run-7"))
@@ -137,6 +138,7 @@ def bad(**columns):
     return [([RowChange("users", "put", row)], AuditEvent(action="user.register"))]
 
 
+@ON_SQLITE
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
@@ -163,18 +165,21 @@ def test_a_bad_entry_stops_everything_and_its_values_are_not_told(store, publish
     assert found == []
 
 
+@ON_SQLITE
 def test_a_change_of_any_other_table_is_refused(store, publisher):
     ledger.log(store, [([RowChange("market.trades", "put", {})], AuditEvent(action="user.register"))])
     with pytest.raises(AuditFailedError, match=r"entry 1 changes 'market\.trades'"):
         publisher.publish()
 
 
+@ON_SQLITE
 def test_an_audit_row_cannot_be_put_by_hand(store, publisher):
     ledger.log(store, [([RowChange("audit_log", "put", {"seq": 1})], AuditEvent(action="user.register"))])
     with pytest.raises(AuditFailedError, match="entry 1 changes 'audit_log'"):
         publisher.publish()
 
 
+@ON_SQLITE
 def test_a_lake_older_than_the_log_is_noticed(store, publisher, tmp_path):
     ledger.log(store, some(4))
     publisher.publish(limit=2)
@@ -182,6 +187,7 @@ def test_a_lake_older_than_the_log_is_noticed(store, publisher, tmp_path):
         Publisher(store, Lakehouse.open(tmp_path / "another")).publish()
 
 
+@ON_SQLITE
 def test_a_lake_newer_than_the_log_is_noticed(store, publisher, lake):
     ledger.log(store, some(2))
     publisher.publish()
