@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import market, ops, portfolio, quality, signals, sql_models
+from assets import accounts, market, ops, portfolio, quality, signals, sql_models
 from hfthot_platform.settings import Settings, load_settings
+from jobs import accounts as account_jobs
 from jobs import maintenance, research
 from jobs import market as market_jobs
 from jobs import sql_models as model_jobs
 from resources.platform import Platform, duckdb_resource
+from sensors import accounts as account_sensors
 from sensors import changes, failures, landing
 
 __all__ = ["build_definitions", "defs"]
@@ -35,14 +37,15 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
     """
     platform = platform or Platform(settings)
     models = platform.models.require_sound()
-    tables = [*market.ASSETS, *signals.ASSETS, *portfolio.ASSETS, *ops.ASSETS]
+    tables = [*market.ASSETS, *signals.ASSETS, *portfolio.ASSETS, *ops.ASSETS, *accounts.ASSETS]
     daily = {key for each in tables if each.partitions_def is not None for key in each.keys}
     return dg.Definitions(
         assets=[*tables, portfolio.EQUITY, *sql_models.model_assets(models, platform.lake, daily)],
-        asset_checks=[*quality.CHECKS, *sql_models.model_checks(models)],
+        asset_checks=[*quality.CHECKS, *accounts.CHECKS, *sql_models.model_checks(models)],
         jobs=[
             *market_jobs.JOBS,
             *research.JOBS,
+            *account_jobs.JOBS,
             *(maintenance.maintenance, maintenance.deep_quality),
             *model_jobs.model_jobs(models),
         ],
@@ -50,9 +53,10 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
             *market_jobs.SCHEDULES,
             *research.SCHEDULES,
             *maintenance.SCHEDULES,
+            *account_jobs.SCHEDULES,
             *model_jobs.model_schedules(models),
         ],
-        sensors=[*landing.SENSORS, *changes.SENSORS, *failures.SENSORS, AUTOMATION],
+        sensors=[*account_sensors.SENSORS, *landing.SENSORS, *changes.SENSORS, *failures.SENSORS, AUTOMATION],
         resources={"platform": platform, "duckdb": duckdb_resource(settings)},
         # A spawned step costs seconds before it starts; a run of ours is one process.
         executor=dg.in_process_executor,

@@ -15,6 +15,8 @@ import dagster as dg
 from dagster_duckdb import DuckDBResource
 
 from hfthot_platform import __version__
+from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.accounts.store import Store
 from hfthot_platform.ingest import build_feeds
 from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.lakehouse.lake import utc_now
@@ -50,6 +52,21 @@ class Platform:
     def lake(self) -> Lakehouse:
         """Return the lake, with the tables and views of the SQL models."""
         return open_lake(self.settings, self.clock, models=self.models)
+
+    @property
+    def has_accounts(self) -> bool:
+        """Return whether anybody ever used the accounts: looking makes no store where there is none."""
+        return self.settings.accounts_url is not None or (self.settings.accounts / "accounts.db").exists()
+
+    @cached_property
+    def store(self) -> Store:
+        """Return the operational store alone, for what needs no keys."""
+        return Store.open(self.settings, self.clock)
+
+    @cached_property
+    def accounts(self) -> Accounts:
+        """Return the accounts: the store with the keys, which are made or read now."""
+        return Accounts.open(self.settings, self.clock)
 
     @property
     def limits(self) -> Limits:

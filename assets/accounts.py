@@ -1,0 +1,136 @@
+"""The user tables as assets: the change log of the accounts, published; and the checks of what is published.
+
+Metadata, checks and logs hold versions, counts, sizes and times; never a value, never an identifier.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from typing import Any, Final
+
+import dagster as dg
+
+from assets.common import RULES, asset_key, published, rule_check, static_metadata, table_rows
+from hfthot_platform import __version__
+from hfthot_platform.accounts.publisher import Published, Publisher
+from hfthot_platform.contracts.accounts import USER_TABLES
+from hfthot_platform.errors import AuditFailedError, CommitConflictError, LockTimeoutError
+from hfthot_platform.lakehouse import Stamp
+from hfthot_platform.quality import CheckOutcome
+from hfthot_platform.quality.accounts import ScanState, account_checks_of, run_account_checks
+from resources.platform import Platform
+
+__all__ = ["ASSETS", "CHECKS", "POOL", "TABLES"]
+
+#: Names of the user tables, which are also their asset keys.
+TABLES: Final = tuple(each.name for each in USER_TABLES)
+#: Publications take turns.
+POOL: Final = "accounts"
+#: The log is published within a minute of a change, and once a day whether or not there was one.
+_FRESH: Final = timedelta(hours=26)
+_TRANSIENT: Final = (CommitConflictError, LockTimeoutError)
+
+
+@dg.multi_asset(
+    name="user_tables",
+    specs=[
+        dg.AssetSpec(
+            asset_key(each.name),
+            group_name="accounts",
+            description=each.description,
+            kinds={"deltalake", "polars"},
+            metadata=static_metadata(each),
+            freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_FRESH, warn_window=_FRESH * 2 / 3),
+        )
+        for each in USER_TABLES
+    ],
+    check_specs=[rule_check(each) for each in USER_TABLES],
+    pool=POOL,
+    retry_policy=dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL),
+)
+def user_tables(
+    context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+    """Publish what the change log holds, in order; an entry that breaks a contract stops it."""
+    publisher = Publisher(platform.store, platform.lake)
+    try:
+        done = publisher.publish(stamp=Stamp(run_id=context.run.run_id, code_version=__version__))
+    except _TRANSIENT:
+        raise
+    except AuditFailedError as error:
+        # Its message names entry, table and rule, and no value.
+        yield _gate(error.where, passed=False, description=str(error))
+        raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from error
+    for name in TABLES:
+        yield _gate(name, passed=True, description=f"{done.entries:,} entries meet the contract.")
+    for name in TABLES:
+        yield _result(context, platform, name, done)
+
+
+def _gate(table: str, *, passed: bool, description: str) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        check_name=RULES,
+        asset_key=asset_key(table),
+        passed=passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=description,
+    )
+
+
+def _result(
+    context: dg.AssetExecutionContext, platform: Platform, name: str, done: Published
+) -> dg.MaterializeResult[None]:
+    commits = [each for each in done.commits if each.table == name]
+    result = published(context, platform.lake.table(name), commits)
+    counts = {"entries": done.entries, "rows_forgotten": sum(each.rows_forgotten for each in commits)}
+    return result._replace(metadata={**(result.metadata or {}), **counts})
+
+
+def _table_checks(name: str) -> dg.AssetChecksDefinition:
+    declared = next(each for each in USER_TABLES if each.name == name)
+    specs = [
+        dg.AssetCheckSpec(check.name, asset=asset_key(name), description=check.description)
+        for check in account_checks_of(declared)
+    ]
+
+    @dg.multi_asset_check(name=f"{name}_integrity", specs=specs, pool=POOL)
+    def integrity(
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+    ) -> Iterator[dg.AssetCheckResult]:
+        del context
+        state = ScanState(platform.settings.accounts / "plaintext_scan.json")
+        # While a publisher is between two tables, they do not agree.
+        with Publisher(platform.store, platform.lake).alone():
+            outcomes = list(run_account_checks(platform.lake, name, state.load()))
+        for outcome in outcomes:
+            scanned = outcome.observed.get("scanned")
+            if outcome.passed and isinstance(scanned, dict):
+                state.save({table: version for table, version in scanned.items() if isinstance(version, int)})
+            yield _outcome(name, outcome)
+
+    return integrity
+
+
+def _outcome(name: str, outcome: CheckOutcome) -> dg.AssetCheckResult:
+    return dg.AssetCheckResult(
+        asset_key=asset_key(name),
+        check_name=outcome.name,
+        passed=outcome.passed,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=outcome.description,
+        metadata=_shown(outcome.observed),
+    )
+
+
+def _shown(observed: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {}
+    for key, value in observed.items():
+        if key == "findings":
+            shown[key] = table_rows(value)
+        else:
+            shown[key] = dg.MetadataValue.json(value) if isinstance(value, dict | list) else value
+    return shown
+
+
+#: All assets of the accounts, and their stand-alone checks.
+ASSETS: Final = [user_tables]
+CHECKS: Final = [_table_checks(name) for name in TABLES]
