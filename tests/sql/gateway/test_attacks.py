@@ -1,0 +1,150 @@
+"""Hostile statements: refused, or stopped in time, and silent about what is not the caller's."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import replace
+
+import psutil
+import pytest
+
+from hfthot_platform.errors import SqlError, UnknownTableError, VersionUnavailableError
+from hfthot_platform.sql.gateway import Policy, SqlGateway
+from tests.sql.gateway.attacks import BOMBS, HARMLESS, REFUSED
+from tests.sql.gateway.conftest import CANARIES, ENVIRONMENT_CANARY
+
+TYPED = (SqlError, UnknownTableError, VersionUnavailableError)
+#: Of what every error may hold nothing.
+INSIDE = ("Traceback", "site-packages", ".parquet", "read_parquet(", "/tmp/", "/root/", "/home/", "allowed_paths")
+SECONDS = 1.0
+#: What this process may grow by while hostile statements run.
+GROWTH = 200 * 2**20
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment():
+    """Something in the server's environment that nobody may learn."""
+    before = os.environ.get("HFTHOT_CANARY")
+    os.environ["HFTHOT_CANARY"] = ENVIRONMENT_CANARY
+    yield
+    if before is None:
+        del os.environ["HFTHOT_CANARY"]
+
+
+def attempt(gateway: SqlGateway, sql: str) -> tuple[Exception | None, str]:
+    """Run a statement; return its error, if any, and all that it tells beyond its own words."""
+    try:
+        result = gateway.query(sql, format="json")
+    except TYPED as error:
+        text = str(error)
+        for piece in sorted({sql, *sql.replace("(", " ").replace(")", " ").split()}, key=len, reverse=True):
+            text = text.replace(piece.strip("'\""), "") if len(piece) > 3 else text
+        return error, text
+    return None, str(result.data)
+
+
+def test_the_suite_is_as_large_as_promised():
+    statements = [each for group in (*REFUSED.values(), *BOMBS.values()) for each in group]
+
+    assert len(set(statements)) == len(statements) >= 500
+
+
+@pytest.mark.parametrize("category", REFUSED)
+def test_what_is_hostile_is_refused_and_told_nothing(lake, gateway, category):
+    failures = []
+    for template in REFUSED[category]:
+        sql = template.replace("{root}", lake.storage.root)
+        started = time.monotonic()
+        error, told = attempt(gateway, sql)
+        seconds = time.monotonic() - started
+        if error is None:
+            failures.append(f"not refused: {sql[:100]!r}")
+        if leaks := [each for each in (*CANARIES, *INSIDE) if each in told and each not in sql]:
+            failures.append(f"tells {leaks}: {sql[:100]!r}: {told[:200]!r}")
+        if seconds > 11:
+            failures.append(f"{seconds:.1f} s: {sql[:100]!r}")
+
+    assert failures == []
+
+
+@pytest.mark.parametrize("sql", HARMLESS)
+def test_what_is_allowed_tells_nothing_else(gateway, sql):
+    error, told = attempt(gateway, sql)
+
+    assert error is None
+    assert [each for each in CANARIES[:2] + CANARIES[3:] if each in told] == []
+
+
+#: Every fifth bomb: each kind of memory and of time.
+SOME = [sql for group in BOMBS.values() for sql in group[::5]]
+
+
+def test_bombs_are_stopped_while_others_go_on(lake, pool, limits):
+    run_bombs(lake, pool, limits, SOME)
+
+
+@pytest.mark.soak
+def test_all_bombs_are_stopped_while_others_go_on(lake, pool, limits):
+    run_bombs(lake, pool, limits, [sql for group in BOMBS.values() for sql in group])
+
+
+def run_bombs(lake, pool, limits, bombs):
+    """Run bombs one after the other, and another caller's questions at the same time."""
+    policy = Policy.of("enterprise", "registered", "attacker", replace(limits, seconds=SECONDS))
+    attacker = SqlGateway(lake, policy, pool)
+    bystander = SqlGateway(lake, Policy.of("enterprise", "registered", "bystander", limits), pool)
+    asked: list[float] = []
+    stop = threading.Event()
+    faults: list[BaseException] = []
+
+    def ask() -> None:
+        while not stop.is_set():
+            started = time.monotonic()
+            try:
+                assert bystander.query("SELECT count(*) AS n FROM market.bars_1m").data.to_pylist() == [{"n": 60}]
+            except BaseException as error:  # noqa: BLE001
+                faults.append(error)
+            asked.append(time.monotonic() - started)
+            stop.wait(0.05)
+
+    process = psutil.Process()
+    before = process.memory_info().rss
+    peak = before
+    thread = threading.Thread(target=ask)
+    thread.start()
+    failures = []
+    try:
+        for sql in bombs:
+            started = time.monotonic()
+            _, told = attempt(attacker, sql)
+            seconds = time.monotonic() - started
+            peak = max(peak, process.memory_info().rss)
+            if seconds > SECONDS + 1:
+                failures.append(f"{seconds:.2f} s: {sql[:100]!r}")
+            if leaks := [each for each in CANARIES if each in told]:
+                failures.append(f"tells {leaks}: {sql[:100]!r}")
+    finally:
+        stop.set()
+        thread.join()
+
+    assert failures == []
+    assert faults == []
+    assert peak - before < GROWTH
+    assert len(asked) >= len(bombs) / 4
+    assert max(asked) < SECONDS + 2
+
+
+def test_nothing_is_left_behind(lake, pool, gateway):
+    for sql in ("SELECT 1", "SELECT sum(range) FROM range(10000000000)", "SELECT * FROM users"):
+        attempt(SqlGateway(lake, gateway._policy.with_limits(replace(gateway._policy.limits, seconds=0.3)), pool), sql)
+
+    starter = psutil.Process(pool._zygote.process.pid)
+    deadline = time.monotonic() + 5
+    while len(starter.children()) > pool._ready and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+    assert len(starter.children()) <= pool._ready
+    assert [each for each in starter.children() if each.status() == psutil.STATUS_ZOMBIE] == []
+    assert starter.num_threads() == 1
