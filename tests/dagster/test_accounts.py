@@ -1,0 +1,244 @@
+"""The user tables in the graph: published by a sensor, checked every day, and nothing personal anywhere."""
+
+from __future__ import annotations
+
+import dagster as dg
+import polars as pl
+import pytest
+
+from assets.accounts import TABLES
+from assets.common import RULES
+from hfthot_platform.accounts.changes import AuditEvent
+from hfthot_platform.accounts.publisher import Publisher
+from hfthot_platform.accounts.records import Request
+from hfthot_platform.definitions import build_definitions
+from hfthot_platform.privacy.scan import Folder, Needle, scan
+from hfthot_platform.settings import load_settings
+from resources.platform import Platform
+from sensors.accounts import accounts_changes
+from tests.accounts import ledger
+from tests.dagster.conftest import NOW
+
+PERSON = {
+    "username": "ada.lovelace.canary",
+    "email": "ada.canary@analytical.example",
+    "first_name": "Adacanary",
+    "last_name": "Lovelacecanary",
+    "password": "a canary of a password",
+}
+PROVIDER_KEY = "finnhub-canary-7d3f1c"
+ADDRESS = Request(ip="203.0.113.77", user_agent="CanaryBrowser/9.1")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    work = tmp_path / "work"
+    return load_settings(
+        lake_root=str(work / "lake"),
+        landing=work / "landing",
+        scratch=work / "scratch",
+        accounts=work / "accounts",
+        key_file=work / "keys" / "kek.json",
+        argon2_memory_kib=8,
+        argon2_passes=1,
+        argon2_lanes=1,
+        feeds=[],
+    )
+
+
+@pytest.fixture
+def platform(settings):
+    made = Platform(settings, clock=lambda: NOW)
+    yield made
+    for name in ("accounts", "store"):
+        if name in vars(made):
+            vars(made)[name].close()
+
+
+@pytest.fixture
+def sensor(platform, instance):
+    def evaluate(cursor=None):
+        context = dg.build_sensor_context(
+            instance=instance, cursor=cursor, resources={"platform": platform}, sensor_name="accounts_changes"
+        )
+        return accounts_changes(context)
+
+    return evaluate
+
+
+def register(platform):
+    user = platform.accounts.register(**PERSON, request=ADDRESS)
+    session = platform.accounts.login(PERSON["username"], PERSON["password"], request=ADDRESS)
+    platform.accounts.save_api_keys(user.user_id, {"finnhub": PROVIDER_KEY})
+    key = platform.accounts.generate_hfthot_api_key(user.user_id)
+    platform.accounts.update_query_count(user.user_id, "finnhub", 3)
+    return user, session.token.get_secret_value(), key.key.get_secret_value()
+
+
+# -- publishing -------------------------------------------------------------------------------------------------
+
+
+def test_a_run_publishes_all_user_tables(platform, run):
+    register(platform)
+
+    result = run("accounts_publish")
+
+    made = {each.asset_key.to_user_string(): each for each in result.get_asset_materialization_events()}
+    assert set(made) == set(TABLES)
+    assert all(each.passed for each in result.get_asset_check_evaluations())
+    assert {platform.lake.table(name).scan().select(pl.len()).collect().item() for name in TABLES} >= {1}
+    metadata = made["users"].materialization.metadata
+    assert metadata["rows"].value == 1
+    assert metadata["delta_version"].value == platform.lake.table("users").version()
+
+
+def test_commits_name_the_run(platform, run):
+    register(platform)
+    result = run("accounts_publish")
+    assert {each.run_id for each in platform.lake.table("users").versions() if each.rows} == {result.run_id}
+
+
+def test_a_second_run_makes_no_versions(platform, run):
+    register(platform)
+    run("accounts_publish")
+    before = {name: platform.lake.table(name).version() for name in TABLES}
+    assert run("accounts_publish").success
+    assert {name: platform.lake.table(name).version() for name in TABLES} == before
+
+
+def test_a_bad_entry_fails_the_check_of_its_table_and_the_run_says_which_entry(platform, run):
+    broken = ledger.user(1)
+    broken.row["email"] = PERSON["email"]
+    ledger.log(platform.store, [([broken], AuditEvent(action="user.register"))])
+
+    result = run("accounts_publish", raise_on_error=False)
+
+    (check,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    assert (check.asset_key.to_user_string(), check.check_name) == ("users", RULES)
+    assert "entry 1 breaks the rule malformed_text" in check.description
+    assert not result.success
+    assert platform.lake.table("users").version() is None
+
+
+# -- the sensor -------------------------------------------------------------------------------------------------
+
+
+def test_without_accounts_the_sensor_makes_no_store(settings, sensor):
+    assert isinstance(sensor(), dg.SkipReason)
+    assert not settings.accounts.exists()
+
+
+def test_entries_in_the_log_start_a_publication_once(platform, sensor, run):
+    register(platform)
+    head = platform.store.head()[0]
+
+    result = sensor()
+
+    assert [each.run_key for each in result.run_requests] == [f"accounts:{head}:20240310T12"]
+    assert result.cursor == str(head)
+    run("accounts_publish")
+    assert "every entry" in sensor().skip_message
+
+
+def test_the_sensor_waits_for_a_publication_that_is_under_way(platform, sensor, instance):
+    register(platform)
+    instance.create_run_for_job(
+        build_definitions(platform.settings, platform).resolve_job_def("accounts_publish"),
+        status=dg.DagsterRunStatus.STARTED,
+    )
+    assert "under way" in sensor().skip_message
+
+
+# -- integrity --------------------------------------------------------------------------------------------------
+
+
+def failed(result):
+    return {
+        f"{each.asset_key.to_user_string()}: {each.check_name}"
+        for each in result.get_asset_check_evaluations()
+        if not each.passed
+    }
+
+
+def test_the_daily_run_publishes_and_checks(platform, run):
+    register(platform)
+
+    result = run("accounts_integrity")
+
+    names = {each.check_name for each in result.get_asset_check_evaluations()}
+    assert failed(result) == set()
+    assert names == {
+        RULES,
+        "unique_key",
+        "known_subjects",
+        "quota_not_negative",
+        "sequence_without_gaps",
+        "redacted_rows_empty",
+        "no_plaintext",
+    }
+
+
+def test_the_daily_run_finds_what_got_past_the_publisher(platform, run):
+    register(platform)
+    Publisher(platform.store, platform.lake).publish()
+    run("accounts_integrity")
+    stranger = (
+        platform.lake.table("sessions")
+        .scan()
+        .collect()
+        .with_columns(session_id=pl.lit("f" * 32), subject_id=pl.lit("e" * 32))
+    )
+    platform.lake.table("sessions").append(stranger.drop("date"))
+    entries = platform.lake.table("audit_log").scan().collect().head(1)
+    clear = entries.with_columns(seq=pl.lit(1000, dtype=pl.Int64), detail=pl.lit('{"by":"ada@analytical.example"}'))
+    platform.lake.table("audit_log").append(clear.drop("date"))
+
+    result = run("accounts_integrity", raise_on_error=False)
+
+    assert failed(result) == {
+        "sessions: known_subjects",
+        "audit_log: sequence_without_gaps",
+        "audit_log: no_plaintext",
+    }
+    (found,) = [
+        each for each in result.get_asset_check_evaluations() if "no_plaintext" in each.check_name and not each.passed
+    ]
+    assert "analytical" not in str(found)
+    (row,) = found.metadata["findings"].records
+    assert (row.data["column"], row.data["like"], row.data["count"]) == ("detail", "e-mail address", 1)
+
+
+# -- nothing personal -------------------------------------------------------------------------------------------
+
+
+def test_nothing_personal_gets_into_the_lake_or_into_dagster(platform, tmp_path):
+    """Everything that Dagster stores and every file of the lake, in every encoding, decoded where it is packed."""
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    user, token, key = register(platform)
+    definitions = build_definitions(platform.settings, platform)
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        for job in ("accounts_publish", "accounts_integrity"):
+            quiet = {"loggers": {"console": {"config": {"log_level": "DEBUG"}}}}
+            result = definitions.resolve_job_def(job).execute_in_process(instance=instance, run_config=quiet)
+            assert result.success
+        broken = ledger.user(1)
+        broken.row["role"] = PERSON["email"]
+        ledger.log(platform.store, [([broken], AuditEvent(action="user.register"))])
+        job = definitions.resolve_job_def("accounts_publish")
+        assert not job.execute_in_process(instance=instance, raise_on_error=False).success
+
+    needles = [Needle(name, value) for name, value in PERSON.items()]
+    needles += [Needle("user id", user.user_id), Needle("token", token), Needle("API key", key)]
+    needles += [
+        Needle("provider key", PROVIDER_KEY),
+        Needle("address", ADDRESS.ip),
+        Needle("program", ADDRESS.user_agent),
+    ]
+    places = [Folder("lake", platform.lake.storage.local), Folder("dagster", home)]
+    report = scan(needles, places, lock=tmp_path / "scan.lock")
+
+    assert report.clean, [str(each) for each in report.findings]
+    assert report.files > 20
+    store = scan(needles, [Folder("store", platform.settings.accounts)], lock=tmp_path / "scan.lock")
+    assert {each.kind for each in store.findings} <= {"user id", "email"}, "only the log's bad entry and the user id"
