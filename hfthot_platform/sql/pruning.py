@@ -126,7 +126,7 @@ def kept_files(files: Files, contract: TableContract, filters: Filters, params: 
             return every
         # A file without bounds answers NULL, and stays.
         query = f"SELECT position FROM {_BOUNDS} WHERE ({' OR '.join(wanted)}) IS DISTINCT FROM false"  # noqa: S608
-        used = {name: params[name] for name in bounds.named}
+        used = {f"p_{name}": params[name] for name in re.findall(r"\$p_(\w+)", query) if name in params}
         return sorted(position for (position,) in _ADVISER.ask(query, used, bounds.table()))
     except (duckdb.Error, RecursionError):
         # The statement itself will say what is wrong with its constants.
@@ -358,8 +358,6 @@ class _Bounds:
         self._contract = contract
         self._params = params
         self._columns: dict[str, pl.Series] = {}
-        #: The parameters that occur in the questions.
-        self.named: set[str] = set()
 
     def term(self, condition: Node) -> str | None:
         """Return as SQL what the bounds of a file must meet if it holds rows that meet a condition; None: any may."""
@@ -398,7 +396,7 @@ class _Bounds:
                 return False
             high = found
             if kind.dtype == TIME:
-                high = high.dt.offset_by("1ms")  # the log cuts times to milliseconds
+                high = high.dt.offset_by("999us")  # the log cuts times to milliseconds
             if kind.dtype == TEXT:
                 low, high = (each.set(each.str.len_bytes() >= _LONG_TEXT, None) for each in (low, high))
         self._columns |= {f"min.{name}": low, f"max.{name}": high}
@@ -424,8 +422,7 @@ class _Bounds:
             of = _kind_of(self._params.get(name))
             if of is None or not re.fullmatch(r"\w+", name, re.ASCII):
                 return None
-            self.named.add(name)
-            return _Constant(f"${name}", of)
+            return _Constant(f"$p_{name}", of)
         if kind == "OPERATOR_CAST" and not node.get("try_cast"):
             name = str(node.get("type_expr", {}).get("type_name", "")).upper()
             child = self._constant(node["child"])
