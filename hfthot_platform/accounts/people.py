@@ -96,32 +96,45 @@ class People(Core):
             self._refused("user.register", error, request, None)
             raise
         hashed = self._passwords.hash(password)
-        waits = self.settings.approve_registrations
-        user_id, subject_id = secrets.token_hex(16), secrets.token_hex(16)
         with self._operation("user.register", request) as tx:
             self._free(tx, look_ups)
-            tx.run(_ADD_SUBJECT, {"subject_id": subject_id, "created_at": tx.now, "erased_at": None})
-            cipher = self.cipher(tx, subject_id, "identity")
-            row: AccountRow = {
-                "user_id": user_id,
-                "subject_id": subject_id,
-                "username_lookup": look_ups["username"],
-                "email_lookup": look_ups["email"],
-                **{name: text and cipher.encrypt("users", name, text) for name, text in kept.items()},
-                "preferences": None,
-                "password_hash": hashed,
-                "role": "pending" if waits else "registered",
-                "tier": level,
-                "active": not waits,
-                "data_sharing_consent": False,
-                "created_at": tx.now,
-                "updated_at": tx.now,
-                "deleted_at": None,
-                "erase_after": None,
-            }
-            tx.run(_ADD_USER, row)
-            tx.log([users_row(row)], self._event(tx, "user.register", subject_id, "system", request))
+            row, cipher = self._add_account(tx, kept, look_ups, hashed, level)
+            tx.log([users_row(row)], self._event(tx, "user.register", row["subject_id"], "system", request))
         return _user(row, cipher)
+
+    def _add_account(
+        self,
+        tx: Transaction,
+        kept: Mapping[str, str | None],
+        look_ups: Mapping[str, bytes],
+        hashed: str,
+        level: TierName,
+        at: int | None = None,
+    ) -> tuple[AccountRow, SubjectCipher]:
+        """Add an account, registered now or `at` an earlier time, with its pseudonym and its key; nothing is logged."""
+        waits = self.settings.approve_registrations
+        user_id, subject_id = secrets.token_hex(16), secrets.token_hex(16)
+        tx.run(_ADD_SUBJECT, {"subject_id": subject_id, "created_at": tx.now, "erased_at": None})
+        cipher = self.cipher(tx, subject_id, "identity")
+        row: AccountRow = {
+            "user_id": user_id,
+            "subject_id": subject_id,
+            "username_lookup": look_ups["username"],
+            "email_lookup": look_ups["email"],
+            **{name: text and cipher.encrypt("users", name, text) for name, text in kept.items()},
+            "preferences": None,
+            "password_hash": hashed,
+            "role": "pending" if waits else "registered",
+            "tier": level,
+            "active": not waits,
+            "data_sharing_consent": False,
+            "created_at": tx.now if at is None else at,
+            "updated_at": tx.now,
+            "deleted_at": None,
+            "erase_after": None,
+        }
+        tx.run(_ADD_USER, row)
+        return row, cipher
 
     def _free(self, connected: _Connected, look_ups: Mapping[str, bytes], own: str | None = None) -> None:
         for field, look_up in look_ups.items():
