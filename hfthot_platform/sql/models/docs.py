@@ -179,9 +179,10 @@ def _svg(name: str, models: Models, pages: set[str]) -> str:
         x2, y2 = places[target][0], places[target][1] + _BOX_HEIGHT / 2
         bend = (x1 + x2) / 2
         out.append(f'<path d="M{x1:.0f},{y1:.0f} C{bend:.0f},{y1:.0f} {bend:.0f},{y2:.0f} {x2:.0f},{y2:.0f}"/>')
+    self_class = ' class="self"'
     for node, (x, y, width) in places.items():
         box = (
-            f'<g{" class=self" if node == name else ""}><rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" '
+            f'<g{self_class if node == name else ""}><rect x="{x:.0f}" y="{y:.0f}" width="{width:.0f}" '
             f'height="{_BOX_HEIGHT}"/><text x="{x + 10:.0f}" y="{y + 19:.0f}">{escape(node)}</text></g>'
         )
         linked = node in pages and node != name

@@ -257,12 +257,15 @@ class _Lineage:
         if not isinstance(query, exp.Select):
             return []
         found: list[tuple[str, Origin]] = []
+        before: dict[str, Origin] = {}
         for projection in query.expressions:
             inner = projection.unalias()
             if isinstance(inner, exp.Star) or (isinstance(inner, exp.Column) and isinstance(inner.this, exp.Star)):
                 found += self._star(scope, inner)
             else:
-                found.append((projection.output_name, self._made_of(scope, inner, dict(found))))
+                name, origin = projection.output_name, self._made_of(scope, inner, before)
+                found.append((name, origin))
+                before[name.lower()] = origin
         return found
 
     @staticmethod
@@ -307,11 +310,9 @@ class _Lineage:
                 for known, origin in source:
                     if known.lower() == name.lower() or known == "*":
                         return origin
-            if not table and at is scope:
-                # An alias of the same SELECT, written further left.
-                for known, origin in before.items():
-                    if known.lower() == name.lower():
-                        return origin
+            # An alias of the same SELECT, written further left.
+            if not table and at is scope and (origin_before := before.get(name.lower())) is not None:
+                return origin_before
             at = at.parent
         return Origin()
 
