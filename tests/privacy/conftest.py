@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.accounts.store import Store
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.settings import Settings, load_settings
@@ -57,6 +58,11 @@ def lake(settings: Settings, clock: Clock) -> Lakehouse:
 
 
 @pytest.fixture
-def store(settings: Settings, clock: Clock) -> Iterator[Store]:
-    with Store.open(settings, clock) as opened:
+def store(accounts: Accounts) -> Store:
+    return accounts.store
+
+
+@pytest.fixture
+def accounts(settings: Settings, clock: Clock) -> Iterator[Accounts]:
+    with Accounts.open(settings, clock) as opened:
         yield opened
