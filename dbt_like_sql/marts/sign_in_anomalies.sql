@@ -1,7 +1,8 @@
 /*
 description: >-
   Hours with many failed sign-ins: of one account (5 or more), or of all together (50 or more), which also counts
-  attempts at accounts that do not exist. Nobody's name or address is in it: `subject_id` is a random pseudonym that
+  attempts at accounts that do not exist and attempts that were refused unseen because too many had failed before; these
+  are counted within a minute. Nobody's name or address is in it: `subject_id` is a random pseudonym that
   only the operational store can map to a person. A view, so that whoever is erased is gone from it at once.
 owner: team:accounts
 materialized: view
@@ -17,7 +18,7 @@ columns:
   failures: {description: Failed and refused sign-ins within the hour, tests: [not_null, range: {min: 1}]}
   successes: {description: Successful ones within the hour, tests: [not_null, range: {min: 0}]}
   subjects: {description: Accounts with a failure within the hour, tests: [not_null, range: {min: 0}]}
-  without_account: {description: Failures at accounts that do not exist, tests: [not_null, range: {min: 0}]}
+  without_account: {description: "Failures that concern no account, or that were refused unseen", tests: [not_null, range: {min: 0}]}
   first_failure_at: {description: Time of the first failure, tests: [not_null]}
   last_failure_at: {description: Time of the last failure, tests: [not_null]}
   succeeded_after:
@@ -26,7 +27,13 @@ tests:
   - expression: (scope = 'all') = (subject_id IS NULL)
 */
 WITH attempts AS (
-    SELECT date_trunc('hour', ts) AS hour, ts, subject_id, outcome = 'success' AS succeeded
+    SELECT
+        date_trunc('hour', ts) AS hour,
+        ts,
+        subject_id,
+        outcome = 'success' AS succeeded,
+        -- Repeated refusals are one entry with a count.
+        coalesce(TRY_CAST(json_extract_string(TRY_CAST(detail AS JSON), '$.count') AS BIGINT), 1) AS times
     FROM audit_log
     WHERE action = 'session.login'
 ),
@@ -36,6 +43,7 @@ followed AS (
         ts,
         subject_id,
         succeeded,
+        times,
         -- The next success, if there is one within an hour.
         coalesce(
             bool_or(succeeded) OVER (
@@ -52,10 +60,10 @@ counted AS (
         hour,
         subject_id,
         grouping(subject_id) = 1 AS together,
-        count(*) FILTER (WHERE NOT succeeded) AS failures,
-        count(*) FILTER (WHERE succeeded) AS successes,
+        CAST(coalesce(sum(times) FILTER (WHERE NOT succeeded), 0) AS BIGINT) AS failures,
+        CAST(coalesce(sum(times) FILTER (WHERE succeeded), 0) AS BIGINT) AS successes,
         count(DISTINCT subject_id) FILTER (WHERE NOT succeeded) AS subjects,
-        count(*) FILTER (WHERE NOT succeeded AND subject_id IS NULL) AS without_account,
+        CAST(coalesce(sum(times) FILTER (WHERE NOT succeeded AND subject_id IS NULL), 0) AS BIGINT) AS without_account,
         min(ts) FILTER (WHERE NOT succeeded) AS first_failure_at,
         max(ts) FILTER (WHERE NOT succeeded) AS last_failure_at,
         arg_min(then_succeeded, ts) FILTER (WHERE NOT succeeded) AS succeeded_after

@@ -21,9 +21,8 @@ columns:
     tests: [not_null, accepted_values: [free, hobbyist, professional, enterprise, unknown]]
   subjects:
     description: "People of the tier: registered by the end of the month, not deleted before it, and active now"
-    personal: false
     tests: [not_null, range: {min: 0}]
-  active_subjects: {description: People who used anything in the month, personal: false, tests: [not_null, range: {min: 0}]}
+  active_subjects: {description: People who used anything in the month, tests: [not_null, range: {min: 0}]}
   requests: {description: Requests, tests: [not_null, range: {min: 0}]}
   sql_queries: {description: SQL queries, tests: [not_null, range: {min: 0}]}
   optimisations: {description: Optimisations, tests: [not_null, range: {min: 0}]}

@@ -81,7 +81,7 @@ class Shipped:
         if "data_until" in contract.column_names and "data_until" not in rows.columns:
             rows = rows.with_columns(data_until=pl.col("date") - timedelta(days=1))
         types = contract.polars_schema
-        rows = rows.cast({name: types[name] for name in rows.columns})  # type: ignore[arg-type]
+        rows = rows.cast({name: types[name] for name in rows.columns})
         commit = self.lake.table(table).append(rows)
         assert commit.rows_quarantined == 0, "the test's own rows break the contract"
 

@@ -113,7 +113,9 @@ def test_nothing_is_ever_nan_or_infinite(messy):
         assert not any(bad), name
 
 
-def closes(prices: np.ndarray, symbol: str = "X", venue: str = "binance", start: date = date(2024, 1, 1)) -> pl.DataFrame:
+def closes(
+    prices: np.ndarray, symbol: str = "X", venue: str = "binance", start: date = date(2024, 1, 1)
+) -> pl.DataFrame:
     days = [start + timedelta(days=number) for number in range(len(prices))]
     return pl.DataFrame({"venue": venue, "symbol": symbol, "date": days, "close": prices})
 

@@ -10,7 +10,9 @@ import pytest
 NAME = "marts.daily_ohlcv"
 
 
-def bar(day: str, close: float = 100.0, symbol: str = "X", venue: str = "binance", **values: object) -> dict[str, object]:
+def bar(
+    day: str, close: float = 100.0, symbol: str = "X", venue: str = "binance", **values: object
+) -> dict[str, object]:
     ts = datetime.fromisoformat(day).replace(tzinfo=UTC)
     prices = {"open": close, "high": close * 1.01, "low": close * 0.99, "close": close}
     return {"venue": venue, "symbol": symbol, "ts": ts, **prices, **values}
@@ -26,7 +28,9 @@ def test_returns_are_those_of_successive_closes(real):
     expected = (
         real.read("market.closes", "symbol", "date")
         .join(
-            real.read("market.bars").select("symbol", pl.col("ts").dt.date().alias("date"), pl.col("close").alias("bar")),
+            real.read("market.bars").select(
+                "symbol", pl.col("ts").dt.date().alias("date"), pl.col("close").alias("bar")
+            ),
             on=["symbol", "date"],
             how="left",
         )
@@ -141,7 +145,10 @@ def test_a_day_without_a_daily_bar_is_put_together_from_its_minutes(shipped):
 
 def test_bars_that_are_not_final_do_not_count(shipped):
     start = datetime(2024, 3, 2, tzinfo=UTC)
-    minutes = [bar("2024-03-02") | {"ts": start, "final": True}, bar("2024-03-02") | {"ts": start + timedelta(minutes=1)}]
+    minutes = [
+        bar("2024-03-02") | {"ts": start, "final": True},
+        bar("2024-03-02") | {"ts": start + timedelta(minutes=1)},
+    ]
     minutes[1]["final"] = False
     lake = shipped(
         {
@@ -178,9 +185,7 @@ def test_returns_of_the_index_compound_to_its_growth(real):
     found = real.make(NAME, "date").filter(pl.col("symbol") == "SPX")
 
     growth = found["log_return"].sum()
-    assert growth == pytest.approx(
-        pl.Series([found["close"][-1] / found["close"][0]]).log().item(), abs=1e-12
-    )
+    assert growth == pytest.approx(pl.Series([found["close"][-1] / found["close"][0]]).log().item(), abs=1e-12)
     # The worst day of 2008, 15 October: -9.03 % by every published list of the index's largest daily losses.
     worst = found.drop_nulls("simple_return").sort("simple_return").row(0, named=True)
     assert worst["date"] == date(2008, 10, 15)
