@@ -6,12 +6,14 @@ UI and stored with every run, and this one may hold credentials.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
 
 import dagster as dg
+import duckdb
 from dagster_duckdb import DuckDBResource
 
 from hfthot_platform import __version__
@@ -24,8 +26,9 @@ from hfthot_platform.market.sources.base import Feed
 from hfthot_platform.settings import Settings
 from hfthot_platform.sql import Limits
 from hfthot_platform.sql.models import Models, models_of, open_lake
+from hfthot_platform.sql.spill import spill_folder
 
-__all__ = ["Platform", "duckdb_resource"]
+__all__ = ["LakeDuckDB", "Platform", "duckdb_resource"]
 
 
 class Platform:
@@ -108,9 +111,29 @@ def days_of(context: dg.AssetExecutionContext) -> tuple[date, date]:
     return window.start.date(), window.end.date()
 
 
-def duckdb_resource(settings: Settings) -> DuckDBResource:
+class LakeDuckDB(DuckDBResource):
+    """In-memory DuckDB connections that spill to a folder of their own each, which is gone when they close.
+
+    Pass `get_connection` to `hfthot_platform.sql.opened` or `query` as `connect`.
+    """
+
+    spill: str
+
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open a database of its own; it is closed, and what it spilled removed, when the block ends."""
+        with spill_folder(Path(self.spill)) as folder, super().get_connection() as connection:
+            try:
+                connection.execute("SET temp_directory = $folder", {"folder": str(folder)})
+                yield connection
+            finally:
+                connection.close()
+
+
+def duckdb_resource(settings: Settings) -> LakeDuckDB:
     """Return DuckDB connections with the settings' limits, for SQL over the lake inside the graph."""
-    return DuckDBResource(
+    return LakeDuckDB(
         database=":memory:",
         connection_config={"memory_limit": settings.duckdb_memory, "threads": settings.duckdb_threads},
+        spill=str(settings.scratch),
     )
