@@ -15,7 +15,11 @@ import time
 from functools import lru_cache
 from pathlib import Path
 
+import psycopg
 import pytest
+
+from hfthot_platform.accounts.schema import metadata
+from hfthot_platform.accounts.store import Store
 
 _ROOT = Path("/usr/lib/postgresql")
 
@@ -42,6 +46,7 @@ class Server:
             os.chown(self._home, user.pw_uid, user.pw_gid)
             self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self._durable = durable
+        self._shared: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self._run("initdb", "-D", self.data, "-U", "hfthot", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
@@ -85,14 +90,16 @@ class Server:
         deadline = time.monotonic() + 30
         while True:
             try:
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                self._run("psql", "-h", "127.0.0.1", "-p", str(self.port), "-U", "hfthot", "-c", "SELECT 1", "postgres")
-            except (OSError, AssertionError):
+                self._connect("postgres").close()
+            except psycopg.OperationalError:
                 assert self._process.poll() is None, (self._home / "log").read_text()
                 assert time.monotonic() < deadline, (self._home / "log").read_text()
-                time.sleep(0.05)
+                time.sleep(0.02)
             else:
                 return
+
+    def _connect(self, database: str) -> psycopg.Connection:
+        return psycopg.connect(self.url(database).replace("+psycopg", ""), autocommit=True)
 
     def kill(self) -> None:
         """Take the server down as a power cut would: no shutdown, no checkpoint."""
@@ -107,8 +114,23 @@ class Server:
     def database(self) -> str:
         """Make an empty database and return its URL."""
         name = "t" + secrets.token_hex(6)
-        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", "hfthot", name)
+        with self._connect("postgres") as connection:
+            connection.execute(f"CREATE DATABASE {name}")
         return self.url(name)
+
+    def store(self) -> str:
+        """Return the URL of a database with an empty store: always the same one, since making one takes long.
+
+        At most one test of a process uses it at a time.
+        """
+        if self._shared is None:
+            self._shared = self.database()
+            Store.open(self._shared).close()
+        with self._connect(self._shared.rpartition("/")[2]) as connection:
+            for table in reversed(metadata.sorted_tables):
+                connection.execute(f"DELETE FROM {table.name}")
+            connection.execute("INSERT INTO change_head (id, seq, hash) VALUES (1, 0, repeat('0', 64))")
+        return self._shared
 
     def close(self) -> None:
         self.kill()

@@ -87,7 +87,10 @@ class Database(Protocol):
         """Hold a named lock of the installation, apart from the writers' turns."""
 
     def disown(self) -> None:
-        """Let go, in a forked child, of what belongs to the parent."""
+        """Let go, in a forked child, of locks that belong to the parent."""
+
+    def leave(self, connected: Any) -> None:
+        """Let go, in a forked child, of a connection that belongs to the parent."""
 
     def close(self) -> None:
         """Release files."""
@@ -170,10 +173,25 @@ class Sqlite:
         fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             self._truncate(raw)
-            raw.execute("PRAGMA incremental_vacuum").fetchall()
+            self._rewrite(raw)
             self._truncate(raw)
         finally:
             self.end_turn()
+
+    def _rewrite(self, raw: Any) -> None:
+        """Write the whole database anew.
+
+        `secure_delete` overwrites what is deleted, but not the copies that earlier splits of pages left in their slack.
+        """
+        folder = str(self._path.parent).replace("'", "''")
+        # The copy in between has the same secrets, so it is made in the same folder, without a name.
+        raw.execute(f"PRAGMA temp_store_directory = '{folder}'")
+        raw.execute("PRAGMA temp_store = FILE")
+        try:
+            raw.execute("VACUUM")
+        finally:
+            raw.execute("PRAGMA temp_store = MEMORY")
+            raw.execute("PRAGMA temp_store_directory = ''")
 
     def _truncate(self, raw: Any) -> None:
         """Bring the write-ahead log into the database and cut it to nothing."""
@@ -217,6 +235,10 @@ class Sqlite:
         # Closing a copy of the handle leaves the parent's lock alone; keeping it would hold the lock for the parent.
         self.close()
 
+    def leave(self, connected: Any) -> None:
+        # It is idle, so closing it changes no file: the parent's lock keeps the child from clearing up after it.
+        connected._close()  # noqa: SLF001
+
     def close(self) -> None:
         if self._locks is not None:
             for handle in self._locks:
@@ -248,8 +270,6 @@ def _still_held(name: str, seconds: float, where: str) -> LockTimeoutError:
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
-    # Only effective before the first table: freed pages can then be given back without rewriting the file.
-    connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
     connection.execute("PRAGMA secure_delete=ON")
@@ -275,6 +295,7 @@ class Postgres:
             url, poolclass=NullPool, isolation_level="AUTOCOMMIT", hide_parameters=True, connect_args=_PG_ARGS
         )
         sa.event.listen(self.engine, "connect", _prepare_postgres)
+        self._foreign: list[object] = []
 
     def take_turn(self, raw: Any) -> tuple[int, str]:
         raw.execute("BEGIN")
@@ -318,7 +339,11 @@ class Postgres:
         return []
 
     def disown(self) -> None:
-        """Do nothing: connections are the store's."""
+        """Do nothing: a lock is a connection's."""
+
+    def leave(self, connected: Any) -> None:
+        # Kept, not closed: closing would say goodbye to the server in the parent's name.
+        self._foreign.append(connected)
 
     def close(self) -> None:
         """Do nothing: connections are the store's."""

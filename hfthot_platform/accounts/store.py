@@ -37,6 +37,8 @@ __all__ = ["Prepared", "Store", "Transaction", "microseconds", "utc_now"]
 #: Bounds of a shared commit: operations, and seconds since its first one began.
 _SHARED: Final = 64
 _SHARED_SECONDS: Final = 0.01
+#: How long a fork waits for other threads' reads to end.
+_FORK_SECONDS: Final = 5.0
 #: Tables that lose rows in an erasure, and the log, whose entries leave once published.
 _PURGED: Final = (
     "users",
@@ -187,6 +189,9 @@ class Store:
         self._batch: _Batch | None = None
         self._writer: _Connected | None = None
         self._idle: list[_Connected] = []
+        #: Readers that are lent out; one list entry each, since appending and removing are atomic.
+        self._lent: list[_Connected] = []
+        self._quiet = False
 
     # -- writing --------------------------------------------------------------------------------------------
 
@@ -278,7 +283,7 @@ class Store:
 
     def _begin(self) -> None:
         if self._closed:
-            raise StoreError("the store is closed", where=self._database.where, hint="Open it again.")
+            raise self._is_closed()
         if self._writer is None:
             self._writer = _Connected(self._database.engine.connect())
         try:
@@ -287,6 +292,13 @@ class Store:
             self._discard_writer()
             raise
         self._batch = _Batch(seq, head)
+
+    def _is_closed(self) -> StoreError:
+        return StoreError(
+            "the store is closed, or the process was forked inside one of its blocks",
+            where=self._database.where,
+            hint="Open it again; fork outside of transactions and reads, or spawn.",
+        )
 
     def _commit(self) -> None:
         """Commit the open transaction, if there is one, and wake those who wait for it."""
@@ -344,11 +356,15 @@ class Store:
 
     def _reader(self) -> _Connected:
         try:
-            return self._idle.pop()
+            reader = self._idle.pop()
         except IndexError:
-            pass
+            reader = self._new_reader()
+        self._lent.append(reader)
+        return reader
+
+    def _new_reader(self) -> _Connected:
         if self._closed:
-            raise StoreError("the store is closed", where=self._database.where, hint="Open it again.")
+            raise self._is_closed()
         with translated(self._database.where):
             reader = _Connected(self._database.engine.connect())
             for statement in _READ_ONLY[self._database.engine.dialect.name]:
@@ -434,12 +450,36 @@ class Store:
         finally:
             self._mutex.release()
 
-    def _after_fork(self) -> None:
-        """Start afresh in a forked child: connections and locks there are the parent's."""
-        # Kept, not closed: closing would say goodbye to the server in the parent's name.
-        _FOREIGN.extend([*self._idle, self._writer])
+    # A forked child inherits SQLite's idea of which locks this process holds, and holds none of them.  So nothing may
+    # be under way in the instant of the fork, and the child closes what it inherited before it opens anything.
+
+    def _before_fork(self) -> None:
+        self._quiet = False
+        if self._owner == threading.get_ident():
+            return
+        self._queue()
+        self._commit()
+        deadline = time.monotonic() + _FORK_SECONDS
+        while self._lent and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self._quiet = not self._lent
+        if not self._quiet:
+            self._mutex.release()
+
+    def _after_fork_here(self) -> None:
+        if self._quiet:
+            self._mutex.release()
+
+    def _after_fork_in_child(self) -> None:
+        quiet, writer, idle = self._quiet, self._writer, self._idle
         self._database.disown()
         self._reset()
+        if not quiet:
+            _FOREIGN.append((writer, idle))
+            self._closed = True
+            return
+        for each in (*idle, *([writer] if writer else [])):
+            self._database.leave(each)
 
     def __enter__(self) -> Self:
         return self
@@ -488,6 +528,7 @@ class _Reading:
     ) -> None:
         del kind, traceback
         store = self._store
+        store._lent.remove(self._reader)  # noqa: SLF001
         if error is None and not store._closed:  # noqa: SLF001
             store._idle.append(self._reader)  # noqa: SLF001
             return
@@ -535,9 +576,16 @@ _OPEN: weakref.WeakSet[Store] = weakref.WeakSet()
 _FOREIGN: list[object] = []
 
 
-def _after_fork() -> None:
-    for store in list(_OPEN):
-        store._after_fork()  # noqa: SLF001
+def _each(what: str) -> Callable[[], None]:
+    def run() -> None:
+        for store in list(_OPEN):
+            getattr(store, what)()
+
+    return run
 
 
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(
+    before=_each("_before_fork"),
+    after_in_parent=_each("_after_fork_here"),
+    after_in_child=_each("_after_fork_in_child"),
+)
