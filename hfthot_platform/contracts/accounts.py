@@ -78,7 +78,9 @@ USERS: Final = TableContract(
 
 SESSIONS: Final = TableContract(
     name="sessions",
-    description="Sign-ins: when, until when, and from where (encrypted). Tokens are nowhere in the lake.",
+    # Rows leave by `privacy.retention`, here and in the store alike.
+    description="Sign-ins: when, until when, and from where (encrypted), for as long as the setting "
+    "`session_retention_days` says. Tokens are nowhere in the lake.",
     columns=(
         Column("date", DATE, "UTC day of `created_at`; partition"),
         Column("session_id", TEXT, "Random id; not the token"),
@@ -105,7 +107,6 @@ SESSIONS: Final = TableContract(
         Between("seq", 1, 1e15),
     ),
     stats_columns=("date", "subject_id", "seq"),
-    retention_days=180,
 )
 
 API_KEYS: Final = TableContract(
@@ -175,7 +176,8 @@ USAGE: Final = TableContract(
 
 AUDIT_LOG: Final = TableContract(
     name="audit_log",
-    description="Every change and every refused attempt, in order, each entry chained to the one before by hash.",
+    description="Every change and every refused attempt, in order, each entry chained to the one before by hash, for "
+    "as long as the setting `audit_retention_days` says.",
     columns=(
         Column("date", DATE, "UTC day of `ts`; partition"),
         Column("seq", INT, "Entry of the ordered change log, without gaps"),
@@ -210,8 +212,8 @@ AUDIT_LOG: Final = TableContract(
         Matches("previous_hash", "[0-9a-f]{64}"),
         Matches("hash", "[0-9a-f]{64}"),
     ),
+    # Entries leave by `privacy.retention` alone: the rest of the chain needs an anchor.
     stats_columns=("date", "seq", "subject_id"),
-    retention_days=90,
     # The log is evidence: an entry that breaks a rule stops the publisher instead of going missing from the chain.
     max_rejected_share=0.0,
 )

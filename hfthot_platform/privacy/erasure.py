@@ -539,7 +539,9 @@ def _collect(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: C
                 for text in dict.fromkeys(cipher.decrypt(contract.name, column.name, each) for each in texts):
                     found.add(column.name, *_leaves(column.name, text))
                 found.add("envelope", *texts[:_MOST_VALUES])
-    names = {kind: [str(value) for known, value in found.needles if known == kind] for kind in ("first_name", "last_name")}
+    names = {
+        kind: [str(value) for known, value in found.needles if known == kind] for kind in ("first_name", "last_name")
+    }
     for first in names["first_name"]:
         for last in names["last_name"]:
             found.add("full_name", f"{first} {last}", f"{last} {first}", f"{last}, {first}")

@@ -522,19 +522,23 @@ class _Run:
                     reader.unreadable.append(f"{os.path.basename(error.filename or '')} ({error.strerror})")  # noqa: PTH119
                     todo = []
                 seen |= {each.path.resolve() for each in todo if each.path is not None}
+                own = [each for each in todo if _CANARY_PREFIX in each.name]
+                reader.canaries = frozenset(each.name for each in own)
                 self.total += sum(each.size for each in todo)
                 # The largest first, so that no worker ends with a long file alone.
                 todo.sort(key=lambda each: -each.size)
                 for _ in pool.map(reader.file, todo):
                     pass
-                self.reports.append(reader.report(len(todo)))
+                self.reports.append(reader.report(len(todo) - len(own)))
 
     def _database(self, place: Database) -> PlaceReport:
         reader = _Reader(self, place.name)
         tables = 0
         for table, blocks in place.streams():
-            tables += 1
-            # A canary's table has the whole of its name in the pattern of names to be found.
+            if _CANARY_PREFIX in table:
+                reader.canaries |= {table}
+            else:
+                tables += 1
             reader.stream(table, "sql", _Joined(blocks), decoded=False)
         return reader.report(tables)
 
@@ -569,6 +573,8 @@ class _Reader:
         self.decoded = 0
         self.opaque: list[str] = []
         self.unreadable: list[str] = []
+        #: Files of ours, which do not count.
+        self.canaries: frozenset[str] = frozenset()
         self._lock = threading.Lock()
 
     def report(self, files: int) -> PlaceReport:
@@ -603,12 +609,13 @@ class _Reader:
             with self._lock:
                 self.unreadable.append(f"{entry.name} ({error.strerror or type(error).__name__})")
 
-    def tally(self, number: int, *, decoded: bool) -> None:
-        with self._lock:
-            if decoded:
-                self.decoded += number
-            else:
-                self.bytes += number
+    def tally(self, file: str, number: int, *, decoded: bool) -> None:
+        if file not in self.canaries:
+            with self._lock:
+                if decoded:
+                    self.decoded += number
+                else:
+                    self.bytes += number
         if not decoded:
             self.run.count(number)
 
@@ -621,7 +628,7 @@ class _Reader:
         looked = 0  # offset in the stream before which every beginning was looked at
         while True:
             read = _read_into(handle, memoryview(buffer)[kept:])
-            self.tally(read, decoded=decoded)
+            self.tally(file, read, decoded=decoded)
             end = kept + read
             last = end < len(buffer)
             view = memoryview(buffer)[:end]
@@ -728,7 +735,7 @@ class _Reader:
         if data is None or bounds[-1] == bounds[0]:
             return 0
         view = memoryview(data)[int(bounds[0]) : int(bounds[-1])]
-        self.tally(len(view), decoded=True)
+        self.tally(file, len(view), decoded=True)
         searcher = self.run.searcher
         for position in sorted({hit.offset for hit in searcher.search(view, words=False)}):
             at = int(np.searchsorted(bounds, position + int(bounds[0]), side="right")) - 1
@@ -744,7 +751,7 @@ class _Reader:
             return
         try:
             for row in _long_rows(entry.path):
-                self.tally(len(row), decoded=True)
+                self.tally(entry.name, len(row), decoded=True)
                 for hit in self.run.searcher.search(row):
                     self.run.found(self.place, entry.name, "sqlite", hit, hit.offset)
         except sqlite3.Error:
