@@ -37,6 +37,7 @@ from sqlalchemy.pool import NullPool
 from hfthot_platform import __version__
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import AuditEvent, to_json
+from hfthot_platform.accounts.core import SYSTEM
 from hfthot_platform.accounts.publisher import Publisher, flush
 from hfthot_platform.accounts.records import Request, moment
 from hfthot_platform.accounts.service import CATEGORIES, Accounts
@@ -142,11 +143,16 @@ def request_erasure(
     subject_id = accounts.subject_of(user_id)
     with accounts.store.reading() as rx:
         known = _open_request(rx, subject_id)
-    if known is None:
+    permitted = known is None
+    if permitted:
+        # Checks the caller too; one that deletes itself could not be checked again below.
         accounts.delete_user_soft(user_id, request=request)
     with accounts._operation("privacy.erasure_request", request, user_id) as tx:  # noqa: SLF001
         subject_id = str(accounts._account(tx, user_id)["subject_id"])  # noqa: SLF001
-        actor = accounts._actor(tx, request, user_id)  # noqa: SLF001
+        if permitted:
+            actor = (accounts._known(tx, request.actor_id) if request.actor_id else None) or SYSTEM  # noqa: SLF001
+        else:
+            actor = accounts._actor(tx, request, user_id)  # noqa: SLF001
         requests = schema.erasure_requests
         known = _open_request(tx, subject_id)
         if known is not None:
