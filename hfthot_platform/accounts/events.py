@@ -5,14 +5,14 @@ ignored and kept nowhere.
 
 | field | in | meaning |
 |---|---|---|
-| `event_id` | all | text of 1 to 200 characters, unique for ever: an id that was applied is never applied again |
+| `event_id` | all | printable text of 1 to 200 characters: one that was applied is never applied again |
 | `type` | all | `registration`, `login`, `subscription_change` or `api_call` |
 | `at` | all | when it happened: ISO 8601 with a zone, or a Parquet timestamp with one |
 | `username`, `email` | all | whom it concerns; a registration has both, the others at least one |
 | `first_name`, `last_name` | registration | optional |
 | `tier` | registration, subscription_change | `free` (default of a registration), `hobbyist`, ... |
 | `ip`, `user_agent` | registration, login | optional; encrypted as in a sign-in here |
-| `resource`, `count` | api_call | `requests` (default), `sql_queries`, `optimisations` or `provider:<name>`; 1 to a million |
+| `resource`, `count` | api_call | `requests` (default), ..., `provider:<name>`; 1 (default) to a million |
 
 An event and its effects are one transaction and one entry of the change log, so that a crash leaves both or neither,
 and a file can be taken in again at any time.  Events may come in any order: one whose account is not known yet waits
@@ -83,7 +83,7 @@ _DAY: Final = 86_400_000_000
 _REASONS: Final = {
     "not_json": "the line is not a JSON object",
     "too_long": f"the line has more than {_LONGEST_LINE} bytes",
-    "malformed_event_id": "event_id is not text of 1 to 200 characters",
+    "malformed_event_id": "event_id is not printable text of 1 to 200 characters",
     "unknown_type": f"type is none of {', '.join(_KINDS)}",
     "malformed_time": "at is not a time with a zone",
     "time_out_of_range": "at lies in the future, or before the year 2000",
@@ -363,7 +363,7 @@ class _Importer(Accounts):
         if isinstance(fields, str):
             raise _Refused(fields)
         event_id = fields.get("event_id")
-        if not isinstance(event_id, str) or not 1 <= len(event_id) <= _LONGEST_ID:
+        if not isinstance(event_id, str) or not 1 <= len(event_id) <= _LONGEST_ID or not event_id.isprintable():
             raise _Refused("malformed_event_id")
         kind = next((each for each in _KINDS if each == fields.get("type")), None)
         if kind is None:
@@ -371,7 +371,7 @@ class _Importer(Accounts):
         at = _time(fields.get("at"))
         if at is None:
             raise _Refused("malformed_time")
-        if not _EARLIEST <= at or microseconds(at) > latest:
+        if at < _EARLIEST or microseconds(at) > latest:
             raise _Refused("time_out_of_range")
         names, look_ups = self._whom(fields, kind)
         network = {name: fields.get(name) for name in ("ip", "user_agent")}
