@@ -12,12 +12,14 @@ import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute
 
 from hfthot_platform.errors import (
     HfthotError,
@@ -32,7 +34,7 @@ from hfthot_platform.sql.gateway import cage, wire
 from hfthot_platform.sql.gateway.checker import check
 from hfthot_platform.sql.statement import Reference, parse
 
-__all__ = ["Job", "Plan", "Relation", "database", "serve", "weight"]
+__all__ = ["Job", "Plan", "Relation", "database", "serve", "warm", "weight"]
 
 #: Rows of one vector batch; DuckDB's row group.
 _BATCH_ROWS: Final = 122_880
@@ -102,6 +104,26 @@ def database() -> duckdb.DuckDBPyConnection:
     connection.execute("SET TimeZone = 'UTC'")
     connection.execute("SET enable_progress_bar = false")
     return connection
+
+
+def warm(connection: duckdb.DuckDBPyConnection) -> None:
+    """Use once what loads modules on first use: in a worker none of their files can be opened any more."""
+    values = [None, True, 1, 2**70, 1.5, "x", b"x", Decimal("1.5"), timedelta(1), time(1)]
+    values += [date(2024, 1, 1), datetime(2024, 1, 1, tzinfo=UTC)]
+    marks = ", ".join("?" * len(values))
+    types = "[1], {'a': 1}, map {'a': 1}, 'x'::ENUM('x'), INTERVAL 1 DAY, uuid(), '{}'::JSON, 1::HUGEINT, '1'::BIT"
+    reader = connection.sql(f"SELECT {marks}, {types}", params=values).to_arrow_reader(10)
+    schema = pa.schema([pa.field(str(number), _plain(each)) for number, each in enumerate(reader.schema)])
+    for batch in reader:
+        for piece in _pieces(_decoded(batch, schema)):
+            piece.serialize()
+    _decoded(pa.record_batch([pa.array([1])], ["a"]), pa.schema([("a", pa.float64())]))
+    check(connection, "SELECT 1", (), ())
+    for wrong in ("SELECT 'a'::INT", "SELECT a", "SELEC"):
+        try:
+            connection.sql(wrong).fetchall()
+        except duckdb.Error as error:
+            str(_explained(error, wrong, ("b",)))
 
 
 def serve(parent: socket.socket, connection: duckdb.DuckDBPyConnection) -> None:
@@ -237,18 +259,17 @@ def _stream(parent: socket.socket, reader: pa.RecordBatchReader, job: Job) -> di
             continue
         batch = _decoded(whole, schema)
         for piece in _pieces(batch):
-            message = piece.serialize()
-            if rows + piece.num_rows > job.rows:
-                piece = piece.slice(0, job.rows - rows)  # noqa: PLW2901 - the same piece, cut
-                message = piece.serialize() if piece.num_rows else None
-            if message is None:
+            kept = piece.slice(0, job.rows - rows)
+            if kept.num_rows:
+                message = kept.serialize()
+                size += max(message.size, weight(kept))
+                if message.size > wire.MAX_FRAME or size > job.bytes:
+                    return {"rows": rows, "truncated": "bytes"}
+                wire.send(parent, wire.BATCH, memoryview(message))
+                rows += kept.num_rows
+                del message
+            if kept.num_rows < piece.num_rows:
                 return {"rows": rows, "truncated": "rows"}
-            if message.size > wire.MAX_FRAME or size + max(message.size, weight(piece)) > job.bytes:
-                return {"rows": rows, "truncated": "bytes"}
-            wire.send(parent, wire.BATCH, memoryview(message))
-            rows += piece.num_rows
-            size += max(message.size, weight(piece))
-            del message
     return {"rows": rows, "truncated": ""}
 
 

@@ -49,9 +49,7 @@ def main(descriptor: int) -> None:
     os.chdir("/")
     os.umask(0o777)
     connection = worker.database()
-    # Everything that is loaded on first use is loaded here, once.
-    connection.sql("SELECT 1 AS a, 'x' AS b, [1] AS c, TIMESTAMPTZ '2024-01-01' AS d").to_arrow_reader(10).read_all()
-    connection.execute("SELECT json_serialize_sql('SELECT 1')").fetchall()
+    worker.warm(connection)
     gc.collect()
     gc.freeze()
     threads = len(list(Path("/proc/self/task").iterdir()))

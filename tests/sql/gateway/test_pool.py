@@ -1,0 +1,347 @@
+"""The processes and the queue: one each, shared fairly, stopped at once, never left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import pytest
+
+from hfthot_platform.errors import SqlBusyError, SqlCancelledError, SqlDeadlineError, SqlError, SqlWorkerError
+from hfthot_platform.settings import load_settings
+from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway, cage
+from hfthot_platform.sql.gateway.pool import Ticket
+
+LONG = "SELECT sum(range) FROM range(1000000000000)"
+
+
+def of(lake, pool, caller: str, limits: QueryLimits) -> SqlGateway:
+    return SqlGateway(lake, Policy.of("enterprise", "registered", caller, limits), pool)
+
+
+def wait_until(true, seconds: float = 5.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.01)
+
+
+# -- the queue ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def queue() -> GatewayPool:
+    """One place; nothing is ever started."""
+    return GatewayPool(workers=1, queue=6, queue_per_caller=4)
+
+
+def lined_up(queue: GatewayPool, callers: str) -> tuple[list[str], Ticket]:
+    """Let one statement run and others wait, in this order; return the order in which turns come, as they come."""
+    running = Ticket("first")
+    queue.admit(running, 1)
+    turns: list[str] = []
+
+    def wait(ticket: Ticket) -> None:
+        queue.admit(ticket, 10)
+        turns.append(ticket.caller)
+        queue.leave(ticket)
+
+    for number, caller in enumerate(callers, 1):
+        threading.Thread(target=wait, args=(Ticket(caller),), daemon=True).start()
+        wait_until(lambda number=number: sum(map(len, queue._lines.values())) == number)
+    return turns, running
+
+
+def test_callers_take_turns_however_many_statements_each_has(queue):
+    turns, running = lined_up(queue, "aaaabc")
+
+    queue.leave(running)
+    wait_until(lambda: len(turns) == 6)
+
+    assert turns == ["a", "b", "c", "a", "a", "a"]
+
+
+def test_a_full_queue_says_so_at_once(queue):
+    _, running = lined_up(queue, "aabbcc")
+
+    with pytest.raises(SqlBusyError, match="too many"):
+        queue.admit(Ticket("d"), 10)
+    queue.leave(running)
+
+
+def test_one_caller_cannot_fill_the_queue(queue):
+    _, running = lined_up(queue, "aaaa")
+
+    with pytest.raises(SqlBusyError, match="too many"):
+        queue.admit(Ticket("a"), 10)
+    turns, _ = [], queue.leave(running)
+    assert turns == []
+
+
+def test_waiting_ends_in_time(queue):
+    queue.admit(Ticket("a"), 1)
+
+    started = time.monotonic()
+    with pytest.raises(SqlBusyError, match=r"0\.1 seconds"):
+        queue.admit(Ticket("b"), 0.1)
+
+    assert time.monotonic() - started < 1
+    assert not queue._lines
+
+
+def test_what_waits_can_be_cancelled(queue):
+    queue.admit(Ticket("a"), 1)
+    ticket = Ticket("b")
+    threading.Timer(0.05, ticket.end, ["cancelled"]).start()
+
+    with pytest.raises(SqlCancelledError):
+        queue.admit(ticket, 10)
+    assert not queue._lines
+
+
+# -- statements -----------------------------------------------------------------------------------------------------
+
+
+def test_a_running_statement_is_cancelled_at_once(lake, pool, limits):
+    gateway = of(lake, pool, "a", limits)
+    handle = gateway.submit(LONG)
+    wait_until(lambda: handle._stream._worker is not None)
+    time.sleep(0.2)
+    assert not handle.done()
+
+    started = time.monotonic()
+    handle.cancel()
+    with pytest.raises(SqlCancelledError):
+        handle.result(5)
+
+    assert time.monotonic() - started < 1
+    assert gateway.query("SELECT 1 AS a").rows == 1
+
+
+def test_a_submitted_statement_gives_its_result(lake, pool, limits):
+    handles = [of(lake, pool, "a", limits).submit("SELECT $x AS x", {"x": number}) for number in range(6)]
+
+    assert [handle.result(30).data.to_pylist()[0]["x"] for handle in handles] == list(range(6))
+    assert all(handle.done() for handle in handles)
+
+
+def test_a_result_that_is_not_there_yet_can_be_waited_for(lake, pool, limits):
+    handle = of(lake, pool, "a", limits).submit(LONG)
+
+    with pytest.raises(TimeoutError):
+        handle.result(0.05)
+    handle.cancel()
+    with pytest.raises(SqlCancelledError):
+        handle.result(5)
+
+
+def test_closing_a_gateway_cancels_its_statements_alone(lake, pool, limits):
+    with of(lake, pool, "a", limits) as gateway:
+        handle = gateway.submit(LONG)
+        wait_until(lambda: handle._stream._worker is not None)
+    with pytest.raises(SqlCancelledError):
+        handle.result(5)
+    with pytest.raises(SqlWorkerError, match="closed"):
+        gateway.query("SELECT 1")
+
+    assert of(lake, pool, "b", limits).query("SELECT 1").rows == 1
+
+
+def test_time_in_the_queue_does_not_count_against_the_deadline(lake, pool, limits):
+    short = replace(limits, seconds=1.0)
+    handles = [of(lake, pool, "a", short).submit(LONG) for _ in range(4)]
+    results = []
+    for handle in handles:
+        with pytest.raises(SqlDeadlineError) as caught:
+            handle.result(30)
+        results.append(caught.value)
+
+    assert len(results) == 4
+    assert of(lake, pool, "a", short).query("SELECT 1").rows == 1
+
+
+def test_many_callers_at_once_all_get_their_own_answers(lake, pool, limits):
+    faults: list[BaseException] = []
+
+    def ask(caller: int) -> None:
+        try:
+            gateway = of(lake, pool, str(caller), limits)
+            for number in range(5):
+                value = caller * 100 + number
+                assert gateway.query(f"SELECT {value} AS x").data.to_pylist() == [{"x": value}]
+        except BaseException as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=ask, args=(caller,)) for caller in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert faults == []
+
+
+# -- processes ------------------------------------------------------------------------------------------------------
+
+
+def test_every_statement_has_a_process_of_its_own(lake, pool, limits):
+    gateway = of(lake, pool, "a", limits)
+    numbers = set()
+    for _ in range(3):
+        with gateway.stream("SELECT 1") as stream:
+            numbers.add(stream._worker._pid)
+
+    assert len(numbers) == 3
+    assert os.getpid() not in numbers
+    assert not [number for number in numbers if psutil.pid_exists(number)]
+
+
+def test_a_killed_starter_is_started_again(lake, limits):
+    with GatewayPool(workers=1) as pool:
+        gateway = of(lake, pool, "a", limits)
+        assert gateway.query("SELECT 1").rows == 1
+        first = pool._zygote.process.pid
+        os.kill(first, signal.SIGKILL)
+        answered = 0
+        for _ in range(20):
+            try:
+                answered += gateway.query("SELECT 1").rows
+            except SqlError:
+                time.sleep(0.05)
+        assert answered >= 10
+        assert pool._zygote.process.pid != first
+
+
+def test_a_killed_worker_is_an_error_of_its_statement_alone(lake, pool, limits):
+    gateway = of(lake, pool, "a", limits)
+    handle = gateway.submit(LONG)
+    wait_until(lambda: handle._stream._worker is not None)
+    time.sleep(0.1)
+    os.kill(handle._stream._worker._pid, signal.SIGSEGV)
+
+    with pytest.raises(SqlError, match="memory, or is nested"):
+        handle.result(5)
+    assert gateway.query("SELECT 1").rows == 1
+
+
+def test_nothing_outlives_a_closed_pool(lake, limits):
+    pool = GatewayPool(workers=2)
+    gateway = of(lake, pool, "a", limits)
+    handle = gateway.submit(LONG)
+    wait_until(lambda: handle._stream._worker is not None)
+    starter = psutil.Process(pool._zygote.process.pid)
+    family = [starter, *starter.children(recursive=True)]
+
+    pool.close()
+
+    assert psutil.wait_procs(family, timeout=5)[1] == []
+    with pytest.raises(SqlError):
+        handle.result(5)
+    with pytest.raises(SqlWorkerError, match="closed"):
+        gateway.query("SELECT 1")
+
+
+def test_nothing_outlives_a_killed_server(tmp_path):
+    program = (
+        "import os, sys; from hfthot_platform.sql.gateway import GatewayPool\n"
+        "pool = GatewayPool(workers=2); pool.warm(); print(pool._zygote.process.pid, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as server:
+        starter = psutil.Process(int(server.stdout.readline()))
+        family = [starter, *starter.children(recursive=True)]
+        assert len(family) == 3
+        server.kill()
+
+    assert psutil.wait_procs(family, timeout=5)[1] == []
+
+
+def test_the_starter_has_one_thread_and_an_empty_past(pool):
+    facts = pool.facts()
+    starter = psutil.Process(pool._zygote.process.pid)
+    pool.warm()
+
+    assert facts["threads"] == starter.num_threads() == 1
+    worker = starter.children()[0]
+    assert worker.cwd() == "/"
+    assert worker.num_fds() <= 5
+    with Path(f"/proc/{worker.pid}/limits").open() as file:
+        limited = {line[:26].strip(): line[26:].split()[0] for line in file}
+    assert {limited[name] for name in ("Max core file size", "Max file size", "Max processes")} == {"0"}
+
+
+def test_the_shared_pool_is_one_and_takes_its_ceilings_from_the_settings():
+    with GatewayPool.default() as pool:
+        assert GatewayPool.default() is pool
+        assert pool.workers == load_settings().sql_workers
+        assert pool.limits.memory == load_settings().sql_memory_mb * 2**20
+    assert GatewayPool.default() is not pool
+    GatewayPool.default().close()
+
+
+# -- the cage -------------------------------------------------------------------------------------------------------
+
+CAGED = """
+import json, os, resource, socket, subprocess, sys, threading
+from hfthot_platform.sql.gateway import cage
+open_file, closed_file, folder = sys.argv[1:]
+out = os.dup(1)
+def attempt(what):
+    try:
+        what()
+        return "done"
+    except (OSError, RuntimeError, ValueError, MemoryError) as error:
+        return type(error).__name__
+cage.renounce()
+cage.confine(2**26, 10)
+walls = cage.confine_files([open_file])
+said = {
+    "read": attempt(lambda: open(open_file).read()),
+    "read another": attempt(lambda: open(closed_file).read()),
+    "read the system": attempt(lambda: open("/etc/hostname").read()),
+    "list": attempt(lambda: os.listdir("/")),
+    "write": attempt(lambda: open(open_file, "a")),
+    "create": attempt(lambda: open(folder + "/new", "w")),
+    "remove": attempt(lambda: os.unlink(open_file)),
+    "rename": attempt(lambda: os.rename(open_file, closed_file)),
+    "mkdir": attempt(lambda: os.mkdir(folder + "/new")),
+    "connect": attempt(lambda: socket.create_connection(("127.0.0.1", 9), 1)),
+    "socket": attempt(lambda: socket.socket(socket.AF_UNIX)),
+    "fork": attempt(os.fork),
+    "thread": attempt(lambda: threading.Thread(target=print).start()),
+    "execute": attempt(lambda: os.execv("/bin/true", ["true"])),
+    "signal": attempt(lambda: os.kill(os.getppid(), 0)),
+    "raise limits": attempt(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (600, 600))),
+    "memory": attempt(lambda: bytearray(2**28)),
+    "own signal": attempt(lambda: os.kill(os.getpid(), 0)),
+}
+os.write(out, json.dumps(said).encode())
+os._exit(0)
+"""
+
+
+def test_the_kernel_holds_what_gets_out_of_the_engine(tmp_path):
+    walls = cage.report()
+    if not all(walls.values()):
+        pytest.skip(f"this kernel lacks some of the walls: {walls}")
+    for name in ("open", "closed"):
+        (tmp_path / name).write_text(name)
+
+    done = subprocess.run(
+        [sys.executable, "-c", CAGED, str(tmp_path / "open"), str(tmp_path / "closed"), str(tmp_path)],
+        capture_output=True,
+        check=True,
+    )
+
+    said = json.loads(done.stdout)
+    assert {name for name, outcome in said.items() if outcome == "done"} == {"read", "own signal"}
+    assert {each.name for each in tmp_path.iterdir()} == {"open", "closed"}
