@@ -24,6 +24,7 @@ __all__ = [
     "optional_text",
     "provider_secrets",
     "text",
+    "versions_by_table",
 ]
 
 _T = TypeVar("_T", bound=str)
@@ -165,6 +166,22 @@ def provider_secrets(value: object, name: str = "provider_keys") -> dict[str, An
             optional_text(secret, f"{name}[{known!r}]", most=4096)
         found[known] = secret
     return found
+
+
+def versions_by_table(value: object, name: str = "versions") -> dict[str, int] | None:
+    """Return versions by the names of tables, or None for None.
+
+    Raises:
+        BadRequestError: it is no such mapping.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, Mapping):
+        raise _wrong(name, f"it is a {type(value).__name__}", 'Give a mapping such as {"market.bars": 5}.')
+    return {
+        text(table, f"{name}: a table", most=200): count(version, f"{name}: a version")
+        for table, version in value.items()
+    }
 
 
 def _matching(value: object, name: str, pattern: re.Pattern[str], hint: str, most: int = 256) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
 from urllib.parse import urlparse
 
 import polars as pl
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from hfthot_platform.accounts.service import Accounts
     from hfthot_platform.accounts.tiers import Role, TierName
     from hfthot_platform.lakehouse import Table
+    from hfthot_platform.privacy.certificate import ErasureCertificate
     from hfthot_platform.privacy.export import ExportFormat
     from hfthot_platform.settings import Settings
     from hfthot_platform.sql.gateway import Policy, QueryLimits, QueryResult
@@ -125,7 +125,8 @@ class LakehouseClient:
             >>> here.login(username, password).user_id == user.user_id
             True
         """
-        other = copy.copy(self)
+        other = type(self).__new__(type(self))
+        vars(other).update(vars(self))
         other._network = (  # noqa: SLF001 - made here
             arguments.optional_text(ip, "ip", least=0, most=1000),
             arguments.optional_text(user_agent, "user_agent", least=0, most=10_000),
@@ -637,9 +638,13 @@ class LakehouseClient:
             QuotaExceededError: the tier's statements are used up; `resets_at` says until when.
             TierForbiddenError: the tier has no SQL.
         """
-        from hfthot_platform.sql.gateway import SqlGateway
+        from hfthot_platform.sql.gateway import QueryLimits, SqlGateway
 
         arguments.text(query, "query", most=100_000)
+        if limits is not None and not isinstance(limits, QueryLimits):
+            raise BadRequestError("they are no QueryLimits", where="argument 'limits'", hint="Leave them out.")
+        chosen = arguments.versions_by_table(versions)
+        at = arguments.moment(as_of, "as_of")
         caller = self._caller()
         policy = self._policy(caller)
         if policy.queries is not None and policy.queries.count == 0:
@@ -650,7 +655,7 @@ class LakehouseClient:
             self.flush()  # what it wrote a moment ago is in the user tables then
         gateway = SqlGateway(self._lake, policy, quota=lambda: self._count_statement(caller))
         with gateway:
-            result = gateway.query(query, params, format=format, limits=limits, versions=versions, as_of=as_of)
+            result = gateway.query(query, params, format=format, limits=limits, versions=chosen, as_of=at)
         self._audit(caller, "sql.query", ", ".join(sorted(result.tables))[:400] or None)
         return result
 
@@ -702,6 +707,38 @@ class LakehouseClient:
             ErasedSubjectError: the time for it is over.
         """
         return self._accounts.restore_user(arguments.identifier(user_id), request=self._request(self._caller()))
+
+    def delete_user_permanent(self, user_id: str, keep_history: bool = True) -> ErasureCertificate:  # noqa: FBT001, FBT002
+        """Erase a person for good, prove it, and return the signed certificate.
+
+        The keys are destroyed first: from then on nobody can read anything of the person, in any version or copy.
+
+        Args:
+            user_id: whom.
+            keep_history: True leaves every old version readable for everybody else, and the last (unreadable)
+                ciphertext leaves the disk when the tables' time travel has passed.  False removes it before the call
+                returns, and the old versions of the user tables with it.
+
+        Example:
+            >>> certificate = client.delete_user_permanent(user.user_id)
+            >>> certificate.verification["canaries_found"] == certificate.verification["canaries_planted"]
+            True
+            >>> client.get_user(user.user_id)
+            Traceback (most recent call last):
+            hfthot_platform.errors.ErasedSubjectError: user_id: the account was erased. Nothing of it is left to act on.
+
+        Raises:
+            UnknownUserError, ErasedSubjectError: there is no such account, or none any more.
+            PermissionDeniedError: it is another one's.
+            LegalHoldError: a hold keeps all or part of it; the rest is erased.
+            ErasureUnverifiedError: something of the person was found; the message says where.
+        """
+        from hfthot_platform.privacy.erasure import delete_user_permanent
+
+        arguments.identifier(user_id)
+        keep = arguments.flag(keep_history, "keep_history")
+        request = self._request(self._caller())
+        return delete_user_permanent(self._accounts, self._lake, user_id, keep, request=request)
 
     def get_audit_log(
         self,
@@ -773,6 +810,9 @@ class LakehouseClient:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        raise TypeError("a LakehouseClient holds keys and connections; open one in the other process")
 
     def __repr__(self) -> str:
         return f"LakehouseClient({self._lake.storage.root!r}, {'trusted' if self._key is None else 'with an API key'})"
