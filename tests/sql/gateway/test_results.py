@@ -192,9 +192,9 @@ def test_versions_can_be_given_beside_the_statement(lake, gateway):
 
     assert gateway.query(sql, versions={"market.bars_1m": 1}).data.to_pylist() == [{"n": 20}]
     assert gateway.query(sql, as_of=early).tables == {
-        "market.bars_1m": [
-            each.version for each in lake.table("market.bars_1m").versions() if each.timestamp <= early
-        ][-1]
+        "market.bars_1m": [each.version for each in lake.table("market.bars_1m").versions() if each.timestamp <= early][
+            -1
+        ]
     }
     assert gateway.query(sql, versions={"market.bars_1m": 3}, as_of=early).data.to_pylist() == [{"n": 60}]
 
