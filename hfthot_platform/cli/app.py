@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hfthot_platform import __version__
-from hfthot_platform.cli import data, health, sql, tables
+from hfthot_platform.cli import data, health, sql, tables, users
 from hfthot_platform.cli.output import complain
 from hfthot_platform.errors import BadRequestError, ConfigError, HfthotError, SqlError, UnknownTableError
 
@@ -104,9 +104,11 @@ def _root(
 _COMMANDS: tuple[Callable[..., None], ...] = (
     data.demo,
     data.ingest,
+    users.ingest_users,
     tables.tables,
     tables.describe,
     tables.history,
+    tables.diff,
     tables.check,
     tables.restore,
     tables.maintain,

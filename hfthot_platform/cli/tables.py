@@ -1,8 +1,8 @@
-"""Commands about tables: list, describe, history, check, restore, maintain."""
+"""Commands about tables: list, describe, history, diff, check, restore, maintain."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hfthot_platform.cli.output import counted, note, print_json, print_table, progress_bar, size
+from hfthot_platform.cli.output import text as shown
 
 if TYPE_CHECKING:
     from hfthot_platform.contracts.model import Column
     from hfthot_platform.contracts.views import SqlView, View
     from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.sql.diff import Kind
     from hfthot_platform.sql.models import Models
 
-__all__ = ["check", "describe", "history", "maintain", "restore", "tables"]
+__all__ = ["check", "describe", "diff", "history", "maintain", "restore", "tables"]
 
 _Table = Annotated[str, typer.Argument(metavar="TABLE", help="A table such as market.trades.", show_default=False)]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -226,6 +228,81 @@ def history(
     )
     if len(versions) > limit:
         note(f"... {counted(len(versions) - limit, 'older version')} (--limit shows more)")
+
+
+def diff(
+    context: typer.Context,
+    name: _Table,
+    before: Annotated[int, typer.Argument(min=0, metavar="V1", help="The version to start from.")],
+    after: Annotated[int, typer.Argument(min=0, metavar="V2", help="The version to compare with it.")],
+    *,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", help="Pair rows by these columns instead of the primary key.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Show at most this many rows of each kind.")] = 10,
+    as_json: _Json = False,
+) -> None:
+    """Show which rows and values changed between two versions; what both have in common is not even read."""
+    from hfthot_platform.sql import Limits
+    from hfthot_platform.sql.diff import diff as compare
+
+    settings = context.obj.settings()
+    limits = Limits(settings.duckdb_memory, settings.duckdb_threads, settings.scratch)
+    found = compare(opened_lake(context), name, before, after, key=key, limits=limits)
+    kinds: dict[Kind, int] = {"added": found.added, "removed": found.removed, "changed": found.changed}
+    frames = {kind: found.rows(kind, rows) for kind, count in kinds.items() if count and rows}
+    if as_json:
+        print_json(
+            {
+                "table": name,
+                "before": before,
+                "after": after,
+                "key": found.key,
+                "added": found.added,
+                "removed": found.removed,
+                "changed": found.changed,
+                "columns": found.columns,
+                "files_read": found.files_read,
+                "files_shared": found.files_shared,
+                "rows": {kind: frame.to_dicts() for kind, frame in frames.items()},
+            }
+        )
+        return
+    if not any(kinds.values()):
+        typer.echo(f"{name}: no difference between versions {before} and {after}")
+        return
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    typer.echo(f"{name}, version {before} to {after}: {counts}")
+    if found.columns:
+        print_table(("column", "changed"), list(found.columns.items()), right=("changed",))
+    key_shown = [column for column in found.key if all(column in frame.columns for frame in frames.values())]
+    table = [
+        (_MARKS[kind], *(row[column] for column in key_shown), _values(kind, row, found.columns, key_shown))
+        for kind, frame in frames.items()
+        for row in frame.to_dicts()
+    ]
+    if table:
+        print_table(
+            ("", *key_shown, "values"),
+            table,
+            styles=lambda row: {"+": "green", "-": "red"}.get(row[0], "yellow"),
+        )
+    if sum(kinds.values()) > len(table):
+        note(f"... {counted(sum(kinds.values()) - len(table), 'more row')} (--rows shows more)")
+
+
+_MARKS = {"added": "+", "removed": "-", "changed": "~"}
+
+
+def _values(kind: str, row: dict[str, Any], changed: Iterable[str], key: Sequence[str]) -> str:
+    """Return the values of a row in one line: all of a new or lost one, the different ones of a changed one."""
+    if kind != "changed":
+        return ", ".join(f"{name}: {shown(value)}" for name, value in row.items() if name not in key)
+    pairs = [(name, row[f"{name}_before"], row[f"{name}_after"]) for name in changed if f"{name}_before" in row]
+    # NaN is no change to itself.
+    different = [each for each in pairs if each[1] != each[2] and not (each[1] != each[1] and each[2] != each[2])]
+    said = ", ".join(f"{name}: {shown(old)} → {shown(new)}" for name, old, new in different)
+    return said or "(personal values)"
 
 
 def check(

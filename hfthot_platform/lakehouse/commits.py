@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
@@ -113,6 +114,12 @@ class Files:
     def bytes(self) -> int:
         """Return the size of all files together."""
         return int(pc.sum(self.entries.column("size_bytes")).as_py() or 0)
+
+    def only(self, positions: Sequence[int]) -> Files:
+        """Return some of the files, by their position."""
+        # Positions from Polars, because `pyarrow.array` imports pandas too.
+        chosen = self.entries.take(pl.Series(positions, dtype=pl.Int64()).to_arrow())
+        return Files(self.version, tuple(self.paths[each] for each in positions), chosen)
 
 
 def new_commit_id() -> str:

@@ -28,12 +28,12 @@ import pyarrow as pa
 from hfthot_platform.errors import BadRequestError, DamagedTableError, SqlError, UnknownColumnError, nearest
 from hfthot_platform.sql.relations import Plan, known_names, register, resolve, text, unknown_table
 from hfthot_platform.sql.spill import spill_folder
-from hfthot_platform.sql.statement import parse, tokens_of
+from hfthot_platform.sql.statement import Statement, parse, tokens_of
 
 if TYPE_CHECKING:
     from hfthot_platform.lakehouse import Lakehouse
 
-__all__ = ["Connect", "Limits", "Parameters", "SqlResult", "SqlStream", "opened", "query"]
+__all__ = ["Connect", "Limits", "Parameters", "SqlResult", "SqlStream", "opened", "opened_plan", "query"]
 
 #: Values of `$name` parameters, or of `?` parameters in order.
 Parameters = Mapping[str, object] | Sequence[object]
@@ -183,6 +183,20 @@ def opened(
     _require_reading(statement.sql)
     values = _bound(params)
     plan = resolve(lake, statement, versions, as_of)
+    with opened_plan(lake, statement, plan, values, limits, connect) as stream:
+        yield stream
+
+
+@contextmanager
+def opened_plan(
+    lake: Lakehouse,
+    statement: Statement,
+    plan: Plan,
+    values: dict[str, object] | list[object] | None = None,
+    limits: Limits | None = None,
+    connect: Connect | None = None,
+) -> Iterator[SqlStream]:
+    """Run a statement of our own whose tables are resolved already, and perhaps narrowed to some of their files."""
     with _database(limits or Limits()) if connect is None else connect() as connection:
         if connect is not None:
             connection.execute(_SESSION)
