@@ -137,6 +137,10 @@ class Settings(BaseSettings):
     login_window_minutes: Annotated[float, Field(gt=0, le=24 * 60)] = 15.0
     #: Whether a registration needs `approve_user` before its first sign-in.
     approve_registrations: bool = False
+    #: Hours for which events of a file in `<landing>/users` wait for the registration that they belong to.
+    user_event_wait_hours: Annotated[float, Field(ge=0, le=24 * 365)] = 24.0
+    #: Days for which such a file, which holds personal data in clear, is kept once it was taken in; 0 deletes it then.
+    user_file_days: Annotated[int, Field(ge=0, le=365)] = 0
     #: Days of retention.
     audit_retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
     session_retention_days: Annotated[int, Field(ge=1, le=3650)] = 180

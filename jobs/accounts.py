@@ -1,9 +1,13 @@
-"""Publishing the change log of the accounts, and checking the user tables."""
+"""Publishing the change log of the accounts, checking the user tables, and taking in files of user events."""
 
 import dagster as dg
 
 from assets.accounts import CHECKS, TABLES
+from hfthot_platform import __version__
+from hfthot_platform.ingest.users import ingest_user_landing
+from hfthot_platform.lakehouse import Stamp
 from jobs.common import tables_with_gates
+from resources.platform import Platform
 
 __all__ = ["JOBS", "SCHEDULES"]
 
@@ -19,7 +23,33 @@ integrity = dg.define_asset_job(
     description="Publish, then check: who refers to whom, nothing personal in clear, no gap in the audit.",
 )
 
-JOBS = [publish, integrity]
+
+@dg.op(description="Apply the files of user events that wait, each event once.", pool="user_files")
+def ingest_user_files(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+    """Take in the files of `<landing>/users`; the sensor on the change log publishes what they changed."""
+    stamp = Stamp(run_id=context.run_id, asset="user_files", code_version=__version__)
+    outcomes = ingest_user_landing(platform.accounts, platform.lake, stamp=stamp)
+    reports = [each.report for each in outcomes if each.report is not None]
+    context.add_output_metadata(
+        {
+            "files": len(outcomes),
+            "files_waiting": sum(each.status == "waiting" for each in outcomes),
+            "files_rejected": sum(each.status == "rejected" for each in outcomes),
+            "events_read": sum(each.read for each in reports),
+            "events_applied": sum(each.applied for each in reports),
+            "events_repeated": sum(each.repeated for each in reports),
+            "events_rejected": sum(each.rejected for each in reports),
+        }
+    )
+
+
+@dg.job(description="Take in the files of user events that wait in <landing>/users.")
+def user_files() -> None:
+    """Apply user events from elsewhere."""
+    ingest_user_files()
+
+
+JOBS = [publish, integrity, user_files]
 
 SCHEDULES = [
     dg.ScheduleDefinition(

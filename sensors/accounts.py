@@ -1,8 +1,11 @@
-"""Entries in the change log of the accounts start a publication."""
+"""Entries in the change log of the accounts start a publication, files of user events their ingestion."""
+
+import hashlib
 
 import dagster as dg
 
 from hfthot_platform.accounts.publisher import Publisher
+from hfthot_platform.ingest.users import waiting_user_files
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]
@@ -33,4 +36,20 @@ def accounts_changes(
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key)], cursor=str(head))
 
 
-SENSORS = [accounts_changes]
+@dg.sensor(job_name="user_files", minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def user_events(
+    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+) -> dg.RunRequest | dg.SkipReason:
+    """Ask for one run per set of waiting files, and every hour for those that wait for a registration."""
+    now = platform.clock()
+    files = waiting_user_files(platform.settings, now)
+    if not files:
+        return dg.SkipReason("no file of user events waits")
+    # Not the names: they may be a person's.
+    facts = sorted((each.st_ino, each.st_size, each.st_mtime_ns) for each in (path.lstat() for path in files))
+    context.log.info("%d files wait", len(files))
+    digest = hashlib.sha256(str(facts).encode()).hexdigest()
+    return dg.RunRequest(run_key=f"user_files:{digest}:{now:%Y%m%dT%H}")
+
+
+SENSORS = [accounts_changes, user_events]

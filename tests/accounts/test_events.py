@@ -246,6 +246,7 @@ def test_a_file_of_another_kind_is_refused_as_a_whole(accounts, lake, tmp_path, 
 
 CRASHING = """
 import os, signal, sys
+from pathlib import Path
 from hfthot_platform.accounts import events
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.accounts.store import Transaction

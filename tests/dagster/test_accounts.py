@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime
+
 import dagster as dg
 import polars as pl
 import pytest
@@ -15,7 +18,7 @@ from hfthot_platform.definitions import build_definitions
 from hfthot_platform.privacy.scan import Folder, Needle, scan
 from hfthot_platform.settings import load_settings
 from resources.platform import Platform
-from sensors.accounts import accounts_changes
+from sensors.accounts import accounts_changes, user_events
 from tests.accounts import ledger
 from tests.dagster.conftest import NOW
 
@@ -36,6 +39,7 @@ def settings(tmp_path):
     return load_settings(
         lake_root=str(work / "lake"),
         landing=work / "landing",
+        landing_settle_seconds=0,
         scratch=work / "scratch",
         accounts=work / "accounts",
         key_file=work / "keys" / "kek.json",
@@ -49,6 +53,16 @@ def settings(tmp_path):
 @pytest.fixture
 def platform(settings):
     made = Platform(settings, clock=lambda: NOW)
+    yield made
+    for name in ("accounts", "store"):
+        if name in vars(made):
+            vars(made)[name].close()
+
+
+@pytest.fixture
+def clocked(settings):
+    """A platform with the real time: files are as old as the file system says."""
+    made = Platform(settings, clock=lambda: datetime.now(UTC))
     yield made
     for name in ("accounts", "store"):
         if name in vars(made):
@@ -242,3 +256,46 @@ def test_nothing_personal_gets_into_the_lake_or_into_dagster(platform, tmp_path)
     assert report.files > 20
     store = scan(needles, [Folder("store", platform.settings.accounts)], lock=tmp_path / "scan.lock")
     assert {each.kind for each in store.findings} <= {"user id", "email"}, "only the log's bad entry and the user id"
+
+
+# -- user events from elsewhere ---------------------------------------------------------------------------------
+
+
+def drop(settings, *events):
+    folder = settings.landing / "users"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{PERSON['email']}.jsonl"
+    path.write_text("".join(json.dumps(each) + "\n" for each in events))
+    return path
+
+
+def test_a_file_of_user_events_starts_a_run_that_applies_it(settings, clocked, instance, tmp_path):
+    common = {"at": "2024-03-09T12:00:00Z", "username": PERSON["username"], "email": PERSON["email"]}
+    path = drop(
+        settings,
+        {"event_id": "a", "type": "registration", "first_name": PERSON["first_name"], **common},
+        {"event_id": "b", "type": "login", "ip": ADDRESS.ip, **common},
+        {"event_id": "c", "type": PERSON["email"], **common},
+    )
+    home = tmp_path / "dagster_home"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as kept:
+        context = dg.build_sensor_context(instance=kept, resources={"platform": clocked}, sensor_name="user_events")
+        request = user_events(context)
+        definitions = build_definitions(settings, clocked)
+        for job in ("user_files", "accounts_publish", "accounts_integrity"):
+            assert definitions.resolve_job_def(job).execute_in_process(instance=kept).success
+
+    assert request.run_key.startswith("user_files:")
+    assert not path.exists()
+    assert clocked.lake.table("sessions").scan().collect().height == 1
+    assert clocked.lake.table("quarantine.users").scan().collect()["reason"].to_list() == ["unknown_type"]
+    needles = [Needle(name, value) for name, value in PERSON.items()] + [Needle("address", ADDRESS.ip)]
+    places = [Folder("lake", clocked.lake.storage.local), Folder("dagster", home)]
+    report = scan(needles, places, lock=tmp_path / "scan.lock")
+    assert report.clean, [str(each) for each in report.findings]
+
+
+def test_without_files_of_user_events_nothing_starts(clocked, instance):
+    context = dg.build_sensor_context(instance=instance, resources={"platform": clocked}, sensor_name="user_events")
+    assert isinstance(user_events(context), dg.SkipReason)
