@@ -108,7 +108,6 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     tables.tables,
     tables.describe,
     tables.history,
-    tables.diff,
     tables.check,
     tables.restore,
     tables.maintain,
