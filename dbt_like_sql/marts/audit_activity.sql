@@ -2,7 +2,8 @@
 description: >-
   What happened to accounts on each day: entries of the audit log by action and outcome, without anybody's id. What can
   happen thousands of times a second (verified keys and tokens, repeated refusals) is one entry with a count; `events`
-  adds these up. Rows stay when the log's own entries have been removed after their retention; do not compute such days again.
+  adds these up. Rows stay when the log's own entries have been removed after their retention; do not compute such days
+  again.
 owner: team:accounts
 materialized: incremental
 unique_key: [date, action, outcome]

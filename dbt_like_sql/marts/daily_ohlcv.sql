@@ -5,8 +5,8 @@ description: >-
   that has none is put together from its final one-minute bars. A symbol of which only closes are known has no open,
   high, low and volume. Simple return P(t) / P(t-1) - 1 and log return ln P(t) - ln P(t-1) as in Campbell, Lo and
   MacKinlay (1997), The Econometrics of Financial Markets, section 1.4; P is the adjusted close where both days have
-  one. A return over a gap is no daily return: `is_daily` says so, and statistics of daily returns take those alone.
-  A run over a day that is not over gives what there is so far.
+  one. A return over a gap is no daily return: `is_daily` says so, and statistics of daily returns take those alone. A
+  run over a day that is not over gives what there is so far.
 owner: team:quant
 materialized: incremental
 unique_key: [venue, symbol, date]
@@ -51,7 +51,9 @@ columns:
       Trading days in between that are not there. US venues were open when any of them has a row, others are every day.
     unit: d
     tests: [range: {min: 0}]
-  is_daily: {description: "Whether the returns are those of one trading day: nothing is missing before", tests: [not_null]}
+  is_daily:
+    description: "Whether the returns are those of one trading day: nothing is missing before"
+    tests: [not_null]
   return_basis: {description: "What the returns are of: adjusted_close or close; null without a return"}
   simple_return: {description: P(t) / P(t-1) - 1, unit: fraction, tests: [expression: "simple_return > -1"]}
   log_return: {description: ln(P(t) / P(t-1)), unit: fraction}

@@ -12,8 +12,12 @@ settings:
   # Incidents older than this do not count.
   recent_days: 30
 columns:
-  table_name: {description: "The table; `unknown` for files that were rejected before their table was known", tests: [not_null]}
-  adapter: {description: "Adapter that the rows came through; `computed` where the platform made them", tests: [not_null]}
+  table_name:
+    description: "The table; `unknown` for files that were rejected before their table was known"
+    tests: [not_null]
+  adapter:
+    description: "Adapter that the rows came through; `computed` where the platform made them"
+    tests: [not_null]
   row_count: {description: Rows in the table, tests: [not_null, range: {min: 0}]}
   series: {description: "Series of the rows: venue, symbol and interval", tests: [not_null, range: {min: 0}]}
   first_day: {description: First day with a row}
@@ -97,7 +101,8 @@ WITH by_reference AS (
     FROM portfolio.adaptive_weights
     GROUP BY venue, symbol, date
     UNION ALL
-    SELECT 'portfolio.backtests', NULL, venue, symbol, interval, run_on, count(*), CAST(max(run_on) AS TIMESTAMPTZ), false
+    SELECT
+        'portfolio.backtests', NULL, venue, symbol, interval, run_on, count(*), CAST(max(run_on) AS TIMESTAMPTZ), false
     FROM portfolio.backtests
     GROUP BY venue, symbol, interval, run_on
 ),

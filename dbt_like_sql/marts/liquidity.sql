@@ -1,15 +1,15 @@
 /*
 description: >-
-  How much it costs to trade each series: from daily bars over the last calendar days (30 with the day itself), and
-  from the day's trades. Amihud (2002), Illiquidity and Stock Returns, Journal of Financial Markets 5: mean of
-  |return| / traded value over days with trading, times a million; the traded value is volume times close where the
-  source does not state it, and unknown for an index. Roll (1984), A Simple Implicit Measure of the
-  Effective Bid-Ask Spread in an Efficient Market, Journal of Finance 39: 2 sqrt(-c), c being the sample covariance of
-  successive returns; where c is positive the measure does not exist. Huang and Stoll (1997), The Components of the
-  Bid-Ask Spread, Review of Financial Studies 10, equation 5: the traded spread S of the regression of price changes on
-  the change of the trade's sign Q and on the sign before, dP(t) = S/2 (Q(t) - Q(t-1)) + l S/2 Q(t-1) + e(t), here with
-  an intercept, in logs, and with the taker's side as the sign. An effective spread needs the quote at the time of the
-  trade; the lake has no table of quotes, so `effective_spread` is empty until it has.
+  How much it costs to trade each series: from daily bars over the last calendar days (30 with the day itself), and from
+  the day's trades. Amihud (2002), Illiquidity and Stock Returns, Journal of Financial Markets 5: mean of |return| /
+  traded value over days with trading, times a million; the traded value is volume times close where the source does not
+  state it, and unknown for an index. Roll (1984), A Simple Implicit Measure of the Effective Bid-Ask Spread in an
+  Efficient Market, Journal of Finance 39: 2 sqrt(-c), c being the sample covariance of successive returns; where c is
+  positive the measure does not exist. Huang and Stoll (1997), The Components of the Bid-Ask Spread, Review of Financial
+  Studies 10, equation 5: the traded spread S of the regression of price changes on the change of the trade's sign Q and
+  on the sign before, dP(t) = S/2 (Q(t) - Q(t-1)) + l S/2 Q(t-1) + e(t), here with an intercept, in logs, and with the
+  taker's side as the sign. An effective spread needs the quote at the time of the trade; the lake has no table of
+  quotes, so `effective_spread` is empty until it has.
 owner: team:quant
 materialized: incremental
 unique_key: [venue, symbol, date]
@@ -33,7 +33,8 @@ columns:
     tests: [range: {min: 0}]
   return_pairs: {description: Pairs of successive daily returns within the window, tests: [not_null]}
   roll_spread:
-    description: "Roll's spread from daily returns; null with fewer than 15 pairs or where they are positively correlated"
+    description: >-
+      Roll's spread from daily returns; null with fewer than 15 pairs or where they are positively correlated
     unit: fraction of the price
     tests: [range: {min: 0}]
   price_changes: {description: Price changes from trade to trade within the day, tests: [not_null, range: {min: 0}]}

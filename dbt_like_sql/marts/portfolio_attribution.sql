@@ -4,8 +4,8 @@ description: >-
   set before the day, held from the close before to the close of the day, without costs. Against equal weights of the
   same symbols, the active contribution (w - 1/N) r is the allocation effect of Brinson, Hood and Beebower (1986),
   Determinants of Portfolio Performance, Financial Analysts Journal 42, with each symbol a segment of its own (there is
-  nothing to select within one); its sum is the portfolio's return less the equally weighted one. A return over a gap
-  is no return of the day: the symbol's contribution is then unknown, and so is the portfolio's return if it is held.
+  nothing to select within one); its sum is the portfolio's return less the equally weighted one. A return over a gap is
+  no return of the day: the symbol's contribution is then unknown, and so is the portfolio's return if it is held.
 owner: team:quant
 materialized: incremental
 unique_key: [date, method, venue, symbol]
@@ -19,7 +19,9 @@ columns:
   venue: {description: Market of the symbol, tests: [not_null]}
   symbol: {description: Canonical symbol, tests: [not_null]}
   weight: {description: Weight at the close before; negative is short, tests: [not_null]}
-  benchmark_weight: {description: 1 / number of symbols with a target that day, tests: [not_null, range: {min: 0, max: 1}]}
+  benchmark_weight:
+    description: 1 / number of symbols with a target that day
+    tests: [not_null, range: {min: 0, max: 1}]
   simple_return: {description: Return of the day; null if it is not known or over a gap, unit: fraction}
   contribution: {description: Weight times return; zero without a weight, unit: fraction}
   active_contribution: {description: (weight - benchmark_weight) times return, unit: fraction}

@@ -2,11 +2,11 @@
 description: >-
   What each portfolio trades from one set of target weights to the next, and how concentrated it is. `target_turnover`
   is the sum of absolute changes of the targets, as `portfolio.weights` states it. `traded_turnover` sets the new
-  targets against what the old ones have become through the returns since: sum |w(t) - w'(t)| with w' = w G / (1 + sum
-  w (G - 1)), G being each symbol's growth from the day of the old weights to the day before the new ones, and cash
-  earning nothing (DeMiguel, Garlappi and Uppal 2009, Optimal versus Naive Diversification, Review of Financial
-  Studies 22, section 1). Both count purchases and sales. What is no longer among the weights is sold; the first
-  portfolio is bought from cash.
+  targets against what the old ones have become through the returns since: sum |w(t) - w'(t)| with w' = w G / (1 + sum w
+  (G - 1)), G being each symbol's growth from the day of the old weights to the day before the new ones, and cash
+  earning nothing (DeMiguel, Garlappi and Uppal 2009, Optimal versus Naive Diversification, Review of Financial Studies
+  22, section 1). Both count purchases and sales. What is no longer among the weights is sold; the first portfolio is
+  bought from cash.
 owner: team:quant
 materialized: table
 unique_key: [method, date]

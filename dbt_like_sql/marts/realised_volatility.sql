@@ -1,15 +1,15 @@
 /*
 description: >-
-  Annualised volatility of each series over the last calendar days (30 with the day itself), by four estimators.
-  Close to close: sample standard deviation of daily log returns. Parkinson (1980), The Extreme Value Method for
-  Estimating the Variance of the Rate of Return, Journal of Business 53: mean of ln(H/L)^2 / (4 ln 2). Garman and
-  Klass (1980), On the Estimation of Security Price Volatilities from Historical Data, Journal of Business 53, their
-  practical estimator 5: mean of ln(H/L)^2 / 2 - (2 ln 2 - 1) ln(C/O)^2. Yang and Zhang (2000), Drift-Independent
-  Volatility Estimation Based on High, Low, Open, and Close Prices, Journal of Business 73: V_o + k V_c + (1 - k) V_rs
-  with the sample variances V_o of ln(O(t) / C(t-1)) and V_c of ln(C/O), the mean V_rs of ln(H/C) ln(H/O) +
-  ln(L/C) ln(L/O), and k = 0.34 / (1.34 + (n + 1) / (n - 1)). Parkinson and Garman-Klass see the open hours alone: on a
-  venue that closes they are lower than the others. Returns over gaps are left out; the overnight return allows for
-  splits and dividends as the daily return does.
+  Annualised volatility of each series over the last calendar days (30 with the day itself), by four estimators. Close
+  to close: sample standard deviation of daily log returns. Parkinson (1980), The Extreme Value Method for Estimating
+  the Variance of the Rate of Return, Journal of Business 53: mean of ln(H/L)^2 / (4 ln 2). Garman and Klass (1980), On
+  the Estimation of Security Price Volatilities from Historical Data, Journal of Business 53, their practical estimator
+  5: mean of ln(H/L)^2 / 2 - (2 ln 2 - 1) ln(C/O)^2. Yang and Zhang (2000), Drift-Independent Volatility Estimation
+  Based on High, Low, Open, and Close Prices, Journal of Business 73: V_o + k V_c + (1 - k) V_rs with the sample
+  variances V_o of ln(O(t) / C(t-1)) and V_c of ln(C/O), the mean V_rs of ln(H/C) ln(H/O) + ln(L/C) ln(L/O), and k =
+  0.34 / (1.34 + (n + 1) / (n - 1)). Parkinson and Garman-Klass see the open hours alone: on a venue that closes they
+  are lower than the others. Returns over gaps are left out; the overnight return allows for splits and dividends as the
+  daily return does.
 owner: team:quant
 materialized: incremental
 unique_key: [venue, symbol, date]

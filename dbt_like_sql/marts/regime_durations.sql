@@ -3,8 +3,8 @@ description: >-
   How long each series stays in each regime. A spell is a run of bars with the same regime and no hole in the data; it
   is complete if it begins and ends with a change of regime. Means and medians are of complete spells, which favours
   short ones in a short history; `expected_bars`, 1 / (1 - p) with the probability p of staying (Hamilton 1989, A New
-  Approach to the Economic Analysis of Nonstationary Time Series and the Business Cycle, Econometrica 57), counts
-  every step.
+  Approach to the Economic Analysis of Nonstationary Time Series and the Business Cycle, Econometrica 57), counts every
+  step.
 owner: team:quant
 materialized: table
 unique_key: [venue, symbol, interval, regime]

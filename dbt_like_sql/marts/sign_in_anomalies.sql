@@ -2,8 +2,8 @@
 description: >-
   Hours with many failed sign-ins: of one account (5 or more), or of all together (50 or more), which also counts
   attempts at accounts that do not exist and attempts that were refused unseen because too many had failed before; these
-  are counted within a minute. Nobody's name or address is in it: `subject_id` is a random pseudonym that
-  only the operational store can map to a person. A view, so that whoever is erased is gone from it at once.
+  are counted within a minute. Nobody's name or address is in it: `subject_id` is a random pseudonym that only the
+  operational store can map to a person. A view, so that whoever is erased is gone from it at once.
 owner: team:accounts
 materialized: view
 unique_key: [hour, scope]
@@ -18,11 +18,14 @@ columns:
   failures: {description: Failed and refused sign-ins within the hour, tests: [not_null, range: {min: 1}]}
   successes: {description: Successful ones within the hour, tests: [not_null, range: {min: 0}]}
   subjects: {description: Accounts with a failure within the hour, tests: [not_null, range: {min: 0}]}
-  without_account: {description: "Failures that concern no account, or that were refused unseen", tests: [not_null, range: {min: 0}]}
+  without_account:
+    description: "Failures that concern no account, or that were refused unseen"
+    tests: [not_null, range: {min: 0}]
   first_failure_at: {description: Time of the first failure, tests: [not_null]}
   last_failure_at: {description: Time of the last failure, tests: [not_null]}
   succeeded_after:
-    description: Whether a sign-in to the account succeeded within the hour after the first failure; null for all together
+    description: >-
+      Whether a sign-in to the account succeeded within the hour after the first failure; null for all together
 tests:
   - expression: (scope = 'all') = (subject_id IS NULL)
 */

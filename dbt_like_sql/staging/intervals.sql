@@ -1,7 +1,7 @@
 /*
 description: >-
-  Lengths of bars and how many of them a year has. Venues named `us_...` trade 252 days of 6.5 hours a year, all
-  others around the clock.
+  Lengths of bars and how many of them a year has. Venues named `us_...` trade 252 days of 6.5 hours a year, all others
+  around the clock.
 owner: team:quant
 materialized: view
 unique_key: [interval]

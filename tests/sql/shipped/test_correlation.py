@@ -135,3 +135,14 @@ def test_the_same_series_on_two_venues_correlates_fully(shipped):
     ]
     assert last["correlation"].to_list() == pytest.approx([-1, 1, -1], abs=1e-12)
     assert last["correlation"].abs().max() <= 1
+
+
+def test_a_pair_ends_with_its_last_common_week(shipped):
+    rng = np.random.default_rng(6)
+    a, b = rng.normal(0, 0.01, (2, 84))
+    b[70:] = np.nan
+
+    found = shipped({"market.closes": closes({("binance", "A"): a, ("binance", "B"): b})}).make(NAME)
+
+    # B's last day is Sunday 10 March.
+    assert found["window_end"].max() == date(2024, 3, 10)
