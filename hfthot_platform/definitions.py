@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dagster as dg
 
-from assets import accounts, market, ops, portfolio, quality, signals, sql_models
+from assets import accounts, market, ops, portfolio, privacy, quality, signals, sql_models
 from hfthot_platform.settings import Settings, load_settings
 from jobs import accounts as account_jobs
 from jobs import maintenance, research
 from jobs import market as market_jobs
+from jobs import privacy as privacy_jobs
 from jobs import sql_models as model_jobs
 from resources.platform import Platform, duckdb_resource
 from sensors import accounts as account_sensors
 from sensors import changes, failures, landing
+from sensors import privacy as privacy_sensors
 
 __all__ = ["build_definitions", "defs"]
 
@@ -41,11 +43,12 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
     daily = {key for each in tables if each.partitions_def is not None for key in each.keys}
     return dg.Definitions(
         assets=[*tables, portfolio.EQUITY, *sql_models.model_assets(models, platform.lake, daily)],
-        asset_checks=[*quality.CHECKS, *accounts.CHECKS, *sql_models.model_checks(models)],
+        asset_checks=[*quality.CHECKS, *accounts.CHECKS, privacy.CHAIN, *sql_models.model_checks(models)],
         jobs=[
             *market_jobs.JOBS,
             *research.JOBS,
             *account_jobs.JOBS,
+            *privacy_jobs.JOBS,
             *(maintenance.maintenance, maintenance.deep_quality),
             *model_jobs.model_jobs(models),
         ],
@@ -54,9 +57,17 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
             *research.SCHEDULES,
             *maintenance.SCHEDULES,
             *account_jobs.SCHEDULES,
+            *privacy_jobs.SCHEDULES,
             *model_jobs.model_schedules(models),
         ],
-        sensors=[*account_sensors.SENSORS, *landing.SENSORS, *changes.SENSORS, *failures.SENSORS, AUTOMATION],
+        sensors=[
+            *account_sensors.SENSORS,
+            *privacy_sensors.SENSORS,
+            *landing.SENSORS,
+            *changes.SENSORS,
+            *failures.SENSORS,
+            AUTOMATION,
+        ],
         resources={"platform": platform, "duckdb": duckdb_resource(settings)},
         # A spawned step costs seconds before it starts; a run of ours is one process.
         executor=dg.in_process_executor,

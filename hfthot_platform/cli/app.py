@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hfthot_platform import __version__
-from hfthot_platform.cli import data, health, sql, tables, users
+from hfthot_platform.cli import data, health, privacy, sql, tables, users
 from hfthot_platform.cli.output import complain
 from hfthot_platform.errors import BadRequestError, ConfigError, HfthotError, SqlError, UnknownTableError
 
@@ -108,6 +108,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     tables.tables,
     tables.describe,
     tables.history,
+    tables.diff,
     tables.check,
     tables.restore,
     tables.maintain,
@@ -116,6 +117,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(sql.sql, name="sql")
+app.add_typer(privacy.privacy, name="privacy")
 
 
 def main() -> None:

@@ -22,9 +22,6 @@ from typing import Final
 from urllib.parse import quote_from_bytes
 
 import numpy as np
-import numpy.typing as npt
-
-from hfthot_platform.models._compiled import compiled
 
 __all__ = ["ENCODINGS", "OVERLAP", "Hit", "Needle", "Searcher"]
 
@@ -172,13 +169,15 @@ class Searcher:
             stop: the first position that is not looked at as a beginning (matches may reach past it).
             words: whether `whole_word` is heeded; the ends of `data` are ends of words.
         """
+        from hfthot_platform.privacy._candidates import candidates  # numba takes a second to import
+
         view = memoryview(data).cast("B")
         array = np.frombuffer(view, dtype=np.uint8)
         size = len(view) if stop is None else min(stop, len(view))
         start = 0
         found = np.empty(65_536, dtype=np.int64)
         while True:
-            count = _candidates(array, start, self._pairs, self._fours, self._eights, found)
+            count = candidates(array, start, self._pairs, self._fours, self._eights, found)
             for position in found[:count].tolist():
                 if position >= size:
                     return
@@ -218,48 +217,6 @@ def _goes_on(needle: Needle, outwards: bytes) -> bool:
         return True
     # 10.0.0.1 is not in 110.0.0.1 and not in 10.0.0.1.2; a full stop behind it ends a sentence.
     return needle.kind == "ip" and len(outwards) > 1 and outwards[0] == 0x2E and outwards[1] in _DIGITS
-
-
-@compiled
-def _candidates(
-    data: npt.NDArray[np.uint8],
-    start: int,
-    pairs: npt.NDArray[np.uint8],
-    fours: npt.NDArray[np.uint8],
-    eights: npt.NDArray[np.uint8],
-    out: npt.NDArray[np.int64],
-) -> int:
-    """Fill `out` with positions, in order, where a pattern may begin; return how many, at most its size."""
-    size = data.size
-    count = 0
-    for i in range(start + 2, size - 1, 3):
-        if not pairs[(np.intp(data[i]) << 8) | np.intp(data[i + 1])]:
-            continue
-        for j in range(i - 2, i + 1):
-            if j + 4 > size:
-                break
-            code = np.uint64(14695981039346656037)
-            for k in range(j, j + 4):
-                byte = np.uint64(data[k])
-                if np.uint64(65) <= byte <= np.uint64(90):
-                    byte += np.uint64(32)
-                code = (code ^ byte) * np.uint64(1099511628211)
-            kind = fours[(code ^ (code >> np.uint64(32))) & np.uint64(262143)]
-            if not kind:
-                continue
-            if kind == 1 and j + 8 <= size:
-                for k in range(j + 4, j + 8):
-                    byte = np.uint64(data[k])
-                    if np.uint64(65) <= byte <= np.uint64(90):
-                        byte += np.uint64(32)
-                    code = (code ^ byte) * np.uint64(1099511628211)
-                if not eights[(code ^ (code >> np.uint64(32))) & np.uint64(262143)]:
-                    continue
-            out[count] = j
-            count += 1
-            if count == out.size:
-                return count
-    return count
 
 
 def _hash(folded: bytes) -> int:

@@ -25,7 +25,7 @@ import secrets
 import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,7 +37,6 @@ from sqlalchemy.pool import NullPool
 from hfthot_platform import __version__
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import AuditEvent, to_json
-from hfthot_platform.accounts.core import SYSTEM
 from hfthot_platform.accounts.publisher import Publisher, flush
 from hfthot_platform.accounts.records import Request, moment
 from hfthot_platform.accounts.service import CATEGORIES, Accounts
@@ -56,7 +55,9 @@ from hfthot_platform.settings import dagster_home
 
 __all__ = [
     "LIMITS",
+    "ErasureState",
     "delete_user_permanent",
+    "list_erasures",
     "pending_erasures",
     "places_of",
     "public_key",
@@ -133,26 +134,16 @@ def request_erasure(
 ) -> str:
     """Ask for an erasure and return the request's random id, which is all that `run_erasure` needs.
 
-    The account is deleted softly first: from now on it can neither sign in nor change.  A person has one open
+    The account is deleted softly with it: from now on it can neither sign in nor change.  A person has one open
     request; asking again returns it, and a wish for no history is added to it.
 
     Raises:
         UnknownUserError, ErasedSubjectError: there is no such account any more.
         PermissionDeniedError: the caller is neither the person nor an administrator.
     """
-    subject_id = accounts.subject_of(user_id)
-    with accounts.store.reading() as rx:
-        known = _open_request(rx, subject_id)
-    permitted = known is None
-    if permitted:
-        # Checks the caller too; one that deletes itself could not be checked again below.
-        accounts.delete_user_soft(user_id, request=request)
     with accounts._operation("privacy.erasure_request", request, user_id) as tx:  # noqa: SLF001
         subject_id = str(accounts._account(tx, user_id)["subject_id"])  # noqa: SLF001
-        if permitted:
-            actor = (accounts._known(tx, request.actor_id) if request.actor_id else None) or SYSTEM  # noqa: SLF001
-        else:
-            actor = accounts._actor(tx, request, user_id)  # noqa: SLF001
+        actor = accounts._actor(tx, request, user_id)  # noqa: SLF001
         requests = schema.erasure_requests
         known = _open_request(tx, subject_id)
         if known is not None:
@@ -181,6 +172,8 @@ def request_erasure(
             detail={"keep_history": keep_history},
         )
         tx.log([], event)
+    # After the request, so that the person, who can do nothing any more from here on, may have made it.
+    accounts.delete_user_soft(user_id)
     return request_id
 
 
@@ -199,6 +192,37 @@ def pending_erasures(accounts: Accounts) -> list[str]:
             if each.state != "failed"
             and not (each.state == "held" and set(CATEGORIES) - each.destroyed <= held_categories(rx, each.subject_id))
         ]
+
+
+@dataclass(frozen=True)
+class ErasureState:
+    """Where a request stands."""
+
+    request_id: str
+    #: `requested`, `destroyed`, `purged`, `verified`, `done`, `held` or `failed`.
+    state: str
+    requested_at: datetime
+    keep_history: bool
+    #: What the last proof found, where it failed; no values.
+    problem: str | None
+
+
+def list_erasures(accounts: Accounts) -> list[ErasureState]:
+    """Return every request, the newest first."""
+    requests = schema.erasure_requests
+    with accounts.store.reading() as rx:
+        rows = rx.execute(sa.select(requests).order_by(requests.c.requested_at.desc())).mappings()
+        cases = [_Case.of(row) for row in rows]
+    return [
+        ErasureState(
+            each.request_id,
+            each.state,
+            moment(each.requested_at),
+            each.keep_history,
+            each.report.get("failure", {}).get("what"),
+        )
+        for each in cases
+    ]
 
 
 # -- the request ----------------------------------------------------------------------------------------------
@@ -302,7 +326,8 @@ def _destroy(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
         wanted = [each for each in CATEGORIES if each not in case.destroyed | held_categories(rx, case.subject_id)]
     found = _Values()
     if wanted:
-        # The account is inert, so what is read here is all that will be destroyed.
+        _disable(accounts, case.subject_id)
+        # Nothing can happen to the account any more, so what is read here is all that will be destroyed.
         flush(accounts.store, lake)
         found = _collect(accounts, lake, case.subject_id, wanted)
     with accounts.store.transaction() as tx:
@@ -336,6 +361,14 @@ def _destroy(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
             )
             tx.log([], event)
             _save(tx, case, "held")
+
+
+def _disable(accounts: Accounts, subject_id: str) -> None:
+    """Delete the account softly, where whoever asked was killed before that or it was restored since."""
+    with accounts.store.reading() as rx:
+        row = accounts._account_of(rx, subject_id)  # noqa: SLF001
+    if row is not None and row["deleted_at"] is None:
+        accounts.delete_user_soft(row["user_id"])
 
 
 def _held(case: _Case) -> LegalHoldError:

@@ -91,11 +91,13 @@ def test_the_workspace_loads_with_every_asset_and_everything_that_runs_by_itself
     sensors = {each["name"]: each["sensorState"]["status"] for each in repository["sensors"]}
     schedules = {each["name"]: each["scheduleState"]["status"] for each in repository["schedules"]}
     assert {"/".join(each["assetKey"]["path"]) for each in found["assetNodes"]} >= ASSETS
-    assert sensors == dict.fromkeys(["automation", "landing_folder", "regime_change", "run_failure"], "RUNNING")
+    names = ["automation", "landing_folder", "regime_change", "run_failure"]
+    names += ["accounts_changes", "user_events", "erasure_requests", "export_requests"]
+    assert sensors == dict.fromkeys(names, "RUNNING")
     assert schedules.keys() >= {"ingest_daily", "derive_daily", "maintenance_nightly", "deep_quality_weekly"}
-    # What needs a live feed waits until somebody switches it on.
-    live = {"ingest_live", "regimes_live", "forecasts_hourly"}
-    assert {name for name, status in schedules.items() if status == "STOPPED"} == live
+    # What needs a live feed, and the rotation of keys, wait until somebody switches them on.
+    waiting = {"ingest_live", "regimes_live", "forecasts_hourly", "key_rotation_monthly"}
+    assert {name for name, status in schedules.items() if status == "STOPPED"} == waiting
 
 
 def test_every_daemon_is_healthy(dagster_dev):

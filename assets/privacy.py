@@ -1,0 +1,42 @@
+"""The check that proves the audit log whole."""
+
+import dagster as dg
+
+from assets.common import asset_key
+from hfthot_platform.accounts.chain import verify_chain
+from hfthot_platform.contracts.accounts import AUDIT_LOG
+from resources.platform import Platform
+
+__all__ = ["CHAIN"]
+
+_MOST_SHOWN = 10
+
+
+@dg.asset_check(
+    asset=asset_key(AUDIT_LOG.name),
+    name="chain",
+    description="No entry was altered, dropped, inserted or moved, across erasures and retention.",
+)
+def CHAIN(  # noqa: N802 - a definition, as everywhere in this package
+    context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+) -> dg.AssetCheckResult:
+    """Follow the hashes from the anchor to the newest entry of the store."""
+    del context
+    if not platform.has_accounts:
+        return dg.AssetCheckResult(passed=True, description="There are no accounts yet.")
+    report = verify_chain(platform.lake, platform.store)
+    shown = "; ".join(str(each) for each in report.problems[:_MOST_SHOWN])
+    return dg.AssetCheckResult(
+        passed=report.intact,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=shown or f"{report.entries + report.pending:,} entries follow from each other.",
+        metadata={
+            "entries": report.entries,
+            "pending": report.pending,
+            "redacted": report.redacted,
+            "anchor_seq": report.anchor_seq,
+            "head_seq": report.head_seq,
+            "problems": len(report.problems),
+            "seconds": round(report.seconds, 3),
+        },
+    )

@@ -1,0 +1,247 @@
+"""Commands of the data-protection officer: verify, export, erase, holds, retention, keys, chain."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfthot_platform.cli.output import counted, print_json, print_table, progress_bar, size
+from hfthot_platform.cli.tables import opened_lake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hfthot_platform.accounts.service import Accounts
+
+__all__ = ["privacy"]
+
+privacy = typer.Typer(
+    name="privacy",
+    help="Personal data: export, erasure and its proof, legal holds, retention, keys.",
+    no_args_is_help=True,
+)
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_User = Annotated[str, typer.Argument(metavar="USER_ID", help="The account's id.", show_default=False)]
+
+
+@contextmanager
+def _accounts(context: typer.Context) -> Iterator[Accounts]:
+    from hfthot_platform.accounts.service import Accounts
+
+    with Accounts.open(context.obj.settings()) as accounts:
+        yield accounts
+
+
+@privacy.command()
+def verify(
+    context: typer.Context,
+    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A certificate's file.")],
+    *,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--public-key", help="The public key (a line or a file) to check with, instead of this platform's."
+        ),
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Check an erasure certificate's signature and content.  Exits with 1 unless it is genuine."""
+    from hfthot_platform.privacy.certificate import read_public_key
+    from hfthot_platform.privacy.certificate import verify as check
+
+    if key is None:
+        from hfthot_platform.privacy.erasure import public_key
+
+        with _accounts(context) as accounts:
+            chosen = public_key(accounts)
+    else:
+        chosen = read_public_key(Path(key).read_text(encoding="ascii") if Path(key).is_file() else key)
+    found = check(certificate, chosen)
+    if as_json:
+        typer.echo(found.text, nl=False)
+        return
+    searched = found.verification
+    typer.echo(f"Genuine: signed with the key {found.key_id}, and not altered since.\n")
+    rows: list[tuple[str, Any]] = [
+        ("request", found.request_id),
+        ("asked for", found.requested_at),
+        ("unreadable everywhere since", found.destroyed_at),
+        ("proven", found.verified_at),
+        ("history kept for others", found.keep_history),
+        ("last ciphertext leaves the disk", found.ciphertext_until or "it has"),
+        ("searched", f"{size(searched['scanned_bytes'])} in {counted(searched['scanned_files'], 'file')}"),
+        ("self-test", f"{searched['canaries_found']} of {searched['canaries_planted']} planted values found"),
+        ("versions read", searched["versions_read"]),
+        ("values of others decrypted", searched["envelopes_decrypted"]),
+        ("removed", ", ".join(f"{name} {count}" for name, count in sorted(found.counts.items()))),
+    ]
+    print_table(("", ""), rows)
+    typer.echo("\nIt does not cover:")
+    for limit in found.limits:
+        typer.echo(f"  - {limit}")
+
+
+@privacy.command("public-key")
+def public_key_(context: typer.Context) -> None:
+    """Print the public key that this installation's certificates are checked with."""
+    from hfthot_platform.privacy.certificate import public_key_text
+    from hfthot_platform.privacy.erasure import public_key
+
+    with _accounts(context) as accounts:
+        typer.echo(public_key_text(public_key(accounts)))
+
+
+@privacy.command()
+def export(
+    context: typer.Context,
+    user_id: _User,
+    *,
+    format: Annotated[str, typer.Option("--format", "-f", help="json, csv or parquet.")] = "json",  # noqa: A002
+) -> None:
+    """Write everything held about a person into one file, and print its path."""
+    from hfthot_platform.privacy.export import export_user_data
+
+    with _accounts(context) as accounts:
+        typer.echo(export_user_data(accounts, opened_lake(context), user_id, format))
+
+
+@privacy.command()
+def erase(
+    context: typer.Context,
+    user_id: Annotated[str | None, typer.Argument(metavar="[USER_ID]", help="The account's id.")] = None,
+    *,
+    keep_history: Annotated[
+        bool, typer.Option("--keep-history/--no-history", help="Whether others keep old versions of the user tables.")
+    ] = True,
+    resume: Annotated[str | None, typer.Option("--resume", help="Run this request again instead.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the requests and their states instead.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Erase a person for good, prove it, and print the certificate's path.  Nothing brings the data back."""
+    from hfthot_platform.errors import BadRequestError
+    from hfthot_platform.privacy.erasure import list_erasures, request_erasure, run_erasure
+
+    with _accounts(context) as accounts:
+        if listed:
+            print_table(
+                ("request", "state", "asked for", "history kept", "what is in the way"),
+                [
+                    (each.request_id, each.state, each.requested_at, each.keep_history, each.problem)
+                    for each in list_erasures(accounts)
+                ],
+            )
+            return
+        if (user_id is None) == (resume is None):
+            raise BadRequestError("give a user id, or --resume with a request's id", where="erase")
+        if resume is None:
+            assert user_id is not None
+            accounts.subject_of(user_id)
+            if not yes:
+                typer.confirm(f"Erase the account {user_id} for good?", abort=True)
+            resume = request_erasure(accounts, user_id, keep_history=keep_history)
+            typer.echo(f"request {resume}", err=True)
+        with progress_bar("searching") as progress:
+
+            def told(done: int, total: int | None, unit: str) -> None:
+                progress(done // 1_000_000, None if total is None else total // 1_000_000, f"M{unit}")
+
+            certificate = run_erasure(accounts, opened_lake(context), resume, progress=told)
+        typer.echo(accounts.settings.certificates / f"{certificate.request_id}.json")
+
+
+@privacy.command()
+def holds(
+    context: typer.Context,
+    *,
+    place: Annotated[str | None, typer.Option("--place", help="Place a hold on this account (a user id).")] = None,
+    release: Annotated[str | None, typer.Option("--release", help="Release this hold.")] = None,
+    categories: Annotated[
+        str, typer.Option("--categories", help="Comma-separated: identity, sessions, credentials, audit.")
+    ] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is audited.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="List the released ones too.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """List legal holds, or place or release one."""
+    from hfthot_platform.errors import BadRequestError
+    from hfthot_platform.privacy.holds import list_holds, place_hold, release_hold
+
+    if place and release:
+        raise BadRequestError("give --place or --release, not both", where="holds")
+    with _accounts(context) as accounts:
+        if place:
+            names = [each.strip() for each in categories.split(",") if each.strip()]
+            typer.echo(place_hold(accounts, place, names, reason).hold_id)
+            return
+        if release:
+            typer.echo(release_hold(accounts, release, reason).hold_id)
+            return
+        found = list_holds(accounts, active=not every)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    print_table(
+        ("hold", "subject", "categories", "placed", "released", "reason"),
+        [
+            (each.hold_id, each.subject_id, each.categories, each.placed_at, each.released_at, each.reason)
+            for each in found
+        ],
+    )
+
+
+@privacy.command()
+def retention(context: typer.Context, *, as_json: _Json = False) -> None:
+    """Remove everything whose time is over, and ask for the erasures that are due."""
+    from hfthot_platform.privacy.retention import apply_retention
+
+    with _accounts(context) as accounts:
+        report = asdict(apply_retention(accounts, opened_lake(context)))
+    if as_json:
+        print_json(report)
+        return
+    print_table(("", ""), [(name.replace("_", " "), value) for name, value in report.items()])
+
+
+@privacy.command("rotate-keys")
+def rotate_keys(
+    context: typer.Context,
+    *,
+    keep_old: Annotated[
+        bool,
+        typer.Option("--keep-old", help="Keep the old key-encryption keys, so that older backups can be restored."),
+    ] = False,
+) -> None:
+    """Wrap every key with a new key-encryption key; the lake is not touched."""
+    from hfthot_platform.privacy.rotation import rotate_keys as rotate
+
+    with _accounts(context) as accounts:
+        report = rotate(accounts, drop=not keep_old)
+    typer.echo(
+        f"{counted(report.subject_keys + report.installation_keys, 'key')} wrapped with {report.kek_id}; "
+        f"{counted(len(report.dropped), 'old key')} dropped"
+    )
+
+
+@privacy.command()
+def chain(context: typer.Context, *, as_json: _Json = False) -> None:
+    """Prove that no entry of the audit log was altered, dropped, inserted or moved.  Exits with 1 if one was."""
+    from hfthot_platform.accounts.chain import verify_chain
+
+    with _accounts(context) as accounts:
+        report = verify_chain(opened_lake(context), accounts.store)
+    if as_json:
+        print_json(asdict(report))
+    elif report.intact:
+        typer.echo(
+            f"Intact: {counted(report.entries, 'entry').replace('entrys', 'entries')} in the lake and {report.pending} "
+            f"waiting, from {report.anchor_seq + 1} to {report.head_seq}; {report.redacted} redacted by erasures."
+        )
+    else:
+        for each in report.problems:
+            typer.echo(str(each))
+    if not report.intact:
+        raise typer.Exit(1)

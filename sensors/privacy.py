@@ -1,0 +1,53 @@
+"""Requests of export and erasure start their jobs."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+import sqlalchemy as sa
+
+from hfthot_platform.accounts.schema import exports
+from hfthot_platform.privacy.erasure import pending_erasures
+from resources.platform import Platform
+
+__all__ = ["SENSORS"]
+
+
+@dg.sensor(job_name="rgpd_erasure", minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def erasure_requests(
+    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Start each erasure once: the run's key is the request's random id."""
+    del context
+    pending = pending_erasures(platform.accounts) if platform.has_accounts else []
+    for request_id in pending:
+        yield dg.RunRequest(
+            run_key=request_id,
+            run_config={"ops": {"erase_person": {"config": {"request_id": request_id}}}},
+        )
+    if not pending:
+        yield dg.SkipReason("no erasure waits")
+
+
+@dg.sensor(job_name="rgpd_export", minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+def export_requests(
+    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+) -> Iterator[dg.RunRequest | dg.SkipReason]:
+    """Start each export once: the run's key is the request's random id."""
+    del context
+    waiting: list[str] = []
+    if platform.has_accounts:
+        # Those that a caller waits for are done within moments; what is older was left to us.
+        before = platform.accounts.now() - 60_000_000
+        chosen = sa.select(exports.c.request_id).where(exports.c.state == "requested", exports.c.requested_at <= before)
+        with platform.store.reading() as rx:
+            waiting = list(rx.execute(chosen).scalars())
+    for request_id in waiting:
+        yield dg.RunRequest(
+            run_key=request_id,
+            run_config={"ops": {"export_person": {"config": {"request_id": request_id}}}},
+        )
+    if not waiting:
+        yield dg.SkipReason("no export waits")
+
+
+SENSORS = [erasure_requests, export_requests]
