@@ -34,6 +34,8 @@ _PROVIDER: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _VENUE: Final = re.compile(r"[a-z0-9_]{1,40}")
 _SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._]*(-[A-Z0-9._]+){0,4}")
 _MOST_PROVIDERS: Final = 50
+#: What is said of a provider's key that comes with a plan of its own.
+_PLAN: Final = frozenset({"api_key", "queries_limit", "window_seconds"})
 
 
 def text(value: object, name: str, *, least: int = 1, most: int = 256) -> str:
@@ -162,8 +164,13 @@ def provider_secrets(value: object, name: str = "provider_keys") -> dict[str, An
     found: dict[str, Any] = {}
     for provider, secret in value.items():
         known = name_of_provider(provider, f"{name}: a provider's name")
-        if not isinstance(secret, Mapping):
-            optional_text(secret, f"{name}[{known!r}]", most=4096)
+        where = f"{name}[{known!r}]"
+        if isinstance(secret, Mapping):
+            if not set(secret) <= _PLAN:
+                raise _wrong(where, "it has a field that is not known", f"Known: {', '.join(sorted(_PLAN))}.")
+            text(secret.get("api_key"), f"{where}['api_key']", most=4096)
+        else:
+            optional_text(secret, where, most=4096)
         found[known] = secret
     return found
 
