@@ -11,7 +11,7 @@ export DAGSTER_HOME ?= $(CURDIR)/dagster_home
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo dev test lint format soak bench lock dictionary clean
+.PHONY: help setup system demo dev test lint format soak fuzz bench lock dictionary clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ test: $(READY)  ## Run the fast tests
 
 soak: $(READY)  ## Run the long crash, fuzz and load suites
 	@$(BIN)/python -m pytest -m soak
+
+fuzz: $(READY)  ## Send generated statements to the SQL gateway for ten minutes
+	@HFTHOT_FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -m soak tests/soak/test_gateway_fuzz.py
 
 lint: $(READY)  ## Check style, types and the import rule
 	@$(BIN)/ruff check .
