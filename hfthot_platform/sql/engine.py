@@ -26,6 +26,7 @@ import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.errors import BadRequestError, DamagedTableError, SqlError, UnknownColumnError, nearest
+from hfthot_platform.sql.adviser import ADVISER
 from hfthot_platform.sql.relations import Plan, known_names, register, resolve, text, unknown_table
 from hfthot_platform.sql.spill import spill_folder
 from hfthot_platform.sql.statement import Statement, parse, tokens_of
@@ -225,7 +226,7 @@ def opened_plan(
 def _require_reading(sql: str) -> None:
     """Refuse all but one statement that only reads."""
     try:
-        statements = duckdb.extract_statements(sql)
+        statements = ADVISER.statements(sql)
     except duckdb.Error as error:
         _raise(error, sql, None)
     if len(statements) != 1:

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
@@ -26,6 +24,7 @@ import pyarrow as pa
 from hfthot_platform.contracts import TableContract
 from hfthot_platform.contracts.model import DATE, INT, SMALL, TEXT, TIME
 from hfthot_platform.lakehouse.commits import Files
+from hfthot_platform.sql.adviser import ADVISER, BOUNDS
 
 __all__ = ["Filters", "Node", "filters_of", "kept_files", "tree_of"]
 
@@ -66,7 +65,7 @@ def tree_of(sql: str) -> Node | None:
     """Return DuckDB's tree of a SELECT; None for other statements and for what is too deep to look at."""
     query = "SELECT json_serialize_sql(?, skip_null := true, skip_empty := true, skip_default := true)"
     try:
-        tree = json.loads(_ADVISER.ask(query, [sql])[0][0])
+        tree = json.loads(ADVISER.ask(query, [sql])[0][0])
     except (duckdb.Error, RecursionError):
         return None
     if not isinstance(tree, dict) or tree.get("error") or len(tree.get("statements", ())) != 1:
@@ -125,41 +124,12 @@ def kept_files(files: Files, contract: TableContract, filters: Filters, params: 
         if len(wanted) < len(terms):
             return every
         # A file without bounds answers NULL, and stays.
-        query = f"SELECT position FROM {_BOUNDS} WHERE ({' OR '.join(wanted)}) IS DISTINCT FROM false"  # noqa: S608
+        query = f"SELECT position FROM {BOUNDS} WHERE ({' OR '.join(wanted)}) IS DISTINCT FROM false"  # noqa: S608
         used = {f"p_{name}": params[name] for name in re.findall(r"\$p_(\w+)", query) if name in params}
-        return sorted(position for (position,) in _ADVISER.ask(query, used, bounds.table()))
+        return sorted(position for (position,) in ADVISER.ask(query, used, bounds.table()))
     except (duckdb.Error, RecursionError):
         # The statement itself will say what is wrong with its constants.
         return every
-
-
-class _Adviser:
-    """A database without tables that answers questions about statements and bounds; a process has one."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._connection: duckdb.DuckDBPyConnection | None = None
-        self._opened_by = 0
-
-    def ask(
-        self, query: str, params: Sequence[object] | Mapping[str, object], bounds: pl.DataFrame | None = None
-    ) -> list[tuple[Any, ...]]:
-        with self._lock:
-            if self._connection is None or self._opened_by != os.getpid():
-                self._connection, self._opened_by = duckdb.connect(config={"threads": 1}), os.getpid()
-                # The same zone as where the statement will run.
-                self._connection.execute("SET TimeZone = 'UTC'; SET enable_external_access = false").fetchall()
-            if bounds is not None:
-                self._connection.register(_BOUNDS, bounds.to_arrow())
-            try:
-                return self._connection.execute(query, params or None).fetchall()
-            finally:
-                if bounds is not None:
-                    self._connection.unregister(_BOUNDS)
-
-
-_ADVISER = _Adviser()
-_BOUNDS = "bounds_of_files"
 
 
 # -- which conditions the rows of a table must meet ---------------------------------------------------------------
