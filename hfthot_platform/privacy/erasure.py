@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
 
@@ -533,6 +534,7 @@ def _ordinary(kind: str, value: str) -> str | None:
     return "an ordinary word of the platform" if value.casefold() in _vocabulary() else None
 
 
+@lru_cache(maxsize=1)
 def _vocabulary() -> frozenset[str]:
     """Return the words that the platform itself writes into tables, logs and metadata."""
     texts: list[str] = ["test", "user", "username", "guest", "none", "null", "true", "false", "unknown", "example"]

@@ -31,6 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
 from urllib.parse import quote
@@ -222,7 +223,7 @@ class Folder:
         folder = self.root / f"{stem}{_CANARY_PREFIX}{canary.token}"
         folder.mkdir(mode=0o700)
         expected = []
-        for name, content, found in canary.files():
+        for name, content, found in canary.files:
             (folder / name).write_bytes(content)
             expected += [(f"{folder.name}/{name}", inside, encoding) for inside, encoding in found]
         return expected
@@ -268,7 +269,7 @@ class ObjectStore:
     def plant(self, canary: _Canary) -> list[tuple[str, str, str]]:
         """Put the canary's objects here; return what must be found: (file, inside, encoding)."""
         expected = []
-        for name, content, found in canary.files():
+        for name, content, found in canary.files:
             path = "/".join(part for part in (self.root, f"{_CANARY_PREFIX}{canary.token}", name) if part)
             with self.filesystem.open_output_stream(path) as out:
                 out.write(content)
@@ -378,8 +379,12 @@ class _Canary:
         ]
         return [line for line in lines if line[0] in encodings]
 
-    def files(self) -> Iterator[tuple[str, bytes, list[tuple[str, str]]]]:
-        """Yield name, content and what must be found in it as (inside, encoding)."""
+    @cached_property
+    def files(self) -> list[tuple[str, bytes, list[tuple[str, str]]]]:
+        """Name, content and what must be found in it as (inside, encoding)."""
+        return list(self._files())
+
+    def _files(self) -> Iterator[tuple[str, bytes, list[tuple[str, str]]]]:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
