@@ -34,10 +34,10 @@ from hfthot_platform.errors import (
 from hfthot_platform.privacy.vault import SubjectCipher, Vault, Wrapped
 from hfthot_platform.settings import Settings
 
-__all__ = ["SYSTEM", "AccountRow", "Core", "inserting"]
+__all__ = ["RANDOM_ID", "SYSTEM", "AccountRow", "Core", "inserting"]
 
 SYSTEM: Final = "system"
-_RANDOM_ID: Final = re.compile(r"[0-9a-f]{32}")
+RANDOM_ID: Final = re.compile(r"[0-9a-f]{32}")
 _COLUMNS: Final = tuple(schema.users.c.keys())
 _CHUNK: Final = 500
 
@@ -135,7 +135,7 @@ class Core:
 
         The wrapped keys are read at each call, so that what was erased a moment ago cannot be read.
         """
-        wanted = sorted(set(subject_ids))
+        wanted = sorted({each for each in subject_ids if RANDOM_ID.fullmatch(each)})
         keys = schema.subject_keys.c
         found: dict[str, SubjectCipher] = {}
         with self.store.reading() as rx:
@@ -161,7 +161,7 @@ class Core:
 
     def _account(self, connected: _Connected, user_id: str) -> AccountRow:
         """Return the row of an account, deleted softly or not."""
-        if _RANDOM_ID.fullmatch(str(user_id)):
+        if RANDOM_ID.fullmatch(str(user_id)):
             found = connected.run(_USER, {"by": user_id})
             if found:
                 return _named(found[0])

@@ -18,10 +18,10 @@ import sqlalchemy as sa
 
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import RowChange
-from hfthot_platform.accounts.core import AccountRow, inserting
+from hfthot_platform.accounts.core import RANDOM_ID, AccountRow, inserting
 from hfthot_platform.accounts.journal import Tally
 from hfthot_platform.accounts.people import users_row
-from hfthot_platform.accounts.quotas import PROVIDERS, Counter, Quotas, window_of
+from hfthot_platform.accounts.quotas import PROVIDER_NAME, PROVIDERS, Counter, Quotas, window_of
 from hfthot_platform.accounts.records import ApiKey, ApiKeys, ProviderKey, Request, Secret, moment
 from hfthot_platform.accounts.sessions import Sessions
 from hfthot_platform.accounts.store import Prepared, Transaction
@@ -39,8 +39,6 @@ __all__ = ["Credentials"]
 
 _HERE: Final = Request()
 _KEY: Final = re.compile(r"hft_(?:free|hob|pro|ent)_[A-Za-z0-9_-]{43}")
-_KEY_ID: Final = re.compile(r"[0-9a-f]{32}")
-_PROVIDER: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 #: Valid keys of one account at once.
 _MOST_KEYS: Final = 20
 _LONGEST: Final = 4096
@@ -197,7 +195,7 @@ class Credentials(Sessions, Quotas):
             return valid[0]
         keys = schema.api_keys
         found = None
-        if _KEY_ID.fullmatch(str(key_id)):
+        if RANDOM_ID.fullmatch(str(key_id)):
             statement = sa.select(keys).where(keys.c.subject_id == subject_id, keys.c.key_id == key_id)
             found = tx.execute(statement).mappings().first()
         if found is None:
@@ -360,7 +358,7 @@ _ACCEPTED: Final = frozenset({"api_key", "queries_limit", "window_seconds", "que
 
 
 def _given(provider: str, value: str | Mapping[str, Any] | None) -> _Given | None:
-    if not _PROVIDER.fullmatch(str(provider)):
+    if not PROVIDER_NAME.fullmatch(str(provider)):
         raise BadRequestError(
             "a provider's name has lower-case letters, digits and underscores only",
             where="provider_keys",

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import RowChange
-from hfthot_platform.accounts.core import AccountRow, Core, inserting
+from hfthot_platform.accounts.core import RANDOM_ID, AccountRow, Core, inserting
 from hfthot_platform.accounts.identities import (
     email_form,
     email_look_up,
@@ -203,6 +203,8 @@ class People(Core):
         """
         if not 1 <= limit <= _PAGE:
             raise BadRequestError(f"limit {limit} is out of 1 to {_PAGE}", where="list_users", hint="Use pages.")
+        if after is not None and not RANDOM_ID.fullmatch(str(after)):
+            raise BadRequestError("after is no user id", where="list_users", hint="Pass the page's last user_id.")
         users = schema.users.c
         where = [users.user_id > (after or "")]
         if role is not None:

@@ -159,6 +159,8 @@ class Publisher:
         for declared in USER_TABLES:
             fold = batch.tables[declared.name]
             forget = fold.forgotten()
+            if not fold.rows and not forget:
+                continue
             audit = declared is AUDIT_LOG
             commit = self._lake.table(declared.name).apply(
                 audited.get(declared.name),

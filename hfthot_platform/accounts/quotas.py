@@ -6,6 +6,7 @@ row of `usage`; counting reads and writes it in one transaction, so that no use 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -15,7 +16,7 @@ import sqlalchemy as sa
 
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import AuditEvent, RowChange, to_json
-from hfthot_platform.accounts.core import SYSTEM, Core, inserting
+from hfthot_platform.accounts.core import RANDOM_ID, SYSTEM, Core, inserting
 from hfthot_platform.accounts.journal import Tally
 from hfthot_platform.accounts.records import QueryStats, Request, Usage, moment
 from hfthot_platform.accounts.store import Prepared, Transaction
@@ -30,11 +31,12 @@ from hfthot_platform.errors import (
     nearest,
 )
 
-__all__ = ["PROVIDERS", "Counter", "Quotas", "Resource", "provider_limit", "window_of"]
+__all__ = ["PROVIDERS", "PROVIDER_NAME", "Counter", "Quotas", "Resource", "provider_limit", "window_of"]
 
 _HERE: Final = Request()
 _DAY: Final = 86_400_000_000
 _MOST: Final = 1_000_000_000
+PROVIDER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 Resource = Literal["requests", "sql_queries", "optimisations"]
 
 _MINUTE, _HOUR, _WHOLE_DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -209,7 +211,7 @@ class Quotas(Core):
             BadRequestError: the provider is not known, or the increment is not a positive number.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        return self._count(user_id, f"provider:{provider}", increment, request)
+        return self._count(user_id, _resource(provider), increment, request)
 
     def count_use(self, user_id: str, resource: Resource, amount: int = 1, *, request: Request = _HERE) -> QueryStats:
         """Count uses of the platform itself against the account's tier, durably.
@@ -278,7 +280,8 @@ class Quotas(Core):
 
     def _counter(self, connected: Transaction, user_id: str, resource: str) -> tuple[str, Counter, bool]:
         """Return the account's subject, its counter as of now, and whether the store has one."""
-        found = connected.run(_COUNTED, {"by": user_id, "what": resource})
+        known = RANDOM_ID.fullmatch(str(user_id))
+        found = connected.run(_COUNTED, {"by": user_id, "what": resource}) if known else []
         if not found:
             self._account(connected, user_id)  # raises what it is
             raise UnknownUserError("no account has this user id", where="user_id", hint="Ids are those of `register`.")
@@ -324,7 +327,7 @@ class Quotas(Core):
             BadRequestError: the provider is not known.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        resource = f"provider:{provider}"
+        resource = _resource(provider)
         with self._operation("usage.read", request, user_id) as tx:
             actor = self._actor(tx, request, user_id)
             subject_id, counter, _ = self._counter(tx, user_id, resource)
@@ -377,6 +380,12 @@ class Quotas(Core):
 
 
 _TIERED: Final[tuple[Resource, ...]] = ("requests", "sql_queries", "optimisations")
+
+
+def _resource(provider: str) -> str:
+    if not PROVIDER_NAME.fullmatch(str(provider)):
+        provider_limit(str(provider))
+    return f"provider:{provider}"
 
 
 def _stats(resource: str, counter: Counter) -> QueryStats:
