@@ -1,0 +1,286 @@
+"""Signing in and out, tokens, passwords, and how often a sign-in may fail."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from datetime import timedelta
+
+import pytest
+import sqlalchemy as sa
+
+from hfthot_platform.accounts import schema
+from hfthot_platform.accounts.records import Request, Secret
+from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.errors import (
+    BadRequestError,
+    ExpiredTokenError,
+    InvalidCredentialsError,
+    InvalidTokenError,
+    PermissionDeniedError,
+    RevokedTokenError,
+    TooManyAttemptsError,
+)
+from tests.accounts.conftest import NOW, PASSWORD
+
+NEW = "a new long password"
+
+
+@pytest.mark.parametrize("name", ["alice", "ALICE", " alice ", "alice@example.org", "Alice@EXAMPLE.org"])
+def test_one_signs_in_with_name_or_address(accounts, alice, name):
+    session = accounts.login(name, PASSWORD)
+    assert session.user_id == alice.user_id
+    assert session.expires_at == NOW + timedelta(hours=24)
+    assert accounts.verify_token(session.token) == dataclasses.replace(session, token=None)
+    assert accounts.verify_token(session.token.get_secret_value()).session_id == session.session_id
+
+
+@pytest.mark.parametrize(
+    ("name", "password"),
+    [
+        *((name, PASSWORD) for name in ("nobody", "", "x' OR '1'='1", "no@body", "\x00", "\ud800", None)),
+        *(("nobody", password) for password in ("", "\ud800" * 10, None)),
+        *(("alice", password) for password in ("", "\ud800" * 10, "x' OR '1'='1")),
+    ],
+    ids=ascii,
+)
+def test_whatever_is_wrong_is_told_what_a_wrong_password_is_told(accounts, alice, name, password):
+    with pytest.raises(InvalidCredentialsError) as caught:
+        accounts.login(name, password)
+    with pytest.raises(InvalidCredentialsError) as wrong:
+        accounts.login("alice", "wrong password")
+    assert str(caught.value) == str(wrong.value)
+
+
+def test_huge_arguments_are_wrong_like_others(accounts, alice):
+    for name, password in (("a" * 1_000_000, PASSWORD), ("alice", "x" * 1_000_000)):
+        with pytest.raises(InvalidCredentialsError):
+            accounts.login(name, password)
+
+
+def test_sessions_of_one_second_differ(accounts, alice):
+    sessions = [accounts.login("alice", PASSWORD) for _ in range(20)]
+    assert len({session.token.get_secret_value() for session in sessions}) == 20
+    assert len({session.session_id for session in sessions}) == 20
+
+
+def test_logging_out_ends_one_session_and_no_other(accounts, alice, bob):
+    first, second, other = (
+        accounts.login("alice", PASSWORD),
+        accounts.login("alice", PASSWORD),
+        accounts.login("bob", PASSWORD),
+    )
+    accounts.logout(first.token)
+    with pytest.raises(RevokedTokenError):
+        accounts.verify_token(first.token)
+    assert accounts.verify_token(second.token)
+    assert accounts.verify_token(other.token)
+    with pytest.raises(RevokedTokenError):
+        accounts.logout(first.token)
+
+
+def test_a_session_ends_by_itself(accounts, alice, clock):
+    session = accounts.login("alice", PASSWORD)
+    clock.forward(hours=24, microseconds=-1)
+    assert accounts.verify_token(session.token)
+    clock.forward(microseconds=1)
+    with pytest.raises(ExpiredTokenError):
+        accounts.verify_token(session.token)
+    with pytest.raises(ExpiredTokenError):
+        accounts.logout(session.token)
+
+
+@pytest.mark.parametrize(
+    "token", ["", "x", "A" * 43, "A" * 44, "x' OR '1'='1", "é" * 43, "A" * 42 + "\n", None, b"x"], ids=ascii
+)
+def test_a_forged_token_is_invalid(accounts, alice, token):
+    with pytest.raises(InvalidTokenError):
+        accounts.verify_token(token)
+    with pytest.raises(InvalidTokenError):
+        accounts.logout(token)
+
+
+def test_a_token_with_any_character_changed_is_invalid(accounts, alice):
+    token = accounts.login("alice", PASSWORD).token.get_secret_value()
+    for position in range(43):
+        changed = "A" if token[position] != "A" else "B"
+        with pytest.raises(InvalidTokenError):
+            accounts.verify_token(token[:position] + changed + token[position + 1 :])
+
+
+def test_what_the_store_keeps_of_a_token_is_no_token(accounts, alice):
+    accounts.login("alice", PASSWORD)
+    with accounts.store.reading() as rx:
+        kept = rx.execute(sa.select(schema.sessions.c.token_hash, schema.sessions.c.session_id)).one()
+    for forged in (kept.token_hash.hex(), kept.session_id, kept.token_hash.decode("latin1")):
+        with pytest.raises(InvalidTokenError):
+            accounts.verify_token(forged)
+
+
+def test_verifications_are_audited_together(accounts, alice, entries):
+    session = accounts.login("alice", PASSWORD)
+    entries()
+    for _ in range(10):
+        accounts.verify_token(session.token)
+    accounts.flush()
+    (entry,) = entries()
+    assert (entry.audit.action, entry.audit.resource) == ("session.verify", session.session_id)
+    assert '"count":10' in entry.audit.detail
+
+
+# -- passwords ----------------------------------------------------------------------------------------------
+
+
+def test_a_changed_password_is_the_only_one_and_ends_all_other_sessions(accounts, alice, bob):
+    here, there, other = (
+        accounts.login("alice", PASSWORD),
+        accounts.login("alice", PASSWORD),
+        accounts.login("bob", PASSWORD),
+    )
+
+    accounts.change_password(alice.user_id, PASSWORD, NEW, token=here.token)
+
+    assert accounts.verify_token(here.token)
+    assert accounts.verify_token(other.token)
+    with pytest.raises(RevokedTokenError):
+        accounts.verify_token(there.token)
+    with pytest.raises(InvalidCredentialsError):
+        accounts.login("alice", PASSWORD)
+    assert accounts.login("alice", NEW)
+
+
+def test_without_a_token_every_session_ends(accounts, alice):
+    session = accounts.login("alice", PASSWORD)
+    accounts.change_password(alice.user_id, PASSWORD, NEW)
+    with pytest.raises(RevokedTokenError):
+        accounts.verify_token(session.token)
+
+
+def test_a_password_is_not_changed_without_the_old_one(accounts, alice):
+    for _ in range(5):
+        with pytest.raises(InvalidCredentialsError):
+            accounts.change_password(alice.user_id, "wrong password", NEW)
+    with pytest.raises(TooManyAttemptsError):
+        accounts.change_password(alice.user_id, PASSWORD, NEW)
+
+
+def test_a_new_password_is_another_one_and_long_enough(accounts, alice):
+    for new in (PASSWORD, "short"):
+        with pytest.raises(BadRequestError):
+            accounts.change_password(alice.user_id, PASSWORD, new)
+    assert accounts.login("alice", PASSWORD)
+
+
+def test_not_even_an_administrator_changes_anothers_password(accounts, alice, admin):
+    with pytest.raises(PermissionDeniedError):
+        accounts.change_password(alice.user_id, PASSWORD, NEW, request=Request(actor_id=admin.user_id))
+    assert accounts.login("alice", PASSWORD)
+
+
+def test_a_hash_under_older_parameters_is_renewed_at_sign_in(settings, clock):
+    def stored(accounts):
+        with accounts.store.reading() as rx:
+            return rx.execute(sa.select(schema.users.c.password_hash)).scalar()
+
+    with Accounts.open(settings, clock) as accounts:
+        accounts.register("alice", "alice@example.org", PASSWORD)
+        assert "$argon2id$v=19$m=8,t=1,p=1$" in stored(accounts)
+    with Accounts.open(settings.model_copy(update={"argon2_passes": 2, "argon2_memory_kib": 16}), clock) as accounts:
+        with pytest.raises(InvalidCredentialsError):
+            accounts.login("alice", "wrong password")
+        assert "m=8,t=1" in stored(accounts)
+        accounts.login("alice", PASSWORD)
+        assert "m=16,t=2,p=1" in stored(accounts)
+        accounts.login("alice", PASSWORD)
+
+
+# -- how often it may fail ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["alice", "nobody"])
+def test_after_five_failures_a_name_is_refused_until_the_window_ends(accounts, alice, bob, clock, name):
+    for _ in range(5):
+        with pytest.raises(InvalidCredentialsError):
+            accounts.login(name, "wrong password")
+        clock.forward(minutes=1)
+    with pytest.raises(TooManyAttemptsError) as caught:
+        accounts.login(name, PASSWORD)
+    assert caught.value.retry_after == 10 * 60
+    assert accounts.login("bob", PASSWORD)
+
+    clock.forward(minutes=10)
+
+    with pytest.raises(InvalidCredentialsError):
+        accounts.login(name, "wrong password")
+
+
+def test_a_right_password_clears_the_count(accounts, alice):
+    for _ in range(3):
+        for _ in range(4):
+            with pytest.raises(InvalidCredentialsError):
+                accounts.login("alice", "wrong password")
+        assert accounts.login("alice", PASSWORD)
+
+
+def test_an_address_that_tries_many_names_is_refused_for_all(accounts, alice):
+    request = Request(ip="2001:db8::1")
+    for number in range(5):
+        with pytest.raises(InvalidCredentialsError):
+            accounts.login(f"nobody{number}", PASSWORD, request=request)
+    with pytest.raises(TooManyAttemptsError):
+        accounts.login("alice", PASSWORD, request=Request(ip="2001:db8::2"))  # the same customer's network
+    assert accounts.login("alice", PASSWORD, request=Request(ip="2001:db8:0:1::1"))
+
+
+def test_guesses_made_at_once_do_not_get_past_the_bound(accounts, alice):
+    outcomes = []
+    barrier = threading.Barrier(16)
+
+    def guess():
+        barrier.wait()
+        try:
+            accounts.login("alice", "wrong password")
+        except (InvalidCredentialsError, TooManyAttemptsError) as error:
+            outcomes.append(type(error))
+
+    threads = [threading.Thread(target=guess) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert outcomes.count(InvalidCredentialsError) == 5
+    assert outcomes.count(TooManyAttemptsError) == 11
+
+
+def test_failures_are_audited_and_of_strangers_nothing_personal(accounts, alice, entries):
+    entries()
+    request = Request(ip="192.0.2.7", user_agent="curl")
+    with pytest.raises(InvalidCredentialsError):
+        accounts.login("mallory", PASSWORD, request=request)
+    with pytest.raises(InvalidCredentialsError):
+        accounts.login("alice", "wrong password", request=request)
+    stranger, known = (entry.audit for entry in entries())
+    assert (stranger.outcome, stranger.subject_id, stranger.ip, stranger.user_agent) == ("failure", None, None, None)
+    assert "mallory" not in repr(stranger)
+    assert (known.outcome, known.subject_id) == ("failure", accounts.subject_of(alice.user_id))
+    assert known.ip.startswith("e1.")
+
+
+def test_counters_of_failures_are_forgotten_after_a_day(accounts, clock):
+    def counters():
+        with accounts.store.reading() as rx:
+            return rx.execute(sa.select(sa.func.count()).select_from(schema.login_attempts)).scalar()
+
+    for number in range(4):
+        with pytest.raises(InvalidCredentialsError):
+            accounts.login(f"nobody{number}", PASSWORD)
+    assert counters() == 4
+    clock.forward(days=1, seconds=1)
+    with pytest.raises(InvalidCredentialsError):
+        accounts.login("nobody", PASSWORD)
+    assert counters() == 1
+
+
+def test_secrets_compare_without_showing():
+    assert Secret("x") == Secret("x") != Secret("y")
+    assert f"{Secret('canary')} {Secret('canary')!r}".count("canary") == 0
