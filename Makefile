@@ -29,8 +29,17 @@ $(READY): requirements.lock requirements-bootstrap.lock pyproject.toml
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-system:  ## Install Debian's Chromium for the browser tests (needs root or sudo)
-	@command -v chromium >/dev/null || { if [ "$$(id -u)" = 0 ]; then S=; else S=sudo; fi; $$S apt-get update -q && $$S apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; }
+# Debian's PostgreSQL makes and starts a server on installation; the tests only want the programs.
+system:  ## Install Debian's Chromium and PostgreSQL for the tests (needs root or sudo)
+	@if [ "$$(id -u)" = 0 ]; then S=; else S=sudo; fi; set -e; \
+	chromium=$$(command -v chromium || true); server=$$(ls /usr/lib/postgresql/*/bin/postgres 2>/dev/null || true); \
+	test -n "$$chromium" -a -n "$$server" || $$S apt-get update -q; \
+	test -n "$$chromium" || $$S apt-get install -y -q --no-install-recommends chromium fonts-dejavu-core; \
+	test -n "$$server" || { conf=/etc/postgresql-common/createcluster.conf; \
+	  $$S apt-get install -y -q --no-install-recommends postgresql-common; \
+	  $$S cp -p $$conf $$conf.hfthot; echo 'create_main_cluster = false' | $$S tee -a $$conf >/dev/null; \
+	  $$S apt-get install -y -q --no-install-recommends postgresql || failed=1; \
+	  $$S mv $$conf.hfthot $$conf; test -z "$$failed"; }
 
 demo: $(READY)  ## Ingest real data, check it, make bars, answer SQL: embedded and offline
 	@$(BIN)/hfthot demo
