@@ -2,12 +2,14 @@
 
 Real daily history first (decades of the S&P 500 and of 20 US stocks), then two weeks of the simulated exchange
 through the same assets, checks and tables, then questions in SQL across versions.  It runs the very jobs that
-the schedules run, on the Dagster instance that `make dev` shows.
+the schedules run, on the Dagster instance that `make dev` shows.  In the end somebody registers and is erased, which
+is proven.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -133,6 +135,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
     pictures = _draw(lake, settings.scratch.parent / "demo")
     out.print(f"\nPictures in {pictures[0].parent}: {', '.join(path.name for path in pictures)}")
     out.print(f"Result pages of the checks: {settings.scratch.parent / 'reports'}")
+    _forget_somebody(out, settings)
     out.print(f"[bold green]Done in {time.perf_counter() - begun:.0f} s.[/] `make dev` shows all of it in the browser.")
 
 
@@ -267,6 +270,39 @@ def _show_time_travel(out: Console, lake: Lakehouse) -> None:
         when = f"{each.timestamp:%Y-%m-%d %H:%M:%S}"
         grid.add_row(str(each.version), when, each.operation, f"{rows:,}", str(symbols), str(newest))
     out.print(grid)
+
+
+def _forget_somebody(out: Console, settings: Settings) -> None:
+    """Register somebody, read the row back, erase the person, and print what proves it."""
+    from hfthot_platform.client import LakehouseClient, settings_of_folder
+
+    # The accounts lie beside the lake, also where --lake names another one, unless a setting says otherwise.
+    if not {"accounts", "accounts_url", "key_source", "key_file"} & settings.model_fields_set:
+        settings = settings_of_folder(settings.lake_root)
+    with (
+        LakehouseClient.from_settings(settings) as client,
+        _step(out, "Register somebody, sign in, erase the person and prove it"),
+    ):
+        name, password = f"visitor.{secrets.token_hex(4)}", secrets.token_urlsafe(16)
+        user = client.register(name, f"{name}@mail.example.org", password, "Vera", f"Visitor-{name[-8:]}")
+        if user.active:
+            client.login(name, password)
+        client.save_api_keys(user.user_id, {"finnhub": secrets.token_hex(16)}, data_sharing_consent=False)
+        version = client.list_versions("users")[-1]["version"]
+        before = client.read_version("users", version).filter(pl.col("username") == name).collect().row(0, named=True)
+        certificate = client.delete_user_permanent(user.user_id)
+        subject = pl.col("subject_id") == before["subject_id"]
+        after = client.read_version("users", version).filter(subject).collect().row(0, named=True)
+        path = settings.certificates / f"{certificate.request_id}.json"
+        proof = client.verify_certificate(path).verification
+    out.print(f"  users version {version} before: {before['username']}, {before['email']}")
+    out.print(f"  the same version afterwards: {after['username']}, {after['email']}; the other rows as before")
+    out.print(
+        f"  searched {sum(proof['searched_values'].values())} values in {proof['scanned_files']} files "
+        f"({proof['scanned_bytes'] / 1e6:.0f} MB): nothing left; "
+        f"{proof['canaries_found']} of {proof['canaries_planted']} planted test values found"
+    )
+    out.print(f"  certificate, signature verified: {path}")
 
 
 def _draw(lake: Lakehouse, folder: Path) -> list[Path]:

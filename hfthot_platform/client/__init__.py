@@ -5,8 +5,8 @@
 may do is decided in `accounts`, what a table is in `lakehouse`; here the two meet.
 """
 
-from hfthot_platform.client.lakehouse_client import LakehouseClient
+from hfthot_platform.client.lakehouse_client import LakehouseClient, settings_of_folder
 from hfthot_platform.client.market import Market, MarketQuery
 from hfthot_platform.client.versions import SymbolVersion, Version
 
-__all__ = ["LakehouseClient", "Market", "MarketQuery", "SymbolVersion", "Version"]
+__all__ = ["LakehouseClient", "Market", "MarketQuery", "SymbolVersion", "Version", "settings_of_folder"]

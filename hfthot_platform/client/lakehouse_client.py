@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from hfthot_platform.settings import Settings
     from hfthot_platform.sql.gateway import Policy, QueryLimits, QueryResult
 
-__all__ = ["LakehouseClient"]
+__all__ = ["LakehouseClient", "settings_of_folder"]
 
 _ACCOUNTS: Final = "accounts"
 _SYMBOL: Final = "market/"
@@ -87,7 +87,7 @@ class LakehouseClient:
     """
 
     def __init__(self, base_path: str | Path, api_key: str | Secret | None = None) -> None:
-        self._start(_settings_of(base_path), api_key, utc_now)
+        self._start(settings_of_folder(base_path), api_key, utc_now)
 
     @classmethod
     def from_settings(
@@ -740,6 +740,29 @@ class LakehouseClient:
         request = self._request(self._caller())
         return delete_user_permanent(self._accounts, self._lake, user_id, keep, request=request)
 
+    def verify_certificate(self, certificate: ErasureCertificate | Path | str) -> ErasureCertificate:
+        """Check that a certificate of erasure was signed by this installation and not altered since; return it.
+
+        Args:
+            certificate: one, its file (below the setting `certificates`, named by the request's id), or its text.
+
+        Example:
+            >>> certificate = client.delete_user_permanent(user.user_id)
+            >>> client.verify_certificate(certificate.text).request_id == certificate.request_id
+            True
+
+        Raises:
+            CertificateError: it was altered, is none, or was signed by another installation.
+        """
+        from hfthot_platform.privacy.certificate import ErasureCertificate, verify
+        from hfthot_platform.privacy.erasure import public_key
+
+        given = certificate.text if isinstance(certificate, ErasureCertificate) else certificate
+        if not isinstance(given, Path):
+            arguments.text(given, "certificate", most=1_000_000)
+        self._caller()
+        return verify(given, public_key(self._accounts))
+
     def get_audit_log(
         self,
         user_id: str | None = None,
@@ -944,8 +967,12 @@ class _Shared:
             accounts.close()
 
 
-def _settings_of(base_path: str | Path) -> Settings:
-    """Return the settings of a data folder, or of the folder around a lake."""
+def settings_of_folder(base_path: str | Path) -> Settings:
+    """Return the settings of a data folder, or of the folder around a lake; the rest as everywhere.
+
+    Raises:
+        BadRequestError: it is a URL.
+    """
     from hfthot_platform.settings import load_settings
 
     text = arguments.text(str(base_path), "base_path", most=4000)

@@ -107,6 +107,7 @@ ARGUMENTS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "delete_user_soft": _whose(),
     "restore_user": _whose(),
     "delete_user_permanent": _whose(keep_history=True),
+    "verify_certificate": lambda scene: {"certificate": "{}"},
     "get_audit_log": _whose(
         start_date=datetime(2024, 1, 1, tzinfo=UTC), end_date=datetime(2124, 1, 1, tzinfo=UTC), action_type="user"
     ),

@@ -13,6 +13,7 @@ from hfthot_platform.accounts.chain import verify_chain
 from hfthot_platform.accounts.records import Secret
 from hfthot_platform.errors import (
     BadRequestError,
+    CertificateError,
     ErasedSubjectError,
     InactiveAccountError,
     InvalidTokenError,
@@ -361,6 +362,33 @@ def test_the_settings_decide_where_everything_is(tmp_path):
 
         assert user.created_at == now
         assert {path.name for path in tmp_path.iterdir()} >= {"somewhere", "people", "kek.json"}
+
+
+def test_the_demonstration_ends_with_an_erasure_and_its_proof(folder, capsys):
+    from rich.console import Console
+
+    from hfthot_platform.demo import _forget_somebody
+
+    _forget_somebody(Console(width=200), load_settings(lake_root=str(folder / "lake")))
+
+    said = capsys.readouterr().out
+    assert "before: visitor." in said
+    assert "afterwards: None, None" in said
+    assert "nothing left" in said
+    certificate = next((folder / "certificates").glob("*.json"))
+    with LakehouseClient(folder) as client:
+        assert client.verify_certificate(certificate).keep_history
+        assert client.list_users() == []
+
+
+def test_a_certificate_of_another_installation_is_refused(client, register, tmp_path):
+    certificate = client.delete_user_permanent(register("ada").user_id)
+
+    assert client.verify_certificate(certificate) == client.verify_certificate(certificate.text)
+    with pytest.raises(CertificateError):
+        client.verify_certificate(certificate.text.replace('"keep_history": true', '"keep_history": false'))
+    with LakehouseClient(tmp_path / "other") as other, pytest.raises(CertificateError):
+        other.verify_certificate(certificate)
 
 
 def test_threads_share_a_client(client, register):

@@ -26,7 +26,7 @@ DATA = {
     "list_versions", "read_version", "read_at_timestamp", "market", "Market.ohlcv", "Market.trades", "Market.closes",
     "MarketQuery.head", "MarketQuery.tail", "MarketQuery.collect", "MarketQuery.lazy",
 }  # fmt: skip
-ANYBODY = {"for_request", "flush", "close"}
+ANYBODY = {"for_request", "flush", "close", "verify_certificate"}
 TIERED = {"sql"}
 ROLES = ("guest", "pending", "registered", "trader", "admin")
 
