@@ -399,9 +399,13 @@ def _current(accounts: Accounts, lake: Lakehouse, contract: TableContract, subje
         mine |= pl.col("actor_id") == subject_id
 
     def batches() -> Iterator[pl.DataFrame]:
-        rows = lake.table(contract.name).scan().filter(mine).select(*columns)
-        for batch in rows.collect_batches(chunk_size=_BATCH, maintain_order=True):
-            yield _decrypted(accounts, contract, subject_id, batch)
+        rows = lake.table(contract.name).scan().filter(mine)
+        # In the order of the log.  Files are pruned by their statistics of `seq`.
+        order = rows.select(pl.col("seq").unique().sort()).collect().to_series()
+        for start in range(0, order.len(), _BATCH):
+            first, last = order[start], order[min(start + _BATCH, order.len()) - 1]
+            part = rows.filter(pl.col("seq").is_between(first, last)).sort("seq").select(*columns).collect()
+            yield _decrypted(accounts, contract, subject_id, part)
 
     return _Section(contract.name, contract.description, columns, types, batches)
 

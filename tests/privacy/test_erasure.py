@@ -1,0 +1,434 @@
+"""Erasure: unreadable at once, gone from every place, proven, and nobody else loses anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+
+from hfthot_platform.accounts import schema
+from hfthot_platform.accounts.chain import verify_chain
+from hfthot_platform.accounts.publisher import flush
+from hfthot_platform.accounts.records import Request
+from hfthot_platform.contracts.accounts import USER_TABLES
+from hfthot_platform.errors import (
+    ErasedSubjectError,
+    ErasureUnverifiedError,
+    InactiveAccountError,
+    InvalidCredentialsError,
+    LegalHoldError,
+    PermissionDeniedError,
+    PrivacyError,
+    UnknownUserError,
+)
+from hfthot_platform.privacy import erasure as module
+from hfthot_platform.privacy.certificate import verify
+from hfthot_platform.privacy.erasure import (
+    delete_user_permanent,
+    pending_erasures,
+    places_of,
+    public_key,
+    request_erasure,
+    run_erasure,
+)
+from hfthot_platform.privacy.export import export_user_data
+from hfthot_platform.privacy.holds import place_hold, release_hold
+from hfthot_platform.privacy.scan import Folder, Needle, scan
+from tests.privacy.people import YAN, ZOE, register
+
+
+@pytest.fixture
+def zoe(accounts, lake):
+    """Zoé and Yan with some history in the lake; Zoé changed her address, and both have an export."""
+    user = register(accounts, ZOE)
+    other = register(accounts, YAN)
+    flush(accounts.store, lake)
+    accounts.update_user(user.user_id, email="zoe.new@elsewhere.example.org", request=ZOE.request)
+    flush(accounts.store, lake)
+    export_user_data(accounts, lake, user.user_id)
+    export_user_data(accounts, lake, other.user_id)
+    flush(accounts.store, lake)
+    return user
+
+
+def subject_of(accounts, user):
+    return accounts.subject_of(user.user_id)
+
+
+def yan(accounts):
+    return accounts.find_user(username=YAN.username)
+
+
+def everything(accounts, lake, folder: Path):
+    return [*places_of(accounts, lake), Folder("all", folder)]
+
+
+def needles(person):
+    return [Needle("value", each, whole_word=len(each) < 20) for each in person.values]
+
+
+def test_nothing_is_left_of_the_person_and_everything_of_the_others(accounts, lake, zoe, settings, tmp_path):
+    versions = {table.name: len(lake.table(table.name).readable_versions()) for table in USER_TABLES}
+
+    certificate = delete_user_permanent(accounts, lake, zoe.user_id)
+
+    with pytest.raises(ErasedSubjectError):
+        accounts.get_user(zoe.user_id)
+    with pytest.raises(InvalidCredentialsError):
+        accounts.login(ZOE.username, ZOE.password)
+    assert accounts.login(YAN.username, YAN.password).token is not None
+    assert verify(certificate.text, public_key(accounts)) == certificate
+    assert verify(settings.certificates / f"{certificate.request_id}.json").text == certificate.text
+    for table in USER_TABLES:
+        assert len(lake.table(table.name).readable_versions()) > versions[table.name]
+    report = scan(needles(ZOE), everything(accounts, lake, tmp_path), lock=tmp_path.with_suffix(".lock"))
+    assert [str(each) for each in report.findings] == []
+
+
+def test_the_other_persons_export_stays(accounts, lake, zoe, settings):
+    delete_user_permanent(accounts, lake, zoe.user_id)
+
+    (kept,) = settings.exports.glob("*/export.json")
+    assert YAN.email in kept.read_text()
+
+
+def test_live_rows_are_gone_and_audit_rows_are_redacted(accounts, lake, zoe):
+    subject = subject_of(accounts, zoe)
+
+    delete_user_permanent(accounts, lake, zoe.user_id)
+
+    for name in ("users", "sessions", "api_keys", "usage"):
+        assert lake.table(name).scan().filter(pl.col("subject_id") == subject).collect().is_empty()
+    audit = lake.table("audit_log").scan().filter(pl.col("subject_id") == subject).collect()
+    before = audit.filter(pl.col("action") != "subject.destroy")
+    assert before.height > 5
+    assert before.select(pl.col("ip", "user_agent", "personal_detail").is_null().all()).row(0) == (True, True, True)
+
+
+def test_the_audit_chain_holds_across_the_erasure(accounts, lake, zoe):
+    delete_user_permanent(accounts, lake, zoe.user_id)
+
+    report = verify_chain(lake, accounts.store)
+
+    assert report.problems == ()
+    assert report.redacted > 5
+
+
+def test_old_versions_read_for_the_others_and_show_nothing_of_the_person(accounts, lake, zoe):
+    subject = subject_of(accounts, zoe)
+    delete_user_permanent(accounts, lake, zoe.user_id)
+
+    other = subject_of(accounts, yan(accounts))
+    cipher = accounts.ciphers([subject, other], "identity")
+    assert set(cipher) == {other}
+    old = lake.table("users").scan(version=1).collect()
+    row = old.filter(pl.col("subject_id") == other).row(0, named=True)
+    assert cipher[other].decrypt("users", "email", row["email"]) == YAN.email
+
+
+def test_with_history_kept_the_certificate_says_until_when_ciphertext_stays(accounts, lake, zoe, clock):
+    certificate = delete_user_permanent(accounts, lake, zoe.user_id)
+
+    assert certificate.keep_history
+    assert certificate.ciphertext_until == clock.now + timedelta(days=31)
+
+
+def test_without_history_no_ciphertext_is_left_on_the_disk(accounts, lake, zoe, settings, tmp_path):
+    subject = subject_of(accounts, zoe)
+    envelopes = set()
+    for version in range(lake.table("users").version() + 1):
+        rows = lake.table("users").scan(version).filter(pl.col("subject_id") == subject).collect()
+        envelopes |= {each for name in ("username", "email", "first_name") for each in rows[name].drop_nulls()}
+    audit = lake.table("audit_log").scan().filter(pl.col("subject_id") == subject).collect()
+    envelopes |= set(audit["ip"].drop_nulls())
+    assert len(envelopes) > 6
+
+    certificate = delete_user_permanent(accounts, lake, zoe.user_id, keep_history=False)
+
+    assert certificate.ciphertext_until is None
+    report = scan([Needle("envelope", each) for each in envelopes], everything(accounts, lake, tmp_path))
+    assert report.findings == ()
+    live = [Path(settings.lake_root, name) for name in ("users", "sessions", "api_keys", "usage")]
+    found = scan([Needle("subject", subject)], [Folder(each.name, each) for each in live])
+    assert found.findings == ()
+    for table in USER_TABLES:
+        assert len(lake.table(table.name).readable_versions()) == 1
+        assert lake.table(table.name).problems(deep=True) == []
+
+
+def test_the_publisher_goes_on_after_an_erasure_without_history(accounts, lake, zoe):
+    delete_user_permanent(accounts, lake, zoe.user_id, keep_history=False)
+    accounts.update_user(yan(accounts).user_id, first_name="Yannickson")
+
+    flush(accounts.store, lake)
+
+    assert verify_chain(lake, accounts.store).intact
+    assert lake.table("users").scan().collect().height == 1
+
+
+def test_the_certificate_names_nobody(accounts, lake, zoe):
+    subject = subject_of(accounts, zoe)
+
+    text = delete_user_permanent(accounts, lake, zoe.user_id).text
+
+    for value in (*ZOE.values, zoe.user_id, subject, "zoe.new@elsewhere"):
+        assert value not in text
+
+
+def test_the_certificate_says_what_was_searched(accounts, lake, zoe):
+    certificate = delete_user_permanent(accounts, lake, zoe.user_id)
+
+    found = certificate.verification
+    assert found["scanned_bytes"] > 100_000
+    assert found["canaries_found"] == found["canaries_planted"] > 50
+    assert found["searched_values"]["email"] == 2
+    assert set(found["places"]) >= {"lake", "store", "exports", "landing", "scratch", "temporary"}
+    assert found["versions_read"] > 10
+    assert found["envelopes_decrypted"] > 5
+    assert certificate.counts["store.subject_keys"] == 4
+    assert certificate.counts["exports"] == 1
+
+
+def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, settings, tmp_path, monkeypatch):
+    home = tmp_path / "dagster_home"
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    roots = {
+        "lake": Path(settings.lake_root),
+        "exports": settings.exports,
+        "landing": settings.landing,
+        "scratch": settings.scratch,
+        "reports": settings.scratch.parent / "reports",
+        "certificates": settings.certificates,
+        "store": settings.accounts,
+        "dagster": home,
+    }
+    for root in roots.values():
+        root.mkdir(parents=True, exist_ok=True)
+        (root / "notes.txt").write_text(json.dumps({"from": ZOE.email}))
+    request_id = request_erasure(accounts, zoe.user_id)
+
+    with pytest.raises(ErasureUnverifiedError) as caught:
+        run_erasure(accounts, lake, request_id)
+
+    assert f"{len(roots)} places still hold something" in str(caught.value)
+    assert "email in certificates: notes.txt at 10 (text, bytes)" in str(caught.value)
+    assert all(value not in str(caught.value) for value in ZOE.values)
+    assert not list(settings.certificates.glob("*.json"))
+    with pytest.raises(ErasedSubjectError):
+        accounts.get_user(zoe.user_id)
+    assert pending_erasures(accounts) == []
+
+    for root in roots.values():
+        (root / "notes.txt").unlink()
+    assert run_erasure(accounts, lake, request_id).request_id == request_id
+
+
+def test_a_place_that_cannot_be_searched_stops_the_certificate(accounts, lake, zoe, settings, monkeypatch):
+    settings.landing.mkdir(parents=True)
+    (settings.landing / "locked.txt").write_text("x")
+    real = Path.open
+
+    def refused(self, *args, **kwargs):
+        if self.name == "locked.txt":
+            raise PermissionError(13, "Permission denied")
+        return real(self, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "open", refused)
+
+    with pytest.raises(ErasureUnverifiedError, match="could not be searched"):
+        delete_user_permanent(accounts, lake, zoe.user_id)
+
+
+def test_a_damaged_old_version_stops_the_certificate(accounts, lake, zoe, settings):
+    version = lake.table("users").readable_versions()[1].version
+    path = Path(lake.table("users").snapshot(version).paths[0])
+    raw = bytearray(path.read_bytes())
+    raw[len(raw) // 3 : len(raw) // 3 + 64] = os.urandom(64)
+    path.write_bytes(bytes(raw))
+
+    with pytest.raises(ErasureUnverifiedError):
+        delete_user_permanent(accounts, lake, zoe.user_id)
+
+
+def test_the_lost_key_of_another_person_stops_the_certificate(accounts, lake, zoe):
+    other = subject_of(accounts, yan(accounts))
+    with accounts.store.transaction() as tx:
+        tx.execute(sa.delete(schema.subject_keys).where(schema.subject_keys.c.subject_id == other))
+
+    with pytest.raises(ErasureUnverifiedError, match="lost their keys"):
+        delete_user_permanent(accounts, lake, zoe.user_id)
+
+
+def test_what_is_searched_for_is_unreadable_meanwhile_and_destroyed_afterwards(
+    accounts, lake, zoe, settings, monkeypatch
+):
+    monkeypatch.setattr(module, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    request_id = request_erasure(accounts, zoe.user_id)
+    with pytest.raises(KeyboardInterrupt):
+        run_erasure(accounts, lake, request_id)
+    report = scan(needles(ZOE), [Folder("store", settings.accounts)])
+    assert report.findings == ()
+    base = sqlite3.connect(settings.accounts / "accounts.db")
+    assert base.execute("SELECT length(sealed) FROM erasure_requests").fetchone()[0] > 500
+    base.close()
+    monkeypatch.undo()
+
+    run_erasure(accounts, lake, request_id)
+
+    base = sqlite3.connect(settings.accounts / "accounts.db")
+    assert base.execute("SELECT sealed FROM erasure_requests").fetchone() == (None,)
+    assert base.execute("SELECT count(*) FROM keys WHERE name LIKE 'erasure:%'").fetchone() == (0,)
+    base.close()
+
+
+def test_an_erasure_that_is_interrupted_everywhere_is_finished(accounts, lake, zoe, settings, monkeypatch):
+    request_id = request_erasure(accounts, zoe.user_id)
+    for step in ("_destroy", "_purge", "_prove", "_certify", "_filed"):
+        real = getattr(module, step)
+        for after in (False, True):
+
+            def interrupted(*args, real=real, after=after):
+                if after:
+                    real(*args)
+                raise KeyboardInterrupt
+
+            monkeypatch.setattr(module, step, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                run_erasure(accounts, lake, request_id)
+            # The certificate is there only when everything before it was done.
+            assert list(settings.certificates.glob("*.json")) == [] or (step, after) == ("_filed", True)
+        monkeypatch.setattr(module, step, real)
+
+    certificate = run_erasure(accounts, lake, request_id)
+
+    assert certificate.request_id == request_id
+    assert [path.name for path in settings.certificates.glob("*.json")] == [f"{request_id}.json"]
+    assert run_erasure(accounts, lake, request_id) == certificate
+    assert verify_chain(lake, accounts.store).intact
+
+
+def test_asking_again_while_it_is_open_is_the_same_request(accounts, lake, zoe):
+    first = request_erasure(accounts, zoe.user_id)
+
+    assert request_erasure(accounts, zoe.user_id, keep_history=False) == first
+    assert not run_erasure(accounts, lake, first).keep_history
+
+
+def test_an_erased_person_cannot_be_erased_again(accounts, lake, zoe):
+    delete_user_permanent(accounts, lake, zoe.user_id)
+
+    with pytest.raises(ErasedSubjectError):
+        delete_user_permanent(accounts, lake, zoe.user_id)
+
+
+def test_the_name_and_address_are_free_afterwards(accounts, lake, zoe):
+    delete_user_permanent(accounts, lake, zoe.user_id)
+
+    again = register(accounts, ZOE)
+
+    assert again.user_id != zoe.user_id
+
+
+def test_from_the_request_on_the_account_can_do_nothing(accounts, zoe):
+    request_erasure(accounts, zoe.user_id)
+
+    with pytest.raises((InvalidCredentialsError, InactiveAccountError)):
+        accounts.login(ZOE.username, ZOE.password)
+
+
+def test_others_may_not_erase_the_person(accounts, lake, zoe):
+    with pytest.raises(PermissionDeniedError):
+        delete_user_permanent(accounts, lake, zoe.user_id, request=Request(actor_id=yan(accounts).user_id))
+
+    assert accounts.get_user(zoe.user_id).deleted_at is None
+
+
+def test_the_person_may(accounts, lake, zoe):
+    certificate = delete_user_permanent(accounts, lake, zoe.user_id, request=Request(actor_id=zoe.user_id))
+
+    assert certificate.request_id
+
+
+@pytest.mark.parametrize("user_id", ["", "' OR 1=1 --", "../../etc/passwd", "0" * 32])
+def test_an_unknown_id_erases_nobody(accounts, lake, zoe, user_id):
+    with pytest.raises(UnknownUserError):
+        delete_user_permanent(accounts, lake, user_id)
+
+
+@pytest.mark.parametrize("request_id", ["", "x' OR 1=1", "0" * 32])
+def test_an_unknown_request_is_an_error(accounts, lake, request_id):
+    with pytest.raises(PrivacyError):
+        run_erasure(accounts, lake, request_id)
+
+
+# -- legal holds ----------------------------------------------------------------------------------------------
+
+
+def test_a_hold_on_everything_erases_nothing(accounts, lake, zoe):
+    place_hold(accounts, zoe.user_id, ("identity", "sessions", "credentials", "audit"), "court order 7")
+
+    with pytest.raises(LegalHoldError, match="nothing was erased"):
+        delete_user_permanent(accounts, lake, zoe.user_id)
+
+    assert accounts.get_user(zoe.user_id).username == ZOE.username
+
+
+def test_the_rest_is_erased_and_the_request_completes_with_the_release(accounts, lake, zoe, settings):
+    subject = subject_of(accounts, zoe)
+    hold = place_hold(accounts, zoe.user_id, ["audit"], "case 12/2024")
+    request_id = request_erasure(accounts, zoe.user_id)
+
+    with pytest.raises(LegalHoldError, match="keeps audit"):
+        run_erasure(accounts, lake, request_id)
+
+    with pytest.raises(ErasedSubjectError):
+        accounts.get_user(zoe.user_id)
+    kept = lake.table("audit_log").scan().filter(pl.col("subject_id") == subject, pl.col("ip").is_not_null()).collect()
+    cipher = accounts.ciphers([subject], "audit")[subject]
+    assert cipher.decrypt("audit_log", "ip", kept["ip"][0]) == ZOE.ip
+    assert accounts.ciphers([subject], "identity") == {}
+    assert pending_erasures(accounts) == []
+    with pytest.raises(LegalHoldError):
+        run_erasure(accounts, lake, request_id)
+    assert not list(settings.certificates.glob("*.json"))
+
+    release_hold(accounts, hold.hold_id, "case closed")
+    assert pending_erasures(accounts) == [request_id]
+    certificate = run_erasure(accounts, lake, request_id)
+
+    assert accounts.ciphers([subject], "audit") == {}
+    assert certificate.counts["store.subject_keys"] == 4
+    assert certificate.verification["searched_values"]["email"] == 2
+    assert verify_chain(lake, accounts.store).intact
+
+
+def test_a_hold_is_audited_with_its_reason_encrypted(accounts, lake, zoe):
+    subject = subject_of(accounts, zoe)
+
+    hold = place_hold(accounts, zoe.user_id, ["sessions"], "tax audit of Zoé")
+    release_hold(accounts, hold.hold_id, "over")
+
+    flush(accounts.store, lake)
+    rows = lake.table("audit_log").scan().filter(pl.col("resource") == hold.hold_id).sort("seq").collect()
+    cipher = accounts.ciphers([subject], "audit")[subject]
+    reasons = [json.loads(cipher.decrypt("audit_log", "personal_detail", each)) for each in rows["personal_detail"]]
+    assert rows["action"].to_list() == ["privacy.hold_place", "privacy.hold_release"]
+    assert reasons == [{"reason": "tax audit of Zoé"}, {"reason": "over"}]
+
+
+def test_a_hold_that_names_the_person_leaves_no_trace_of_that(accounts, lake, zoe):
+    hold = place_hold(accounts, zoe.user_id, ["sessions"], f"against {ZOE.first_name} {ZOE.last_name}")
+    release_hold(accounts, hold.hold_id, "over")
+
+    assert delete_user_permanent(accounts, lake, zoe.user_id).request_id
+
+
+def test_holds_are_for_administrators(accounts, zoe):
+    with pytest.raises(PermissionDeniedError):
+        place_hold(accounts, zoe.user_id, ["audit"], "no", request=Request(actor_id=zoe.user_id))

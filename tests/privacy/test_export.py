@@ -1,0 +1,157 @@
+"""An export holds everything about the person in clear, nothing about anybody else, and goes away by itself."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import stat
+import zipfile
+
+import polars as pl
+import pytest
+
+from hfthot_platform.accounts.publisher import flush
+from hfthot_platform.accounts.records import Request
+from hfthot_platform.errors import BadRequestError, ErasedSubjectError, PermissionDeniedError, PrivacyError
+from hfthot_platform.privacy import export as module
+from hfthot_platform.privacy.erasure import request_erasure, run_erasure
+from hfthot_platform.privacy.export import export_user_data, request_export, run_export
+from hfthot_platform.privacy.holds import place_hold
+from tests.privacy.people import YAN, ZOE, register
+
+
+@pytest.fixture
+def zoe(accounts, lake):
+    user = register(accounts, ZOE)
+    register(accounts, YAN)
+    flush(accounts.store, lake)
+    accounts.update_user(user.user_id, email="zoe.new@elsewhere.example.org", request=ZOE.request)
+    return user
+
+
+def test_the_json_document_has_everything_in_clear(accounts, lake, zoe):
+    path = export_user_data(accounts, lake, zoe.user_id)
+
+    found = json.loads(path.read_text())
+    tables = found["tables"]
+    assert tables["profile"][0]["username"] == ZOE.username
+    assert tables["profile"][0]["email"] == "zoe.new@elsewhere.example.org"
+    assert tables["users_earlier"][0]["email"] == ZOE.email
+    assert tables["store_provider_keys"][0]["secret"] == ZOE.provider_key
+    assert tables["sessions"][0]["ip"] == ZOE.ip
+    assert tables["store_usage"][0]["used"] == 1
+    assert {each["user_agent"] for each in tables["audit_log"]} >= {ZOE.user_agent}
+    assert tables["audit_log"][0]["action"] == "user.register"
+    assert [each["ts"] for each in tables["audit_log"]] == sorted(each["ts"] for each in tables["audit_log"])
+    assert "e1." not in path.read_text()
+
+
+def test_nothing_of_anybody_else_is_in_it(accounts, lake, zoe):
+    text = export_user_data(accounts, lake, zoe.user_id).read_text()
+
+    assert not [value for value in YAN.values if value in text]
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_an_archive_has_a_file_per_table_and_a_manifest_that_fits(accounts, lake, zoe, kind):
+    path = export_user_data(accounts, lake, zoe.user_id, kind)
+
+    with zipfile.ZipFile(path) as archive:
+        manifest = json.loads(archive.read("manifest.json"))
+        names = {each["name"] for each in manifest["files"]}
+        assert names | {"manifest.json"} == set(archive.namelist())
+        for each in manifest["files"]:
+            content = archive.read(each["name"])
+            assert hashlib.sha256(content).hexdigest() == each["sha256"]
+            if kind == "csv":
+                rows = list(csv.DictReader(io.StringIO(content.decode())))
+                columns = set(rows[0]) if rows else set(each["columns"])
+            else:
+                frame = pl.read_parquet(content)
+                rows, columns = frame.rows(), set(frame.columns)
+            assert len(rows) == each["rows"]
+            assert columns == set(each["columns"])
+            assert all(each["columns"].values())
+        assert ZOE.username in archive.read(f"profile.{kind}").decode("latin-1")
+
+
+def test_the_manifest_says_what_article_15_asks_for(accounts, lake, zoe):
+    path = export_user_data(accounts, lake, zoe.user_id)
+
+    manifest = json.loads((path.parent / "manifest.json").read_text())
+    assert manifest["archive"]["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    about = manifest["about"]
+    assert about["retention"]["audit_log"] == "90 days"
+    assert set(about) >= {"purposes", "categories", "recipients", "retention", "source", "rights"}
+
+
+def test_files_are_for_the_platform_alone(accounts, lake, zoe, settings):
+    path = export_user_data(accounts, lake, zoe.user_id)
+
+    assert path.parent.parent == settings.exports
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert stat.S_IMODE((path.parent / "manifest.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+@pytest.mark.parametrize("request_id", ["../../../etc", "..", "a/b", "", "A" * 32, "0" * 31])
+def test_no_id_leads_out_of_the_folder(accounts, lake, request_id):
+    with pytest.raises((BadRequestError, PrivacyError)):
+        run_export(accounts, lake, request_id)
+
+
+@pytest.mark.parametrize("kind", ["xml", "../json", "", "json\0"])
+def test_an_unknown_format_is_refused(accounts, zoe, kind):
+    with pytest.raises(BadRequestError, match="unknown format"):
+        request_export(accounts, zoe.user_id, kind)
+
+
+def test_others_may_not_export(accounts, zoe):
+    other = accounts.find_user(username=YAN.username)
+
+    with pytest.raises(PermissionDeniedError):
+        request_export(accounts, zoe.user_id, request=Request(actor_id=other.user_id))
+
+
+def test_legal_holds_are_not_told_of(accounts, lake, zoe):
+    hold = place_hold(accounts, zoe.user_id, ["audit"], "secret investigation")
+
+    text = export_user_data(accounts, lake, zoe.user_id).read_text()
+
+    assert "legal_holds" not in json.loads(text)["tables"]
+    del hold
+
+
+def test_an_export_is_audited(accounts, lake, zoe):
+    path = export_user_data(accounts, lake, zoe.user_id)
+
+    flush(accounts.store, lake)
+    rows = lake.table("audit_log").scan().filter(pl.col("resource") == path.parent.name).sort("seq").collect()
+    assert rows["action"].to_list() == ["privacy.export", "privacy.export_ready"]
+
+
+def test_a_failed_export_leaves_nothing_behind(accounts, lake, zoe, settings, monkeypatch):
+    monkeypatch.setattr(module, "_account", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    with pytest.raises(OSError, match="No space"):
+        export_user_data(accounts, lake, zoe.user_id)
+
+    assert list(settings.exports.iterdir()) == []
+
+
+def test_an_export_that_an_erasure_overtakes_leaves_nothing_behind(accounts, lake, zoe, settings, monkeypatch):
+    request_id = request_export(accounts, zoe.user_id)
+    real = module._settle
+
+    def overtaken(folder):
+        real(folder)
+        run_erasure(accounts, lake, request_erasure(accounts, zoe.user_id))
+        folder.mkdir(exist_ok=True)
+
+    monkeypatch.setattr(module, "_settle", overtaken)
+    with pytest.raises(ErasedSubjectError):
+        run_export(accounts, lake, request_id)
+
+    assert list(settings.exports.iterdir()) == []
