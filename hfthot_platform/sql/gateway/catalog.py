@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.contracts import TableContract
@@ -32,6 +33,8 @@ __all__ = ["Catalog"]
 
 #: More rows than any table has: a LIMIT that only keeps filters from moving past it.
 _ALL_ROWS: Final = 2**62
+#: Files on an object store that are read for one statement, by this process: workers have no network.
+_MOST_REMOTE: Final = 64 * 2**20
 
 
 class Catalog:
@@ -114,9 +117,22 @@ class Catalog:
         if found.discovery:
             for name, frame in discovery_of(self._lake, found.discovery, permitted=self.permitted).items():
                 relations.append(Relation("hfthot", view_of(name), "", _stream_of(frame)))
+        remote = self._lake.storage.local is None
+        size = 0
         for source in found.sources:
+            schema, view = source.reference.schema, source.reference.view
+            if remote and source.files is not None and source.files.paths:
+                size += source.files.bytes
+                if size > _MOST_REMOTE:
+                    raise SqlRefusedError(
+                        f"the statement's tables have more than {_MOST_REMOTE >> 20} MiB on the object store",
+                        where="SQL",
+                        hint="Ask tables that are smaller, or a gateway beside a local copy of the lake.",
+                    )
+                relations.append(Relation(schema, view, "", _stream_of(self._rows(source))))
+                continue
             body, files = self._body(source)
-            relations.append(Relation(source.reference.schema, source.reference.view, body))
+            relations.append(Relation(schema, view, body))
             paths += files
         relations += [self._derived(each) for each in found.views]
         columns = tuple(dict.fromkeys(name for each in references for name in self.permitted.get(each.name, ())))
@@ -143,15 +159,27 @@ class Catalog:
             sql = f"SELECT {listed(columns)} FROM (\n{sql}\n)"  # noqa: S608 - the same
         return Relation(view.reference.schema, view.reference.view, sql)
 
+    def _rows(self, source: Source) -> pl.DataFrame:
+        """Return the readable rows and columns of a table on an object store, which a worker cannot reach."""
+        contract = source.contract
+        scan = self._lake.table(contract.name).scan(source.version)
+        if (since := self._since(contract)) is not None:
+            dated = contract.column(str(contract.time_column)).dtype == DATE
+            scan = scan.filter(pl.col(str(contract.time_column)) >= (since.date() if dated else since))
+        return scan.select(self.permitted[contract.name]).collect()
+
+    def _since(self, contract: TableContract) -> datetime | None:
+        if self._policy.history is None or contract.time_column is None:
+            return None
+        return self._lake.clock().astimezone(UTC) - self._policy.history
+
     def _body(self, source: Source) -> tuple[str, list[str]]:
         """Return the SELECT of the rows and columns of a table that the caller may read, and the files in it."""
         contract, files = source.contract, source.files
         columns = listed(self.permitted[contract.name])
         if files is None or not files.paths:
             return f"SELECT {columns} FROM ({no_rows(contract)})", []  # noqa: S608 - quoted names of our own
-        since = None
-        if self._policy.history is not None and contract.time_column is not None:
-            since = self._lake.clock().astimezone(UTC) - self._policy.history
+        since = self._since(contract)
         inside, cut = _split(contract, files, since)
         parts = [select_files(contract, inside)] if inside or not cut else []
         if cut:
@@ -223,8 +251,8 @@ def _literal(contract: TableContract, since: datetime | None) -> str:
     return f"TIMESTAMPTZ '{since.isoformat(sep=' ')}'"
 
 
-def _stream_of(frame: Any) -> bytes:
-    table = frame if isinstance(frame, pa.Table) else frame.to_arrow()
+def _stream_of(frame: pl.DataFrame) -> bytes:
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
     sink = io.BytesIO()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -72,9 +72,9 @@ def _tree(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
             where="SQL",
             hint="List the values of the column, as in PIVOT t ON a IN (1, 2)." if kind else "Write one SELECT.",
         )
-    found = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchone()
+    found = connection.execute("SELECT json_serialize_sql($1)", [sql]).fetchall()
     try:
-        tree = json.loads(found[0] if found else "{}")
+        tree = json.loads(found[0][0])
     except RecursionError:
         raise SqlRefusedError("the statement is nested too deeply", where="SQL", hint="Take it apart.") from None
     if tree.get("error", True) or len(tree["statements"]) != 1:

@@ -81,8 +81,9 @@ class Ticket:
 class Worker:
     """A process that waits for one statement."""
 
-    def __init__(self, pool: GatewayPool, pid: int, connection: socket.socket) -> None:
+    def __init__(self, pool: GatewayPool, starter: _Zygote, pid: int, connection: socket.socket) -> None:
         self._pool = pool
+        self._starter = starter
         self._pid = pid
         self.connection = connection
         self._lock = threading.Lock()
@@ -90,14 +91,27 @@ class Worker:
         self.status: int | None = None
 
     def kill(self) -> None:
-        """End the process at once.  Its number cannot mean another process: it is only collected in `close`."""
+        """End the process at once.
+
+        Its number cannot mean another process: it is only collected in `close`, as long as its starter lives, and
+        ends with it.
+        """
         with self._lock:
-            if not self._killed:
+            if not self._killed and self._starter.process.poll() is None:
                 self._killed = True
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(self._pid, signal.SIGKILL)
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(self._pid, signal.SIGKILL)
+
+    def alive(self) -> bool:
+        """Whether the process still waits at the other end."""
+        try:
+            return bool(self.connection.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
 
     def start(self, job: Job) -> None:
         """Send the statement."""
@@ -335,9 +349,16 @@ class GatewayPool:
                     thread = threading.Thread(target=work, name=f"sql-gateway-{work.__name__}", daemon=True)
                     self._threads.append(thread)
                     thread.start()
-            worker = self._idle.popleft() if self._idle else None
-            self._state.notify_all()
-        worker = worker or self._fork()
+        while True:
+            with self._state:
+                worker = self._idle.popleft() if self._idle else None
+                self._state.notify_all()
+            if worker is None:
+                worker = self._fork()
+                break
+            if worker.alive():
+                break
+            worker.close()  # its starter was killed, and it with it
         with ticket.lock:
             ticket.worker = worker
             if ticket.ended:
@@ -392,13 +413,14 @@ class GatewayPool:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with self._talk:
+                starter = self._started()
                 pid = int(self._word({"do": "fork"}, theirs)["pid"])
         except SqlWorkerError:
             ours.close()
             raise
         finally:
             theirs.close()
-        return Worker(self, pid, ours)
+        return Worker(self, starter, pid, ours)
 
     def _word(self, word: dict[str, object], handed: socket.socket | None = None) -> dict[str, Any]:
         """Say one word to the zygote and return its answer; `_talk` is held."""

@@ -30,6 +30,8 @@ JOB, PLAN = b"J", b"P"
 #: Worker to parent, in this order: what the statement names, then the result piece by piece, or an error.
 REFERENCES, SCHEMA, BATCH, DONE, ERROR = b"R", b"S", b"B", b"D", b"E"
 
+#: What a worker says that is no row.
+_NOTES: Final = REFERENCES + SCHEMA + DONE + ERROR
 _HEAD: Final = struct.Struct("!cI")
 #: Largest frame with rows; one row that is larger than this cannot be returned.
 MAX_FRAME: Final = 16 * 2**20
@@ -61,7 +63,7 @@ def receive(connection: socket.socket, largest: int, kinds: bytes) -> tuple[byte
         ClosedError: the other side is gone, or sends more than `largest` bytes or another kind.
     """
     kind, size = _HEAD.unpack(_exactly(connection, _HEAD.size))
-    if kind not in kinds or size > (largest if kind == BATCH else min(largest, MAX_NOTE)):
+    if kind not in kinds or size > (min(largest, MAX_NOTE) if kind in _NOTES else largest):
         raise ClosedError(f"a frame of kind {kind!r} with {size} bytes")
     return kind, _exactly(connection, size)
 

@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import socket
+import traceback
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -78,6 +79,7 @@ def _worker(control: socket.socket, descriptor: int, connection: duckdb.DuckDBPy
     try:
         control.close()
         os.setsid()
+        worker.touch(connection)
         nothing = os.open(os.devnull, os.O_RDWR)
         for each in (0, 1, 2):
             os.dup2(nothing, each)
@@ -86,8 +88,8 @@ def _worker(control: socket.socket, descriptor: int, connection: duckdb.DuckDBPy
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))
         with Path("/proc/self/oom_score_adj").open("w") as file:
             file.write("1000")
-        # Forked random generators would all draw the same numbers.
-        connection.execute("SELECT setseed($1)", [int.from_bytes(os.urandom(4), "big") / 2**32])
         worker.serve(socket.socket(fileno=3), connection)
+    except BaseException:  # noqa: BLE001 - a fault of our own, before the statement: the server's log shall have it
+        traceback.print_exc()
     finally:
         os._exit(0)

@@ -15,7 +15,8 @@ from hfthot_platform.contracts.model import DATE, INT, TEXT
 from hfthot_platform.contracts.views import VIEWS, SqlView
 from hfthot_platform.errors import BadRequestError, SqlError, SqlQuotaError, SqlRefusedError, UnknownTableError
 from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql.gateway import Policy, QueryLimits, SqlGateway
+from hfthot_platform.lakehouse.storage import Storage
+from hfthot_platform.sql.gateway import Policy, QueryLimits, SqlGateway, catalog
 from hfthot_platform.sql.gateway.catalog import Catalog
 from tests.sql.gateway.conftest import EXTRA, NOW, OLD_CANARY, kanarien
 from tests.sql.test_engine import bars
@@ -288,6 +289,31 @@ def test_every_version_has_the_same_depth(lake, month):
     count = "SELECT count(*) AS n FROM market.kanarien"
     sql = f"{count} VERSION AS OF {version} UNION ALL {count}"
     assert [row["n"] for row in month.query(sql).data.to_pylist()] == [2_000, 2_000]
+
+
+@pytest.fixture
+def on_an_object_store(lake, monkeypatch):
+    """The lake as it is where workers cannot reach it; everything but the place is real."""
+    monkeypatch.setattr(Storage, "local", property(lambda _self: None))
+    return lake
+
+
+def test_tables_on_an_object_store_are_handed_over_as_rows(on_an_object_store, pool):
+    gateway = open_to(on_an_object_store, pool, Policy.of("enterprise", "registered", "a"))
+    limited = replace(Policy.of("enterprise", "registered", "b"), history=timedelta(days=30))
+    sql = "SELECT date, symbol, max(ts) AS t FROM market.bars_1m VERSION AS OF 2 GROUP BY ALL ORDER BY ALL"
+
+    assert gateway.query(sql).rows == 4
+    assert gateway.query("SELECT * FROM market.kanarien").schema.names == ["id", "ts", "label"]
+    month = open_to(on_an_object_store, pool, limited)
+    assert month.query("SELECT count(*) AS n FROM market.kanarien").data.to_pylist() == [{"n": 2_000}]
+
+
+def test_large_tables_on_an_object_store_are_refused(on_an_object_store, pool, monkeypatch):
+    monkeypatch.setattr(catalog, "_MOST_REMOTE", 1_000)
+
+    with pytest.raises(SqlRefusedError, match="object store"):
+        open_to(on_an_object_store, pool, Policy.of("enterprise", "registered", "a")).query("FROM market.kanarien")
 
 
 # -- quota and limits -------------------------------------------------------------------------------------------

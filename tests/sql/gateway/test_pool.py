@@ -34,6 +34,13 @@ def wait_until(true, seconds: float = 5.0) -> None:
         time.sleep(0.01)
 
 
+def answers(gateway: SqlGateway) -> bool:
+    try:
+        return gateway.query("SELECT 1").rows == 1
+    except SqlWorkerError:
+        return False
+
+
 # -- the queue ------------------------------------------------------------------------------------------------------
 
 
@@ -210,13 +217,9 @@ def test_a_killed_starter_is_started_again(lake, limits):
         assert gateway.query("SELECT 1").rows == 1
         first = pool._zygote.process.pid
         os.kill(first, signal.SIGKILL)
-        answered = 0
-        for _ in range(20):
-            try:
-                answered += gateway.query("SELECT 1").rows
-            except SqlError:
-                time.sleep(0.05)
-        assert answered >= 10
+        psutil.wait_procs([psutil.Process(first)] if psutil.pid_exists(first) else [], timeout=5)
+        wait_until(lambda: answers(gateway))
+        assert [gateway.query("SELECT 1").rows for _ in range(5)] == [1] * 5
         assert pool._zygote.process.pid != first
 
 
