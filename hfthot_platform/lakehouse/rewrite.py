@@ -95,6 +95,18 @@ class Rewrite:
             self._partitions = {
                 key[0]: part for key, part in rows.partition_by(contract.partition_by, as_dict=True).items()
             }
+        prunable = [
+            name
+            for name in dict.fromkeys((*contract.primary_key, SUBJECT))
+            if name in contract.stats_columns
+            and name in contract.column_names
+            and name != contract.partition_by
+            and not contract.column(name).nullable
+        ]
+        self._wanted = {
+            partition: {name: mine[name].unique().sort() for name in prunable}
+            for partition, mine in self._partitions.items()
+        }
         #: Stored rows that the incoming ones replace, and stored rows deleted or redacted.
         self.replaced = 0
         self.forgotten = 0
@@ -142,15 +154,9 @@ class Rewrite:
         contract = self._contract
         key = list(contract.primary_key)
         mine = self._partitions.get(file.partition)
-        prunable = [
-            name
-            for name in dict.fromkeys((*key, SUBJECT))
-            if name in contract.stats_columns
-            and name in contract.column_names
-            and name != contract.partition_by
-            and not contract.column(name).nullable
-        ]
-        if mine is not None and not all(file.may_hold(name, mine[name].unique().sort()) for name in prunable):
+        if mine is not None and not all(
+            file.may_hold(name, values) for name, values in self._wanted[file.partition].items()
+        ):
             mine = None
         erased = [each for each in (self._forget, self._redact) if each.len() and file.may_hold(SUBJECT, each)]
         if (mine is None or not mine.height) and not erased:
@@ -195,10 +201,11 @@ class Rewrite:
         for partition, mine in waiting.items():
             if mine.height:
                 pools.setdefault(partition, []).append(mine)
+                touched = {each.path for each in self._touched}
                 small = [
                     each
                     for each in self._files
-                    if each.partition == partition and each.size < _SMALL_BYTES and each not in self._touched
+                    if each.partition == partition and each.size < _SMALL_BYTES and each.path not in touched
                 ]
                 if len(small) >= _MOST_SMALL_FILES:
                     pools[partition] += [self._read(each) for each in small]

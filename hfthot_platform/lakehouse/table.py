@@ -590,9 +590,14 @@ class Table:
         except TableNotFoundError:
             if version is not None and self._open() is not None:
                 raise self._unavailable(f"version {version}", self.readable_versions()) from None
-            if self._folder is not None and has_data(self._folder):
+            if self._folder is None or not has_data(self._folder):
+                return None
+            try:
+                # Another writer may have made it between the two looks.
+                with translated(self.contract.name):
+                    handle = _Handle(self._location, version=version, storage_options=self._options)
+            except TableNotFoundError:
                 raise damaged(self.contract.name, "_delta_log", "is missing or empty") from None
-            return None
         except (StorageReadOnlyError, StorageUnavailableError):
             raise
         except Exception as error:  # noqa: BLE001 - an absent version has many wordings; the log tells which it is
