@@ -1,4 +1,4 @@
-"""What an attacker tries: hostile text in every argument, forged and replayed tokens, moved ciphertext, a stolen lake."""
+"""What an attacker tries: hostile text in every argument, forged tokens, replays, moved ciphertext, a stolen lake."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def state(trusted, bystander, root):
 def test_every_public_call_is_attacked():
     assert public() == set(ARGUMENTS) | OF_POLARS | MAKING
     for name, arguments in ARGUMENTS.items():
-        if name not in {"update_user"}:
+        if name != "update_user":
             assert set(parameters(name)) <= {*arguments(_NoScene())}, f"{name} has an argument that is not attacked"
 
 
@@ -118,8 +118,7 @@ def test_hostile_text_in_any_argument_changes_nothing_else(stage, name):
             hostile = {**ARGUMENTS[name](scene), argument: text}
         try:
             outcome = call(trusted, name, hostile)
-        except HfthotError as error:
-            assert len(str(error)) < 1500
+        except HfthotError:
             continue
         assert taken_as_a_value(name, argument, text, outcome), f"{name}({argument}={text[:40]!r}) gave {outcome!r}"
 
@@ -290,13 +289,13 @@ class TestMovedCiphertext:
             self.tampered(two, "users", lambda rows: rows.with_columns(pl.col("subject_id").reverse()))
 
     def test_to_another_column(self, two):
-        with pytest.raises(DecryptionError, match="users.first_name"):
+        with pytest.raises(DecryptionError, match=r"users\.first_name"):
             self.tampered(two, "users", lambda rows: rows.with_columns(first_name="last_name"))
 
     def test_to_another_table(self, two):
         users = two._lake.table("users").scan().collect()
         envelopes = dict(zip(users["subject_id"], users["email"], strict=True))
-        with pytest.raises(DecryptionError, match="sessions.ip"):
+        with pytest.raises(DecryptionError, match=r"sessions\.ip"):
             self.tampered(
                 two, "sessions", lambda rows: rows.with_columns(ip=pl.col("subject_id").replace_strict(envelopes))
             )
@@ -322,8 +321,8 @@ class TestMovedCiphertext:
 def test_a_stolen_lake_reveals_no_personal_field(client, folder, tmp_path):
     values = {
         "username": "Zephyrine.Quux", "email": "zephyrine.quux@mail.example.org", "first_name": "Zephyrine",
-        "last_name": "Quuxington", "ip": "203.0.113.77", "user_agent": "Zephyr/19.4 (QuuxOS)", "theme": "quux-dark-mode",
-        "secret": "finnhub-zephyrine-0123456789", "password": "zephyrine pass phrase", "renamed": "Zephyrine.Renamed",
+        "last_name": "Quuxington", "ip": "203.0.113.77", "user_agent": "Zephyr/19.4 (QuuxOS)",
+        "theme": "quux-dark-mode", "secret": "finnhub-zephyrine-0123456789", "password": "zephyrine pass phrase", "renamed": "Zephyrine.Renamed",
     }  # fmt: skip
     here = client.for_request(ip=values["ip"], user_agent=values["user_agent"])
     user = here.register(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from datetime import UTC, date, datetime, timedelta
+
 import polars as pl
 import pytest
 

@@ -100,8 +100,8 @@ def test_the_page_names_every_call():
     assert [name for name in CALLS if f".{name}(" not in text] == []
 
 
-def test_the_code_of_the_page_runs_from_top_to_bottom(scene, place, monkeypatch, capsys):
-    monkeypatch.chdir(place.parent)
+def test_the_code_of_the_page_runs_from_top_to_bottom(folder, monkeypatch):
+    monkeypatch.chdir(folder.parent)
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, object] = {}
 
@@ -109,4 +109,3 @@ def test_the_code_of_the_page_runs_from_top_to_bottom(scene, place, monkeypatch,
         exec(compile(block, str(PAGE), "exec"), names)
 
     assert len(blocks) > 5
-    capsys.readouterr()

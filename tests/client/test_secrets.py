@@ -40,7 +40,7 @@ class Attempt:
             work, arguments, named = self._call
             del self
             work(*Hidden(arguments), **Hidden(named))
-        except Exception as error:  # noqa: BLE001
+        except Exception as error:
             return error
         raise AssertionError("the call went through")
 
@@ -144,7 +144,9 @@ def failures(here: LakehouseClient, user_id: str, token: str, key: str) -> dict[
         "provider": Attempt(here.save_api_keys, user_id, {SECRET: SECRET}),
         "unknown provider": Attempt(here.save_api_keys, user_id, {"nobody_knows": SECRET}),
         "provider's key": Attempt(here.save_api_keys, user_id, {"finnhub": SECRET * 1000}),
-        "provider's plan": Attempt(here.save_api_keys, user_id, {"finnhub": {"api_key": SECRET, "queries_limit": SECRET}}),
+        "provider's plan": Attempt(
+            here.save_api_keys, user_id, {"finnhub": {"api_key": SECRET, "queries_limit": SECRET}}
+        ),
         "provider's shape": Attempt(here.save_api_keys, user_id, {"finnhub": {SECRET: SECRET}}),
         "no mapping": Attempt(here.save_api_keys, user_id, [SECRET]),
         "consent": Attempt(here.save_api_keys, user_id, {"finnhub": SECRET}, SECRET),
@@ -281,6 +283,6 @@ def test_every_call_clears_its_frames(client):
     for name in sorted(public() & set(ARGUMENTS)):
         if "." in name or name in {"close", "flush", "for_request", "market"}:
             continue
-        error = Attempt(getattr(client, name), **dict.fromkeys(ARGUMENTS[name](scene), [SECRET]))()
+        error = Attempt(getattr(client, name), **{key: [SECRET] for key in ARGUMENTS[name](scene)})()
         assert isinstance(error, HfthotError), f"{name}: {error!r}"
         assert WORD not in shown(error), name
