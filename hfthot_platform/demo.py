@@ -36,6 +36,8 @@ __all__ = ["run"]
 _FIRST: Final = date(2022, 12, 15)
 _LAST: Final = date(2022, 12, 28)
 _HISTORY: Final = date(1990, 1, 1)
+#: Where `make dev` shows what the demonstration left.
+_UI: Final = "http://127.0.0.1:3000"
 #: Tag of the demonstration's runs: the process that works on them.
 _PROCESS_TAG: Final = "hfthot/process"
 
@@ -84,6 +86,24 @@ _REASONS = """
 SELECT symbol, regime, strategy, round(100 * weight, 1) AS weight_pct, reason
 FROM portfolio.adaptive_weights ORDER BY abs(weight) DESC, symbol LIMIT 3
 """
+_MARTS = """
+SELECT pair.symbol_a, pair.symbol_b, round(pair.correlation, 2) AS correlation,
+       round(100 * a.close_to_close, 1) AS volatility_a_pct, round(100 * b.close_to_close, 1) AS volatility_b_pct
+FROM marts.correlation_matrix AS pair
+LEFT JOIN marts.realised_volatility AS a
+    ON a.venue = pair.venue_a AND a.symbol = pair.symbol_a AND a.date = DATE '2022-12-23'
+LEFT JOIN marts.realised_volatility AS b
+    ON b.venue = pair.venue_b AND b.symbol = pair.symbol_b AND b.date = DATE '2022-12-23'
+WHERE pair.window_end = DATE '2022-12-25' ORDER BY pair.correlation DESC LIMIT 5
+"""
+#: `VERSION AS OF` takes a number as it stands: no parameter can be a version.
+_ACROSS = """
+SELECT 'before' AS "when", count(*) AS rows, count(DISTINCT symbol) AS symbols, max(date) AS newest
+FROM market.closes VERSION AS OF {before:d}
+UNION ALL
+SELECT 'after', count(*), count(DISTINCT symbol), max(date) FROM market.closes VERSION AS OF {after:d}
+ORDER BY rows
+"""
 #: A demonstration needs one forecast a day, not twenty-four.
 _ONE_FORECAST_A_DAY: Final = {
     "ops": {f"signals__{name}": {"config": {"every_hours": 24}} for name in ("mfg_prices", "chiarella_forecasts")}
@@ -120,6 +140,10 @@ def run(settings: Settings, console: Console | None = None) -> None:
     with _step(out, "Three portfolios and the adaptive one for the last day, and their backtests"):
         _execute(job("portfolios"), instance, days=(_LAST, _LAST))
         _execute(job("backtest"), instance, days=(_LAST, _LAST))
+    with _step(out, "SQL models over 2022: prices, volatility, liquidity, correlations, regimes, portfolios"):
+        _load_models(lake, settings)
+        _execute(job("sql_models_by_day"), instance)
+        _execute(job("sql_models_whole"), instance, days=None)
     with _step(out, "Check everything that was published, Great Expectations included"):
         failed = _execute(job("deep_quality"), instance, days=None)
     _show_tables(out, lake)
@@ -127,6 +151,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
     _show_sql(out, lake, "Most volatile stocks of 2022", _VOLATILITY)
     _show_sql(out, lake, "1m bars of the simulated exchange", _MINUTES)
     _show_time_travel(out, lake)
+    _show_sql(out, lake, "From the marts: the stocks that moved most alike in autumn 2022", _MARTS)
     _show_sql(out, lake, f"Regimes on {_LAST}: the index and the surest stocks", _REGIMES)
     _show_sql(out, lake, "Regimes of the simulated exchange, found by the causal filter, against the truth", _TRUTH)
     _show_sql(out, lake, "Expected price in five minutes (mean field game) and in an hour (Chiarella)", _FORECASTS)
@@ -136,13 +161,16 @@ def run(settings: Settings, console: Console | None = None) -> None:
     out.print(f"\nPictures in {pictures[0].parent}: {', '.join(path.name for path in pictures)}")
     out.print(f"Result pages of the checks: {settings.scratch.parent / 'reports'}")
     _forget_somebody(out, settings)
-    out.print(f"[bold green]Done in {time.perf_counter() - begun:.0f} s.[/] `make dev` shows all of it in the browser.")
+    out.print(f"[bold green]Done in {time.perf_counter() - begun:.0f} s.[/] `make dev` shows all of it in the browser:")
+    out.print(
+        f"  every table {_UI}/asset-groups", f"  the SQL marts {_UI}/locations/hfthot/asset-groups/marts", sep="\n"
+    )
 
 
 def _open(settings: Settings) -> Lakehouse:
-    from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.sql.models import open_lake
 
-    return Lakehouse.open(settings.lake_root)
+    return open_lake(settings)
 
 
 @contextmanager
@@ -159,6 +187,16 @@ def _load_history(lake: Lakehouse, settings: Settings) -> None:
 
     for table in ("market.bars", "market.closes"):
         ingest_feed(lake, settings, "sample", table, (_HISTORY, _LAST + timedelta(days=1)))
+
+
+def _load_models(lake: Lakehouse, settings: Settings) -> None:
+    """Make the daily SQL models of the year up to the simulated days; those follow through Dagster."""
+    from hfthot_platform.sql.models import models_of
+    from hfthot_platform.sql.models.runner import run_models
+
+    models = models_of(settings)
+    daily = [each.name for each in models if each.materialized == "incremental"]
+    run_models(lake, models, daily, days=(_FIRST.replace(month=1, day=1), _FIRST))
 
 
 def _dagster(settings: Settings) -> tuple[dg.DagsterInstance, Callable[[str], dg.JobDefinition]]:
@@ -240,10 +278,13 @@ def _show_checks(out: Console, failed: list[str]) -> None:
         out.print(f"  [yellow]![/] {escape(each)}")
 
 
-def _show_sql(out: Console, lake: Lakehouse, title: str, sql: str, versions: dict[str, int] | None = None) -> None:
+def _show_sql(out: Console, lake: Lakehouse, title: str, sql: str) -> None:
     from hfthot_platform.sql.engine import query
 
-    frame = query(lake, sql, versions=versions).frame
+    _print(out, title, query(lake, sql).frame)
+
+
+def _print(out: Console, title: str, frame: pl.DataFrame) -> None:
     grid = RichTable(title=title, title_justify="left")
     for name, dtype in frame.schema.items():
         grid.add_column(name, justify="right" if dtype.is_numeric() else "left")
@@ -255,21 +296,19 @@ def _show_sql(out: Console, lake: Lakehouse, title: str, sql: str, versions: dic
 
 
 def _show_time_travel(out: Console, lake: Lakehouse) -> None:
-    """Ask the same question of the table before and after the simulated days came."""
-    from hfthot_platform.sql.engine import query
+    """Ask one question of two versions, as somebody with a key may: in a process that can do nothing else."""
+    from hfthot_platform.sql.gateway import Policy, SqlGateway
 
-    sql = "SELECT count(*) AS rows, count(DISTINCT symbol) AS symbols, max(date) AS newest FROM market.closes"
     written = [each for each in lake.table("market.closes").readable_versions() if each.rows]
     if not written:
         return
-    grid = RichTable(title=f"The same question of two versions of market.closes\n[dim]{sql}[/]", title_justify="left")
-    for name in ("version", "committed", "operation", "rows", "symbols", "newest"):
-        grid.add_column(name, justify="right" if name in {"version", "rows", "symbols"} else "left")
-    for each in {version.version: version for version in (written[0], written[-1])}.values():
-        rows, symbols, newest = query(lake, sql, versions={"market.closes": each.version}).frame.row(0)
-        when = f"{each.timestamp:%Y-%m-%d %H:%M:%S}"
-        grid.add_row(str(each.version), when, each.operation, f"{rows:,}", str(symbols), str(newest))
-    out.print(grid)
+    sql = _ACROSS.format(before=written[0].version, after=written[-1].version)
+    with SqlGateway(lake, Policy.of("enterprise", "registered", "demo")) as gateway:
+        answer = gateway.query(sql, format="polars")
+    title = (
+        f"One statement over two versions of market.closes, through the gateway for strangers\n[dim]{sql.strip()}[/]"
+    )
+    _print(out, title, answer.data)
 
 
 def _forget_somebody(out: Console, settings: Settings) -> None:

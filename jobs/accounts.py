@@ -1,5 +1,7 @@
 """Publishing the change log of the accounts, checking the user tables, and taking in files of user events."""
 
+from typing import Any
+
 import dagster as dg
 
 from assets.accounts import CHECKS, TABLES
@@ -49,7 +51,7 @@ def user_files() -> None:
     ingest_user_files()
 
 
-JOBS = [publish, integrity, user_files]
+JOBS: list[Any] = [publish, integrity, user_files]
 
 SCHEDULES = [
     dg.ScheduleDefinition(

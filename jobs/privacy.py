@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 
+from typing import Any
+
 import dagster as dg
 
 from assets.privacy import CHAIN
@@ -148,7 +150,7 @@ def erasures_resumed(
         yield dg.SkipReason("no erasure waits")
 
 
-JOBS = [rgpd_export, rgpd_erasure, audit_retention, key_rotation, audit_chain]
+JOBS: list[Any] = [rgpd_export, rgpd_erasure, audit_retention, key_rotation, audit_chain]
 
 SCHEDULES = [
     erasures_resumed,

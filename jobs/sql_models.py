@@ -1,4 +1,7 @@
-"""Jobs and schedules of the SQL models: those that a header asks for, and the nightly tests of the views."""
+"""Jobs and schedules of the SQL models.
+
+Those that a header asks for, the nightly tests of the views, and all models at once for whoever wants them now.
+"""
 
 from typing import Any
 
@@ -11,10 +14,12 @@ from jobs.common import YESTERDAY, daily_schedule
 __all__ = ["model_jobs", "model_schedules"]
 
 _VIEW_TESTS = "sql_view_tests"
+#: All models by hand: those with days for some days, and those that are made as a whole.
+_BY_DAY, _WHOLE = "sql_models_by_day", "sql_models_whole"
 
 
 def model_jobs(models: Models) -> list[Any]:
-    """Return a job per model with a schedule of its own, and one for the tests of the views."""
+    """Return a job per model with a schedule of its own, one for the tests of the views, and two for all models."""
     jobs: list[Any] = [
         dg.define_asset_job(
             _job_name(model),
@@ -24,6 +29,16 @@ def model_jobs(models: Models) -> list[Any]:
         for model in models
         if model.header.schedule is not None
     ]
+    for name, incremental in ((_BY_DAY, True), (_WHOLE, False)):
+        stored = [each for each in models if each.contract and (each.materialized == "incremental") == incremental]
+        if stored:
+            jobs.append(
+                dg.define_asset_job(
+                    name,
+                    selection=dg.AssetSelection.assets(*(asset_key(each.name) for each in stored)),
+                    description=f"Make every SQL model that {'has days' if incremental else 'is made as a whole'}.",
+                )
+            )
     keys = _view_tests(models)
     if keys:
         jobs.append(
