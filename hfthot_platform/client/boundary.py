@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -33,10 +34,11 @@ def sealed(client: _C) -> _C:
 def _sealed(method: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(method)
     def call(*arguments: Any, **named: Any) -> Any:
+        handled = sys.exception()  # what the caller was dealing with is the caller's
         try:
             return method(*arguments, **named)
         except BaseException as error:
-            _clear(error)
+            _clear(error, handled)
             raise
         finally:
             # This frame is in the traceback too, and is still running.
@@ -45,13 +47,13 @@ def _sealed(method: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def _clear(error: BaseException) -> None:
+def _clear(error: BaseException, handled: BaseException | None) -> None:
     waiting: list[BaseException | None] = [error]
-    seen: set[int] = set()
+    seen = [handled]
     while waiting:
         each = waiting.pop()
-        if each is None or id(each) in seen:
+        if each is None or any(each is known for known in seen):
             continue
-        seen.add(id(each))
+        seen.append(each)
         traceback.clear_frames(each.__traceback__)
         waiting += [each.__cause__, each.__context__]

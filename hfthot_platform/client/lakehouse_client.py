@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypedDict, Unpack
 from urllib.parse import urlparse
 
 import polars as pl
@@ -21,6 +21,7 @@ from hfthot_platform.client.personal import decrypted
 from hfthot_platform.client.versions import SymbolVersion, Version, versions_of_symbol
 from hfthot_platform.errors import (
     BadRequestError,
+    HfthotError,
     PermissionDeniedError,
     TierForbiddenError,
 )
@@ -41,7 +42,6 @@ __all__ = ["LakehouseClient", "settings_of_folder"]
 
 _ACCOUNTS: Final = "accounts"
 _SYMBOL: Final = "market/"
-_CHANGEABLE: Final = ("username", "email", "first_name", "last_name", "preferences")
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,16 @@ class _Caller:
     def trusted(self) -> bool:
         """Whether everything is open to it."""
         return self.user_id is None or self.role == "admin"
+
+
+class UserChanges(TypedDict, total=False):
+    """What `update_user` changes: only what is given."""
+
+    username: str
+    email: str
+    first_name: str | None
+    last_name: str | None
+    preferences: Mapping[str, Any] | None
 
 
 _SYSTEM: Final = _Caller(None, "admin", "enterprise")
@@ -315,7 +325,7 @@ class LakehouseClient:
             request=self._request(self._caller()),
         )
 
-    def update_user(self, user_id: str, **changes: Any) -> User:
+    def update_user(self, user_id: str, **changes: Unpack[UserChanges]) -> User:
         """Change username, e-mail, names or preferences of an account (the right to rectification).
 
         Args:
@@ -333,9 +343,11 @@ class LakehouseClient:
         """
         arguments.identifier(user_id)
         for name, value in changes.items():
-            if name not in _CHANGEABLE:
+            if name not in UserChanges.__annotations__:
                 raise BadRequestError(
-                    "an account has no such field to change", where="update_user", hint=f"{', '.join(_CHANGEABLE)}."
+                    "an account has no such field to change",
+                    where="update_user",
+                    hint=f"{', '.join(UserChanges.__annotations__)}.",
                 )
             if name != "preferences":
                 arguments.optional_text(value, name, least=0, most=2000)
@@ -531,7 +543,7 @@ class LakehouseClient:
             return versions_of_symbol(self._lake, symbol)
         found = self._require_readable(caller, name, "table.versions")
         if found.contract.namespace == _ACCOUNTS:
-            self.flush()
+            self._flush()
         self._audit(caller, "table.versions", name)
         return [
             Version(version=each.version, ts=each.timestamp, operation=each.operation)
@@ -652,10 +664,14 @@ class LakehouseClient:
             error = TierForbiddenError(what, where="sql", hint="A larger plan has it.")
             raise self._refused(caller, "sql.query", None, error)
         if caller.trusted:
-            self.flush()  # what it wrote a moment ago is in the user tables then
+            self._flush()  # what it wrote a moment ago is in the user tables then
         gateway = SqlGateway(self._lake, policy, quota=lambda: self._count_statement(caller))
-        with gateway:
-            result = gateway.query(query, params, format=format, limits=limits, versions=chosen, as_of=at)
+        try:
+            with gateway:
+                result = gateway.query(query, params, format=format, limits=limits, versions=chosen, as_of=at)
+        except HfthotError as error:
+            self._record_failure(caller, "sql.query", error)
+            raise
         self._audit(caller, "sql.query", ", ".join(sorted(result.tables))[:400] or None)
         return result
 
@@ -799,7 +815,7 @@ class LakehouseClient:
         if kind is not None:
             action = pl.col("action")
             conditions.append((action == kind) | action.str.starts_with(f"{kind}."))
-        self.flush()
+        self._flush()
         table = self._lake.table("audit_log")
         rows = table.scan().filter(*conditions, between(table.contract, first, end)).sort("seq").collect()
         self._accounts.record("audit.read", user_id=whose, request=self._request(caller))
@@ -815,10 +831,8 @@ class LakehouseClient:
             >>> client.list_versions("users")[-1]["operation"]
             'APPLY'
         """
-        from hfthot_platform.accounts.publisher import flush
-
-        self._accounts.flush()
-        flush(self._accounts.store, self._lake)
+        self._caller()
+        self._flush()
 
     def close(self) -> None:
         """Write what is counted in memory, and close the operational store.
@@ -841,6 +855,12 @@ class LakehouseClient:
         return f"LakehouseClient({self._lake.storage.root!r}, {'trusted' if self._key is None else 'with an API key'})"
 
     # -- internals ----------------------------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        from hfthot_platform.accounts.publisher import flush
+
+        self._accounts.flush()
+        flush(self._accounts.store, self._lake)
 
     @property
     def _lake(self) -> Lakehouse:
@@ -895,7 +915,7 @@ class LakehouseClient:
         table = self._require_readable(caller, name, "table.read")
         contract = table.contract
         if contract.namespace == _ACCOUNTS:
-            self.flush()
+            self._flush()
             rows = table.scan(version, as_of)
             if not caller.trusted:
                 rows = rows.filter(pl.col("subject_id") == self._accounts.subject_of(caller.user_id or ""))
@@ -923,6 +943,11 @@ class LakehouseClient:
         """Record what the caller read; trusted code is recorded where persons are concerned."""
         if always or caller.user_id is not None:
             self._accounts.record(action, user_id=caller.user_id, resource=resource, request=self._request(caller))
+
+    def _record_failure(self, caller: _Caller, action: str, error: HfthotError) -> None:
+        detail = {"error": type(error).__name__}
+        request = self._request(caller)
+        self._accounts.record(action, outcome="failure", user_id=caller.user_id, detail=detail, request=request)
 
     def _refused(
         self, caller: _Caller, action: str, resource: str | None, error: PermissionDeniedError

@@ -322,7 +322,8 @@ def test_a_stolen_lake_reveals_no_personal_field(client, folder, tmp_path):
     values = {
         "username": "Zephyrine.Quux", "email": "zephyrine.quux@mail.example.org", "first_name": "Zephyrine",
         "last_name": "Quuxington", "ip": "203.0.113.77", "user_agent": "Zephyr/19.4 (QuuxOS)",
-        "theme": "quux-dark-mode", "secret": "finnhub-zephyrine-0123456789", "password": "zephyrine pass phrase", "renamed": "Zephyrine.Renamed",
+        "theme": "quux-dark-mode", "secret": "finnhub-zephyrine-0123456789", "password": "zephyrine pass phrase",
+        "renamed": "Zephyrine.Renamed",
     }  # fmt: skip
     here = client.for_request(ip=values["ip"], user_agent=values["user_agent"])
     user = here.register(

@@ -16,6 +16,7 @@ from hfthot_platform.errors import (
     BadRequestError,
     CertificateError,
     ErasedSubjectError,
+    HfthotError,
     InactiveAccountError,
     InvalidTokenError,
     PermissionDeniedError,
@@ -277,6 +278,17 @@ class TestSql:
         found = client.sql("SELECT role, count(*) AS n FROM users GROUP BY role", format="json")
 
         assert json.loads(found.data) == [{"role": "registered", "n": 1}]
+
+    def test_what_failed_is_audited_without_its_text(self, client, signed_in):
+        hers = signed_in("ada", tier="hobbyist")
+        for text in ("SELECT nothing_of_the_kind FROM market.bars", "SELECT * FROM users", "DELETE FROM market.bars"):
+            with pytest.raises(HfthotError):
+                hers.sql(text)
+
+        log = client.get_audit_log(hers.user_id, action_type="sql").select("outcome", "detail", "resource").rows()
+
+        assert [outcome for outcome, _, _ in log] == ["failure"] * 3
+        assert all("SELECT" not in str(row) and "Error" in row[1] for row in log)
 
 
 class TestExport:

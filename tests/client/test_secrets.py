@@ -277,6 +277,20 @@ def test_the_test_itself_would_notice(client):
     assert WORD not in shown(Attempt(client.login, PERSON, SECRET)(), pretty=True)
 
 
+def test_frames_of_the_caller_are_left_alone(client):
+    def own(value):
+        raise KeyError("not ours")
+
+    try:
+        own("still here")
+    except KeyError as error:
+        theirs = error.__traceback__.tb_next.tb_frame
+        with pytest.raises(HfthotError):
+            client.get_user("0" * 32)
+
+    assert theirs.f_locals == {"value": "still here"}
+
+
 def test_every_call_clears_its_frames(client):
     """Each public call, made with an argument that it refuses, leaves no local variables behind."""
     scene = Scene(client)
