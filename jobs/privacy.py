@@ -7,7 +7,6 @@ ours says places and kinds, never values, and of any other error only the class 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-
 from typing import Any
 
 import dagster as dg
