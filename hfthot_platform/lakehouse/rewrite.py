@@ -35,8 +35,8 @@ REDACTED: Final = "redacted"
 #: Rows of a file.  One person's rows are erased by writing one file again, so files are kept small.
 _FILE_ROWS: Final = 65_536
 _ROW_GROUP_ROWS: Final = 16_384
-#: A file smaller than this is merged with others when it is written again, or when there are too many of them.
-_SMALL_BYTES: Final = 4 * 1024 * 1024
+#: A file with fewer rows is merged with others when it is written again, or when there are too many of them.
+_SMALL_ROWS: Final = _FILE_ROWS // 8
 _MOST_SMALL_FILES: Final = 12
 
 
@@ -46,9 +46,15 @@ class _File:
 
     path: str
     size: int
+    rows: int | None
     partition: date | None
     lows: dict[str, Any]
     highs: dict[str, Any]
+
+    @property
+    def small(self) -> bool:
+        """Whether the file is worth merging with others."""
+        return self.rows is not None and self.rows < _SMALL_ROWS
 
     def may_hold(self, column: str, values: pl.Series) -> bool:
         """Whether any of the values (sorted, none null) can be in the file, by its statistics."""
@@ -190,7 +196,7 @@ class Rewrite:
             kept = self._kept(file)
             low, high = file.lows.get(first), file.highs.get(first)
             mine = waiting.get(file.partition)
-            if file.size < _SMALL_BYTES or low is None or high is None:
+            if file.small or low is None or high is None:
                 pools.setdefault(file.partition, []).append(kept)
                 continue
             if mine is not None:
@@ -205,7 +211,7 @@ class Rewrite:
                 small = [
                     each
                     for each in self._files
-                    if each.partition == partition and each.size < _SMALL_BYTES and each.path not in touched
+                    if each.partition == partition and each.small and each.path not in touched
                 ]
                 if len(small) >= _MOST_SMALL_FILES:
                     pools[partition] += [self._read(each) for each in small]
@@ -307,6 +313,7 @@ def _files(contract: TableContract, handle: DeltaTable) -> Iterator[_File]:
         yield _File(
             path=entry["path"],
             size=entry["size_bytes"],
+            rows=entry["num_records"],
             partition=entry[f"partition.{contract.partition_by}"] if contract.partition_by else None,
             lows={name: entry.get(f"min.{name}") for name in contract.stats_columns},
             highs={name: entry.get(f"max.{name}") for name in contract.stats_columns},

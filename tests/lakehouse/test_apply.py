@@ -76,7 +76,7 @@ def audit_log(lake):
 def small_files(monkeypatch):
     """Files of ten rows, all of which count as large."""
     monkeypatch.setattr(rewrite, "_FILE_ROWS", 10)
-    monkeypatch.setattr(rewrite, "_SMALL_BYTES", 0)
+    monkeypatch.setattr(rewrite, "_SMALL_ROWS", 0)
 
 
 def log_text(table):

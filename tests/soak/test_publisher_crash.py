@@ -51,7 +51,7 @@ def test_no_kill_at_any_moment_loses_or_doubles_an_entry(url, spawner, tmp_path)
         while kills < KILLS:
             entries += ledger.log(store, list(itertools.islice(operations, dice.randrange(1, 25))))
             at_a_step = dice.random() < 0.7
-            step = dice.randrange(1, 60) if at_a_step else 0
+            step = dice.randrange(1, 150) if at_a_step else 0
             spawner.stdin.write(f"{url} {lake.storage.root} {dice.choice((3, 9, 40))} {step}\n")
             spawner.stdin.flush()
             pid = int(spawner.stdout.readline())
