@@ -167,7 +167,7 @@ def test_whatever_is_sent_the_server_stays_up(lake):
             started = time.monotonic()
             try:
                 result = gateway.query(sql, params, format=form)
-                told = str(result.data.slice(0, 50).to_pylist() if form == "arrow" else result.data[:5_000])
+                told = result.data.slice(0, 50).to_string(preview_cols=50) if form == "arrow" else result.data[:5_000]
                 outcomes["answered"] += 1
             except (SqlError, UnknownTableError, VersionUnavailableError) as error:
                 told = str(error)

@@ -102,6 +102,7 @@ class Catalog:
             VersionUnavailableError: a version is not readable (any more); the message names the readable range.
         """
         references = tuple(self._reference(*each) for each in named)
+        schemas = {each.view: each.schema for each in references}
         self.require(versions)
         if as_of is not None:
             # The time that the statement was read with must not stand in the way of a version that was asked for.
@@ -120,7 +121,8 @@ class Catalog:
         remote = self._lake.storage.local is None
         size = 0
         for source in found.sources:
-            schema, view = source.reference.schema, source.reference.view
+            view = source.reference.view
+            schema = schemas.get(view, source.reference.schema)
             if remote and source.files is not None and source.files.paths:
                 size += source.files.bytes
                 if size > _MOST_REMOTE:
@@ -134,7 +136,10 @@ class Catalog:
             body, files = self._body(source)
             relations.append(Relation(schema, view, body))
             paths += files
-        relations += [self._derived(each) for each in found.views]
+        for each in found.views:
+            reference = each.reference
+            schema = schemas.get(reference.view, reference.schema)
+            relations.append(Relation(schema, reference.view, self._select(each)))
         columns = tuple(dict.fromkeys(name for each in references for name in self.permitted.get(each.name, ())))
         return Plan(tuple(relations), tuple(dict.fromkeys(paths)), columns), found.tables
 
@@ -150,14 +155,15 @@ class Catalog:
         view = self._lake.views.get(name)
         return view.of.name if isinstance(view, View) else name
 
-    def _derived(self, view: Derived) -> Relation:
+    def _select(self, view: Derived) -> str:
+        """Return the SELECT of the columns of a view that the caller may read."""
         name = view.reference.name
         sql = view.sql
         if view.of is not None:
             sql = f"SELECT {listed(self.permitted[name])} FROM {view.of.view}"  # noqa: S608 - quoted names of our own
         elif columns := self.permitted[name]:
             sql = f"SELECT {listed(columns)} FROM (\n{sql}\n)"  # noqa: S608 - the same
-        return Relation(view.reference.schema, view.reference.view, sql)
+        return sql
 
     def _rows(self, source: Source) -> pl.DataFrame:
         """Return the readable rows and columns of a table on an object store, which a worker cannot reach."""

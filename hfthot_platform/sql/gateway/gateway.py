@@ -165,7 +165,8 @@ class SqlGateway:
     def _collect(self, stream: QueryStream, form: Format) -> QueryResult:
         with stream:
             table = pa.Table.from_batches(stream, stream.schema)
-            data, rows = encoded(table, form, stream.limits.bytes)
+            data, rows = encoded(table, form, stream.limits.bytes, stream.go_on)
+            stream.seconds = time.monotonic() - stream._started  # noqa: SLF001 - the form is part of the answer
         cut = "bytes" if rows < table.num_rows else stream.reason
         return QueryResult(
             data=data,
@@ -288,6 +289,17 @@ class QueryStream:
     def cancel(self) -> None:
         """Stop the statement, from any thread."""
         self._ticket.end("cancelled")
+
+    def go_on(self) -> None:
+        """Raise what has ended the statement, or its deadline: for work on its rows after the last one came.
+
+        Raises:
+            SqlCancelledError: its caller did.
+            SqlDeadlineError: its time is over.
+        """
+        if time.monotonic() - self._started > self.limits.seconds:
+            self._ticket.end("deadline")
+        self._ticket.check()
 
     def __enter__(self) -> Self:
         if self._state != "new":

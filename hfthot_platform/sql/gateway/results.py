@@ -186,8 +186,14 @@ def _field(message: bytes | bytearray, table: int, number: int) -> int | None:
 # -- what a caller gets -------------------------------------------------------------------------------------------
 
 
-def encoded(table: pa.Table, form: Format, most: int) -> tuple[Any, int]:
+def encoded(table: pa.Table, form: Format, most: int, go_on: Callable[[], None] = lambda: None) -> tuple[Any, int]:
     """Return a table in a format, and how many of its rows are in it: JSON and CSV may not exceed `most` bytes.
+
+    Args:
+        table: the rows.
+        form: the format.
+        most: bytes of text.
+        go_on: called now and then; what it raises ends the work.
 
     Raises:
         SqlError: a column has no form in that format, such as an interval of months.
@@ -196,9 +202,9 @@ def encoded(table: pa.Table, form: Format, most: int) -> tuple[Any, int]:
         return table, table.num_rows
     try:
         if form == "json":
-            return _text(table, most, opening="[", between=",", closing="]", line=_json_lines)
+            return _text(table, most, go_on, opening="[", between=",", closing="]", line=_json_lines)
         if form == "csv":
-            return _text(table, most, opening=_csv_line(table.column_names), between="", closing="", line=_csv_lines)
+            return _text(table, most, go_on, opening=_csv_line(table.column_names), line=_csv_lines)
         frame = _frame(table)
     except (
         pa.ArrowException,
@@ -222,10 +228,18 @@ _CHUNK: Final = 4 * 2**20
 
 
 def _text(
-    table: pa.Table, most: int, *, opening: str, between: str, closing: str, line: Callable[[pa.Table], Iterator[str]]
+    table: pa.Table,
+    most: int,
+    go_on: Callable[[], None],
+    *,
+    opening: str,
+    line: Callable[[pa.Table], Iterator[str]],
+    between: str = "",
+    closing: str = "",
 ) -> tuple[str, int]:
     parts, rows, size = [opening], 0, len(opening)
     for piece in _slices(_microseconds(table), most):
+        go_on()
         for each in line(piece):
             size += len(each.encode()) + len(between)
             if size > most:
@@ -237,7 +251,7 @@ def _text(
 
 def _slices(table: pa.Table, most: int) -> Iterator[pa.Table]:
     """Yield a table in pieces whose text is of a moderate size; what a name repeated in each row adds is counted."""
-    for batch in table.to_batches(max_chunksize=10_000):
+    for batch in table.to_batches(max_chunksize=4_096):
         waiting = [batch]
         while waiting:
             piece = waiting.pop()

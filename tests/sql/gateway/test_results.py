@@ -196,6 +196,9 @@ def test_versions_can_be_given_beside_the_statement(lake, gateway):
             -1
         ]
     }
+    assert gateway.query(
+        "SELECT count(*) AS n FROM market.ohlcv", versions={"market.ohlcv": 1}, as_of=early
+    ).tables == {"market.bars_1m": 1}
     assert gateway.query(sql, versions={"market.bars_1m": 3}, as_of=early).data.to_pylist() == [{"n": 60}]
 
 
@@ -359,6 +362,13 @@ def test_the_deadline_counts_the_readers_pauses(gateway):
         time.sleep(0.7)
         with pytest.raises(SqlDeadlineError):
             list(batches)
+
+
+def test_the_deadline_counts_the_writing_of_the_form(gateway):
+    sql = "SELECT range AS a, range::VARCHAR AS b, [range, range] AS c FROM range(100000)"
+
+    with pytest.raises(SqlDeadlineError):
+        gateway.query(sql, format="json", limits=QueryLimits(seconds=0.3))
 
 
 def test_a_statement_that_fails_while_it_streams_is_a_typed_error(gateway):
