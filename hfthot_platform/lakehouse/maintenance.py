@@ -8,6 +8,7 @@ crashed writers stay.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from dataclasses import dataclass
@@ -218,6 +219,8 @@ def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, fold
     history = history_of(handle)
     floor = next((each.version for each in reversed(history) if each.timestamp <= cutoff), history[0].version)
     gone = {Path(path).name for path in doomed}
+    # An early version may need no file at all; the ones after it count as well.
+    floor = max(floor, _last_retired(folder, handle.version(), floor, gone))
     while floor < handle.version() and gone & _names(handle, floor, dict(lake.storage.options)):
         floor += 1
     commit, hooks = properties(stamp, oldest_readable=floor)
@@ -230,6 +233,19 @@ def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, fold
         post_commithook_properties=hooks,
     )
     return len(doomed)
+
+
+def _last_retired(folder: Path | None, newest: int, floor: int, gone: set[str]) -> int:
+    """Return the last version after `floor` that retired one of the files: the ones before it needed it."""
+    if folder is None:
+        return floor
+    for version in range(newest, floor, -1):
+        entry = folder / "_delta_log" / f"{version:020d}.json"
+        if entry.exists():
+            actions = (json.loads(line) for line in entry.read_bytes().splitlines() if b'"remove"' in line)
+            if any(Path(unquote(each["remove"]["path"])).name in gone for each in actions if "remove" in each):
+                return version
+    return floor
 
 
 def _names(handle: DeltaTable, version: int, options: dict[str, str]) -> set[str]:

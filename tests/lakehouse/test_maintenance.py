@@ -217,3 +217,17 @@ def test_a_replaced_day_leaves_its_month_one_sorted_file(lake):
     stored = pl.read_parquet(path)
     assert stored.equals(stored.sort("symbol", "venue", "date"))
     assert stored.height == 9
+
+
+def test_after_a_vacuum_with_a_clock_that_is_behind_every_version_said_readable_reads(tmp_path, trades):
+    """The commits' times are the machine's; a lake's clock may be another one."""
+    lake = Lakehouse.open(tmp_path / "lake", clock=lambda: datetime(2020, 1, 1, tzinfo=UTC))
+    table = lake.table("market.trades")
+    table.append(trades(5))
+    table.replace(None, trades(6))
+    table.replace(None, trades(7))
+
+    maintain(lake, "market.trades", history_days=0)
+
+    heights = [table.scan(each.version).collect().height for each in table.readable_versions()]
+    assert heights == [7] * len(heights)
