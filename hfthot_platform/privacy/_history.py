@@ -50,10 +50,15 @@ def clean_log(
         # Everything that the older entries say of the present is in it, and in the newest entry.
         handle.create_checkpoint()
         names, remove = log_store(lake, contract)
-        for name in names():
-            match = _ENTRY.fullmatch(name)
-            if match and int(match.group(2) or match.group(1)) < newest:
-                remove(name)
+        older = [
+            (int(match.group(2) or match.group(1)), match.group(0))
+            for match in map(_ENTRY.fullmatch, names())
+            if match and int(match.group(2) or match.group(1)) < newest
+        ]
+        # The oldest first: what a vacuum took is told by an entry that goes after all that it concerns, so that
+        # whenever this is interrupted the log says no version readable that is not.
+        for _, name in sorted(older):
+            remove(name)
     return report.files_vacuumed
 
 

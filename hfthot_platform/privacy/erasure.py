@@ -658,6 +658,31 @@ def _unsealed(accounts: Accounts, case: _Case) -> _Values:
 # -- proving --------------------------------------------------------------------------------------------------
 
 
+def _object_store(lake: Lakehouse) -> Any:
+    """Return the object store of a lake as a file system of pyarrow."""
+    import pyarrow as pa
+    from deltalake.fs import DeltaStorageHandler
+    from pyarrow.fs import PyFileSystem
+
+    class Stream:
+        """Hands on bytes, which is all that the Delta library's streams take; pyarrow writes buffers."""
+
+        def __init__(self, raw: Any) -> None:
+            self._raw = raw
+
+        def write(self, data: Any) -> int:
+            return int(self._raw.write(bytes(data)) or 0)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._raw, name)
+
+    class Handler(DeltaStorageHandler):
+        def open_output_stream(self, path: str, metadata: dict[str, str] | None = None) -> pa.PythonFile:
+            return pa.PythonFile(Stream(self._handler.open_output_stream(path, metadata)), mode="w")
+
+    return PyFileSystem(Handler(lake.storage.root, dict(lake.storage.options)))
+
+
 def places_of(accounts: Accounts, lake: Lakehouse, home: Path | None = None) -> tuple[Place, ...]:
     """Return everything that the platform writes: where the proof searches.
 
@@ -672,11 +697,7 @@ def places_of(accounts: Accounts, lake: Lakehouse, home: Path | None = None) -> 
     if lake.storage.local is not None:
         found.append(Folder("lake", lake.storage.local))
     else:
-        from deltalake.fs import DeltaStorageHandler
-        from pyarrow.fs import PyFileSystem
-
-        handler = DeltaStorageHandler(lake.storage.root, dict(lake.storage.options))
-        found.append(ObjectStore("lake", PyFileSystem(handler)))
+        found.append(ObjectStore("lake", _object_store(lake)))
     if files := accounts.store.files():
         found.append(Folder("store", files[0].parent))
     else:

@@ -118,7 +118,7 @@ def test_no_kill_at_any_moment_loses_or_leaves_anything(tmp_path, monkeypatch):
     for request_id in pending_erasures(accounts):
         run_erasure(accounts, lake, request_id)
     states = list_erasures(accounts)
-    assert len(states) == len(erased) > 5
+    assert len(states) == len(erased) >= KILLS // 6
     assert {each.state for each in states} == {"done"}
     for each in states:
         # One that was killed between the last commit and the file gets it when it is run again.
