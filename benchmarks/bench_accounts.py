@@ -2,7 +2,8 @@
 
     python benchmarks/bench_accounts.py [keys in millions] [PostgreSQL URL of an empty database]
 
-Without a URL the store is SQLite in a temporary folder of the working folder's disk.  Every increment is its own
+Without a URL the store is SQLite in a temporary folder (TMPDIR says
+on which disk).  Every increment is its own
 transaction with its own audit entry, and is on the disk before the call returns.
 """
 
@@ -25,8 +26,8 @@ from rich.table import Table
 
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.passwords import Passwords
-from hfthot_platform.accounts.rotation import rotate_keys
 from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.privacy.rotation import rotate_keys
 from hfthot_platform.settings import Settings, load_settings
 
 PASSWORD = "correct horse battery"
@@ -187,7 +188,7 @@ def main() -> None:
     table = Table(title=f"{kind}, {n:,} accounts, each with a key and a session")
     for title in ("what", "result", "limit"):
         table.add_column(title, justify="left" if title == "what" else "right")
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         settings = settings_of(folder, url)
         # Rates first: they fork, and a small store is what a fresh installation has.
         with Accounts.open(settings) as accounts:

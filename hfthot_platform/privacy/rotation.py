@@ -64,10 +64,13 @@ def rotate_keys(accounts: Accounts, *, drop: bool = True) -> RotationReport:
             # The look-up key tells every process what to wrap new keys with: from this commit on nothing new is
             # wrapped with an old key.
             installation = _rewrap_installation(accounts, tx, new)
+        with accounts.store.reading() as rx:
+            # Found through the index: a search for "not the new one" would pass over all that is done already.
+            outdated = sorted(_in_use(rx) - {new})
         subjects = 0
         while True:
             with accounts.store.transaction() as tx:
-                done = _rewrap_subjects(accounts, tx, new)
+                done = _rewrap_subjects(accounts, tx, new, outdated)
                 if not done:
                     event = AuditEvent(action="keys.rotate", resource=new, detail=to_json({"subject_keys": subjects}))
                     tx.log([], event)
@@ -99,10 +102,10 @@ def _rewrap_installation(accounts: Accounts, tx: Transaction, new: str) -> int:
     return len(rows)
 
 
-def _rewrap_subjects(accounts: Accounts, tx: Transaction, new: str) -> int:
+def _rewrap_subjects(accounts: Accounts, tx: Transaction, new: str, outdated: list[str]) -> int:
     """Wrap one batch anew; return how many."""
     keys = schema.subject_keys
-    rows = tx.execute(sa.select(keys).where(keys.c.kek_id != new).limit(_BATCH)).all()
+    rows = tx.execute(sa.select(keys).where(keys.c.kek_id.in_(outdated)).limit(_BATCH)).all()
     if not rows:
         return 0
     changed = [

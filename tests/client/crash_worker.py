@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.accounts.rotation import rotate_keys
+from hfthot_platform.privacy.rotation import rotate_keys
 from hfthot_platform.settings import load_settings
 
 KINDS = ("register", "login", "update", "count", "publish", "rotate")
