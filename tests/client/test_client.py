@@ -426,3 +426,18 @@ def test_a_secret_may_be_given_as_text_or_as_secret(client, register):
 
     assert client.verify_token(token).user_id == client.verify_token(token.get_secret_value()).user_id == user.user_id
     assert isinstance(token, Secret)
+
+
+def test_importing_the_package_loads_nothing_heavy():
+    import subprocess
+    import sys
+
+    code = """
+import sys
+import hfthot_platform
+assert "LakehouseClient" in hfthot_platform.__all__
+assert not {"polars", "pyarrow", "sqlalchemy", "cryptography"} & set(sys.modules)
+from hfthot_platform import LakehouseClient
+assert not {"duckdb", "dagster", "alembic", "argon2", "numba", "matplotlib"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
