@@ -75,6 +75,8 @@ _OPEN: Final = ("requested", "destroyed", "purged", "verified", "held", "failed"
 #: Kinds of values that another person may have too, and whose export may therefore show.
 _SHARED: Final = frozenset({"first_name", "last_name", "ip", "user_agent", "preferences", "personal_detail"})
 _WORDS: Final = frozenset({"username", "first_name", "last_name", "ip"})
+#: What the platform's own folders in the system's temporary folder are called.
+_TEMPORARY: Final = ("staging-*", "sql-*", "hfthot-canary-*")
 _WORD: Final = re.compile(r"[\w-]+")
 
 #: What no certificate of ours covers.
@@ -711,7 +713,7 @@ def places_of(accounts: Accounts, lake: Lakehouse, home: Path | None = None) -> 
     ]
     if home is not None:
         found.append(Folder("dagster", home))
-    found.append(Folder("temporary", Path(tempfile.gettempdir()), only=("staging-*", "hfthot-*")))
+    found.append(Folder("temporary", Path(tempfile.gettempdir()), only=_TEMPORARY))
     return tuple(found)
 
 
