@@ -12,6 +12,7 @@ import fcntl
 import os
 import sqlite3
 import stat
+import threading
 import time
 from collections.abc import Iterator
 from hashlib import sha256
@@ -68,8 +69,14 @@ class Database(Protocol):
     #: Shown in messages; never holds credentials.
     where: str
 
-    def take_turn(self, raw: Any) -> tuple[int, str]:
-        """Wait for this process's turn, begin a transaction and return the log's head: (seq, hash)."""
+    def wait_turn(self) -> None:
+        """Wait for this process's turn to write."""
+
+    def generation(self) -> object:
+        """Return what changes when the files under open connections are replaced."""
+
+    def begin(self, raw: Any) -> tuple[int, str]:
+        """Begin a transaction and return the log's head: (seq, hash)."""
 
     def end_turn(self) -> None:
         """Let other writers come in; the transaction is over."""
@@ -109,20 +116,15 @@ class Sqlite:
         self.where = str(self._path)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Made before SQLite does, with our mode; its journal files get the same.
-            handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                if stat.S_IMODE(os.fstat(handle).st_mode) != 0o600:
-                    os.fchmod(handle, 0o600)
-            finally:
-                # No connection of this process is open yet: closing would take its POSIX locks away.
-                os.close(handle)
+            with _MAKING:
+                _make_private(self._path)
         except OSError as error:
             raise StoreError(
                 f"the store cannot be made or opened ({error.strerror})",
                 where=self.where,
                 hint="Check the setting 'accounts', the folder's permissions and the room on the disk.",
             ) from None
+        self._wal, self._shm = (f"{self._path}{suffix}" for suffix in ("-wal", "-shm"))
         self._locks: tuple[int, int] | None = None
         self.engine = sa.create_engine(
             URL.create("sqlite", database=str(self._path)),
@@ -133,19 +135,27 @@ class Sqlite:
         )
         sa.event.listen(self.engine, "connect", _prepare_sqlite)
 
-    def take_turn(self, raw: Any) -> tuple[int, str]:
+    def wait_turn(self) -> None:
         gate, lock = self._opened()
         fcntl.flock(gate, fcntl.LOCK_EX)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX)
         finally:
             fcntl.flock(gate, fcntl.LOCK_UN)
+
+    def generation(self) -> object:
+        # SQLite's own locks are a process's, per file: if anything in this process opens and closes one of the files,
+        # a scan for instance, they are gone, and another process that closes the store clears the write-ahead log
+        # away under our connections.  Their next use notices it here.
         try:
-            raw.execute("BEGIN IMMEDIATE")
-            head: tuple[int, str] = raw.execute("SELECT seq, hash FROM change_head WHERE id = 1").fetchone()
-        except BaseException:
-            self.end_turn()
-            raise
+            # At each read, and a Path would take thrice as long.
+            return os.stat(self._wal).st_ino, os.stat(self._shm).st_ino  # noqa: PTH116
+        except FileNotFoundError:
+            return None
+
+    def begin(self, raw: Any) -> tuple[int, str]:
+        raw.execute("BEGIN IMMEDIATE")
+        head: tuple[int, str] = raw.execute("SELECT seq, hash FROM change_head WHERE id = 1").fetchone()
         return head
 
     def end_turn(self) -> None:
@@ -253,6 +263,19 @@ class Sqlite:
         return self._locks
 
 
+#: Held while a database file is made: closing it must not take a connection's locks away.
+_MAKING: Final = threading.Lock()
+
+
+def _make_private(path: Path) -> None:
+    """Make the file with our mode before SQLite does; its journal files get the same.  An existing one stays closed."""
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
+        if stat.S_IMODE(path.stat().st_mode) != 0o600:
+            path.chmod(0o600)
+
+
 def _taken(handle: int) -> bool:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -277,6 +300,8 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     # Sorts and temporary tables stay in memory: nothing of the store comes into a temporary folder.
     connection.execute("PRAGMA temp_store=MEMORY")
     connection.execute("PRAGMA cache_size=-16384")
+    # Opens the write-ahead log now, so that `generation` is known from the start.
+    connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchall()
 
 
 class Postgres:
@@ -297,7 +322,13 @@ class Postgres:
         sa.event.listen(self.engine, "connect", _prepare_postgres)
         self._foreign: list[object] = []
 
-    def take_turn(self, raw: Any) -> tuple[int, str]:
+    def wait_turn(self) -> None:
+        """Do nothing: the lock on the head's row is the turn."""
+
+    def generation(self) -> object:
+        return None
+
+    def begin(self, raw: Any) -> tuple[int, str]:
         raw.execute("BEGIN")
         head: tuple[int, str] = raw.execute("SELECT seq, hash FROM change_head WHERE id = 1 FOR UPDATE").fetchone()
         return head
@@ -370,20 +401,19 @@ def database_of(url: str | URL) -> Database:
     return Postgres(parsed)
 
 
-def upgrade(database: Database) -> None:
+def upgrade(database: Database, connection: Connection) -> None:
     """Bring the schema to this version's, making it where there is none.
 
     Raises:
         StoreError: a newer version of this package wrote the schema.
     """
-    with translated(database.where), database.engine.connect() as connection:
-        if _revision(connection) == REVISION:
-            return
-        with database.upgrading(connection):
-            # Another process may have done it while we waited.
-            found = _revision(connection)
-            if found != REVISION:
-                _migrate(connection, found, database.where)
+    if _revision(connection) == REVISION:
+        return
+    with database.upgrading(connection):
+        # Another process may have done it while we waited.
+        found = _revision(connection)
+        if found != REVISION:
+            _migrate(connection, found, database.where)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -10,6 +10,7 @@ under a savepoint; the last one commits, and only then do all of them return.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import sqlite3
@@ -90,10 +91,11 @@ class Prepared:
 class _Connected:
     """A connection as operations see it."""
 
-    __slots__ = ("_connection", "_dialect", "_raw")
+    __slots__ = ("_connection", "_dialect", "_generation", "_raw")
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, generation: object) -> None:
         self._connection = connection
+        self._generation = generation
         self._dialect = connection.dialect
         self._raw: Any = connection.connection.driver_connection
 
@@ -153,12 +155,20 @@ class _Batch:
 class Store:
     """The operational store.  Safe to use from many threads and processes, and across a fork."""
 
+    _writer: _Connected | None
+
     def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now) -> None:
         self._database = database
         self.clock = clock
         self._closed = False
         self._reset()
-        upgrade(database)
+        with translated(database.where):
+            writer = self._writer = self._connect()
+            try:
+                upgrade(database, writer._connection)  # noqa: SLF001
+            except BaseException:
+                self._discard_writer()
+                raise
         _OPEN.add(self)
 
     @classmethod
@@ -187,7 +197,7 @@ class Store:
         self._waiting = 0
         self._owner = 0
         self._batch: _Batch | None = None
-        self._writer: _Connected | None = None
+        self._writer = None
         self._idle: list[_Connected] = []
         #: Readers that are lent out; one list entry each, since appending and removing are atomic.
         self._lent: list[_Connected] = []
@@ -284,12 +294,13 @@ class Store:
     def _begin(self) -> None:
         if self._closed:
             raise self._is_closed()
-        if self._writer is None:
-            self._writer = _Connected(self._database.engine.connect())
+        self._database.wait_turn()
         try:
-            seq, head = self._database.take_turn(self._writer._raw)  # noqa: SLF001
+            writer = self._current_writer()
+            seq, head = self._database.begin(writer._raw)  # noqa: SLF001
         except BaseException:
             self._discard_writer()
+            self._database.end_turn()
             raise
         self._batch = _Batch(seq, head)
 
@@ -299,6 +310,21 @@ class Store:
             where=self._database.where,
             hint="Open it again; fork outside of transactions and reads, or spawn.",
         )
+
+    def _connect(self) -> _Connected:
+        connection = self._database.engine.connect()
+        return _Connected(connection, self._database.generation())
+
+    def _current_writer(self) -> _Connected:
+        """Return a connection to the files that there are now; it is this process's turn."""
+        writer = self._writer
+        if writer is None or writer._generation != self._database.generation():  # noqa: SLF001
+            # The new one is there before the old one is closed: the last to close would clear up.
+            self._writer = self._connect()
+            if writer is not None:
+                writer._close()  # noqa: SLF001
+        assert self._writer is not None
+        return self._writer
 
     def _commit(self) -> None:
         """Commit the open transaction, if there is one, and wake those who wait for it."""
@@ -359,6 +385,9 @@ class Store:
             reader = self._idle.pop()
         except IndexError:
             reader = self._new_reader()
+        if reader._generation != self._database.generation():  # noqa: SLF001
+            stale, reader = reader, self._new_reader()
+            stale._close()  # noqa: SLF001
         self._lent.append(reader)
         return reader
 
@@ -366,7 +395,7 @@ class Store:
         if self._closed:
             raise self._is_closed()
         with translated(self._database.where):
-            reader = _Connected(self._database.engine.connect())
+            reader = self._connect()
             for statement in _READ_ONLY[self._database.engine.dialect.name]:
                 reader._raw.execute(statement)  # noqa: SLF001
             return reader
@@ -407,10 +436,9 @@ class Store:
         self._queue()
         try:
             self._commit()
-            if self._writer is None:
-                with translated(self._database.where):
-                    self._writer = _Connected(self._database.engine.connect())
-            yield self._writer
+            with translated(self._database.where):
+                writer = self._current_writer()
+            yield writer
         finally:
             self._mutex.release()
 
@@ -429,7 +457,10 @@ class Store:
             yield
 
     def files(self) -> list[Path]:
-        """Return the files of an SQLite store: database, write-ahead log, shared memory, journal, where they exist."""
+        """Return the files of an SQLite store: database, write-ahead log, shared memory, journal, where they exist.
+
+        Read them in another process: closing one of them in this process takes SQLite's locks on it away.
+        """
         return self._database.files()
 
     @property
@@ -442,11 +473,21 @@ class Store:
         self._queue()
         try:
             self._commit()
+            if self._closed:
+                return
             self._closed = True
-            self._discard_writer()
-            while self._idle:
-                self._idle.pop()._close()  # noqa: SLF001
-            self._database.close()
+            # In turn, so that nobody writes while the last one clears the write-ahead log away; and the connection
+            # that is closed last is one to the files that there are now.
+            self._database.wait_turn()
+            try:
+                with contextlib.suppress(sa.exc.SQLAlchemyError):
+                    self._current_writer()
+                while self._idle:
+                    self._idle.pop()._close()  # noqa: SLF001
+                self._discard_writer()
+            finally:
+                self._database.end_turn()
+                self._database.close()
         finally:
             self._mutex.release()
 
@@ -574,6 +615,15 @@ _READ_ONLY: Final[dict[str, tuple[str, ...]]] = {
 
 _OPEN: weakref.WeakSet[Store] = weakref.WeakSet()
 _FOREIGN: list[object] = []
+
+
+@atexit.register
+def _close_all() -> None:
+    for store in list(_OPEN):
+        # A thread that the interpreter has stopped inside a transaction would keep it for ever.
+        if store._mutex.acquire(timeout=1.0):  # noqa: SLF001
+            store._mutex.release()  # noqa: SLF001
+            store.close()
 
 
 def _each(what: str) -> Callable[[], None]:

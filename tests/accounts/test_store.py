@@ -396,6 +396,27 @@ def test_a_killed_writer_leaves_all_or_nothing_of_each_operation(settings):
         assert store.head() == (entries[-1].seq, entries[-1].hash)
 
 
+def test_losing_sqlites_locks_to_a_scan_of_its_files_loses_no_operation(make_settings):
+    """A process that opens and closes the files loses its locks; the next to close the store clears the log away."""
+    settings = make_settings()
+    code = "import sys; from hfthot_platform.accounts.store import Store; Store.open(sys.argv[1]).close()"
+    with Store.open(settings) as store:
+        with store.transaction() as tx:
+            subject(tx, 1)
+        assert subjects(store) == {1}
+        for path in store.files():
+            path.open("rb").close()
+        subprocess.run([sys.executable, "-c", code, f"sqlite:///{settings.accounts}"], check=True)
+        assert len(store.files()) == 1  # as feared
+        assert subjects(store) == {1}
+        with store.transaction() as tx:
+            subject(tx, 2)
+        with Store.open(settings) as other:
+            assert subjects(other) == subjects(store) == {1, 2}
+    with Store.open(settings) as again:
+        assert subjects(again) == {1, 2}
+
+
 # -- the log ------------------------------------------------------------------------------------------------
 
 
