@@ -76,7 +76,7 @@ _OPEN: Final = ("requested", "destroyed", "purged", "verified", "held", "failed"
 _SHARED: Final = frozenset({"first_name", "last_name", "ip", "user_agent", "preferences", "personal_detail"})
 _WORDS: Final = frozenset({"username", "first_name", "last_name", "ip"})
 #: What the platform's own folders in the system's temporary folder are called.
-_TEMPORARY: Final = ("staging-*", "sql-*", "hfthot-canary-*")
+_TEMPORARY: Final = ("staging-*", "hfthot-canary-*")
 _WORD: Final = re.compile(r"[\w-]+")
 
 #: What no certificate of ours covers.

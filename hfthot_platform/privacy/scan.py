@@ -18,6 +18,7 @@ import io
 import json
 import lzma
 import os
+import re
 import secrets
 import sqlite3
 import stat
@@ -64,6 +65,8 @@ _LARGEST_EXPANDED = 64 * 1024**3
 _LARGEST_NESTED = 64 * 1024 * 1024
 _DEEPEST = 3
 _CANARY_PREFIX: Final = ".hfthot-canary-"
+#: Seconds after which a canary that no lock protects is taken for a leftover.
+_LONGEST_SCAN: Final = 7 * 24 * 3600
 _CANARY_KIND: Final = "canary"
 _MOST_FINDINGS = 1000
 _SQLITE: Final = b"SQLite format 3\x00"
@@ -218,10 +221,12 @@ class Folder:
         """Put the canary's files here; return what must be found: (file, inside, encoding)."""
         if not self.root.is_dir():
             return []
-        # A folder of others takes what its patterns name.
-        stem = self.only[0].replace("*", "") if self.only else ""
-        folder = self.root / f"{stem}{_CANARY_PREFIX}{canary.token}"
-        folder.mkdir(mode=0o700)
+        folder = self.root / f"{self._stem}{_CANARY_PREFIX}{canary.token}"
+        while True:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            # As long as this process lives, no other scan takes it for a leftover.
+            if canary.hold(folder):
+                break
         expected = []
         for name, content, found in canary.files:
             (folder / name).write_bytes(content)
@@ -229,12 +234,18 @@ class Folder:
         return expected
 
     def sweep(self, token: str | None = None) -> None:
-        """Remove the canary of this token, or whatever canaries earlier scans left."""
-        stem = self.only[0].replace("*", "") if self.only else ""
-        for folder in self.root.glob(f"{stem}{_CANARY_PREFIX}{token or '*'}"):
-            for path in folder.iterdir():
-                path.unlink(missing_ok=True)
-            folder.rmdir()
+        """Remove the canary of this token, or whatever canaries killed scans left."""
+        for folder in self.root.glob(f"{self._stem}{_CANARY_PREFIX}{token or '*'}"):
+            with _left(folder, ours=token is not None) as left:
+                for path in folder.iterdir() if left else ():
+                    path.unlink(missing_ok=True)
+                if left:
+                    folder.rmdir()
+
+    @property
+    def _stem(self) -> str:
+        """How names begin that a folder of others takes for ours."""
+        return self.only[0].replace("*", "") if self.only else ""
 
 
 @dataclass(frozen=True)
@@ -278,9 +289,9 @@ class ObjectStore:
         return expected
 
     def sweep(self, token: str | None = None) -> None:
-        """Remove the canary of this token, or whatever canaries earlier scans left."""
+        """Remove the canary of this token, or whatever canaries killed scans left."""
         for info in self._infos():
-            if f"{_CANARY_PREFIX}{token or ''}" in info.path:
+            if _to_sweep(info.path, token):
                 self.filesystem.delete_file(info.path)
 
 
@@ -333,13 +344,13 @@ class Database:
         return [(table, "sql", encoding) for encoding in sorted({encoding for encoding, _ in lines})]
 
     def sweep(self, token: str | None = None) -> None:
-        """Drop the canary of this token, or whatever canaries earlier scans left."""
+        """Drop the canary of this token, or whatever canaries killed scans left."""
         import sqlalchemy as sa
 
         with self.engine.begin() as connection:
             tables = connection.execute(sa.text(self._TABLES)).scalars().all()
             for table in tables:
-                if table.startswith(f"{_CANARY_PREFIX}{token or ''}"):
+                if _to_sweep(table, token):
                     connection.execute(sa.text(f'DROP TABLE "{table}"'))
 
 
@@ -353,15 +364,31 @@ Place = Folder | ObjectStore | Database
 class _Canary:
     """A made-up value that is put everywhere a person's value could be."""
 
+    #: When it was made (seconds as hexadecimal), and something random.
     token: str
+    _held: list[int] = field(default_factory=list, repr=False)
 
     @property
     def value(self) -> str:
-        return f"Canary.{self.token}@é/{self.token[:6]}.invalid"
+        return f"Canary.{self.token}@é/{self.token[-6:]}.invalid"
 
     @property
     def needle(self) -> Needle:
         return Needle(_CANARY_KIND, self.value)
+
+    def hold(self, folder: Path) -> bool:
+        """Keep other scans from removing a folder; return False if one was about to, and did."""
+        try:
+            handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            self._held.append(handle)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            return folder.stat().st_ino == os.fstat(handle).st_ino
+        except FileNotFoundError:
+            return False
+
+    def release(self) -> None:
+        while self._held:
+            os.close(self._held.pop())
 
     def lines(self, encodings: Sequence[str] = ENCODINGS) -> list[tuple[str, bytes]]:
         """Return the value in every encoding, as (encoding, bytes)."""
@@ -428,16 +455,30 @@ def sweep_canaries(places: Iterable[Place]) -> None:
 
 
 @contextmanager
-def _alone(lock: Path | None) -> Iterator[None]:
-    """Let one scan of this host run at a time: two would take each other's canaries away."""
-    path = lock or Path(tempfile.gettempdir(), f"hfthot-scan-{os.getuid()}.lock")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+def _left(folder: Path, *, ours: bool) -> Iterator[bool]:
+    """Yield whether a canary's folder may be removed: not if a living scan or another user has it."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        yield False
+        return
+    try:
+        if not ours:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
     finally:
         os.close(handle)
+
+
+def _to_sweep(name: str, token: str | None) -> bool:
+    """Whether a name is that of the canary, or (without a token) of one that no living scan can have made."""
+    if token is not None:
+        return f"{_CANARY_PREFIX}{token}" in name
+    found = re.search(re.escape(_CANARY_PREFIX) + r"([0-9a-f]{8})", name)
+    return found is not None and time.time() - int(found.group(1), 16) > _LONGEST_SCAN
 
 
 # -- the scan -------------------------------------------------------------------------------------------------
@@ -447,7 +488,6 @@ def scan(
     needles: Iterable[Needle],
     places: Sequence[Place],
     *,
-    lock: Path | None = None,
     workers: int = 2,
     progress: Progress | None = None,
 ) -> ScanReport:
@@ -456,7 +496,6 @@ def scan(
     Args:
         needles: the values.
         places: where to look.  A folder inside another one's is read once, as part of the first that is listed.
-        lock: file that keeps two scans from running at once; one per user and host if not given.
         workers: files read at the same time.
         progress: called with bytes done, bytes in all (None while unknown) and "bytes".
 
@@ -467,17 +506,17 @@ def scan(
     """
     started = time.perf_counter()
     needles = tuple(dict.fromkeys(needles))
-    with _alone(lock):
-        sweep_canaries(places)
-        canary = _Canary(secrets.token_hex(8))
-        searcher = Searcher((*needles, canary.needle))
-        try:
-            expected = {(place.name, *each) for place in places for each in place.plant(canary)}
-            run = _Run(searcher, needles, progress)
-            run.all(places, workers)
-        finally:
-            for place in places:
-                place.sweep(canary.token)
+    sweep_canaries(places)
+    canary = _Canary(f"{int(time.time()):08x}{secrets.token_hex(8)}")
+    searcher = Searcher((*needles, canary.needle))
+    try:
+        expected = {(place.name, *each) for place in places for each in place.plant(canary)}
+        run = _Run(searcher, needles, progress)
+        run.all(places, workers)
+    finally:
+        for place in places:
+            place.sweep(canary.token)
+        canary.release()
     if missed := sorted(expected - run.canaries):
         where, file, inside, encoding = missed[0]
         raise ErasureUnverifiedError(

@@ -87,7 +87,7 @@ def test_nothing_is_left_of_the_person_and_everything_of_the_others(accounts, la
     assert verify(settings.certificates / f"{certificate.request_id}.json").text == certificate.text
     for table in USER_TABLES:
         assert len(lake.table(table.name).readable_versions()) > versions[table.name]
-    report = scan(needles(ZOE), everything(accounts, lake, tmp_path), lock=tmp_path.with_suffix(".lock"))
+    report = scan(needles(ZOE), everything(accounts, lake, tmp_path))
     assert [str(each) for each in report.findings] == []
 
 

@@ -56,7 +56,7 @@ def test_an_erasure_is_proven(accounts, lake, zoe, settings, tmp_path):
     with pytest.raises(ErasedSubjectError):
         accounts.get_user(zoe.user_id)
     needles = [Needle("value", each) for each in (*ZOE.values, zoe.user_id)]
-    report = scan(needles, places_of(accounts, lake), lock=tmp_path / "scan.lock")
+    report = scan(needles, places_of(accounts, lake))
     assert [str(each) for each in report.findings] == []
     assert verify_chain(lake, accounts.store).intact
 
@@ -67,7 +67,7 @@ def test_a_value_in_a_table_is_found_and_the_canary_is_dropped(accounts, zoe, tm
         connection.execute(sa.text("CREATE TABLE notes (body text)"))
         connection.execute(sa.text("INSERT INTO notes VALUES (:body)"), {"body": f"line\nfrom\t{ZOE.email}\\"})
 
-    report = scan([Needle("email", ZOE.email), Needle("user_id", zoe.user_id)], [place], lock=tmp_path / "scan.lock")
+    report = scan([Needle("email", ZOE.email), Needle("user_id", zoe.user_id)], [place])
 
     assert {(each.file, each.kind) for each in report.findings} >= {("notes", "email"), ("users", "user_id")}
     with place.engine.connect() as connection:

@@ -58,7 +58,7 @@ def place(tmp_path: Path) -> Folder:
 
 
 def looked(place: Folder, *needles: Needle):
-    return scan(needles or (NEEDLE,), [place], lock=place.root.parent / "scan.lock")
+    return scan(needles or (NEEDLE,), [place])
 
 
 @pytest.mark.parametrize("form", ENCODED)
@@ -312,7 +312,9 @@ def test_nothing_of_the_canary_remains(place):
 
 
 def test_canaries_of_a_killed_scan_are_removed_by_the_next(place):
-    place.plant(module._Canary("0123456789abcdef"))
+    canary = module._Canary("0123456789abcdef01234567")
+    place.plant(canary)
+    canary.release()
     assert len(list(place.root.iterdir())) == 1
 
     report = looked(place)
@@ -335,13 +337,13 @@ def test_of_a_folder_shared_with_others_only_the_named_part_is_read(tmp_path):
     (tmp_path / "staging-1" / "a").write_text(EMAIL)
     (tmp_path / "foreign").write_text(EMAIL)
 
-    report = scan([NEEDLE], [Folder("temporary", tmp_path, only=("staging-*",))], lock=tmp_path / "scan.lock")
+    report = scan([NEEDLE], [Folder("temporary", tmp_path, only=("staging-*",))])
 
     assert {each.file for each in report.findings} == {"staging-1/a"}
 
 
 def test_a_folder_that_does_not_exist_is_empty(tmp_path):
-    report = scan([NEEDLE], [Folder("exports", tmp_path / "absent")], lock=tmp_path / "scan.lock")
+    report = scan([NEEDLE], [Folder("exports", tmp_path / "absent")])
 
     assert report.clean
     assert report.files == 0
@@ -361,3 +363,13 @@ def test_the_largest_file_takes_bounded_memory(place):
     tracemalloc.stop()
 
     assert peak < 64_000_000
+
+
+def test_the_canary_of_a_scan_that_lives_is_left_alone(place):
+    canary = module._Canary("0123456789abcdef01234567")
+    planted = place.plant(canary)
+
+    assert looked(place).clean
+
+    assert len(list(next(place.root.iterdir()).iterdir())) == len({file for file, _, _ in planted})
+    canary.release()
