@@ -19,6 +19,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
 from hfthot_platform.accounts import databases, schema
+from hfthot_platform.accounts import store as module
 from hfthot_platform.accounts.changes import GENESIS, AuditEvent, RowChange
 from hfthot_platform.accounts.store import Store
 from hfthot_platform.errors import LockTimeoutError, StoreError
@@ -204,8 +205,9 @@ def test_threads_share_commits_and_those_that_fail_take_nobody_with_them(store):
     assert all(after.previous_hash == before.hash for before, after in itertools.pairwise(entries))
 
 
-def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock):
+def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, monkeypatch):
     """The disk is full at the commit: nobody is told that it worked."""
+    monkeypatch.setattr(module, "_SHARED_SECONDS", 60)
     store = Store.open(settings, clock)
     outcomes = []
     inside, go = threading.Event(), threading.Event()
