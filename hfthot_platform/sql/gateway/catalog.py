@@ -11,6 +11,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
 
 import polars as pl
 import pyarrow as pa
@@ -29,12 +30,20 @@ if TYPE_CHECKING:
     from hfthot_platform.lakehouse.commits import Files
     from hfthot_platform.sql.gateway.policy import Policy
 
-__all__ = ["Catalog"]
+__all__ = ["Catalog", "readable"]
 
 #: More rows than any table has: a LIMIT that only keeps filters from moving past it.
 _ALL_ROWS: Final = 2**62
 #: Files on an object store that are read for one statement, by this process: workers have no network.
 _MOST_REMOTE: Final = 64 * 2**20
+
+
+def readable(lake: Lakehouse, policy: Policy) -> Mapping[str, tuple[str, ...]]:
+    """Return the tables and views of a lake that a policy lets its caller read, each with its readable columns.
+
+    It is the whole rule, SQL models over closed tables included; `Policy.columns` knows one table alone.
+    """
+    return Catalog(lake, policy).permitted
 
 
 class Catalog:
@@ -69,7 +78,7 @@ class Catalog:
             return tuple(each for each in policy.columns(name, view.declared(), None) if each in visible)
         elif view is not None:
             columns = policy.columns(name, view.columns, None)
-            below = tuple(each.name for each in parse(view.sql, known_names(lake)).references)
+            below = _below(lake, name, view.sql)
         else:
             return ()
         # A model whose origin is not known is closed.
@@ -195,6 +204,17 @@ class Catalog:
             )
         union = " UNION ALL ".join(f"SELECT {columns} FROM ({part})" for part in parts)  # noqa: S608 - the same
         return union, [*inside, *cut]
+
+
+#: What each computed view of a lake names: parsed once, as gateways come and go with every request.
+_BELOW: WeakKeyDictionary[Lakehouse, dict[str, tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def _below(lake: Lakehouse, name: str, sql: str) -> tuple[str, ...]:
+    found = _BELOW.setdefault(lake, {})
+    if name not in found:
+        found[name] = tuple(each.name for each in parse(sql, known_names(lake)).references)
+    return found[name]
 
 
 def _split(contract: TableContract, files: Files, since: datetime | None) -> tuple[list[str], list[str]]:

@@ -10,6 +10,7 @@ from typing import Final
 
 from hfthot_platform.accounts.tiers import Limit, Role, TierName, tier
 from hfthot_platform.contracts import Column, TableContract
+from hfthot_platform.contracts.accounts import USER_TABLES
 from hfthot_platform.errors import BadRequestError
 
 __all__ = ["Policy", "QueryLimits", "never_shown"]
@@ -23,6 +24,8 @@ _MEAN_FIELD_GAME: Final = "*.mfg_*"
 _SECRET: Final = ("*_hash", "*_hashes", "*_ciphertext", "*_encrypted", "*_secret", "*_digest")
 #: The audit log's own chain is there to be verified.
 _CHAIN: Final = frozenset({"hash", "previous_hash", "personal_digest"})
+#: Rejected rows of user tables hold whole rows as text, ciphertext and all.
+_REJECTED: Final = frozenset(each.quarantine for each in USER_TABLES)
 _NO_SQL: Final = Limit(0, timedelta(hours=1))
 
 
@@ -133,7 +136,7 @@ class Policy:
 
 def never_shown(column: Column, contract: TableContract | None) -> bool:
     """Whether a column is closed to everybody: personal data, hashes of secrets, ciphertext."""
-    if column.personal:
+    if column.personal or (contract is not None and contract.name in _REJECTED and column.name in {"row", "detail"}):
         return True
     if contract is not None and contract.name == "audit_log" and column.name in _CHAIN:
         return False

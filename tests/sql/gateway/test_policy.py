@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -17,6 +18,7 @@ from hfthot_platform.errors import BadRequestError, SqlError, SqlQuotaError, Sql
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.lakehouse.storage import Storage
 from hfthot_platform.sql.gateway import Policy, QueryLimits, SqlGateway, catalog
+from hfthot_platform.sql.gateway import readable as readable_by
 from hfthot_platform.sql.gateway.catalog import Catalog
 from tests.sql.gateway.conftest import EXTRA, NOW, OLD_CANARY, kanarien
 from tests.sql.test_engine import bars
@@ -24,8 +26,8 @@ from tests.sql.test_engine import bars
 USER_TABLES = {"users", "sessions", "api_keys", "usage", "audit_log"}
 
 
-def readable(lake: Lakehouse, tier: str, role: str = "registered") -> dict[str, tuple[str, ...]]:
-    return Catalog(lake, Policy.of(tier, role, "someone")).permitted
+def readable(lake: Lakehouse, tier: str, role: str = "registered") -> Mapping[str, tuple[str, ...]]:
+    return readable_by(lake, Policy.of(tier, role, "someone"))
 
 
 def open_to(lake, pool, policy: Policy) -> SqlGateway:
@@ -67,6 +69,13 @@ def test_personal_columns_hashes_and_ciphertexts_are_closed_even_to_admins(lake)
         personal = {each.name for each in lake.contracts[table].columns if each.personal}
         assert not personal & set(names[table])
     assert not [name for name in names["api_keys"] if "hash" in name or name == "secret"]
+
+
+def test_rejected_rows_of_user_tables_are_not_shown_as_text(lake):
+    names = readable(lake, "enterprise", "admin")
+
+    assert "row" in names["quarantine.bars_1m"]
+    assert not {"row", "detail"} & set(names.get("quarantine.audit_log", ()))
 
 
 def test_the_chain_of_the_audit_log_can_be_verified(lake):
