@@ -113,6 +113,7 @@ def test_no_kill_at_any_moment_loses_or_leaves_anything(tmp_path, monkeypatch):
         assert {path.stem for path in settings.certificates.glob("[0-9a-f]*.json")} <= done
         assert "failed" not in {each.state for each in list_erasures(accounts)}
     spawner.stdin.close()
+    spawner.stdout.close()
     spawner.wait(timeout=30)
 
     for request_id in pending_erasures(accounts):

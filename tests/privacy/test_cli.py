@@ -1,0 +1,90 @@
+"""The officer's commands."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.cli import app
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.privacy.erasure import delete_user_permanent
+from tests.privacy.people import ZOE, register
+
+
+@pytest.fixture
+def work(settings, monkeypatch):
+    for name in ("lake_root", "landing", "scratch", "accounts", "key_file", "exports", "certificates"):
+        monkeypatch.setenv(f"HFTHOT_{name.upper()}", str(getattr(settings, name)))
+    monkeypatch.setenv("HFTHOT_FEEDS", "[]")
+    for name in ("memory_kib", "passes", "lanes"):
+        monkeypatch.setenv(f"HFTHOT_ARGON2_{name.upper()}", str(getattr(settings, f"argon2_{name}")))
+    return settings
+
+
+@pytest.fixture
+def zoe(work):
+    with Accounts.open(work) as accounts:
+        return register(accounts, ZOE).user_id
+
+
+def hfthot(*arguments):
+    return CliRunner().invoke(app, ["privacy", *arguments])
+
+
+def test_an_erasure_from_the_command_line_is_verified_there(zoe, work):
+    key = hfthot("public-key").stdout.strip()
+
+    erased = hfthot("erase", zoe, "--yes")
+
+    assert erased.exit_code == 0, erased.output
+    path = erased.stdout.strip().splitlines()[-1]
+    for arguments in ((path,), (path, "--public-key", key)):
+        verified = hfthot("verify", *arguments)
+        assert verified.exit_code == 0
+        assert "Genuine" in verified.stdout
+    assert json.loads(hfthot("verify", path, "--json").stdout)["statement"]["keep_history"] is True
+    assert "done" in hfthot("erase", "--list").stdout
+    assert hfthot("erase", zoe, "--yes").exit_code == 1
+
+
+def test_an_altered_certificate_and_another_key_are_refused(zoe, work, tmp_path):
+    with Accounts.open(work) as accounts:
+        text = delete_user_permanent(accounts, Lakehouse.open(work.lake_root), zoe).text
+    altered = tmp_path / "altered.json"
+    altered.write_text(text.replace('"keep_history": true', '"keep_history": false'))
+    genuine = tmp_path / "genuine.json"
+    genuine.write_text(text)
+
+    assert hfthot("verify", str(altered)).exit_code == 1
+    assert hfthot("verify", str(tmp_path / "absent.json")).exit_code == 1
+    other = "ed25519:" + "A" * 43 + "="
+    assert hfthot("verify", str(genuine), "--public-key", other).exit_code == 1
+
+
+def test_an_export_prints_its_path(zoe):
+    exported = hfthot("export", zoe, "--format", "csv")
+
+    assert exported.exit_code == 0
+    assert exported.stdout.strip().endswith("export.csv.zip")
+    assert hfthot("export", zoe, "--format", "xml").exit_code == 2
+
+
+def test_holds_are_placed_listed_and_released(zoe):
+    placed = hfthot("holds", "--place", zoe, "--categories", "audit, sessions", "--reason", "case 7")
+    hold = placed.stdout.strip()
+
+    assert "sessions, audit" in hfthot("holds").stdout
+    assert hfthot("holds", "--release", hold, "--reason", "over").exit_code == 0
+    assert hold not in hfthot("holds").stdout
+    assert hold in hfthot("holds", "--all").stdout
+    assert hfthot("holds", "--place", zoe, "--categories", "everything", "--reason", "x").exit_code == 2
+
+
+def test_retention_rotation_and_chain(zoe):
+    assert json.loads(hfthot("retention", "--json").stdout)["audit_rows"] == 0
+    assert "5 keys wrapped" in hfthot("rotate-keys").stdout
+    assert "Intact" in hfthot("chain").stdout
+    assert json.loads(hfthot("chain", "--json").stdout)["problems"] == []
