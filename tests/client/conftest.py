@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,11 +97,15 @@ def folder(tmp_path: Path, filled: Path) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def cheap(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make passwords cheap to hash; that the real parameters are dear is tested with the accounts."""
+def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Make passwords cheap to hash; that the real parameters are dear is tested with the accounts.
+
+    The proof of an erasure searches the temporary folder too: here one of the test's own.
+    """
     monkeypatch.setenv("HFTHOT_ARGON2_MEMORY_KIB", "8")
     monkeypatch.setenv("HFTHOT_ARGON2_PASSES", "1")
     monkeypatch.setenv("HFTHOT_ARGON2_LANES", "1")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("temporary")))
 
 
 @pytest.fixture
