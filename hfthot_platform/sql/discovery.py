@@ -45,11 +45,12 @@ def tables(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
     rows = []
     for name in _names(lake, permitted):
         contract = lake.contracts.get(name)
+        description = lake.views[name].description if contract is None else contract.description
         rows.append(
             {
-                "table": name,
+                "table_name": name,
                 "kind": "view" if contract is None else "table",
-                "description": lake.views[name].description if contract is None else contract.description,
+                "description": _first_sentence(description),
                 "primary_key": None if contract is None else ", ".join(contract.primary_key),
                 "partition_by": None if contract is None else contract.partition_by,
                 "history_days": None if contract is None else contract.history_days,
@@ -58,7 +59,7 @@ def tables(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
     return pl.DataFrame(
         rows,
         schema={
-            **dict.fromkeys(("table", "kind", "description", "primary_key", "partition_by"), pl.String()),
+            **dict.fromkeys(("table_name", "kind", "description", "primary_key", "partition_by"), pl.String()),
             "history_days": pl.Int32(),
         },
     )
@@ -70,8 +71,8 @@ def columns(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
 
     rows = [
         {
-            "table": name,
-            "column": column.name,
+            "table_name": name,
+            "column_name": column.name,
             "type": SQL_TYPES[column.dtype],
             "nullable": column.nullable,
             "unit": column.unit or None,
@@ -82,7 +83,7 @@ def columns(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
         for column in _columns(lake, name)
         if permitted is None or column.name in permitted[name]
     ]
-    text = dict.fromkeys(("table", "column", "type"), pl.String())
+    text = dict.fromkeys(("table_name", "column_name", "type"), pl.String())
     more = {"nullable": pl.Boolean(), "unit": pl.String(), "description": pl.String(), "personal": pl.Boolean()}
     return pl.DataFrame(rows, schema={**text, **more})
 
@@ -103,11 +104,11 @@ def versions(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
             of = view.of.name
         if of not in known:
             known[of] = _history(lake.table(of))
-        rows += [{"table": name, **each} for each in known[of]]
+        rows += [{"table_name": name, **each} for each in known[of]]
     return pl.DataFrame(
         rows,
         schema={
-            "table": pl.String(),
+            "table_name": pl.String(),
             "version": pl.Int64(),
             "ts": pl.Datetime("us", "UTC"),
             "operation": pl.String(),
@@ -135,6 +136,11 @@ def _history(table: Table) -> list[dict[str, object]]:
         }
         for each in history
     ]
+
+
+def _first_sentence(text: str) -> str:
+    """Return the part of a description that fits into a list."""
+    return f"{text.split('. ', maxsplit=1)[0].rstrip('.')}."
 
 
 def _names(lake: Lakehouse, permitted: Permitted) -> list[str]:

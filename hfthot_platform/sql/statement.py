@@ -188,7 +188,7 @@ def _show_tables(tokens: list[Token], known: Collection[str]) -> str | None:
         return everything + " ORDER BY ALL"
     if words[1:3] == ["TABLES", "FROM"] and len(words) == 4 and (namespace := tokens[3].name):
         prefix = namespace.replace("'", "''") + "."
-        return f"{everything} WHERE starts_with(\"table\", '{prefix}') ORDER BY ALL"
+        return f"{everything} WHERE starts_with(table_name, '{prefix}') ORDER BY ALL"
     return None
 
 

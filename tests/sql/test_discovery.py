@@ -40,17 +40,17 @@ def lake(tmp_path_factory) -> Lakehouse:
 def test_show_tables_lists_every_table_and_view_of_the_lake(lake):
     frame = query(lake, "SHOW TABLES").frame
 
-    assert frame["table"].to_list() == sorted([*lake.contracts, *lake.views])
-    assert frame.filter(pl.col("table") == "market.ohlcv")["kind"].item() == "view"
-    assert query(lake, "SHOW TABLES FROM quarantine").frame["table"].str.starts_with("quarantine.").all()
+    assert frame["table_name"].to_list() == sorted([*lake.contracts, *lake.views])
+    assert frame.filter(pl.col("table_name") == "market.ohlcv")["kind"].item() == "view"
+    assert query(lake, "SHOW TABLES FROM quarantine").frame["table_name"].str.starts_with("quarantine.").all()
 
 
 def test_columns_are_described_as_the_contract_has_them(lake):
-    frame = query(lake, "SELECT * FROM hfthot.columns WHERE \"table\" = 'market.closes'").frame
+    frame = query(lake, "SELECT * FROM hfthot.columns WHERE table_name = 'market.closes'").frame
 
     contract = CONTRACTS["market.closes"]
-    assert frame["column"].to_list() == list(contract.column_names)
-    assert frame.filter(pl.col("column") == "close").select("type", "unit", "nullable", "personal").row(0) == (
+    assert frame["column_name"].to_list() == list(contract.column_names)
+    assert frame.filter(pl.col("column_name") == "close").select("type", "unit", "nullable", "personal").row(0) == (
         "DOUBLE",
         contract.column("close").unit or None,
         False,
@@ -66,11 +66,11 @@ def test_every_contract_and_view_has_its_columns_and_personal_ones_are_marked(la
     personal = {
         (each.name, column.name) for each in lake.contracts.values() for column in each.columns if column.personal
     }
-    assert set(frame.filter("personal").select("table", "column").rows()) == personal
+    assert set(frame.filter("personal").select("table_name", "column_name").rows()) == personal
 
 
 def test_versions_tell_the_history_of_what_was_written(lake):
-    frame = query(lake, "SELECT * FROM hfthot.versions WHERE \"table\" = 'market.closes' ORDER BY version").frame
+    frame = query(lake, "SELECT * FROM hfthot.versions WHERE table_name = 'market.closes' ORDER BY version").frame
 
     history = lake.table("market.closes").versions()
     assert frame["version"].to_list() == [each.version for each in history]
@@ -83,17 +83,17 @@ def test_versions_tell_the_history_of_what_was_written(lake):
 def test_a_view_of_a_table_has_the_versions_of_its_table(tmp_path):
     lake = Lakehouse.open(tmp_path)
     lake.table("market.bars_1m").replace(None, lake.table("market.bars_1m").contract.empty())
-    frame = query(lake, 'SELECT "table", version FROM hfthot.versions ORDER BY ALL').frame
+    frame = query(lake, "SELECT table_name, version FROM hfthot.versions ORDER BY ALL").frame
 
-    ohlcv = frame.filter(pl.col("table") == "market.ohlcv")["version"].to_list()
-    assert ohlcv == frame.filter(pl.col("table") == "market.bars_1m")["version"].to_list()
+    ohlcv = frame.filter(pl.col("table_name") == "market.ohlcv")["version"].to_list()
+    assert ohlcv == frame.filter(pl.col("table_name") == "market.bars_1m")["version"].to_list()
 
 
 def test_discovery_can_be_joined_with_the_tables_themselves(lake):
     result = query(
         lake,
         """SELECT max(v.version) AS newest, (SELECT count(*) FROM market.closes) AS n
-           FROM hfthot.versions v JOIN hfthot.tables t USING ("table") WHERE t."table" = 'market.closes'""",
+           FROM hfthot.versions v JOIN hfthot.tables t USING (table_name) WHERE t.table_name = 'market.closes'""",
     )
 
     assert result.frame.row(0) == (lake.table("market.closes").version(), 2)
@@ -103,13 +103,13 @@ def test_discovery_can_be_joined_with_the_tables_themselves(lake):
 def test_what_is_not_permitted_leaves_no_trace(lake):
     seen = relations(lake, permitted={"market.closes": ("symbol", "close"), "market.ohlcv": ("close",)})
 
-    assert seen["hfthot.tables"]["table"].to_list() == ["market.closes", "market.ohlcv"]
-    assert seen["hfthot.columns"].select("table", "column").rows() == [
+    assert seen["hfthot.tables"]["table_name"].to_list() == ["market.closes", "market.ohlcv"]
+    assert seen["hfthot.columns"].select("table_name", "column_name").rows() == [
         ("market.closes", "symbol"),
         ("market.closes", "close"),
         ("market.ohlcv", "close"),
     ]
-    assert set(seen["hfthot.versions"]["table"]) == {"market.closes"}
+    assert set(seen["hfthot.versions"]["table_name"]) == {"market.closes"}
 
 
 def test_logs_are_read_only_when_versions_are_asked_for(lake, monkeypatch):
@@ -128,10 +128,10 @@ def test_a_table_whose_log_is_damaged_says_so_and_hides_no_other(tmp_path):
     for entry in (tmp_path / "market/trades/_delta_log").glob("*.json"):
         entry.write_text("{")
 
-    frame = query(lake, 'SELECT "table", operation, readable, version FROM hfthot.versions').frame
+    frame = query(lake, "SELECT table_name, operation, readable, version FROM hfthot.versions").frame
 
     assert ("market.trades", "UNREADABLE", False, None) in frame.rows()
-    assert "market.closes" in frame["table"].to_list()
+    assert "market.closes" in frame["table_name"].to_list()
 
 
 def test_views_of_the_platform_are_described():

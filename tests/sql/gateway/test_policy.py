@@ -96,7 +96,7 @@ def test_star_gives_the_permitted_columns_alone(lake, pool):
     assert gateway.query("SELECT * FROM market.kanarien VERSION AS OF 0").schema.names == ["id", "ts", "label"]
     described = gateway.query("DESCRIBE market.kanarien").data.column("column_name").to_pylist()
     listed = (
-        gateway.query('SELECT "column" FROM hfthot.columns WHERE "table" = \'market.kanarien\'')
+        gateway.query("SELECT column_name FROM hfthot.columns WHERE table_name = 'market.kanarien'")
         .data.column(0)
         .to_pylist()
     )
