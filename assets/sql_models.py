@@ -14,7 +14,7 @@ from hfthot_platform.contracts.views import View
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.sql.models import Models, SqlModel, TestOutcome
 from hfthot_platform.sql.models.runner import compute, judge, publish
-from resources.platform import Platform, days_of
+from resources.platform import LakeDuckDB, Platform, days_of
 
 __all__ = ["model_assets", "model_checks"]
 
@@ -82,19 +82,23 @@ def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) 
         tags=dict.fromkeys(model.header.tags, ""),
         kinds=("deltalake", "duckdb", "sql"),
     )
-    def stored(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
+    def stored(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], duckdb: LakeDuckDB) -> _Result:
         days = days_of(context) if incremental else None
         table = platform.lake.table(model.name)
-        computed = compute(platform.lake, model, days, limits=platform.limits)
+        computed = compute(platform.lake, model, days, limits=platform.limits, connect=duckdb.get_connection)
         yield from rule_results(computed.audited)
         yield from _results(model, computed.gates)
         later = [test for test in model.tests if not test.gate]
         if not computed.publishable:
             table.quarantine(computed.audited, stamp=platform.stamp(context))
-            yield from _results(model, judge(platform.lake, model, later, limits=platform.limits))
+            yield from _results(
+                model, judge(platform.lake, model, later, limits=platform.limits, connect=duckdb.get_connection)
+            )
             return
         commit = publish(platform.lake, computed, platform.stamp(context))
-        yield from _results(model, judge(platform.lake, model, later, limits=platform.limits))
+        yield from _results(
+            model, judge(platform.lake, model, later, limits=platform.limits, connect=duckdb.get_connection)
+        )
         yield published(context, table, [commit])
 
     return stored
@@ -116,10 +120,10 @@ def _view(model: SqlModel) -> dg.AssetSpec:
 def _view_checks(model: SqlModel) -> dg.AssetChecksDefinition:
     @dg.multi_asset_check(name=f"{model.name.replace('.', '_')}_tests", specs=_specs(model))
     def tests(
-        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
+        context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: LakeDuckDB
     ) -> Iterator[dg.AssetCheckResult]:
         del context
-        yield from _results(model, judge(platform.lake, model, limits=platform.limits))
+        yield from _results(model, judge(platform.lake, model, limits=platform.limits, connect=duckdb.get_connection))
 
     return tests
 

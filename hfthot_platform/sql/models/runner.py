@@ -17,7 +17,7 @@ import polars as pl
 from hfthot_platform.contracts.views import View
 from hfthot_platform.errors import BadRequestError, HfthotError
 from hfthot_platform.lakehouse import Audited, Commit, Lakehouse, Stamp
-from hfthot_platform.sql.engine import Limits, query
+from hfthot_platform.sql.engine import Connect, Limits, query
 from hfthot_platform.sql.models.checks import ModelTest, TestOutcome, evaluate, over_rows
 from hfthot_platform.sql.models.model import Models, SqlModel
 
@@ -64,7 +64,13 @@ class ModelRun:
 
 
 def compute(
-    lake: Lakehouse, model: SqlModel, days: Days | None, *, limits: Limits | None = None, whole: bool = False
+    lake: Lakehouse,
+    model: SqlModel,
+    days: Days | None,
+    *,
+    limits: Limits | None = None,
+    connect: Connect | None = None,
+    whole: bool = False,
 ) -> Computed:
     """Compute the rows of a model and judge them; nothing is written.
 
@@ -73,6 +79,7 @@ def compute(
         model: a table or an incremental model.
         days: for an incremental model, the days from a first to before a second one.
         limits: memory, threads and spill folder of the statement.
+        connect: gives the database to use instead, see `hfthot_platform.sql.opened`.
         whole: whether the days stand for the whole table, which the rows then replace.
 
     Raises:
@@ -87,7 +94,7 @@ def compute(
             f"the model is made {'by days' if days is None else 'whole'}", where=model.name, hint=hint
         )
     started = time.perf_counter()
-    result = query(lake, model.sql, params=model.values(days), limits=limits)
+    result = query(lake, model.sql, params=model.values(days), limits=limits, connect=connect)
     # A bound query gives the stored types; only whole numbers may come back narrower or wider.
     audited = lake.table(model.name).audit(result.frame)
     gates = _gates(lake, model, result.frame, limits or Limits())
@@ -141,7 +148,12 @@ def stamped(stamp: Stamp, computed: Computed) -> Stamp:
 
 
 def judge(
-    lake: Lakehouse, model: SqlModel, tests: Iterable[ModelTest] | None = None, *, limits: Limits | None = None
+    lake: Lakehouse,
+    model: SqlModel,
+    tests: Iterable[ModelTest] | None = None,
+    *,
+    limits: Limits | None = None,
+    connect: Connect | None = None,
 ) -> tuple[TestOutcome, ...]:
     """Judge tests (all by default) on what is published: the table at its current version, or the view.
 
@@ -150,11 +162,14 @@ def judge(
         model: any model.
         tests: the tests to judge.
         limits: memory, threads and spill folder of the statements.
+        connect: gives the database to use instead, see `hfthot_platform.sql.opened`.
     """
     chosen = list(model.tests if tests is None else tests)
     if not chosen:
         return ()
-    return evaluate(model.name, chosen, lambda sql: query(lake, sql, limits=limits).frame, lake.clock())
+    return evaluate(
+        model.name, chosen, lambda sql: query(lake, sql, limits=limits, connect=connect).frame, lake.clock()
+    )
 
 
 def span_of(lake: Lakehouse, models: Models, model: SqlModel) -> Days | None:
