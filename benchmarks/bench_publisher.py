@@ -216,10 +216,8 @@ def main() -> None:
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         rows = sum(each.rows_published for each in done.commits)
         print(f"publish {done.entries:,} entries ({rows:,} rows after folding): {seconds:.2f} s", end=" ")
-        print(
-            f"= {done.entries / seconds:,.0f} changes/s (limit 20,000), {worked:.2f} s of CPU, {len(done.commits)} commits",
-            end=" ",
-        )
+        print(f"= {done.entries / seconds:,.0f} changes/s (limit 20,000), {worked:.2f} s of CPU,", end=" ")
+        print(f"{len(done.commits)} commits,", end=" ")
         print(f"{sum(each.bytes_added for each in done.commits) / 1e6:,.0f} MB written, peak memory", end=" ")
         print(f"{before / 1024:.0f} -> {after / 1024:.0f} MB")
 
