@@ -392,8 +392,10 @@ def test_sql_reads_a_version_and_a_time(hfthot, filled):
 
     by_version = hfthot("sql", count, "--version-of", "market.trades=1", "--json")
     by_time = hfthot("sql", count, "--as-of", first.timestamp.isoformat(), "--json")
+    by_number = hfthot("sql", count, "--at-version", "1", "--json")
 
     assert json.loads(by_version.stdout) == json.loads(by_time.stdout) == [{"n": first.rows}]
+    assert json.loads(by_number.stdout) == [{"n": first.rows}]
 
 
 @pytest.mark.parametrize(
@@ -403,7 +405,8 @@ def test_sql_reads_a_version_and_a_time(hfthot, filled):
         (["SELECT prize FROM market.trades"], "Did you mean 'price'?"),
         (["SELEC 1"], "syntax error"),
         (["DROP VIEW market.trades"], "SQL only reads"),
-        (["SELECT 1", "--version-of", "market.trades"], "is not TABLE=N"),
+        (["SELECT 1", "--at-version", "market.trades"], "is neither N nor TABLE=N"),
+        (["SELECT 1", "--at-version", "1"], "names no table"),
         (["SELECT 1", "--version-of", "market.trades=1"], "does not name"),
         (["SELECT 1", "--as-of", "yesterday"], "is no time"),
         (["SELECT 1", "--format", "parquet"], "--output"),

@@ -18,6 +18,7 @@ from hfthot_platform.cli.tables import new_stamp, opened_lake
 if TYPE_CHECKING:
     import polars as pl
 
+    from hfthot_platform.lakehouse import Lakehouse
     from hfthot_platform.sql import Limits, SqlStream
     from hfthot_platform.sql.models import Models, SqlModel, TestOutcome
     from hfthot_platform.sql.models.runner import ModelRun
@@ -70,8 +71,14 @@ def query(
         str | None, typer.Argument(metavar="[SELECT ...]", help="One SELECT; read from stdin if it is left out or -.")
     ] = None,
     *,
-    version_of: Annotated[
-        list[str] | None, typer.Option("--version-of", metavar="TABLE=N", help="Read this version of a table.")
+    at_version: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--at-version",
+            "--version-of",
+            metavar="[TABLE=]N",
+            help="Read this version; the table may be left out where the statement names only one.",
+        ),
     ] = None,
     as_of: Annotated[
         str | None,
@@ -89,9 +96,9 @@ def query(
 
     form = Format.JSON if as_json else kind or _format_of(output)
     text = _statement(statement)
-    versions = dict(map(_version_of, version_of or ()))
     limits = _limits(context)
     lake, time = opened_lake(context), _time(as_of)
+    versions = dict(_version(given, text, lake) for given in at_version or ())
     with opened(lake, text, versions=versions, as_of=time, limits=limits) as stream:
         if output is not None:
             rows = _to_file(stream, form, output)
@@ -131,14 +138,25 @@ def _statement(text: str | None) -> str:
     return text
 
 
-def _version_of(given: str) -> tuple[str, int]:
+def _version(given: str, statement: str, lake: Lakehouse) -> tuple[str, int]:
     from hfthot_platform.errors import BadRequestError
+    from hfthot_platform.sql.relations import known_names
+    from hfthot_platform.sql.statement import DISCOVERY, parse
 
-    name, _, version = given.partition("=")
-    if not version.isdecimal():
+    name, equals, version = given.rpartition("=")
+    if not version.isdecimal() or bool(name) != bool(equals):
         raise BadRequestError(
-            f"{given!r} is not TABLE=N", where="--version-of", hint="For example --version-of market.trades=5."
+            f"{given!r} is neither N nor TABLE=N", where="--at-version", hint="For example market.trades=5, or 5."
         )
+    if not name:
+        named = sorted({each.name for each in parse(statement, known_names(lake)).references} - set(DISCOVERY))
+        if len(named) != 1:
+            raise BadRequestError(
+                f"version {version} is asked, and the statement names {', '.join(named) or 'no table'}",
+                where="--at-version",
+                hint="Write TABLE=N, once per table.",
+            )
+        name = named[0]
     return name, int(version)
 
 
