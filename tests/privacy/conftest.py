@@ -36,7 +36,11 @@ def clock() -> Clock:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    work = tmp_path / "work"
+    return settings_in(tmp_path / "work")
+
+
+def settings_in(work: Path) -> Settings:
+    """Return settings with every place in a folder."""
     return load_settings(
         lake_root=str(work / "lake"),
         landing=work / "landing",

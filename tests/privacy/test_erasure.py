@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.chain import verify_chain
 from hfthot_platform.accounts.publisher import flush
 from hfthot_platform.accounts.records import Request
+from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.contracts.accounts import USER_TABLES
 from hfthot_platform.errors import (
     ErasedSubjectError,
@@ -27,8 +29,9 @@ from hfthot_platform.errors import (
     PrivacyError,
     UnknownUserError,
 )
+from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.privacy import erasure as module
-from hfthot_platform.privacy.certificate import verify
+from hfthot_platform.privacy.certificate import ErasureCertificate, verify
 from hfthot_platform.privacy.erasure import (
     delete_user_permanent,
     pending_erasures,
@@ -40,12 +43,18 @@ from hfthot_platform.privacy.erasure import (
 from hfthot_platform.privacy.export import export_user_data
 from hfthot_platform.privacy.holds import place_hold, release_hold
 from hfthot_platform.privacy.scan import Folder, Needle, scan
+from hfthot_platform.settings import Settings
+from tests.privacy.conftest import NOW, Clock, settings_in
 from tests.privacy.people import YAN, ZOE, register
 
 
 @pytest.fixture
 def zoe(accounts, lake):
-    """Zoé and Yan with some history in the lake; Zoé changed her address, and both have an export."""
+    return with_history(accounts, lake)
+
+
+def with_history(accounts, lake):
+    """Register Zoé and Yan with some history in the lake; Zoé changed her address, and both have an export."""
     user = register(accounts, ZOE)
     other = register(accounts, YAN)
     flush(accounts.store, lake)
@@ -55,6 +64,33 @@ def zoe(accounts, lake):
     export_user_data(accounts, lake, other.user_id)
     flush(accounts.store, lake)
     return user
+
+
+@dataclass(frozen=True)
+class Erased:
+    """An installation in which Zoé was erased, with history kept."""
+
+    accounts: Accounts
+    lake: Lakehouse
+    settings: Settings
+    user_id: str
+    subject_id: str
+    #: Versions per table before the erasure.
+    versions: dict[str, int]
+    certificate: ErasureCertificate
+
+
+@pytest.fixture(scope="module")
+def erased(tmp_path_factory):
+    folder, clock = tmp_path_factory.mktemp("erased"), Clock()
+    settings = settings_in(folder / "work")
+    lake = Lakehouse.open(settings.lake_root, clock=clock)
+    with Accounts.open(settings, clock) as accounts:
+        user = with_history(accounts, lake)
+        subject = accounts.subject_of(user.user_id)
+        versions = {table.name: len(lake.table(table.name).readable_versions()) for table in USER_TABLES}
+        certificate = delete_user_permanent(accounts, lake, user.user_id)
+        yield Erased(accounts, lake, settings, user.user_id, subject, versions, certificate)
 
 
 def subject_of(accounts, user):
@@ -73,70 +109,60 @@ def needles(person):
     return [Needle("value", each, whole_word=len(each) < 20) for each in person.values]
 
 
-def test_nothing_is_left_of_the_person_and_everything_of_the_others(accounts, lake, zoe, settings, tmp_path):
-    versions = {table.name: len(lake.table(table.name).readable_versions()) for table in USER_TABLES}
-
-    certificate = delete_user_permanent(accounts, lake, zoe.user_id)
-
+def test_nothing_is_left_of_the_person_and_everything_of_the_others(erased):
+    accounts, lake = erased.accounts, erased.lake
     with pytest.raises(ErasedSubjectError):
-        accounts.get_user(zoe.user_id)
+        accounts.get_user(erased.user_id)
     with pytest.raises(InvalidCredentialsError):
         accounts.login(ZOE.username, ZOE.password)
     assert accounts.login(YAN.username, YAN.password).token is not None
-    assert verify(certificate.text, public_key(accounts)) == certificate
-    assert verify(settings.certificates / f"{certificate.request_id}.json").text == certificate.text
     for table in USER_TABLES:
-        assert len(lake.table(table.name).readable_versions()) > versions[table.name]
-    report = scan(needles(ZOE), everything(accounts, lake, tmp_path))
-    assert [str(each) for each in report.findings] == []
+        assert len(lake.table(table.name).readable_versions()) > erased.versions[table.name]
+    everywhere = [*places_of(accounts, lake), Folder("all", erased.settings.accounts.parent)]
+    assert [str(each) for each in scan(needles(ZOE), everywhere).findings] == []
 
 
-def test_the_other_persons_export_stays(accounts, lake, zoe, settings):
-    delete_user_permanent(accounts, lake, zoe.user_id)
+def test_the_certificate_is_returned_filed_and_genuine(erased):
+    certificate = erased.certificate
 
-    (kept,) = settings.exports.glob("*/export.json")
+    assert verify(certificate.text, public_key(erased.accounts)) == certificate
+    assert verify(erased.settings.certificates / f"{certificate.request_id}.json").text == certificate.text
+
+
+def test_the_other_persons_export_stays(erased):
+    (kept,) = erased.settings.exports.glob("*/export.json")
     assert YAN.email in kept.read_text()
 
 
-def test_live_rows_are_gone_and_audit_rows_are_redacted(accounts, lake, zoe):
-    subject = subject_of(accounts, zoe)
-
-    delete_user_permanent(accounts, lake, zoe.user_id)
-
+def test_live_rows_are_gone_and_audit_rows_are_redacted(erased):
+    mine = pl.col("subject_id") == erased.subject_id
     for name in ("users", "sessions", "api_keys", "usage"):
-        assert lake.table(name).scan().filter(pl.col("subject_id") == subject).collect().is_empty()
-    audit = lake.table("audit_log").scan().filter(pl.col("subject_id") == subject).collect()
+        assert erased.lake.table(name).scan().filter(mine).collect().is_empty()
+    audit = erased.lake.table("audit_log").scan().filter(mine).collect()
     before = audit.filter(pl.col("action") != "subject.destroy")
     assert before.height > 5
     assert before.select(pl.col("ip", "user_agent", "personal_detail").is_null().all()).row(0) == (True, True, True)
 
 
-def test_the_audit_chain_holds_across_the_erasure(accounts, lake, zoe):
-    delete_user_permanent(accounts, lake, zoe.user_id)
-
-    report = verify_chain(lake, accounts.store)
+def test_the_audit_chain_holds_across_the_erasure(erased):
+    report = verify_chain(erased.lake, erased.accounts.store)
 
     assert report.problems == ()
     assert report.redacted > 5
 
 
-def test_old_versions_read_for_the_others_and_show_nothing_of_the_person(accounts, lake, zoe):
-    subject = subject_of(accounts, zoe)
-    delete_user_permanent(accounts, lake, zoe.user_id)
-
-    other = subject_of(accounts, yan(accounts))
-    cipher = accounts.ciphers([subject, other], "identity")
+def test_old_versions_read_for_the_others_and_show_nothing_of_the_person(erased):
+    other = subject_of(erased.accounts, yan(erased.accounts))
+    cipher = erased.accounts.ciphers([erased.subject_id, other], "identity")
     assert set(cipher) == {other}
-    old = lake.table("users").scan(version=1).collect()
+    old = erased.lake.table("users").scan(version=1).collect()
     row = old.filter(pl.col("subject_id") == other).row(0, named=True)
     assert cipher[other].decrypt("users", "email", row["email"]) == YAN.email
 
 
-def test_with_history_kept_the_certificate_says_until_when_ciphertext_stays(accounts, lake, zoe, clock):
-    certificate = delete_user_permanent(accounts, lake, zoe.user_id)
-
-    assert certificate.keep_history
-    assert certificate.ciphertext_until == clock.now + timedelta(days=31)
+def test_with_history_kept_the_certificate_says_until_when_ciphertext_stays(erased):
+    assert erased.certificate.keep_history
+    assert erased.certificate.ciphertext_until == NOW + timedelta(days=31)
 
 
 def test_without_history_no_ciphertext_is_left_on_the_disk(accounts, lake, zoe, settings, tmp_path):
@@ -161,38 +187,29 @@ def test_without_history_no_ciphertext_is_left_on_the_disk(accounts, lake, zoe, 
         assert len(lake.table(table.name).readable_versions()) == 1
         assert lake.table(table.name).problems(deep=True) == []
 
-
-def test_the_publisher_goes_on_after_an_erasure_without_history(accounts, lake, zoe):
-    delete_user_permanent(accounts, lake, zoe.user_id, keep_history=False)
-    accounts.update_user(yan(accounts).user_id, first_name="Yannickson")
-
+    # The log is published on, and the name and address are free again.
+    again = register(accounts, ZOE)
     flush(accounts.store, lake)
-
+    assert again.user_id != zoe.user_id
     assert verify_chain(lake, accounts.store).intact
-    assert lake.table("users").scan().collect().height == 1
+    assert lake.table("users").scan().collect().height == 2
 
 
-def test_the_certificate_names_nobody(accounts, lake, zoe):
-    subject = subject_of(accounts, zoe)
-
-    text = delete_user_permanent(accounts, lake, zoe.user_id).text
-
-    for value in (*ZOE.values, zoe.user_id, subject, "zoe.new@elsewhere"):
-        assert value not in text
+def test_the_certificate_names_nobody(erased):
+    for value in (*ZOE.values, erased.user_id, erased.subject_id, "zoe.new@elsewhere"):
+        assert value not in erased.certificate.text
 
 
-def test_the_certificate_says_what_was_searched(accounts, lake, zoe):
-    certificate = delete_user_permanent(accounts, lake, zoe.user_id)
-
-    found = certificate.verification
+def test_the_certificate_says_what_was_searched(erased):
+    found = erased.certificate.verification
     assert found["scanned_bytes"] > 100_000
     assert found["canaries_found"] == found["canaries_planted"] > 50
     assert found["searched_values"]["email"] == 2
     assert set(found["places"]) >= {"lake", "store", "exports", "landing", "scratch", "temporary"}
     assert found["versions_read"] > 10
     assert found["envelopes_decrypted"] > 5
-    assert certificate.counts["store.subject_keys"] == 4
-    assert certificate.counts["exports"] == 1
+    assert erased.certificate.counts["store.subject_keys"] == 4
+    assert erased.certificate.counts["exports"] == 1
 
 
 def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, settings, tmp_path, monkeypatch):
@@ -320,19 +337,9 @@ def test_asking_again_while_it_is_open_is_the_same_request(accounts, lake, zoe):
     assert not run_erasure(accounts, lake, first).keep_history
 
 
-def test_an_erased_person_cannot_be_erased_again(accounts, lake, zoe):
-    delete_user_permanent(accounts, lake, zoe.user_id)
-
+def test_an_erased_person_cannot_be_erased_again(erased):
     with pytest.raises(ErasedSubjectError):
-        delete_user_permanent(accounts, lake, zoe.user_id)
-
-
-def test_the_name_and_address_are_free_afterwards(accounts, lake, zoe):
-    delete_user_permanent(accounts, lake, zoe.user_id)
-
-    again = register(accounts, ZOE)
-
-    assert again.user_id != zoe.user_id
+        delete_user_permanent(erased.accounts, erased.lake, erased.user_id)
 
 
 def test_from_the_request_on_the_account_can_do_nothing(accounts, zoe):
@@ -349,10 +356,10 @@ def test_others_may_not_erase_the_person(accounts, lake, zoe):
     assert accounts.get_user(zoe.user_id).deleted_at is None
 
 
-def test_the_person_may(accounts, lake, zoe):
-    certificate = delete_user_permanent(accounts, lake, zoe.user_id, request=Request(actor_id=zoe.user_id))
+def test_the_person_may(accounts, zoe):
+    request_id = request_erasure(accounts, zoe.user_id, request=Request(actor_id=zoe.user_id))
 
-    assert certificate.request_id
+    assert pending_erasures(accounts) == [request_id]
 
 
 @pytest.mark.parametrize("user_id", ["", "' OR 1=1 --", "../../etc/passwd", "0" * 32])
