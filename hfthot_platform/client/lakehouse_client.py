@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypedDict, Unpack
 from urllib.parse import urlparse
@@ -25,14 +26,14 @@ from hfthot_platform.errors import (
     PermissionDeniedError,
     TierForbiddenError,
 )
-from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.lakehouse.lake import utc_now
+from hfthot_platform.lakehouse.storage import Storage
 
 if TYPE_CHECKING:
     from hfthot_platform.accounts.records import ApiKey, ApiKeys, QueryStats, Session, Usage, User
     from hfthot_platform.accounts.service import Accounts
     from hfthot_platform.accounts.tiers import Role, TierName
-    from hfthot_platform.lakehouse import Table
+    from hfthot_platform.lakehouse import Lakehouse, Table
     from hfthot_platform.privacy.certificate import ErasureCertificate
     from hfthot_platform.privacy.export import ExportFormat
     from hfthot_platform.settings import Settings
@@ -852,7 +853,9 @@ class LakehouseClient:
         raise TypeError("a LakehouseClient holds keys and connections; open one in the other process")
 
     def __repr__(self) -> str:
-        return f"LakehouseClient({self._lake.storage.root!r}, {'trusted' if self._key is None else 'with an API key'})"
+        return (
+            f"LakehouseClient({self._shared.storage.root!r}, {'trusted' if self._key is None else 'with an API key'})"
+        )
 
     # -- internals ----------------------------------------------------------------------------------------------
 
@@ -887,6 +890,12 @@ class LakehouseClient:
 
         return Policy.of(caller.tier, caller.role, caller.user_id or "system")
 
+    def _readable(self, policy: Policy) -> Mapping[str, Sequence[str]]:
+        """Return the tables that a policy opens, each with its columns: the rule of the SQL gateway."""
+        from hfthot_platform.sql.gateway.catalog import readable
+
+        return readable(self._lake, policy)
+
     def _require_trusted(self, caller: _Caller, action: str) -> None:
         if not caller.trusted:
             what = f"the role {caller.role!r} may not do this"
@@ -899,12 +908,9 @@ class LakehouseClient:
         if caller.trusted or contract.namespace == _ACCOUNTS:
             return table
         policy = self._policy(caller)
-        if not policy.columns(name, contract.columns, contract):
-            kind = (
-                TierForbiddenError
-                if replace(policy, denied=frozenset()).columns(name, contract.columns, contract)
-                else PermissionDeniedError
-            )
+        if name not in self._readable(policy):
+            above = replace(policy, denied=frozenset())
+            kind = TierForbiddenError if name in self._readable(above) else PermissionDeniedError
             what = f"the tier {caller.tier!r} and the role {caller.role!r} may not read it"
             error = kind(what, where=name, hint="A larger plan, or an administrator, has it.")
             raise self._refused(caller, action, name, error)
@@ -923,7 +929,7 @@ class LakehouseClient:
         else:
             found = table.scan(version, as_of)
             if not caller.trusted:
-                found = found.select(self._policy(caller).columns(name, contract.columns, contract))
+                found = found.select(self._readable(self._policy(caller))[name])
                 if (earliest := self._earliest(caller)) is not None:
                     found = found.filter(between(contract, earliest, None))
         resolved = f"{name} at {as_of.isoformat()}" if as_of is not None else f"{name} version {version}"
@@ -971,9 +977,16 @@ class _Shared:
     def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
         self.settings = settings
         self.clock = clock
-        self.lake = Lakehouse.open(settings.lake_root, settings.plain_storage_options(), clock=clock)
+        # A wrong place is told when the client is made; the SQL models' tables are read with the first table.
+        self.storage = Storage.parse(settings.lake_root, settings.plain_storage_options())
         self._accounts: Accounts | None = None
         self._lock = threading.Lock()
+
+    @cached_property
+    def lake(self) -> Lakehouse:
+        from hfthot_platform.sql.models import open_lake
+
+        return open_lake(self.settings, self.clock)
 
     @property
     def accounts(self) -> Accounts:

@@ -232,6 +232,15 @@ class TestApiKey:
             assert unlimited.market("ALPHA-USDT").ohlcv(**older).collect().height == 10
             assert unlimited.read_version("market.bars_1m", version).collect().height == 2890
 
+    @pytest.mark.parametrize("name", ["marts.usage_by_tier", "marts.audit_activity"])
+    def test_models_over_closed_tables_are_closed(self, client, signed_in, name):
+        assert name in client.sql("SHOW TABLES").data["table_name"].to_list()
+        with pytest.raises(PermissionDeniedError):
+            signed_in("ada", tier="enterprise").read_version(name, 0)
+
+    def test_models_over_open_tables_are_open(self, signed_in):
+        assert signed_in("ada").list_versions("marts.regime_durations") == []
+
     def test_mean_field_games_need_a_larger_tier(self, client, signed_in):
         with pytest.raises(TierForbiddenError):
             signed_in("ada").read_at_timestamp("signals.mfg_prices", datetime.now(UTC))
