@@ -180,7 +180,8 @@ def main() -> None:
 
             used, started = time.process_time(), time.perf_counter()
             path = export_user_data(accounts, lake, user.user_id)
-            what = f"export with {rows:,} audit rows ({path.stat().st_size / 1e6:.0f} MB of JSON)"
+            size = path.stat().st_size / 1e6
+            what = f"export with {rows:,} audit rows ({size:.0f} MB of JSON)"
             line(what, time.perf_counter() - started, "s", EXPORT_SECONDS)
             print(f"  processor time {time.process_time() - used:.2f} s")
 
