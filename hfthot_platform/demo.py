@@ -313,11 +313,8 @@ def _show_time_travel(out: Console, lake: Lakehouse) -> None:
 
 def _forget_somebody(out: Console, settings: Settings) -> None:
     """Register somebody, read the row back, erase the person, and print what proves it."""
-    from hfthot_platform.client import LakehouseClient, settings_of_folder
+    from hfthot_platform.client import LakehouseClient
 
-    # The accounts lie beside the lake, also where --lake names another one, unless a setting says otherwise.
-    if not {"accounts", "accounts_url", "key_source", "key_file"} & settings.model_fields_set:
-        settings = settings_of_folder(settings.lake_root)
     with (
         LakehouseClient.from_settings(settings) as client,
         _step(out, "Register somebody, sign in, erase the person and prove it"),

@@ -10,10 +10,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlparse
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -114,7 +114,8 @@ class Settings(BaseSettings):
     sql_deadline_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     #: Folder for spilling and downloads.
     scratch: Path = Path("data/scratch")
-    #: Folder of the operational store (users, keys, counters), beside the lake and never inside it.
+    #: Folder of the operational store (users, keys, counters), never inside the lake.  It, the keys, the exports and
+    #: the certificates lie beside a local lake, whatever its name, unless they are named; in `data` otherwise.
     accounts: Path = Path("data/accounts")
     #: URL of a PostgreSQL database for the operational store (`postgresql+psycopg://...`); SQLite in `accounts`
     #: otherwise.
@@ -161,16 +162,36 @@ class Settings(BaseSettings):
         path = Path(os.environ.get("HFTHOT_CONFIG", "hfthot.toml"))
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _beside_the_lake(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Put the places of persons' data beside a local lake unless they are named: another lake, other accounts."""
+        folder = _local(str(given.get("lake_root", cls.model_fields["lake_root"].default)))
+        if folder is None:
+            return given
+        beside = folder.parent
+        places = {
+            "accounts": beside / "accounts",
+            "key_file": beside / "keys" / "kek.json",
+            "exports": beside / "exports",
+            "certificates": beside / "certificates",
+        }
+        return places | given
+
     def plain_storage_options(self) -> dict[str, str]:
         """Return the storage options in clear, for the storage layer alone."""
         return {name: value.get_secret_value() for name, value in self.storage_options.items()}
 
     def lake_folder(self) -> Path | None:
         """Return the lake's folder, or None if it is on an object store."""
-        url = urlparse(self.lake_root)
-        if url.scheme == "file":
-            return Path(unquote(url.path))
-        return None if len(url.scheme) > 1 else Path(self.lake_root).expanduser()
+        return _local(self.lake_root)
+
+
+def _local(root: str) -> Path | None:
+    url = urlparse(root)
+    if url.scheme == "file":
+        return Path(unquote(url.path))
+    return None if len(url.scheme) > 1 else Path(root).expanduser()
 
 
 def load_settings(**overrides: object) -> Settings:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
@@ -131,3 +132,15 @@ def test_a_list_that_is_not_json_is_named_by_its_variable(monkeypatch):
         load_settings()
 
     assert "hush" not in str(caught.value)
+
+
+def test_persons_data_lie_beside_the_lake_unless_they_are_named():
+    beside = load_settings(lake_root="/mnt/one/lake")
+    assert (beside.accounts, beside.key_file) == (Path("/mnt/one/accounts"), Path("/mnt/one/keys/kek.json"))
+    assert (beside.exports, beside.certificates) == (Path("/mnt/one/exports"), Path("/mnt/one/certificates"))
+
+    named = load_settings(lake_root="/mnt/one/lake", accounts="/srv/accounts")
+    assert (named.accounts, named.exports) == (Path("/srv/accounts"), Path("/mnt/one/exports"))
+
+    assert load_settings(lake_root="s3://bucket/lake").accounts == Path("data/accounts")
+    assert load_settings().accounts == Path("data/accounts")

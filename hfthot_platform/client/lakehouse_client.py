@@ -1027,10 +1027,6 @@ def settings_of_folder(base_path: str | Path) -> Settings:
         lake, base = base, base.parent
     return load_settings(
         lake_root=str(lake),
-        accounts=base / "accounts",
-        key_file=base / "keys" / "kek.json",
-        exports=base / "exports",
-        certificates=base / "certificates",
         scratch=base / "scratch",
         landing=base / "landing",
     )

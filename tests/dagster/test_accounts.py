@@ -247,11 +247,11 @@ def test_nothing_personal_gets_into_the_lake_or_into_dagster(platform, tmp_path)
         Needle("program", ADDRESS.user_agent),
     ]
     places = [Folder("lake", platform.lake.storage.local), Folder("dagster", home)]
-    report = scan(needles, places, lock=tmp_path / "scan.lock")
+    report = scan(needles, places)
 
     assert report.clean, [str(each) for each in report.findings]
     assert report.files > 20
-    store = scan(needles, [Folder("store", platform.settings.accounts)], lock=tmp_path / "scan.lock")
+    store = scan(needles, [Folder("store", platform.settings.accounts)])
     assert {each.kind for each in store.findings} <= {"user id", "email"}, "only the log's bad entry and the user id"
 
 
@@ -289,7 +289,7 @@ def test_a_file_of_user_events_starts_a_run_that_applies_it(settings, clocked, i
     assert clocked.lake.table("quarantine.users").scan().collect()["reason"].to_list() == ["unknown_type"]
     needles = [Needle(name, value) for name, value in PERSON.items()] + [Needle("address", ADDRESS.ip)]
     places = [Folder("lake", clocked.lake.storage.local), Folder("dagster", home)]
-    report = scan(needles, places, lock=tmp_path / "scan.lock")
+    report = scan(needles, places)
     assert report.clean, [str(each) for each in report.findings]
 
 
