@@ -51,7 +51,7 @@ test: $(READY)  ## Run the fast tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 soak: $(READY)  ## Run the long crash, fuzz and load suites
-	@$(BIN)/python -m pytest -m soak
+	@$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist worksteal
 
 fuzz: $(READY)  ## Send generated statements to the SQL gateway for ten minutes
 	@HFTHOT_FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -m soak tests/soak/test_gateway_fuzz.py

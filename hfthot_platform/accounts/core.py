@@ -93,13 +93,13 @@ class Core:
             with self.store.transaction() as tx:
                 found = tx.run(_INSTALLATION_KEY, {"by": name})
                 if not found:
-                    made = self.vault.new_key(self._current_kek(tx))
+                    made = self.vault.new_key(self.current_kek(tx))
                     row = {"name": name, "kek_id": made.kek_id, "wrapped": made.blob, "created_at": tx.now}
                     tx.run(_ADD_INSTALLATION_KEY, row)
                     return self.vault.unwrap(made)
         return self.vault.unwrap(Wrapped(found[0][0], bytes(found[0][1])))
 
-    def _current_kek(self, connected: _Connected) -> str:
+    def current_kek(self, connected: _Connected) -> str:
         """Return what new keys are wrapped with: whatever wraps the look-up key.
 
         The store says it, not this process's key ring: once a rotation has moved the look-up key, no process can
@@ -125,7 +125,7 @@ class Core:
         subject = tx.run(_SUBJECT, {"by": subject_id})
         if not subject or subject[0][0] is not None:
             raise _erased()
-        made = self.vault.new_key(self._current_kek(tx))
+        made = self.vault.new_key(self.current_kek(tx))
         row = {"subject_id": subject_id, "category": category, "kek_id": made.kek_id, "wrapped": made.blob}
         tx.run(_ADD_SUBJECT_KEY, row)
         return self.vault.cipher(subject_id, made)
@@ -157,9 +157,9 @@ class Core:
             ErasedSubjectError: the account was erased.
         """
         with self.store.reading() as rx:
-            return str(self._account(rx, user_id)["subject_id"])
+            return str(self.account(rx, user_id)["subject_id"])
 
-    def _account(self, connected: _Connected, user_id: str) -> AccountRow:
+    def account(self, connected: _Connected, user_id: str) -> AccountRow:
         """Return the row of an account, deleted softly or not."""
         if RANDOM_ID.fullmatch(str(user_id)):
             found = connected.run(_USER, {"by": user_id})
@@ -169,7 +169,7 @@ class Core:
                 raise _erased()
         raise UnknownUserError("no account has this user id", where="user_id", hint="Ids are those of `register`.")
 
-    def _account_of(self, connected: _Connected, subject_id: str) -> AccountRow | None:
+    def account_of(self, connected: _Connected, subject_id: str) -> AccountRow | None:
         found = connected.run(_USER_BY_SUBJECT, {"by": subject_id})
         return _named(found[0]) if found else None
 
@@ -179,14 +179,14 @@ class Core:
         Raises:
             InactiveAccountError: it is deleted, restorable for a while.
         """
-        row = self._account(connected, user_id)
+        row = self.account(connected, user_id)
         if row["deleted_at"] is not None:
             raise InactiveAccountError(
                 "the account is deleted", where=f"user {user_id}", hint="`restore_user` brings it back for a while."
             )
         return row
 
-    def _actor(self, connected: _Connected, request: Request, target: str | None, *, admin: bool = False) -> str:
+    def actor(self, connected: _Connected, request: Request, target: str | None, *, admin: bool = False) -> str:
         """Return who the audit log names, once they may act on the account `target` (a user id).
 
         A caller acts on itself unless the operation is for administrators alone, and an administrator on everybody.
@@ -197,7 +197,7 @@ class Core:
         if request.actor_id is None:
             return SYSTEM
         try:
-            caller = self._account(connected, request.actor_id)
+            caller = self.account(connected, request.actor_id)
         except (UnknownUserError, PrivacyError):
             caller = None
         if caller is not None and caller["active"] and caller["deleted_at"] is None:
@@ -212,7 +212,7 @@ class Core:
 
     # -- audit --------------------------------------------------------------------------------------------
 
-    def _event(
+    def event(
         self,
         tx: Transaction,
         action: str,
@@ -245,7 +245,7 @@ class Core:
         )
 
     @contextlib.contextmanager
-    def _operation(
+    def operation(
         self, action: str, request: Request, user_id: str | None = None, resource: str | None = None
     ) -> Iterator[Transaction]:
         """Run one operation in one transaction; what is refused is audited, and nothing of it done."""
@@ -273,18 +273,18 @@ class Core:
             return
         with self.store.transaction() as tx:
             # The account may have been erased since.
-            whom = subject_id if subject_id and self._account_of(tx, subject_id) else None
+            whom = subject_id if subject_id and self.account_of(tx, subject_id) else None
             detail = {"error": type(error).__name__}
             kept = Request() if whom is None else request
             tx.log(
-                [], self._event(tx, action, whom, actor_id, kept, outcome="refused", resource=resource, detail=detail)
+                [], self.event(tx, action, whom, actor_id, kept, outcome="refused", resource=resource, detail=detail)
             )
 
     def _known(self, connected: _Connected, user_id: str | None) -> str | None:
         if user_id is None:
             return None
         try:
-            return str(self._account(connected, user_id)["subject_id"])
+            return str(self.account(connected, user_id)["subject_id"])
         except (UnknownUserError, ErasedSubjectError):
             return None
 
@@ -315,9 +315,9 @@ class Core:
             ErasedSubjectError: the account was erased.
         """
         with self.store.transaction() as tx:
-            subject_id = None if user_id is None else str(self._account(tx, user_id)["subject_id"])
+            subject_id = None if user_id is None else str(self.account(tx, user_id)["subject_id"])
             actor_id = SYSTEM if request.actor_id is None else self._known(tx, request.actor_id) or SYSTEM
-            event = self._event(
+            event = self.event(
                 tx,
                 action,
                 subject_id,
@@ -348,10 +348,10 @@ class Core:
             with self.store.transaction() as tx:
                 for tally, count, first, last in tallies[start : start + _CHUNK]:
                     whom = tally.subject_id
-                    if whom is not None and self._account_of(tx, whom) is None:
+                    if whom is not None and self.account_of(tx, whom) is None:
                         continue  # erased meanwhile: nothing more is written about them
                     detail = {"count": count, "first": _iso(first), "last": _iso(last)}
-                    event = self._event(
+                    event = self.event(
                         tx,
                         tally.action,
                         whom,

@@ -73,15 +73,15 @@ class Credentials(Sessions, Quotas):
             BadRequestError: the account has 20 valid keys already.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        with self._operation("api_key.generate", request, user_id) as tx:
+        with self.operation("api_key.generate", request, user_id) as tx:
             row = self._open_account(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+            actor = self.actor(tx, request, user_id)
             if len(self._valid_keys(tx, row["subject_id"])) >= _MOST_KEYS:
                 raise BadRequestError(
                     f"the account has {_MOST_KEYS} valid keys", where=f"user {user_id}", hint="Revoke one first."
                 )
             made, change = self._make_key(tx, row)
-            event = self._event(tx, "api_key.generate", row["subject_id"], actor, request, resource=made.key_id)
+            event = self.event(tx, "api_key.generate", row["subject_id"], actor, request, resource=made.key_id)
             tx.log([change], event)
         return made
 
@@ -92,14 +92,14 @@ class Credentials(Sessions, Quotas):
             InvalidTokenError, RevokedTokenError: the account has no such key, or it is not valid any more.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        with self._operation("api_key.rotate", request, user_id) as tx:
+        with self.operation("api_key.rotate", request, user_id) as tx:
             row = self._open_account(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+            actor = self.actor(tx, request, user_id)
             old = self._own_key(tx, row["subject_id"], key_id)
             made, change = self._make_key(tx, row)
             revoked = self._revoke(tx, old, made.key_id)
             detail = {"replaced": old["key_id"]}
-            event = self._event(
+            event = self.event(
                 tx, "api_key.rotate", row["subject_id"], actor, request, resource=made.key_id, detail=detail
             )
             tx.log([change, revoked], event)
@@ -112,12 +112,12 @@ class Credentials(Sessions, Quotas):
             InvalidTokenError, RevokedTokenError: the account has no such key, or it is not valid any more.
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: not for this account.
         """
-        with self._operation("api_key.revoke", request, user_id) as tx:
-            row = self._account(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+        with self.operation("api_key.revoke", request, user_id) as tx:
+            row = self.account(tx, user_id)
+            actor = self.actor(tx, request, user_id)
             old = self._own_key(tx, row["subject_id"], key_id)
             revoked = self._revoke(tx, old, None)
-            tx.log([revoked], self._event(tx, "api_key.revoke", row["subject_id"], actor, request, resource=key_id))
+            tx.log([revoked], self.event(tx, "api_key.revoke", row["subject_id"], actor, request, resource=key_id))
 
     def list_api_keys(self, user_id: str, *, request: Request = _HERE) -> list[ApiKey]:
         """Return all keys that were issued to an account, the newest first; never the keys themselves.
@@ -126,12 +126,12 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: not for this account.
         """
         keys = schema.api_keys
-        with self._operation("api_key.list", request, user_id) as tx:
-            row = self._account(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+        with self.operation("api_key.list", request, user_id) as tx:
+            row = self.account(tx, user_id)
+            actor = self.actor(tx, request, user_id)
             statement = sa.select(keys).where(keys.c.subject_id == row["subject_id"])
             found = tx.execute(statement.order_by(keys.c.created_at.desc(), keys.c.key_id)).mappings().all()
-            tx.log([], self._event(tx, "api_key.list", row["subject_id"], actor, request))
+            tx.log([], self.event(tx, "api_key.list", row["subject_id"], actor, request))
         return [_api_key(each, row) for each in found]
 
     def verify_api_key(self, key: str | Secret, *, request: Request = _HERE) -> ApiKey:
@@ -234,9 +234,9 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         stored = schema.provider_keys
-        with self._operation("api_keys.read", request, user_id) as tx:
+        with self.operation("api_keys.read", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+            actor = self.actor(tx, request, user_id)
             subject_id = row["subject_id"]
             valid = self._valid_keys(tx, subject_id)
             statement = sa.select(stored.c.provider, stored.c.secret).where(stored.c.subject_id == subject_id)
@@ -252,7 +252,7 @@ class Credentials(Sessions, Quotas):
                         "queries_remaining": counter.remaining,
                         "queries_limit": counter.quota,
                     }
-            tx.log([], self._event(tx, "api_keys.read", subject_id, actor, request))
+            tx.log([], self.event(tx, "api_keys.read", subject_id, actor, request))
         return {
             "hfthot_api_key": valid[0]["prefix"] if valid else None,
             "provider_keys": keys,
@@ -282,9 +282,9 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         wanted = {provider: _given(provider, value) for provider, value in provider_keys.items()}
-        with self._operation("api_keys.save", request, user_id) as tx:
+        with self.operation("api_keys.save", request, user_id) as tx:
             row = self._open_account(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+            actor = self.actor(tx, request, user_id)
             changes: list[RowChange] = []
             for provider, given in sorted(wanted.items()):
                 changes += self._save_provider(tx, row["subject_id"], provider, given)
@@ -294,7 +294,7 @@ class Credentials(Sessions, Quotas):
                 tx.execute(sa.update(schema.users).where(schema.users.c.user_id == user_id).values(values))
                 changes.append(users_row(row))
             detail = {"providers": sorted(wanted), "data_sharing_consent": row["data_sharing_consent"]}
-            tx.log(changes, self._event(tx, "api_keys.save", row["subject_id"], actor, request, detail=detail))
+            tx.log(changes, self.event(tx, "api_keys.save", row["subject_id"], actor, request, detail=detail))
         return self.get_api_keys(user_id, request=request)
 
     def _save_provider(self, tx: Transaction, subject_id: str, provider: str, given: _Given | None) -> list[RowChange]:

@@ -475,7 +475,7 @@ class _Importer(Accounts):
             for name, look_up in event.look_ups.items()
         }
         subject_id = found.pop()
-        return None if found or subject_id is None else self._account_of(tx, subject_id)
+        return None if found or subject_id is None else self.account_of(tx, subject_id)
 
     def _noted(self, event: _Event, **facts: Any) -> dict[str, Any]:
         return {"origin": "event", "at": moment(event.at).isoformat(), **facts}
@@ -489,7 +489,7 @@ class _Importer(Accounts):
             tx, event.names, event.look_ups, self._nobody_knows or "", tier(event.tier or "free").name, event.at
         )
         subject_id = str(row["subject_id"])
-        audit = self._event(tx, "user.register", subject_id, subject_id, event.request, detail=self._noted(event))
+        audit = self.event(tx, "user.register", subject_id, subject_id, event.request, detail=self._noted(event))
         tx.log([users_row(row)], audit)
         return subject_id
 
@@ -509,7 +509,7 @@ class _Importer(Accounts):
             "end_reason": None,
             **sealed,
         }
-        audit = self._event(
+        audit = self.event(
             tx,
             "session.login",
             subject_id,
@@ -528,7 +528,7 @@ class _Importer(Accounts):
         known = tx.run(_SEEN, {"event": newest})
         detail = self._noted(event, **{"from": row["tier"], "to": event.tier})
         if known and known[0][0] > event.at:
-            audit = self._event(
+            audit = self.event(
                 tx, "user.upgrade_tier", subject_id, subject_id, Request(), detail=detail | {"superseded": True}
             )
             tx.log([], audit)
@@ -568,7 +568,7 @@ class _Importer(Accounts):
             # The row of the lake belongs to the counter's day.
             changes = [counter.row(subject_id, resource, max(event.at, counter.day * _DAY))]
         detail = self._noted(event, increment=event.count, counted=bool(changes))
-        audit = self._event(tx, "usage.count", subject_id, subject_id, Request(), resource=resource, detail=detail)
+        audit = self.event(tx, "usage.count", subject_id, subject_id, Request(), resource=resource, detail=detail)
         tx.log(changes, audit)
 
 

@@ -96,10 +96,10 @@ class People(Core):
             self._refused("user.register", error, request, None)
             raise
         hashed = self._passwords.hash(password)
-        with self._operation("user.register", request) as tx:
+        with self.operation("user.register", request) as tx:
             self._free(tx, look_ups)
             row, cipher = self._add_account(tx, kept, look_ups, hashed, level)
-            tx.log([users_row(row)], self._event(tx, "user.register", row["subject_id"], "system", request))
+            tx.log([users_row(row)], self.event(tx, "user.register", row["subject_id"], "system", request))
         return _user(row, cipher)
 
     def _add_account(
@@ -150,10 +150,10 @@ class People(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: it cannot be had.
         """
-        with self._operation("user.read", request, user_id) as tx:
-            row = self._account(tx, user_id)
-            actor = self._actor(tx, request, user_id)
-            tx.log([], self._event(tx, "user.read", row["subject_id"], actor, request))
+        with self.operation("user.read", request, user_id) as tx:
+            row = self.account(tx, user_id)
+            actor = self.actor(tx, request, user_id)
+            tx.log([], self.event(tx, "user.read", row["subject_id"], actor, request))
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
 
     def find_user(self, *, username: str | None = None, email: str | None = None, request: Request = _HERE) -> User:
@@ -169,11 +169,11 @@ class People(Core):
             field, look_up = "username", self.look_up("username", username_look_up(username))
         else:
             field, look_up = "email", self.look_up("email", email_look_up(email or ""))
-        with self._operation("user.read", request) as tx:
-            actor = self._actor(tx, request, None, admin=True)
+        with self.operation("user.read", request) as tx:
+            actor = self.actor(tx, request, None, admin=True)
             found = tx.run(_TAKEN[field], {"look_up": look_up})
-            row = self._account(tx, found[0][0] if found else "")
-            tx.log([], self._event(tx, "user.read", row["subject_id"], actor, request))
+            row = self.account(tx, found[0][0] if found else "")
+            tx.log([], self.event(tx, "user.read", row["subject_id"], actor, request))
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
 
     def list_users(
@@ -215,11 +215,11 @@ class People(Core):
             where.append(users.active.is_(active))
         if deleted is not None:
             where.append(users.deleted_at.is_not(None) if deleted else users.deleted_at.is_(None))
-        with self._operation("user.list", request) as tx:
-            actor = self._actor(tx, request, None, admin=True)
+        with self.operation("user.list", request) as tx:
+            actor = self.actor(tx, request, None, admin=True)
             statement = sa.select(schema.users).where(*where).order_by(users.user_id).limit(limit)
             rows = [dict(row) for row in tx.execute(statement).mappings()]
-            tx.log([], self._event(tx, "user.list", None, actor, request, detail={"accounts": len(rows)}))
+            tx.log([], self.event(tx, "user.list", None, actor, request, detail={"accounts": len(rows)}))
         ciphers = self.ciphers((row["subject_id"] for row in rows), "identity")
         # An account that was erased between the two reads is not there any more.
         return [_user(row, ciphers[row["subject_id"]]) for row in rows if row["subject_id"] in ciphers]
@@ -255,9 +255,9 @@ class People(Core):
             texts["last_name"] = name_form(last_name, "last_name")
         if not isinstance(preferences, Unchanged):
             texts["preferences"] = preferences_form(preferences)
-        with self._operation("user.update", request, user_id) as tx:
+        with self.operation("user.update", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+            actor = self.actor(tx, request, user_id)
             self._free(tx, look_ups, own=user_id)
             cipher = self.cipher(tx, row["subject_id"], "identity")
             changed: dict[str, Any] = {
@@ -273,9 +273,9 @@ class People(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be approved.
         """
-        with self._operation("user.approve", request, user_id) as tx:
+        with self.operation("user.approve", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id, admin=True)
+            actor = self.actor(tx, request, user_id, admin=True)
             role = "registered" if row["role"] in {"pending", "guest"} else row["role"]
             self._change(tx, row, "user.approve", actor, request, {"active": True, "role": role})
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
@@ -289,9 +289,9 @@ class People(Core):
             BadRequestError: the account does not wait for approval.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be rejected.
         """
-        with self._operation("user.reject", request, user_id) as tx:
+        with self.operation("user.reject", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id, admin=True)
+            actor = self.actor(tx, request, user_id, admin=True)
             if row["role"] != "pending":
                 raise BadRequestError(
                     f"the account's role is {row['role']!r}, not 'pending'",
@@ -307,9 +307,9 @@ class People(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be closed.
         """
-        with self._operation("user.deactivate", request, user_id) as tx:
+        with self.operation("user.deactivate", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id, admin=True)
+            actor = self.actor(tx, request, user_id, admin=True)
             ended = self._end_sessions(tx, row["subject_id"], "deactivated")
             self._change(tx, row, "user.deactivate", actor, request, {"active": False}, ended)
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
@@ -322,9 +322,9 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be changed.
         """
         wanted = _role(role)
-        with self._operation("user.set_role", request, user_id) as tx:
+        with self.operation("user.set_role", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id, admin=True)
+            actor = self.actor(tx, request, user_id, admin=True)
             detail = {"from": row["role"], "to": wanted}
             self._change(tx, row, "user.set_role", actor, request, {"role": wanted}, detail=detail)
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
@@ -340,9 +340,9 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be changed.
         """
         wanted = _tier(tier)
-        with self._operation("user.upgrade_tier", request, user_id) as tx:
+        with self.operation("user.upgrade_tier", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id, admin=True)
+            actor = self.actor(tx, request, user_id, admin=True)
             detail = {"from": row["tier"], "to": wanted}
             self._change(tx, row, "user.upgrade_tier", actor, request, {"tier": wanted}, detail=detail)
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
@@ -355,9 +355,9 @@ class People(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: it cannot be deleted.
         """
-        with self._operation("user.delete", request, user_id) as tx:
-            row = self._account(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+        with self.operation("user.delete", request, user_id) as tx:
+            row = self.account(tx, user_id)
+            actor = self.actor(tx, request, user_id)
             cipher = self.cipher(tx, row["subject_id"], "identity")
             if row["deleted_at"] is None:
                 ended = self._end_sessions(tx, row["subject_id"], "deleted")
@@ -376,9 +376,9 @@ class People(Core):
             ErasedSubjectError: the time for it is over.
             UnknownUserError, PermissionDeniedError: it cannot be restored.
         """
-        with self._operation("user.restore", request, user_id) as tx:
-            row = self._account(tx, user_id)
-            actor = self._actor(tx, request, user_id, admin=True)
+        with self.operation("user.restore", request, user_id) as tx:
+            row = self.account(tx, user_id)
+            actor = self.actor(tx, request, user_id, admin=True)
             if row["deleted_at"] is not None:
                 if row["erase_after"] is not None and tx.now >= row["erase_after"]:
                     raise ErasedSubjectError(
@@ -404,7 +404,7 @@ class People(Core):
         row.update(changed, updated_at=tx.now)
         values = {**changed, "updated_at": tx.now}
         tx.execute(sa.update(schema.users).where(schema.users.c.user_id == row["user_id"]).values(values))
-        event = self._event(tx, action, row["subject_id"], actor, request, detail=detail)
+        event = self.event(tx, action, row["subject_id"], actor, request, detail=detail)
         tx.log([users_row(row), *(others or [])], event)
 
     def _end_sessions(self, tx: Transaction, subject_id: str, reason: str) -> list[RowChange]:

@@ -235,7 +235,7 @@ class Quotas(Core):
         try:
             with self.store.transaction() as tx:
                 subject_id, before, stored = self._counter(tx, user_id, resource)
-                actor = SYSTEM if request.actor_id is None else self._actor(tx, request, user_id)
+                actor = SYSTEM if request.actor_id is None else self.actor(tx, request, user_id)
                 counter = before
                 if before.quota == 0 and resource in _TIERED:
                     refused = TierForbiddenError(
@@ -283,7 +283,7 @@ class Quotas(Core):
         known = RANDOM_ID.fullmatch(str(user_id))
         found = connected.run(_COUNTED, {"by": user_id, "what": resource}) if known else []
         if not found:
-            self._account(connected, user_id)  # raises what it is
+            self.account(connected, user_id)  # raises what it is
             raise UnknownUserError("no account has this user id", where="user_id", hint="Ids are those of `register`.")
         subject_id, active, deleted_at, level, *fields = found[0]
         if not active or deleted_at is not None:
@@ -328,10 +328,10 @@ class Quotas(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         resource = _resource(provider)
-        with self._operation("usage.read", request, user_id) as tx:
-            actor = self._actor(tx, request, user_id)
+        with self.operation("usage.read", request, user_id) as tx:
+            actor = self.actor(tx, request, user_id)
             subject_id, counter, _ = self._counter(tx, user_id, resource)
-            tx.log([], self._event(tx, "usage.read", subject_id, actor, request, resource=resource))
+            tx.log([], self.event(tx, "usage.read", subject_id, actor, request, resource=resource))
         return _stats(resource, counter)
 
     def usage(self, user_id: str, *, request: Request = _HERE) -> Usage:
@@ -341,14 +341,14 @@ class Quotas(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         self.flush()
-        with self._operation("usage.read", request, user_id) as tx:
+        with self.operation("usage.read", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+            actor = self.actor(tx, request, user_id)
             used = {}
             for resource in _TIERED:
                 found = tx.run(_COUNTER, {"whom": row["subject_id"], "what": resource})
                 used[resource] = Counter(*found[0]).at(tx.now).used_today if found else 0
-            tx.log([], self._event(tx, "usage.read", row["subject_id"], actor, request))
+            tx.log([], self.event(tx, "usage.read", row["subject_id"], actor, request))
             end = (tx.now // _DAY + 1) * _DAY
         level = tier(row["tier"])
         return Usage(
@@ -368,7 +368,7 @@ class Quotas(Core):
         """Add verified uses of API keys to the account's requests."""
         if tally.action != "api_key.verify" or tally.outcome != "success" or tally.subject_id is None:
             return []
-        account = self._account_of(tx, tally.subject_id)
+        account = self.account_of(tx, tally.subject_id)
         if account is None:
             return []
         window = window_of(tier(account["tier"]).requests)

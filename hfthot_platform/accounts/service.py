@@ -94,7 +94,7 @@ class Accounts(Credentials, People):
 
         keys = schema.subject_keys
         delete(keys, keys.c.subject_id == subject_id, keys.c.category.in_(chosen))
-        if "identity" in chosen and (account := self._account_of(tx, subject_id)) is not None:
+        if "identity" in chosen and (account := self.account_of(tx, subject_id)) is not None:
             attempts = schema.login_attempts
             counters = [account_attempts(account[name]) for name in ("username_lookup", "email_lookup")]
             delete(attempts, attempts.c.lookup.in_(counters))

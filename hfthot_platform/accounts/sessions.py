@@ -113,7 +113,7 @@ class Sessions(Core):
         with self.store.transaction() as tx:
             # Others may have tried meanwhile: the bound holds for what was answered, not for what was begun.
             blocked = self._blocked(tx, counters, tx.now)
-            row = None if found is None else self._account_of(tx, found["subject_id"])
+            row = None if found is None else self.account_of(tx, found["subject_id"])
             unchanged = row is not None and found is not None and row["password_hash"] == found["password_hash"]
             if blocked:
                 failure = self._too_many(blocked)
@@ -129,7 +129,7 @@ class Sessions(Core):
                     tx.execute(sa.update(schema.users).where(schema.users.c.user_id == row["user_id"]).values(values))
                 token, opened = self._open(tx, row["subject_id"], request)
                 changes.append(_sessions_row(opened))
-                event = self._event(
+                event = self.event(
                     tx, "session.login", row["subject_id"], row["subject_id"], request, resource=opened["session_id"]
                 )
                 tx.log(changes, event)
@@ -215,7 +215,7 @@ class Sessions(Core):
                 tx.execute(sa.insert(table).values(lookup=by, **values))
         subject_id = None if row is None else row["subject_id"]
         detail = {"account": row is not None, "blocked": blocking}
-        tx.log([], self._event(tx, action, subject_id, SYSTEM, request, outcome="failure", detail=detail))
+        tx.log([], self.event(tx, action, subject_id, SYSTEM, request, outcome="failure", detail=detail))
         return InvalidCredentialsError(
             "the name or the password is wrong", where="login", hint="Check both, or ask for a new password."
         )
@@ -223,7 +223,7 @@ class Sessions(Core):
     def _closed(self, tx: Transaction, row: Mapping[str, Any], request: Request) -> InactiveAccountError:
         state = "deleted" if row["deleted_at"] is not None else _INACTIVE.get(row["role"], "deactivated")
         detail = {"account": True, "state": state}
-        event = self._event(tx, "session.login", row["subject_id"], SYSTEM, request, outcome="refused", detail=detail)
+        event = self.event(tx, "session.login", row["subject_id"], SYSTEM, request, outcome="refused", detail=detail)
         tx.log([], event)
         return _inactive(state)
 
@@ -272,10 +272,10 @@ class Sessions(Core):
         if not self._journal.admits(Tally(action, "failure", subject_id, SYSTEM, resource), now):
             return
         with self.store.transaction() as tx:
-            whom = subject_id if subject_id and self._account_of(tx, subject_id) else None
+            whom = subject_id if subject_id and self.account_of(tx, subject_id) else None
             # Whoever presents a bad token need not be the person: no address is kept.
             del request
-            tx.log([], self._event(tx, action, whom, SYSTEM, _HERE, outcome="failure", resource=resource))
+            tx.log([], self.event(tx, action, whom, SYSTEM, _HERE, outcome="failure", resource=resource))
 
     def logout(self, token: str | Secret, *, request: Request = _HERE) -> None:
         """End the session of a token, and no other.
@@ -292,7 +292,7 @@ class Sessions(Core):
         with self.store.transaction() as tx:
             ended = self._end(tx, schema.sessions.c.token_hash == hashed, "logout")
             if ended:
-                event = self._event(
+                event = self.event(
                     tx, "session.logout", subject_id, subject_id, request, resource=ended[0].row["session_id"]
                 )
                 tx.log(ended, event)
@@ -332,7 +332,7 @@ class Sessions(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be changed.
         """
         with self.store.reading() as rx:
-            before = self._account(rx, user_id)
+            before = self.account(rx, user_id)
             counters = [account_attempts(before["username_lookup"])]
             blocked = self._blocked(rx, counters, self.now())
         if blocked:
@@ -344,9 +344,9 @@ class Sessions(Core):
         hashed = self._passwords.hash(new_password)
         kept = None if token is None else sha256(_clear(token).encode()).digest()
         failure: AuthenticationError | None = None
-        with self._operation("user.change_password", request, user_id) as tx:
+        with self.operation("user.change_password", request, user_id) as tx:
             row = self._living(tx, user_id)
-            actor = self._actor(tx, request, user_id)
+            actor = self.actor(tx, request, user_id)
             if request.actor_id is not None and request.actor_id != user_id:
                 raise PermissionDeniedError(
                     "a password is changed by its owner alone", where="request.actor_id", hint="Sign in as the owner."
@@ -365,7 +365,7 @@ class Sessions(Core):
                     others = sa.and_(others, schema.sessions.c.token_hash != kept)
                 ended = self._end(tx, others, "password_changed")
                 tx.execute(sa.delete(schema.login_attempts).where(schema.login_attempts.c.lookup == counters[0]))
-                event = self._event(tx, "user.change_password", row["subject_id"], actor, request)
+                event = self.event(tx, "user.change_password", row["subject_id"], actor, request)
                 tx.log([users_row(row), *ended], event)
         if failure is not None:
             raise failure

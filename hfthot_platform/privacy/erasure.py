@@ -144,9 +144,9 @@ def request_erasure(
         UnknownUserError, ErasedSubjectError: there is no such account any more.
         PermissionDeniedError: the caller is neither the person nor an administrator.
     """
-    with accounts._operation("privacy.erasure_request", request, user_id) as tx:  # noqa: SLF001
-        subject_id = str(accounts._account(tx, user_id)["subject_id"])  # noqa: SLF001
-        actor = accounts._actor(tx, request, user_id)  # noqa: SLF001
+    with accounts.operation("privacy.erasure_request", request, user_id) as tx:
+        subject_id = str(accounts.account(tx, user_id)["subject_id"])
+        actor = accounts.actor(tx, request, user_id)
         requests = schema.erasure_requests
         known = _open_request(tx, subject_id)
         if known is not None:
@@ -165,7 +165,7 @@ def request_erasure(
                 requested_at=tx.now,
             )
         )
-        event = accounts._event(  # noqa: SLF001
+        event = accounts.event(
             tx,
             "privacy.erasure_request",
             subject_id,
@@ -369,7 +369,7 @@ def _destroy(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
 def _disable(accounts: Accounts, subject_id: str) -> None:
     """Delete the account softly, where whoever asked was killed before that or it was restored since."""
     with accounts.store.reading() as rx:
-        row = accounts._account_of(rx, subject_id)  # noqa: SLF001
+        row = accounts.account_of(rx, subject_id)
     if row is not None and row["deleted_at"] is None:
         accounts.delete_user_soft(row["user_id"])
 
@@ -552,7 +552,7 @@ def _collect(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: C
     """Return every value of a person that is going to be destroyed."""
     found = _Values()
     with accounts.store.reading() as rx:
-        row = accounts._account_of(rx, subject_id)  # noqa: SLF001
+        row = accounts.account_of(rx, subject_id)
         if row is not None and "identity" in categories:
             found.add("user_id", row["user_id"])
             found.add("lookup", bytes(row["username_lookup"]), bytes(row["email_lookup"]))
@@ -629,7 +629,7 @@ def _seal(accounts: Accounts, tx: Any, case: _Case, found: _Values) -> bytes:
     keys = schema.keys
     row = tx.execute(sa.select(keys.c.kek_id, keys.c.wrapped).where(keys.c.name == name)).first()
     if row is None:
-        wrapped = accounts.vault.new_key(accounts._current_kek(tx))  # noqa: SLF001
+        wrapped = accounts.vault.new_key(accounts.current_kek(tx))
         tx.execute(sa.insert(keys).values(name=name, kek_id=wrapped.kek_id, wrapped=wrapped.blob, created_at=tx.now))
     else:
         wrapped = Wrapped(row[0], bytes(row[1]))

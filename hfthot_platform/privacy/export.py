@@ -113,9 +113,9 @@ def request_export(
             hint=nearest(str(format), FORMATS) or f"Formats: {', '.join(FORMATS)}.",
         )
     request_id = secrets.token_hex(16)
-    with accounts._operation("privacy.export", request, user_id) as tx:  # noqa: SLF001
-        subject_id = accounts._account(tx, user_id)["subject_id"]  # noqa: SLF001
-        actor = accounts._actor(tx, request, user_id)  # noqa: SLF001
+    with accounts.operation("privacy.export", request, user_id) as tx:
+        subject_id = accounts.account(tx, user_id)["subject_id"]
+        actor = accounts.actor(tx, request, user_id)
         tx.execute(
             sa.insert(schema.exports).values(
                 request_id=request_id,
@@ -126,7 +126,7 @@ def request_export(
                 expires_at=None,
             )
         )
-        event = accounts._event(  # noqa: SLF001
+        event = accounts.event(
             tx, "privacy.export", subject_id, actor, request, resource=request_id, detail={"format": format}
         )
         tx.log([], event)
@@ -168,10 +168,10 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
             .where(schema.exports.c.request_id == request_id)
             .values(state="ready", expires_at=until)
         ).rowcount
-        alive = accounts._account_of(tx, subject_id) is not None  # noqa: SLF001
+        alive = accounts.account_of(tx, subject_id) is not None
         if ready and alive:
             counts = {"files": len(manifest["files"]), "rows": sum(each["rows"] for each in manifest["files"])}
-            event = accounts._event(  # noqa: SLF001
+            event = accounts.event(
                 tx,
                 "privacy.export_ready",
                 subject_id,
@@ -263,7 +263,7 @@ def _profile(accounts: Accounts, subject_id: str) -> _Section:
 
     def batches() -> Iterator[pl.DataFrame]:
         with accounts.store.reading() as rx:
-            row = accounts._account_of(rx, subject_id)  # noqa: SLF001
+            row = accounts.account_of(rx, subject_id)
         if row is None:
             raise ErasedSubjectError("the account was erased", where="export", hint="Nothing of it is left.")
         cipher = accounts.ciphers([subject_id], "identity")[subject_id]
@@ -376,7 +376,7 @@ def _attempts(accounts: Accounts, subject_id: str) -> _Section:
 
     def batches() -> Iterator[pl.DataFrame]:
         with accounts.store.reading() as rx:
-            row = accounts._account_of(rx, subject_id)  # noqa: SLF001
+            row = accounts.account_of(rx, subject_id)
             if row is None:
                 return
             counters = [account_attempts(bytes(row[name])) for name in ("username_lookup", "email_lookup")]

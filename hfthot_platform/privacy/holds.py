@@ -62,9 +62,9 @@ def place_hold(
     chosen = _categories(categories)
     reason = _reason(reason)
     hold_id = secrets.token_hex(16)
-    with accounts._operation("privacy.hold_place", request, user_id) as tx:  # noqa: SLF001
-        actor = accounts._actor(tx, request, user_id, admin=True)  # noqa: SLF001
-        subject_id = str(accounts._account(tx, user_id)["subject_id"])  # noqa: SLF001
+    with accounts.operation("privacy.hold_place", request, user_id) as tx:
+        actor = accounts.actor(tx, request, user_id, admin=True)
+        subject_id = str(accounts.account(tx, user_id)["subject_id"])
         tx.execute(
             sa.insert(legal_holds).values(
                 hold_id=hold_id,
@@ -75,7 +75,7 @@ def place_hold(
                 released_at=None,
             )
         )
-        event = accounts._event(  # noqa: SLF001
+        event = accounts.event(
             tx,
             "privacy.hold_place",
             subject_id,
@@ -104,8 +104,8 @@ def release_hold(
         PermissionDeniedError: the caller is no administrator.
     """
     reason = _reason(reason)
-    with accounts._operation("privacy.hold_release", request) as tx:  # noqa: SLF001
-        actor = accounts._actor(tx, request, None, admin=True)  # noqa: SLF001
+    with accounts.operation("privacy.hold_release", request) as tx:
+        actor = accounts.actor(tx, request, None, admin=True)
         found = tx.execute(sa.select(legal_holds).where(legal_holds.c.hold_id == hold_id)).mappings().first()
         if found is None:
             raise BadRequestError("no hold has this id", where="hold_id", hint="`hfthot privacy holds` lists them.")
@@ -118,7 +118,7 @@ def release_hold(
                 accounts.cipher(tx, row["subject_id"], "audit")
             except ErasedSubjectError:
                 personal = None
-            event = accounts._event(  # noqa: SLF001
+            event = accounts.event(
                 tx,
                 "privacy.hold_release",
                 row["subject_id"],

@@ -141,6 +141,7 @@ def test_metadata_holds_the_account_and_pictures_but_no_rows(run, platform):
     assert len(str(found["candles"])) < 150_000
 
 
+@pytest.mark.soak
 def test_a_backfill_of_400_days_is_one_run(run, platform, instance):
     platform.feeds[0].trades_per_day = 40  # the density does not matter here, the number of days does
     first, last = "2023-01-01", "2024-02-04"

@@ -293,7 +293,7 @@ def test_rows_do_not_depend_on_pruning(lake, sql):
 
 
 @pytest.mark.soak
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(_statements())
 def test_rows_do_not_depend_on_pruning_for_many_statements(lake, sql):
     _compare(lake, [sql])
