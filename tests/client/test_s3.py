@@ -49,6 +49,7 @@ def options():
         server.wait(30)
 
 
+@pytest.mark.soak
 def test_everything_works_there_too(options, tmp_path):
     settings = load_settings(
         lake_root="s3://lake/data",

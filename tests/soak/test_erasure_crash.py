@@ -36,7 +36,7 @@ from hfthot_platform.privacy.scan import Needle, scan
 from tests.privacy import worker
 from tests.privacy.people import register, someone
 
-KILLS = int(os.environ.get("HFTHOT_SOAK_ERASURE_KILLS", "60"))
+KILLS = int(os.environ.get("HFTHOT_SOAK_ERASURE_KILLS", "45"))
 KINDS = ("erase", "erase", "erase", "retention", "rotate", "vacuum", "publish")
 
 pytestmark = pytest.mark.soak

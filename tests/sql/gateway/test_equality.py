@@ -186,6 +186,7 @@ def plain(lake) -> Iterator[duckdb.DuckDBPyConnection]:
         yield connection
 
 
+@pytest.mark.soak
 def test_answers_are_those_of_duckdb_without_a_sandbox(gateway, plain):
     questions = Questions(20240301)
     asked = {questions.one() for _ in range(2 * COUNT)}
