@@ -59,6 +59,8 @@ __all__ = [
 ]
 
 _BLOCK = 8 * 1024 * 1024
+#: A file on a disk that is larger is read in parts of this size, so that one large file keeps every worker busy.
+_SECTION = 64 * 1024 * 1024
 #: What one archive member, or one compressed file, is unpacked to at most; a bomb must not stop an erasure.
 _LARGEST_EXPANDED = 64 * 1024**3
 #: An archive inside an archive is opened when it fits into memory.
@@ -572,7 +574,8 @@ class _Run:
                 self.total += sum(each.size for each in todo)
                 # The largest first, so that no worker ends with a long file alone.
                 todo.sort(key=lambda each: -each.size)
-                for _ in pool.map(reader.file, todo):
+                parts = [part for entry in todo for part in reader.parts(entry)]
+                for _ in pool.map(lambda part: part(), parts):
                     pass
                 self.reports.append(reader.report(len(todo) - len(own)))
 
@@ -637,17 +640,43 @@ class _Reader:
         for hit in self.run.searcher.search(os.fsencode(name)):
             self.run.found(self.place, name, "name", hit, hit.offset)
 
-    def file(self, entry: _Entry) -> None:
-        """Read a file in every way; one that has gone meanwhile holds nothing."""
+    def parts(self, entry: _Entry) -> list[Callable[[], None]]:
+        """Return the work of reading a file in every way: its bytes, in sections if it is large, and its content."""
+        if entry.path is None or entry.size <= _SECTION:
+            return [lambda: self._guarded(entry, self._file)]
+
+        def bytes_from(begin: int, end: int | None) -> Callable[[], None]:
+            return lambda: self._guarded(entry, lambda each: self._section(each, begin, end))
+
+        begins = range(0, entry.size, _SECTION)
+        # The last section goes to the end, wherever that is by then.
+        ends = [*begins[1:], None]
+        content = [lambda: self._guarded(entry, self._content)]
+        return content + [bytes_from(begin, end) for begin, end in zip(begins, ends, strict=True)]
+
+    def _file(self, entry: _Entry) -> None:
+        self._section(entry, 0, None)
+        self._content(entry)
+
+    def _section(self, entry: _Entry, begin: int, end: int | None) -> None:
+        """Search the bytes of a file for values that begin from `begin` on and before `end`."""
+        with entry.open() as handle:
+            handle.seek(max(0, begin - OVERLAP))
+            self.stream(entry.name, "bytes", handle, decoded=False, begin=begin, end=end)
+
+    def _content(self, entry: _Entry) -> None:
+        """Search what a file holds in packed or paged form."""
+        with entry.open() as handle:
+            head = handle.read(16)
+            handle.seek(0)
+            self.contained(entry.name, head, handle, "", 0)
+        if head == _SQLITE:
+            self.sqlite(entry)
+
+    def _guarded(self, entry: _Entry, work: Callable[[_Entry], None]) -> None:
+        """Do some of the work on a file; one that has gone meanwhile holds nothing."""
         try:
-            with entry.open() as handle:
-                head = handle.read(16)
-                handle.seek(0)
-                self.stream(entry.name, "bytes", handle, decoded=False)
-                handle.seek(0)
-                self.contained(entry.name, head, handle, "", 0)
-            if head == _SQLITE:
-                self.sqlite(entry)
+            work(entry)
         except FileNotFoundError:
             return
         except OSError as error:
@@ -664,22 +693,38 @@ class _Reader:
         if not decoded:
             self.run.count(number)
 
-    def stream(self, file: str, inside: str, handle: IO[bytes] | _Joined, *, decoded: bool = True) -> None:
-        """Search a stream of bytes in blocks that overlap."""
+    def stream(
+        self,
+        file: str,
+        inside: str,
+        handle: IO[bytes] | _Joined,
+        *,
+        decoded: bool = True,
+        begin: int = 0,
+        end: int | None = None,
+    ) -> None:
+        """Search a stream of bytes in blocks that overlap, for values that begin from `begin` on and before `end`.
+
+        The stream stands up to `OVERLAP` bytes before `begin`: what comes before a value tells whether it is a word.
+        """
         searcher = self.run.searcher
         buffer = bytearray(_BLOCK + 2 * OVERLAP)
         kept = 0  # bytes at the front that are from the block before
-        base = 0  # offset in the stream of the buffer's first byte
-        looked = 0  # offset in the stream before which every beginning was looked at
+        base = max(0, begin - OVERLAP)  # offset in the stream of the buffer's first byte
+        looked = begin  # offset in the stream before which every beginning was looked at
+        counted = begin
         while True:
-            read = _read_into(handle, memoryview(buffer)[kept:])
-            self.tally(file, read, decoded=decoded)
-            end = kept + read
-            last = end < len(buffer)
-            view = memoryview(buffer)[:end]
-            stop = end if last else end - OVERLAP
-            for hit in searcher.search(view[max(0, looked - base - 16) :], stop - max(0, looked - base - 16)):
-                offset = base + max(0, looked - base - 16) + hit.offset
+            filled = kept + _read_into(handle, memoryview(buffer)[kept:])
+            there = base + filled if end is None else min(base + filled, end)
+            self.tally(file, max(0, there - counted), decoded=decoded)
+            counted = max(counted, there)
+            last = filled < len(buffer)
+            stop = filled if last else filled - OVERLAP
+            if end is not None and base + stop >= end:
+                last, stop = True, end - base
+            context = max(0, looked - base - 16)
+            for hit in searcher.search(memoryview(buffer)[context:filled], stop - context):
+                offset = base + context + hit.offset
                 if offset >= looked:
                     self.run.found(self.place, file, inside, hit, offset)
             if last:
@@ -689,8 +734,8 @@ class _Reader:
                 return
             looked = base + stop
             keep = 2 * OVERLAP
-            buffer[:keep] = buffer[end - keep : end]
-            base += end - keep
+            buffer[:keep] = buffer[filled - keep : filled]
+            base += filled - keep
             kept = keep
 
     def mark_opaque(self, file: str) -> None:

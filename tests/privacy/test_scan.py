@@ -293,6 +293,33 @@ def test_a_file_that_cannot_be_decoded_is_named_and_read_as_bytes(place):
     assert report.findings
 
 
+@pytest.mark.parametrize("shift", [-40, -len(EMAIL.encode()), -1, 0, 1, 40])
+def test_a_value_across_the_border_of_two_sections_is_found_once(place, monkeypatch, shift):
+    section = 1 << 16
+    monkeypatch.setattr(module, "_SECTION", section)
+    content = bytearray(b"\xff" * (5 * section + 100))
+    at = [number * section + shift for number in (1, 2, 5)]
+    for offset in at:
+        content[offset : offset + len(EMAIL.encode())] = EMAIL.encode()
+    (place.root / "large.bin").write_bytes(content)
+
+    report = scan([NEEDLE], [place])
+
+    assert [each.offset for each in report.findings] == at
+    assert report.places[0].bytes == len(content)
+
+
+def test_the_rows_of_a_large_database_are_looked_at_too(place, monkeypatch):
+    monkeypatch.setattr(module, "_SECTION", 1 << 16)
+    with sqlite3.connect(place.root / "large.db") as base:
+        base.execute("CREATE TABLE notes (text TEXT)")
+        filler = "".join(chr(0x4E00 + number % 20_000) for number in range(60_000))
+        base.execute("INSERT INTO notes VALUES (?)", (filler[:30_000] + f" {EMAIL} " + filler,))
+    base.close()
+
+    assert {each.file for each in scan([NEEDLE], [place]).findings} == {"large.db"}
+
+
 def test_a_clean_place_is_clean_and_counted(place):
     (place.root / "some.log").write_text("nothing")
 
