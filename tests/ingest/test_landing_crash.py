@@ -151,6 +151,7 @@ def kill_again_and_again(lander, kills, seed, csv_of, line_of, accounted):
     assert found["market.trades"]
 
 
+@pytest.mark.soak
 def test_a_killed_run_is_completed_by_the_next(lander, csv_of, line_of, accounted):
     kill_again_and_again(lander, 20, 2024, csv_of, line_of, accounted)
 

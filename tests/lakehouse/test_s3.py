@@ -92,6 +92,7 @@ def test_writes_reads_versions_and_maintenance_work_as_on_a_disk(lake, trades):
         table.scan(version=1)
 
 
+@pytest.mark.soak
 def test_two_processes_that_collide_lose_and_double_no_row(lake, options, trades, tmp_path):
     table = lake.table("market.trades")
     table.append(trades(1, 999_999_999))
