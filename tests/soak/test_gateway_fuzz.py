@@ -1,4 +1,4 @@
-"""Generated statements against the SQL gateway, for HFTHOT_FUZZ_SECONDS (60 by default; `make fuzz`: 600).
+"""Generated statements against the SQL gateway, for HFTHOT_FUZZ_SECONDS (30 by default; `make fuzz`: 600).
 
 Three sources: soups of the language's words, mutated and spliced attacks and questions, and statements whose syntax
 trees sqlglot put together anew.  Whatever comes, the server stays up, within its memory, in time, and silent.
@@ -33,7 +33,7 @@ from tests.sql.gateway.test_equality import Questions
 
 pytestmark = pytest.mark.soak
 
-SECONDS = float(os.environ.get("HFTHOT_FUZZ_SECONDS", "60"))
+SECONDS = float(os.environ.get("HFTHOT_FUZZ_SECONDS", "30"))
 SEED = int(os.environ.get("HFTHOT_FUZZ_SEED", "0")) or random.SystemRandom().randrange(1, 2**31)
 DEADLINE = 1.0
 
