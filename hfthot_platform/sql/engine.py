@@ -21,12 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import duckdb
-import numpy as np
 import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.errors import BadRequestError, DamagedTableError, SqlError, UnknownColumnError, nearest
 from hfthot_platform.sql.adviser import ADVISER
+from hfthot_platform.sql.frames import as_frame, narrowed
 from hfthot_platform.sql.relations import Plan, known_names, register, resolve, text, unknown_table
 from hfthot_platform.sql.spill import spill_folder
 from hfthot_platform.sql.statement import Statement, parse, tokens_of
@@ -88,20 +88,14 @@ class SqlStream:
         """Yield the rows in bounded memory; the first piece is there even if it has no rows."""
         with self._context.translated():
             reader = self._worker.run(lambda: self._relation.to_arrow_reader(_BATCH_ROWS))
-            yield _utc(_as_polars(pa.Table.from_batches([], reader.schema)))
+            yield as_frame(pa.Table.from_batches([], reader.schema))
             while (batch := self._worker.run(lambda: next(reader, None))) is not None:
-                yield _utc(_as_polars(pa.Table.from_batches([batch])))
+                yield as_frame(pa.Table.from_batches([batch]))
 
     def frame(self) -> pl.DataFrame:
         """Return all rows.  Whole numbers from sums come back as Int64 wherever they fit."""
         with self._context.translated():
-            frame = _utc(_as_polars(self._worker.run(self._relation.to_arrow_table)))
-        whole = [name for name, dtype in frame.schema.items() if dtype == pl.Decimal(38, 0)]
-        for name in whole:
-            narrow = frame[name].cast(pl.Int64, strict=False)
-            if narrow.null_count() == frame[name].null_count():
-                frame = frame.with_columns(narrow)
-        return frame
+            return narrowed(as_frame(self._worker.run(self._relation.to_arrow_table)))
 
 
 def query(
@@ -353,46 +347,6 @@ class _Context:
             # A statement that fails while its rows are read in pieces fails with Arrow's or the system's error,
             # which has DuckDB's message.
             _raise(error, self.sql if sql is None else sql, self)
-
-
-# -- what comes back ------------------------------------------------------------------------------------------
-
-
-def _as_polars(table: pa.Table) -> pl.DataFrame:
-    """Return an Arrow table as Polars; intervals, which Polars does not know, become durations."""
-    for position, field in enumerate(table.schema):
-        if field.type == pa.month_day_nano_interval():
-            table = table.set_column(position, field.name, _durations(table.column(position)))
-    frame = pl.from_arrow(table)
-    if not isinstance(frame, pl.DataFrame):
-        raise TypeError(type(frame))
-    return frame
-
-
-def _durations(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    parts = np.dtype([("months", "<i4"), ("days", "<i4"), ("nanoseconds", "<i8")])
-    chunks = []
-    for chunk in column.chunks:
-        values = np.frombuffer(chunk.buffers()[1], dtype=parts)[chunk.offset : chunk.offset + len(chunk)]
-        present = chunk.is_valid().to_numpy(zero_copy_only=False)
-        if values["months"][present].any():
-            raise SqlError(
-                "an interval of months has no fixed length", where="SQL", hint="Cast it to text, or count in days."
-            )
-        microseconds = values["days"].astype(np.int64) * 86_400_000_000 + values["nanoseconds"] // 1000
-        chunks.append(pa.array(microseconds, pa.duration("us"), mask=~present))
-    return pa.chunked_array(chunks, pa.duration("us"))
-
-
-def _utc(frame: pl.DataFrame) -> pl.DataFrame:
-    """Label times as UTC: DuckDB's session runs in UTC, so times without a zone are UTC as well."""
-    return frame.with_columns(
-        pl.col(name).dt.replace_time_zone("UTC")
-        if dtype.time_zone is None
-        else pl.col(name).dt.convert_time_zone("UTC")
-        for name, dtype in frame.schema.items()
-        if isinstance(dtype, pl.Datetime)
-    )
 
 
 # -- errors ---------------------------------------------------------------------------------------------------

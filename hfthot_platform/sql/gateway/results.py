@@ -14,13 +14,13 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any, Final, Literal, get_args
 
-import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hfthot_platform import errors
 from hfthot_platform.errors import BadRequestError, HfthotError, SqlError, SqlWorkerError, nearest
+from hfthot_platform.sql.frames import as_frame, narrowed
 from hfthot_platform.sql.gateway.worker import weight
 
 __all__ = ["Format", "QueryResult", "encoded", "error_of", "format_of", "read_batch", "read_schema"]
@@ -205,7 +205,7 @@ def encoded(table: pa.Table, form: Format, most: int, go_on: Callable[[], None] 
             return _text(table, most, go_on, opening="[", between=",", closing="]", line=_json_lines)
         if form == "csv":
             return _text(table, most, go_on, opening=_csv_line(table.column_names), line=_csv_lines)
-        frame = _frame(table)
+        frame = narrowed(as_frame(table))
     except (
         pa.ArrowException,
         pl.exceptions.PolarsError,
@@ -356,39 +356,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(each) for each in value]
     raise ValueError(type(value).__name__)
-
-
-def _frame(table: pa.Table) -> pl.DataFrame:
-    """Return a table as Polars: intervals as durations, times in UTC, whole numbers as Int64 wherever they fit."""
-    for position, column in enumerate(table.schema):
-        if column.type == pa.month_day_nano_interval():
-            table = table.set_column(position, column.name, _durations(table.column(position)))
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    changed: list[pl.Expr | pl.Series] = []
-    for name, kind in frame.schema.items():
-        if isinstance(kind, pl.Datetime):
-            moment = pl.col(name).dt
-            changed.append(
-                moment.replace_time_zone("UTC") if kind.time_zone is None else moment.convert_time_zone("UTC")
-            )
-        elif kind == pl.Decimal(38, 0):
-            narrow = frame[name].cast(pl.Int64, strict=False)
-            if narrow.null_count() == frame[name].null_count():
-                changed.append(narrow)
-    return frame.with_columns(changed)
-
-
-def _durations(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    parts = np.dtype([("months", "<i4"), ("days", "<i4"), ("nanoseconds", "<i8")])
-    chunks = []
-    for chunk in column.chunks:
-        values = np.frombuffer(chunk.buffers()[1], dtype=parts)[chunk.offset : chunk.offset + len(chunk)]
-        present = chunk.is_valid().to_numpy(zero_copy_only=False)
-        if values["months"][present].any():
-            raise SqlError(
-                "an interval of months has no fixed length", where="SQL", hint="Cast it to text, or count in days."
-            )
-        microseconds = values["days"].astype(np.int64) * 86_400_000_000 + values["nanoseconds"] // 1000
-        chunks.append(pa.array(microseconds, pa.duration("us"), mask=~present))
-    return pa.chunked_array(chunks, pa.duration("us"))
