@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import psutil
 import pytest
 
+import hfthot_platform
 from hfthot_platform.errors import SqlError, UnknownTableError, VersionUnavailableError
 from hfthot_platform.sql.gateway import Policy, SqlGateway
 from tests.sql.gateway.attacks import BOMBS, HARMLESS, REFUSED
 from tests.sql.gateway.conftest import CANARIES, ENVIRONMENT_CANARY
 
 TYPED = (SqlError, UnknownTableError, VersionUnavailableError)
-#: Of what every error may hold nothing.
-INSIDE = ("Traceback", "site-packages", ".parquet", "read_parquet(", "/tmp/", "/root/", "/home/", "allowed_paths")
+#: Of what every error may hold nothing: the inside of the server, and where things are on its disk.
+PLACES = (sys.prefix, str(Path(hfthot_platform.__file__).parent), f"{tempfile.gettempdir()}/", f"{Path.home()}/")
+INSIDE = ("Traceback", "site-packages", ".parquet", "read_parquet(", "allowed_paths", *PLACES)
 SECONDS = 0.6
 #: What this process may grow by while hostile statements run.
 GROWTH = 200 * 2**20
