@@ -13,7 +13,7 @@ from assets.conditions import FOLLOWS_AS_A_WHOLE, FOLLOWS_CHECKED_INPUTS
 from hfthot_platform.contracts.views import View
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.sql.models import Models, SqlModel, TestOutcome
-from hfthot_platform.sql.models.runner import compute, judge, publish
+from hfthot_platform.sql.models.runner import compute, inputs_of, judge, publish
 from resources.platform import LakeDuckDB, Platform, days_of
 
 __all__ = ["model_assets", "model_checks"]
@@ -45,18 +45,8 @@ def model_checks(models: Models) -> list[dg.AssetChecksDefinition]:
 
 def _inputs(model: SqlModel, models: Models, lake: Lakehouse) -> list[str]:
     """Return what a model reads, and the tables below the views among it: views have no news of their own."""
-    found: dict[str, None] = {}
-    waiting = list(model.depends_on)
-    while waiting:
-        name = waiting.pop(0)
-        found[name] = None
-        view = lake.views.get(name)
-        if isinstance(view, View):
-            waiting.append(view.of.name)
-        elif view is not None:
-            waiting += models[name].depends_on
     # A view of the platform is another name of its table, and no asset.
-    return [name for name in found if not isinstance(lake.views.get(name), View)]
+    return [name for name in inputs_of(lake, models, model) if not isinstance(lake.views.get(name), View)]
 
 
 def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) -> dg.AssetsDefinition:
@@ -88,18 +78,17 @@ def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) 
         computed = compute(platform.lake, model, days, limits=platform.limits, connect=duckdb.get_connection)
         yield from rule_results(computed.audited)
         yield from _results(model, computed.gates)
-        later = [test for test in model.tests if not test.gate]
-        if not computed.publishable:
+        commit = None
+        if computed.publishable:
+            commit = publish(platform.lake, computed, platform.stamp(context))
+        else:
             table.quarantine(computed.audited, stamp=platform.stamp(context))
-            yield from _results(
-                model, judge(platform.lake, model, later, limits=platform.limits, connect=duckdb.get_connection)
-            )
-            return
-        commit = publish(platform.lake, computed, platform.stamp(context))
+        later = [test for test in model.tests if not test.gate]
         yield from _results(
             model, judge(platform.lake, model, later, limits=platform.limits, connect=duckdb.get_connection)
         )
-        yield published(context, table, [commit])
+        if commit is not None:
+            yield published(context, table, [commit])
 
     return stored
 

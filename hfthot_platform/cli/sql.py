@@ -13,13 +13,13 @@ from typer.core import TyperGroup
 
 from hfthot_platform.cli.output import as_json as to_json
 from hfthot_platform.cli.output import counted, note, print_json, print_table, progress_bar
-from hfthot_platform.cli.tables import new_stamp, opened_lake
+from hfthot_platform.cli.tables import new_stamp, opened_lake, sql_limits
 
 if TYPE_CHECKING:
     import polars as pl
 
     from hfthot_platform.lakehouse import Lakehouse
-    from hfthot_platform.sql import Limits, SqlStream
+    from hfthot_platform.sql import SqlStream
     from hfthot_platform.sql.models import Models, SqlModel, TestOutcome
     from hfthot_platform.sql.models.runner import ModelRun
 
@@ -96,7 +96,7 @@ def query(
 
     form = Format.JSON if as_json else kind or _format_of(output)
     text = _statement(statement)
-    limits = _limits(context)
+    limits = sql_limits(context)
     lake, time = opened_lake(context), _time(as_of)
     versions = dict(_version(given, text, lake) for given in at_version or ())
     with opened(lake, text, versions=versions, as_of=time, limits=limits) as stream:
@@ -303,7 +303,6 @@ def _show_model(model: SqlModel) -> None:
     typer.echo(f"{model.name} ({model.materialized}), {model.file}: {model.description}")
     typer.echo(f"Reads: {', '.join(model.depends_on) or 'no table'}")
     typer.echo(f"Parameters: {', '.join(sorted(model.parameters)) or 'none'}\n")
-    columns = model.columns if model.contract is None else model.contract.columns
     print_table(
         ("column", "type", "unit", "empty", "made of", "meaning"),
         [
@@ -315,7 +314,7 @@ def _show_model(model: SqlModel) -> None:
                 ", ".join(f"{table}.{name}" for table, name in model.lineage.get(each.name, ())),
                 each.description,
             )
-            for each in columns
+            for each in model.published_columns
         ],
     )
     typer.echo(f"\n{model.sql}")
@@ -324,7 +323,6 @@ def _show_model(model: SqlModel) -> None:
 def _described(model: SqlModel) -> dict[str, Any]:
     from hfthot_platform.contracts.dictionary import TYPE_NAMES
 
-    columns = model.columns if model.contract is None else model.contract.columns
     return {
         "model": model.name,
         "file": model.file,
@@ -343,7 +341,7 @@ def _described(model: SqlModel) -> dict[str, Any]:
                 "description": each.description,
                 "made_of": [f"{table}.{name}" for table, name in model.lineage.get(each.name, ())],
             }
-            for each in columns
+            for each in model.published_columns
         ],
         "tests": [{"name": each.name, "says": each.says, "gate": each.gate} for each in model.tests],
         "sql": model.sql,
@@ -382,7 +380,7 @@ def run(
             days=days,
             full=full,
             stamp=new_stamp("sql"),
-            limits=_limits(context),
+            limits=sql_limits(context),
             progress=progress,
         )
     if as_json:
@@ -458,7 +456,7 @@ def judge_tests(context: typer.Context, names: _Names = None, *, as_json: _Json 
     from hfthot_platform.sql.models.runner import judge
 
     models = _models(context)
-    lake, limits = opened_lake(context, models), _limits(context)
+    lake, limits = opened_lake(context, models), sql_limits(context)
     chosen = models.select(names or ())
     found: list[tuple[SqlModel, TestOutcome]] = []
     with progress_bar("testing") as progress:
@@ -499,10 +497,3 @@ def _models(context: typer.Context) -> Models:
     from hfthot_platform.sql.models import models_of
 
     return models_of(context.obj.settings()).require_sound()
-
-
-def _limits(context: typer.Context) -> Limits:
-    from hfthot_platform.sql import Limits
-
-    settings = context.obj.settings()
-    return Limits(settings.duckdb_memory, settings.duckdb_threads, settings.scratch)

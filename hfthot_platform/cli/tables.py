@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hfthot_platform.contracts.model import Column
     from hfthot_platform.contracts.views import SqlView, View
     from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.sql import Limits
     from hfthot_platform.sql.diff import Kind
     from hfthot_platform.sql.models import Models
 
@@ -30,6 +31,14 @@ def opened_lake(context: typer.Context, models: Models | None = None) -> Lakehou
     from hfthot_platform.sql.models import open_lake
 
     return open_lake(context.obj.settings(), models=models)
+
+
+def sql_limits(context: typer.Context) -> Limits:
+    """Return what an SQL statement of this command may use."""
+    from hfthot_platform.sql import Limits
+
+    settings = context.obj.settings()
+    return Limits(settings.duckdb_memory, settings.duckdb_threads, settings.scratch)
 
 
 def new_stamp(what: str) -> Any:
@@ -243,12 +252,9 @@ def diff(
     as_json: _Json = False,
 ) -> None:
     """Show which rows and values changed between two versions; what both have in common is not even read."""
-    from hfthot_platform.sql import Limits
     from hfthot_platform.sql.diff import diff as compare
 
-    settings = context.obj.settings()
-    limits = Limits(settings.duckdb_memory, settings.duckdb_threads, settings.scratch)
-    found = compare(opened_lake(context), name, before, after, key=key, limits=limits)
+    found = compare(opened_lake(context), name, before, after, key=key, limits=sql_limits(context))
     kinds: dict[Kind, int] = {"added": found.added, "removed": found.removed, "changed": found.changed}
     frames = {kind: found.rows(kind, rows) for kind, count in kinds.items() if count and rows}
     if as_json:

@@ -69,18 +69,17 @@ class Diff:
         contract = self._comparison.contract
         shown = [column.name for column in contract.columns if not column.personal]
         key = [name for name in self.key if name in shown]
+        side = "b" if kind == "added" else "a"
         if kind == "changed":
             pairs = [
-                f"{side}.{quoted(name)} AS {quoted(f'{name}_{word}')}"
+                f"{which}.{quoted(name)} AS {quoted(f'{name}_{word}')}"
                 for name in self.columns
                 if name in shown
-                for side, word in (("a", "before"), ("b", "after"))
+                for which, word in (("a", "before"), ("b", "after"))
             ]
             columns = ", ".join([*(f"a.{quoted(name)}" for name in key), *pairs]) or "1 AS changed"
         else:
-            side = "b" if kind == "added" else "a"
             columns = ", ".join(f"{side}.{quoted(name)}" for name in shown)
-        side = "b" if kind == "added" else "a"
         order = ", ".join(f"{side}.{quoted(name)}" for name in self.key)
         end = "" if limit is None else f" LIMIT {int(limit)}"
         return f"SELECT {columns} FROM {{joined}} WHERE {_WHERE[kind]} ORDER BY {order}{end}"  # noqa: S608 - names from the contract

@@ -14,6 +14,7 @@ import polars as pl
 from hfthot_platform.contracts import Column, TableContract
 from hfthot_platform.contracts.views import View
 from hfthot_platform.errors import LakehouseError
+from hfthot_platform.sql.relations import SQL_TYPES
 from hfthot_platform.sql.statement import DISCOVERY
 
 if TYPE_CHECKING:
@@ -67,8 +68,6 @@ def tables(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
 
 def columns(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
     """Return one row per column, in the order of its table."""
-    from hfthot_platform.sql.relations import SQL_TYPES
-
     rows = [
         {
             "table_name": name,

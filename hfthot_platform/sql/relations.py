@@ -23,7 +23,7 @@ from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT,
 from hfthot_platform.contracts.views import View
 from hfthot_platform.errors import BadRequestError, SqlError, UnknownTableError, nearest
 from hfthot_platform.sql.pruning import Filters, Node, filters_of, kept_files, tree_of
-from hfthot_platform.sql.statement import DISCOVERY, Reference, Statement, parse, view_of, without_end
+from hfthot_platform.sql.statement import DISCOVERY, Reference, Statement, parse, quoted, view_of, without_end
 
 if TYPE_CHECKING:
     from hfthot_platform.lakehouse import Lakehouse
@@ -332,11 +332,6 @@ def no_rows(contract: TableContract) -> str:
     """Return the SELECT that has a table's columns and no rows."""
     columns = ", ".join(f"NULL::{SQL_TYPES[column.dtype]} AS {quoted(column.name)}" for column in contract.columns)
     return f"SELECT {columns} WHERE false"
-
-
-def quoted(name: str) -> str:
-    """Return a name in double quotes."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def listed(names: Iterable[str]) -> str:

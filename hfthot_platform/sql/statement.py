@@ -20,7 +20,7 @@ import duckdb
 
 from hfthot_platform.errors import SqlError, UnknownTableError, nearest
 
-__all__ = ["DISCOVERY", "Reference", "Statement", "Token", "parse", "tokens_of", "view_of", "without_end"]
+__all__ = ["DISCOVERY", "Reference", "Statement", "Token", "parse", "quoted", "tokens_of", "view_of", "without_end"]
 
 #: Relations that tell of the others; they have no versions.
 DISCOVERY: tuple[str, ...] = ("hfthot.columns", "hfthot.tables", "hfthot.versions")
@@ -115,7 +115,12 @@ def view_of(name: str, version: int | None = None, as_of: datetime | None = None
     """Return the quoted name of the view that stands for a table at a version, at a time, or as it is."""
     schema = _schema(name, version, as_of)
     parts = [name.rpartition(".")[2]] if schema is None else [schema, name.rpartition(".")[2]]
-    return ".".join('"' + part.replace('"', '""') + '"' for part in parts)
+    return ".".join(map(quoted, parts))
+
+
+def quoted(name: str) -> str:
+    """Return a name in double quotes."""
+    return '"' + name.replace('"', '""') + '"'
 
 
 def tokens_of(sql: str) -> tuple[bytes, list[Token]]:

@@ -19,8 +19,10 @@ from hfthot_platform.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME,
 from hfthot_platform.contracts.rules import Between, OneOf, Rule
 from hfthot_platform.errors import SqlError, nearest
 from hfthot_platform.sql.engine import Limits
+from hfthot_platform.sql.frames import as_frame
 from hfthot_platform.sql.models.header import ColumnTest, Header, Mistake, ModelTestHeader, Relationship, Source
 from hfthot_platform.sql.models.statement import sql_literal
+from hfthot_platform.sql.relations import listed
 
 __all__ = ["ModelTest", "TestOutcome", "declared_tests", "evaluate", "over_rows", "rules_of"]
 
@@ -140,9 +142,9 @@ def _of_column(column: Column, test: ColumnTest, line: int) -> ModelTest | str:
             values = test.accepted_values or ()
             if problem := _unlike(column, values):
                 return problem
-            listed = ", ".join(map(sql_literal, values))
+            literals = ", ".join(map(sql_literal, values))
             says = f"{name} is one of {', '.join(map(str, values))}"
-            broken = f"{quoted} NOT IN ({listed})"
+            broken = f"{quoted} NOT IN ({literals})"
             return ModelTest(f"accepted_values_{name}", "accepted_values", says, (name,), line, True, broken)
         case "relationships" if test.relationships is not None:
             if test.relationships.column not in {None, name}:
@@ -277,11 +279,10 @@ def evaluate(
 
 
 def _repeated(model: str, names: Sequence[str]) -> str:
-    listed = ", ".join(f'"{name}"' for name in names)
     present = " AND ".join(f'"{name}" IS NOT NULL' for name in names)
     return (
         f"SELECT coalesce(sum(n - 1), 0)::BIGINT AS n FROM (SELECT count(*) AS n FROM {model} "  # noqa: S608
-        f"WHERE {present} GROUP BY {listed} HAVING count(*) > 1)"
+        f"WHERE {present} GROUP BY {listed(names)} HAVING count(*) > 1)"
     )
 
 
@@ -325,13 +326,10 @@ def over_rows(
 
     def ask(sql: str) -> pl.DataFrame:
         try:
-            found = pl.from_arrow(connection.sql(sql).to_arrow_table())
+            return as_frame(connection.sql(sql).to_arrow_table())
         except duckdb.Error as error:
             hint = "Correct the test in the model's header."
             raise SqlError(str(error).strip().splitlines()[0], where=f"tests of {model}", hint=hint) from None
-        if not isinstance(found, pl.DataFrame):
-            raise TypeError(type(found))
-        return found
 
     try:
         connection.execute("SET TimeZone = 'UTC'")

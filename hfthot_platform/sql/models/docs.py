@@ -259,9 +259,8 @@ def _facts(model: SqlModel) -> str:
 
 
 def _column_facts(model: SqlModel) -> list[tuple[str, str, str, str]]:
-    columns = model.columns if model.contract is None else model.contract.columns
     out = []
-    for each in columns:
+    for each in model.published_columns:
         notes = [each.description] if each.description else []
         notes += ["may be empty"] if each.nullable else []
         notes += ["personal data"] if each.personal else []

@@ -27,6 +27,7 @@ from hfthot_platform.sql.models.checks import ModelTest, declared_tests, rules_o
 from hfthot_platform.sql.models.header import Mistake, Source, TypeName, read_source
 from hfthot_platform.sql.models.model import Models, SqlModel
 from hfthot_platform.sql.models.statement import Origin, Statement, parse, sql_literal
+from hfthot_platform.sql.relations import SQL_TYPES
 
 __all__ = ["LAYERS", "load_models", "read_models"]
 
@@ -43,15 +44,6 @@ _DECLARED: Final[dict[TypeName, pa.DataType]] = {
     "boolean": FLAG,
     "date": DATE,
     "timestamp": TIME,
-}
-_SQL_NAMES: Final = {
-    TEXT: "VARCHAR",
-    SMALL: "INTEGER",
-    INT: "BIGINT",
-    FLOAT: "DOUBLE",
-    FLAG: "BOOLEAN",
-    DATE: "DATE",
-    TIME: "TIMESTAMP WITH TIME ZONE",
 }
 #: What the lake stores for a type of DuckDB's.
 _STORED: Final[dict[str, pa.DataType]] = {
@@ -291,7 +283,7 @@ class _Binder:
 
     def add(self, model: SqlModel) -> None:
         """Make a model known to those that read it."""
-        self._columns[model.name] = model.columns if model.contract is None else model.contract.columns
+        self._columns[model.name] = model.published_columns
 
     def columns_of(self, name: str) -> tuple[str, ...]:
         """Return the columns of a table, view or model."""
@@ -389,14 +381,14 @@ class _Binder:
             self._made.add(name)
             if "." in name:
                 self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.', maxsplit=1)[0]}")
-            listed = ", ".join(f'"{each.name}" {_SQL_NAMES[each.dtype]}' for each in self._columns[name])
+            listed = ", ".join(f'"{each.name}" {SQL_TYPES[each.dtype]}' for each in self._columns[name])
             self._connection.execute(f"CREATE TABLE {name} ({listed})")
 
     def _test_mistakes(
         self, source: Source, tests: list[ModelTest], columns: Mapping[str, Column]
     ) -> Iterator[Mistake]:
         """Bind the SQL of tests: all at once, and one by one only where something is wrong."""
-        listed = ", ".join(f'NULL::{_SQL_NAMES[each.dtype]} AS "{each.name}"' for each in columns.values())
+        listed = ", ".join(f'NULL::{SQL_TYPES[each.dtype]} AS "{each.name}"' for each in columns.values())
         expressions = [test for test in tests if test.kind == "expression"]
 
         def bind(some: Iterable[ModelTest]) -> duckdb.Error | None:
@@ -478,12 +470,10 @@ def _stored(given: str) -> pa.DataType | None:
 
 def _typed(sql: str, found: list[tuple[str, str]], columns: tuple[Column, ...]) -> str:
     """Return the statement with every column in the type that is stored."""
-    if all(given == _SQL_NAMES[column.dtype] for (_, given), column in zip(found, columns, strict=True)):
+    if all(given == SQL_TYPES[column.dtype] for (_, given), column in zip(found, columns, strict=True)):
         return sql.strip()
     listed = ", ".join(
-        f'"{name}"'
-        if given == _SQL_NAMES[column.dtype]
-        else f'CAST("{name}" AS {_SQL_NAMES[column.dtype]}) AS "{name}"'
+        f'"{name}"' if given == SQL_TYPES[column.dtype] else f'CAST("{name}" AS {SQL_TYPES[column.dtype]}) AS "{name}"'
         for (name, given), column in zip(found, columns, strict=True)
     )
     return f"SELECT {listed} FROM (\n{sql.strip()}\n)"  # noqa: S608 - the statement of the file itself

@@ -53,6 +53,11 @@ class SqlModel:
         return self.header.materialized
 
     @property
+    def published_columns(self) -> tuple[Column, ...]:
+        """Return the columns as readers see them: those of the statement and, if there is one, the partition's."""
+        return self.columns if self.contract is None else self.contract.columns
+
+    @property
     def description(self) -> str:
         """Return what it holds."""
         return self.header.description

@@ -20,8 +20,20 @@ from hfthot_platform.lakehouse import Audited, Commit, Lakehouse, Stamp
 from hfthot_platform.sql.engine import Connect, Limits, query
 from hfthot_platform.sql.models.checks import ModelTest, TestOutcome, evaluate, over_rows
 from hfthot_platform.sql.models.model import Models, SqlModel
+from hfthot_platform.sql.relations import listed
 
-__all__ = ["Computed", "Days", "ModelRun", "compute", "judge", "publish", "run_models", "span_of", "stamped"]
+__all__ = [
+    "Computed",
+    "Days",
+    "ModelRun",
+    "compute",
+    "inputs_of",
+    "judge",
+    "publish",
+    "run_models",
+    "span_of",
+    "stamped",
+]
 
 #: From a first day to before a second one.
 Days = tuple[date, date]
@@ -112,7 +124,7 @@ def _gates(lake: Lakehouse, model: SqlModel, rows: pl.DataFrame, limits: Limits)
         if test.kind == "relationships" and test.to != model.name:
             fields.setdefault(test.to, []).append(test.field)
     parents = {
-        name: query(lake, f"SELECT DISTINCT {_listed(wanted)} FROM {name}", limits=limits).frame  # noqa: S608 - bound at load
+        name: query(lake, f"SELECT DISTINCT {listed(dict.fromkeys(wanted))} FROM {name}", limits=limits).frame  # noqa: S608 - bound at load
         for name, wanted in fields.items()
     }
     declared = model.contract.polars_schema if model.contract else {}
@@ -120,10 +132,6 @@ def _gates(lake: Lakehouse, model: SqlModel, rows: pl.DataFrame, limits: Limits)
     typed = rows.cast({name: declared[name] for name in rows.columns})
     with over_rows(model.name, typed, parents, limits) as ask:
         return evaluate(model.name, tests, ask, lake.clock())
-
-
-def _listed(names: Iterable[str]) -> str:
-    return ", ".join(f'"{name}"' for name in dict.fromkeys(names))
 
 
 def publish(lake: Lakehouse, computed: Computed, stamp: Stamp) -> Commit:
@@ -172,22 +180,27 @@ def judge(
     )
 
 
-def span_of(lake: Lakehouse, models: Models, model: SqlModel) -> Days | None:
-    """Return the days for which a model's inputs have events, or None if they have none."""
-    ends: list[date] = []
-    waiting, seen = [*model.depends_on], set[str]()
+def inputs_of(lake: Lakehouse, models: Models, model: SqlModel) -> list[str]:
+    """Return what a model reads, each once, and what the views among it read, to any depth."""
+    found: dict[str, None] = {}
+    waiting = [*model.depends_on]
     while waiting:
-        name = waiting.pop()
-        view = lake.views.get(name)
-        if name in seen:
+        name = waiting.pop(0)
+        if name in found:
             continue
-        seen.add(name)
+        found[name] = None
+        view = lake.views.get(name)
         if isinstance(view, View):
             waiting.append(view.of.name)
-        elif view is not None:
-            waiting += models[name].depends_on if name in models.by_name else ()
-        else:
-            ends += _events(lake, name)
+        elif view is not None and name in models.by_name:
+            waiting += models[name].depends_on
+    return list(found)
+
+
+def span_of(lake: Lakehouse, models: Models, model: SqlModel) -> Days | None:
+    """Return the days for which a model's inputs have events, or None if they have none."""
+    read = [name for name in inputs_of(lake, models, model) if name not in lake.views]
+    ends = [day for name in read for day in _events(lake, name)]
     if not ends:
         return None
     days = sorted(each.date() if isinstance(each, datetime) else each for each in ends)

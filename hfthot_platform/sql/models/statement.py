@@ -16,6 +16,7 @@ from sqlglot.optimizer.scope import Scope, build_scope
 from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]
 
 from hfthot_platform.sql.models.header import Mistake, Source
+from hfthot_platform.sql.relations import text
 
 __all__ = ["VOLATILE", "Origin", "Parameter", "Statement", "TableName", "parse", "sql_literal"]
 
@@ -116,7 +117,7 @@ def sql_literal(value: object) -> str:
         case int() | float():
             return repr(value)
         case _:
-            return "'" + str(value).replace("'", "''") + "'"
+            return text(str(value))
 
 
 def parse(source: Source) -> tuple[Statement | None, list[Mistake]]:
