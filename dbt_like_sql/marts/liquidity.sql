@@ -103,19 +103,17 @@ daily AS (
     FROM windows
     WHERE date >= $partition_start
 ),
-changes AS (
+signed AS (
     SELECT
         venue,
         symbol,
         date,
         ts,
         trade_id,
-        ln(price / lag(price) OVER trade) AS change,
-        CASE side WHEN 'buy' THEN 1 WHEN 'sell' THEN -1 END AS sign,
-        lag(CASE side WHEN 'buy' THEN 1 WHEN 'sell' THEN -1 END) OVER trade AS sign_before
+        price,
+        CASE side WHEN 'buy' THEN 1 WHEN 'sell' THEN -1 END AS sign
     FROM market.trades
     WHERE date >= $partition_start AND date < $partition_end
-    WINDOW trade AS (PARTITION BY venue, symbol, date ORDER BY ts, trade_id)
 ),
 pairs AS (
     SELECT
@@ -124,11 +122,11 @@ pairs AS (
         date,
         ts,
         trade_id,
-        change,
-        lag(change) OVER trade AS change_before,
-        sign - sign_before AS turn,
-        CASE WHEN sign IS NOT NULL THEN sign_before END AS sign_before
-    FROM changes
+        ln(price / lag(price) OVER trade) AS change,
+        ln(lag(price) OVER trade / lag(price, 2) OVER trade) AS change_before,
+        sign - lag(sign) OVER trade AS turn,
+        CASE WHEN sign IS NOT NULL THEN lag(sign) OVER trade END AS sign_before
+    FROM signed
     WINDOW trade AS (PARTITION BY venue, symbol, date ORDER BY ts, trade_id)
 ),
 moments AS (
