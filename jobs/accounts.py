@@ -8,7 +8,7 @@ from assets.accounts import CHECKS, TABLES
 from hfthot_platform import __version__
 from hfthot_platform.ingest.users import ingest_user_landing
 from hfthot_platform.lakehouse import Stamp
-from jobs.common import tables_with_gates
+from jobs.common import tables_with_gates, whole_schedule
 from resources.platform import Platform
 
 __all__ = ["JOBS", "SCHEDULES"]
@@ -54,11 +54,5 @@ def user_files() -> None:
 JOBS: list[Any] = [publish, integrity, user_files]
 
 SCHEDULES = [
-    dg.ScheduleDefinition(
-        name="accounts_integrity_daily",
-        job=integrity,
-        cron_schedule="45 1 * * *",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    ),
+    whole_schedule("accounts_integrity_daily", "accounts_integrity", "45 1 * * *"),
 ]

@@ -1,4 +1,4 @@
-"""What jobs share: selecting tables with their gates, and schedules for a day's partition."""
+"""What jobs share: selecting tables with their gates, and schedules, all in UTC."""
 
 from datetime import timedelta
 from typing import Final
@@ -7,7 +7,7 @@ import dagster as dg
 
 from assets.common import RULES, asset_key
 
-__all__ = ["TODAY", "YESTERDAY", "daily_schedule", "tables_with_gates"]
+__all__ = ["TODAY", "YESTERDAY", "daily_schedule", "tables_with_gates", "whole_schedule"]
 
 #: Which day a scheduled run is for, as days before the tick.
 TODAY: Final = 0
@@ -22,6 +22,20 @@ def tables_with_gates(*names: str) -> dg.AssetSelection:
     keys = [asset_key(name) for name in names]
     gates = dg.AssetSelection.checks(*(dg.AssetCheckKey(key, RULES) for key in keys))
     return dg.AssetSelection.assets(*keys).without_checks() | gates
+
+
+def whole_schedule(name: str, job: str, cron: str, *, running: bool = True) -> dg.ScheduleDefinition:
+    """Run a job that knows no partitions.
+
+    Args:
+        name: of the schedule.
+        job: name of the job.
+        cron: when, in UTC.
+        running: as for `daily_schedule`.
+    """
+    return dg.ScheduleDefinition(
+        name=name, job_name=job, cron_schedule=cron, execution_timezone="UTC", default_status=_status(running=running)
+    )
 
 
 def daily_schedule(name: str, job: str, cron: str, *, day: int, running: bool = True) -> dg.ScheduleDefinition:
@@ -40,10 +54,14 @@ def daily_schedule(name: str, job: str, cron: str, *, day: int, running: bool = 
         job_name=job,
         cron_schedule=cron,
         execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
+        default_status=_status(running=running),
     )
     def scheduled(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         at = context.scheduled_execution_time
         return dg.RunRequest(run_key=f"{name}:{at.isoformat()}", partition_key=f"{at.date() - timedelta(days=day)}")
 
     return scheduled
+
+
+def _status(*, running: bool) -> dg.DefaultScheduleStatus:
+    return dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED

@@ -5,6 +5,7 @@ import dagster as dg
 from assets.quality import CHECKS
 from hfthot_platform.errors import LakehouseError
 from hfthot_platform.lakehouse import Stamp, maintain, sweep_scratch
+from jobs.common import whole_schedule
 from resources.platform import Platform
 
 __all__ = ["SCHEDULES", "deep_quality", "maintenance"]
@@ -64,18 +65,6 @@ deep_quality = dg.define_asset_job(
 )
 
 SCHEDULES = [
-    dg.ScheduleDefinition(
-        name="maintenance_nightly",
-        job=maintenance,
-        cron_schedule="0 3 * * *",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    ),
-    dg.ScheduleDefinition(
-        name="deep_quality_weekly",
-        job=deep_quality,
-        cron_schedule="0 4 * * 0",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    ),
+    whole_schedule("maintenance_nightly", "maintenance", "0 3 * * *"),
+    whole_schedule("deep_quality_weekly", "deep_quality", "0 4 * * 0"),
 ]

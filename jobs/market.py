@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets.common import asset_key
-from jobs.common import TODAY, YESTERDAY, daily_schedule, tables_with_gates
+from jobs.common import TODAY, YESTERDAY, daily_schedule, tables_with_gates, whole_schedule
 
 __all__ = ["JOBS", "SCHEDULES"]
 
@@ -38,13 +38,7 @@ SCHEDULES = [
     daily_schedule("ingest_daily", "ingest", "30 0 * * *", day=YESTERDAY),
     # The sensor of automation conditions derives within a minute of each ingest; this catches what it missed.
     daily_schedule("derive_daily", "derive", "0 2 * * *", day=YESTERDAY),
-    dg.ScheduleDefinition(
-        name="describe_instruments_daily",
-        job=describe,
-        cron_schedule="15 0 * * *",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    ),
+    whole_schedule("describe_instruments_daily", "describe_instruments", "15 0 * * *"),
     # For live feeds: today's trades so far, every five minutes.  Bars and regimes follow by themselves.
     daily_schedule("ingest_live", "ingest", "*/5 * * * *", day=TODAY, running=False),
 ]

@@ -19,6 +19,7 @@ from hfthot_platform.privacy.erasure import pending_erasures, run_erasure
 from hfthot_platform.privacy.export import run_export
 from hfthot_platform.privacy.retention import apply_retention
 from hfthot_platform.privacy.rotation import rotate_keys
+from jobs.common import whole_schedule
 from resources.platform import Platform
 
 __all__ = ["JOBS", "SCHEDULES"]
@@ -154,26 +155,8 @@ JOBS: list[Any] = [rgpd_export, rgpd_erasure, audit_retention, key_rotation, aud
 SCHEDULES = [
     erasures_resumed,
     # Before the nightly maintenance, which then takes the files.
-    dg.ScheduleDefinition(
-        name="audit_retention_daily",
-        job=audit_retention,
-        cron_schedule="15 2 * * *",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    ),
-    dg.ScheduleDefinition(
-        name="audit_chain_daily",
-        job=audit_chain,
-        cron_schedule="0 2 * * *",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    ),
+    whole_schedule("audit_retention_daily", "audit_retention", "15 2 * * *"),
+    whole_schedule("audit_chain_daily", "audit_chain", "0 2 * * *"),
     # Off until somebody decides on it: what was backed up before a rotation cannot be restored after it.
-    dg.ScheduleDefinition(
-        name="key_rotation_monthly",
-        job=key_rotation,
-        cron_schedule="0 1 1 * *",
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-    ),
+    whole_schedule("key_rotation_monthly", "key_rotation", "0 1 1 * *", running=False),
 ]

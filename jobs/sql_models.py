@@ -9,7 +9,7 @@ import dagster as dg
 
 from assets.common import asset_key
 from hfthot_platform.sql.models import Models, SqlModel
-from jobs.common import YESTERDAY, daily_schedule
+from jobs.common import YESTERDAY, daily_schedule, whole_schedule
 
 __all__ = ["model_jobs", "model_schedules"]
 
@@ -62,20 +62,10 @@ def model_schedules(models: Models) -> list[dg.ScheduleDefinition]:
         if model.materialized == "incremental":
             schedules.append(daily_schedule(name, _job_name(model), cron, day=YESTERDAY))
         else:
-            schedules.append(_schedule(name, _job_name(model), cron))
+            schedules.append(whole_schedule(name, _job_name(model), cron))
     if _view_tests(models):
-        schedules.append(_schedule(f"{_VIEW_TESTS}_nightly", _VIEW_TESTS, "30 3 * * *"))
+        schedules.append(whole_schedule(f"{_VIEW_TESTS}_nightly", _VIEW_TESTS, "30 3 * * *"))
     return schedules
-
-
-def _schedule(name: str, job: str, cron: str) -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(
-        name=name,
-        job_name=job,
-        cron_schedule=cron,
-        execution_timezone="UTC",
-        default_status=dg.DefaultScheduleStatus.RUNNING,
-    )
 
 
 def _job_name(model: SqlModel) -> str:
