@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["MICROSECONDS", "bars_from_bars", "bars_from_trades", "interval_start", "rows_within", "touched"]
+__all__ = ["MICROSECONDS", "bars_from_bars", "bars_from_trades", "interval_start"]
 
 #: Length in microseconds of every interval, the 1m base included.
 MICROSECONDS: Final[dict[str, int]] = {"1m": 60_000_000, **INTERVALS}
@@ -138,36 +138,6 @@ def bars_from_bars(
     bars = bars.with_columns(_sum_if_known(rows[name], starts) for name in _OPTIONAL_SUMS)
     final = _reduce(np.logical_and, rows["final"].to_numpy(), starts)
     return _finish(bars, runs, interval, until, origin="bars_1m", final=final)
-
-
-def touched(rows: pl.DataFrame | pl.LazyFrame, interval: str = "1m") -> pl.DataFrame:
-    """Return the distinct (venue, symbol, ts) of the bars that contain the given trades or bars.
-
-    Used for late rows: exactly these bars have to be computed again.
-    """
-    keys = pl.col("venue", "symbol").cast(pl.String)
-    return rows.lazy().select(keys, interval_start("ts", interval)).unique().sort("symbol", "venue", "ts").collect()
-
-
-def rows_within(rows: pl.LazyFrame, bars: pl.DataFrame, interval: str = "1m") -> pl.LazyFrame:
-    """Keep the trades or bars that fall into the given bars, as returned by `touched`.
-
-    The times of the first and the last bar are also given as a plain filter, which prunes files.
-    """
-    if bars.is_empty():
-        return rows.clear()
-    first, last = bars.select(
-        pl.col("ts").min(), (pl.col("ts").max() + pl.duration(microseconds=_length(interval))).alias("end")
-    ).row(0)
-    symbols = bars["symbol"].unique().to_list()
-    return (
-        rows.filter(pl.col("ts") >= first, pl.col("ts") < last, pl.col("symbol").cast(pl.String).is_in(symbols))
-        .with_columns(
-            interval_start("ts", interval).alias("_bar"), pl.col("venue", "symbol").cast(pl.String).name.prefix("_")
-        )
-        .join(bars.lazy(), left_on=["_venue", "_symbol", "_bar"], right_on=["venue", "symbol", "ts"], how="semi")
-        .drop("_venue", "_symbol", "_bar")
-    )
 
 
 def _length(interval: str) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["agreement", "completeness", "disagreements", "missing_runs", "presence", "staleness"]
+__all__ = ["agreement", "completeness", "missing_runs", "presence", "staleness"]
 
 _TIME: Final = pl.Datetime("us", "UTC")
 _KEY: Final = ("venue", "symbol")
@@ -254,43 +254,6 @@ def staleness(rows: pl.DataFrame | pl.LazyFrame, interval: str, now: datetime, *
     )
 
 
-def disagreements(
-    a: pl.DataFrame | pl.LazyFrame,
-    b: pl.DataFrame | pl.LazyFrame,
-    tolerance: float = 1e-9,
-    *,
-    columns: Sequence[str] = ("open", "high", "low", "close", "volume"),
-) -> pl.DataFrame:
-    """List the values in which two sets of bars of the same key differ.
-
-    Args:
-        a: bars (or closes, with `columns=("close",)`).
-        b: bars of another source; give it the same venue name to compare across venues.
-        tolerance: largest accepted |a - b| / max(|a|, |b|).
-        columns: what to compare; a value that is null on one side is unknown, not different.
-
-    Returns:
-        venue, symbol, (interval,) ts or date, column, a, b, difference (relative), largest difference first.
-    """
-    both, key = _matched(a, b, columns)
-    parts = [
-        both.select(
-            *key,
-            pl.lit(name).alias("column"),
-            pl.col(name).cast(pl.Float64).alias("a"),
-            pl.col(f"{name}_b").cast(pl.Float64).alias("b"),
-            _difference(name).alias("difference"),
-        )
-        for name in columns
-    ]
-    return (
-        pl.concat(parts)
-        .filter(pl.col("difference") > tolerance)
-        .sort("difference", *key, "column", descending=[True, *[False] * len(key), False])
-        .collect()
-    )
-
-
 def agreement(
     a: pl.DataFrame | pl.LazyFrame,
     b: pl.DataFrame | pl.LazyFrame,
@@ -300,13 +263,17 @@ def agreement(
 ) -> pl.DataFrame:
     """Summarise how well two sets of bars agree, per venue and symbol.
 
-    Args are those of `disagreements`.
+    Args:
+        a: bars (or closes, with `columns=("close",)`).
+        b: bars of another source; give it the same venue name to compare across venues.
+        tolerance: largest accepted |a - b| / max(|a|, |b|).
+        columns: what to compare; a value that is null on one side is unknown, not different.
 
     Returns:
         venue, symbol, compared (rows with the same key), differing (those with a value beyond the tolerance),
         worst (largest relative difference); keys of only one side are not compared (see `completeness`).
     """
-    both, _ = _matched(a, b, columns)
+    both = _matched(a, b, columns)
     worst = pl.max_horizontal(_difference(name) for name in columns)
     return (
         both.select(*_KEY, worst.alias("worst"))
@@ -421,9 +388,8 @@ def _tally(values: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int
     return values[starts], np.diff(np.append(starts, len(values)))
 
 
-def _matched(
-    a: pl.DataFrame | pl.LazyFrame, b: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]
-) -> tuple[pl.LazyFrame, list[str]]:
+def _matched(a: pl.DataFrame | pl.LazyFrame, b: pl.DataFrame | pl.LazyFrame, columns: Sequence[str]) -> pl.LazyFrame:
+    """Return the rows of both sides that have the same key, those of `b` with the suffix `_b`."""
     names = a.collect_schema().names()
     others = b.collect_schema().names()
     time = "ts" if "ts" in names else "date"
@@ -435,7 +401,7 @@ def _matched(
     texts = [pl.col(name).cast(pl.String) for name in key[:-1]]
     left = a.lazy().select(*texts, time, *columns)
     right = b.lazy().select(*texts, time, *(pl.col(name).alias(f"{name}_b") for name in columns))
-    return left.join(right, on=key, how="inner"), key
+    return left.join(right, on=key, how="inner")
 
 
 def _difference(name: str) -> pl.Expr:

@@ -28,7 +28,7 @@ from hfthot_platform.errors import BadRequestError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["DOLLARS", "SILENCE_DAYS", "select_universe", "traded_values", "universe_over"]
+__all__ = ["DOLLARS", "SILENCE_DAYS", "traded_values", "universe_over"]
 
 #: Quote currencies that count as one US dollar.
 DOLLARS: Final = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USDP", "USD1", "DAI")
@@ -36,27 +36,6 @@ DOLLARS: Final = ("USD", "USDT", "USDC", "FDUSD", "BUSD", "TUSD", "USDP", "USD1"
 SILENCE_DAYS: Final = 7
 
 _COLUMNS: Final = tuple(name for name in UNIVERSE.column_names if name not in {"month", "schema_version"})
-
-
-def select_universe(
-    daily_bars: pl.DataFrame | pl.LazyFrame,
-    previous: pl.DataFrame | None,
-    day: date,
-    *,
-    size: int,
-    window_days: int = 30,
-    advantage: float = 0.10,
-) -> pl.DataFrame:
-    """Choose the universe of one day; see `universe_over`."""
-    return universe_over(
-        daily_bars,
-        previous,
-        day,
-        day + timedelta(days=1),
-        size=size,
-        window_days=window_days,
-        advantage=advantage,
-    )
 
 
 def universe_over(

@@ -8,14 +8,12 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from hfthot_platform.contracts import contract
 from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.bars import bars_from_bars, bars_from_trades, rows_within, touched
+from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
 
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 VALUES = ["open", "high", "low", "close", "volume"]
@@ -213,27 +211,6 @@ def test_a_coarse_sum_over_an_unknown_part_is_unknown() -> None:
     bare = bars_from_bars(minutes.drop("trades", "quote_volume"), "5m")
     assert bare["trades"].to_list() == [None, None]
     assert bare["volume"].to_list() == [2, 1]
-
-
-@settings(max_examples=30)
-@given(st.data())
-def test_late_trades_change_exactly_the_bars_they_touch(data: st.DataObject) -> None:
-    rows = random_trades(400, seed=data.draw(st.integers(0, 1000)))
-    is_late = pl.Series(data.draw(st.lists(st.booleans(), min_size=400, max_size=400)))
-    on_time, late = rows.filter(~is_late), rows.filter(is_late)
-
-    changed = touched(late)
-    again = bars_from_trades(rows_within(rows.lazy(), changed))
-    before = bars_from_trades(on_time)
-    merged = pl.concat([before.join(changed, on=["venue", "symbol", "ts"], how="anti"), again])
-
-    assert_frame_equal(again.select("venue", "symbol", "ts"), changed)
-    assert_frame_equal(merged.sort("symbol", "venue", "ts"), bars_from_trades(rows), check_exact=True)
-
-
-def test_rows_within_no_bars_are_no_rows() -> None:
-    rows = random_trades(10)
-    assert rows_within(rows.lazy(), touched(rows.clear())).collect().is_empty()
 
 
 def test_an_unknown_interval_is_refused_with_a_suggestion() -> None:

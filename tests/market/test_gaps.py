@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hfthot_platform.errors import BadRequestError
 from hfthot_platform.market.calendar import us_trading_days
-from hfthot_platform.market.gaps import agreement, completeness, disagreements, missing_runs, presence, staleness
+from hfthot_platform.market.gaps import agreement, completeness, missing_runs, presence, staleness
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -179,14 +179,12 @@ def prices(closes: list[float | None], **columns: str) -> pl.DataFrame:
     )
 
 
-def test_sources_that_differ_are_listed_with_the_largest_difference_first() -> None:
+def test_sources_that_differ_are_counted_with_the_largest_difference() -> None:
     ours, theirs = prices([100, 200, 300, 400]), prices([100, 201, 330, None])
-    found = disagreements(ours, theirs, 0.001, columns=("close",))
-    assert found.select("ts", "a", "b").rows() == [(START + 2 * MINUTE, 300, 330), (START + MINUTE, 200, 201)]
-    assert found["difference"].to_list() == pytest.approx([30 / 330, 1 / 201])
-    assert agreement(ours, theirs, 0.01, columns=("close",)).row(0) == (
-        "binance", "BTC-USDT", 4, 1, pytest.approx(30 / 330),
-    )  # fmt: skip
+    key = ("binance", "BTC-USDT")
+    assert agreement(ours, theirs, 0.001, columns=("close",)).row(0) == (*key, 4, 2, pytest.approx(30 / 330))
+    assert agreement(ours, theirs, 0.01, columns=("close",)).row(0) == (*key, 4, 1, pytest.approx(30 / 330))
+    assert agreement(ours[:2], theirs[:2], 0.01, columns=("close",)).row(0) == (*key, 2, 0, pytest.approx(1 / 201))
 
 
 def test_bars_of_another_interval_are_not_compared() -> None:
@@ -195,10 +193,10 @@ def test_bars_of_another_interval_are_not_compared() -> None:
 
 
 def test_zero_equals_zero_and_a_non_number_equals_nothing() -> None:
-    assert disagreements(prices([0.0]), prices([0.0]), columns=("close",)).is_empty()
-    assert disagreements(prices([1.0]), prices([float("nan")]), columns=("close",))["difference"].to_list() == [
-        float("inf")
-    ]
+    zeros = agreement(prices([0.0]), prices([0.0]), columns=("close",))
+    assert zeros.select("differing", "worst").row(0) == (0, 0.0)
+    odd = agreement(prices([1.0]), prices([float("nan")]), columns=("close",))
+    assert odd.select("differing", "worst").row(0) == (1, float("inf"))
 
 
 def test_wrong_arguments_are_refused_with_the_reason() -> None:
@@ -209,7 +207,7 @@ def test_wrong_arguments_are_refused_with_the_reason() -> None:
     with pytest.raises(BadRequestError, match="is before start"):
         completeness(bars([0]), "1m", start=START + MINUTE, end=START)
     with pytest.raises(BadRequestError, match="no column 'open'"):
-        disagreements(prices([1.0]), prices([1.0]))
+        agreement(prices([1.0]), prices([1.0]))
 
 
 # Real data

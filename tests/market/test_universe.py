@@ -14,7 +14,7 @@ from polars.testing import assert_frame_equal
 from hfthot_platform.contracts import contract
 from hfthot_platform.errors import BadRequestError
 from hfthot_platform.market.symbols import from_concatenated
-from hfthot_platform.market.universe import select_universe, universe_over
+from hfthot_platform.market.universe import universe_over
 
 FIRST = date(2024, 1, 1)
 
@@ -48,6 +48,13 @@ def bars(values: dict[str, list[float | None]], venue: str = "binance") -> pl.Da
 
 def day(n: int) -> date:
     return FIRST + timedelta(days=n)
+
+
+def select_universe(
+    daily: pl.DataFrame | pl.LazyFrame, previous: pl.DataFrame | None, on: date, *, size: int, **options: float
+) -> pl.DataFrame:
+    """Return the universe of one day."""
+    return universe_over(daily, previous, on, on + timedelta(days=1), size=size, **options)
 
 
 def symbols(universe: pl.DataFrame) -> list[str]:
