@@ -145,7 +145,7 @@ class Sqlite:
 
     def generation(self) -> object:
         # SQLite's own locks are a process's, per file: if anything in this process opens and closes one of the files,
-        # a scan for instance, they are gone, and another process that closes the store clears the write-ahead log
+        # a backup for instance, they are gone, and another process that closes the store clears the write-ahead log
         # away under our connections.  Their next use notices it here.
         try:
             # At each read, and a Path would take thrice as long.

@@ -38,6 +38,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
 from urllib.parse import quote
 
 from hfthot_platform.errors import ErasureUnverifiedError
+from hfthot_platform.privacy._outside import SQLITE, Outside
 from hfthot_platform.privacy._search import ENCODINGS, OVERLAP, Hit, Needle, Searcher
 
 if TYPE_CHECKING:
@@ -71,7 +72,6 @@ _CANARY_PREFIX: Final = ".hfthot-canary-"
 _LONGEST_SCAN: Final = 7 * 24 * 3600
 _CANARY_KIND: Final = "canary"
 _MOST_FINDINGS = 1000
-_SQLITE: Final = b"SQLite format 3\x00"
 #: Rows of SQLite from this share of a page on may be spread over pages; smaller ones never are.
 _SPREAD_SHARE = 5
 
@@ -163,7 +163,7 @@ class _Entry:
 
     name: str
     size: int
-    open: Callable[[], BinaryIO] = field(repr=False)
+    open: Callable[[Outside], BinaryIO] = field(repr=False)
     #: Where the file is if it is on a disk: SQLite is opened by its path.
     path: Path | None = None
 
@@ -199,7 +199,9 @@ class Folder:
             except FileNotFoundError:
                 continue
             if stat.S_ISREG(found.st_mode):
-                yield _Entry(str(path.relative_to(self.root)), found.st_size, lambda path=path: path.open("rb"), path)  # type: ignore[misc]
+                # `Outside`, because the store and Dagster have databases open in this process.
+                name = str(path.relative_to(self.root))
+                yield _Entry(name, found.st_size, lambda outside, path=path: outside.open(path), path)  # type: ignore[misc]
 
     def _walk(self) -> Iterator[Path]:
         """Yield everything below; an unreadable folder raises."""
@@ -268,7 +270,7 @@ class ObjectStore:
         for info in self._infos():
             path = info.path
 
-            def opened(path: str = path) -> BinaryIO:
+            def opened(_: Outside, path: str = path) -> BinaryIO:
                 return cast("BinaryIO", io.BufferedReader(self.filesystem.open_input_file(path), _BLOCK))
 
             yield _Entry(path, info.size or 0, opened)
@@ -447,7 +449,7 @@ class _Canary:
                 rows = [("-" * length + self.value + "-" * 900,) for length in range(0, 1024, 16)]
                 base.executemany("INSERT INTO t VALUES (?)", rows)
                 base.commit()
-            yield "canary.db", path.read_bytes(), [("sqlite", "text")]
+            yield "canary.db", path.read_bytes(), [("sqlite", "text"), ("bytes", "text")]
 
 
 def sweep_canaries(places: Iterable[Place]) -> None:
@@ -513,8 +515,9 @@ def scan(
     searcher = Searcher((*needles, canary.needle))
     try:
         expected = {(place.name, *each) for place in places for each in place.plant(canary)}
-        run = _Run(searcher, needles, progress)
-        run.all(places, workers)
+        with Outside() as outside:
+            run = _Run(searcher, progress, outside)
+            run.all(places, workers)
     finally:
         for place in places:
             place.sweep(canary.token)
@@ -541,10 +544,10 @@ def scan(
 class _Run:
     """The state of one scan."""
 
-    def __init__(self, searcher: Searcher, needles: Sequence[Needle], progress: Progress | None) -> None:
+    def __init__(self, searcher: Searcher, progress: Progress | None, outside: Outside) -> None:
         self.searcher = searcher
-        self.needles = needles
         self.progress = progress
+        self.outside = outside
         self.reports: list[PlaceReport] = []
         self.findings: set[Finding] = set()
         self.canaries: set[tuple[str, str, str, str]] = set()
@@ -660,17 +663,17 @@ class _Reader:
 
     def _section(self, entry: _Entry, begin: int, end: int | None) -> None:
         """Search the bytes of a file for values that begin from `begin` on and before `end`."""
-        with entry.open() as handle:
+        with entry.open(self.run.outside) as handle:
             handle.seek(max(0, begin - OVERLAP))
             self.stream(entry.name, "bytes", handle, decoded=False, begin=begin, end=end)
 
     def _content(self, entry: _Entry) -> None:
         """Search what a file holds in packed or paged form."""
-        with entry.open() as handle:
+        with entry.open(self.run.outside) as handle:
             head = handle.read(16)
             handle.seek(0)
             self.contained(entry.name, head, handle, "", 0)
-        if head == _SQLITE:
+        if head == SQLITE:
             self.sqlite(entry)
 
     def _guarded(self, entry: _Entry, work: Callable[[_Entry], None]) -> None:
@@ -958,11 +961,16 @@ def _text_buffers(leaf: pa.Array) -> tuple[Any, pa.Buffer | None]:
 def _long_rows(path: Path) -> Iterator[bytes]:
     """Yield the rows of a SQLite database that are long enough to be spread over pages, as bytes."""
     quoted = quote(str(path.absolute()))
+    # Within this process: connections of one library know of each other's locks.
+    base = sqlite3.connect(f"file:{quoted}?mode=ro", uri=True, timeout=10)
     try:
-        base = sqlite3.connect(f"file:{quoted}?mode=ro", uri=True, timeout=10)
         base.execute("SELECT 1 FROM sqlite_master").fetchone()
-    except sqlite3.Error:
-        # A copy of a database in WAL mode, in a folder where no lock file can be made.
+    except sqlite3.OperationalError as error:
+        base.close()
+        # A copy of a database in WAL mode, in a folder where no lock file can be made.  One that is merely locked is
+        # somebody's: this reads without locks.
+        if error.sqlite_errorcode & 0xFF not in {sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY}:
+            raise
         base = sqlite3.connect(f"file:{quoted}?immutable=1", uri=True)
     with closing(base):
         base.text_factory = bytes

@@ -398,7 +398,7 @@ def test_a_killed_writer_leaves_all_or_nothing_of_each_operation(settings):
         assert store.head() == (entries[-1].seq, entries[-1].hash)
 
 
-def test_losing_sqlites_locks_to_a_scan_of_its_files_loses_no_operation(make_settings):
+def test_losing_sqlites_locks_to_a_reader_of_its_files_loses_no_operation(make_settings):
     """A process that opens and closes the files loses its locks; the next to close the store clears the log away."""
     settings = make_settings()
     code = "import sys; from hfthot_platform.accounts.store import Store; Store.open(sys.argv[1]).close()"

@@ -9,6 +9,8 @@ import json
 import lzma
 import os
 import sqlite3
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 from urllib.parse import quote, quote_plus
@@ -20,6 +22,7 @@ import pytest
 
 from hfthot_platform.errors import ErasureUnverifiedError
 from hfthot_platform.privacy import scan as module
+from hfthot_platform.privacy._outside import SQLITE, Outside
 from hfthot_platform.privacy.scan import Folder, Needle, scan
 
 EMAIL = "Zoé.Müller+test@example.org"
@@ -197,6 +200,54 @@ def test_a_value_in_a_write_ahead_log_is_found(place):
 
     base.close()
     assert "events.db-wal" in found
+
+
+def test_a_scan_leaves_the_locks_of_this_process_alone(place):
+    """Who closes a file lets go of its process's locks; the next to close the database would clear its log away."""
+    path = place.root / "events.db"
+    base = sqlite3.connect(path)
+    base.execute("PRAGMA journal_mode = WAL")
+    base.execute("CREATE TABLE events (body TEXT)")
+    log = path.with_name("events.db-wal")
+    before = log.stat().st_ino
+
+    report = looked(place)
+    another = (
+        "import sqlite3, sys; base = sqlite3.connect(sys.argv[1]); base.execute('SELECT * FROM events'); base.close()"
+    )
+    subprocess.run([sys.executable, "-c", another, str(path)], check=True)
+
+    assert report.places[0].files == 3
+    assert log.stat().st_ino == before
+    base.close()
+
+
+def test_a_value_in_a_damaged_database_is_found_in_its_bytes(place):
+    (place.root / "cut.db").write_bytes(SQLITE + b"." * 12_345_678 + EMAIL.encode())
+
+    report = looked(place)
+
+    assert [each.offset for each in report.findings] == [12_345_678 + len(SQLITE)]
+    assert report.places[0].opaque == ("cut.db",)
+
+
+def test_an_archive_that_is_named_like_a_databases_log_is_opened(place):
+    (place.root / "odd.db-wal").write_bytes(packed_zip(b" ".join([EMAIL.encode()] * 50)))
+
+    assert {each.inside for each in looked(place).findings} >= {"zip:1"}
+
+
+def test_without_the_process_that_reads_databases_a_scan_does_not_count(place, monkeypatch):
+    monkeypatch.setattr(sys, "executable", "/absent/python")
+    (place.root / "some.log").write_text(EMAIL)
+
+    with pytest.raises(ErasureUnverifiedError, match="planted to test it"):
+        looked(place)
+
+
+def test_a_file_that_is_absent_is_so_for_the_process_outside_too(place):
+    with Outside() as outside, pytest.raises(FileNotFoundError, match="absent"):
+        outside.open(place.root / "absent")
 
 
 def test_a_value_in_the_name_of_a_file_or_folder_is_found_and_withheld(place):
