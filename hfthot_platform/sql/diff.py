@@ -124,9 +124,8 @@ def diff(
     chosen = tuple(key or contract.primary_key)
     for name in chosen:
         if name not in contract.column_names:
-            raise UnknownColumnError(
-                f"unknown key column {name!r}", where=table, hint=nearest(name, contract.column_names)
-            )
+            hint = nearest(name, contract.column_names) or f"Columns: {', '.join(contract.column_names)}."
+            raise UnknownColumnError(f"unknown key column {name!r}", where=table, hint=hint)
     comparison = _Comparison(lake, contract, chosen, before, after, limits or Limits())
     compared = [name for name in contract.column_names if name not in chosen]
     counts = comparison.counts(compared)
