@@ -205,6 +205,11 @@ class TableContract:
         """Return the name of the table that takes this table's rejected rows."""
         return f"quarantine.{self.table}"
 
+    def tolerates(self, rejected: int, read: int) -> bool:
+        """Return whether the good rows may be published although so many of those read were rejected."""
+        # The quotient, not `share * read`: 0.29 * 100 is less than 29.
+        return not rejected or rejected / read <= self.max_rejected_share
+
     def partition_expr(self) -> pl.Expr | None:
         """Return the expression that computes the partition column, or None for an unpartitioned table."""
         if self.partition_by is None or self.time_column is None or self.partition_by == self.time_column:

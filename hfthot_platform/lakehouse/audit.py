@@ -57,14 +57,9 @@ class Audited:
         return self.rows.height + self.duplicates + self.rejected.height
 
     @property
-    def rejected_share(self) -> float:
-        """Return the share of rows kept out, between 0 and 1."""
-        return self.rejected.height / self.read if self.read else 0.0
-
-    @property
     def publishable(self) -> bool:
         """Return whether the contract allows publishing the good rows."""
-        return self.rejected_share <= self.contract.max_rejected_share
+        return self.contract.tolerates(self.rejected.height, self.read)
 
 
 def conform(contract: TableContract, frame: pl.DataFrame) -> pl.DataFrame:

@@ -85,7 +85,7 @@ class Staging:
     @property
     def publishable(self) -> bool:
         """Return whether the contract allows publishing the good rows."""
-        return not self.read or self.rejected / self.read <= self.table.contract.max_rejected_share
+        return self.table.contract.tolerates(self.rejected, self.read)
 
     def batches(self) -> Iterator[Audited]:
         """Yield the audited batches, each loaded when it is asked for."""

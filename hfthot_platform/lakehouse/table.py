@@ -773,7 +773,7 @@ class Table:
         return audited
 
     def _require_publishable(self, rejected: pl.DataFrame, read: int) -> None:
-        if rejected.height <= self.contract.max_rejected_share * read:
+        if self.contract.tolerates(rejected.height, read):
             return
         worst, count = rejected.group_by("reason").len().sort("len", "reason", descending=True).row(0)
         raise AuditFailedError(

@@ -55,6 +55,15 @@ def test_an_inconsistent_contract_is_refused_and_says_why(change, says):
     assert str(caught.value).startswith("contract ")
 
 
+@pytest.mark.parametrize("percent", range(101))
+def test_exactly_the_share_that_may_be_rejected_is_tolerated_and_not_one_row_more(percent):
+    contract = replace(GOOD, max_rejected_share=percent / 100)
+
+    assert contract.tolerates(percent, 100)
+    assert contract.tolerates(0, 0)
+    assert percent == 100 or not contract.tolerates(percent + 1, 100)
+
+
 def test_every_declared_contract_is_found_under_its_name():
     assert all(contract(name).name == name for name in CONTRACTS)
     assert {
