@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
-from hfthot_platform.contracts.rules import AtLeast, Between, Finite, NotNull, OneOf
+from hfthot_platform.contracts.rules import AtLeast, Between, Finite, OneOf
 
 __all__ = [
     "ADAPTIVE_WEIGHTS",
@@ -56,9 +56,6 @@ WEIGHTS = TableContract(
     partition_by="month",
     time_column="date",
     rules=(
-        NotNull("date"),
-        NotNull("symbol"),
-        NotNull("venue"),
         OneOf("method", METHODS),
         OneOf("status", ("optimal", "approximate")),
         Finite("weight"),
@@ -114,9 +111,6 @@ ADAPTIVE_WEIGHTS = TableContract(
     partition_by="month",
     time_column="date",
     rules=(
-        NotNull("date"),
-        NotNull("symbol"),
-        NotNull("venue"),
         OneOf("regime", DECISION_REGIMES),
         OneOf("strategy", DECISION_STRATEGIES),
         OneOf("method", SIZING_METHODS),
@@ -175,9 +169,6 @@ BACKTESTS = TableContract(
     partition_by="month",
     time_column="run_on",
     rules=(
-        NotNull("run_on"),
-        NotNull("strategy"),
-        NotNull("symbol"),
         AtLeast("data_until", ("data_from",)),
         Finite("total_return"),
         Finite("sharpe"),
@@ -208,10 +199,6 @@ BACKTEST_EQUITY = TableContract(
     partition_by="month",
     time_column="run_on",
     rules=(
-        NotNull("run_on"),
-        NotNull("strategy"),
-        NotNull("symbol"),
-        NotNull("ts"),
         Finite("equity"),
         Between("drawdown", -1e9, 0),
     ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
-from hfthot_platform.contracts.rules import AtLeast, Between, Finite, NotNull, OneOf
+from hfthot_platform.contracts.rules import AtLeast, Between, Finite, OneOf
 
 __all__ = ["CHIARELLA_FORECASTS", "MFG_PRICES", "REGIMES", "REGIME_CHANGES", "REGIME_LABELS", "REGIME_MODELS"]
 
@@ -15,7 +15,6 @@ _VENUE = Column("venue", TEXT, "Market of the series", few=True)
 _SYMBOL = Column("symbol", TEXT, "Canonical symbol", few=True)
 _INTERVAL = Column("interval", TEXT, "Length of the bars of the series", few=True)
 _VERSION = Column("schema_version", SMALL, "Version of this contract when the row was written", provenance=True)
-_KEY_RULES = (NotNull("venue"), NotNull("symbol"))
 
 REGIME_MODELS = TableContract(
     name="signals.regime_models",
@@ -52,8 +51,6 @@ REGIME_MODELS = TableContract(
     partition_by="year",
     time_column="fitted_on",
     rules=(
-        *_KEY_RULES,
-        NotNull("fitted_on"),
         OneOf("observation", ("ar1", "multivariate")),
         Finite("log_likelihood"),
         Between("n_observations", 1, 1e12),
@@ -84,8 +81,6 @@ REGIMES = TableContract(
     partition_by="month",
     time_column="ts",
     rules=(
-        *_KEY_RULES,
-        NotNull("ts"),
         OneOf("regime", REGIME_LABELS),
         OneOf("strategy", _STRATEGIES),
         *(rule for label in REGIME_LABELS for rule in (Finite(f"p_{label}"), Between(f"p_{label}", 0, 1 + 1e-9))),
@@ -117,8 +112,6 @@ REGIME_CHANGES = TableContract(
     partition_by="month",
     time_column="ts",
     rules=(
-        *_KEY_RULES,
-        NotNull("ts"),
         OneOf("previous", REGIME_LABELS),
         OneOf("regime", REGIME_LABELS),
         Between("confidence", 0.75, 1 + 1e-9, open_low=True),
@@ -157,9 +150,6 @@ MFG_PRICES = TableContract(
     partition_by="date",
     time_column="made_at",
     rules=(
-        *_KEY_RULES,
-        NotNull("made_at"),
-        NotNull("ts"),
         AtLeast("ts", ("made_at",)),
         AtLeast("made_at", ("data_until",)),
         *(Finite(name) for name in ("expected", "lower", "upper", "mean_inventory")),
@@ -212,9 +202,6 @@ CHIARELLA_FORECASTS = TableContract(
     partition_by="date",
     time_column="made_at",
     rules=(
-        *_KEY_RULES,
-        NotNull("made_at"),
-        NotNull("ts"),
         AtLeast("ts", ("made_at",)),
         AtLeast("made_at", ("data_until",)),
         *(Finite(name) for name in ("expected", "lower", "upper", "order_impact")),
