@@ -427,10 +427,6 @@ class SubjectCipher(_Unpicklable):
             hint="It was altered or belongs elsewhere; compare with an earlier version of the table.",
         )
 
-    def encrypt_many(self, table: str, column: str, texts: Iterable[str | None]) -> list[str | None]:
-        """Return the envelopes of texts, None for None."""
-        return [None if text is None else self.encrypt(table, column, text) for text in texts]
-
     def decrypt_many(self, table: str, column: str, tokens: Iterable[str | None]) -> list[str | None]:
         """Return the texts of envelopes, None for None.
 
