@@ -20,7 +20,7 @@ from typing import Literal
 from urllib.parse import urlparse
 
 from hfthot_platform.contracts.model import TableContract
-from hfthot_platform.errors import DamagedTableError, HfthotError
+from hfthot_platform.errors import DamagedTableError, DocumentError, HfthotError
 from hfthot_platform.lakehouse import Lakehouse, Table
 from hfthot_platform.lakehouse.commits import Snapshot
 from hfthot_platform.settings import (
@@ -398,7 +398,7 @@ def _notifier(settings: Settings) -> Iterator[Finding]:
 
 
 def _dagster(home: Path | None) -> Iterator[Finding]:
-    import yaml
+    from hfthot_platform.documents import load_yaml
 
     step = "`make dev` sets it; for other shells: export DAGSTER_HOME=<repository>/dagster_home"
     if home is None:
@@ -410,8 +410,8 @@ def _dagster(home: Path | None) -> Iterator[Finding]:
         yield Finding("error", "dagster", what, step)
         return
     try:
-        instance = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError:
+        instance = load_yaml(file.read_text(encoding="utf-8"), where=str(file)) or {}
+    except DocumentError:
         yield Finding("error", "dagster", f"{file} is not valid YAML", "Restore it from version control.")
         return
     telemetry = instance.get("telemetry") if isinstance(instance, dict) else None

@@ -28,6 +28,7 @@ __all__ = [
     "DamagedTableError",
     "DataError",
     "DecryptionError",
+    "DocumentError",
     "DuplicateAccountError",
     "ErasedSubjectError",
     "ErasureUnverifiedError",
@@ -107,6 +108,14 @@ class AmbiguousVenueError(BadRequestError):
 
 class ContractError(HfthotError):
     """A table contract is inconsistent in itself."""
+
+
+class DocumentError(HfthotError):
+    """A YAML text cannot be read, or is refused before it is expanded; `line` counts from 1."""
+
+    def __init__(self, what: str, *, line: int, where: str = "", hint: str = "") -> None:
+        self.line = line
+        super().__init__(what, where=f"{where}:{line}" if where else f"line {line}", hint=hint)
 
 
 class UnknownTableError(HfthotError, KeyError):

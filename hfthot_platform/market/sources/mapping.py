@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import available_timezones
 
-import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from hfthot_platform.contracts.market import BARS, BARS_1M, INTERVALS, SOURCES, TRADES
-from hfthot_platform.errors import RejectedFileError, nearest
+from hfthot_platform.documents import load_yaml
+from hfthot_platform.errors import DocumentError, RejectedFileError, nearest
 
 __all__ = ["SIDECAR_SUFFIX", "CsvMapping", "load_mapping", "sidecar_of"]
 
@@ -123,9 +123,11 @@ def load_mapping(path: Path) -> CsvMapping:
     """
     hint = "Correct the mapping; its fields are those of CsvMapping."
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RejectedFileError("bad_mapping", f"not YAML ({error})", where=path.name, hint=hint) from error
+        content: Any = load_yaml(path.read_text(encoding="utf-8"), where=path.name)
+    except DocumentError as error:
+        raise RejectedFileError("bad_mapping", error.what, where=error.where, hint=error.hint or hint) from error
+    except UnicodeDecodeError as error:
+        raise RejectedFileError("bad_mapping", f"not UTF-8 ({error})", where=path.name, hint=hint) from error
     if not isinstance(content, dict):
         raise RejectedFileError("bad_mapping", "expected a dictionary of fields", where=path.name, hint=hint)
     try:

@@ -8,12 +8,12 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from hfthot_platform.contracts.model import Grain
-from hfthot_platform.errors import nearest
+from hfthot_platform.documents import Node, line_of, parse_yaml
+from hfthot_platform.errors import DocumentError, nearest
 
 __all__ = [
     "ColumnHeader",
@@ -219,7 +219,7 @@ class Source:
     header: Header
     #: The statement with empty lines in the header's place, so that every line keeps its number.
     sql: str
-    _node: yaml.Node
+    _node: Node
     _offset: int
 
     @property
@@ -229,7 +229,7 @@ class Source:
 
     def line_of(self, *path: str | int) -> int:
         """Return the line of an entry of the header, such as `("columns", "close")`."""
-        return _line(self._node, path) + self._offset
+        return line_of(self._node, path) + self._offset
 
     def mistake(self, what: str, hint: str = "", *, at: tuple[str | int, ...] = (), line: int | None = None) -> Mistake:
         """Return a mistake at an entry of the header, or at a line of the file."""
@@ -261,60 +261,21 @@ def read_source(path: Path, folder: Path) -> tuple[Source | None, list[Mistake]]
     return source, mistakes
 
 
-def _parsed(head: str, file: str, offset: int) -> tuple[yaml.Node | None, object, list[Mistake]]:
-    # The C loader takes a tenth of the time; it is missing where PyYAML was built without its library.
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)(head)
+def _parsed(head: str, file: str, offset: int) -> tuple[Node | None, object, list[Mistake]]:
     try:
-        node = loader.get_single_node()
-        data = loader.construct_document(node) if node is not None else None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line = (mark.line if mark else 0) + 1 + offset
-        what = f"the header is not valid YAML: {error.problem or error.context}"
-        return None, None, [Mistake(file, line, what, "Put texts with ': ' or ' #' in quotes.")]
-    finally:
-        loader.dispose()
-    if not isinstance(node, yaml.MappingNode):
+        document = parse_yaml(head, where=file)
+    except DocumentError as error:
+        return None, None, [Mistake(file, error.line + offset, f"the header is {error.what}", error.hint)]
+    if document.node is None or not isinstance(document.data, dict):
         return None, None, [Mistake(file, offset + 1, "the header is empty or no mapping", "Write `description: ...`.")]
-    return node, data, [Mistake(file, line + offset, f"{key!r} is there twice") for line, key in _repeated(node)]
+    repeated = [Mistake(file, line + offset, f"{key!r} is there twice") for line, key in document.repeated]
+    return document.node, document.data, repeated
 
 
-def _repeated(node: yaml.Node) -> list[tuple[int, str]]:
-    """Return keys that a mapping has twice: YAML would silently take the last one."""
-    found: list[tuple[int, str]] = []
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen:
-                found.append((key.start_mark.line + 1, key.value))
-            seen.add(str(key.value))
-            found += _repeated(value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            found += _repeated(value)
-    return found
-
-
-def _line(node: yaml.Node, path: tuple[str | int, ...]) -> int:
-    line = node.start_mark.line + 1
-    for step in path:
-        if isinstance(node, yaml.MappingNode):
-            entry = next(((key, value) for key, value in node.value if key.value == str(step)), None)
-            if entry is None:
-                break
-            line, node = entry[0].start_mark.line + 1, entry[1]
-        elif isinstance(node, yaml.SequenceNode) and isinstance(step, int) and step < len(node.value):
-            node = node.value[step]
-            line = node.start_mark.line + 1
-        else:
-            break
-    return line
-
-
-def _translated(error: ErrorDetails, node: yaml.Node, file: str, offset: int) -> Mistake:
+def _translated(error: ErrorDetails, node: Node, file: str, offset: int) -> Mistake:
     """Say a validation error in the words of whoever writes headers."""
     loc = error["loc"]
-    line = _line(node, loc) + offset
+    line = line_of(node, loc) + offset
     place = ".".join(str(part) for part in loc if not isinstance(part, int) and "[" not in part)
     last = str(loc[-1]) if loc else ""
     match error["type"]:

@@ -134,7 +134,7 @@ sides: {Käufer: buy}
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ("venue: [1", "not YAML"),
+        ("venue: [1", "not valid YAML"),
         ("- 1", "dictionary"),
         ("venue: Kraken!", "venue"),
         ("colums: [ts]", "colums"),
