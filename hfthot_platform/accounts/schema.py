@@ -266,7 +266,8 @@ legal_holds: Final = Table(
     Column("subject_id", _ID, nullable=False),
     #: Categories kept, comma-separated.
     Column("categories", String(100), nullable=False),
-    Column("reason", Text, nullable=False),
+    #: An envelope under the key of the first category kept; None once it was erased.
+    Column("reason", Text),
     Column("placed_at", _TIME, nullable=False),
     Column("released_at", _TIME),
     Index(None, "subject_id"),

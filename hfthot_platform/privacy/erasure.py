@@ -49,7 +49,7 @@ from hfthot_platform.privacy._files import read_file, retained
 from hfthot_platform.privacy._history import check_history, clean_log
 from hfthot_platform.privacy.certificate import ErasureCertificate, issue, verify
 from hfthot_platform.privacy.export import delete_exports
-from hfthot_platform.privacy.holds import held_categories
+from hfthot_platform.privacy.holds import forget_reasons, held_categories
 from hfthot_platform.privacy.scan import Database, Finding, Folder, Needle, ObjectStore, Place, Progress, scan
 from hfthot_platform.privacy.vault import Wrapped
 from hfthot_platform.settings import dagster_home
@@ -342,10 +342,7 @@ def _destroy(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
             ids = list(tx.execute(sa.select(exports.c.request_id).where(mine)).scalars())
             tx.execute(sa.delete(exports).where(mine))
             counts = accounts.destroy(tx, case.subject_id, todo, request_id=case.request_id)
-            if "identity" in todo:
-                # Reasons are free text, and may name the person.
-                holds = schema.legal_holds
-                tx.execute(sa.update(holds).where(holds.c.subject_id == case.subject_id).values(reason="(erased)"))
+            forget_reasons(tx, case.subject_id, todo)
             sealed = _seal(accounts, tx, case, found)
             case.report["categories"] = sorted(case.destroyed | set(todo))
             case.report["exports"] = sorted({*case.report.get("exports", ()), *ids})

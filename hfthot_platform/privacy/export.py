@@ -48,6 +48,8 @@ _BATCH: Final = 50_000
 _RANDOM_ID: Final = re.compile(r"[0-9a-f]{32}")
 _NAMES: Final[dict[str, str]] = {"json": "export.json", "csv": "export.csv.zip", "parquet": "export.parquet.zip"}
 _DAY: Final = 86_400_000_000
+#: How a cell begins that a spreadsheet would run, with blanks and their like in front or not.
+_FORMULA: Final = r"^[\s\p{Z}\p{Cf}]*[=+\-@＝＋－＠]|^[\t\r\n]"
 #: Columns that say nothing about the person.
 _INTERNAL: Final = {"schema_version", "seq", "previous_hash", "hash", "personal_digest"}
 
@@ -353,7 +355,8 @@ def _stored(accounts: Accounts, table: sa.Table, subject_id: str, about: tuple[s
         with accounts.store.reading() as rx:
             result = rx.execute(chosen.order_by(*(table.c[name] for name in columns)))
             rows = [dict(row) for row in result.mappings()]
-        if sealed and rows:
+        if any(row[name] is not None for row in rows for name in sealed):
+            # A data key is made with the first value that needs it: without one there is nothing to decrypt.
             cipher = accounts.ciphers([subject_id], CATEGORY[sealed_for])[subject_id]
             for row in rows:
                 row |= {
@@ -481,6 +484,8 @@ def _write(
         "about": _about(accounts),
         "files": [],
     }
+    if kind == "csv":
+        manifest["csv"] = "Texts that a spreadsheet would run as a formula have an apostrophe (') put before them."
     sections = _sections(accounts, lake, subject_id)
     with path.open("xb") as out:
         path.chmod(0o600)
@@ -558,9 +563,21 @@ def _write_csv(sink: _Hashing, section: _Section) -> int:
     sink.write(head.getvalue().encode())
     rows = 0
     for batch in section.batches():
-        sink.write(_as_text_times(batch).write_csv(include_header=False).encode())
+        sink.write(_neutralised(_as_text_times(batch)).write_csv(include_header=False).encode())
         rows += batch.height
     return rows
+
+
+def _neutralised(batch: pl.DataFrame) -> pl.DataFrame:
+    """Return texts so that no spreadsheet takes one for a formula: an apostrophe stands before what begins like one.
+
+    What a person once typed (a name such as `=HYPERLINK(...)`) is opened by somebody else, often in a spreadsheet.
+    """
+    names = [name for name, kind in batch.schema.items() if kind == pl.String]
+    return batch.with_columns(
+        pl.when(pl.col(name).str.contains(_FORMULA)).then("'" + pl.col(name)).otherwise(pl.col(name)).alias(name)
+        for name in names
+    )
 
 
 def _write_parquet(sink: _Hashing, section: _Section) -> int:

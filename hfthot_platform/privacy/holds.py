@@ -1,14 +1,18 @@
 """Legal holds: parts of a person's data that must be kept for a while, whatever the person asks for.
 
 A hold names categories, because keys are per category: an erasure goes through for the others and completes when
-the hold is released.  Placing and releasing are audited with their reasons, which are encrypted in the audit log.
+the hold is released.  Placing and releasing are audited with their reasons.
+
+A reason is free text and may name anybody, so it is encrypted wherever it lies: in the audit log, and in the store
+under the key of a category that the hold itself keeps.  So it can be read for as long as the hold is active, and goes
+with that key.
 """
 
 from __future__ import annotations
 
 import secrets
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, cast, get_args
@@ -18,13 +22,16 @@ import sqlalchemy as sa
 from hfthot_platform.accounts.records import Request, moment
 from hfthot_platform.accounts.schema import legal_holds
 from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.accounts.store import Transaction
 from hfthot_platform.contracts.accounts import Category
 from hfthot_platform.errors import BadRequestError, ErasedSubjectError, nearest
 
-__all__ = ["CATEGORIES", "Hold", "held_categories", "list_holds", "place_hold", "release_hold"]
+__all__ = ["CATEGORIES", "Hold", "forget_reasons", "held_categories", "list_holds", "place_hold", "release_hold"]
 
 CATEGORIES: Final[tuple[Category, ...]] = get_args(Category)
 _LONGEST_REASON: Final = 500
+#: What the reason's envelope is bound to.
+_PLACE: Final = ("legal_holds", "reason")
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,8 @@ class Hold:
     hold_id: str
     subject_id: str
     categories: tuple[Category, ...]
-    reason: str = field(repr=False)
+    #: None once the key that it was encrypted with is destroyed.
+    reason: str | None = field(repr=False)
     placed_at: datetime
     released_at: datetime | None
 
@@ -70,7 +78,7 @@ def place_hold(
                 hold_id=hold_id,
                 subject_id=subject_id,
                 categories=",".join(chosen),
-                reason=reason,
+                reason=accounts.cipher(tx, subject_id, chosen[0]).encrypt(*_PLACE, reason),
                 placed_at=tx.now,
                 released_at=None,
             )
@@ -129,7 +137,7 @@ def release_hold(
                 personal=personal,
             )
             tx.log([], event)
-    return _hold(row)
+    return _holds(accounts, [row])[0]
 
 
 def list_holds(accounts: Accounts, user_id: str | None = None, *, active: bool = True) -> list[Hold]:
@@ -140,7 +148,8 @@ def list_holds(accounts: Accounts, user_id: str | None = None, *, active: bool =
     if active:
         statement = statement.where(legal_holds.c.released_at.is_(None))
     with accounts.store.reading() as rx:
-        return [_hold(row) for row in rx.execute(statement).mappings()]
+        rows = [dict(row) for row in rx.execute(statement).mappings()]
+    return _holds(accounts, rows)
 
 
 def held_categories(connected: Any, subject_id: str) -> frozenset[Category]:
@@ -153,16 +162,42 @@ def held_categories(connected: Any, subject_id: str) -> frozenset[Category]:
     return frozenset(cast("Category", name) for row in found for name in row[0].split(","))
 
 
-def _hold(row: Any) -> Hold:
-    released = row["released_at"]
-    return Hold(
-        hold_id=row["hold_id"],
-        subject_id=row["subject_id"],
-        categories=tuple(cast("Category", name) for name in row["categories"].split(",")),
-        reason=row["reason"],
-        placed_at=moment(row["placed_at"]),
-        released_at=None if released is None else moment(released),
+def forget_reasons(tx: Transaction, subject_id: str, destroyed: Collection[Category]) -> None:
+    """Remove the reasons whose keys are destroyed in the same transaction; nobody could read them any more."""
+    mine = tx.execute(
+        sa.select(legal_holds.c.hold_id, legal_holds.c.categories).where(
+            legal_holds.c.subject_id == subject_id, legal_holds.c.reason.is_not(None)
+        )
     )
+    gone = [row.hold_id for row in mine if row.categories.split(",")[0] in destroyed]
+    tx.execute(sa.update(legal_holds).where(legal_holds.c.hold_id.in_(gone)).values(reason=None))
+
+
+def _holds(accounts: Accounts, rows: Iterable[dict[str, Any]]) -> list[Hold]:
+    """Return rows of the store as holds, their reasons decrypted where their keys still exist."""
+    found = list(rows)
+    sealed_by = {row["hold_id"]: cast("Category", row["categories"].split(",")[0]) for row in found}
+    ciphers = {
+        category: accounts.ciphers(
+            (row["subject_id"] for row in found if sealed_by[row["hold_id"]] == category), category
+        )
+        for category in set(sealed_by.values())
+    }
+    holds = []
+    for row in found:
+        cipher = ciphers[sealed_by[row["hold_id"]]].get(row["subject_id"])
+        envelope, released = row["reason"], row["released_at"]
+        holds.append(
+            Hold(
+                hold_id=row["hold_id"],
+                subject_id=row["subject_id"],
+                categories=tuple(cast("Category", name) for name in row["categories"].split(",")),
+                reason=None if cipher is None or envelope is None else cipher.decrypt(*_PLACE, envelope),
+                placed_at=moment(row["placed_at"]),
+                released_at=None if released is None else moment(released),
+            )
+        )
+    return holds
 
 
 def _categories(names: Collection[str]) -> tuple[Category, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -54,6 +56,21 @@ def test_the_newest_migration_is_the_one_that_opening_looks_for():
     config.set_main_option("script_location", str(databases._MIGRATIONS))
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_heads() == [databases.REVISION]
+
+
+def test_the_reasons_that_an_older_version_wrote_in_clear_are_gone_after_the_upgrade(tmp_path, monkeypatch):
+    from alembic import command
+
+    real = command.upgrade
+    with monkeypatch.context() as patched:
+        patched.setattr(databases, "REVISION", "0001")
+        patched.setattr(command, "upgrade", lambda config, _: real(config, "0001"))
+        Store.open(f"sqlite:///{tmp_path}").close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "accounts.db")) as old, old:
+        old.execute("INSERT INTO legal_holds VALUES ('h', 's', 'audit', 'against Jane Roe', 1, NULL)")
+
+    with Store.open(f"sqlite:///{tmp_path}") as store, store.reading() as rx:
+        assert rx.execute(sa.select(schema.legal_holds)).all() == [("h", "s", "audit", None, 1, None)]
 
 
 def test_opening_an_existing_store_does_not_even_import_alembic(settings):

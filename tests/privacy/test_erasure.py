@@ -41,7 +41,7 @@ from hfthot_platform.privacy.erasure import (
     run_erasure,
 )
 from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.holds import place_hold, release_hold
+from hfthot_platform.privacy.holds import list_holds, place_hold, release_hold
 from hfthot_platform.privacy.scan import Folder, Needle, scan
 from hfthot_platform.settings import Settings
 from tests.privacy.conftest import NOW, Clock, settings_in
@@ -434,6 +434,33 @@ def test_a_hold_that_names_the_person_leaves_no_trace_of_that(accounts, lake, zo
     release_hold(accounts, hold.hold_id, "over")
 
     assert delete_user_permanent(accounts, lake, zoe.user_id).request_id
+
+
+def test_a_hold_that_names_somebody_else_tells_nobody_and_keeps_nobody_from_being_erased(accounts, lake, zoe, settings):
+    other = accounts.find_user(username=YAN.username)
+    reason = f"complaint by {ZOE.first_name} {ZOE.last_name}"
+    hold = place_hold(accounts, other.user_id, ["audit"], reason)
+    release_hold(accounts, hold.hold_id, f"{ZOE.last_name} took it back")
+
+    assert [each.reason for each in list_holds(accounts, active=False)] == [reason]
+    stored = b"".join(path.read_bytes() for path in settings.accounts.iterdir() if path.is_file())
+    assert ZOE.last_name.encode() not in stored
+    assert delete_user_permanent(accounts, lake, zoe.user_id).request_id
+
+
+@pytest.mark.parametrize("kept", [["sessions"], ["audit", "identity"]])
+def test_a_hold_can_be_read_for_as_long_as_it_is_active_and_not_after_the_erasure(accounts, lake, zoe, kept):
+    hold = place_hold(accounts, zoe.user_id, kept, "claim of 2024")
+    request_id = request_erasure(accounts, zoe.user_id)
+    with pytest.raises(LegalHoldError):
+        run_erasure(accounts, lake, request_id)
+
+    active = [each.reason for each in list_holds(accounts)]
+    release_hold(accounts, hold.hold_id, "settled")
+    run_erasure(accounts, lake, request_id)
+
+    assert active == ["claim of 2024"]
+    assert [each.reason for each in list_holds(accounts, active=False)] == [None]
 
 
 def test_holds_are_for_administrators(accounts, zoe):

@@ -54,6 +54,55 @@ def test_nothing_of_anybody_else_is_in_it(accounts, lake, zoe):
     assert not [value for value in YAN.values if value in text]
 
 
+SIGN_INS = {
+    "with address and program": Request(ip="203.0.113.9", user_agent="curl/8"),
+    "with an address alone": Request(ip="203.0.113.9"),
+    "with a program alone": Request(user_agent="curl/8"),
+    "with neither": Request(),
+    "with texts that are none": Request(ip="", user_agent=" "),
+}
+
+
+@pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
+@pytest.mark.parametrize("request_", SIGN_INS.values(), ids=SIGN_INS.keys())
+def test_every_way_to_sign_in_can_be_exported(accounts, lake, kind, request_):
+    user = accounts.register("plain_paula", "paula@mail.example.org", ZOE.password)
+    accounts.login("plain_paula", ZOE.password, request=request_)
+    accounts.login("paula@mail.example.org", ZOE.password)
+
+    content = _content(export_user_data(accounts, lake, user.user_id, kind), "store_sessions")
+
+    assert len(content) == 2
+    assert {each["ip"] or None for each in content} <= {request_.ip or None, None}
+
+
+def _content(path, table):
+    """Return a table's rows of an export, whatever its format."""
+    if path.suffix == ".json":
+        return json.loads(path.read_text())["tables"][table]
+    with zipfile.ZipFile(path) as archive:
+        if path.name.endswith(".csv.zip"):
+            return list(csv.DictReader(io.StringIO(archive.read(f"{table}.csv").decode())))
+        return pl.read_parquet(archive.read(f"{table}.parquet")).to_dicts()
+
+
+def test_no_text_of_a_csv_export_is_run_by_a_spreadsheet(accounts, lake):
+    formulas = {"first_name": '=HYPERLINK("http://x.example","y")', "last_name": "@SUM(1+1)*cmd"}
+    user = accounts.register("plain_paula", "paula@mail.example.org", ZOE.password, **formulas)
+
+    profile = _content(export_user_data(accounts, lake, user.user_id, "csv"), "profile")[0]
+    clear = _content(export_user_data(accounts, lake, user.user_id, "json"), "profile")[0]
+
+    assert {name: profile[name] for name in formulas} == {name: f"'{text}" for name, text in formulas.items()}
+    assert {name: clear[name] for name in formulas} == formulas
+    assert profile["username"] == "plain_paula"
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", " =1", "\u200b=1", "\uff1d1", "\r1", "\xa0-1"])
+def test_whatever_begins_like_a_formula_is_neutralised(text):
+    assert module._neutralised(pl.DataFrame({"a": [text, "a=1", None]}))["a"].to_list() == [f"'{text}", "a=1", None]
+
+
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
 def test_an_archive_has_a_file_per_table_and_a_manifest_that_fits(accounts, lake, zoe, kind):
     path = export_user_data(accounts, lake, zoe.user_id, kind)
