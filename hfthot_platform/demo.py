@@ -330,7 +330,7 @@ def _forget_somebody(out: Console, settings: Settings) -> None:
         subject = pl.col("subject_id") == before["subject_id"]
         after = client.read_version("users", version).filter(subject).collect().row(0, named=True)
         path = settings.certificates / f"{certificate.request_id}.json"
-        proof = client.verify_certificate(path).verification
+        proof = client.verify_certificate(path=path).verification
     out.print(f"  users version {version} before: {before['username']}, {before['email']}")
     out.print(f"  the same version afterwards: {after['username']}, {after['email']}; the other rows as before")
     out.print(

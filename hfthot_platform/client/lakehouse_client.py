@@ -757,11 +757,14 @@ class LakehouseClient:
         request = self._request(self._caller())
         return delete_user_permanent(self._accounts, self._lake, user_id, keep, request=request)
 
-    def verify_certificate(self, certificate: ErasureCertificate | Path | str) -> ErasureCertificate:
+    def verify_certificate(
+        self, certificate: ErasureCertificate | str | None = None, *, path: Path | str | None = None
+    ) -> ErasureCertificate:
         """Check that a certificate of erasure was signed by this installation and not altered since; return it.
 
         Args:
-            certificate: one, its file (below the setting `certificates`, named by the request's id), or its text.
+            certificate: one, or its text.  A text is never taken for the name of a file.
+            path: its file instead (below the setting `certificates`, named by the request's id).
 
         Example:
             >>> certificate = client.delete_user_permanent(user.user_id)
@@ -769,14 +772,24 @@ class LakehouseClient:
             True
 
         Raises:
+            BadRequestError: neither is given, or both.
             CertificateError: it was altered, is none, or was signed by another installation.
         """
         from hfthot_platform.privacy.certificate import ErasureCertificate, verify
         from hfthot_platform.privacy.erasure import public_key
 
-        given = certificate.text if isinstance(certificate, ErasureCertificate) else certificate
-        if not isinstance(given, Path):
-            arguments.text(given, "certificate", most=1_000_000)
+        if (certificate is None) == (path is None):
+            raise BadRequestError(
+                "give the certificate's text or its path, and only one of them",
+                where="verify_certificate",
+                hint="verify_certificate(text), or verify_certificate(path=...).",
+            )
+        given: str | Path
+        if path is not None:
+            given = Path(arguments.text(str(path), "path", most=4000))
+        else:
+            text = certificate.text if isinstance(certificate, ErasureCertificate) else certificate
+            given = arguments.text(text, "certificate", most=1_000_000)
         self._caller()
         return verify(given, public_key(self._accounts))
 

@@ -110,7 +110,8 @@ def verify(certificate: Path | str, public_key: Ed25519PublicKey | None = None) 
     """Check a certificate and return it.
 
     Args:
-        certificate: a file, or the document's text.
+        certificate: the document's text, or a `Path` to its file.  A text never names a file, so that text from
+            elsewhere cannot have one read.
         public_key: the installation's public key.  Without it only this is shown: the document was not altered
             since whoever holds the key that it names signed it.
 
@@ -154,11 +155,10 @@ def read_public_key(text: str) -> Ed25519PublicKey:
 
 
 def _text_of(certificate: Path | str) -> str:
-    if isinstance(certificate, str) and certificate.lstrip().startswith("{"):
+    if isinstance(certificate, str):
         return certificate
-    path = Path(certificate)
     try:
-        with path.open("rb") as file:
+        with certificate.open("rb") as file:
             return file.read(_LARGEST).decode("ascii")
     except UnicodeDecodeError:
         raise _altered("it is not ASCII") from None

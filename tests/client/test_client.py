@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -399,8 +400,22 @@ def test_the_demonstration_ends_with_an_erasure_and_its_proof(folder, capsys):
     assert "nothing left" in said
     certificate = next((folder / "certificates").glob("*.json"))
     with LakehouseClient(folder) as client:
-        assert client.verify_certificate(certificate).keep_history
+        assert client.verify_certificate(path=certificate).keep_history
         assert client.list_users() == []
+
+
+@pytest.mark.parametrize("given", [{}, {"certificate": "{}", "path": "x"}, {"certificate": Path("x")}])
+def test_a_certificate_is_given_as_text_or_as_a_path(client, given):
+    with pytest.raises(BadRequestError):
+        client.verify_certificate(**given)
+
+
+def test_a_text_never_has_a_file_read(client, register, tmp_path):
+    path = client.delete_user_permanent(register("ada").user_id).save(tmp_path / "certificate.json")
+
+    assert client.verify_certificate(path=path) == client.verify_certificate(path=str(path))
+    with pytest.raises(CertificateError, match="no certificate"):
+        client.verify_certificate(str(path))
 
 
 def test_a_certificate_of_another_installation_is_refused(client, register, tmp_path):
