@@ -380,14 +380,15 @@ class Canonical:
             symbol = from_vendor(self._mapping.symbol, perpetual=perpetual, venue=venue)
             sieve.rows = sieve.rows.with_columns(pl.lit(symbol).alias("symbol"))
             return
-        names = {}
+        names, refused = {}, {}
         for name in sieve.rows["symbol"].cast(pl.String).unique().drop_nulls():
             try:
                 names[name] = from_vendor(name, perpetual=perpetual, venue=venue)
-            except BadRequestError:
-                continue
+            except BadRequestError as error:
+                refused[name] = f"{error.what}. {error.hint}"
         known = pl.col("symbol").cast(pl.String).replace_strict(names, default=None, return_dtype=pl.String)
-        detail = pl.format("symbol is {}", pl.col("symbol").cast(pl.String).fill_null("empty"))
+        why = pl.col("symbol").cast(pl.String).replace_strict(refused, default=None, return_dtype=pl.String)
+        detail = pl.format("symbol {}", why.fill_null("is empty"))
         sieve.reject(known.is_null(), "unknown_symbol", detail)
         sieve.rows = sieve.rows.with_columns(known.alias("symbol"))
 

@@ -16,7 +16,6 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Final
 
 import polars as pl
@@ -35,9 +34,9 @@ from hfthot_platform.market.sources.base import (
 from hfthot_platform.market.sources.canonical import REQUIRED, TIME, Canonical, Times, bar_interval, last_bar_open
 from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, gather, read_sieves
 from hfthot_platform.market.sources.mapping import CsvMapping
-from hfthot_platform.market.symbols import from_vendor
+from hfthot_platform.market.symbols import find_in_name, from_vendor
 
-__all__ = ["Csv", "CsvMapping", "complete", "head_times", "match_names", "symbol_in_name", "venue_in_path"]
+__all__ = ["Csv", "CsvMapping", "complete", "head_times", "match_names", "venue_in_path"]
 
 #: Usual names of each target, best first.  Compared in lower case with blanks as underscores.
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -146,15 +145,15 @@ def complete(
                 hint=f"Declare `venue` in {probe.name}.mapping.yaml, or put the file into a folder named by the venue.",
             )
         update["venue"] = venue
-    symbol = mapping.symbol if mapping.symbol or "symbol" in targets else symbol_in_name(probe.inner_name)
+    symbol = mapping.symbol
     mapping = mapping.model_copy(update=update)
+    if symbol is None and "symbol" not in targets:
+        symbol = find_in_name(probe.inner_name, mapping.venue or "")
     if symbol is not None:
         try:
             update["symbol"] = from_vendor(symbol, perpetual=mapping.is_perpetual, venue=mapping.venue or "")
         except BadRequestError as error:
-            raise RejectedFileError(
-                "unknown_symbol", error.what, where=probe.name, hint="Declare `symbol` in the mapping, as BTC-USDT."
-            ) from error
+            raise RejectedFileError("unknown_symbol", error.what, where=probe.name, hint=error.hint) from error
     elif "symbol" not in targets:
         raise RejectedFileError(
             "unknown_symbol",
@@ -208,20 +207,6 @@ def venue_in_path(probe: FileProbe) -> str | None:
     venue = next((each for each in [*folders, *words] if each in _VENUES), None)
     futures = re.search(r"-futures\b", probe.inner_name) or "futures" in folders
     return "binance_usdm" if venue == "binance" and futures else venue
-
-
-def symbol_in_name(name: str) -> str | None:
-    """Return the pair that a file name spells: `XRP_ETH-trades`, `BCHEUR.csv`, `BTCUSDT_1h.raw.csv`."""
-    stem = Path(name).name
-    if found := re.match(r"([A-Z0-9]+_[A-Z0-9]+(?:_[A-Z0-9]+)?)-", stem):
-        return found[1]
-    for word in re.findall(r"(?<![A-Za-z0-9])[A-Z0-9]{5,}(?![a-z0-9])", stem):
-        try:
-            from_vendor(word)
-        except BadRequestError:
-            continue
-        return str(word)
-    return None
 
 
 def _declared(probe: FileProbe) -> tuple[str, CsvMapping, Layout, int]:
