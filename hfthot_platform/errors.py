@@ -65,6 +65,7 @@ __all__ = [
     "StorageFullError",
     "StorageReadOnlyError",
     "StoreError",
+    "StrategyError",
     "TierForbiddenError",
     "TooManyAttemptsError",
     "UnknownColumnError",
@@ -358,7 +359,11 @@ class InfeasibleError(ModelError):
 
 
 class LookAheadError(ModelError):
-    """A strategy's decisions change with data from after them; the message names the bar and the symbol."""
+    """A strategy's decisions change with data from after them, or do not depend on the bars that it is given."""
+
+
+class StrategyError(ModelError):
+    """A strategy raised an error of its own, which is the cause of this one."""
 
 
 class NotConvergedError(ModelError):

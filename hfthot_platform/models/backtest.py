@@ -19,29 +19,38 @@ so that right after the trade each asset has exactly its weight and a long-only 
 marked at the close; a missing bar keeps the last price.  Cash earns nothing and short positions pay no interest.  If
 equity falls to zero, every position is closed at that price and nothing follows (`ruined_at`).
 
-**Walking forward.**  `backtest` runs the strategy again on the first k bars, for several k, and refuses it with a
-`LookAheadError` if anything that it decided before k was different: a strategy is a function of the past exactly if
-the past alone gives the same decisions.  `assert_causal` does so at more bars and with other futures, for tests.
+**Walking forward.**  A strategy is a function of the past exactly if the past alone gives the same decisions, so
+`backtest` runs it again with another future and refuses it with a `LookAheadError` if anything that it decided before
+was different.  The futures begin where a leak shows: right after a bar on which an order changes, and right after a
+missing bar.  One more run is on other prices altogether: a strategy that decides the same there does not read its bars
+(signals computed once, on everything), and one whose targets there still foretell these bars knows them from elsewhere;
+both are refused.  `assert_causal` does the same at more bars, for tests.
+
+**What no such run can see**: a leak in the data themselves (survivors only, figures restated later), a parameter chosen
+with these bars in sight, and a leak too small to move a target at the bars that are tried.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeAlias
+from functools import cached_property
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import polars as pl
 
-from hfthot_platform.errors import BadRequestError, DataError, LookAheadError, ModelError
+from hfthot_platform.errors import BadRequestError, DataError, HfthotError, LookAheadError, StrategyError
 from hfthot_platform.models._compiled import compiled
-from hfthot_platform.models.arrays import FloatArray, FloatLike, IntArray
+from hfthot_platform.models.arguments import number, symbol_names, whole
+from hfthot_platform.models.arrays import BoolArray, FloatArray, FloatLike, IntArray
 
 __all__ = [
     "BacktestResult",
     "Bars",
+    "Causality",
     "Costs",
     "Strategy",
     "assert_causal",
@@ -53,8 +62,13 @@ _WHERE: Final = "models.backtest"
 _YEAR: Final = 365.25 * 86_400e6
 _TIME: Final = pl.Datetime("us", "UTC")
 _PRICES: Final = ("open", "high", "low", "close")
+_DAY: Final = 86_400_000_000
 #: Bars after the first decision within which most of the cuts of the causality check lie: short runs are cheap.
-_EARLY: Final = 2_000
+_EARLY: Final = 5_000
+#: Bars of another future that a run of the causality check sees.
+_AHEAD: Final = 60
+#: Standard errors beyond which targets that were decided on other prices foretell these ones.
+_FORETOLD: Final = 7.0
 
 
 # --- data -------------------------------------------------------------------------------------------------------
@@ -82,18 +96,22 @@ class Bars:
     buy_volume: FloatArray | None = None
 
     def __post_init__(self) -> None:
-        """Check shapes, times and prices.
+        """Check shapes, names, times and prices.
 
         Raises:
-            DataError: shapes differ, times do not increase, a price is not positive, or a bar has only some prices.
+            BadRequestError: a symbol without a name, or twice.
+            DataError: shapes differ, times are no integers or do not increase, a price is not positive or outside its
+                bar's low and high, a bar has only some prices, or a volume is negative or infinite.
         """
-        times = np.ascontiguousarray(self.times, dtype=np.int64)
-        if times.ndim != 1 or times.size == 0 or (np.diff(times) <= 0).any():
-            raise DataError(f"times of shape {times.shape}", where="Bars", hint="Give increasing times, one or more.")
-        shape = (times.size, len(self.symbols))
+        times = _ticks(self.times)
+        symbols = symbol_names(self.symbols, None, "Bars") or ()
+        if not symbols:
+            raise BadRequestError("no symbols", where="Bars", hint="Name one for each column.")
+        object.__setattr__(self, "symbols", symbols)
+        shape = (times.size, len(symbols))
         arrays: dict[str, Any] = {"times": times}
         for name in (*_PRICES, "volume", *(["buy_volume"] if self.buy_volume is not None else [])):
-            values = np.ascontiguousarray(getattr(self, name), dtype=np.float64)
+            values = _doubles(getattr(self, name), name)
             if values.shape != shape:
                 raise DataError(f"{name} has shape {values.shape}", where="Bars", hint=f"Expected {shape}.")
             arrays[name] = values
@@ -108,9 +126,29 @@ class Bars:
             if wrong.any():
                 t, i = np.argwhere(wrong)[0]
                 raise DataError(
-                    f"{name} of {self.symbols[i]} is {arrays[name][t, i]:g} beside a close of {close[t, i]:g}",
+                    f"{name} of {symbols[i]} is {arrays[name][t, i]:g} beside a close of {close[t, i]:g}",
                     where=f"Bars at {_moment(times[t])}",
                     hint="Prices are positive; a missing bar has NaN in all four.",
+                )
+        # A vendor's rounding of adjusted prices is no mistake of the bar.
+        top, floor = arrays["high"] * (1 + 1e-6), arrays["low"] * (1 - 1e-6)
+        for name in ("low", "open", "close"):
+            wrong = (arrays[name] > top) | (arrays[name] < floor)
+            if wrong.any():
+                t, i = np.argwhere(wrong)[0]
+                raise DataError(
+                    f"{name} of {symbols[i]} is {arrays[name][t, i]:g}, "
+                    f"its low {arrays['low'][t, i]:g} and its high {arrays['high'][t, i]:g}",
+                    where=f"Bars at {_moment(times[t])}",
+                    hint="Every price lies between low and high: look for exchanged columns.",
+                )
+        for name in ("volume", "buy_volume"):
+            if name in arrays and ((arrays[name] < 0).any() or np.isinf(arrays[name]).any()):
+                t, i = np.argwhere((arrays[name] < 0) | np.isinf(arrays[name]))[0]
+                raise DataError(
+                    f"{name} of {symbols[i]} is {arrays[name][t, i]:g}",
+                    where=f"Bars at {_moment(times[t])}",
+                    hint="Volumes are 0 or more, NaN where unknown.",
                 )
         for name, values in arrays.items():
             view = values.view()
@@ -160,12 +198,25 @@ class Bars:
 
     @classmethod
     def _from_rows(cls, rows: pl.DataFrame, time: str, needed: tuple[str, ...]) -> Bars:
+        if not isinstance(rows, pl.DataFrame):
+            raise BadRequestError(
+                f"{type(rows).__name__} instead of a Polars frame", where="Bars", hint=f"Needed: {', '.join(needed)}."
+            )
         missing = [name for name in needed if name not in rows.columns]
         if missing:
             raise BadRequestError(f"no column {missing[0]!r}", where="Bars", hint=f"Needed: {', '.join(needed)}.")
-        if "final" in rows.columns:
-            rows = rows.filter(pl.col("final"))
-        rows = rows.with_columns(pl.col("symbol").cast(pl.String), pl.col(time).cast(_TIME).alias("ts"))
+        try:
+            if "final" in rows.columns:
+                rows = rows.filter(pl.col("final"))
+            rows = rows.with_columns(
+                pl.col("symbol").cast(pl.String),
+                pl.col(time).cast(_TIME).alias("ts"),
+                pl.col(*(name for name in needed if name not in ("symbol", time))).cast(pl.Float64),
+            )
+        except pl.exceptions.PolarsError as error:
+            raise DataError(
+                f"columns of the wrong type ({error})", where="Bars", hint=f"Times in {time}, numbers in the others."
+            ) from error
         rows = rows.drop_nulls("close").sort("ts", "symbol")
         if rows.is_empty():
             raise DataError("no bars", where="Bars", hint="Check the span and the symbols.")
@@ -191,11 +242,21 @@ class Bars:
         return cls(times=ticks, symbols=symbols, buy_volume=bought, **wanted)
 
     def head(self, n: int) -> Bars:
-        """Return the first n bars, without a copy."""
+        """Return the first n bars, or all if there are fewer, without a copy.
+
+        Raises:
+            BadRequestError: n is not a whole number of 1 or more.
+        """
+        whole(n, "n", "Bars.head", least=1)
         return self._with(lambda values: values[:n])
 
     def tail(self, n: int) -> Bars:
-        """Return the last n bars, without a copy."""
+        """Return the last n bars, or all if there are fewer, without a copy.
+
+        Raises:
+            BadRequestError: n is not a whole number of 1 or more.
+        """
+        whole(n, "n", "Bars.tail", least=1)
         return self._with(lambda values: values[-n:])
 
     def column(self, symbol: str) -> int:
@@ -208,11 +269,30 @@ class Bars:
             raise BadRequestError(f"no symbol {symbol!r}", where="Bars", hint=f"There are {', '.join(self.symbols)}.")
         return self.symbols.index(symbol)
 
-    @property
+    @cached_property
+    def present(self) -> BoolArray:
+        """Return whether any symbol has the bar, (T,)."""
+        here = ~np.isnan(self.close)
+        return np.asarray(here[:, 0] if here.shape[1] == 1 else here.any(axis=1))
+
+    @cached_property
     def bars_per_year(self) -> float:
-        """Return the number of bars in a year at the data's own pace: about 252 for trading days; 0 for one bar."""
-        span = int(self.times[-1] - self.times[0])
-        return (len(self) - 1) * _YEAR / span if span else 0.0
+        """Return the number of bars in a year at the data's own pace: about 252 for trading days; 0 for one bar.
+
+        Nights, weekends and holidays belong to that pace; a hole in the data does not, and counts as long as an
+        ordinary step.  A hole is a step of more than a day where bars come on all seven days of the week, of more
+        than eight days elsewhere (exchanges were shut for six at most), and of more than three usual steps.
+        """
+        times = self.times[self.present]
+        steps = np.diff(times)
+        if not steps.size:
+            return 0.0
+        days = times // _DAY
+        # Days since 1970 began on a Thursday: 2 and 3 are Saturday and Sunday.
+        weekend = float(np.isin(days[np.append(True, np.diff(days) > 0)] % 7, (2, 3)).mean())
+        longest = max(_DAY if weekend > 0.2 else 8 * _DAY, 3 * int(np.median(steps)))
+        usual = steps[steps <= longest]
+        return float(_YEAR / usual.mean())
 
     def _with(self, change: Callable[[Any], Any]) -> Bars:
         """Return bars with changed arrays, not checked again: they come from checked ones."""
@@ -224,11 +304,47 @@ class Bars:
 
 
 def _moment(ticks: int | np.integer[Any]) -> str:
-    return f"{datetime.fromtimestamp(int(ticks) / 1e6, UTC):%Y-%m-%d %H:%M}"
+    try:
+        return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(ticks)):%Y-%m-%d %H:%M}"
+    except OverflowError:
+        return f"{int(ticks)} microseconds since 1970"
+
+
+def _ticks(values: Any) -> IntArray:
+    """Return times as microseconds since 1970."""
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind == "M":
+            if np.isnat(found).any():
+                raise TypeError("a time is missing")
+            found = found.astype("datetime64[us]")
+        elif found.dtype.kind not in "iu":
+            raise TypeError(f"type {found.dtype}")
+        times = np.ascontiguousarray(found.astype(np.int64))
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"times are no integers ({error})", where="Bars", hint="Give microseconds since 1970, or datetime64."
+        ) from error
+    if times.ndim != 1 or times.size == 0 or (np.diff(times) <= 0).any():
+        raise DataError(f"times of shape {times.shape}", where="Bars", hint="Give increasing times, one or more.")
+    return times
+
+
+def _doubles(values: Any, name: str) -> FloatArray:
+    try:
+        found = np.asarray(values)
+        if found.dtype.kind not in "fiu" and found.dtype != object:
+            raise TypeError(f"type {found.dtype}")
+        return np.ascontiguousarray(found, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"{name} is not an array of numbers ({error})", where="Bars") from error
 
 
 #: Target weights (T, N), or (T,) for one symbol, of bars; pure: the same bars give the same weights.
 Strategy: TypeAlias = Callable[[Bars], FloatLike]
+#: How far a strategy was judged: its futures and its past were changed (checked); it gives the same number on all
+#: bars, so there is nothing to foresee (constant); nobody looked (unchecked).
+Causality = Literal["checked", "constant", "unchecked"]
 
 
 @dataclass(frozen=True)
@@ -246,12 +362,7 @@ class Costs:
     def __post_init__(self) -> None:
         """Refuse rates outside [0, 0.2]."""
         for name in ("fee", "slippage"):
-            if not 0 <= getattr(self, name) <= 0.2:
-                raise BadRequestError(
-                    f"{name}={getattr(self, name)!r}",
-                    where="Costs",
-                    hint="A share of the value: 0.001 is 0.1 %.",
-                )
+            number(getattr(self, name), name, "Costs (shares of the value: 0.001 is 0.1 %)", least=0.0, most=0.2)
 
     @property
     def buy(self) -> float:
@@ -268,9 +379,18 @@ _DEFAULT_COSTS: Final = Costs()
 
 
 def on_change(weights: FloatLike) -> FloatArray:
-    """Return the weights (T, N) or (T,) with NaN where a weight repeats the last number before it in its column."""
-    values = np.array(weights, dtype=np.float64)
-    _keep_changes(values.reshape(len(values), -1))
+    """Return the weights (T, N) or (T,) with NaN where a weight repeats the last number before it in its column.
+
+    Raises:
+        DataError: no array of numbers of one or two dimensions.
+    """
+    try:
+        values = np.array(weights, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"weights are not an array of numbers ({error})", where="on_change") from error
+    if values.ndim not in {1, 2}:
+        raise DataError(f"weights of shape {values.shape}", where="on_change", hint="Give (T,) or (T, N).")
+    _keep_changes(values[:, None] if values.ndim == 1 else values)
     return values
 
 
@@ -437,6 +557,7 @@ class BacktestResult:
         annual_turnover: value traded per year over equity.
         total_cost: fees and slippage, in units of the initial equity.
         ruined_at: bar at which equity fell to zero or below, or None.
+        causality: how far the strategy was judged for look-ahead: checked, constant or unchecked.
     """
 
     strategy: str
@@ -464,6 +585,7 @@ class BacktestResult:
     annual_turnover: float
     total_cost: float
     ruined_at: int | None
+    causality: Causality = "unchecked"
 
     def frame(self) -> pl.DataFrame:
         """Return ts, equity, drawdown, turnover and paid, one row per bar."""
@@ -503,6 +625,7 @@ class BacktestResult:
             f"  {closed:,} round trips{hold}; "
             f"turnover {self.annual_turnover:.1f} a year, costs {self.total_cost:.1%} of the initial equity"
         )
+        text += f"\n  look-ahead: {_JUDGED[self.causality]}"
         if self.ruined_at is not None:
             text += f"\n  RUINED at {_moment(self.times[self.ruined_at])}: equity fell to {self.equity[-1]:.3f}"
         for row in self.by_regime.iter_rows(named=True):
@@ -512,6 +635,13 @@ class BacktestResult:
                 f"Sharpe {sharpe:6.2f}, {row['trips']:,} round trips"
             )
         return text
+
+
+_JUDGED: Final = {
+    "checked": "none found with other futures and other prices; leaks in the data themselves cannot be seen",
+    "constant": "nothing to foresee, the weights never change; leaks in the data themselves cannot be seen",
+    "unchecked": "NOT CHECKED",
+}
 
 
 def _duration(time: timedelta) -> str:
@@ -547,26 +677,29 @@ def backtest(
             to the regime known at the first, a round trip to that known at the close before its entry.  The table
             has, per regime: bars, share of bars, compounded return, return and volatility per year, Sharpe ratio,
             turnover per year, costs, round trips closed, share of them won, and their average length.
-        causality_cuts: how often the strategy is run again on the first bars alone to see whether it looks ahead;
-            0 trusts it.  All but one of the runs are short.
+        causality_cuts: how often the strategy is run again, on the first bars with other futures and on other prices,
+            to see whether it looks ahead (two runs at least); 0 trusts it, as is right for weights that were recorded
+            when they were decided, and the result says so.  All but one of the runs are short.
 
     Raises:
-        LookAheadError: a decision changes with data from after it.
+        LookAheadError: a decision changes with data from after it, or does not depend on the bars.
+        StrategyError: the strategy raised an error of its own.
         DataError: targets of the wrong shape or infinite, fewer than two bars, or bars that `Bars` refuses.
         BadRequestError: costs so high for the leverage asked for that no trade is possible, or an argument out of
             its domain.
     """
-    bars = data if isinstance(data, Bars) else Bars.from_frame(data)
+    where = f"{_WHERE}.backtest"
+    bars = _bars_of(strategy, data, where)
     if len(bars) < 2:
-        raise DataError("one bar", where=f"{_WHERE}.backtest", hint="Give two or more: orders fill at the next open.")
-    if causality_cuts < 0:
-        raise BadRequestError(f"causality_cuts={causality_cuts}", where=f"{_WHERE}.backtest", hint="0 or more.")
+        raise DataError("one bar", where=where, hint="Give two or more: orders fill at the next open.")
+    whole(causality_cuts, "causality_cuts", where, least=0, most=1_000_000)
+    if not isinstance(costs, Costs):
+        raise BadRequestError(f"costs = {costs!r}", where=where, hint="Give Costs(fee, slippage).")
     labels = None if regimes is None else _labels(regimes, len(bars))
     target = _targets(strategy, bars)
     decided = np.flatnonzero(~np.isnan(target).all(axis=1))
     start = int(decided[0]) if decided.size else len(bars)
-    for cut in _cuts(start, len(bars), causality_cuts):
-        _compare(strategy, bars.head(cut), target, cut, "is not in the data")
+    causality = _judged(strategy, bars, target, start, causality_cuts)
     leverage = float(np.nansum(np.abs(target[decided]), axis=1).max(initial=0.0))
     if max(costs.buy, costs.sell) * leverage >= 0.5:
         raise BadRequestError(
@@ -592,7 +725,22 @@ def backtest(
         trip_profit,
     )
     trips = _trips(bars, trip_index[:n_trips], trip_profit[:n_trips], labels)
-    return _result(_name(strategy), bars, costs, start, equity, weights, turnover, paid, trips, labels, ruined)
+    result = _result(_name(strategy), bars, costs, start, equity, weights, turnover, paid, trips, labels, ruined)
+    return replace(result, causality=causality)
+
+
+def _bars_of(strategy: Any, data: Any, where: str) -> Bars:
+    if isinstance(strategy, type) or not callable(strategy):
+        raise BadRequestError(
+            f"strategy = {strategy!r}",
+            where=where,
+            hint="Give a function of bars, or an object such as TrendFollowing() (with its brackets).",
+        )
+    if not isinstance(data, Bars | pl.DataFrame):
+        raise BadRequestError(
+            f"data of type {type(data).__name__}", where=where, hint="Give Bars, or rows of `market.bars`."
+        )
+    return data if isinstance(data, Bars) else Bars.from_frame(data)
 
 
 def _name(strategy: Strategy) -> str:
@@ -600,7 +748,10 @@ def _name(strategy: Strategy) -> str:
 
 
 def _labels(regimes: Sequence[str], size: int) -> pl.Series:
-    labels = pl.Series("regime", regimes, dtype=pl.String)
+    try:
+        labels = pl.Series("regime", list(regimes), dtype=pl.String)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"regimes are no names ({error})", where=f"{_WHERE}.backtest") from error
     if labels.len() != size or labels.null_count():
         raise DataError(
             f"{labels.len()} regimes, {labels.null_count()} of them null",
@@ -612,34 +763,125 @@ def _labels(regimes: Sequence[str], size: int) -> pl.Series:
 
 def _targets(strategy: Strategy, bars: Bars) -> FloatArray:
     """Return the strategy's targets as (T, N)."""
-    target = np.asarray(strategy(bars), dtype=np.float64)
-    shape = (len(bars), len(bars.symbols))
+    where, shape = f"strategy {_name(strategy)}", (len(bars), len(bars.symbols))
+    try:
+        given = strategy(bars)
+    except HfthotError:
+        raise
+    except Exception as error:
+        raise StrategyError(
+            f"it raised {type(error).__name__} on {len(bars)} bars: {error}",
+            where=where,
+            hint="Where the past is too short to decide, return NaN for the row.",
+        ) from error
+    try:
+        target = np.asarray(given, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"targets are not an array of numbers ({error})", where=where, hint=f"Return weights of shape {shape}."
+        ) from error
     if target.shape == shape[:1] and shape[1] == 1:
         target = target[:, None]
     if target.shape != shape or np.isinf(target).any():
         raise DataError(
             f"targets of shape {target.shape}, infinite: {bool(np.isinf(target).any())}",
-            where=f"strategy {_name(strategy)}",
+            where=where,
             hint=f"Return weights of shape {shape}, NaN for no order.",
         )
     return np.ascontiguousarray(target)
 
 
-def _cuts(start: int, size: int, count: int) -> list[int]:
-    """Return where the data are cut off to see what the strategy says then; all but one soon after `start`."""
+# --- causality --------------------------------------------------------------------------------------------------
+
+
+@compiled
+def _events(target: FloatArray, close: FloatArray, out: IntArray) -> int:
+    """Fill out (T,): 3 where an order changes on a missing bar, else 1 where one changes, else 2 where a bar lacks.
+
+    Returns:
+        How often an order changed to another number than the one before, over all columns.
+    """
+    last = np.full(target.shape[1], np.nan)
+    changes = 0
+    for t in range(target.shape[0]):
+        out[t] = 0
+        for i in range(target.shape[1]):
+            absent, new = np.isnan(close[t, i]), target[t, i]
+            if not np.isnan(new) and new != last[i]:
+                if not np.isnan(last[i]):
+                    changes += 1
+                last[i] = new
+                if absent:
+                    out[t] = 3
+                elif out[t] != 3:
+                    out[t] = 1
+            elif absent and out[t] == 0:
+                out[t] = 2
+    return changes
+
+
+def _judged(strategy: Strategy, bars: Bars, target: FloatArray, start: int, count: int) -> Causality:
+    """Refuse a strategy that looks ahead, with so many runs at most; say how far it was judged."""
+    size = len(bars)
     if count == 0 or size - start < 2:
-        return []
+        return "unchecked"
+    events = np.empty(size, dtype=np.int64)
+    changes = _events(target, bars.close, events)
     generator = np.random.default_rng(0)
-    early = generator.integers(start + 1, min(start + _EARLY, size), size=max(count - 1, 0), endpoint=False)
-    late = generator.integers(start + 1, size)
-    return sorted({int(cut) for cut in (*early, late)})
+    for k, cut in enumerate(_cuts(events, start, max(count - 1, 1), _EARLY, generator)):
+        if k % 2:
+            _compare(strategy, bars.head(cut), "is not in the data", target, cut)
+        else:
+            end = min(cut + _AHEAD, size)
+            other = _disturbed(bars.head(end), cut, target, against=k % 4 == 0, generator=generator)
+            _compare(strategy, other, "is disturbed", target, cut)
+    if not changes:
+        return "constant"
+    _read(strategy, bars, target, start, events, generator)
+    return "checked"
 
 
-def _compare(strategy: Strategy, other: Bars, target: FloatArray, cut: int, what: str) -> None:
+def _cuts(events: IntArray, start: int, count: int, early: int, generator: np.random.Generator) -> list[int]:
+    """Return numbers of bars after which the future is changed: where a leak would show; all but one of them early.
+
+    A leak shows where something is decided on what is filled in, interpolated or smoothed: on a missing bar, or right
+    before the bar that turned the decision.  Of every two cuts one follows an order, one a missing bar, best of all one
+    with an order; where there are none, any bar has to do.
+    """
+    last = events.size - 1
+    near = min(start + early, last)
+    found: list[int] = []
+
+    def take(first: int, end: int, *kinds: int) -> None:
+        for kind in kinds:
+            candidates = np.setdiff1d(np.flatnonzero(events[first:end] == kind) + first + 1, found)
+            if candidates.size:
+                found.append(int(generator.choice(candidates)))
+                return
+
+    for k in range(count):
+        kinds = ((3, 2, 1, 0), (1, 3, 2, 0), (3, 1, 2, 0), (2, 3, 1, 0))[k // 2 % 4]
+        # The last of several may lie anywhere.
+        take(start, last if k + 1 == count > 1 else near, *kinds)
+    return found
+
+
+def _disturbed(bars: Bars, cut: int, target: FloatArray, *, against: bool, generator: np.random.Generator) -> Bars:
+    """Return bars with the same first `cut` bars; after them prices jump against what is held, or with it."""
+    held = target[: cut + 1].copy()
+    _forward_filled(held)
+    side = np.where(held[cut - 1] > 0, -0.5, 0.5) * (1.0 if against else -1.0)
+    factor = np.exp(side + 0.1 * generator.standard_normal((len(bars) - cut, len(bars.symbols))))
+    return bars._with(  # noqa: SLF001 - of this module
+        lambda values: values if values.ndim == 1 else np.concatenate([values[:cut], values[cut:] * factor])
+    )
+
+
+def _compare(strategy: Strategy, other: Bars, what: str, target: FloatArray, cut: int) -> None:
     """Refuse the strategy if its first `cut` targets are not those that it gives on other data with the same past."""
     try:
         again = _targets(strategy, other)[:cut]
-    except ModelError as error:
+    except HfthotError as error:
         raise LookAheadError(
             f"what it decided before {_moment(other.times[cut - 1])} it cannot decide when what comes later {what}",
             where=f"strategy {_name(strategy)}",
@@ -655,24 +897,127 @@ def _compare(strategy: Strategy, other: Bars, target: FloatArray, cut: int, what
             f"its target of {other.symbols[i]} at {_moment(other.times[t])} is {before[t, i]:.6g}, "
             f"and {again[t, i]:.6g} when what comes after {_moment(other.times[cut - 1])} {what}",
             where=f"strategy {_name(strategy)}",
-            hint="Row t may use bars up to t: look for statistics of the whole sample, shift(-1), centred windows.",
+            hint="Row t may use bars up to t: look for statistics of the whole sample, shift(-1), centred windows, "
+            "back-filled or interpolated gaps.",
         )
 
 
+def _read(
+    strategy: Strategy, bars: Bars, target: FloatArray, start: int, events: IntArray, generator: np.random.Generator
+) -> None:
+    """Refuse a strategy that decides the same on other prices, or that foretells these bars from other ones."""
+    changed = np.flatnonzero(events % 2)
+    size = min(max(start + _EARLY, int(changed[:20][-1]) + 1), len(bars))
+    past, given = bars.head(size), target[:size]
+    for holes in (0.0, 0.05):
+        try:
+            other = _targets(strategy, _reshuffled(past, holes, generator))
+        except HfthotError:
+            # Whatever it says of these prices, it has looked at them.
+            return
+        score = _foretold(other, past.close)
+        if abs(score) > _FORETOLD:
+            raise LookAheadError(
+                f"on prices in another order its targets still foretell the moves of these bars, by {abs(score):.0f} "
+                "standard errors: it knows them from elsewhere",
+                where=f"strategy {_name(strategy)}",
+                hint="Signals computed once on the whole sample look ahead: compute them inside the strategy.",
+            )
+        if not _same_decisions(given, other):
+            return
+    raise LookAheadError(
+        "it decides the same on other prices: it does not read its bars, so what it knows of the future cannot be told",
+        where=f"strategy {_name(strategy)}",
+        hint="Compute signals inside the strategy, from the bars it is given.  Weights that were recorded when they "
+        "were decided, and rules of the calendar, run with causality_cuts=0; the result then says that it was not "
+        "checked.",
+    )
+
+
+def _same_decisions(one: FloatArray, other: FloatArray) -> bool:
+    """Return whether targets are the same, or at least their sides where these change."""
+    if np.allclose(one, other, rtol=1e-9, atol=1e-12, equal_nan=True):
+        return True
+    sides = on_change(np.sign(one))
+    changes = np.count_nonzero(~np.isnan(sides)) - np.count_nonzero((~np.isnan(sides)).any(axis=0))
+    return bool(changes > 1 and np.array_equal(np.sign(one), np.sign(other), equal_nan=True))
+
+
+def _reshuffled(bars: Bars, holes: float, generator: np.random.Generator) -> Bars:
+    """Return bars at the same times whose moves come in another order, without a share of them: another history."""
+    N = len(bars.symbols)
+    columns: dict[str, list[FloatArray]] = {name: [] for name in (*_PRICES, "volume", "buy_volume")}
+    for i in range(N):
+        close = bars.close[:, i]
+        here = np.flatnonzero(~np.isnan(close))
+        order = generator.permutation(here.size - 1) + 1 if here.size > 1 else np.arange(0)
+        # From bar to bar the same moves, in another order and with another sign for half of them.
+        moves = np.diff(np.log(close[here])) * generator.choice([-1.0, 1.0], max(here.size - 1, 0))
+        path = np.full(close.size, np.nan)
+        source = here[np.append(0, order)] if here.size else here
+        if here.size:
+            path[here] = close[here[0]] * np.exp(np.append(0.0, np.cumsum(moves[order - 1])))
+        gone = here[generator.random(here.size) < holes]
+        for name, parts in columns.items():
+            values = getattr(bars, name)
+            if values is None:
+                continue
+            made = np.full(close.size, np.nan)
+            own = values[source, i]
+            made[here] = own if name in {"volume", "buy_volume"} else path[here] * (own / close[source])
+            made[gone] = np.nan
+            parts.append(made)
+    made_of = {name: np.stack(parts, axis=1) for name, parts in columns.items() if parts}
+    out = bars._with(lambda values: values)  # noqa: SLF001 - of this module
+    out.__dict__.update(made_of)
+    return out
+
+
+@compiled
+def _forward_filled(values: FloatArray) -> None:
+    for i in range(values.shape[1]):
+        for t in range(1, values.shape[0]):
+            if np.isnan(values[t, i]):
+                values[t, i] = values[t - 1, i]
+
+
+def _foretold(target: FloatArray, close: FloatArray) -> float:
+    """Return by how many standard errors targets (T, N) foretell the next moves of closes (T, N); 0 if too few."""
+    held = target.copy()
+    _forward_filled(held)
+    held, moves = held[:-1], np.diff(np.log(close), axis=0)
+    there = np.isfinite(held) & np.isfinite(moves)
+    number_of = there.sum(axis=0)
+    mean = np.divide(
+        np.where(there, held, 0.0).sum(axis=0), number_of, out=np.zeros(number_of.size), where=number_of > 0
+    )
+    gain = np.where(there, (held - mean) * moves, 0.0).sum(axis=1)
+    if np.count_nonzero(gain) < 100:
+        return 0.0
+    return float(gain.sum() / math.sqrt(float(gain @ gain)))
+
+
 def assert_causal(strategy: Strategy, data: Bars | pl.DataFrame, *, n_cuts: int = 20, seed: int = 0) -> None:
-    """Raise unless a strategy's decisions stay the same when the future is cut off, disturbed, or shifted by one bar.
+    """Raise unless a strategy decides the same when the future is cut off, disturbed, or shifted by one bar.
+
+    It is also run on other prices, as `backtest` does: a strategy that does not read its bars is refused.
 
     Args:
         strategy: see `Strategy`.
         data: bars on which it decides something.
-        n_cuts: bars at which past and future are divided, spread at random.
+        n_cuts: bars at which past and future are divided: after orders, missing bars, and at random.
         seed: of the bars and the disturbance.
 
     Raises:
-        LookAheadError: a decision changed; the message names the bar and the symbol.
+        LookAheadError: a decision changed, the message names the bar and the symbol; or the bars are not read.
+        StrategyError: the strategy raised an error of its own.
         DataError: it decides nothing on these data.
+        BadRequestError: an argument out of its domain.
     """
-    bars = data if isinstance(data, Bars) else Bars.from_frame(data)
+    where = f"{_WHERE}.assert_causal"
+    bars = _bars_of(strategy, data, where)
+    whole(n_cuts, "n_cuts", where, least=1, most=1_000_000)
+    whole(seed, "seed", where, least=0)
     target = _targets(strategy, bars)
     decided = np.flatnonzero(~np.isnan(target).all(axis=1))
     if not decided.size or decided[0] + 1 >= len(bars):
@@ -680,23 +1025,26 @@ def assert_causal(strategy: Strategy, data: Bars | pl.DataFrame, *, n_cuts: int 
             "it decides nothing before the last bar", where=f"strategy {_name(strategy)}", hint="Give longer data."
         )
     generator = np.random.default_rng(seed)
-    for cut in sorted(set(generator.integers(decided[0] + 1, len(bars), size=n_cuts).tolist())):
-        for what, other in _futures(bars, cut, generator):
-            _compare(strategy, other, target, cut, what)
+    events = np.empty(len(bars), dtype=np.int64)
+    changes = _events(target, bars.close, events)
+    start = int(decided[0])
+    for k, cut in enumerate(_cuts(events, start, n_cuts, len(bars), generator)):
+        for what, other in _futures(bars, cut, target, k, generator):
+            _compare(strategy, other, what, target, cut)
+    if changes:
+        _read(strategy, bars, target, start, events, generator)
 
 
-def _futures(bars: Bars, cut: int, generator: np.random.Generator) -> Iterator[tuple[str, Bars]]:
+def _futures(
+    bars: Bars, cut: int, target: FloatArray, k: int, generator: np.random.Generator
+) -> Iterator[tuple[str, Bars]]:
     """Yield bars with the same first `cut` bars and another future."""
     yield "is not in the data", bars.head(cut)
-    factor = np.exp(0.1 * generator.standard_normal((len(bars) - cut, len(bars.symbols))))
-
-    def disturbed(values: Any) -> Any:
-        return values if values.ndim == 1 else np.concatenate([values[:cut], values[cut:] * factor])
+    yield "is disturbed", _disturbed(bars, cut, target, against=k // 2 % 2 == 0, generator=generator)
 
     def shifted(values: Any) -> Any:
         return values if values.ndim == 1 else np.concatenate([values[:cut], values[cut + 1 :], values[-1:]])
 
-    yield "is disturbed", bars._with(disturbed)  # noqa: SLF001 - of this module
     yield "is shifted by one bar", bars._with(shifted)  # noqa: SLF001 - of this module
 
 
@@ -762,10 +1110,12 @@ def _result(
     before = equity[:-1]
     # Nothing moves once equity is at or below zero.
     returns = np.divide(np.diff(equity), before, out=np.zeros(before.size), where=before > 0)
-    counted = returns[start:]
+    # Where no symbol has a bar nothing was earned or lost: no return, rather than one of zero.
+    there = bars.present[1:]
+    counted = returns[start:][there[start:]]
     drawdown = equity / np.maximum(np.maximum.accumulate(equity), 1.0) - 1
     sharpe, error = _sharpe(counted, per_year)
-    years = counted.size / per_year
+    years = counted.size / per_year if per_year else 0.0
     growth = float(equity[-1])
     _, won, hold_bars, hold_time = _trip_figures(trips)
     return BacktestResult(
@@ -779,7 +1129,7 @@ def _result(
         turnover=turnover,
         paid=paid,
         trips=trips,
-        by_regime=_by_regime(returns, start, per_year, turnover, paid, trips, labels),
+        by_regime=_by_regime(returns, there, start, per_year, turnover, paid, trips, labels),
         start=start,
         bars_per_year=per_year,
         total_return=growth - 1,
@@ -805,6 +1155,7 @@ def _compounded(growth: float, years: float) -> float:
 
 def _by_regime(
     returns: FloatArray,
+    there: BoolArray,
     start: int,
     per_year: float,
     turnover: FloatArray,
@@ -819,7 +1170,9 @@ def _by_regime(
     rows = []
     for regime in sorted(set(known.tolist())):
         here = np.flatnonzero(known == regime) + start
-        part = returns[here]
+        part = returns[here[there[here]]]
+        if not part.size:
+            continue
         years = part.size / per_year
         growth = float(np.prod(1 + part))
         sharpe, _ = _sharpe(part, per_year)

@@ -309,7 +309,7 @@ def _figures(case: _Case, result: BacktestResult, run_on: date) -> dict[str, Any
     return {
         **_key(case, run_on),
         **result.metrics(),
-        "parameters": as_text(case.parameters),
+        "parameters": as_text({**case.parameters, "look_ahead": result.causality}),
         "symbols": len(result.symbols),
         "data_from": times[0],
         "data_until": times[1],

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError, LookAheadError
+from hfthot_platform.errors import BadRequestError, DataError, LookAheadError, StrategyError
 from hfthot_platform.models.backtest import Bars, Costs, _futures, assert_causal, backtest, on_change
 from hfthot_platform.models.strategy import MeanReversion, TrendFollowing
 
@@ -40,13 +41,18 @@ def fixed(*targets):
     return lambda bars: values[: len(bars)]
 
 
+def replay(targets, bars, costs=FREE, **options):
+    """Run weights that were decided elsewhere: there is nothing to check."""
+    return backtest(targets, bars, costs, causality_cuts=0, **options)
+
+
 # --- by hand ----------------------------------------------------------------------------------------------------
 
 
 def test_a_decision_is_executed_at_the_next_open_and_not_before():
     bars = bars_of([10, 20, 20, 20], [10, 40, 40, 80])
 
-    result = backtest(fixed(1, NONE, NONE, NONE), bars, FREE)
+    result = replay(fixed(1, NONE, NONE, NONE), bars, FREE)
 
     # Bought at 20, the open of the second bar; its close of 40 doubles the equity.
     np.testing.assert_allclose(result.equity, [1, 2, 2, 4])
@@ -55,7 +61,7 @@ def test_a_decision_is_executed_at_the_next_open_and_not_before():
 def test_fees_and_slippage_of_a_round_trip_by_hand():
     bars = bars_of([100, 100, 110, 121], [100, 105, 115, 121])
 
-    result = backtest(fixed(1, 0, NONE, NONE), bars, Costs(fee=0.01, slippage=0.02))
+    result = replay(fixed(1, 0, NONE, NONE), bars, Costs(fee=0.01, slippage=0.02))
 
     # All of the equity buys q units at 100 * 1.02 * 1.01; they are sold at 110 * 0.98 * 0.99.
     q = 1 / (100 * 1.02 * 1.01)
@@ -68,27 +74,27 @@ def test_fees_and_slippage_of_a_round_trip_by_hand():
 def test_turnover_is_traded_value_over_equity_before_the_trade():
     bars = bars_of([100, 100, 200, 200], [100, 200, 200, 200])
 
-    result = backtest(fixed(0.5, -0.5, NONE, NONE), bars, FREE)
+    result = replay(fixed(0.5, -0.5, NONE, NONE), bars, FREE)
 
     # 0.5 bought; it doubles: equity 1.5, held 1.0, wanted -0.75: 1.75 traded.
     np.testing.assert_allclose(result.turnover, [0, 0.5, 1.75 / 1.5, 0])
 
 
 def test_turnover_with_costs_is_still_over_equity_before_the_trade():
-    result = backtest(fixed(1, NONE, NONE), bars_of([100] * 3, [100] * 3), Costs(fee=0.25 / 2, slippage=0.0))
+    result = replay(fixed(1, NONE, NONE), bars_of([100] * 3, [100] * 3), Costs(fee=0.25 / 2, slippage=0.0))
 
     # After the fee the equity is 1 / 1.125, all of it in the asset.
     np.testing.assert_allclose(result.turnover, [0, 1 / 1.125, 0])
 
 
 def test_a_short_position_gains_when_the_price_falls():
-    result = backtest(fixed(-1, NONE, NONE), bars_of([10, 10, 8], [10, 8, 5]), FREE)
+    result = replay(fixed(-1, NONE, NONE), bars_of([10, 10, 8], [10, 8, 5]), FREE)
 
     np.testing.assert_allclose(result.equity, [1, 1.2, 1.5])
 
 
 def test_held_positions_drift_without_orders():
-    result = backtest(fixed(0.5, NONE, NONE), bars_of([10, 10, 30], [10, 30, 30]), FREE)
+    result = replay(fixed(0.5, NONE, NONE), bars_of([10, 10, 30], [10, 30, 30]), FREE)
 
     # 0.05 units are kept: 0.5 in cash and 1.5 in the asset.
     assert result.weights[-1, 0] == pytest.approx(0.75)
@@ -96,7 +102,7 @@ def test_held_positions_drift_without_orders():
 
 
 def test_the_same_number_again_is_an_order_to_rebalance():
-    result = backtest(fixed(0.5, 0.5, NONE), bars_of([10, 10, 30], [10, 30, 30]), FREE)
+    result = replay(fixed(0.5, 0.5, NONE), bars_of([10, 10, 30], [10, 30, 30]), FREE)
 
     assert result.weights[-1, 0] == pytest.approx(0.5)
 
@@ -104,7 +110,7 @@ def test_the_same_number_again_is_an_order_to_rebalance():
 def test_round_trips_of_a_flip_by_hand():
     bars = bars_of([10, 10, 20, 10, 10], [10, 20, 20, 10, 10])
 
-    result = backtest(fixed(1, -1, NONE, 0, NONE), bars, FREE)
+    result = replay(fixed(1, -1, NONE, 0, NONE), bars, FREE)
 
     # 1 becomes 2 long; 0.1 units short from 20 down to 10 add 1 more.
     assert result.trips.select("side", "bars").rows() == [("long", 1), ("short", 2)]
@@ -115,7 +121,7 @@ def test_round_trips_of_a_flip_by_hand():
 
 
 def test_an_open_round_trip_is_marked_and_not_counted_as_closed():
-    result = backtest(fixed(1, NONE, NONE), bars_of([10, 10, 10], [10, 10, 15]), FREE)
+    result = replay(fixed(1, NONE, NONE), bars_of([10, 10, 10], [10, 10, 15]), FREE)
 
     assert result.trips["exited"].to_list() == [None]
     assert result.trips["profit"].to_list() == pytest.approx([0.5])
@@ -146,8 +152,40 @@ def test_a_week_of_five_days_has_261_bars_a_year():
     assert Bars(times, ("X",), ones, ones, ones, ones, ones).bars_per_year == pytest.approx(261, abs=1)
 
 
+@pytest.mark.parametrize("hole", [3 * 24, 30 * 24, 4 * 8_766])
+def test_a_hole_in_the_data_changes_no_figure(hole):
+    closes = 100 * np.exp(np.cumsum(0.01 * np.random.default_rng(7).standard_normal(900)))
+    whole = bars_of(closes, closes)
+    times = whole.times + np.where(np.arange(900) >= 450, hole * HOUR, 0)
+    holed = Bars(times, whole.symbols, whole.open, whole.high, whole.low, whole.close, whole.volume)
+
+    one, other = (backtest(lambda b: on_change(np.ones(len(b))), bars) for bars in (whole, holed))
+
+    assert other.metrics() == one.metrics()
+
+
+def test_bars_that_no_symbol_has_change_no_figure():
+    closes = 100 * np.exp(np.cumsum(0.01 * np.random.default_rng(8).standard_normal(900)))
+    padded = np.concatenate([closes[:450], np.full(300, np.nan), closes[450:]])
+
+    one, other = (backtest(lambda b: on_change(np.ones(len(b))), bars_of(each, each)) for each in (closes, padded))
+
+    assert other.bars_per_year == pytest.approx(one.bars_per_year)
+    assert other.sharpe == pytest.approx(one.sharpe, rel=1e-12)
+
+
+def test_nights_weekends_and_holidays_belong_to_the_pace_of_an_exchange():
+    from hfthot_platform.market.calendar import us_trading_days
+
+    days = us_trading_days(date(2000, 1, 1), date(2010, 1, 1)).astype("datetime64[us]").astype(np.int64)
+    opens = (days[:, None] + HOUR * (14 + np.arange(7))).ravel()
+    for times, expected in ((days, 252), (opens, 7 * 252)):
+        ones = np.ones((times.size, 1))
+        assert Bars(times, ("X",), *[ones] * 5).bars_per_year == pytest.approx(expected, rel=0.003)
+
+
 def test_drawdown_is_measured_from_the_highest_close_and_the_initial_equity():
-    result = backtest(fixed(1, NONE, NONE, NONE), bars_of([10, 10, 8, 12], [10, 8, 12, 6]), FREE)
+    result = replay(fixed(1, NONE, NONE, NONE), bars_of([10, 10, 8, 12], [10, 8, 12, 6]), FREE)
 
     np.testing.assert_allclose(result.drawdown, [0, -0.2, 0, -0.5])
     assert result.max_drawdown == pytest.approx(-0.5)
@@ -158,7 +196,7 @@ def test_the_warm_up_does_not_dilute_the_figures():
     weights = np.ones(300)
     weights[:100] = NONE
 
-    late = backtest(lambda b: weights[: len(b)], walk, FREE)
+    late = replay(lambda b: weights[: len(b)], walk, FREE)
 
     r = np.diff(late.equity)[100:] / late.equity[100:-1]
     assert late.start == 100
@@ -168,7 +206,7 @@ def test_the_warm_up_does_not_dilute_the_figures():
 def test_returns_are_counted_to_the_regime_known_before_them():
     bars = bars_of([10, 10, 20, 20], [10, 20, 20, 10])
 
-    result = backtest(fixed(1, NONE, NONE, NONE), bars, FREE, regimes=["calm", "calm", "wild", "calm"])
+    result = replay(fixed(1, NONE, NONE, NONE), bars, FREE, regimes=["calm", "calm", "wild", "calm"])
 
     table = {row["regime"]: row for row in result.by_regime.iter_rows(named=True)}
     assert table["calm"]["bars"] == 2
@@ -179,7 +217,7 @@ def test_returns_are_counted_to_the_regime_known_before_them():
 def test_a_round_trip_is_counted_to_the_regime_known_at_the_close_before_its_entry():
     bars = bars_of([10, 10, 20, 30], [10, 20, 30, 30])
 
-    result = backtest(fixed(NONE, 1, 0, NONE), bars, FREE, regimes=["a", "b", "c", "d"])
+    result = replay(fixed(NONE, 1, 0, NONE), bars, FREE, regimes=["a", "b", "c", "d"])
 
     assert result.trips["entry_regime"].to_list() == ["b"]
 
@@ -196,7 +234,7 @@ def test_regime_returns_compound_to_the_total():
 
 
 def test_a_short_that_loses_everything_ends_the_account():
-    result = backtest(fixed(-1, NONE, 1, NONE), bars_of([10, 10, 30, 30], [10, 15, 30, 60]), FREE)
+    result = replay(fixed(-1, NONE, 1, NONE), bars_of([10, 10, 30, 30], [10, 15, 30, 60]), FREE)
 
     assert result.ruined_at == 2
     np.testing.assert_allclose(result.equity, [1, 0.5, -1, -1])
@@ -207,7 +245,7 @@ def test_an_order_waits_for_the_next_bar_that_trades():
     nan = math.nan
     bars = bars_of([[10, 5], [10, nan], [10, 4], [10, 4]], [[10, 5], [10, nan], [10, 8], [10, 8]])
 
-    result = backtest(fixed([0, 1], [NONE, NONE], [NONE, NONE], [NONE, NONE]), bars, FREE)
+    result = replay(fixed([0, 1], [NONE, NONE], [NONE, NONE], [NONE, NONE]), bars, FREE)
 
     np.testing.assert_allclose(result.equity, [1, 1, 2, 2])
 
@@ -216,7 +254,7 @@ def test_a_missing_bar_keeps_the_last_price():
     nan = math.nan
     bars = bars_of([[10, 5], [10, 5], [10, nan], [10, 20]], [[10, 5], [10, 10], [10, nan], [10, 20]])
 
-    result = backtest(fixed([0, 1], *[[NONE, NONE]] * 3), bars, FREE)
+    result = replay(fixed([0, 1], *[[NONE, NONE]] * 3), bars, FREE)
 
     np.testing.assert_allclose(result.equity, [1, 2, 2, 4])
 
@@ -306,7 +344,7 @@ def test_the_account_equals_a_slow_reference(seed, size, n, fee, slippage, holes
     opens[absent] = closes[absent] = np.nan
     target = rng.choice([0.0, 0.3, 0.7, *([-0.4] if short else []), NONE], size=(size, n)) / n
 
-    result = backtest(lambda b: target[: len(b)], bars_of(opens, closes), Costs(fee, slippage))
+    result = replay(lambda b: target[: len(b)], bars_of(opens, closes), Costs(fee, slippage))
 
     np.testing.assert_allclose(result.equity, reference(opens, closes, target, fee, slippage), rtol=1e-11)
 
@@ -318,7 +356,7 @@ def test_profits_of_round_trips_add_up_to_the_profit(seed, n):
     walk = random_walk(60, n, seed)
     target = rng.choice([0.0, 0.5, -0.5, NONE], size=(60, n)) / n
 
-    result = backtest(lambda b: target[: len(b)], walk, Costs(0.002, 0.001))
+    result = replay(lambda b: target[: len(b)], walk, Costs(0.002, 0.001))
 
     assert result.trips["profit"].sum() == pytest.approx(result.total_return, abs=1e-12)
 
@@ -331,7 +369,7 @@ def test_a_long_only_account_has_its_target_weights_and_never_borrows(seed):
     target = rng.dirichlet(np.ones(3), size=30)
 
     # Open and close are the same price, so the weights at the close are those right after the trade.
-    result = backtest(lambda b: target[: len(b)], bars_of(prices, prices), Costs(0.01, 0.01))
+    result = replay(lambda b: target[: len(b)], bars_of(prices, prices), Costs(0.01, 0.01))
 
     np.testing.assert_allclose(result.weights[1:], target[:-1], rtol=1e-12)
     assert (result.weights.sum(axis=1) <= 1 + 1e-12).all()
@@ -396,7 +434,8 @@ def test_a_planted_look_ahead_fails_the_assertion(cheat):
 def test_the_assertion_tries_a_cut_a_disturbed_and_a_shifted_future():
     walk = random_walk(30, 2)
 
-    cut, disturbed, shifted = (other for _, other in _futures(walk, 10, np.random.default_rng(0)))
+    futures = _futures(walk, 10, np.ones((30, 2)), 0, np.random.default_rng(0))
+    cut, disturbed, shifted = (other for _, other in futures)
 
     assert len(cut) == 10
     for other in (disturbed, shifted):
@@ -446,13 +485,117 @@ def test_a_strategy_that_changes_its_data_is_stopped():
         bars.close[:] = 1.0
         return np.ones(len(bars))
 
-    with pytest.raises(ValueError, match="read-only"):
+    with pytest.raises(StrategyError, match="read-only"):
         backtest(careless, random_walk(100))
 
 
 def test_the_assertion_says_when_there_is_nothing_to_judge():
     with pytest.raises(DataError, match="decides nothing"):
         assert_causal(TrendFollowing(500), random_walk(400))
+
+
+def with_gaps(seed, size=3_000, share=0.02) -> Bars:
+    """Return a random walk without some of its bars."""
+    walk = random_walk(size, seed=seed)
+    gone = np.random.default_rng([seed, 1]).random(size) < share
+    values = {name: getattr(walk, name).copy() for name in ("open", "high", "low", "close", "volume")}
+    for each in values.values():
+        each[gone] = np.nan
+    return Bars(walk.times, walk.symbols, **values)
+
+
+def filled_backwards(bars):
+    return np.sign(pd.Series(bars.close[:, 0]).bfill().diff(8)).to_numpy()
+
+
+def interpolated(bars):
+    return np.sign(pd.Series(bars.close[:, 0]).interpolate().diff(8)).to_numpy()
+
+
+def smoothed_around(bars):
+    smooth = pd.Series(bars.close[:, 0]).ffill().rolling(5, center=True, min_periods=1).mean()
+    return np.sign(smooth.diff(8)).to_numpy()
+
+
+@pytest.mark.parametrize("cheat", [filled_backwards, interpolated, smoothed_around])
+@pytest.mark.parametrize("form", [on_change, np.asarray], ids=["orders on changes", "orders on every bar"])
+def test_gaps_that_are_filled_from_the_future_are_refused_on_every_data_set(cheat, form):
+    runs = []
+
+    def strategy(bars):
+        runs.append(len(bars))
+        return form(cheat(bars))
+
+    for seed in range(20):
+        runs.clear()
+        with pytest.raises(LookAheadError):
+            backtest(strategy, with_gaps(seed))
+        assert len(runs) <= 1 + 8
+
+
+def carried_forward(bars):
+    return on_change(np.sign(pd.Series(bars.close[:, 0]).ffill().diff(8)).to_numpy())
+
+
+def test_gaps_that_are_filled_from_the_past_are_no_look_ahead():
+    for seed in range(10):
+        assert backtest(carried_forward, with_gaps(seed)).causality == "checked"
+
+
+def told_in_advance(bars):
+    """Return strategies that know tomorrow's direction from elsewhere, whatever the bars they are given say."""
+    known = tomorrow(bars)
+    by_time = dict(zip(bars.times.tolist(), known.tolist(), strict=True))
+
+    def sized_by_volatility(b):
+        spread = pd.Series(b.close[:, 0]).pct_change().rolling(20).std().to_numpy()
+        return known[: len(b)] * 0.01 / np.nan_to_num(spread, nan=1.0)
+
+    def half_honest(b):
+        return 0.5 * known[: len(b)] + 0.5 * np.sign(np.diff(b.close[:, 0], prepend=b.close[0, 0]))
+
+    return {
+        "as it is": lambda b: known[: len(b)],
+        "long or flat": lambda b: (known[: len(b)] > 0).astype(float),
+        "looked up by time": lambda b: np.array([by_time[each] for each in b.times.tolist()]),
+        "sized by volatility": sized_by_volatility,
+        "mixed with a rule": half_honest,
+    }
+
+
+@pytest.mark.parametrize("form", told_in_advance(random_walk(10)))
+@pytest.mark.parametrize("check", [backtest, assert_causal])
+def test_signals_that_were_computed_once_on_everything_are_refused(form, check):
+    walk = random_walk(3_000, seed=31)
+
+    with pytest.raises(LookAheadError, match=r"other prices|prices in another order"):
+        check(told_in_advance(walk)[form], walk)
+
+
+def test_a_rule_of_the_calendar_cannot_be_checked_and_the_result_says_so():
+    walk = random_walk(2_000)
+
+    def mornings(bars):
+        return (bars.times // HOUR % 24 < 12).astype(float)
+
+    with pytest.raises(LookAheadError, match=r"does not read its bars.*causality_cuts=0"):
+        backtest(mornings, walk)
+    trusted = backtest(mornings, walk, causality_cuts=0)
+    assert trusted.causality == "unchecked"
+    assert "NOT CHECKED" in str(trusted)
+
+
+def test_weights_that_never_change_foresee_nothing():
+    result = backtest(lambda b: on_change(np.ones(len(b))), random_walk())
+
+    assert result.causality == "constant"
+
+
+def test_a_result_names_what_its_check_cannot_see():
+    result = backtest(TrendFollowing(20), random_walk())
+
+    assert result.causality == "checked"
+    assert "leaks in the data themselves cannot be seen" in str(result)
 
 
 # --- refusals and data ------------------------------------------------------------------------------------------
@@ -464,6 +607,90 @@ def test_the_assertion_says_when_there_is_nothing_to_judge():
 def test_targets_that_do_not_fit_are_refused(target):
     with pytest.raises(DataError, match="targets of shape"):
         backtest(lambda _: target, random_walk(10))
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"high": [4.0, 1.0, 4.0]}, DataError, "high 1"),
+        ({"close": [2.0, 9.0, 2.0]}, DataError, "close of A is 9, its low 1 and its high 4"),
+        ({"volume": [1.0, -1.0, 1.0]}, DataError, "volume of A is -1"),
+        ({"volume": [1.0, math.inf, 1.0]}, DataError, "volume of A is inf"),
+        ({"symbols": ("A", "A")}, BadRequestError, "'A' stands twice"),
+        ({"symbols": ()}, BadRequestError, "no symbols"),
+        ({"symbols": ("",)}, BadRequestError, "symbol ''"),
+        ({"times": [0.0, 1.0, 2.0]}, DataError, "times are no integers"),
+        ({"times": [0, 2, 1]}, DataError, "times of shape"),
+        ({"open": ["a", "b", "c"]}, DataError, "open is not an array of numbers"),
+    ],
+)
+def test_bars_refuse_what_no_market_has(changes, error, message):
+    values = {
+        "times": [0, 1, 2],
+        "symbols": ("A",),
+        "open": [2.0] * 3,
+        "high": [4.0] * 3,
+        "low": [1.0] * 3,
+        "close": [2.0] * 3,
+        "volume": [1.0] * 3,
+        **changes,
+    }
+    for name in ("open", "high", "low", "close", "volume"):
+        values[name] = np.array(values[name])[:, None]
+    with pytest.raises(error, match=message):
+        Bars(**values)
+
+
+def test_times_may_be_those_of_numpy():
+    ones = np.ones((3, 1))
+
+    bars = Bars(np.arange("2024-01-01", "2024-01-04", dtype="datetime64[D]"), ("A",), *[ones] * 5)
+
+    assert bars.times[1] - bars.times[0] == 24 * HOUR
+
+
+@pytest.mark.parametrize("n", [0, -1, 2.5, "2", math.nan])
+def test_parts_of_bars_have_a_length(n):
+    with pytest.raises(BadRequestError, match="n = "):
+        random_walk(10).head(n)
+
+
+def test_an_error_of_the_strategy_itself_is_typed_and_kept():
+    def broken(bars):
+        raise KeyError("momentum")
+
+    with pytest.raises(StrategyError, match="KeyError on 50 bars") as caught:
+        backtest(broken, random_walk(50))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_strategy_that_raises_on_a_short_past_is_told_to_return_nan():
+    def impatient(bars):
+        if len(bars) < 250:
+            raise ValueError("need 250 bars")
+        return np.sign(np.diff(bars.close[:, 0], prepend=0.0))
+
+    with pytest.raises(LookAheadError, match=r"need 250 bars.*return NaN"):
+        backtest(impatient, random_walk(400))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda walk: backtest(TrendFollowing, walk),
+        lambda walk: backtest("trend", walk),
+        lambda walk: backtest(TrendFollowing(20), walk.close),
+        lambda walk: backtest(TrendFollowing(20), walk, costs=0.001),
+        lambda walk: backtest(TrendFollowing(20), walk, causality_cuts=2.5),
+        lambda walk: assert_causal(TrendFollowing(20), walk, n_cuts=0),
+        lambda walk: assert_causal(TrendFollowing(20), walk, seed=-1),
+        lambda _: Costs(fee=math.nan),
+        lambda _: Costs(slippage="much"),
+    ],
+)
+def test_arguments_out_of_their_domain_are_refused(call):
+    with pytest.raises(BadRequestError):
+        call(random_walk(100))
 
 
 def test_costs_that_no_trade_can_carry_are_refused():
@@ -541,7 +768,7 @@ def test_closes_alone_are_executed_at_the_next_close():
         {"symbol": ["A"] * 3, "date": [day + timedelta(days=i) for i in range(3)], "close": [10.0, 20.0, 40.0]}
     )
 
-    result = backtest(fixed(1, NONE, NONE), Bars.from_closes(frame), FREE)
+    result = replay(fixed(1, NONE, NONE), Bars.from_closes(frame), FREE)
 
     np.testing.assert_allclose(result.equity, [1, 1, 2])
 
