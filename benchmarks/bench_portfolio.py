@@ -21,8 +21,9 @@ from skfolio import RiskMeasure
 from skfolio.moments import LedoitWolf
 from skfolio.optimization import MeanRisk, ObjectiveFunction, RiskBudgeting
 from skfolio.prior import EmpiricalPrior
+from sklearn.covariance import ledoit_wolf
 
-from hfthot_platform.models.portfolio import Constraints, MeanVariance, estimate_moments, risk_parity, sparse
+from hfthot_platform.models.portfolio import Constraints, MeanVariance, risk_parity, sparse
 
 
 def best_ms(work, repeats=5):
@@ -58,8 +59,8 @@ def main():
     returns = returns_of(sys.argv[1] if len(sys.argv) > 1 else None)
     t, n = returns.shape
     frame = pd.DataFrame(returns, columns=[f"S{k}" for k in range(n)])
-    moments = estimate_moments(returns, mean="sample")
-    mu, cov = moments.mean, moments.covariance
+    # The moments of both sides: `estimate_moments` shrinks correlations, skfolio's shrinks to the identity.
+    mu, cov = returns.mean(axis=0), ledoit_wolf(returns)[0]
     rng = np.random.default_rng(1)
     prior = EmpiricalPrior(covariance_estimator=LedoitWolf())
     prior_ms = best_ms(lambda: prior.fit(frame), 3)

@@ -101,14 +101,14 @@ class TestCara:
 
     @pytest.mark.parametrize("gamma", [2.0, 10.0, 50.0])
     def test_agrees_with_skfolio(self, stocks, gamma):
-        moments = estimate_moments(stocks.to_numpy(), mean="sample")
+        mean, covariance = skfolios_moments(stocks)
         theirs = skfolio_mean_risk(stocks, utility=True, risk_aversion=gamma / 2)
-        ours = cara(moments.mean, moments.covariance, gamma)
+        ours = cara(mean, covariance, gamma)
         assert ours.weights == pytest.approx(theirs, abs=1e-4)
 
     def test_the_minimum_of_variance_agrees_with_skfolio(self, stocks):
-        moments = estimate_moments(stocks.to_numpy(), mean="sample")
-        ours = MeanVariance(moments.covariance).minimum_variance(moments.mean)
+        mean, covariance = skfolios_moments(stocks)
+        ours = MeanVariance(covariance).minimum_variance(mean)
         assert ours.weights == pytest.approx(skfolio_mean_risk(stocks, utility=False), abs=1e-4)
 
     def test_describes_itself(self):
@@ -189,6 +189,13 @@ class TestCara:
         assert best <= utility(w) + 1e-10
 
 
+def skfolios_moments(returns):
+    """Return the moments that skfolio uses below: sample means, covariances shrunk to a multiple of the identity."""
+    from sklearn.covariance import ledoit_wolf
+
+    return returns.to_numpy().mean(axis=0), ledoit_wolf(returns.to_numpy())[0]
+
+
 def skfolio_mean_risk(returns, *, utility, **arguments):
     from skfolio import RiskMeasure
     from skfolio.moments import LedoitWolf
@@ -251,6 +258,84 @@ class TestRiskParity:
         assert np.abs(found.risk_contributions - 1 / 471).max() <= 1e-8
         assert found.status == "optimal"
 
+    @pytest.mark.parametrize("seed", range(5))
+    @pytest.mark.parametrize("n", [30, 120, 300, 471])
+    def test_contributions_are_equal_where_signs_are_mixed(self, n, seed):
+        """Factors without a common sign, as in a book of long and short positions: coordinate descent alone fails."""
+        rng = np.random.default_rng(seed)
+        factors = rng.standard_normal((n, 12)) * 0.01
+        found = risk_parity(factors @ factors.T + np.diag(rng.uniform(1e-4, 6e-4, n)))
+        assert np.abs(found.risk_contributions - 1 / n).max() <= 1e-10
+
+    @pytest.mark.parametrize("n", [300, 400, 471])
+    def test_contributions_are_equal_for_stocks_held_long_and_short(self, many_stocks, n):
+        sides = np.where(np.random.default_rng(n).random(n) < 0.5, 1.0, -1.0)
+        found = risk_parity(many_stocks[1][:n, :n] * np.outer(sides, sides))
+        assert np.abs(found.risk_contributions - 1 / n).max() <= 1e-10
+
+    @pytest.mark.parametrize("digits", range(2, 16))
+    def test_an_ill_conditioned_covariance_is_solved(self, digits):
+        """Eigenvalues from 1 to 10^-digits in random directions; from eleven digits on rounding decides how well."""
+        rng = np.random.default_rng(digits)
+        directions = np.linalg.qr(rng.standard_normal((40, 40)))[0]
+        cov = (directions * np.logspace(0, -digits, 40)) @ directions.T
+        found = risk_parity((cov + cov.T) / 2)
+        assert np.abs(found.risk_contributions - 1 / 40).max() <= (1e-10 if digits <= 10 else 1e-7)
+        assert found.status == "optimal"
+
+    def test_a_hedge_of_hardly_any_risk_is_told_to_be_beyond_double_precision(self):
+        rng = np.random.default_rng(0)
+        directions = np.linalg.qr(np.column_stack([rng.uniform(0.5, 2, 40), rng.standard_normal((40, 39))]))[0]
+        cov = (directions * np.r_[1e-12, np.ones(39)]) @ directions.T
+        with pytest.raises(NotConvergedError, match="rounding alone"):
+            risk_parity((cov + cov.T) / 2)
+        loose = risk_parity((cov + cov.T) / 2, tolerance=1e-3)
+        assert np.abs(loose.risk_contributions - 1 / 40).max() <= 2e-3
+        assert loose.status == "approximate"
+
+    def test_the_weights_are_those_of_higher_precision(self):
+        """Newton's method in fifty digits on the same problem."""
+        import mpmath as mp
+
+        rng = np.random.default_rng(4)
+        n = 12
+        factors = rng.standard_normal((n, 4))
+        cov = factors @ factors.T + 1e-4 * np.eye(n)
+        with mp.workdps(50):
+            S = mp.matrix(cov.tolist())
+            y = mp.matrix((risk_parity(cov).weights / math.sqrt(1e-4)).tolist())
+            for _ in range(80):
+                gradient = S * y - mp.matrix([mp.mpf(1) / n / each for each in y])
+                hessian = S + mp.diag([mp.mpf(1) / n / each**2 for each in y])
+                step = mp.lu_solve(hessian, gradient)
+                decrement = mp.sqrt((gradient.T * step)[0] * n)
+                y -= step / (1 + decrement) if decrement > 0.2 else step
+            total = sum(y)
+            exact = np.array([float(each / total) for each in y])
+        assert risk_parity(cov).weights == pytest.approx(exact, rel=1e-7)
+
+    def test_budgets_of_very_different_size_are_met(self):
+        budgets = np.random.default_rng(3).dirichlet(np.full(60, 0.05)) + 1e-12
+        budgets /= budgets.sum()
+        found = risk_parity(random_moments(60, factors=8)[1] * np.outer(*[np.resize([1.0, -1.0], 60)] * 2), budgets)
+        assert np.abs(found.risk_contributions - budgets).max() <= 1e-10
+
+    @pytest.mark.soak
+    def test_contributions_are_equal_for_3000_assets(self):
+        rng = np.random.default_rng(1)
+        factors = rng.standard_normal((3000, 12)) * 0.01
+        found = risk_parity(factors @ factors.T + np.diag(rng.uniform(1e-4, 6e-4, 3000)))
+        assert np.abs(found.risk_contributions - 1 / 3000).max() <= 1e-10
+
+    @given(n=st.integers(2, 30), seed=st.integers(0, 10_000), spread=st.floats(0, 4), noise=st.floats(-6, 0))
+    @settings(max_examples=60, deadline=None)
+    def test_any_positive_definite_covariance_is_solved(self, n, seed, spread, noise):
+        rng = np.random.default_rng(seed)
+        scale = 10 ** rng.uniform(-spread, spread, n)
+        factors = rng.standard_normal((n, max(1, n // 3)))
+        cov = (factors @ factors.T + 10**noise * np.eye(n)) * np.outer(scale, scale)
+        assert np.abs(risk_parity(cov).risk_contributions - 1 / n).max() <= 1e-8
+
     def test_a_diagonal_covariance_gives_inverse_volatility(self):
         std = np.array([0.01, 0.02, 0.05, 0.3])
         assert risk_parity(np.diag(std**2)).weights == pytest.approx(1 / std / (1 / std).sum(), rel=4e-16, abs=0)
@@ -278,7 +363,7 @@ class TestRiskParity:
 
         prior = EmpiricalPrior(covariance_estimator=LedoitWolf())
         theirs = RiskBudgeting(risk_measure=RiskMeasure.VARIANCE, prior_estimator=prior).fit(stocks).weights_
-        ours = risk_parity(estimate_moments(stocks.to_numpy()).covariance)
+        ours = risk_parity(skfolios_moments(stocks)[1])
         assert ours.weights == pytest.approx(theirs, abs=1e-4)
 
     def test_a_budget_of_zero_is_refused(self):
@@ -330,12 +415,12 @@ class TestSparse:
 
     @pytest.mark.parametrize("rho", [0.05, 0.2, 0.5])
     def test_agrees_with_skfolio(self, stocks, rho):
-        moments = estimate_moments(stocks.to_numpy(), mean="sample")
-        penalty = rho * np.abs(moments.mean).max()
+        mean, covariance = skfolios_moments(stocks)
+        penalty = rho * np.abs(mean).max()
         theirs = skfolio_mean_risk(
             stocks, utility=True, risk_aversion=0.5, budget=None, min_weights=None, max_weights=None, l1_coef=penalty
         )
-        ours = sparse(moments.mean, moments.covariance, rho)
+        ours = sparse(mean, covariance, rho)
         assert ours.weights == pytest.approx(theirs / np.abs(theirs).sum(), abs=1e-4)
 
     def test_the_length_of_the_period_does_not_matter(self):
@@ -404,19 +489,120 @@ class TestInputs:
         with pytest.raises(BadRequestError, match="group"):
             cara([1.0, 2.0], np.eye(2), constraints=Constraints(groups=(Group((5,), 0, 1),)))
 
+    def test_a_symbol_stands_once(self):
+        with pytest.raises(BadRequestError, match="twice"):
+            cara([1.0, 2.0], np.eye(2), symbols=["BTC-USDT", "BTC-USDT"])
+
+    @pytest.mark.parametrize("bound", ["lower", "upper", "budget", "leverage", "turnover"])
+    @pytest.mark.parametrize("value", [math.nan, "much", [0.1, math.nan]])
+    def test_a_limit_that_is_no_number_is_refused_where_it_is_made(self, bound, value):
+        with pytest.raises(BadRequestError, match=bound):
+            Constraints(**{bound: value})
+
+    @pytest.mark.parametrize("bound", ["lower", "upper"])
+    def test_a_groups_limit_that_failed_to_load_is_refused(self, bound):
+        with pytest.raises(BadRequestError, match="crypto"):
+            Group([0], name="crypto", **{bound: math.nan})
+
+    @pytest.mark.parametrize("members", [[], [0, 0], [0.5], [True, False], 3, [-1], ["A", 1], None])
+    def test_a_group_is_made_of_positions_or_of_names(self, members):
+        with pytest.raises(BadRequestError):
+            Group(members)
+
+    @pytest.mark.parametrize(
+        "rule", [{"leverage": -1.0}, {"turnover": -0.1}, {"lower": math.inf}, {"upper": -math.inf}]
+    )
+    def test_a_limit_that_nothing_meets_is_refused(self, rule):
+        with pytest.raises(BadRequestError):
+            Constraints(**rule)
+
+    def test_an_infinite_limit_is_none(self):
+        mu, cov = random_moments(4)
+        free = cara(mu, cov, constraints=Constraints(leverage=math.inf, turnover=math.inf))
+        assert free.weights == pytest.approx(cara(mu, cov).weights, abs=1e-9)
+
+    def test_a_group_may_name_its_members(self):
+        mu, cov = random_moments(4)
+        names = ["BTC-USDT", "ETH-USDT", "SPY", "AGG"]
+        named = Constraints(groups=(Group(["BTC-USDT", "ETH-USDT"], upper=0.2, name="crypto"),))
+        counted = Constraints(groups=(Group([0, 1], upper=0.2),))
+        assert cara(mu, cov, constraints=named, symbols=names).weights == pytest.approx(
+            cara(mu, cov, constraints=counted).weights, abs=1e-12
+        )
+        with pytest.raises(BadRequestError, match="symbols="):
+            cara(mu, cov, constraints=named)
+        with pytest.raises(BadRequestError, match="Did you mean 'BTC-USDT'"):
+            cara(mu, cov, constraints=Constraints(groups=(Group(["BTC-USDC"]),)), symbols=names)
+
+    def test_a_groups_reversed_bounds_are_infeasible(self):
+        mu, cov = random_moments(4)
+        with pytest.raises(InfeasibleError, match="crypto"):
+            cara(mu, cov, constraints=Constraints(groups=(Group([0], 0.5, 0.2, "crypto"),)))
+
+    def test_the_constraints_do_not_change_with_the_callers_array(self):
+        upper = np.full(4, 0.3)
+        rules = Constraints(upper=upper)
+        upper[:] = 1.0
+        assert cara(*random_moments(4), constraints=rules).weights.max() <= 0.3
+
+    @pytest.mark.parametrize(
+        ("name", "call"),
+        [
+            ("cost", lambda cov, value: risk_parity(cov, cost=value)),
+            ("tolerance", lambda cov, value: risk_parity(cov, tolerance=value)),
+            ("gamma", lambda cov, value: cara([1e-3] * 3, cov, value)),
+            ("cost", lambda cov, value: MeanVariance(cov, cost=value)),
+            ("target_return", lambda cov, value: MeanVariance(cov).minimum_variance([1e-3] * 3, value)),
+            ("rho", lambda cov, value: sparse([1e-3, 0, 0], cov, value)),
+        ],
+    )
+    @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", [1.0, 2.0], True, 1j])
+    def test_a_number_must_be_one(self, name, call, value):
+        with pytest.raises(BadRequestError, match=name):
+            call(np.eye(3) * 1e-4, value)
+
+    def test_a_covariance_in_single_precision_is_one(self):
+        cov = random_moments(6)[1]
+        single = cov.astype(np.float32)
+        single[0, 1] = np.nextafter(single[0, 1], np.float32(1))
+        assert risk_parity(single).weights == pytest.approx(risk_parity(cov).weights, abs=1e-5)
+
     def test_gamma_must_be_positive(self):
         with pytest.raises(BadRequestError, match="gamma"):
             cara([1.0], [[1.0]], gamma=0.0)
 
 
 class TestMoments:
-    def test_the_default_covariance_is_scikit_learns_ledoit_wolf(self, stocks):
+    def test_the_default_covariance_is_scikit_learns_ledoit_wolf_of_the_standardised_returns(self, stocks):
         from sklearn.covariance import ledoit_wolf
 
-        expected, shrinkage = ledoit_wolf(stocks.to_numpy())
-        found = estimate_moments(stocks.to_numpy())
-        assert found.covariance == pytest.approx(expected)
-        assert found.covariance_shrinkage == shrinkage
+        x = stocks.to_numpy()
+        correlation, shrinkage = ledoit_wolf((x - x.mean(axis=0)) / x.std(axis=0))
+        found = estimate_moments(x)
+        assert found.covariance == pytest.approx(correlation * np.outer(x.std(axis=0), x.std(axis=0)))
+        assert found.covariance_shrinkage == pytest.approx(shrinkage)
+
+    @pytest.mark.parametrize("method", ["ledoit_wolf", "sample", "ewma"])
+    def test_the_covariance_follows_the_unit_of_each_asset(self, stocks, method):
+        x = stocks.to_numpy()
+        unit = 10.0 ** np.linspace(-5, 2, 20)
+        base = estimate_moments(x, covariance=method).covariance
+        assert estimate_moments(x * unit, covariance=method).covariance == pytest.approx(
+            base * np.outer(unit, unit), rel=1e-9
+        )
+
+    def test_an_asset_of_half_the_volatility_gets_twice_the_weight(self, stocks):
+        x = stocks.to_numpy()
+        calmer = x * np.where(np.arange(20) == 3, 0.5, 1.0)
+        before, after = (risk_parity(estimate_moments(each).covariance).weights for each in (x, calmer))
+        assert after[3] / after[0] == pytest.approx(2 * before[3] / before[0], rel=1e-7)
+
+    def test_a_stablecoin_among_stocks_keeps_its_variance_in_a_repaired_covariance(self):
+        x = np.random.default_rng(0).normal(0, 0.02, (30, 50))
+        x[:, 7] *= 1e-5
+        found = estimate_moments(x, covariance="sample")
+        assert found.repaired
+        assert found.covariance[7, 7] == pytest.approx(x[:, 7].var(ddof=1))
 
     def test_the_sample_moments_are_numpys(self, stocks):
         x = stocks.to_numpy()
