@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import stat
 import struct
 import subprocess
 import sys
@@ -55,7 +56,8 @@ class Outside:
         # An empty file becomes a database with its first table.
         if path.name.endswith(_BESIDE) or self.read(path, 0, len(SQLITE)) in {b"", SQLITE}:
             return io.BufferedReader(_Remote(self, path), _BUFFER)
-        return path.open("rb")
+        # What became a pipe since it was looked at is not waited for.
+        return open(path, "rb", opener=_opened)
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
         """Return up to `size` bytes of a file from `offset` on, read by a child; none at its end."""
@@ -104,6 +106,15 @@ class _Remote(io.RawIOBase):
         return len(data)
 
 
+def _opened(path: str, flags: int) -> int:
+    """Open a regular file, and nothing else."""
+    handle = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no regular file", path)
+    return handle
+
+
 def _started() -> subprocess.Popen[bytes]:
     # Without the platform's folders and packages, and in a group of its own: an interrupt is the parent's to handle.
     command = [sys.executable, "-I", "-S", __file__]
@@ -137,7 +148,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
         offset, size, length = _REQUEST.unpack(head)
         data, failed = b"", 0
         try:
-            handle = os.open(requests.read(length), os.O_RDONLY | os.O_CLOEXEC)
+            handle = _opened(os.fsdecode(requests.read(length)), os.O_RDONLY)
             try:
                 data = os.pread(handle, size, offset)
             finally:

@@ -17,7 +17,7 @@ import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Final
 from urllib.parse import quote_from_bytes
 
@@ -39,6 +39,11 @@ _ESCAPE_BEFORE = re.compile(rb"(?:\\[nrtbfv]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}
 _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*\Z")
 _ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _DIGITS = frozenset(b"0123456789")
+#: What breaks a line inside Base64 or hexadecimal: as it is, quoted by mail, and within JSON.
+_BREAK: Final = rb"(?:\r?\n[ \t>]*|\\r\\n|\\n)"
+_BREAKS: Final = (b"\n", b"\r\n", b"\\n", b"\\r\\n")
+#: Scripts that part words by blanks; in others a letter beside a name says nothing.
+_PARTED: Final = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "FULLWIDTH LATIN")
 
 #: The ways to write one character.
 _Atom = tuple[bytes, ...]
@@ -70,6 +75,9 @@ class Hit:
     offset: int
     kind: str
     encoding: str
+    needle: Needle
+    #: Where it ends.
+    end: int
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,11 @@ class _Pattern:
     encoding: str
     atoms: tuple[_Atom, ...]
 
+    @property
+    def wrapped(self) -> bool:
+        """Whether lines may be broken anywhere inside it."""
+        return self.encoding in {"base64", "hex"}
+
     @cached_property
     def regex(self) -> re.Pattern[bytes]:
         # The longest way first, so that `&amp;` is not taken for `&` with something behind it.
@@ -85,7 +98,7 @@ class _Pattern:
             b"(?:" + b"|".join(re.escape(way) for way in sorted(atom, key=len, reverse=True)) + b")"
             for atom in self.atoms
         )
-        return re.compile(b"".join(groups), re.DOTALL)
+        return re.compile((_BREAK + b"?" if self.wrapped else b"").join(groups), re.DOTALL)
 
     @property
     def bits(self) -> float:
@@ -107,33 +120,44 @@ class _Pattern:
                 return set()
             if not open_:
                 break
-        return done | {each.lower() for each in open_}
+        done |= {each.lower() for each in open_}
+        if self.wrapped:
+            # Lines are longer than this, so that one break at most falls into it.
+            done |= {
+                (each[:at] + cut + each[at:])[:length] for each in done for at in range(1, length) for cut in _BREAKS
+            }
+        return done
 
 
 class Searcher:
     """Looks for all values at once.
 
     Args:
-        needles: the values.  Text of fewer than four characters cannot be told from chance and is left out; what was
-            left out, and why, is in `left_out`.
+        needles: the values.  Text of fewer than four characters (three Cyrillic, two Chinese ones) cannot be told from
+            chance and is left out; what was left out, and why, is in `left_out`.
     """
 
     def __init__(self, needles: Iterable[Needle]) -> None:
         #: (kind, reason) of values, or encodings of values, that are not looked for.
         self.left_out: list[tuple[str, str]] = []
+        #: The values that are.
+        self.searched: list[Needle] = []
         patterns: list[_Pattern] = []
         for needle in dict.fromkeys(needles):
-            if len(needle.value) < 4:
-                self.left_out.append((needle.kind, "shorter than four characters"))
+            if _too_short(needle.value):
+                self.left_out.append((needle.kind, "too short to be told from chance"))
                 continue
             made = list(_patterns(needle))
-            kept = [each for each in made if each.encoding not in {"base64", "hex"} or each.bits >= _CERTAIN_BITS]
+            # In text the neighbours tell chance.
+            kept = [each for each in made if each.encoding == "text" or each.bits >= _CERTAIN_BITS]
             gone = {each.encoding for each in made} - {each.encoding for each in kept}
             # All three alignments of Base64, or none: one of them alone would look like more than it is.
             if len(made) - len(kept) and "base64" in {each.encoding for each in made if each not in kept}:
                 kept = [each for each in kept if each.encoding != "base64"]
                 gone.add("base64")
             self.left_out += [(needle.kind, f"too short to be looked for as {name}") for name in sorted(gone)]
+            if kept:
+                self.searched.append(needle)
             patterns += kept
         self._buckets: dict[bytes, list[_Pattern]] = {}
         #: Whether two bytes are next to each other in the first four of some pattern.
@@ -190,33 +214,65 @@ class Searcher:
         for pattern in self._buckets.get(bytes(view[position : position + 4]).lower(), ()):
             match = pattern.regex.match(view, position)
             if match is not None and not (words and _is_part(pattern, view, position, match.end())):
-                yield Hit(position, pattern.needle.kind, pattern.encoding)
+                yield Hit(position, pattern.needle.kind, pattern.encoding, pattern.needle, match.end())
+
+
+def _too_short(value: str | bytes) -> bool:
+    """Whether a value cannot be told from chance: four letters can, and what is as long in bytes of another script."""
+    return len(value) < 4 and (isinstance(value, bytes) or len(value.encode("utf-8", "surrogatepass")) < 6)
 
 
 def _is_part(pattern: _Pattern, view: memoryview, start: int, end: int) -> bool:
     """Whether a match is part of another word, or chance in binary data, rather than the value."""
-    if not pattern.needle.whole_word or pattern.encoding in {"base64", "hex"}:
+    if not pattern.needle.whole_word or pattern.wrapped:
         return False
     if pattern.encoding == "text":
         before, after = bytes(view[max(0, start - 12) : start]), bytes(view[end : end + 12])
-        if _goes_on(pattern.needle, before[::-1]) and not _ESCAPE_BEFORE.search(before):
+        if _goes_on(pattern.needle, before[::-1], _last(before)) and not _ESCAPE_BEFORE.search(before):
             return True
-        if _goes_on(pattern.needle, after):
+        if _goes_on(pattern.needle, after, _first(after)):
             return True
         return pattern.bits < _CERTAIN_BITS and not (_TEXT.match(before) and _TEXT.match(after))
-    low = 0 if pattern.encoding == "utf-16-le" else 1
     units = (bytes(view[max(0, start - 2) : start]), bytes(view[end : end + 2]))
-    return any(len(unit) == 2 and unit[low] in _ALNUM and not unit[1 - low] for unit in units)
+    return any(len(unit) == 2 and _parts(unit.decode(pattern.encoding, "replace")) for unit in units)
 
 
-def _goes_on(needle: Needle, outwards: bytes) -> bool:
-    """Whether what is beside a match (from the match outwards) continues it."""
+def _goes_on(needle: Needle, outwards: bytes, sign: str) -> bool:
+    """Whether what is beside a match (bytes from the match outwards, and the character) continues it."""
     if not outwards:
         return False
-    if outwards[0] in _ALNUM:
+    if outwards[0] in _ALNUM or _parts(sign):
         return True
     # 10.0.0.1 is not in 110.0.0.1 and not in 10.0.0.1.2; a full stop behind it ends a sentence.
     return needle.kind == "ip" and len(outwards) > 1 and outwards[0] == 0x2E and outwards[1] in _DIGITS
+
+
+def _parts(sign: str) -> bool:
+    """Whether a character beside a word makes it another word: a letter, digit or mark of a script with blanks."""
+    if not sign:
+        return False
+    group = unicodedata.category(sign)[0]
+    return group in {"M", "N"} or (group == "L" and unicodedata.name(sign, "").startswith(_PARTED))
+
+
+def _first(data: bytes) -> str:
+    """Return the character that UTF-8 text begins with, if it is none of ASCII."""
+    for size in (2, 3, 4):
+        try:
+            return data[:size].decode() if data[:1] >= b"\x80" and len(data) >= size else ""
+        except UnicodeDecodeError:
+            continue
+    return ""
+
+
+def _last(data: bytes) -> str:
+    """Return the character that UTF-8 text ends with, if it is none of ASCII."""
+    for size in (2, 3, 4):
+        if len(data) < size or data[-1] < 0x80:
+            return ""
+        if data[-size] >= 0xC0:
+            return data[-size:].decode(errors="ignore")
+    return ""
 
 
 def _hash(folded: bytes) -> int:
@@ -239,12 +295,37 @@ def _patterns(needle: Needle) -> Iterator[_Pattern]:
         yield from _coded(needle, raw)
         return
     value = unicodedata.normalize("NFC", needle.value)[:_LONGEST]
-    yield _Pattern(needle, "text", tuple(_written(sign) for sign in value))
+    text = _Pattern(needle, "text", tuple(_written(sign) for sign in value))
+    if text.prefixes(4):
+        yield text
+    else:
+        # Too many mixtures of ways to write its first characters: each way for itself.
+        yield from (each for each in map(partial(_alike, text), range(5)) if each.prefixes(4))
     for encoding in ("utf-16-le", "utf-16-be"):
-        atoms = tuple(tuple({way.encode(encoding, "surrogatepass") for way in _letter(sign)}) for sign in value)
+        atoms = tuple(
+            tuple({form.encode(encoding, "surrogatepass") for way in _letter(sign) for form in _forms(way)})
+            for sign in value
+        )
         yield _Pattern(needle, encoding, atoms)
-    for variant in dict.fromkeys((value, value.lower(), value.upper())):
+    cases = dict.fromkeys((value, value.lower(), value.upper()))
+    for variant in dict.fromkeys(form for each in cases for form in _forms(each)):
         yield from _coded(needle, variant.encode("utf-8", "surrogatepass"))
+
+
+def _alike(pattern: _Pattern, style: int) -> _Pattern:
+    """Return a pattern whose characters are all written in one way, where they can be."""
+    atoms = tuple(tuple(way for way in atom if _style(way) == style) or atom for atom in pattern.atoms)
+    return _Pattern(pattern.needle, pattern.encoding, atoms)
+
+
+def _style(way: bytes) -> int:
+    """Return which way of writing this is: escaped by JSON, URL or HTML, one byte, or as it is."""
+    return {0x5C: 0, 0x25: 1, 0x26: 2}.get(way[0], 3 if len(way) == 1 else 4)
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """Return the composed and the decomposed form."""
+    return tuple(dict.fromkeys((text, unicodedata.normalize("NFD", text))))
 
 
 def _coded(needle: Needle, raw: bytes) -> Iterator[_Pattern]:
@@ -275,7 +356,7 @@ def _written(sign: str) -> _Atom:
         return tuple(each.encode() for each in _letter(sign))
     ways: set[bytes] = set()
     for each in _letter(sign):
-        for form in (each, unicodedata.normalize("NFD", each)):
+        for form in _forms(each):
             raw = form.encode("utf-8", "surrogatepass")
             ways.add(raw)
             percent = quote_from_bytes(raw, safe="")
@@ -300,6 +381,10 @@ def _escaped(form: str) -> set[bytes]:
         bodies.add("\x00" + short[1])
     if form in {"/", "'"}:
         bodies.add("\x00" + form)
+    if len(form) > 1:
+        # A letter and its mark: only the mark is escaped.
+        marks = "".join(each if each.isascii() else f"\x00u{ord(each):04x}" for each in form)
+        bodies |= {marks, marks.replace("\x00u", "\x01").upper().replace("\x01", "\x00u")}
     ways = {body.replace("\x00", "\\" * times).encode() for body in bodies for times in (1, 2, 3, 4)}
     if len(form) == 1:
         ways |= {f"&#{ord(form)};".encode(), f"&#x{ord(form):x};".encode(), f"&#x{ord(form):X};".encode()}

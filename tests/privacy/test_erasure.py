@@ -30,6 +30,7 @@ from hfthot_platform.errors import (
     UnknownUserError,
 )
 from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.privacy import _outside
 from hfthot_platform.privacy import erasure as module
 from hfthot_platform.privacy.certificate import ErasureCertificate, verify
 from hfthot_platform.privacy.erasure import (
@@ -249,14 +250,14 @@ def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, se
 def test_a_place_that_cannot_be_searched_stops_the_certificate(accounts, lake, zoe, settings, monkeypatch):
     settings.landing.mkdir(parents=True)
     (settings.landing / "locked.txt").write_text("x")
-    real = Path.open
+    real = _outside._opened
 
-    def refused(self, *args, **kwargs):
-        if self.name == "locked.txt":
+    def refused(path, flags):
+        if Path(path).name == "locked.txt":
             raise PermissionError(13, "Permission denied")
-        return real(self, *args, **kwargs)
+        return real(path, flags)
 
-    monkeypatch.setattr(Path, "open", refused)
+    monkeypatch.setattr(_outside, "_opened", refused)
 
     with pytest.raises(ErasureUnverifiedError, match="could not be searched"):
         delete_user_permanent(accounts, lake, zoe.user_id)

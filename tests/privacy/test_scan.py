@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import base64
+import bz2
 import gzip
 import io
 import json
 import lzma
 import os
+import random
+import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
+import unicodedata
 import zipfile
+import zlib
 from pathlib import Path
 from urllib.parse import quote, quote_plus
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import orc
 
 from hfthot_platform.errors import ErasureUnverifiedError
 from hfthot_platform.privacy import scan as module
@@ -162,6 +170,181 @@ def test_a_value_inside_a_nested_parquet_column_is_found(place, column):
     assert {each.inside for each in looked(place).findings} >= {"parquet"}
 
 
+def addresses(at: int = 2222) -> list[str]:
+    """Return many addresses that do not compress away, with one of ours among them."""
+    dice = random.Random(7)
+    made = ["".join(dice.choices("abcdefghijklmnopqrstuvwxyz", k=12)) + "@crowd.example.net" for _ in range(3000)]
+    made[at] = EMAIL
+    return made
+
+
+def lines(at: int = 2222) -> bytes:
+    return "\n".join(addresses(at)).encode()
+
+
+def written(write) -> bytes:
+    out = io.BytesIO()
+    write(out)
+    return out.getvalue()
+
+
+def packed_tar(data, name="inner"):
+    def write(out):
+        with tarfile.open(fileobj=out, mode="w") as archive:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            archive.addfile(member, io.BytesIO(data))
+
+    return written(write)
+
+
+def packed_lz4(data):
+    out = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(out, "lz4") as stream:
+        stream.write(data)
+    return out.getvalue().to_pybytes()
+
+
+def packed_database(tmp_path):
+    path = tmp_path / "packed.db"
+    base = sqlite3.connect(path)
+    base.execute("PRAGMA journal_mode = WAL")
+    base.execute("CREATE TABLE events (body TEXT)")
+    base.executemany(
+        "INSERT INTO events VALUES (?)", [("x" * length + EMAIL + "y" * 5000,) for length in range(3500, 4600, 5)]
+    )
+    base.commit()
+    base.close()
+    return gzip.compress(path.read_bytes())
+
+
+def frame():
+    return pl.DataFrame({"mail": addresses()})
+
+
+CONTAINERS = {
+    "feather, lz4": lambda _: written(lambda out: frame().write_ipc(out, compression="lz4")),
+    "feather, zstd": lambda _: written(lambda out: frame().write_ipc(out, compression="zstd")),
+    "feather, categories": lambda _: written(
+        lambda out: frame().cast(pl.Categorical).write_ipc(out, compression="zstd")
+    ),
+    "arrow stream": lambda _: written(lambda out: frame().write_ipc_stream(out, compression="zstd")),
+    "orc": lambda _: written(lambda out: orc.write_table(frame().to_arrow(), out, compression="zlib")),
+    "bzip2": lambda _: bz2.compress(lines()),
+    "lzma": lambda _: lzma.compress(lines(), format=lzma.FORMAT_ALONE),
+    "zlib": lambda _: zlib.compress(lines()),
+    "lz4": lambda _: packed_lz4(lines()),
+    "gzip, two members": lambda _: gzip.compress(b"first") + gzip.compress(lines()),
+    "gzip in gzip in gzip": lambda _: gzip.compress(gzip.compress(gzip.compress(lines()))),
+    "tar in zip": lambda _: packed_zip(packed_tar(gzip.compress(lines()))),
+    "zip in tar in gzip": lambda _: gzip.compress(packed_tar(packed_zip(lines()))),
+    "feather in tar": lambda _: packed_tar(CONTAINERS["feather, lz4"](_)),
+    "database in gzip": packed_database,
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_a_value_inside_any_container_is_found(place, tmp_path, kind):
+    content = CONTAINERS[kind](tmp_path)
+    assert EMAIL.encode() not in content
+    (place.root / "some.bin").write_bytes(content)
+
+    report = looked(place)
+
+    assert {each.file for each in report.findings} == {"some.bin"}
+    assert report.places[0].opaque == ()
+
+
+def cut(data, share=0.95):
+    return data[: int(len(data) * share)]
+
+
+def altered(data, at):
+    changed = bytearray(data)
+    changed[at] ^= 0x55
+    return bytes(changed)
+
+
+def without_directory(data):
+    return data.replace(b"PK\x01\x02", b"PK\x09\x09")
+
+
+def arrow_without_its_end():
+    out = io.BytesIO()
+    table = pa.table({"mail": addresses()})
+    with pa.ipc.new_file(out, table.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")) as file:
+        file.write_table(table)
+    return out.getvalue()[:-30]
+
+
+LAST = 2999
+DAMAGED = {
+    "gzip, cut off": lambda: cut(gzip.compress(lines())),
+    "gzip, wrong checksum": lambda: altered(gzip.compress(lines()), -8),
+    "gzip, wrong checksum behind the value": lambda: altered(gzip.compress(lines(LAST)), -8),
+    "bzip2, wrong checksum behind the value": lambda: altered(bz2.compress(lines(LAST)), -3),
+    "xz, wrong index behind the value": lambda: altered(lzma.compress(lines(LAST)), -30),
+    "zstd, cut off": lambda: packed_zstd(lines() + os.urandom(500_000))[:-300_000],
+    "zip, cut off": lambda: packed_zip(lines())[:-60],
+    "zip, without its directory": lambda: without_directory(packed_zip(lines())),
+    "zip, wrong checksum": lambda: altered(packed_zip(lines(LAST)), packed_zip(lines(LAST)).rindex(b"PK\x01\x02") + 16),
+    "gzip in a zip that is cut off": lambda: packed_zip(gzip.compress(lines()))[:-60],
+    "arrow, without its end": arrow_without_its_end,
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_what_decodes_before_a_damage_is_searched_and_the_damage_told(place, kind):
+    content = DAMAGED[kind]()
+    assert EMAIL.encode() not in content
+    (place.root / "some.bin").write_bytes(content)
+
+    report = looked(place)
+
+    assert {each.file for each in report.findings} == {"some.bin"}
+    assert report.places[0].opaque == ("some.bin",)
+
+
+@pytest.mark.parametrize(
+    ("begins", "told"),
+    [
+        (b"7z\xbc\xaf\x27\x1c", "7z"),
+        (b"Rar!\x1a\x07\x01\x00", "rar"),
+        (b"Obj\x01", "avro"),
+        (b"\x89HDF\r\n\x1a\n", "hdf5"),
+        (b"%PDF-1.7", "pdf"),
+        (b"Salted__", "openssl"),
+    ],
+)
+def test_a_format_that_is_not_decoded_is_told(place, begins, told):
+    (place.root / "some.bin").write_bytes(begins + os.urandom(100))
+    (place.root / "outer.gz").write_bytes(gzip.compress(begins + bytes(100)))
+
+    report = looked(place)
+
+    assert report.places[0].undecoded == (f"outer.gz ({told})", f"some.bin ({told})")
+
+
+def test_an_archive_that_unpacks_without_end_is_given_up_and_told(place, monkeypatch):
+    monkeypatch.setattr(module, "_LARGEST_EXPANDED", 100_000_000)
+    (place.root / "bomb.gz").write_bytes(gzip.compress(gzip.compress(bytes(200_000_000), 1), 1))
+
+    assert looked(place).places[0].opaque == ("bomb.gz",)
+
+
+def test_many_findings_of_one_value_hide_no_other_one(place, monkeypatch):
+    monkeypatch.setattr(module, "_MOST_ALIKE", 5)
+    (place.root / "a.log").write_text("Marlin " * 1000)
+    (place.root / "b.log").write_text(EMAIL)
+
+    report = looked(place, Needle("first_name", "Marlin", whole_word=True), NEEDLE)
+
+    assert {each.kind for each in report.findings} == {"first_name", "email"}
+    assert len(report.findings) == 6
+    assert sorted(report.counts.values()) == [1, 1000]
+    assert not report.truncated
+
+
 def test_a_value_in_parquet_statistics_is_found(place):
     content = packed_parquet(EMAIL, compression="zstd", write_statistics=True)
     (place.root / "part.parquet").write_bytes(content)
@@ -260,14 +443,146 @@ def test_a_value_in_the_name_of_a_file_or_folder_is_found_and_withheld(place):
     assert all("example.org" not in str(each) for each in report.findings)
 
 
-def test_the_target_of_a_link_is_looked_at_and_not_followed(place, tmp_path):
-    outside = tmp_path / "outside.txt"
-    outside.write_text(EMAIL)
-    (place.root / "safe").symlink_to(outside)
-    assert not looked(place).findings
-
+def test_links_are_followed_and_their_targets_names_looked_at(place, tmp_path):
+    outside = tmp_path / "disk" / "users"
+    outside.mkdir(parents=True)
+    (outside / "waiting.jsonl").write_text(EMAIL)
+    (tmp_path / "file.txt").write_text(EMAIL)
+    (place.root / "users").symlink_to(outside)
+    (place.root / "file").symlink_to(tmp_path / "file.txt")
     (place.root / "other").symlink_to(tmp_path / EMAIL)
-    assert {each.inside for each in looked(place).findings} == {"name"}
+
+    report = looked(place)
+
+    found = {(each.file.rpartition("/")[2], each.inside) for each in report.findings}
+    assert found == {("waiting.jsonl", "bytes"), ("file", "bytes"), ("(withheld)", "name")}
+    assert report.places[0].skipped == ("other (a link to nowhere)",)
+
+
+def test_links_in_a_circle_or_to_everything_end(place):
+    (place.root / "below").mkdir()
+    (place.root / "below" / "some.log").write_text(EMAIL)
+    (place.root / "below" / "again").symlink_to(place.root / "below")
+    (place.root / "up").symlink_to(place.root.parent)
+    (place.root / "all").symlink_to("/")
+    (place.root / "kernel").symlink_to("/proc/self")
+    (place.root / "self").symlink_to(place.root / "self")
+
+    report = looked(place)
+
+    assert [each.file for each in report.findings] == ["below/some.log"]
+    assert report.places[0].skipped == (
+        "all (a link to a folder around it)",
+        "kernel (a link into the kernel's files)",
+        "self (a link in a circle)",
+        "up (a link to a folder around it)",
+    )
+
+
+def test_a_place_that_is_a_link_is_searched_and_one_to_nowhere_is_told(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "some.log").write_text(EMAIL)
+    (tmp_path / "linked").symlink_to(tmp_path / "real")
+    (tmp_path / "broken").symlink_to(tmp_path / "absent")
+
+    report = scan([NEEDLE], [Folder("linked", tmp_path / "linked"), Folder("broken", tmp_path / "broken")])
+
+    assert [(each.place, each.file) for each in report.findings] == [("linked", "some.log")]
+    assert [each.skipped for each in report.places] == [(), (". (a link to nowhere)",)]
+
+
+def test_a_pipe_a_socket_and_a_device_are_told_and_not_waited_for(place):
+    os.mkfifo(place.root / "pipe")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(place.root / "socket"))
+        (place.root / "null").symlink_to("/dev/null")
+        report = looked(place)
+
+    assert [each.split(" (")[0] for each in report.places[0].skipped] == ["null", "pipe", "socket"]
+
+
+def test_a_file_with_a_hole_takes_as_long_as_what_it_holds(place):
+    with (place.root / "sparse.img").open("wb") as out:
+        out.truncate(1 << 42)
+        out.seek(1 << 41)
+        out.write(EMAIL.encode())
+
+    report = looked(place)
+
+    assert [each.offset for each in report.findings] == [1 << 41]
+    assert report.places[0].bytes < 1 << 20
+
+
+def test_a_file_that_vanishes_meanwhile_holds_nothing(place, monkeypatch):
+    (place.root / "some.log").write_text(EMAIL)
+    (place.root / "gone.log").write_text("x")
+    real = module.Folder.walk
+
+    def vanishing(self, noted):
+        found = list(real(self, noted))
+        (place.root / "gone.log").unlink()
+        return iter(found)
+
+    monkeypatch.setattr(module.Folder, "walk", vanishing)
+
+    report = looked(place)
+
+    assert [each.file for each in report.findings] == ["some.log"]
+    assert report.unreadable == ()
+
+
+def refusing(monkeypatch, refused: Path):
+    """Let a folder be unreadable, whoever runs the tests."""
+    real = os.listdir
+
+    def listdir(path="."):
+        if Path(path) == refused:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(os, "listdir", listdir)
+
+
+def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_searched(place, monkeypatch):
+    for name in ("locked", "open"):
+        (place.root / name).mkdir()
+        (place.root / name / "some.log").write_text(EMAIL)
+    refusing(monkeypatch, place.root / "locked")
+
+    report = looked(place)
+
+    assert report.unreadable == ("lake: locked (Permission denied)",)
+    assert [each.file for each in report.findings] == ["open/some.log"]
+
+
+def test_other_users_folders_in_a_shared_place_are_listed_and_no_obstacle(tmp_path, monkeypatch):
+    (tmp_path / "staging-other").mkdir()
+    refusing(monkeypatch, tmp_path / "staging-other")
+
+    report = scan([NEEDLE], [Folder("temporary", tmp_path, only=("staging-*",), shared=True)])
+
+    assert report.clean
+    assert report.places[0].skipped == ("staging-other (Permission denied)",)
+
+
+def test_a_place_that_cannot_be_written_is_searched_without_a_test_of_its_own(place, tmp_path, monkeypatch):
+    (place.root / "some.log").write_text(EMAIL)
+    (tmp_path / "other").mkdir()
+    real = module.Folder.plant
+
+    def plant(self, canary):
+        if self.name == "lake":
+            raise OSError(30, "Read-only file system")
+        return real(self, canary)
+
+    monkeypatch.setattr(module.Folder, "plant", plant)
+
+    report = scan([NEEDLE], [place, Folder("other", tmp_path / "other")])
+
+    assert [each.tested for each in report.places] == [False, True]
+    assert report.findings
+    with pytest.raises(ErasureUnverifiedError, match="could be written nowhere"):
+        scan([NEEDLE], [place])
 
 
 def test_neither_report_nor_needle_shows_the_value(place):
@@ -318,11 +633,64 @@ def test_a_short_name_is_not_found_in_binary_noise(place):
     assert {each.file for each in looked(place, Needle("first_name", "anna", whole_word=True)).findings} == {"some.log"}
 
 
-def test_what_is_too_short_to_be_looked_for_is_said(place):
-    report = looked(place, Needle("first_name", "Al", whole_word=True), NEEDLE)
+def test_what_is_too_short_to_be_looked_for_is_said_and_not_counted(place):
+    short = [Needle("first_name", each, whole_word=True) for each in ("Al", "Eva", "李", "Ия")]
 
-    assert report.left_out == (("first_name", "shorter than four characters"),)
-    assert report.needles == {"email": 1, "first_name": 1}
+    report = looked(place, *short, NEEDLE)
+
+    assert report.left_out == (("first_name", "too short to be told from chance"),)
+    assert report.needles == {"email": 1}
+
+
+def test_names_of_any_script_are_found_as_words_in_any_form(place):
+    names = ["小龙", "李小龙", "Лев", "Анна", "أحمد", "Ängström", "Šárka", "Áéíó", "Nguyễn"]
+    for number, name in enumerate(names):
+        for form in ("NFC", "NFD"):
+            text = unicodedata.normalize(form, name)
+            for how, written in {"utf-8": text, "json": json.dumps(text), "upper": text.upper()}.items():
+                (place.root / f"{number} {form} {how}.log").write_text(f"said {written}, then left")
+
+    report = looked(place, *(Needle("first_name", each, whole_word=True) for each in names))
+
+    found = {(each.file, each.needle.value) for each in report.findings}
+    wanted = {
+        (f"{number} {form} {how}.log", name)
+        for number, name in enumerate(names)
+        for form in ("NFC", "NFD")
+        for how in ("utf-8", "json", "upper")
+    }
+    assert found >= wanted
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "found"),
+    [
+        ("Лев", "Левый берег", False),
+        ("Анна", "Сусанна", False),
+        ("Ängström", "Ängströms", False),
+        ("小龙", "我是小龙吗", True),
+        ("Bo Li", "turbo lisbon", False),
+        ("Bo Li", "by Bo Li.", True),
+        ("BoLi", "by BOLI.", True),
+    ],
+)
+def test_letters_beside_a_name_make_another_word_where_blanks_part_words(place, name, text, found):
+    (place.root / "some.log").write_text(text)
+
+    assert bool(looked(place, Needle("first_name", name, whole_word=True)).findings) == found
+
+
+@pytest.mark.parametrize("width", [60, 64, 76])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\\n"])
+@pytest.mark.parametrize("code", ["base64", "hex"])
+def test_a_value_across_the_lines_of_a_code_is_found(place, width, end, code):
+    for shift in range(8):
+        raw = b"~" * (30 + shift) + EMAIL.encode() + b"~~"
+        coded = (base64.b64encode(raw) if code == "base64" else raw.hex().encode()).decode()
+        lines = [coded[at : at + width] for at in range(0, len(coded), width)]
+        (place.root / f"{shift}.eml").write_bytes(end.join(lines).encode())
+
+    assert {(each.file, each.encoding) for each in looked(place).findings} == {(f"{n}.eml", code) for n in range(8)}
 
 
 def test_bytes_are_found_raw_and_coded(place):
