@@ -5,7 +5,7 @@ import dagster as dg
 from assets.common import asset_key
 from hfthot_platform.accounts.chain import verify_chain
 from hfthot_platform.contracts.accounts import AUDIT_LOG
-from resources.platform import Platform
+from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["CHAIN"]
 
@@ -23,7 +23,7 @@ def CHAIN(  # noqa: N802 - a definition, as everywhere in this package
     """Follow the hashes from the anchor to the newest entry of the store."""
     del context
     if not platform.has_accounts:
-        return dg.AssetCheckResult(passed=True, description="There are no accounts yet.")
+        return dg.AssetCheckResult(passed=True, description=NO_ACCOUNTS)
     report = verify_chain(platform.lake, platform.store)
     shown = "; ".join(str(each) for each in report.problems[:_MOST_SHOWN])
     return dg.AssetCheckResult(

@@ -8,7 +8,6 @@ is proven.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,8 +37,6 @@ _LAST: Final = date(2022, 12, 28)
 _HISTORY: Final = date(1990, 1, 1)
 #: Where `make dev` shows what the demonstration left.
 _UI: Final = "http://127.0.0.1:3000"
-#: Tag of the demonstration's runs: the process that works on them.
-_PROCESS_TAG: Final = "hfthot/process"
 
 _VOLATILITY = """
 SELECT symbol, count(*) AS days,
@@ -170,7 +167,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
 def _open(settings: Settings) -> Lakehouse:
     from hfthot_platform.sql.models import open_lake
 
-    return open_lake(settings)
+    return open_lake(settings, new=True)
 
 
 @contextmanager
@@ -203,23 +200,13 @@ def _dagster(settings: Settings) -> tuple[dg.DagsterInstance, Callable[[str], dg
     import dagster as dg
 
     from hfthot_platform.definitions import build_definitions
+    from resources.runs import end_dead_runs
 
     instance = dg.DagsterInstance.get() if dagster_home() else dg.DagsterInstance.ephemeral()
-    _end_dead_runs(instance)
+    # As long as the runs of a demonstration that was killed count as running, they hold their pools.
+    end_dead_runs(instance)
     definitions = build_definitions(settings)
     return instance, definitions.resolve_job_def
-
-
-def _end_dead_runs(instance: dg.DagsterInstance) -> None:
-    """End the runs of a demonstration that was killed: as long as they count as running, they hold their pools."""
-    import dagster as dg
-
-    running = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.STARTING])
-    for run in instance.get_runs(running):
-        process = run.tags.get(_PROCESS_TAG)
-        if process is not None and not Path(f"/proc/{process}").exists():
-            instance.report_run_failed(run, f"process {process} died")
-            instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def _execute(
@@ -233,9 +220,9 @@ def _execute(
     Raises:
         DagsterError: a step failed.
     """
-    tags = {_PROCESS_TAG: str(os.getpid())}
+    tags = {}
     if days is not None:
-        tags |= {
+        tags = {
             "dagster/asset_partition_range_start": days[0].isoformat(),
             "dagster/asset_partition_range_end": days[1].isoformat(),
         }
@@ -316,7 +303,7 @@ def _forget_somebody(out: Console, settings: Settings) -> None:
     from hfthot_platform.client import LakehouseClient
 
     with (
-        LakehouseClient.from_settings(settings) as client,
+        LakehouseClient.from_settings(settings, create=True) as client,
         _step(out, "Register somebody, sign in, erase the person and prove it"),
     ):
         name, password = f"visitor.{secrets.token_hex(4)}", secrets.token_urlsafe(16)

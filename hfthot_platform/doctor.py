@@ -106,7 +106,7 @@ def _failed(subject: str, error: HfthotError) -> Finding:
 def _open(settings: Settings) -> Lakehouse:
     from hfthot_platform.sql.models import open_lake
 
-    return open_lake(settings)
+    return open_lake(settings, new=True)
 
 
 # -- the lake ---------------------------------------------------------------------------------------------------

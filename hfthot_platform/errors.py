@@ -38,6 +38,7 @@ __all__ = [
     "InvalidCredentialsError",
     "InvalidTokenError",
     "KeySourceError",
+    "LakeMissingError",
     "LakehouseError",
     "LegalHoldError",
     "LockTimeoutError",
@@ -65,6 +66,7 @@ __all__ = [
     "StorageFullError",
     "StorageReadOnlyError",
     "StoreError",
+    "StoreMissingError",
     "StrategyError",
     "TierForbiddenError",
     "TooManyAttemptsError",
@@ -167,6 +169,10 @@ class UnknownColumnError(SqlError):
 
 class LakehouseError(HfthotError):
     """Base of what can go wrong between a caller and a table on storage."""
+
+
+class LakeMissingError(LakehouseError):
+    """There is no lake at this place; the message has the absolute path or URL that was looked at."""
 
 
 class SchemaMismatchError(LakehouseError):
@@ -277,6 +283,10 @@ class QuotaExceededError(AccountError):
 
 class StoreError(AccountError):
     """The operational store cannot be opened, read or written; what was acknowledged before still stands."""
+
+
+class StoreMissingError(StoreError):
+    """There are no accounts at this place; only a command that says so makes them."""
 
 
 class PrivacyError(HfthotError):

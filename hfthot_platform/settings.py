@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote, urlparse
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -149,6 +149,13 @@ class Settings(BaseSettings):
     export_retention_days: Annotated[int, Field(ge=0, le=365)] = 7
     quarantine_retention_days: Annotated[int, Field(ge=1, le=3650)] = 365
 
+    #: Names of the settings that the caller gave as arguments, rather than environment or file.
+    _given: frozenset[str] = PrivateAttr(default=frozenset())
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._given = frozenset(given)
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -182,6 +189,18 @@ class Settings(BaseSettings):
         """Return the storage options in clear, for the storage layer alone."""
         return {name: value.get_secret_value() for name, value in self.storage_options.items()}
 
+    @property
+    def names_places(self) -> bool:
+        """Whether the caller itself named lake and accounts, by absolute paths or URLs.
+
+        Then new accounts with new keys may be made there without a further word; never where a working folder, the
+        environment or a file decided on the place.
+        """
+        lake = self.lake_folder()
+        accounts = "accounts" in self._given and self.accounts.is_absolute()
+        database = "accounts_url" in self._given and self.accounts_url is not None
+        return "lake_root" in self._given and (lake is None or lake.is_absolute()) and (accounts or database)
+
     def lake_folder(self) -> Path | None:
         """Return the lake's folder, or None if it is on an object store."""
         return _local(self.lake_root)
@@ -201,7 +220,7 @@ def load_settings(**overrides: object) -> Settings:
         ConfigError: a setting is malformed; the message names it, never its value.
     """
     try:
-        return Settings(**overrides)  # type: ignore[arg-type]
+        return Settings(**overrides)
     except ValidationError as error:
         first = error.errors(include_input=False, include_url=False)[0]
         name = ".".join(str(part) for part in first["loc"])

@@ -4,7 +4,9 @@ import dagster as dg
 
 from assets.quality import CHECKS
 from hfthot_platform.errors import LakehouseError
-from hfthot_platform.lakehouse import Stamp, maintain, sweep_scratch
+from hfthot_platform.incidents import Incident, notify, record
+from hfthot_platform.lakehouse import MaintenanceReport, Stamp, maintain, sweep_scratch
+from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED
 from jobs.common import whole_schedule
 from resources.platform import Platform
 
@@ -17,7 +19,7 @@ __all__ = ["SCHEDULES", "deep_quality", "maintenance"]
 )
 def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Maintain table after table; one that fails does not keep the others waiting, but fails the run."""
-    failed = []
+    failed, withheld = [], []
     for table in platform.lake.tables():
         name = table.contract.name
         try:
@@ -28,6 +30,8 @@ def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[P
             continue
         if report.oldest_readable is None:
             continue
+        if report.rows_withheld:
+            withheld.append(report)
         context.log_event(
             dg.AssetObservation(
                 asset_key=dg.AssetKey(name.split(".")),
@@ -41,15 +45,37 @@ def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[P
                     "log_entries_removed": report.log_entries_removed,
                     "leftovers_removed": report.leftovers_removed,
                     "rows_expired": report.rows_expired,
+                    "rows_withheld": report.rows_withheld,
                     "oldest_readable_version": report.oldest_readable,
                     "seconds": round(report.seconds, 3),
                 },
             )
         )
+    for report in withheld:
+        _raise_incident(context, platform, report)
     swept = sweep_scratch(platform.settings.scratch, platform.clock())
     context.log.info("%d abandoned folders removed from the scratch space", swept)
     if failed:
         raise dg.Failure(f"maintenance failed for {', '.join(failed)}", metadata={"tables": ", ".join(failed)})
+
+
+def _raise_incident(context: dg.OpExecutionContext, platform: Platform, report: MaintenanceReport) -> None:
+    """Tell that rows past their retention stayed: a clock or a contract may be wrong, so somebody has to look."""
+    now = platform.clock()
+    incident = Incident(
+        # Once a day and table, however often the job runs.
+        incident_id=f"retention_blocked:{report.table}:{now:%Y-%m-%d}",
+        ts=now,
+        severity="error",
+        kind="retention_blocked",
+        job="maintenance",
+        run_id=context.run_id,
+        message=f"{report.table}: {report.rows_withheld:,} rows are past their retention, more than {MOST_EXPIRED:.0%} "
+        f"of the table; they stay until `hfthot maintain {report.table} --yes`.",
+    )
+    record(platform.lake, incident)
+    notify(platform.settings, incident)
+    context.log.error("%s", incident.message)
 
 
 @dg.job(description="Keep every table small and fast.")

@@ -20,7 +20,7 @@ from hfthot_platform.privacy.export import run_export
 from hfthot_platform.privacy.retention import apply_retention
 from hfthot_platform.privacy.rotation import rotate_keys
 from jobs.common import whole_schedule
-from resources.platform import Platform
+from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["JOBS", "SCHEDULES"]
 
@@ -76,7 +76,7 @@ def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Plat
 def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Apply the periods of retention."""
     if not platform.has_accounts:
-        context.log.info("there are no accounts yet")
+        context.log.info(NO_ACCOUNTS)
         return
     stamp = Stamp(run_id=context.run_id, asset="audit_retention", code_version=__version__)
     with _redacted():
@@ -147,7 +147,7 @@ def erasures_resumed(
             run_config={"ops": {"erase_person": {"config": {"request_id": request_id}}}},
         )
     if not pending:
-        yield dg.SkipReason("no erasure waits")
+        yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
 
 
 JOBS: list[Any] = [rgpd_export, rgpd_erasure, audit_retention, key_rotation, audit_chain]

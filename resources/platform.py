@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import date, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Final
 
 import dagster as dg
 import duckdb
@@ -28,7 +29,11 @@ from hfthot_platform.sql import Limits
 from hfthot_platform.sql.models import Models, models_of, open_lake
 from hfthot_platform.sql.spill import spill_folder
 
-__all__ = ["LakeDuckDB", "Platform", "duckdb_resource"]
+__all__ = ["NO_ACCOUNTS", "LakeDuckDB", "Platform", "duckdb_resource"]
+
+
+#: What sensors, schedules and runs about accounts say where nobody made any.
+NO_ACCOUNTS: Final = "there are no accounts yet; `hfthot init` makes them"
 
 
 class Platform:
@@ -53,23 +58,27 @@ class Platform:
 
     @cached_property
     def lake(self) -> Lakehouse:
-        """Return the lake, with the tables and views of the SQL models."""
-        return open_lake(self.settings, self.clock, models=self.models)
+        """Return the lake, with the tables and views of the SQL models; the first asset that writes makes it."""
+        return open_lake(self.settings, self.clock, models=self.models, new=True)
 
     @property
     def has_accounts(self) -> bool:
-        """Return whether anybody ever used the accounts: looking makes no store where there is none."""
-        return self.settings.accounts_url is not None or (self.settings.accounts / "accounts.db").exists()
+        """Return whether there are accounts: looking makes no store where there is none."""
+        return Store.exists(self.settings)
 
     @cached_property
     def store(self) -> Store:
         """Return the operational store alone, for what needs no keys."""
-        return Store.open(self.settings, self.clock)
+        return Store.open(self.settings, self.clock, create=False)
 
     @cached_property
     def accounts(self) -> Accounts:
-        """Return the accounts: the store with the keys, which are made or read now."""
-        return Accounts.open(self.settings, self.clock)
+        """Return the accounts: the store with the keys, which are read now.
+
+        Raises:
+            StoreMissingError: there are none; no run makes them in passing.
+        """
+        return Accounts.open(self.settings, self.clock, create=False)
 
     @property
     def limits(self) -> Limits:

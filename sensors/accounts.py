@@ -6,7 +6,7 @@ import dagster as dg
 
 from hfthot_platform.accounts.publisher import Publisher
 from hfthot_platform.ingest.users import waiting_user_files
-from resources.platform import Platform
+from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["SENSORS"]
 
@@ -25,7 +25,7 @@ def accounts_changes(
 ) -> dg.SensorResult | dg.SkipReason:
     """Ask for a publication when the log is ahead of the user tables."""
     if not platform.has_accounts:
-        return dg.SkipReason("there are no accounts yet")
+        return dg.SkipReason(NO_ACCOUNTS)
     if not Publisher(platform.store, platform.lake).behind():
         return dg.SkipReason("the user tables have every entry")
     if context.instance.get_run_records(dg.RunsFilter(job_name=_JOB, statuses=_UNDER_WAY), limit=1):
@@ -41,6 +41,8 @@ def user_events(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.RunRequest | dg.SkipReason:
     """Ask for one run per set of waiting files, and every hour for those that wait for a registration."""
+    if not platform.has_accounts:
+        return dg.SkipReason(NO_ACCOUNTS)
     now = platform.clock()
     files = waiting_user_files(platform.settings, now)
     if not files:

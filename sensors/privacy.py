@@ -7,7 +7,7 @@ import sqlalchemy as sa
 
 from hfthot_platform.accounts.schema import exports
 from hfthot_platform.privacy.erasure import pending_erasures
-from resources.platform import Platform
+from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["SENSORS"]
 
@@ -25,7 +25,7 @@ def erasure_requests(
             run_config={"ops": {"erase_person": {"config": {"request_id": request_id}}}},
         )
     if not pending:
-        yield dg.SkipReason("no erasure waits")
+        yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
 
 
 @dg.sensor(job_name="rgpd_export", minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
@@ -47,7 +47,7 @@ def export_requests(
             run_config={"ops": {"export_person": {"config": {"request_id": request_id}}}},
         )
     if not waiting:
-        yield dg.SkipReason("no export waits")
+        yield dg.SkipReason("no export waits" if platform.has_accounts else NO_ACCOUNTS)
 
 
 SENSORS = [erasure_requests, export_requests]

@@ -312,7 +312,9 @@ def test_maintain_prints_a_table_for_people(hfthot, own):
     assert "size before" in printed
 
 
-def test_maintain_of_an_empty_lake_has_nothing_to_do(hfthot, tmp_path):
+def test_maintain_of_a_lake_without_our_tables_has_nothing_to_do(hfthot, tmp_path):
+    (tmp_path / "none" / "other" / "table" / "_delta_log").mkdir(parents=True)
+
     assert "nothing to maintain" in hfthot("maintain", lake=tmp_path / "none").stdout
 
 

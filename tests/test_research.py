@@ -162,7 +162,7 @@ def test_a_span_without_bars_says_so(lake):
 
 def test_an_empty_lake_says_so(tmp_path):
     with pytest.raises(DataError, match="It is empty"):
-        load_dataset("BTC-USDT", lake=Lakehouse.open(tmp_path / "nothing"))
+        load_dataset("BTC-USDT", lake=Lakehouse.open(tmp_path / "nothing", new=True))
 
 
 def test_a_symbol_of_several_venues_asks_which(lake):

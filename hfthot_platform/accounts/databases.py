@@ -23,7 +23,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.pool import NullPool
 
-from hfthot_platform.errors import LockTimeoutError, StoreError
+from hfthot_platform.errors import LockTimeoutError, StoreError, StoreMissingError
 
 __all__ = ["Database", "Postgres", "Sqlite", "translated", "upgrade"]
 
@@ -111,9 +111,11 @@ class Sqlite:
     waits longest holds the gate, and so is next.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, create: bool = True) -> None:
         self._path = folder.absolute() / "accounts.db"
         self.where = str(self._path)
+        if not create and not self._path.exists():
+            raise no_store(self.where)
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             with _MAKING:
@@ -263,6 +265,16 @@ class Sqlite:
         return self._locks
 
 
+def no_store(where: str) -> StoreMissingError:
+    """Return the error for a place without accounts."""
+    return StoreMissingError(
+        f"there are no accounts at {where}",
+        where="operational store",
+        hint="Go to the folder that `data` lies in, or correct HFTHOT_LAKE_ROOT or HFTHOT_ACCOUNTS; `hfthot init` (or "
+        "LakehouseClient.create) makes new accounts with new keys.",
+    )
+
+
 #: Held while a database file is made: closing it must not take a connection's locks away.
 _MAKING: Final = threading.Lock()
 
@@ -401,14 +413,24 @@ def database_of(url: str | URL) -> Database:
     return Postgres(parsed)
 
 
-def upgrade(database: Database, connection: Connection) -> None:
+def initialised(database: Database) -> bool:
+    """Return whether the database holds accounts, looking only."""
+    with database.engine.connect() as connection:
+        return _revision(connection) is not None
+
+
+def upgrade(database: Database, connection: Connection, *, create: bool = True) -> None:
     """Bring the schema to this version's, making it where there is none.
 
     Raises:
+        StoreMissingError: there is none, and it is not to be made.
         StoreError: a newer version of this package wrote the schema.
     """
-    if _revision(connection) == REVISION:
+    present = _revision(connection)
+    if present == REVISION:
         return
+    if present is None and not create:
+        raise no_store(database.where)
     with database.upgrading(connection):
         # Another process may have done it while we waited.
         found = _revision(connection)

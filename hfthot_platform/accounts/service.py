@@ -48,16 +48,31 @@ class Accounts(Credentials, People):
     """The accounts of an installation.  Safe to use from many threads and processes."""
 
     @classmethod
-    def open(cls, settings: Settings, clock: Callable[[], datetime] = utc_now) -> Self:
-        """Open the accounts of the settings, making store and keys where there are none.
+    def open(cls, settings: Settings, clock: Callable[[], datetime] = utc_now, *, create: bool | None = None) -> Self:
+        """Open the accounts of the settings.
+
+        Args:
+            settings: where they are.
+            clock: tells the time.
+            create: whether store and keys are made where there are none; by default only where the caller of the
+                settings named the places itself (`Settings.names_places`).  Keys are never made for a store that is
+                there: it could not be read with them.
 
         Raises:
+            StoreMissingError: there is no store, and it is not to be made.
             StoreError: the store cannot be opened.
             KeySourceError: the key-encryption keys cannot be had.
             ConfigError: the settings contradict each other.
         """
-        ring = KeyRing.open(settings)
-        return cls(settings, Store.open(settings, clock), Vault(ring))
+        new = settings.names_places if create is None else create
+        store = Store.open(settings, clock, create=new)
+        try:
+            with store.reading() as rx:
+                used = bool(rx.execute(sa.select(sa.literal(1)).select_from(schema.keys).limit(1)).all())
+            return cls(settings, store, Vault(KeyRing.open(settings, create=new and not used)))
+        except BaseException:
+            store.close()
+            raise
 
     def destroy(
         self,

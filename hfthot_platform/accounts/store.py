@@ -29,7 +29,15 @@ from sqlalchemy.sql import Executable
 
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import AuditEvent, Entry, RowChange, chained, decode, encode
-from hfthot_platform.accounts.databases import Database, Sqlite, database_of, store_error, translated, upgrade
+from hfthot_platform.accounts.databases import (
+    Database,
+    Sqlite,
+    database_of,
+    initialised,
+    store_error,
+    translated,
+    upgrade,
+)
 from hfthot_platform.errors import HfthotError, StoreError
 from hfthot_platform.settings import Settings
 
@@ -157,7 +165,7 @@ class Store:
 
     _writer: _Connected | None
 
-    def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now) -> None:
+    def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now, *, create: bool = True) -> None:
         self._database = database
         self.clock = clock
         self._closed = False
@@ -165,23 +173,37 @@ class Store:
         with translated(database.where):
             writer = self._writer = self._connect()
             try:
-                upgrade(database, writer._connection)  # noqa: SLF001
+                upgrade(database, writer._connection, create=create)  # noqa: SLF001
             except BaseException:
                 self._discard_writer()
                 raise
         _OPEN.add(self)
 
     @classmethod
-    def open(cls, where: Settings | str | URL, clock: Callable[[], datetime] = utc_now) -> Store:
-        """Open the store of the settings, or of a URL; make it, or bring its schema up to date, where needed.
+    def open(
+        cls,
+        where: Settings | str | URL,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        create: bool | None = None,
+    ) -> Store:
+        """Open the store of the settings, or of a URL, and bring its schema up to date.
+
+        Args:
+            where: the settings, or the URL of the database itself.
+            clock: tells the time.
+            create: whether a store is made where there is none; by default only where the caller named the place
+                itself (`Settings.names_places`, or a URL).
 
         Raises:
+            StoreMissingError: there is none, and it is not to be made.
             StoreError: it lies inside the lake, cannot be opened, or was written by a newer version.
         """
         if not isinstance(where, Settings):
-            return cls(database_of(where), clock)
+            return cls(database_of(where), clock, create=create is not False)
+        new = where.names_places if create is None else create
         if where.accounts_url is not None:
-            return cls(database_of(where.accounts_url.get_secret_value()), clock)
+            return cls(database_of(where.accounts_url.get_secret_value()), clock, create=new)
         lake = where.lake_folder()
         if lake is not None and where.accounts.absolute().resolve().is_relative_to(lake.absolute().resolve()):
             raise StoreError(
@@ -189,7 +211,20 @@ class Store:
                 where="setting 'accounts'",
                 hint="Name a folder beside lake_root.",
             )
-        return cls(Sqlite(where.accounts), clock)
+        return cls(Sqlite(where.accounts, create=new), clock, create=new)
+
+    @staticmethod
+    def exists(settings: Settings) -> bool:
+        """Return whether the settings' store is there, looking only.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        if settings.accounts_url is None:
+            return (settings.accounts / "accounts.db").exists()
+        database = database_of(settings.accounts_url.get_secret_value())
+        with translated(database.where):
+            return initialised(database)
 
     def _reset(self) -> None:
         self._mutex = threading.Lock()

@@ -13,9 +13,17 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hfthot_platform import __version__
-from hfthot_platform.cli import data, health, privacy, sql, tables, users
+from hfthot_platform.cli import data, health, privacy, setup, sql, tables, users
 from hfthot_platform.cli.output import complain
-from hfthot_platform.errors import BadRequestError, ConfigError, HfthotError, SqlError, UnknownTableError
+from hfthot_platform.errors import (
+    BadRequestError,
+    ConfigError,
+    HfthotError,
+    LakeMissingError,
+    SqlError,
+    StoreMissingError,
+    UnknownTableError,
+)
 
 if TYPE_CHECKING:
     from hfthot_platform.settings import Settings
@@ -23,7 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["app", "main"]
 
 #: Errors of whoever typed the command; they exit with 2, as a wrong option does, and all others with 1.
-_USAGE = (BadRequestError, ConfigError, SqlError, UnknownTableError)
+_USAGE = (BadRequestError, ConfigError, LakeMissingError, SqlError, StoreMissingError, UnknownTableError)
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,7 @@ def _root(
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
+    setup.init,
     data.demo,
     data.ingest,
     users.ingest_users,

@@ -77,7 +77,7 @@ def _from_files(context: typer.Context, paths: list[Path]) -> list[FileOutcome]:
     for path in paths:
         if not path.exists():
             raise BadRequestError("there is no such file or folder", where=str(path))
-    lake = opened_lake(context)
+    lake = opened_lake(context, new=True)
     with progress_bar("ingesting") as progress:
         return ingest_files(lake, paths, stamp=new_stamp("ingest"), progress=progress)
 
@@ -88,7 +88,7 @@ def _from_landing(context: typer.Context) -> list[FileOutcome]:
     settings = context.obj.settings()
     with progress_bar("ingesting") as progress:
         return ingest_landing(
-            opened_lake(context),
+            opened_lake(context, new=True),
             settings.landing,
             now=datetime.now(UTC),
             settle_seconds=settings.landing_settle_seconds,
@@ -131,7 +131,7 @@ def _from_feed(context: typer.Context, feed: str, table: str, days: tuple[date, 
 
     if days[1] <= days[0]:
         raise BadRequestError(f"--to {days[1]} is not after --from {days[0]}", where="ingest")
-    lake = opened_lake(context)
+    lake = opened_lake(context, new=True)
     lake.table(table)  # an unknown table is told before anything is fetched
     stamp = new_stamp("ingest")
     with progress_bar(f"fetching {table}") as progress:

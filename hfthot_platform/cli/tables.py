@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,7 +16,7 @@ from hfthot_platform.cli.output import text as shown
 if TYPE_CHECKING:
     from hfthot_platform.contracts.model import Column
     from hfthot_platform.contracts.views import SqlView, View
-    from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.lakehouse import Lakehouse, MaintenanceReport
     from hfthot_platform.sql import Limits
     from hfthot_platform.sql.diff import Kind
     from hfthot_platform.sql.models import Models
@@ -26,11 +27,22 @@ _Table = Annotated[str, typer.Argument(metavar="TABLE", help="A table such as ma
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def opened_lake(context: typer.Context, models: Models | None = None) -> Lakehouse:
-    """Return the lake that the settings and the command line name, with the SQL models that are sound."""
+def opened_lake(context: typer.Context, models: Models | None = None, *, new: bool = False) -> Lakehouse:
+    """Return the lake that the settings and the command line name, with the SQL models that are sound.
+
+    Args:
+        context: of the command.
+        models: the models, where they were read already.
+        new: whether the command writes, so that the lake may be new.
+
+    Raises:
+        LakeMissingError: there is none.
+    """
     from hfthot_platform.sql.models import open_lake
 
-    return open_lake(context.obj.settings(), models=models)
+    lake = open_lake(context.obj.settings(), models=models, new=new)
+    lake.require()
+    return lake
 
 
 def sql_limits(context: typer.Context) -> Limits:
@@ -375,10 +387,22 @@ def maintain(
     history_days: Annotated[
         float | None, typer.Option(min=0, help="Days for which old versions stay readable, instead of the contract's.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove rows past their retention even if they are most of a table.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
-    """Compact, checkpoint, vacuum and clean up, and report sizes before and after."""
+    """Compact, checkpoint, vacuum and clean up, and report sizes before and after.
+
+    Rows leave when they were written longer ago than their table's retention.  Where that is more than a quarter of a
+    table, it asks first; without a terminal nothing of that table is removed, and the command exits with 1.
+    """
     from hfthot_platform.lakehouse import maintain as run
+    from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED
+
+    def once(name: str, most_expired: float) -> MaintenanceReport:
+        return run(lake, name, history_days=history_days, most_expired=most_expired, dry_run=dry_run, stamp=stamp)
 
     lake = opened_lake(context)
     chosen = [lake.table(name).contract.name for name in names or ()]
@@ -387,16 +411,36 @@ def maintain(
     reports = []
     with progress_bar("maintaining") as progress:
         for done, name in enumerate(chosen, 1):
-            reports.append(run(lake, name, history_days=history_days, stamp=stamp))
+            reports.append(once(name, 1.0 if yes else MOST_EXPIRED))
             progress(done, len(chosen), "tables")
+    for at, report in enumerate(reports):
+        if report.rows_withheld and not dry_run and sys.stdin.isatty() and _agreed(report):
+            reports[at] = once(report.table, 1.0)
     if as_json:
         print_json([asdict(each) for each in reports])
-        return
-    if not reports:
+    elif reports:
+        _print_reports(reports)
+    else:
         typer.echo("Nothing was written yet, so there is nothing to maintain.")
-        return
+    withheld = [each for each in reports if each.rows_withheld]
+    for each in withheld:
+        note(
+            f"{each.table}: {counted(each.rows_withheld, 'row')} past the retention stayed: they are more than "
+            f"{MOST_EXPIRED:.0%} of the table. Check the machine's clock; `hfthot maintain {each.table} --yes` removes "
+            "them."
+        )
+    if withheld and not dry_run:
+        raise typer.Exit(1)
+
+
+def _agreed(report: MaintenanceReport) -> bool:
+    what = f"{report.table}: {counted(report.rows_withheld, 'row')} are past the retention, a large share of it."
+    return typer.confirm(f"{what} Remove them?", err=True)
+
+
+def _print_reports(reports: Sequence[MaintenanceReport]) -> None:
     columns = (
-        *("table", "size before", "size after", "files before", "files after", "rows expired", "compacted"),
+        *("table", "size before", "size after", "files before", "files after", "rows expired", "withheld", "compacted"),
         *("vacuumed", "log entries", "leftovers", "readable from", "seconds"),
     )
     print_table(
@@ -409,6 +453,7 @@ def maintain(
                 each.files_before,
                 each.files_after,
                 each.rows_expired,
+                each.rows_withheld,
                 each.files_compacted,
                 each.files_vacuumed,
                 each.log_entries_removed,

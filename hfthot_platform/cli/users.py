@@ -36,7 +36,7 @@ def ingest_users(
 
     if bool(paths) == landing:
         raise BadRequestError("give files or --landing, and only one of them", where="ingest-users", hint="Try --help.")
-    lake, stamp = opened_lake(context), new_stamp("ingest-users")
+    lake, stamp = opened_lake(context, new=True), new_stamp("ingest-users")
     with Accounts.open(context.obj.settings()) as accounts:
         if landing:
             outcomes = ingest_user_landing(accounts, lake, stamp=stamp)

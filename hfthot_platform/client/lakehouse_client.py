@@ -93,18 +93,41 @@ class LakehouseClient:
         2
 
     Raises:
+        LakeMissingError: there is no installation in the folder; `create=True` makes one.
+        StoreMissingError: there is a lake without accounts, and an account is asked for.
         InvalidTokenError, RevokedTokenError, InactiveAccountError: the API key is not (or no longer) good.
         BadRequestError: the folder is on an object store: use `from_settings`.
     """
 
-    def __init__(self, base_path: str | Path, api_key: str | Secret | None = None) -> None:
-        self._start(settings_of_folder(base_path), api_key, utc_now)
+    def __init__(self, base_path: str | Path, api_key: str | Secret | None = None, *, create: bool = False) -> None:
+        self._start(settings_of_folder(base_path), api_key, utc_now, create=create)
+        if create:
+            self._shared.install()
+
+    @classmethod
+    def create(cls, base_path: str | Path) -> LakehouseClient:
+        """Make a new installation in a folder (lake, accounts, keys), unless it has one, and return a client of it.
+
+        Example:
+            >>> with LakehouseClient.create(folder) as client:
+            ...     client.list_users() is not None
+            True
+        """
+        return cls(base_path, create=True)
 
     @classmethod
     def from_settings(
-        cls, settings: Settings, api_key: str | Secret | None = None, *, clock: Callable[[], datetime] = utc_now
+        cls,
+        settings: Settings,
+        api_key: str | Secret | None = None,
+        *,
+        clock: Callable[[], datetime] = utc_now,
+        create: bool = False,
     ) -> LakehouseClient:
         """Return a client of the installation that the settings describe, wherever its lake and its store are.
+
+        With `create`, or where the settings were made with absolute `lake_root` and `accounts` (or `accounts_url`) as
+        arguments, a new installation is made there if need be; otherwise there has to be one.
 
         Example:
             >>> from hfthot_platform.settings import load_settings
@@ -112,11 +135,15 @@ class LakehouseClient:
             LakehouseClient(...)
         """
         client = cls.__new__(cls)
-        client._start(settings, api_key, clock)  # noqa: SLF001 - made here
+        client._start(settings, api_key, clock, create=create or settings.names_places)  # noqa: SLF001 - made here
+        if create:
+            client._shared.install()  # noqa: SLF001 - made here
         return client
 
-    def _start(self, settings: Settings, api_key: str | Secret | None, clock: Callable[[], datetime]) -> None:
-        self._shared = _Shared(settings, clock)
+    def _start(
+        self, settings: Settings, api_key: str | Secret | None, clock: Callable[[], datetime], *, create: bool
+    ) -> None:
+        self._shared = _Shared(settings, clock, create=create)
         self._key = None if api_key is None else Secret(_clear(api_key, "api_key"))
         self._network: tuple[str | None, str | None] = (None, None)
         if self._key is not None:
@@ -987,19 +1014,35 @@ class LakehouseClient:
 class _Shared:
     """The lake and the accounts behind one client and those made from it; the accounts are opened when needed."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], datetime]) -> None:
+    def __init__(self, settings: Settings, clock: Callable[[], datetime], *, create: bool) -> None:
         self.settings = settings
         self.clock = clock
+        self._create = create
         # A wrong place is told when the client is made; the SQL models' tables are read with the first table.
         self.storage = Storage.parse(settings.lake_root, settings.plain_storage_options())
         self._accounts: Accounts | None = None
         self._lock = threading.Lock()
+        if not create and self.storage.local is not None:
+            self._require_installation()
+
+    def _require_installation(self) -> None:
+        from hfthot_platform.accounts.store import Store
+        from hfthot_platform.lakehouse import Lakehouse
+
+        if not Store.exists(self.settings):
+            Lakehouse(self.storage).require()
+
+    def install(self) -> None:
+        """Make what is not there: lake, store and keys."""
+        self.lake.create()
+        _ = self.accounts
 
     @cached_property
     def lake(self) -> Lakehouse:
         from hfthot_platform.sql.models import open_lake
 
-        return open_lake(self.settings, self.clock)
+        # Without accounts or a lake there would be no client; on an object store only reading tells.
+        return open_lake(self.settings, self.clock, new=self._create or self.storage.local is not None)
 
     @property
     def accounts(self) -> Accounts:
@@ -1008,7 +1051,7 @@ class _Shared:
 
             with self._lock:
                 if self._accounts is None:
-                    self._accounts = Accounts.open(self.settings, self.clock)
+                    self._accounts = Accounts.open(self.settings, self.clock, create=self._create)
         return self._accounts
 
     def close(self) -> None:

@@ -97,15 +97,17 @@ class TableContract:
     primary_key: tuple[str, ...]
     sort_by: tuple[str, ...]
     partition_by: Grain | None = None
-    #: The column (a time or a date) that partition values and retention derive from.
+    #: The column (a time or a date) that partition values derive from.
     time_column: str | None = None
     rules: tuple[Rule, ...] = ()
     #: Columns with file statistics, for pruning; everything else stays out of the Delta log.
     stats_columns: tuple[str, ...] = ()
     #: Days for which old versions stay readable.
     history_days: int = 30
-    #: Days for which rows are kept, or None for ever.
+    #: Days for which rows are kept from when they were written, whatever day they are about, or None for ever.
     retention_days: int | None = None
+    #: The column that has the day on which the platform wrote the row; without one the Delta log says it.
+    written_column: str | None = None
     schema_version: int = 1
     #: Tables and views that an SQL model computes the rows from: who may not read those may not read these.  None
     #: for all other tables.
@@ -139,6 +141,12 @@ class TableContract:
             problems.append(f"a table is partitioned by {', '.join(get_args(Grain))}, not by {self.partition_by!r}")
         if not 0 <= self.max_rejected_share <= 1:
             problems.append(f"the largest rejected share is {self.max_rejected_share}, not between 0 and 1")
+        if self.written_column:
+            named_written = by_name.get(self.written_column)
+            if named_written is None or named_written.dtype != pa.date32():
+                problems.append(f"written_column {self.written_column!r} is not a date column of the table")
+        elif self.retention_days is not None and self.partition_by is None:
+            problems.append("rows past their retention are found by partition or by a written_column")
         if not self.primary_key:
             problems.append("a table has a primary key")
         if any(by_name[name].personal for name in self.stats_columns if name in by_name):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from hfthot_platform.contracts.model import DATE, INT, SMALL, TEXT, TIME, Column, TableContract
 from hfthot_platform.contracts.rules import Between, Matches, OneOf
 
@@ -44,6 +46,9 @@ INGEST_FILES = TableContract(
     stats_columns=("content_hash", "ingested_at"),
 )
 
+#: What an incident can be.
+INCIDENT_KINDS: Final = ("run_failure", "check_failure", "stale", "dead_run", "retention_blocked")
+
 INCIDENTS = TableContract(
     name="ops.incidents",
     description="Failed runs and other events that somebody should look at.",
@@ -52,7 +57,7 @@ INCIDENTS = TableContract(
         Column("incident_id", TEXT, "Stable id: the failed run's id, or a hash of what happened"),
         Column("ts", TIME, "When it happened"),
         Column("severity", TEXT, "warning or error"),
-        Column("kind", TEXT, "run_failure, check_failure or stale"),
+        Column("kind", TEXT, f"{', '.join(INCIDENT_KINDS)}"),
         Column("job", TEXT, "Job concerned", nullable=True),
         Column("run_id", TEXT, "Run concerned", nullable=True),
         Column("step", TEXT, "Step concerned", nullable=True),
@@ -66,7 +71,7 @@ INCIDENTS = TableContract(
     time_column="ts",
     rules=(
         OneOf("severity", ("warning", "error")),
-        OneOf("kind", ("run_failure", "check_failure", "stale")),
+        OneOf("kind", INCIDENT_KINDS),
     ),
     stats_columns=("month", "ts"),
     retention_days=400,
@@ -95,4 +100,5 @@ def quarantine_of(contract: TableContract) -> TableContract:
         time_column="quarantined_on",
         stats_columns=("quarantined_on",),
         retention_days=365,
+        written_column="quarantined_on",
     )

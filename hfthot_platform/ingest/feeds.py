@@ -159,6 +159,7 @@ def ingest_feed(
         raise BadRequestError(
             f"the feed {name!r} has no {table!r}", where="feeds", hint=f"It has: {', '.join(tables)}."
         )
+    lake.expect_new()
     with stage_feeds(lake, feeds, table, days, settings=settings, progress=progress) as staging:
         if not staging.publishable:
             staging.quarantine(stamp=stamp)

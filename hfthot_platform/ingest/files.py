@@ -121,6 +121,7 @@ def ingest_landing(
         Exception: an unforeseen failure of one file, raised after all the others were ingested.
     """
     landing.mkdir(parents=True, exist_ok=True)
+    lake.expect_new()
     outcomes = []
     unforeseen: Exception | None = None
     with writers_lock(landing / ".landing.lock", exclusive=True):
@@ -163,6 +164,7 @@ def ingest_files(
         BadRequestError: there is no such file or folder.
         LakehouseError: the lake cannot be written.
     """
+    lake.expect_new()
     outcomes = []
     for path in paths:
         if not path.exists():

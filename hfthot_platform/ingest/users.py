@@ -63,6 +63,7 @@ def ingest_user_files(
         BadRequestError: there is no such file.
         StoreError, LakehouseError: the store or the lake failed; doing it again goes on where it ended.
     """
+    lake.expect_new()
     outcomes = []
     for path in paths:
         if not path.is_file():
@@ -82,6 +83,7 @@ def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | N
     folder = settings.landing / "users"
     if not folder.is_dir():
         return []
+    lake.expect_new()
     outcomes = []
     with writers_lock(folder / ".users.lock", exclusive=True):
         _sweep(folder / _DONE, now, settings.user_file_days)

@@ -8,7 +8,7 @@ keeps tables small and fast.  Nothing here knows where rows come from or who orc
 from hfthot_platform.lakehouse.audit import Audited, RuleResult
 from hfthot_platform.lakehouse.commits import Commit, Stamp, VersionInfo
 from hfthot_platform.lakehouse.lake import Lakehouse
-from hfthot_platform.lakehouse.maintenance import MaintenanceReport, maintain
+from hfthot_platform.lakehouse.maintenance import MaintenanceReport, maintain, overdue_share
 from hfthot_platform.lakehouse.staging import Staging, sweep_scratch
 from hfthot_platform.lakehouse.table import Table
 
@@ -23,5 +23,6 @@ __all__ = [
     "Table",
     "VersionInfo",
     "maintain",
+    "overdue_share",
     "sweep_scratch",
 ]

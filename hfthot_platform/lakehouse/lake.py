@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from hfthot_platform.contracts import CONTRACTS, TableContract, contract
+from hfthot_platform.contracts.ops import INCIDENTS
 from hfthot_platform.contracts.views import VIEWS, SqlView, View
-from hfthot_platform.errors import UnknownTableError
+from hfthot_platform.errors import LakeMissingError, UnknownTableError
 from hfthot_platform.lakehouse.storage import Storage
 from hfthot_platform.lakehouse.table import Table
 
@@ -35,6 +36,7 @@ class Lakehouse:
         *,
         contracts: Mapping[str, TableContract] = CONTRACTS,
         views: Mapping[str, View | SqlView] = VIEWS,
+        new: bool = False,
     ) -> None:
         self.storage = storage
         #: The contracts of this lake's tables: those of the platform, and those that SQL models declare.
@@ -43,6 +45,9 @@ class Lakehouse:
         self.views = views
         #: Tells the time; injected so that tests and backfills are deterministic.
         self.clock = clock
+        #: Whether a lake that is not there yet reads as an empty one, for those who are about to write it.
+        self.new = new
+        self._found = False
         self._tables: dict[str, Table] = {}
 
     @classmethod
@@ -54,8 +59,12 @@ class Lakehouse:
         clock: Callable[[], datetime] = utc_now,
         contracts: Mapping[str, TableContract] = CONTRACTS,
         views: Mapping[str, View | SqlView] = VIEWS,
+        new: bool = False,
     ) -> Lakehouse:
         """Open the lake at a path or URL; nothing is created before the first write.
+
+        Reading where there is no lake is an error (`LakeMissingError`): a wrong folder must not look like an empty
+        lake.  Writing makes the lake.
 
         Args:
             root: a folder, a `file://` URL, or an object-store URL such as `s3://bucket/lake`.
@@ -63,8 +72,45 @@ class Lakehouse:
             clock: tells the time for quarantine and records.
             contracts: the tables of the lake, by name.
             views: the views of the lake, by name.
+            new: whether a lake that is not there yet reads as an empty one.
         """
-        return cls(Storage.parse(root, storage_options), clock, contracts=contracts, views=views)
+        return cls(Storage.parse(root, storage_options), clock, contracts=contracts, views=views, new=new)
+
+    def exists(self) -> bool:
+        """Return whether there is a lake: at least one table, of whatever name."""
+        if not self._found:
+            local = self.storage.local
+            if local is None:
+                # There is no listing on an object store; asked for only where a table was not found.
+                self._found = any(Table(self, each).exists() for each in (INCIDENTS, *self.contracts.values()))
+            else:
+                patterns = ("*/_delta_log", "*/*/_delta_log")
+                self._found = any(each.is_dir() for pattern in patterns for each in local.glob(pattern))
+        return self._found
+
+    def create(self) -> None:
+        """Make the lake if there is none: the table of incidents, empty."""
+        if not self.exists():
+            Table(self, INCIDENTS).create()
+            self._found = True
+
+    def expect_new(self) -> None:
+        """Let a lake that is not there read as an empty one from now on: the caller is about to write it."""
+        self.new = True
+
+    def require(self) -> None:
+        """Check that there is a lake to read.
+
+        Raises:
+            LakeMissingError: there is none, and none is about to be written.
+        """
+        if not self.new and not self.exists():
+            raise LakeMissingError(
+                f"there is no lake at {self.storage.root}",
+                where="lake root",
+                hint="Go to the folder that `data/lake` lies in, or set HFTHOT_LAKE_ROOT (or `hfthot --lake PATH`); "
+                "`hfthot init` makes a new one.",
+            )
 
     def __repr__(self) -> str:
         return f"Lakehouse({self.storage.root!r})"

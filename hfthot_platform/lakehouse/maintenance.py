@@ -11,12 +11,15 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any, Final
 from urllib.parse import unquote
 
 import polars as pl
+import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
@@ -29,7 +32,10 @@ from hfthot_platform.lakehouse.spans import literal
 from hfthot_platform.lakehouse.storage import translated
 from hfthot_platform.lakehouse.table import Table
 
-__all__ = ["MaintenanceReport", "maintain"]
+__all__ = ["MOST_EXPIRED", "MaintenanceReport", "maintain", "overdue_share"]
+
+#: Largest share of a table's rows that maintenance drops as past their retention without being told to.
+MOST_EXPIRED: Final = 0.25
 
 #: A partition is compacted when it has at least this many files smaller than the target size.
 _SMALL_FILES = 2
@@ -51,6 +57,8 @@ class MaintenanceReport:
     files_before: int
     files_after: int
     rows_expired: int
+    #: Rows past their retention that stayed, because they are a larger share of the table than may go unasked.
+    rows_withheld: int
     files_compacted: int
     files_vacuumed: int
     log_entries_removed: int
@@ -61,21 +69,31 @@ class MaintenanceReport:
 
 
 def maintain(
-    lake: Lakehouse, name: str, *, history_days: float | None = None, stamp: Stamp | None = None
+    lake: Lakehouse,
+    name: str,
+    *,
+    history_days: float | None = None,
+    most_expired: float = MOST_EXPIRED,
+    dry_run: bool = False,
+    stamp: Stamp | None = None,
 ) -> MaintenanceReport:
     """Run one round of maintenance on a table.
 
-    Rows past the contract's retention are dropped (by whole partitions where the table has them), small files
-    are compacted, a checkpoint is written, files and log entries that no retained version needs are removed, and
-    so is what crashed writers left behind.
+    Rows that were written longer ago than the contract's retention are dropped, small files are compacted in one
+    commit, a checkpoint is written, files and log entries that no retained version needs are removed, and so is what
+    crashed writers left behind.
 
     Args:
         lake: the lake.
         name: the table.
         history_days: for how long old versions stay readable; by default what the contract says.
+        most_expired: largest share of the table's rows that may be dropped as past their retention; if there are more,
+            none is (`rows_withheld`), since a clock or a contract may be wrong.
+        dry_run: only say what would be done; the log's clean-up is not foreseen.
         stamp: who and why.
 
     Raises:
+        LakeMissingError: there is no lake.
         LockTimeoutError: writers held the table's lock all the time.
         CommitConflictError: a writer of another host committed in between.
     """
@@ -85,13 +103,17 @@ def maintain(
     folder = lake.storage.local_table(contract)
     before = _inventory(table, folder)
     if table.version() is None:
-        return MaintenanceReport(name, *before, *before, 0, 0, 0, 0, 0, None, 0.0)
+        return MaintenanceReport(name, *before, *before, 0, 0, 0, 0, 0, 0, None, 0.0)
     days = contract.history_days if history_days is None else history_days
     stamp = stamp or Stamp()
     try:
         with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(name):
             handle = DeltaTable(lake.storage.location(contract), storage_options=dict(lake.storage.options))
-            expired = _expire(lake, contract, handle, stamp)
+            overdue = _overdue(table, handle, lake.clock())
+            withheld = overdue.rows if overdue.share > most_expired else 0
+            if dry_run:
+                return _foreseen(table, handle, overdue.rows - withheld, withheld, days, before, started)
+            expired = 0 if withheld or overdue.predicate is None else _expire(handle, overdue, stamp)
             compacted = _compact(table, handle, stamp)
             _sync(folder)
             vacuumed = _vacuum(lake, handle, days, stamp, folder)
@@ -116,10 +138,51 @@ def maintain(
         files_before=before[1],
         files_after=files_after,
         rows_expired=expired,
+        rows_withheld=withheld,
         files_compacted=compacted,
         files_vacuumed=vacuumed,
         log_entries_removed=removed,
         leftovers_removed=leftovers,
+        oldest_readable=readable[0].version if readable else None,
+        seconds=time.perf_counter() - started,
+    )
+
+
+def overdue_share(lake: Lakehouse, name: str) -> tuple[int, float]:
+    """Return how many rows of a table are past their retention, and which share of it they are; changes nothing."""
+    table = lake.table(name)
+    if table.version() is None:
+        return 0, 0.0
+    with translated(name):
+        handle = DeltaTable(lake.storage.location(table.contract), storage_options=dict(lake.storage.options))
+        found = _overdue(table, handle, lake.clock())
+    return found.rows, found.share
+
+
+def _foreseen(
+    table: Table,
+    handle: DeltaTable,
+    expired: int,
+    withheld: int,
+    days: float,
+    before: tuple[int, int],
+    started: float,
+) -> MaintenanceReport:
+    """Return what a round would do; files that it would write and retire itself are not counted in."""
+    folder = table.folder
+    readable = table.readable_versions()
+    return MaintenanceReport(
+        table=table.contract.name,
+        bytes_before=before[0],
+        bytes_after=before[0],
+        files_before=before[1],
+        files_after=before[1],
+        rows_expired=expired,
+        rows_withheld=withheld,
+        files_compacted=sum(map(len, _to_compact(table.contract, handle).values())),
+        files_vacuumed=len(_doomed(handle, round(days * 24), folder)),
+        log_entries_removed=0,
+        leftovers_removed=len(_dead(folder)),
         oldest_readable=readable[0].version if readable else None,
         seconds=time.perf_counter() - started,
     )
@@ -145,73 +208,128 @@ def _sync(folder: Path | None) -> None:
                 os.close(handle)
 
 
-def _expire(lake: Lakehouse, contract: TableContract, handle: DeltaTable, stamp: Stamp) -> int:
-    """Drop rows past the retention, by whole partitions where there are; a later vacuum takes their files."""
-    if contract.retention_days is None or contract.time_column is None:
-        return 0
-    limit = lake.clock().date() - timedelta(days=contract.retention_days)
-    if contract.partition_by in {"date", "month"}:
-        first = limit if contract.partition_by == "date" else limit.replace(day=1)
-        predicate = f"{contract.partition_by} < {literal(first)}"
-    else:
-        predicate = f"{contract.time_column} < {literal(limit)}"
-    commit, hooks = properties(stamp, operation="EXPIRE")
-    metrics = handle.delete(predicate, commit_properties=commit, post_commithook_properties=hooks)
-    return int(metrics.get("num_deleted_rows") or 0)
+@dataclass(frozen=True)
+class _Overdue:
+    """Rows whose retention is over, by when they were written."""
+
+    predicate: str | None
+    rows: int
+    total: int
+
+    @property
+    def share(self) -> float:
+        return self.rows / self.total if self.total else 0.0
 
 
-def _compact(table: Table, handle: DeltaTable, stamp: Stamp) -> int:
-    """Write each partition with several small files again as one sorted file.
+def _overdue(table: Table, handle: DeltaTable, now: datetime) -> _Overdue:
+    """Find what is past the retention, counted from when it was written, never from what the rows are about.
 
-    delta-rs only appends file to file, which loses the order that makes row groups prunable; it is left to do so
-    where a partition is too large to sort in memory.
+    A contract may have a column that says when a row was written.  In any other table a file's entry in the log does:
+    a partition is past its retention when all of its files are.  Compaction writes files anew, so rows may stay
+    longer, as long as their partition is still written to; they never leave early.
     """
     contract = table.contract
     actions = active_files(handle)
+    counts = actions.column("num_records").to_pylist()
+    total = sum(count or 0 for count in counts)
+    if contract.retention_days is None or not counts:
+        return _Overdue(None, 0, total)
+    limit = now - timedelta(days=contract.retention_days)
+    if contract.written_column is not None:
+        old = table.scan(handle.version()).filter(pl.col(contract.written_column) < limit.date())
+        rows = int(old.select(pl.len()).collect().item())
+        return _Overdue(f"{contract.written_column} < {literal(limit.date())}" if rows else None, rows, total)
+    column = contract.partition_by
+    where = actions.column(f"partition.{column}").to_pylist() if column else [None] * len(counts)
+    newest: dict[Any, int] = {}
+    for value, written in zip(where, actions.column("modification_time").to_pylist(), strict=True):
+        newest[value] = max(newest.get(value, written), written)
+    old_ones = {value for value, written in newest.items() if written < limit.timestamp() * 1000}
+    rows = sum(count or 0 for value, count in zip(where, counts, strict=True) if value in old_ones)
+    if not old_ones:
+        return _Overdue(None, 0, total)
+    return _Overdue(_among(str(column), old_ones), rows, total)
+
+
+def _among(column: str, values: Iterable[Any]) -> str:
+    return f"{column} IN ({', '.join(literal(value) for value in sorted(values))})"
+
+
+def _expire(handle: DeltaTable, overdue: _Overdue, stamp: Stamp) -> int:
+    """Drop rows past the retention; a later vacuum takes their files."""
+    commit, hooks = properties(stamp, operation="EXPIRE")
+    metrics = handle.delete(overdue.predicate, commit_properties=commit, post_commithook_properties=hooks)
+    return int(metrics.get("num_deleted_rows") or 0)
+
+
+def _to_compact(contract: TableContract, handle: DeltaTable) -> dict[Any, list[int]]:
+    """Return the sizes of the files of each partition that has several small ones."""
+    actions = active_files(handle)
     column = f"partition.{contract.partition_by}"
     where = actions.column(column).to_pylist() if contract.partition_by else [None] * actions.num_rows
-    files: dict[object, list[int]] = {}
+    files: dict[Any, list[int]] = {}
     for value, size in zip(where, actions.column("size_bytes").to_pylist(), strict=True):
         files.setdefault(value, []).append(size)
-    compacted = 0
-    for value, sizes in files.items():
-        if sum(size < _TARGET_BYTES for size in sizes) < _SMALL_FILES:
-            continue
-        if sum(sizes) > _SORTABLE_BYTES:
-            commit, hooks = properties(stamp)
-            metrics = handle.optimize.compact(
-                [(contract.partition_by, "=", str(value))] if contract.partition_by else None,
-                target_size=_TARGET_BYTES,
-                commit_properties=commit,
-                post_commithook_properties=hooks,
-            )
-            compacted += int(metrics["numFilesRemoved"])
-            continue
-        handle.update_incremental()
-        rows = table.scan(handle.version())
-        if contract.partition_by:
-            rows = rows.filter(pl.col(contract.partition_by) == pl.lit(value))
-        commit, hooks = properties(stamp, operation="OPTIMIZE", rows=0)
+    return {
+        value: sizes for value, sizes in files.items() if sum(size < _TARGET_BYTES for size in sizes) >= _SMALL_FILES
+    }
+
+
+def _compact(table: Table, handle: DeltaTable, stamp: Stamp) -> int:
+    """Write every partition with several small files again as one sorted file: all of them in one commit.
+
+    Partition after partition is read, sorted and handed to the writer, so that one is in memory at a time.  delta-rs'
+    own compaction only appends file to file, which loses the order that makes row groups prunable; a partition that is
+    too large to sort in memory is written just so.
+    """
+    contract = table.contract
+    handle.update_incremental()
+    files = _to_compact(contract, handle)
+    if not files:
+        return 0
+    rows = table.scan(handle.version())
+    failure: list[Exception] = []
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        try:
+            for value, sizes in files.items():
+                part = rows
+                if contract.partition_by:
+                    part = part.filter(pl.col(contract.partition_by) == pl.lit(value))
+                if sum(sizes) > _SORTABLE_BYTES:
+                    for piece in part.collect_batches(maintain_order=True):
+                        yield from piece.to_arrow().to_batches()
+                else:
+                    # One batch: the writer spreads batches over threads, and the rows would lose their order.
+                    yield from part.sort(contract.sort_by).collect().rechunk().to_arrow().to_batches()
+        except Exception as error:
+            # Inside the Arrow stream it would surface as text.
+            failure.append(error)
+            raise
+
+    commit, hooks = properties(stamp, operation="OPTIMIZE", rows=0)
+    schema = pl.DataFrame(schema=rows.collect_schema()).to_arrow().schema
+    try:
         write_deltalake(
             handle,
-            rows.sort(contract.sort_by).collect().rechunk(),
+            pa.RecordBatchReader.from_batches(schema, batches()),
             mode="overwrite",
-            predicate=f"{contract.partition_by} = {literal(value)}" if contract.partition_by else None,
+            predicate=_among(contract.partition_by, files) if contract.partition_by else None,
             commit_properties=commit,
             post_commithook_properties=hooks,
         )
-        compacted += len(sizes)
-    return compacted
+    except Exception:
+        if failure:
+            raise failure[0] from None
+        raise
+    return sum(map(len, files.values()))
 
 
 def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, folder: Path | None) -> int:
     """Remove data files that no version of the last `days` days needs, and record the oldest readable version."""
     handle.update_incremental()
     hours = round(days * 24)
-    doomed = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=folder is not None)
-    if folder is not None:
-        # Files that an earlier vacuum removed are listed as long as the log remembers them.
-        doomed = [path for path in doomed if (folder / unquote(path)).exists()]
+    doomed = _doomed(handle, hours, folder)
     if not doomed:
         return 0
     # A file goes when it was retired before the cutoff, so the version that was current then stays readable.
@@ -233,6 +351,13 @@ def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, fold
         post_commithook_properties=hooks,
     )
     return len(doomed)
+
+
+def _doomed(handle: DeltaTable, hours: int, folder: Path | None) -> list[str]:
+    """Return the data files that no version of the last hours needs."""
+    doomed: list[str] = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=folder is not None)
+    # Files that an earlier vacuum removed are listed as long as the log remembers them.
+    return doomed if folder is None else [path for path in doomed if (folder / unquote(path)).exists()]
 
 
 def _last_retired(folder: Path | None, newest: int, floor: int, gone: set[str]) -> int:
@@ -259,9 +384,13 @@ def _log_entries(folder: Path | None) -> int:
 
 def _leftovers(folder: Path | None) -> int:
     """Remove staging files of writers that died: only under the exclusive lock, when none can be alive."""
-    if folder is None:
-        return 0
-    dead = [*folder.rglob("*.parquet#*"), *folder.rglob("*.json#*"), *(folder / "_delta_log").glob("*.tmp")]
+    dead = _dead(folder)
     for path in dead:
         path.unlink(missing_ok=True)
     return len(dead)
+
+
+def _dead(folder: Path | None) -> list[Path]:
+    if folder is None:
+        return []
+    return [*folder.rglob("*.parquet#*"), *folder.rglob("*.json#*"), *(folder / "_delta_log").glob("*.tmp")]

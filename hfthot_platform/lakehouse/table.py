@@ -145,6 +145,11 @@ class Table:
     def __repr__(self) -> str:
         return f"Table({self.contract.name!r})"
 
+    @property
+    def folder(self) -> Path | None:
+        """Return the table's folder, or None on an object store."""
+        return self._folder
+
     # -- reading ------------------------------------------------------------------------------------------
 
     def scan(self, version: int | None = None, as_of: datetime | None = None) -> pl.LazyFrame:
@@ -153,6 +158,7 @@ class Table:
         A table that nobody wrote yet reads as empty.
 
         Raises:
+            LakeMissingError: there is no lake at this place at all.
             BadRequestError: both `version` and `as_of` are given, or `as_of` has no time zone.
             VersionUnavailableError: not readable (any more); the message names the readable range.
             DamagedTableError: a file of that version is missing.
@@ -160,14 +166,22 @@ class Table:
         handle = self._chosen(version, as_of)
         return self.contract.empty().lazy() if handle is None else self._frame(handle)
 
+    def exists(self) -> bool:
+        """Return whether the table was ever written."""
+        return self._open() is not None
+
+    def create(self) -> None:
+        """Make the table, empty, if it is not there."""
+        self._ensure()
+
     def version(self) -> int | None:
         """Return the current version, or None if nothing was written yet."""
-        handle = self._open()
+        handle = self._chosen(None, None)
         return None if handle is None else handle.version()
 
     def versions(self) -> list[VersionInfo]:
         """Return the table's history, oldest first."""
-        handle = self._open()
+        handle = self._chosen(None, None)
         if handle is None:
             return []
         return self._history(handle)
@@ -201,7 +215,7 @@ class Table:
 
     def bytes_and_files(self) -> tuple[int, int]:
         """Return size in bytes and number of data files of the current version."""
-        handle = self._open()
+        handle = self._chosen(None, None)
         if handle is None:
             return 0, 0
         sizes = active_files(handle).column("size_bytes").to_pylist()
@@ -579,6 +593,8 @@ class Table:
         if as_of is not None:
             version = self.version_at(as_of)
         handle = self._open(version)
+        if handle is None:
+            self._lake.require()
         if handle is None and version is not None:
             raise self._unavailable(f"version {version}", [])
         return handle

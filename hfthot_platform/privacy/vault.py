@@ -80,17 +80,23 @@ class KeyRing(_Unpicklable):
         self._load(source.read())
 
     @classmethod
-    def open(cls, settings: Settings) -> KeyRing:
-        """Open the installation's keys; a missing file or keyring entry is made with one fresh key.
+    def open(cls, settings: Settings, *, create: bool | None = None) -> KeyRing:
+        """Open the installation's keys.
+
+        Args:
+            settings: where they are.
+            create: whether a missing file or keyring entry is made with one fresh key; by default only where the
+                caller of the settings named the places itself (`Settings.names_places`).
 
         Raises:
             KeySourceError: the keys are missing, malformed, readable by others, or inside the lake.
         """
+        new = settings.names_places if create is None else create
         if settings.key_source == "environment":
             text = settings.keys.get_secret_value() if settings.keys else ""
             return cls(_Environment(text))
         if settings.key_source == "keyring":
-            return cls(_SystemKeyring(str(settings.accounts.absolute())))
+            return cls(_SystemKeyring(str(settings.accounts.absolute()), new=new))
         lake = settings.lake_folder()
         if lake is not None and settings.key_file.absolute().resolve().is_relative_to(lake.resolve()):
             raise KeySourceError(
@@ -98,7 +104,7 @@ class KeyRing(_Unpicklable):
                 where="setting 'key_file'",
                 hint="Name a file outside lake_root.",
             )
-        return cls(_File(settings.key_file))
+        return cls(_File(settings.key_file, new=new))
 
     @property
     def current_id(self) -> str:
@@ -206,10 +212,19 @@ def _from_json(text: str, where: str) -> list[tuple[str, bytes]]:
     return _checked([(kek_id, _decoded(key, where)) for kek_id, key in entries], where)
 
 
+def _no_keys(where: str) -> KeySourceError:
+    return KeySourceError(
+        "there are no key-encryption keys",
+        where=where,
+        hint="Restore them from a backup, or correct the settings; `hfthot init` makes keys for a new installation.",
+    )
+
+
 class _File(_Unpicklable):
     """A JSON file with mode 0600 that belongs to the user of the process."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, new: bool) -> None:
+        self._new = new
         self._path = path.absolute()
         self._where = f"key file {self._path}"
 
@@ -217,7 +232,9 @@ class _File(_Unpicklable):
         try:
             return self._stored()
         except FileNotFoundError:
-            return self._create()
+            if self._new:
+                return self._create()
+        raise _no_keys(self._where)
 
     def change(self, edit: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> list[tuple[str, bytes]]:
         with self._locked():
@@ -329,13 +346,16 @@ class _SystemKeyring(_Unpicklable):
 
     _SERVICE: Final = "hfthot_platform"
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, new: bool) -> None:
         self._name = name
+        self._new = new
         self._where = "system keyring"
 
     def read(self) -> list[tuple[str, bytes]]:
         text = self._get()
         if text is None:
+            if not self._new:
+                raise _no_keys(self._where)
             self._set([_fresh()])
             text = self._get()
         if text is None:

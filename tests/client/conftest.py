@@ -111,7 +111,7 @@ def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 @pytest.fixture
 def client(folder: Path) -> Iterator[LakehouseClient]:
     """Return a client of trusted code."""
-    with LakehouseClient(folder) as made:
+    with LakehouseClient(folder, create=True) as made:
         yield made
 
 

@@ -58,7 +58,7 @@ def stage(tmp_path_factory, filled):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MEMORY_KIB=8", "PASSES=1", "LANES=1"):
             patch.setenv(*f"HFTHOT_ARGON2_{name}".split("="))
-        trusted = LakehouseClient(root)
+        trusted = LakehouseClient(root, create=True)
         bystander = trusted.register("bystander", "bystander@example.org", PASSWORD, "By", "Stander")
         trusted.save_api_keys(bystander.user_id, {"finnhub": "theirs"})
         trusted.export_user_data(bystander.user_id)  # so that its folder is there before
@@ -251,7 +251,7 @@ class TestTokens:
 
     def test_a_token_of_another_installation_is_worth_nothing(self, stage, tmp_path):
         trusted, *_ = stage
-        with LakehouseClient(tmp_path / "other") as other:
+        with LakehouseClient(tmp_path / "other", create=True) as other:
             scene = Scene(other)
             for work in (lambda: trusted.verify_token(scene.token), lambda: trusted.verify_api_key(scene.key.key)):
                 with pytest.raises(AuthenticationError):

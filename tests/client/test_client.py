@@ -361,7 +361,7 @@ def test_nothing_secret_shows_in_a_client_and_it_is_not_pickled(client, folder, 
 
 
 def test_a_closed_client_opens_again_when_used(folder):
-    client = LakehouseClient(folder)
+    client = LakehouseClient(folder, create=True)
     user = client.register("ada", "ada@example.org", PASSWORD)
     client.close()
 
@@ -399,7 +399,7 @@ def test_the_demonstration_ends_with_an_erasure_and_its_proof(folder, capsys):
     assert "afterwards: None, None" in said
     assert "nothing left" in said
     certificate = next((folder / "certificates").glob("*.json"))
-    with LakehouseClient(folder) as client:
+    with LakehouseClient(folder, create=True) as client:
         assert client.verify_certificate(path=certificate).keep_history
         assert client.list_users() == []
 
@@ -424,7 +424,7 @@ def test_a_certificate_of_another_installation_is_refused(client, register, tmp_
     assert client.verify_certificate(certificate) == client.verify_certificate(certificate.text)
     with pytest.raises(CertificateError):
         client.verify_certificate(certificate.text.replace('"keep_history": true', '"keep_history": false'))
-    with LakehouseClient(tmp_path / "other") as other, pytest.raises(CertificateError):
+    with LakehouseClient(tmp_path / "other", create=True) as other, pytest.raises(CertificateError):
         other.verify_certificate(certificate)
 
 

@@ -40,7 +40,7 @@ def place(tmp_path_factory, filled):
 def scene(place, cheap):
     """Return the names that the examples take for granted."""
     number = next(_numbers)
-    client = LakehouseClient(place)
+    client = LakehouseClient(place, create=True)
     username, email = f"grace{number}", f"grace{number}@example.org"
     user = client.register(username, email, PASSWORD)
     strict = LakehouseClient.from_settings(
@@ -102,6 +102,7 @@ def test_the_page_names_every_call():
 
 def test_the_code_of_the_page_runs_from_top_to_bottom(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
+    LakehouseClient.create(folder).close()
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
     names: dict[str, object] = {}
 

@@ -156,7 +156,7 @@ def test_the_past_is_read_by_version_and_by_time(client, lake):
 
 @pytest.mark.parametrize("symbol", ["NONE-USDT", "ABC-USDT"])
 def test_an_unknown_symbol_or_an_empty_table_has_no_rows(tmp_path, client, symbol):
-    with LakehouseClient(tmp_path / "new") as fresh:
+    with LakehouseClient(tmp_path / "new", create=True) as fresh:
         assert fresh.market(symbol).trades().tail(5).collect().is_empty()
     assert client.market(symbol).ohlcv().tail(5).collect().is_empty()
     assert client.market(symbol).ohlcv("5m").collect().columns[:2] == ["month", "venue"]
@@ -246,18 +246,18 @@ class TestVersionsOfASymbol:
         }
 
     def test_a_lake_that_nobody_wrote_to_has_none(self, tmp_path):
-        with LakehouseClient(tmp_path / "new") as fresh:
+        with LakehouseClient(tmp_path / "new", create=True) as fresh:
             assert fresh.list_versions("market/BTC-USDT") == []
             assert fresh.list_versions("market.trades") == []
 
 
 def test_the_folder_may_be_the_data_folder_or_the_lake_in_it(folder, tmp_path):
     for named in (folder, folder / "lake", str(folder)):
-        with LakehouseClient(named) as opened:
+        with LakehouseClient(named, create=True) as opened:
             assert opened.market("ALPHA-USDT").closes().collect().height == 2
             opened.flush()
     assert sorted(path.name for path in folder.iterdir()) == ["accounts", "keys", "lake"]
-    with LakehouseClient(tmp_path / "fresh" / "lake") as opened:
+    with LakehouseClient(tmp_path / "fresh" / "lake", create=True) as opened:
         opened.flush()
     assert (tmp_path / "fresh" / "accounts").is_dir()
     shutil.rmtree(tmp_path / "fresh")

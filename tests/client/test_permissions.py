@@ -46,7 +46,7 @@ def stage(tmp_path_factory, filled):
     with pytest.MonkeyPatch.context() as patch:
         for name in ("MEMORY_KIB=8", "PASSES=1", "LANES=1"):
             patch.setenv(*f"HFTHOT_ARGON2_{name}".split("="))
-        trusted = LakehouseClient(root)
+        trusted = LakehouseClient(root, create=True)
         clients = {}
         for role in ROLES:
             user = trusted.register(f"the {role}".replace(" ", "."), f"{role}@example.org", PASSWORD, tier="hobbyist")

@@ -14,11 +14,14 @@ from assets.common import RULES
 from hfthot_platform.accounts.changes import AuditEvent
 from hfthot_platform.accounts.publisher import Publisher
 from hfthot_platform.accounts.records import Request
+from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.definitions import build_definitions
 from hfthot_platform.privacy.scan import Folder, Needle, scan
 from hfthot_platform.settings import load_settings
 from resources.platform import Platform
+from sensors.accounts import SENSORS as ACCOUNT_SENSORS
 from sensors.accounts import accounts_changes, user_events
+from sensors.privacy import SENSORS as PRIVACY_SENSORS
 from tests.accounts import ledger
 from tests.dagster.conftest import NOW
 
@@ -48,6 +51,12 @@ def settings(tmp_path):
         argon2_lanes=1,
         feeds=[],
     )
+
+
+@pytest.fixture(autouse=True)
+def installation(settings):
+    """Runs and sensors make no accounts: somebody has to have made them."""
+    Accounts.open(settings).close()
 
 
 @pytest.fixture
@@ -135,11 +144,6 @@ def test_a_bad_entry_fails_the_check_of_its_table_and_the_run_says_which_entry(p
 
 
 # -- the sensor -------------------------------------------------------------------------------------------------
-
-
-def test_without_accounts_the_sensor_makes_no_store(settings, sensor):
-    assert isinstance(sensor(), dg.SkipReason)
-    assert not settings.accounts.exists()
 
 
 def test_entries_in_the_log_start_a_publication_once(platform, sensor, run):
@@ -296,3 +300,39 @@ def test_a_file_of_user_events_starts_a_run_that_applies_it(settings, clocked, i
 def test_without_files_of_user_events_nothing_starts(clocked, instance):
     context = dg.build_sensor_context(instance=instance, resources={"platform": clocked}, sensor_name="user_events")
     assert isinstance(user_events(context), dg.SkipReason)
+
+
+# -- without accounts -------------------------------------------------------------------------------------------
+
+
+class TestWithoutAccounts:
+    """Nobody made accounts: everything about them is skipped and says why, and nothing makes them."""
+
+    @pytest.fixture(autouse=True)
+    def installation(self):
+        """Make none."""
+
+    @pytest.fixture(autouse=True)
+    def made_none(self, settings):
+        yield
+        assert not settings.accounts.exists()
+        assert not settings.key_file.exists()
+
+    @pytest.mark.parametrize("name", [each.name for each in (*ACCOUNT_SENSORS, *PRIVACY_SENSORS)])
+    def test_the_sensors_skip(self, name, platform, instance):
+        chosen = next(each for each in (*ACCOUNT_SENSORS, *PRIVACY_SENSORS) if each.name == name)
+        context = dg.build_sensor_context(instance=instance, resources={"platform": platform}, sensor_name=name)
+
+        answer = chosen(context)
+        (skipped,) = [answer] if isinstance(answer, dg.SkipReason) else list(answer)
+
+        assert "no accounts yet" in skipped.skip_message
+        assert "hfthot init" in skipped.skip_message
+
+    @pytest.mark.parametrize("job", ["accounts_publish", "accounts_integrity", "audit_retention", "audit_chain"])
+    def test_the_jobs_pass_without_doing_anything(self, job, run):
+        result = run(job)
+
+        assert result.success
+        assert result.get_asset_materialization_events() == []
+        assert all(each.passed for each in result.get_asset_check_evaluations())

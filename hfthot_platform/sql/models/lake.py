@@ -44,7 +44,7 @@ def _read(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> Models:
 
 
 def open_lake(
-    settings: Settings, clock: Callable[[], datetime] = utc_now, *, models: Models | None = None
+    settings: Settings, clock: Callable[[], datetime] = utc_now, *, models: Models | None = None, new: bool = False
 ) -> Lakehouse:
     """Open the lake with the platform's tables and views, and those of the SQL models.
 
@@ -55,6 +55,7 @@ def open_lake(
         settings: where the lake and the models are.
         clock: tells the time.
         models: the models, where they were read already.
+        new: whether a lake that is not there yet reads as an empty one.
     """
     models = models_of(settings) if models is None else models
     return Lakehouse.open(
@@ -63,4 +64,5 @@ def open_lake(
         clock=clock,
         contracts={**CONTRACTS, **models.contracts},
         views={**VIEWS, **models.views},
+        new=new,
     )
