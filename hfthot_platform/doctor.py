@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -63,6 +63,7 @@ def diagnose(
     dagster_home: Path | None = None,
     online: bool = False,
     lock_file: Path = _REPOSITORY / "requirements.lock",
+    runs: Callable[[], Iterable[Finding]] = tuple,
 ) -> list[Finding]:
     """Look at everything and return what was found, in the order in which to read it.
 
@@ -72,17 +73,20 @@ def diagnose(
         dagster_home: folder of the Dagster instance, None if none is set.
         online: also ask the remote feeds for a little data.
         lock_file: the lock file that the installed packages should agree with.
+        runs: looks at the orchestrator's runs, which this module knows nothing of.
     """
-    looks: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+    looks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
         ("lake", lambda: _lake(settings)),
         ("feeds", lambda: _feeds(settings, now, online=online)),
         ("tables", lambda: _tables(settings, now)),
+        ("accounts", lambda: _accounts(settings)),
         ("landing", lambda: _landing(settings, now)),
         ("scratch", lambda: _scratch(settings, now)),
         ("sql", lambda: _sql(settings)),
         ("sql models", lambda: _models(settings)),
         ("notifier", lambda: _notifier(settings)),
         ("dagster", lambda: _dagster(dagster_home)),
+        ("runs", runs),
         ("packages", lambda: _packages(lock_file)),
     ]
     findings: list[Finding] = []
@@ -136,7 +140,11 @@ def _lake(settings: Settings) -> Iterator[Finding]:
             "Check owner, mode and mount of the lake's folder.",
         )
     else:
-        yield Finding("ok", "lake", f"{root} can be written" if root.exists() else f"{root} can be made")
+        if lake.exists():
+            yield Finding("ok", "lake", f"{root} can be written")
+        else:
+            step = "Go to the folder that `data/lake` lies in, or set HFTHOT_LAKE_ROOT; `hfthot init` makes a new lake."
+            yield Finding("error", "lake", f"there is no lake at {root}", step)
     free = shutil.disk_usage(existing).free
     if free < _LITTLE_ROOM:
         level: Level = "error" if free < _NO_ROOM else "warn"
@@ -207,6 +215,8 @@ def _counted(number: int, noun: str) -> str:
 
 def _tables(settings: Settings, now: datetime) -> Iterator[Finding]:
     lake = _open(settings)
+    if not lake.exists():
+        return  # told under the lake itself
     fed = _fed(settings)
     written = 0
     for table in lake.tables():
@@ -232,7 +242,7 @@ def _tables(settings: Settings, now: datetime) -> Iterator[Finding]:
                 yield Finding("warn", contract.name, "configured feeds fill it, but nothing was written yet", step)
             continue
         written += 1
-        yield from _table(table, snapshot)
+        yield from _table(lake, table, snapshot)
         if contract.name in fed:
             yield from _staleness(contract, snapshot, fed[contract.name], settings.stale_after_hours, now)
     if not written:
@@ -257,7 +267,10 @@ def _fed(settings: Settings) -> dict[str, str]:
     return fed
 
 
-def _table(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
+def _table(lake: Lakehouse, table: Table, snapshot: Snapshot) -> Iterator[Finding]:
+    from hfthot_platform.lakehouse import overdue_share
+    from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED
+
     name = table.contract.name
     problems = table.problems()
     for problem in problems:
@@ -268,6 +281,13 @@ def _table(table: Table, snapshot: Snapshot) -> Iterator[Finding]:
             f"`hfthot history {name}` lists the versions and `hfthot restore {name} VERSION` goes back to one; or "
             "copy the file back from a backup, or materialise its partition again.",
         )
+    overdue, share = overdue_share(lake, name)
+    if share > MOST_EXPIRED:
+        what = (
+            f"retention is blocked: {_counted(overdue, 'row')} ({share:.0%}) were written longer ago than it keeps them"
+        )
+        step = f"Check the machine's clock; then `hfthot maintain {name} --yes` removes them."
+        yield Finding("error", name, what, step)
     if not problems:
         rows = "?" if snapshot.rows is None else f"{snapshot.rows:,}"
         last = "" if snapshot.last_event is None else f", last event {_when(snapshot.last_event)}"
@@ -329,15 +349,36 @@ def _when(event: datetime | date) -> str:
     return f"{event:%Y-%m-%d %H:%M}" if isinstance(event, datetime) else f"{event:%Y-%m-%d}"
 
 
+def _accounts(settings: Settings) -> Iterator[Finding]:
+    from hfthot_platform.accounts.store import Store
+
+    place = "the configured database" if settings.accounts_url else str(settings.accounts.absolute())
+    if not Store.exists(settings):
+        yield Finding("warn", "accounts", f"there are none in {place}", "`hfthot init` makes them, with new keys.")
+    elif settings.key_source == "file" and not settings.key_file.exists():
+        what = f"the keys of the accounts are missing: {settings.key_file.absolute()}"
+        yield Finding("error", "accounts", what, "Restore the file from a backup; no new keys can read the accounts.")
+    else:
+        yield Finding("ok", "accounts", f"they are in {place}")
+
+
 # -- folders ----------------------------------------------------------------------------------------------------
 
 
 def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
     from hfthot_platform.ingest import waiting_files
 
-    landing = settings.landing
-    if not landing.exists():
-        yield Finding("ok", "landing", f"{landing} does not exist yet; it is made when it is first watched")
+    landing = settings.landing.absolute()
+    if not landing.exists() and not landing.is_symlink():
+        yield Finding("ok", "landing", f"{landing} does not exist yet; `hfthot init` or `hfthot demo` makes it")
+        return
+    if not landing.is_dir():
+        step = "Move the file away, or set HFTHOT_LANDING to a folder."
+        yield Finding("error", "landing", f"{landing} is not a folder", step)
+        return
+    if not os.access(landing, os.R_OK | os.W_OK | os.X_OK):
+        step = "Give the user of this process the right to read and write it: files are moved once they are taken in."
+        yield Finding("error", "landing", f"{landing} cannot be read and written", step)
         return
     settled = waiting_files(landing, now=now, settle_seconds=settings.landing_settle_seconds)
     waiting = _counted(len(settled), "file")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 import dagster as dg
@@ -17,7 +18,9 @@ import psutil
 # The two classes of Dagster's launchers' interface that it does not export.
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 
-__all__ = ["DeadRun", "Launcher", "dead_runs", "end_dead_runs"]
+from hfthot_platform.doctor import Finding
+
+__all__ = ["DeadRun", "Launcher", "dead_runs", "diagnose_runs", "end_dead_runs"]
 
 #: Tag of Dagster: the code server that runs it.
 _SERVER_TAG: Final = ".dagster/grpc_info"
@@ -68,6 +71,25 @@ def end_dead_runs(instance: dg.DagsterInstance) -> int:
         instance.report_run_failed(dead.run, str(dead))
         instance.event_log_storage.free_concurrency_slots_for_run(dead.run.run_id)
     return len(found)
+
+
+def diagnose_runs(home: Path | None) -> Iterator[Finding]:
+    """Tell what is wrong with the runs of the Dagster instance in a folder; nothing is made there.
+
+    Args:
+        home: folder of the instance, None if none is set.
+    """
+    if home is None or not (home / "history").is_dir():
+        return
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for dead in dead_runs(instance):
+            yield Finding(
+                "error",
+                "runs",
+                f"run {dead.run.run_id} of {dead.run.job_name} counts as running, but its process {dead.process} died; "
+                "it holds its pools",
+                "`make dev` (or a daemon) ends it and frees its pools within two minutes of its start.",
+            )
 
 
 def _dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> DeadRun | None:

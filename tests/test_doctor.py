@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.contracts import CONTRACTS
 from hfthot_platform.doctor import Finding, diagnose, worst
 from hfthot_platform.incidents import Incident
@@ -50,6 +51,7 @@ def filled(tmp_path_factory) -> Path:
     day = NOW.date() - timedelta(days=1)
     for table in ("market.instruments", "market.trades", "market.simulated_regimes"):
         ingest_feed(Lakehouse.open(settings.lake_root), settings, "simulated", table, (day, NOW.date()))
+    Accounts.open(settings, create=True).close()
     return folder
 
 
@@ -86,7 +88,60 @@ def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path):
     assert all(each.next_step for each in findings if each.level != "ok")
 
 
+def test_a_lake_that_is_not_there_is_one_error_with_the_place_that_was_looked_at(tmp_path):
+    findings = look(tmp_path)
+
+    assert about(findings, "lake") == Finding(
+        "error", "lake", f"there is no lake at {tmp_path / 'lake'}", about(findings, "lake").next_step
+    )
+    assert "HFTHOT_LAKE_ROOT" in about(findings, "lake").next_step
+    assert not any(each.subject.startswith("market.") for each in findings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_accounts_that_nobody_made_and_keys_that_are_lost_are_told(own, tmp_path):
+    assert "hfthot init" in about(look(tmp_path / "none"), "accounts").next_step
+
+    (own / "keys" / "kek.json").unlink()
+    assert about(look(own), "accounts").level == "error"
+    assert "backup" in about(look(own), "accounts").next_step
+
+
+@pytest.mark.parametrize("how", ["a file", "a broken link", "closed"])
+def test_a_landing_folder_that_cannot_be_used_is_an_error(own, how):
+    landing = own / "landing"
+    if how == "a file":
+        landing.write_text("not a folder")
+    elif how == "a broken link":
+        landing.symlink_to(own / "nowhere")
+    else:
+        landing.mkdir(mode=0o500)
+        if os.access(landing, os.W_OK):
+            pytest.skip("nothing is closed to this user")
+
+    assert about(look(own), "landing").level == "error"
+    assert str(landing) in about(look(own), "landing").message
+
+
+def test_rows_that_maintenance_does_not_remove_unasked_are_told(own, monkeypatch):
+    monkeypatch.setattr("hfthot_platform.lakehouse.overdue_share", lambda _lake, name: (7, float("trades" in name)))
+
+    finding = about(look(own), "market.trades")
+
+    assert finding.level == "error"
+    assert "retention is blocked: 7 rows (100%)" in finding.message
+    assert "hfthot maintain market.trades --yes" in finding.next_step
+
+
+def test_what_the_orchestrator_tells_of_its_runs_is_told_with_the_rest(own):
+    dead = Finding("error", "runs", "run 1 is dead", "Start the daemon.")
+
+    assert dead in diagnose(settings_for(own), NOW, dagster_home=HOME, runs=lambda: [dead])
+
+
 def test_an_empty_lake_points_to_the_demo(tmp_path):
+    (tmp_path / "lake" / "other" / "_delta_log").mkdir(parents=True)
+
     finding = about(look(tmp_path), "tables")
 
     assert finding.level == "warn"
@@ -94,6 +149,8 @@ def test_an_empty_lake_points_to_the_demo(tmp_path):
 
 
 def test_a_fed_table_that_nobody_wrote_is_told_with_the_command(tmp_path):
+    (tmp_path / "lake" / "other" / "_delta_log").mkdir(parents=True)
+
     finding = about(look(tmp_path), "market.trades")
 
     assert finding.level == "warn"

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hfthot_platform.cli.output import print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hfthot_platform.doctor import Finding
 
 __all__ = ["doctor"]
 
@@ -25,7 +31,8 @@ def doctor(
 
     settings = context.obj.settings()
     with progress_bar("looking"):
-        findings = diagnose(settings, datetime.now(UTC), dagster_home=dagster_home(), online=online)
+        home = dagster_home()
+        findings = diagnose(settings, datetime.now(UTC), dagster_home=home, online=online, runs=lambda: _runs(home))
     if as_json:
         print_json([asdict(each) for each in findings])
     else:
@@ -41,3 +48,12 @@ def doctor(
             typer.echo(f"  {subject}: {step}")
     if worst(findings) == "error":
         raise typer.Exit(1)
+
+
+def _runs(home: Path | None) -> Iterator[Finding]:
+    """Look at Dagster's runs, where there is an instance: importing it takes seconds."""
+    if home is None or not (home / "history").is_dir():
+        return
+    from resources.runs import diagnose_runs
+
+    yield from diagnose_runs(home)

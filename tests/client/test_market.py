@@ -35,8 +35,9 @@ def test_the_call_of_the_product_returns_the_newest_bars_in_order(client):
     assert bars["interval"].unique().to_list() == ["5m"]
 
 
-def test_market_data_need_no_operational_store(client, folder):
-    client.market("ALPHA-USDT").closes().collect()
+def test_market_data_need_no_operational_store(folder):
+    with LakehouseClient(folder) as client:
+        client.market("ALPHA-USDT").closes().collect()
 
     assert not (folder / "accounts").exists()
     assert not (folder / "keys").exists()

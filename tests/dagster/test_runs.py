@@ -15,7 +15,7 @@ import yaml
 from dagster._core.events import EngineEventData  # neither is exported
 from dagster._core.launcher import WorkerStatus
 
-from resources.runs import Launcher, dead_runs, end_dead_runs
+from resources.runs import Launcher, dead_runs, diagnose_runs, end_dead_runs
 from tests.conftest import REPOSITORY
 
 
@@ -102,3 +102,18 @@ def test_the_shipped_instance_ends_dead_runs_well_within_two_minutes():
     assert 3 * monitoring["poll_interval_seconds"] + monitoring["free_slots_after_run_end_seconds"] <= 90
     assert monitoring["start_timeout_seconds"] <= 90
     assert monitoring["cancel_timeout_seconds"] <= 90
+
+
+def test_the_doctor_names_the_run_and_its_process_and_makes_no_instance(tmp_path, gone):
+    assert list(diagnose_runs(None)) == []
+    assert list(diagnose_runs(tmp_path)) == []
+    assert list(tmp_path.iterdir()) == []
+
+    with dg.DagsterInstance.local_temp(str(tmp_path)) as local:
+        dead = started(local, gone)
+
+    (found,) = diagnose_runs(tmp_path)
+    assert found.level == "error"
+    assert f"run {dead.run_id} of anything" in found.message
+    assert str(gone) in found.message
+    assert "two minutes" in found.next_step
