@@ -23,11 +23,10 @@ from hfthot_platform.models._regime_model import (
     RegimeModel,
     Selection,
     features_of,
-    long_run,
 )
 from hfthot_platform.models.arrays import BoolArray, FloatArray, IntArray
 
-__all__ = ["Fit", "select"]
+__all__ = ["Fit", "chosen", "select"]
 
 #: Bars over which the score compares a regime's moves with a random walk's.
 _HORIZON: Final = 10
@@ -39,6 +38,9 @@ _LEAST_OCCUPANCY: Final = 0.01
 _HOLDOUT: Final = 0.3
 #: Least standard deviation of a state, in standard deviations of the series.
 _SIGMA_FLOOR: Final = 0.05
+_PHI_LIMIT: Final = 0.99
+#: Largest exponent of past volatility in a state's standard deviation.
+_MOST_EXPONENT: Final = 2.0
 _SCREENING_ITERATIONS: Final = 30
 _POLISHED: Final = 3
 
@@ -80,10 +82,21 @@ class Fit:
     memory: Memory
 
     def run(self, y: FloatArray, observation: Observation, previous: RegimeModel | None) -> RegimeModel:
-        """Return the labelled fit to returns y (T,), checked by the caller."""
-        if observation == "multivariate":
-            return self._multivariate(y, previous)
-        return self._autoregressive(y, observation, previous)
+        """Return the labelled fit to returns y (T,), checked by the caller.
+
+        Raises:
+            NotConvergedError: the linear algebra or the arithmetic failed on these data.
+        """
+        try:
+            if observation == "multivariate":
+                return self._multivariate(y, previous)
+            return self._autoregressive(y, observation, previous)
+        except (np.linalg.LinAlgError, ArithmeticError) as error:
+            raise NotConvergedError(
+                f"the fit failed on these data ({error})",
+                where=f"fit_regimes(observation={observation!r})",
+                hint="Look for a series that is flat but for a few jumps, and for absurd outliers.",
+            ) from error
 
     def _autoregressive(self, y: FloatArray, observation: Observation, previous: RegimeModel | None) -> RegimeModel:
         autoregressive = observation == "ar1"
@@ -175,41 +188,48 @@ class Fit:
                 where="fit_regimes(observation='multivariate')",
                 hint="Pass a longer series with fewer gaps, or observation='ar1'.",
             )
+        moving = int(np.count_nonzero(features[full, 0]))
+        if moving < 20 * self.n_states:
+            raise DataError(
+                f"only {moving} returns are not zero: the series is flat but for a few jumps",
+                where="fit_regimes(observation='multivariate')",
+                hint="Features of a series that does not move tell nothing apart: pass observation='ar1' or 'auto'.",
+            )
         best: _Mixture | None = None
         starts = [_mixture_start(features, full, k, self) for k in range(min(4, self.n_restarts))]
         part = previous.multivariate if previous else None
         if part and previous and part.memory == self.memory:
             mean, covariance = _rescaled_features(part, scale)
             starts.append(_Mixture(_rescaled(_chain_of(previous), 0.0, 1.0), mean, covariance))
-        screened = [_climb_mixture(start, features, known, self, _SCREENING_ITERATIONS) for start in starts]
-        screened.sort(key=lambda each: -each.trace[-1])
-        for start in screened[:2]:
-            result = _climb_mixture(start, features, known, self, self.max_iterations)
-            if best is None or result.trace[-1] > best.trace[-1]:
+        screened = [_tried(start, features, known, self, _SCREENING_ITERATIONS) for start in starts]
+        hopeful = sorted((each for each in screened if each), key=lambda each: -each.trace[-1])
+        for start in hopeful[:2]:
+            result = _tried(start, features, known, self, self.max_iterations)
+            if result and (best is None or result.trace[-1] > best.trace[-1]):
                 best = result
         if best is None or not math.isfinite(best.trace[-1]):
             raise NotConvergedError(
                 "no start of the multivariate model has a finite likelihood",
                 where="fit_regimes(observation='multivariate')",
-                hint="Look for absurd outliers in the returns, or pass observation='ar1'.",
+                hint="The series may be flat but for a few jumps: pass observation='ar1' or 'auto'.",
             )
-        chain, mean, covariance = best.chain, best.mean, best.covariance
-        likelihood, trace, converged = best.likelihood, best.trace, best.converged
-        part = Multivariate(self.memory, scale, mean, covariance, np.zeros((self.n_states, 4)), 0.0)
-        f, out = np.empty((y.size, self.n_states)), np.empty(y.size)
-        loops.forward(part.log_density(features, known), chain.A, chain.pi, f, out)
-        g = np.empty_like(f)
-        loops.backward(f, chain.A, g)
-        law, share = _fit_law(features, known, _predictions(f, chain), long_run(chain.A), part)
-        part = replace(part, law=law, share=share)
+        climbed = _climb_law(features, known, best, self)
+        part = Multivariate(self.memory, scale, best.mean, best.covariance, climbed.law)
+        g, A = climbed.smoothed, climbed.A
         regression = _regression(_moments(y, g))
-        sigma = np.sqrt(regression.variance * (1.0 - regression.phi**2))
-        chain = _Chain(regression.mean * (1.0 - regression.phi), regression.phi, sigma, chain.A, chain.pi)
-        parameters = self.n_states * 14 + self.n_states**2 - 1
+        sigma = np.maximum(np.sqrt(regression.variance * (1.0 - regression.phi**2)), _SIGMA_FLOOR * scale)
+        chain = _Chain(regression.mean * (1.0 - regression.phi), regression.phi, sigma, A, climbed.pi)
+        jacobian = climbed.counted * math.log(scale)
         draft = _draft(
-            "multivariate", chain, likelihood=likelihood, parameters=parameters, n=int(full.sum()), trace=trace
+            "multivariate",
+            chain,
+            likelihood=climbed.trace[-1] - jacobian,
+            parameters=self.n_states * 4 + self.n_states**2 - 1,
+            n=climbed.counted,
+            trace=[each - jacobian for each in climbed.trace],
         )
-        return self._labelled(replace(draft, converged=converged, multivariate=part), y, previous)
+        draft = replace(draft, converged=best.converged and climbed.converged, multivariate=part)
+        return self._labelled(draft, y, previous)
 
     def _labelled(self, draft: RegimeModel, y: FloatArray, previous: RegimeModel | None) -> RegimeModel:
         """Name the states, put them in the order of the names, and say how sure the names are."""
@@ -345,7 +365,7 @@ class _Mixture:
 def _mixture_start(features: FloatArray, full: BoolArray, start: int, fit: Fit) -> _Mixture:
     """Return a starting point: the first from thirds of the volatility, the others from random bars."""
     rows = features[full]
-    spread = rows.std(axis=0)
+    spread = np.maximum(rows.std(axis=0), 1e-12)  # a flat series has features that do not move
     generator = np.random.default_rng([fit.seed, 3, start])
     if start == 0:
         rank = rows[:, 3].argsort().argsort()
@@ -362,6 +382,14 @@ def _mixture_start(features: FloatArray, full: BoolArray, start: int, fit: Fit) 
     np.fill_diagonal(A, 0.95)
     nothing = np.zeros(fit.n_states)
     return _Mixture(_Chain(nothing, nothing, nothing, A, np.full(fit.n_states, 1.0 / fit.n_states)), mean, covariance)
+
+
+def _tried(start: _Mixture, features: FloatArray, known: IntArray, fit: Fit, bound: int) -> _Mixture | None:
+    """Return the end of a climb, None if a covariance became singular or the arithmetic failed on the way."""
+    try:
+        return _climb_mixture(start, features, known, fit, bound)
+    except (np.linalg.LinAlgError, NotConvergedError):
+        return None
 
 
 def _climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: Fit, bound: int) -> _Mixture:
@@ -384,7 +412,7 @@ def _climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: 
     likelihood = -math.inf
     converged = False
     for iteration in range(bound):
-        part = Multivariate(fit.memory, 1.0, mean, covariance, np.empty((states, 4)), 0.0)
+        part = Multivariate(fit.memory, 1.0, mean, covariance, np.empty((states, 4)))
         loops.multivariate_density(features, known, mean, part.whiten, part.constant, log_density)
         likelihood = loops.smooth_and_count(log_density, A, pi, f, g, jumps)
         trace.append(likelihood - 0.5 * float((part.whiten**2 @ np.diag(prior)).sum()))
@@ -427,48 +455,114 @@ def _ridged(gram: FloatArray) -> FloatArray:
     return gram + (1e-9 * float(np.trace(gram)) + 1e-100) * np.eye(len(gram))
 
 
-def _fit_law(
-    features: FloatArray, known: IntArray, prediction: FloatArray, long_run: FloatArray, part: Multivariate
-) -> tuple[FloatArray, float]:
-    """Return c, phi, a, b per state, (K, 4), in units of the scale, and the share e of the long run.
+class _Law(NamedTuple):
+    """The end of the second climb: the law of the next return, the chain, and the smoothed states (T, K)."""
 
-    By expectation-maximisation: a weighted regression for (c, phi), Fisher scoring for (a, b), the log-linear
-    standard deviation, and the mean posterior for e.
+    law: FloatArray
+    A: FloatArray
+    pi: FloatArray
+    smoothed: FloatArray
+    trace: list[float]
+    counted: int
+    converged: bool
+
+
+def _climb_law(features: FloatArray, known: IntArray, found: _Mixture, fit: Fit) -> _Law:
+    """Fit the law of the next return in each state, and the chain, by expectation-maximisation from states found.
+
+    The states that the features tell apart are where this starts.  What it climbs is the likelihood of the returns, in
+    which each counts once: the likelihood of features that overlap from bar to bar is overconfident, and so were its
+    probabilities.  The M-step is exact for c and phi, and Newton's with halving for a and b.
 
     Args:
-        features: (T, 4). known: (T,). prediction: of the state from the bars before, (T, K).
-        long_run: (K,). part: the model without its law.
+        features: (T, 4). known: (T,). found: the mixture that the features gave. fit: the settings.
     """
-    now = np.flatnonzero((known[1:] > 0) & (known[:-1] == 2)) + 1
-    predicted = prediction[now]
-    z, x, v = features[now, 0], features[now - 1, 0], features[now - 1, 3]
-    states = predicted.shape[1]
+    states = fit.n_states
+    z, gap = np.ascontiguousarray(features[:, 0]), np.empty(known.size, dtype=np.int64)
+    last = np.empty(known.size)
+    loops.gaps(z, gap, last)
+    now = np.flatnonzero((gap[1:] == 1) & (known[:-1] == 2)) + 1
+    target, x, v = z[now], features[now - 1, 0], features[now - 1, 3]
+    A, pi = found.chain.A.copy(), found.chain.pi.copy()
+    # The law before any climb: what the features' states say of the return after them.
+    f, g = np.empty((known.size, states)), np.empty((known.size, states))
+    jumps, rows, out = np.empty((states, states)), np.empty((known.size, states)), np.empty(known.size)
+    start = Multivariate(fit.memory, 1.0, found.mean, found.covariance, np.empty((states, 4)))
+    loops.multivariate_density(features, known, start.mean, start.whiten, start.constant, rows)
+    loops.forward(rows, A, pi, f, out)
     law = np.column_stack(
-        [np.zeros((states, 2)), 0.5 * np.log(part.covariance[:, 0, 0]) - part.mean[:, 3], np.ones(states)]
+        [np.zeros((states, 2)), 0.5 * np.log(found.covariance[:, 0, 0]) - found.mean[:, 3], np.ones(states)]
     )
-    share = 0.1
-    design, scale_design = np.column_stack([np.ones_like(x), x]), np.column_stack([np.ones_like(v), v])
-    previous = -math.inf
-    for _ in range(200):
-        log_sigma = scale_design @ law[:, 2:].T
-        density = np.exp(-0.5 * ((z[:, None] - design @ law[:, :2].T) * np.exp(-log_sigma)) ** 2 - log_sigma)
-        weight = ((1.0 - share) * predicted + share * long_run) * density
-        total = weight.sum(axis=1) + 1e-300
-        objective = float(np.log(total).sum())
-        if objective - previous < 1e-2:
+    law = _improved_law(law, f[now], target, x, v)
+    nothing, one = np.zeros(states), np.ones(states)
+    trace: list[float] = []
+    converged = False
+    for _ in range(fit.max_iterations):
+        loops.law_density(features, known, gap, last, law, nothing, nothing, one, True, rows)
+        trace.append(loops.smooth_and_count(rows, A, pi, f, g, jumps))
+        gain = trace[-1] - trace[-2] if len(trace) > 1 else math.inf
+        if gain < -1e-6 * max(1.0, abs(trace[-1])) or not math.isfinite(trace[-1]):
+            raise NotConvergedError(
+                f"the likelihood of the returns fell by {-gain:.3g} in one iteration",
+                where="fit_regimes(observation='multivariate')",
+                hint="Look for absurd outliers in the returns, or pass observation='ar1'.",
+            )
+        if gain < max(fit.tolerance, 1e-2):
+            converged = True
             break
-        previous = objective
-        share = float(np.mean(share * (density @ long_run) / total))
-        weight /= total[:, None]
-        for j in range(states):
-            inverse = weight[:, j] * np.exp(-2.0 * log_sigma[:, j])
-            gram = _ridged(design.T @ (inverse[:, None] * design))
-            law[j, :2] = np.linalg.solve(gram, design.T @ (inverse * z))
-            squared = ((z - design @ law[j, :2]) * np.exp(-log_sigma[:, j])) ** 2
-            information = _ridged(2.0 * scale_design.T @ (weight[:, [j]] * scale_design))
-            step = np.linalg.solve(information, scale_design.T @ (weight[:, j] * (squared - 1.0)))
-            law[j, 2:] += np.clip(step, -0.5, 0.5)
-    return law, share
+        if len(trace) == fit.max_iterations:
+            break
+        count = jumps.sum(axis=1, keepdims=True)
+        A = np.where(count > 1e-12, jumps / np.maximum(count, 1e-12), A)
+        pi = g[0].copy()
+        law = _improved_law(law, g[now], target, x, v)
+    return _Law(law, A, pi, g, trace, now.size, converged)
+
+
+def _improved_law(law: FloatArray, weight: FloatArray, z: FloatArray, x: FloatArray, v: FloatArray) -> FloatArray:
+    """Return c, phi, a, b per state, (K, 4), that raise the expected log-density of returns z (n,).
+
+    Args:
+        law: before. weight: of the states, (n, K). z: returns, (n,). x: returns before. v: log volatility before.
+    """
+    out = law.copy()
+    design, scale_design = np.column_stack([np.ones_like(x), x]), np.column_stack([np.ones_like(v), v])
+    floor = math.log(_SIGMA_FLOOR)
+
+    def expected(j: int, a: float, b: float, squared: FloatArray) -> float:
+        deviation = np.maximum(a + b * v, floor)
+        return -float(weight[:, j] @ (deviation + 0.5 * squared * np.exp(-2.0 * deviation)))
+
+    for j in np.flatnonzero(weight.sum(axis=0) > 1e-6).tolist():
+        inverse = weight[:, j] * np.exp(-2.0 * np.maximum(scale_design @ out[j, 2:], floor))
+        gram = _ridged(design.T @ (inverse[:, None] * design))
+        c, phi = np.linalg.solve(gram, design.T @ (inverse * z))
+        if abs(phi) > _PHI_LIMIT:
+            phi = math.copysign(_PHI_LIMIT, phi)
+            c = float(inverse @ (z - phi * x)) / float(inverse.sum())
+        out[j, :2] = c, phi
+        squared = (z - c - phi * x) ** 2
+        value = expected(j, out[j, 2], out[j, 3], squared)
+        for _ in range(3):
+            raw = scale_design @ out[j, 2:]
+            free = weight[:, j] * (raw > floor)
+            ratio = squared * np.exp(-2.0 * np.maximum(raw, floor))
+            information = _ridged(2.0 * scale_design.T @ (free[:, None] * scale_design))
+            step = np.linalg.solve(information, scale_design.T @ (free * (ratio - 1.0)))
+            size = 1.0
+            while size > 1e-3:
+                a, b = out[j, 2] + size * step[0], min(max(out[j, 3] + size * step[1], -_MOST_EXPONENT), _MOST_EXPONENT)
+                better = expected(j, a, b, squared)
+                if better >= value:
+                    break
+                size *= 0.5
+            else:
+                break
+            gained, value = better - value, better
+            out[j, 2:] = a, b
+            if gained < 1e-6 * abs(value):
+                break
+    return out
 
 
 def select(fit: Fit, y: FloatArray) -> Selection:
@@ -501,6 +595,15 @@ def select(fit: Fit, y: FloatArray) -> Selection:
     difference = (density["ar1"] - density["multivariate"])[present]
     chosen = "multivariate" if means["multivariate"] > means["ar1"] else "ar1"
     return Selection(chosen, means, float(difference.std() / math.sqrt(difference.size)), int(present.sum()))
+
+
+def chosen(fit: Fit, y: FloatArray, selection: Selection, previous: RegimeModel | None) -> RegimeModel:
+    """Return the fit of the chosen observation model to all returns, or of the other one if that fails on them."""
+    try:
+        return replace(fit.run(y, selection.chosen, previous), selection=selection)
+    except ModelError:
+        other: Observation = "ar1" if selection.chosen == "multivariate" else "multivariate"
+        return replace(fit.run(y, other, previous), selection=replace(selection, chosen=other))
 
 
 class _Regression(NamedTuple):

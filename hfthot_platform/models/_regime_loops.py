@@ -22,13 +22,14 @@ __all__ = [
     "backward",
     "expectation_maximisation",
     "filter_autoregressive",
-    "filter_multivariate",
     "forward",
     "gaps",
+    "law_density",
+    "law_deviation",
     "multivariate_density",
+    "multivariate_law",
     "online_autoregressive",
     "online_multivariate",
-    "predictive_density",
     "propagate",
     "simulate",
     "smooth_and_count",
@@ -38,6 +39,8 @@ __all__ = [
 
 _HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 _PHI_LIMIT = 0.99
+#: Least log of a state's standard deviation in units of the series', as for the AR(1).
+_LOG_FLOOR = math.log(0.05)
 #: Least probability that is divided by.
 _LEAST = 1e-300
 
@@ -479,6 +482,19 @@ def expectation_maximisation(
 
 
 @compiled
+def _settled(memory: FloatArray, decay: FloatArray) -> bool:
+    """Return whether the last bar is there and the sums behind its features are near their full weight."""
+    v, d, c = decay[0], decay[1], decay[2]
+    return not (
+        math.isnan(memory[9])
+        or memory[0] * (1.0 - v) < 0.75
+        or memory[2] * (1.0 - d) < 0.75
+        or memory[5] * (1.0 - c) < 0.75
+        or memory[7] * (1.0 - c) < 0.5
+    )
+
+
+@compiled
 def _remember(memory: FloatArray, r: float, decay: FloatArray, out: FloatArray, t: int) -> int:
     """Take one return into the exponentially weighted sums; fill out[t] (4,) with the features of the bar.
 
@@ -524,12 +540,7 @@ def _remember(memory: FloatArray, r: float, decay: FloatArray, out: FloatArray, 
     if not math.isnan(last):
         memory[7] += 1.0
         memory[8] += r * last
-    if (
-        memory[0] * (1.0 - v) < 0.75
-        or memory[2] * (1.0 - d) < 0.75
-        or memory[5] * (1.0 - c) < 0.75
-        or memory[7] * (1.0 - c) < 0.5
-    ):
+    if not _settled(memory, decay):
         return 1
     out[t, 1] = abs(memory[3]) / (memory[4] + 1e-3) * math.sqrt(memory[2])
     out[t, 2] = memory[8] * memory[5] / (memory[7] * (memory[6] + 1e-6 * memory[5]))
@@ -577,50 +588,68 @@ def multivariate_density(
 
 
 @compiled
-def filter_multivariate(
-    y: FloatArray,
-    scale: float,
-    decay: FloatArray,
-    mean: FloatArray,
-    whiten: FloatArray,
-    constant: FloatArray,
-    A: FloatArray,
-    pi: FloatArray,
-    log_density: FloatArray,
-    f: FloatArray,
-    out: FloatArray,
-) -> None:
-    """Fill log_density (T, K), f (T, K) and out (T,) from returns y (T,) in one call."""
-    x, known = np.empty((y.size, 4)), np.empty(y.size, dtype=np.int64)
-    trailing_features(y / scale, decay, x, known)
-    multivariate_density(x, known, mean, whiten, constant, log_density)
-    forward(log_density, A, pi, f, out)
+def law_deviation(a: float, b: float, v: float) -> float:
+    """Return the log of a state's standard deviation after log volatility v, not below the floor."""
+    return max(a + b * v, _LOG_FLOOR)
 
 
 @compiled
-def predictive_density(
-    log_density: FloatArray,
-    f: FloatArray,
-    A: FloatArray,
-    pi: FloatArray,
-    share: float,
-    long_run: FloatArray,
+def law_density(
+    x: FloatArray,
+    known: IntArray,
+    gap: IntArray,
+    last: FloatArray,
+    law: FloatArray,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    conditional: bool,  # noqa: FBT001
     out: FloatArray,
 ) -> None:
-    """Fill out (T,) with log sum_j w_tj exp(log_density[t, j]), w a mixture of prediction and long run.
+    """Fill out (T, K) with log-densities of each return given the bars before it; 0 for missing bars.
+
+    Where the bar before has all features, this is the law of the next return, else that of an AR(1) over the gap (0
+    with `conditional`, the likelihood that the fit maximises).  Each return counts once, so these densities multiply
+    to the likelihood of the returns, which overlapping features do not.
 
     Args:
-        log_density: of the return at t in each state, (T, K). f: filtered distributions, (T, K).
-        A: (K, K). pi: (K,). share: of the long run in the mixture. long_run: (K,). out: filled, (T,).
+        x: features, (T, 4). known: as `_remember` returns it, (T,). gap: as `gaps` fills it, (T,). last: the same.
+        law: c, phi, a, b, (K, 4). mu: (K,). phi: (K,). sigma: (K,); of the AR(1), all in units of the scale.
+        conditional: see above. out: filled, (T, K).
     """
-    prediction, updated = pi.copy(), np.empty(f.shape)
-    for t in range(f.shape[0]):
-        if t > 0:
-            propagate(f, t - 1, A, prediction)
-        for j in range(pi.size):
-            prediction[j] += share * (long_run[j] - prediction[j])
-        top, total = advance(log_density, t, prediction, updated)
-        out[t] = top + math.log(total)
+    log_sigma = np.log(sigma)
+    for t in range(x.shape[0]):
+        for j in range(law.shape[0]):
+            if gap[t] < 0:
+                out[t, j] = 0.0
+            elif gap[t] == 1 and known[t - 1] == 2:
+                deviation = law_deviation(law[j, 2], law[j, 3], x[t - 1, 3])
+                z = (x[t, 0] - law[j, 0] - law[j, 1] * x[t - 1, 0]) * math.exp(-deviation)
+                out[t, j] = -0.5 * z * z - deviation - _HALF_LOG_2PI
+            elif conditional:
+                out[t, j] = 0.0
+            else:
+                out[t, j] = ar_density(x[t, 0], last[t], gap[t], mu[j], phi[j], sigma[j], log_sigma[j])
+
+
+@compiled
+def multivariate_law(
+    y: FloatArray,
+    scale: float,
+    decay: FloatArray,
+    law: FloatArray,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
+    conditional: bool,  # noqa: FBT001
+    out: FloatArray,
+) -> None:
+    """Fill out (T, K) with `law_density` of returns y (T,); mu, phi and sigma are in units of the scale."""
+    z, last = y / scale, np.empty(y.size)
+    x, known, gap = np.empty((y.size, 4)), np.empty(y.size, dtype=np.int64), np.empty(y.size, dtype=np.int64)
+    trailing_features(z, decay, x, known)
+    gaps(z, gap, last)
+    law_density(x, known, gap, last, law, mu, phi, sigma, conditional, out)
 
 
 @compiled
@@ -671,25 +700,42 @@ def online_multivariate(
     memory: FloatArray,
     r: float,
     decay: FloatArray,
-    mean: FloatArray,
-    whiten: FloatArray,
-    constant: FloatArray,
+    law: FloatArray,
+    mu: FloatArray,
+    phi: FloatArray,
+    sigma: FloatArray,
     A: FloatArray,
     pi: FloatArray,
 ) -> int:
     """Take one bar, NaN if it is missing; return the most probable state.
 
     Args:
-        f: probabilities, (1, K). memory: bars seen, then the sums of `_remember`, (11,); both updated.
+        f: probabilities, (1, K). memory: bars seen, the last known return, how many bars ago, then the sums of
+            `_remember`, (13,); both updated.
         r: the return in units of the scale. decay: (3,).
-        mean: (K, 4). whiten: (K, 4, 4). constant: (K, 2). A: (K, K). pi: (K,).
+        law: (K, 4). mu: (K,). phi: (K,). sigma: (K,). A: (K, K). pi: (K,).
     """
     states = pi.size
-    prediction, row = np.empty(states), np.empty((1, states))
-    x, known = np.empty((1, 4)), np.empty(1, dtype=np.int64)
+    prediction, row = np.empty(states), np.zeros((1, states))
+    # Two bars: the one before as far as the law asks for it, and this one.
+    x, known = np.zeros((2, 4)), np.zeros(2, dtype=np.int64)
+    gap, last = np.zeros(2, dtype=np.int64), np.zeros(2)
     _predict(f, memory, A, pi, prediction)
-    known[0] = _remember(memory[1:], r, decay, x, 0)
-    multivariate_density(x, known, mean, whiten, constant, row)
+    sums = memory[3:]
+    if _settled(sums, decay):
+        known[0] = 2
+        x[0, 0], x[0, 3] = sums[9], 0.5 * math.log(sums[1] / sums[0] + 1e-6)
+    _remember(sums, r, decay, x, 1)
+    if math.isnan(r):
+        if memory[2] > 0.0:
+            memory[2] += 1.0
+    else:
+        gap[1], last[1] = int(memory[2]), memory[1]
+        rows = np.zeros((2, states))
+        gap[0] = -1
+        law_density(x, known, gap, last, law, mu, phi, sigma, False, rows)
+        row[0] = rows[1]
+        memory[1], memory[2] = r, 1.0
     advance(row, 0, prediction, f)
     return int(np.argmax(f[0]))
 

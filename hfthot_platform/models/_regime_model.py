@@ -17,9 +17,11 @@ import numpy as np
 
 from hfthot_platform.errors import BadRequestError, DataError, ModelError
 from hfthot_platform.models import _regime_loops as loops
+from hfthot_platform.models.arguments import number, whole
 from hfthot_platform.models.arrays import FloatArray, FloatLike, IntArray
 
 __all__ = [
+    "ABSURD",
     "LABELS",
     "STRATEGIES",
     "Evidence",
@@ -42,6 +44,8 @@ STRATEGIES: Final[dict[str, str]] = {
     "volatile": "risk_off",
 }
 LABELS: Final = tuple(STRATEGIES)
+#: A return so many times larger than a series' usual ones is a mistake in the prices, not a move.
+ABSURD: Final = 1e10
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,7 @@ class Memory:
     def __post_init__(self) -> None:
         """Refuse half-lives that are not positive numbers."""
         for name, value in asdict(self).items():
-            if not (math.isfinite(value) and value > 0):
-                raise BadRequestError(f"{name}={value!r} is not a positive number of bars", where="Memory")
+            number(value, name, "Memory, in bars", above=0.0)
 
     @property
     def decay(self) -> FloatArray:
@@ -117,12 +120,11 @@ class Multivariate:
     memory: Memory
     #: Unit of returns inside the features.
     scale: float
-    #: Means and covariances of the features, (K, 4) and (K, 4, 4).
+    #: Means and covariances of the features by which the states were found, (K, 4) and (K, 4, 4).
     mean: FloatArray
     covariance: FloatArray
-    #: Law of the next return: c, phi, a, b per state, (K, 4), and the share e of the long run.
+    #: Law of the next return: c, phi, a, b per state, (K, 4).
     law: FloatArray
-    share: float
 
     @cached_property
     def whiten(self) -> FloatArray:
@@ -145,12 +147,6 @@ class Multivariate:
         """Return the features (T, 4) of returns y (T,) and how much of them is known (T,)."""
         return features_of(y, self.scale, self.memory)
 
-    def log_density(self, features: FloatArray, known: IntArray) -> FloatArray:
-        """Return the log-density of the features in each state, (T, K)."""
-        out = np.empty((known.size, len(self.mean)))
-        loops.multivariate_density(features, known, self.mean, self.whiten, self.constant, out)
-        return out
-
 
 @dataclass(frozen=True, eq=False)
 class RegimeModel:
@@ -163,8 +159,8 @@ class RegimeModel:
         phi: its slope, (K,).
         sigma: its standard deviation, (K,), in units of the returns.
         transition: probability of the state (column) after the state (row), (K, K).
-        initial: distribution of the state at the first bar, (K,).
-        log_likelihood: of the fitted data; of the features for `multivariate`.
+        initial: distribution of the state at the first bar of the fitted data, (K,).
+        log_likelihood: of the fitted returns, as far as it is maximised (see `conditional_log_likelihood`).
         bic: Bayesian information criterion; comparable between models of the same observation only.
         n_observations: returns that the likelihood counts.
         iterations: of the best start.
@@ -207,13 +203,24 @@ class RegimeModel:
         return self.multivariate.memory if self.multivariate else None
 
     @cached_property
+    def long_run(self) -> FloatArray:
+        """Return the stationary distribution of the states, (K,): what is known before any bar is seen."""
+        return long_run(self.transition)
+
+    @cached_property
+    def absurd(self) -> float:
+        """Return the size from which on a return is no return: beyond any market, a mistake in the prices."""
+        unit = self.multivariate.scale if self.multivariate else float(np.sqrt(self.sigma**2 / (1 - self.phi**2)).max())
+        return ABSURD * unit
+
+    @cached_property
     def version(self) -> str:
         """Return a fingerprint of everything that decides the model's output."""
         digest = hashlib.sha256(repr((self.observation, self.labels)).encode())
         for each in (self.mu, self.phi, self.sigma, self.transition, self.initial):
             digest.update(each.tobytes())
         if part := self.multivariate:
-            digest.update(repr((part.memory, part.scale, part.share)).encode())
+            digest.update(repr((part.memory, part.scale)).encode())
             for each in (part.mean, part.covariance, part.law):
                 digest.update(each.tobytes())
         return digest.hexdigest()[:16]
@@ -221,11 +228,14 @@ class RegimeModel:
     def filter(self, returns: FloatLike, *, allow_missing: bool = False) -> FloatArray:
         """Return p(state at t | returns up to t), (T, K), columns in the order of `labels`.
 
+        It starts from the long-run distribution, as `RegimeFilter` does: nothing is known before the first return.
+
         Raises:
-            DataError: the returns are not a one-dimensional array of numbers, or hold infinity, or NaN that is
-                not allowed.
+            DataError: the returns are not a one-dimensional array of numbers, or hold NaN, infinity or an absurd size
+                (ten orders of magnitude beyond the model), which are missing bars if these are allowed.
         """
-        return self.filtered(checked_returns(returns, allow_missing=allow_missing), densities=False)[0]
+        y = self._checked(returns, allow_missing=allow_missing)
+        return self.filtered(y, densities=False, start=self.long_run)[0]
 
     def smooth(self, returns: FloatLike, *, allow_missing: bool = False) -> FloatArray:
         """Return p(state at t | all returns), (T, K): hindsight, for study, never for trading.
@@ -233,7 +243,7 @@ class RegimeModel:
         Raises:
             DataError: as for `filter`.
         """
-        f, _ = self.filtered(checked_returns(returns, allow_missing=allow_missing), densities=False)
+        f, _ = self.filtered(self._checked(returns, allow_missing=allow_missing), densities=False)
         g = np.empty_like(f)
         loops.backward(f, self.transition, g)
         return g
@@ -244,7 +254,7 @@ class RegimeModel:
         Raises:
             DataError: as for `filter`.
         """
-        y = checked_returns(returns, allow_missing=allow_missing)
+        y = self._checked(returns, allow_missing=allow_missing)
         path = np.empty(y.size, dtype=np.int64)
         loops.viterbi(self._log_density(y), self.transition, self.initial, path)
         return path
@@ -257,42 +267,38 @@ class RegimeModel:
         Raises:
             DataError: as for `filter`.
         """
-        y = checked_returns(returns, allow_missing=allow_missing)
-        f, out = self.filtered(y)
-        if part := self.multivariate:
-            rows = _law_density(*part.features(y), part)
-            share, settled = part.share, long_run(self.transition)
-            loops.predictive_density(rows, f, self.transition, self.initial, share, settled, out)
-            out -= math.log(part.scale)
+        y = self._checked(returns, allow_missing=allow_missing)
+        _, out = self.filtered(y)
+        if self.multivariate:
+            out -= math.log(self.multivariate.scale)
         out[np.isnan(y)] = np.nan
         return out
 
     def conditional_log_likelihood(self, returns: FloatLike, *, allow_missing: bool = False) -> float:
         """Return the likelihood that the fit maximises: returns without a direct predecessor are given.
 
-        For `multivariate` it is that of the features.
+        For `multivariate`, returns whose bar before lacks features are given, too.
 
         Raises:
             DataError: as for `filter`.
         """
-        y = checked_returns(returns, allow_missing=allow_missing)
+        y = self._checked(returns, allow_missing=allow_missing)
         rows, f, out = np.empty((y.size, self.n_states)), np.empty((y.size, self.n_states)), np.empty(y.size)
-        if self.multivariate:
-            features, known = self.multivariate.features(y)
-            rows = self.multivariate.log_density(features, np.where(known == 2, 2, 0))
+        if part := self.multivariate:
+            rows = self._law(part, y, conditional=True)
             loops.forward(rows, self.transition, self.initial, f, out)
-        else:
-            loops.filter_autoregressive(
-                y, self.mu, self.phi, self.sigma, self.transition, self.initial, True, rows, f, out
-            )
+            return float(out.sum()) - math.log(part.scale) * int(np.any(rows != 0, axis=1).sum())
+        loops.filter_autoregressive(y, self.mu, self.phi, self.sigma, self.transition, self.initial, True, rows, f, out)
         return float(out.sum())
 
     def simulate(self, n_bars: int, *, seed: int) -> tuple[FloatArray, IntArray]:
         """Return simulated returns (n_bars,) and their true states (n_bars,); AR(1) models only.
 
         Raises:
-            BadRequestError: the model is multivariate (its features do not determine returns).
+            BadRequestError: the model is multivariate, or an argument is out of its domain.
         """
+        whole(n_bars, "n_bars", "RegimeModel.simulate", least=1, most=1_000_000_000)
+        whole(seed, "seed", "RegimeModel.simulate", least=0)
         if self.multivariate:
             raise BadRequestError("a multivariate model has no law to simulate from", where="RegimeModel.simulate")
         generator = np.random.default_rng(seed)
@@ -323,36 +329,51 @@ class RegimeModel:
                 values["selection"] = Selection(**values["selection"])
             if part:
                 arrays = {name: np.array(part[name], dtype=np.float64) for name in ("mean", "covariance", "law")}
-                values["multivariate"] = Multivariate(
-                    Memory(**part["memory"]), part["scale"], share=part["share"], **arrays
-                )
+                if "share" in part:
+                    raise ValueError(
+                        "it was fitted by an earlier version, whose probabilities were too sure: fit again"
+                    )
+                values["multivariate"] = Multivariate(Memory(**part["memory"]), part["scale"], **arrays)
             return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(
                 f"not a regime model ({error})", where="RegimeModel.from_json", hint="Pass what to_json returned."
             ) from error
 
+    def _checked(self, returns: FloatLike, *, allow_missing: bool) -> FloatArray:
+        return checked_returns(returns, allow_missing=allow_missing, absurd=self.absurd)
+
+    def _law(self, part: Multivariate, y: FloatArray, *, conditional: bool) -> FloatArray:
+        """Return the log-densities of the returns under the multivariate model, in units of its scale, (T, K)."""
+        out = np.empty((y.size, self.n_states))
+        unit = part.scale
+        loops.multivariate_law(
+            *(y, unit, part.decay, part.law, self.mu / unit, self.phi, self.sigma / unit, conditional, out)
+        )
+        return out
+
     def _log_density(self, y: FloatArray) -> FloatArray:
         if self.multivariate:
-            return self.multivariate.log_density(*self.multivariate.features(y))
+            return self._law(self.multivariate, y, conditional=False)
         x, gap, out = np.empty(y.size), np.empty(y.size, dtype=np.int64), np.empty((y.size, self.n_states))
         loops.gaps(y, gap, x)
         loops.autoregressive_density(y, x, gap, self.mu, self.phi, self.sigma, False, out)
         return out
 
-    def filtered(self, y: FloatArray, *, densities: bool = True) -> tuple[FloatArray, FloatArray]:
-        """Return the filtered distributions (T, K) and, if asked, each bar's log-density (T,); y is not checked."""
-        shape = (y.size, self.mu.size)
-        f, out, rows = np.empty(shape), np.empty(y.size if densities else 0), np.empty(shape)
-        if part := self.multivariate:
-            loops.filter_multivariate(
-                *(y, part.scale, part.decay, part.mean, part.whiten, part.constant),
-                *(self.transition, self.initial, rows, f, out),
-            )
+    def filtered(
+        self, y: FloatArray, *, densities: bool = True, start: FloatArray | None = None
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return the filtered distributions (T, K) and, if asked, each bar's log-density (T,); y is not checked.
+
+        They start from `initial`, which belongs to the fitted data, or from another distribution (K,).
+        """
+        pi = self.initial if start is None else start
+        f, out = np.empty((y.size, self.n_states)), np.empty(y.size if densities else 0)
+        if self.multivariate:
+            loops.forward(self._law(self.multivariate, y, conditional=False), self.transition, pi, f, out)
         else:
-            loops.filter_autoregressive(
-                *(y, self.mu, self.phi, self.sigma, self.transition, self.initial, False, rows, f, out)
-            )
+            rows = np.empty_like(f)
+            loops.filter_autoregressive(y, self.mu, self.phi, self.sigma, self.transition, pi, False, rows, f, out)
         return f, out
 
 
@@ -364,29 +385,44 @@ def _plain(value: object) -> object:
     raise TypeError(f"cannot write {type(value).__name__} as JSON")
 
 
-def checked_returns(returns: FloatLike, *, allow_missing: bool) -> FloatArray:
-    """Return the returns as a contiguous array of doubles, checked."""
+def checked_returns(returns: FloatLike, *, allow_missing: bool, absurd: float | None = None) -> FloatArray:
+    """Return the returns as a contiguous array of doubles, checked; what is missing is NaN.
+
+    Args:
+        returns: (T,). allow_missing: whether NaN, infinity and absurd sizes are missing bars, or mistakes.
+        absurd: size from which on a return is absurd; by default ten orders of magnitude beyond the usual ones.
+    """
     try:
-        y = np.ascontiguousarray(returns, dtype=np.float64)
-    except (TypeError, ValueError) as error:
+        found = np.asarray(returns)
+        if found.dtype.kind not in "fiu" and found.dtype != object:
+            raise TypeError(f"type {found.dtype}")
+        y = np.ascontiguousarray(found, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"not an array of numbers ({error})", where="returns") from error
     if y.ndim != 1 or y.size == 0:
         raise DataError(f"shape {y.shape}, expected (T,) with T >= 1", where="returns")
-    # One pass and no temporary: the sum is finite unless something is not.
-    if not math.isfinite(float(np.add.reduce(y))):
-        missing = np.isnan(y)
-        if np.isinf(y).any():
+    if not isinstance(allow_missing, bool | np.bool_):
+        raise BadRequestError(f"allow_missing = {allow_missing!r}", where="returns", hint="True or False.")
+    # Passes without temporaries: the usual case is that nothing is wrong.
+    low, high = float(y.min()), float(y.max())
+    limit = absurd
+    if limit is None and not max(-low, high) < 1e3:
+        usual = np.abs(y[np.isfinite(y) & (y != 0)])
+        limit = ABSURD * float(np.median(usual)) if usual.size else math.inf
+    if not (math.isfinite(low) and math.isfinite(high)) or (limit is not None and max(-low, high) > limit):
+        with np.errstate(invalid="ignore"):
+            wrong = ~(np.abs(y) <= (math.inf if limit is None else limit)) | np.isinf(y)
+        if not allow_missing:
+            first = int(wrong.argmax())
+            name = "NaN" if math.isnan(y[first]) else "infinity" if math.isinf(y[first]) else f"{y[first]:g}"
             raise DataError(
-                f"infinity at index {int(np.isinf(y).argmax())}", where="returns", hint="A price was zero or absent."
-            )
-        if missing.any() and not allow_missing:
-            raise DataError(
-                f"NaN at index {int(missing.argmax())} ({int(missing.sum())} of {y.size})",
+                f"{name} at index {first} ({int(wrong.sum())} of {y.size})",
                 where="returns",
-                hint="If NaN marks missing bars, pass allow_missing=True.",
+                hint="If NaN marks missing bars, pass allow_missing=True; otherwise a price was zero, absent or wrong.",
             )
-        if missing.all():
+        if wrong.all():
             raise DataError("every bar is missing", where="returns", hint="Check the time range.")
+        y = np.where(wrong, np.nan, y)
     return y
 
 
@@ -394,22 +430,6 @@ def features_of(y: FloatArray, scale: float, memory: Memory) -> tuple[FloatArray
     out, known = np.empty((y.size, 4)), np.empty(y.size, dtype=np.int64)
     loops.trailing_features(y / scale, memory.decay, out, known)
     return out, known
-
-
-def _law_density(features: FloatArray, known: IntArray, part: Multivariate) -> FloatArray:
-    """Return the log-density of each return (in units of the scale) in each state, (T, K).
-
-    A return whose last bar lacks features falls back on the state's own distribution of returns.
-    """
-    rows = part.log_density(features, np.minimum(known, 1))
-    # The features of the bar before, and this bar's return.
-    now = np.flatnonzero((known[1:] > 0) & (known[:-1] == 2)) + 1
-    z, x, v = features[now, 0], features[now - 1, 0], features[now - 1, 3]
-    c, phi, a, b = part.law.T
-    log_sigma = a + b * v[:, None]
-    residual = (z[:, None] - c - phi * x[:, None]) * np.exp(-log_sigma)
-    rows[now] = -0.5 * residual**2 - log_sigma - 0.5 * math.log(2.0 * math.pi)
-    return rows
 
 
 def long_run(A: FloatArray) -> FloatArray:

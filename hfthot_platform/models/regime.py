@@ -12,21 +12,21 @@ so trending is phi > 0 and mean-reverting phi < 0, which a Gaussian hidden Marko
 fitted by expectation-maximisation (Hamilton 1990) with the exact M-step; the likelihood is that of the returns
 given their direct predecessors.  `gaussian` is the same with phi = 0: the baseline.
 
-**Multivariate** (`multivariate`).  A Gaussian hidden Markov model with full covariances on four causal features of
-each bar: the return, the efficiency ratio, the lag-1 autocorrelation and the log realised volatility, with
-exponentially decaying memory (`Memory`).  It is the model of hmmlearn's `GaussianHMM`, the reference in the tests,
-fitted here because that is several times faster and because a gap can then move the regime.  The memories of
-neighbouring bars overlap, so the likelihood of the features is not that of the returns.  To compare the two
-models, each state also has a law of the next return,
+**Multivariate** (`multivariate`).  The states are found by a Gaussian hidden Markov model with full covariances on
+four causal features of each bar: the return, the efficiency ratio, the lag-1 autocorrelation and the log realised
+volatility, with exponentially decaying memory (`Memory`).  It is the model of hmmlearn's `GaussianHMM`, the reference
+in the tests, fitted here because that is several times faster and because a gap can then move the regime.  The
+memories of neighbouring bars overlap, so the likelihood of the features counts each return many times and is far too
+sure.  From the states found, a second expectation-maximisation therefore climbs the likelihood of the returns,
 
     r_t | s_t, past ~ N(c_s + phi_s r_(t-1), (exp(a_s) v_(t-1)^b_s)^2),   v the realised volatility,
 
-where the state has the distribution (1 - e) p(s_t | bars before t) + e pi, pi the long-run distribution: the
-share e, estimated with c, phi, a, b, corrects the overconfidence that overlap brings.
-`RegimeModel.predictive_log_density` is thus log p(r_t | r before t) under either model, of the same returns, and
-these are what is compared.
+in which each counts once; filter, smoother and densities are those of this law.  So its probabilities are
+probabilities, and `RegimeModel.predictive_log_density` is log p(r_t | r before t) under either model: what `auto`
+compares.
 
-**Gaps.**  NaN means that the bar is missing, and is accepted only with `allow_missing=True`.  A missing bar
+**Gaps.**  NaN means that the bar is missing, and is accepted only with `allow_missing=True`; infinity and returns ten
+orders of magnitude beyond the usual ones are mistakes in the prices and count as missing, too.  A missing bar
 moves the regime by A and says nothing else; the first return after a gap of k bars is judged by the AR(1) law
 over k bars, or by the stationary law where nothing came before.  It is never a return of zero.
 """
@@ -37,14 +37,15 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple, get_args
+from dataclasses import dataclass
+from inspect import signature
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
-from hfthot_platform.errors import BadRequestError, DataError, ModelError
+from hfthot_platform.errors import BadRequestError, DataError, ModelError, nearest
 from hfthot_platform.models import _regime_loops as loops
-from hfthot_platform.models._regime_fit import Fit, select
+from hfthot_platform.models._regime_fit import Fit, chosen, select
 from hfthot_platform.models._regime_model import (
     LABELS,
     STRATEGIES,
@@ -55,6 +56,7 @@ from hfthot_platform.models._regime_model import (
     Selection,
     checked_returns,
 )
+from hfthot_platform.models.arguments import choice, number, whole
 from hfthot_platform.models.arrays import FloatArray, FloatLike, IntArray
 
 __all__ = [
@@ -76,6 +78,10 @@ __all__ = [
     "fit_regimes",
     "walk_forward",
 ]
+
+
+#: Points of the longest grid of bars: half a century of seconds.
+_LONGEST_GRID: Final = 1_600_000_000
 
 
 class RegimeUpdate(NamedTuple):
@@ -113,7 +119,7 @@ class FilterState:
         try:
             values = json.loads(text)
             return cls(values["model_version"], tuple(float.fromhex(each) for each in values["values"]))
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise ModelError(
                 f"not a filter state ({error})", where="FilterState.from_json", hint="Pass what to_json returned."
             ) from error
@@ -126,27 +132,30 @@ class RegimeFilter:
     """
 
     def __init__(self, model: RegimeModel, state: FilterState | None = None) -> None:
-        """Start before the first bar, or where a saved state left off.
+        """Start before the first bar, from the long-run distribution of the regimes, or where a saved state left off.
 
         Raises:
             BadRequestError: the state belongs to another model.
         """
+        _is_a(model, RegimeModel, "model", "RegimeFilter")
+        _is_a(state, FilterState | None, "state", "RegimeFilter")
         self.model = model
         part = model.multivariate
         self._arguments: tuple[FloatArray, ...]
         if part:
             self._step: Any = loops.online_multivariate
             self._unit = part.scale
-            self._arguments = (part.decay, part.mean, part.whiten, part.constant)
-            self._memory = np.zeros(11)
+            self._arguments = (part.decay, part.law, model.mu / part.scale, model.phi, model.sigma / part.scale)
+            self._memory = np.zeros(13)
             self._memory[-1] = np.nan
         else:
             self._step = loops.online_autoregressive
             self._unit = 1.0
             self._arguments = (model.mu, model.phi, model.sigma)
             self._memory = np.zeros(3)
-        self._arguments = (*self._arguments, model.transition, model.initial)
-        self._probabilities = model.initial[None, :].copy()
+        # Nothing is known before the first bar; `initial` is about the first bar of the fitted data.
+        self._arguments = (*self._arguments, model.transition, model.long_run)
+        self._probabilities = model.long_run[None, :].copy()
         self._names = tuple((label, STRATEGIES[label]) for label in model.labels)
         if state is None:
             return
@@ -156,8 +165,14 @@ class RegimeFilter:
                 where="RegimeFilter",
                 hint="Load the model with which the state was saved, or filter the recent returns again.",
             )
-        self._probabilities[0] = state.values[: model.n_states]
-        self._memory[:] = state.values[model.n_states :]
+        values = np.array(state.values)
+        probabilities = values[: model.n_states]
+        if not (np.isfinite(probabilities).all() and abs(probabilities.sum() - 1.0) < 1e-6):
+            raise BadRequestError(
+                "the state's probabilities do not add up to one", where="RegimeFilter", hint="Filter the returns again."
+            )
+        self._probabilities[0] = probabilities
+        self._memory[:] = values[model.n_states :]
 
     @property
     def state(self) -> FilterState:
@@ -170,25 +185,26 @@ class RegimeFilter:
         return int(self._memory[0])
 
     def update(self, r: float) -> RegimeUpdate:
-        """Take one new return.
+        """Take one new return; NaN, infinity and an absurd size (see `RegimeModel.filter`) are a missing bar.
 
         Raises:
-            DataError: the return is not a finite number; the filter is as it was.
+            DataError: the return is not a number; the filter is as it was.
         """
-        if not math.isfinite(r):
+        try:
+            value = float(r)
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(
-                f"the return is {r!r}", where="RegimeFilter.update", hint="Call skip() for a bar without a return."
-            )
-        return self._update(r / self._unit)
+                f"the return is {r!r}", where="RegimeFilter.update", hint="Give a number, NaN for a bar without one."
+            ) from error
+        return self._update(value / self._unit if abs(value) <= self.model.absurd else math.nan)
 
     def skip(self, bars: int = 1) -> RegimeUpdate:
         """Let bars pass without a return: the regime drifts by the transition matrix.
 
         Raises:
-            BadRequestError: fewer than one bar.
+            BadRequestError: no whole number of bars, fewer than one, or more than a million.
         """
-        if bars < 1:
-            raise BadRequestError(f"bars={bars}", where="RegimeFilter.skip", hint="Pass 1 or more.")
+        whole(bars, "bars", "RegimeFilter.skip", least=1, most=1_000_000)
         for _ in range(bars - 1):
             self._step(self._probabilities, self._memory, math.nan, *self._arguments)
         return self._update(math.nan)
@@ -243,7 +259,9 @@ def fit_regimes(
         DataError: too few returns, a constant series, infinity, or NaN that is not allowed.
         NotConvergedError: no start gave a finite likelihood.
     """
-    _check_arguments(n_states, observation, n_restarts, stickiness, tolerance, max_iterations, n_bootstrap)
+    _check_arguments(
+        *(n_states, observation, n_restarts, seed, stickiness, tolerance, max_iterations, n_bootstrap, memory, previous)
+    )
     y = checked_returns(returns, allow_missing=allow_missing)
     where = "fit_regimes"
     present = int(np.isfinite(y).sum())
@@ -263,36 +281,42 @@ def fit_regimes(
     fit = Fit(n_states, n_restarts, seed, stickiness, tolerance, max_iterations, n_bootstrap, memory or Memory())
     if observation != "auto":
         return fit.run(y, observation, previous)
-    selection = select(fit, y)
-    return replace(fit.run(y, selection.chosen, previous), selection=selection)
+    return chosen(fit, y, select(fit, y), previous)
 
 
 def _check_arguments(
     n_states: int,
     observation: str,
     n_restarts: int,
+    seed: int,
     stickiness: float,
     tolerance: float,
     max_iterations: int,
     n_bootstrap: int,
+    memory: object,
+    previous: object,
 ) -> None:
-    known = (*get_args(Observation), "auto")
-    problems = {
-        f"n_states={n_states}": n_states not in {2, 3},
-        f"observation={observation!r}": observation not in known,
-        f"n_restarts={n_restarts}": n_restarts < 1,
-        f"stickiness={stickiness}": not (math.isfinite(stickiness) and stickiness >= 0),
-        f"tolerance={tolerance}": not tolerance > 0,
-        f"max_iterations={max_iterations}": max_iterations < 1,
-        f"n_bootstrap={n_bootstrap}": n_bootstrap < 20,
-    }
-    wrong = [name for name, is_wrong in problems.items() if is_wrong]
-    if wrong:
-        raise BadRequestError(
-            f"out of domain: {', '.join(wrong)}",
-            where="fit_regimes",
-            hint=f"n_states is 2 or 3; observation one of {', '.join(known)}; the others positive, n_bootstrap >= 20.",
-        )
+    where = "fit_regimes"
+    whole(n_states, "n_states", where, least=2, most=3)
+    choice(observation, "observation", where, (*get_args(Observation), "auto"))
+    whole(n_restarts, "n_restarts", where, least=1, most=10_000)
+    whole(seed, "seed", where, least=0)
+    number(stickiness, "stickiness", where, least=0.0)
+    number(tolerance, "tolerance", where, above=0.0)
+    whole(max_iterations, "max_iterations", where, least=1, most=1_000_000)
+    whole(n_bootstrap, "n_bootstrap", where, least=20, most=1_000_000)
+    _is_a(memory, Memory | None, "memory", where)
+    _is_a(previous, RegimeModel | None, "previous", where)
+
+
+def _is_a(value: object, kind: Any, name: str, where: str) -> None:
+    if not isinstance(value, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise BadRequestError(f"{name} of type {type(value).__name__}", where=where, hint=f"Give a {wanted}.")
+
+
+#: Names of the options of a fit, for the functions that pass them on.
+_OPTIONS: Final = frozenset(signature(fit_regimes).parameters) - {"returns", "seed"}
 
 
 def fit_many(
@@ -312,8 +336,18 @@ def fit_many(
     Raises:
         BadRequestError: an option is out of its domain.
     """
-    if workers < 1:
-        raise BadRequestError(f"workers={workers}", where="fit_many", hint="Pass 1 or more.")
+    where = "fit_many"
+    whole(workers, "workers", where, least=1, most=1_000)
+    for name, value in (("returns", returns), ("previous", options.get("previous") or {})):
+        if not isinstance(value, Mapping):
+            raise BadRequestError(f"{name} of type {type(value).__name__}", where=where, hint="Map symbols to values.")
+    unknown = [name for name in options if name not in _OPTIONS]
+    if unknown:
+        raise BadRequestError(
+            f"unknown option {unknown[0]!r}",
+            where=where,
+            hint=nearest(unknown[0], _OPTIONS) or f"Of {', '.join(sorted(_OPTIONS))}.",
+        )
     previous: Mapping[str, RegimeModel] = options.pop("previous", None) or {}
 
     def one(symbol: str) -> RegimeModel | ModelError:
@@ -377,12 +411,19 @@ def walk_forward(
         DataError: as for `fit_regimes`.
         NotConvergedError: as for `fit_regimes`.
     """
+    where = "walk_forward"
     y = checked_returns(returns, allow_missing=allow_missing)
-    if not 0 < start < y.size or refit_every < 1:
+    whole(start, "start", where, least=1, most=y.size - 1)
+    whole(refit_every, "refit_every", where, least=1)
+    whole(n_restarts, "n_restarts", where, least=1)
+    if window is not None:
+        whole(window, "window", where, least=1)
+    unknown = [name for name in options if name not in _OPTIONS - {"previous"}]
+    if unknown:
         raise BadRequestError(
-            f"start={start}, refit_every={refit_every} for {y.size} returns",
-            where="walk_forward",
-            hint="start lies inside the series, refit_every is 1 or more.",
+            f"unknown option {unknown[0]!r}",
+            where=where,
+            hint=nearest(unknown[0], _OPTIONS) or f"Of {', '.join(sorted(_OPTIONS))}.",
         )
     models: list[RegimeModel] = []
     fitted_until = list(range(start, y.size, refit_every))
@@ -445,12 +486,29 @@ def agreement(causal: IntArray, hindsight: IntArray, *, n_states: int = 3) -> Ag
     Raises:
         DataError: the lengths differ or there is no bar.
     """
+    whole(n_states, "n_states", "agreement", least=1, most=1_000)
+    causal, hindsight = (_states(each, n_states) for each in (causal, hindsight))
     if causal.shape != hindsight.shape or causal.size == 0:
         raise DataError(f"shapes {causal.shape} and {hindsight.shape}", where="agreement", hint="Pass the same bars.")
     confusion = np.zeros((n_states, n_states), dtype=np.int64)
     np.add.at(confusion, (causal, hindsight), 1)
     occupancy = np.stack([confusion.sum(axis=1), confusion.sum(axis=0)]) / causal.size
     return Agreement(float(np.trace(confusion) / causal.size), confusion, occupancy)
+
+
+def _states(values: Any, n_states: int) -> IntArray:
+    found = np.asarray(values)
+    if found.dtype.kind not in "iu" or found.ndim != 1:
+        raise DataError(
+            f"regimes of type {found.dtype} and shape {found.shape}", where="agreement", hint="Pass indices, (T,)."
+        )
+    if found.size and not (found.min() >= 0 and found.max() < n_states):
+        raise DataError(
+            f"a regime with index {found.min() if found.min() < 0 else found.max()}",
+            where="agreement",
+            hint=f"Indices lie from 0 to {n_states - 1}; leave out the bars before the first fit.",
+        )
+    return found.astype(np.int64)
 
 
 def bar_returns(times: Sequence[int] | IntArray, closes: FloatLike, step: int) -> tuple[IntArray, FloatArray]:
@@ -470,15 +528,25 @@ def bar_returns(times: Sequence[int] | IntArray, closes: FloatLike, step: int) -
     Raises:
         DataError: fewer than two closes, times not increasing or off the grid, or a close that is not positive.
     """
-    at, price = np.asarray(times, dtype=np.int64), np.asarray(closes, dtype=np.float64)
+    where = "bar_returns"
+    whole(step, "step", where, least=1)
+    try:
+        given = np.asarray(times)
+        if given.dtype.kind not in "iu":
+            raise TypeError(f"times of type {given.dtype}")
+        at, price = given.astype(np.int64), np.asarray(closes, dtype=np.float64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(f"not numbers ({error})", where=where, hint="Integer times and prices.") from error
     if at.ndim != 1 or at.shape != price.shape or at.size < 2:
-        raise DataError(f"shapes {at.shape} and {price.shape}, expected (N,) twice, N >= 2", where="bar_returns")
+        raise DataError(f"shapes {at.shape} and {price.shape}, expected (N,) twice, N >= 2", where=where)
     place, rest = np.divmod(at - at[0], step)
     if rest.any() or (np.diff(place) <= 0).any():
         bad = int(at[np.flatnonzero(rest)[0]] if rest.any() else at[1:][np.diff(place) <= 0][0])
-        raise DataError(f"time {bad} is off the grid or out of order", where="bar_returns", hint=f"step={step}.")
-    if not (price > 0).all():
-        raise DataError("a close is not a positive number", where="bar_returns", hint="Drop the bar.")
+        raise DataError(f"time {bad} is off the grid or out of order", where=where, hint=f"step={step}.")
+    if place[-1] > _LONGEST_GRID:
+        raise DataError(f"a grid of {int(place[-1]):,} points", where=where, hint=f"step={step} is too short for it.")
+    if not ((price > 0) & np.isfinite(price)).all():
+        raise DataError("a close is not a positive number", where=where, hint="Drop the bar.")
     grid = np.full(int(place[-1]) + 1, np.nan)
     grid[place] = np.log(price)
     return at[0] + step * np.arange(1, grid.size, dtype=np.int64), np.diff(grid)

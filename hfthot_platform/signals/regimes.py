@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.contracts.signals import REGIME_CHANGES, REGIME_LABELS, REGIME_MODELS, REGIMES
-from hfthot_platform.errors import BadRequestError, DataError, ModelError, nearest
+from hfthot_platform.errors import BadRequestError, DataError, ModelError, NotConvergedError, nearest
 from hfthot_platform.market.calendar import FIRST_US_YEAR, trades_daily, us_trading_days
 from hfthot_platform.models.arrays import FloatArray
 from hfthot_platform.models.regime import STRATEGIES, RegimeModel, bar_returns, fit_regimes
@@ -69,6 +69,19 @@ class _Series:
     day: NDArray[np.int64]
 
 
+class _Closes(NamedTuple):
+    """Closes of one series, in the order of time (microseconds)."""
+
+    venue: str
+    symbol: str
+    ticks: NDArray[np.int64]
+    close: FloatArray
+
+
+#: What came of one series, and its failures.
+_Found = tuple[list[Any], list[tuple[str, str]]]
+
+
 def model_rows(
     closes: pl.DataFrame,
     known: pl.DataFrame,
@@ -95,8 +108,11 @@ def model_rows(
     chosen = settings or RegimeSettings()
     latest = _latest(known.filter(pl.col("interval") == interval), days[0])
     results = _each(
-        _series(closes, interval, days[1]),
-        lambda series: _fit_series(series, latest.get((series.venue, series.symbol)), days, interval, chosen),
+        _closes(closes, interval, days[1]),
+        lambda series: _fit_series(
+            series, _readable(latest.get((series.venue, series.symbol))), days, interval, chosen
+        ),
+        interval,
         chosen.workers,
     )
     rows = [row for found, _ in results for row in found]
@@ -122,23 +138,24 @@ def regime_rows(
         settings: `history_bars` before each model's first bar warm the filter up.
 
     Returns:
-        Rows of `signals.regimes` for every bar that is there, and the series without a model.
+        Rows of `signals.regimes` for every bar that is there, and the series without a model, or with one that
+        cannot be read.
 
     Raises:
         BadRequestError: an unknown interval.
-        ModelError: a stored model cannot be read.
     """
     chosen = settings or RegimeSettings()
     own = models.filter(pl.col("interval") == interval).sort("fitted_on")
     by_series = dict(own.group_by("venue", "symbol", maintain_order=True))
     results = _each(
-        _series(closes, interval, days[1]),
+        _closes(closes, interval, days[1]),
         lambda series: _filter_series(
             series, by_series.get((series.venue, series.symbol)), days, interval, chosen.history_bars
         ),
+        interval,
         chosen.workers,
     )
-    parts = [frame for frame, _ in results if frame is not None]
+    parts = [frame for frames, _ in results for frame in frames]
     failed = tuple(failure for _, failures in results for failure in failures)
     empty = pl.DataFrame(schema=_schema(REGIMES, "month"))
     return pl.concat([empty, *parts]).sort("symbol", "venue", "ts"), failed
@@ -176,34 +193,56 @@ def _schema(contract: Any, partition: str) -> dict[str, pl.DataType]:
     return {name: dtype for name, dtype in contract.polars_schema.items() if name not in apart}
 
 
-def _each(items: Iterable[_Series], work: Callable[[_Series], Any], workers: int) -> list[Any]:
-    """Work on all series in threads (the models' loops release the GIL), results in the order of the series."""
+def _each(items: Iterable[_Closes], work: Callable[[_Series], _Found], interval: str, workers: int) -> list[_Found]:
+    """Work on all series in threads (the models' loops release the GIL), results in the order of the series.
+
+    A series whose closes cannot be put on a grid is a failure of its own and costs the others nothing.
+    """
+
+    def one(closes: _Closes) -> _Found:
+        name = f"{closes.symbol}@{closes.venue}"
+        try:
+            made = _on_grid(closes.venue, closes.ticks, closes.close, interval)
+            if made is None:
+                return [], [(name, "fewer than two bars")]
+            ts, returns = made
+            return work(_Series(closes.venue, closes.symbol, ts, returns, ts // INTERVALS["1d"]))
+        except ModelError as error:
+            return [], [(name, str(error))]
+
     with ThreadPoolExecutor(max(1, workers)) as pool:
-        return list(pool.map(work, items))
+        return list(pool.map(one, items))
 
 
-def _latest(known: pl.DataFrame, first: date) -> Mapping[_KEY, tuple[date, RegimeModel]]:
+def _latest(known: pl.DataFrame, first: date) -> Mapping[_KEY, tuple[date, str]]:
     before = known.filter(pl.col("fitted_on") < first).sort("fitted_on")
     rows = before.group_by("venue", "symbol").last().select("venue", "symbol", "fitted_on", "parameters").rows()
-    return {(venue, symbol): (day, RegimeModel.from_json(text)) for venue, symbol, day, text in rows}
+    return {(venue, symbol): (day, text) for venue, symbol, day, text in rows}
 
 
-def _series(closes: pl.DataFrame, interval: str, end: date) -> list[_Series]:
-    """Return each series' returns on its grid, up to before `end`."""
+def _readable(latest: tuple[date, str] | None) -> tuple[date, RegimeModel] | None:
+    """Return a stored model; none if it cannot be read any more: another is due at once then."""
+    if latest is None:
+        return None
+    try:
+        return latest[0], RegimeModel.from_json(latest[1])
+    except ModelError:
+        return None
+
+
+def _closes(closes: pl.DataFrame, interval: str, end: date) -> list[_Closes]:
+    """Return each series' closes up to before `end`; a close that is no positive number is a missing one."""
     if interval not in INTERVALS:
         hint = nearest(interval, INTERVALS) or f"One of {', '.join(INTERVALS)}."
         raise BadRequestError(f"unknown interval {interval!r}", where="regimes", hint=hint)
     limit = datetime(end.year, end.month, end.day, tzinfo=UTC)
-    rows = closes.filter(pl.col("ts") < limit, pl.col("close") > 0).sort("symbol", "venue", "ts")
-    out = []
-    for (venue, symbol), frame in rows.group_by("venue", "symbol", maintain_order=True):
-        ticks = frame["ts"].to_physical().to_numpy()
-        close = frame["close"].to_numpy()
-        made = _on_grid(str(venue), ticks, close, interval)
-        if made is not None:
-            ts, returns = made
-            out.append(_Series(str(venue), str(symbol), ts, returns, ts // INTERVALS["1d"]))
-    return out
+    rows = closes.filter(pl.col("ts") < limit, pl.col("close") > 0, pl.col("close").is_finite())
+    return [
+        _Closes(str(venue), str(symbol), frame["ts"].to_physical().to_numpy(), frame["close"].to_numpy())
+        for (venue, symbol), frame in rows.sort("symbol", "venue", "ts").group_by(
+            "venue", "symbol", maintain_order=True
+        )
+    ]
 
 
 def _on_grid(
@@ -250,14 +289,7 @@ def _fit_series(
             continue
         previous = latest[1] if latest else None
         try:
-            model = fit_regimes(
-                returns,
-                observation=previous.observation if previous else "auto",
-                n_restarts=2 if previous else settings.n_restarts,
-                seed=settings.seed,
-                allow_missing=True,
-                previous=previous,
-            )
+            model = _fitted(returns, previous, settings)
         except ModelError as error:
             failures.append((name, str(error)))
             continue
@@ -267,6 +299,17 @@ def _fit_series(
         latest = day, model
         rows.append(_model_row(series, model, day, interval, int(series.ts[begin]), int(series.ts[end - 1])))
     return rows, failures
+
+
+def _fitted(returns: FloatArray, previous: RegimeModel | None, settings: RegimeSettings) -> RegimeModel:
+    """Fit as before, or as chosen; a later fit that fails in the model chosen before is chosen for again."""
+    options: dict[str, Any] = {"seed": settings.seed, "allow_missing": True}
+    if previous is not None:
+        try:
+            return fit_regimes(returns, observation=previous.observation, n_restarts=2, previous=previous, **options)
+        except NotConvergedError:
+            pass  # the choice below says what else there is
+    return fit_regimes(returns, observation="auto", n_restarts=settings.n_restarts, previous=previous, **options)
 
 
 def _model_row(
@@ -297,25 +340,29 @@ def _model_row(
 
 def _filter_series(
     series: _Series, models: pl.DataFrame | None, days: Days, interval: str, history: int
-) -> tuple[pl.DataFrame | None, list[tuple[str, str]]]:
+) -> tuple[list[pl.DataFrame], list[tuple[str, str]]]:
     low, high = np.searchsorted(series.day, [(day - _EPOCH).days for day in days])
     if low == high:
-        return None, []
+        return [], []
     name = f"{series.symbol}@{series.venue}"
     if models is None:
-        return None, [(name, "no model yet")]
+        return [], [(name, "no model yet")]
     # Each model judges the bars from its first day to the next model's.
     starts = np.searchsorted(series.day, [(day - _EPOCH).days for day in models["fitted_on"]])
     ends = np.append(starts[1:], series.returns.size)
-    parts = []
+    parts: list[pl.DataFrame] = []
+    failures = []
     for text, start, end in zip(models["parameters"], starts, ends, strict=True):
         first, last = max(int(start), int(low)), min(int(end), int(high))
         if first >= last:
             continue
-        parts.append(_judged(series, RegimeModel.from_json(text), first, last, interval, history))
-    if not parts:
-        return None, [(name, f"no model before {days[1]}")]
-    return pl.concat(parts), []
+        try:
+            parts.append(_judged(series, RegimeModel.from_json(text), first, last, interval, history))
+        except ModelError as error:
+            failures.append((name, str(error)))
+    if not parts and not failures:
+        failures = [(name, f"no model before {days[1]}")]
+    return parts, failures
 
 
 def _judged(series: _Series, model: RegimeModel, first: int, last: int, interval: str, history: int) -> pl.DataFrame:

@@ -116,6 +116,38 @@ def test_a_short_series_fails_with_its_name_and_the_others_do_not(closes):
     assert "600 are needed" in failed[0][1]
 
 
+def test_a_series_that_cannot_be_used_costs_the_others_nothing(closes, models):
+    spoiled = closes.with_columns(
+        close=pl.when((pl.col("symbol") == "XOM") & (pl.col("ts").dt.ordinal_day() % 90 > 0))
+        .then(50.0)
+        .when((pl.col("symbol") == "WMT") & (pl.col("ts").dt.ordinal_day() % 50 == 0))
+        .then(pl.lit(float("nan")))
+        .otherwise("close")
+    )
+    twice = closes.filter(pl.col("symbol") == "JPM").head(1)
+
+    rows, failed = model_rows(pl.concat([spoiled, twice]), NONE, DAYS, interval="1d", settings=SETTINGS)
+
+    # One stands still, one has closes that are no numbers, one has two closes on one day.
+    assert {"AAPL", "WMT"} <= set(rows["symbol"])
+    assert "JPM@us_equity" in [name for name, _ in failed]
+    assert rows.filter(pl.col("symbol") == "AAPL").equals(models.filter(pl.col("symbol") == "AAPL"))
+
+
+def test_a_stored_model_that_cannot_be_read_is_told_and_fitted_again(closes, models):
+    broken = models.with_columns(
+        parameters=pl.when(pl.col("symbol") == "XOM").then(pl.lit("{}")).otherwise("parameters")
+    )
+
+    rows, failed = regime_rows(closes, broken, DAYS, interval="1d", settings=SETTINGS)
+    assert set(rows["symbol"]) == {"AAPL", "JPM", "WMT"}
+    assert {name for name, _ in failed} == {"XOM@us_equity"}
+
+    later = (date(2022, 12, 5), date(2022, 12, 6))
+    again, _ = model_rows(closes, broken, later, interval="1d", settings=SETTINGS)
+    assert again["symbol"].to_list() == ["XOM"]
+
+
 def test_a_missing_bar_has_no_regime_and_moves_the_others_only_by_the_transition(closes, models, regimes):
     gone = datetime(2022, 12, 8, tzinfo=UTC)
     with_gap = closes.filter(pl.col("ts") != gone)
