@@ -44,18 +44,16 @@ def load_yaml(text: str, *, where: str) -> Any:
     Raises:
         DocumentError: as `parse_yaml`, and where a key stands twice.
     """
-    document = parse_yaml(text, where=where)
-    for line, key in document.repeated:
-        raise DocumentError(f"{key!r} is there twice", line=line, where=where, hint="Keep one of the two.")
-    return document.data
+    return parse_yaml(text, where=where, unique_keys=True).data
 
 
-def parse_yaml(text: str, *, where: str) -> Document:
+def parse_yaml(text: str, *, where: str, unique_keys: bool = False) -> Document:
     """Read one YAML document within the bounds of this module.
 
     Args:
         text: the YAML.
         where: the file, for messages.
+        unique_keys: whether a key that stands twice is an error; otherwise it is in `repeated`.
 
     Raises:
         DocumentError: not YAML, too large, too deep, or with anchors, aliases, merge keys or tags; `line` says
@@ -86,7 +84,10 @@ def parse_yaml(text: str, *, where: str) -> Document:
         raise DocumentError(
             f"not valid YAML: {what}", line=1, where=where, hint="Correct it, or quote the value."
         ) from error
-    return Document(data, node, tuple(_repeated(node)) if node is not None else ())
+    document = Document(data, node, tuple(_repeated(node)) if node is not None else ())
+    for line, key in document.repeated if unique_keys else ():
+        raise DocumentError(f"{key!r} is there twice", line=line, where=where, hint="Keep one of the two.")
+    return document
 
 
 def line_of(node: yaml.Node, path: tuple[str | int, ...]) -> int:

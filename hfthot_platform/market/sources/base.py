@@ -3,27 +3,35 @@
 A source turns the oddities of a vendor into canonical rows and lets nothing of them through.  It yields
 `Batch`es of bounded size.  Rows that cannot even be parsed travel in the batch as `rejected`, so that
 
-    rows_read = len(rows) + len(rejected)
+    rows_read = len(rows) + len(rejected) + gaps
 
 holds for each batch; rows that parse but break a rule of the contract are found later, at the audit.
 """
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import zipfile
-import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import IO, Final, Protocol, cast
+from typing import Final, Protocol
 
 import polars as pl
 
 from hfthot_platform.contracts.model import REJECTED_SCHEMA, ROW_NUMBER
 from hfthot_platform.errors import RejectedFileError
+from hfthot_platform.market.sources.containers import (
+    CONTAINER_ERRORS,
+    HEAD_BYTES,
+    Payload,
+    Route,
+    inner_name,
+    routes,
+    text_form,
+    to_plain,
+)
 from hfthot_platform.market.sources.mapping import CsvMapping
 
 __all__ = [
@@ -37,9 +45,12 @@ __all__ = [
     "Progress",
     "Recognised",
     "content_hash",
+    "in_encoding",
     "no_progress",
     "probe_file",
+    "probe_members",
     "rejected_rows",
+    "truncated",
 ]
 
 #: Rows per batch: large enough to amortise a commit, small enough to bound memory.
@@ -70,28 +81,51 @@ class Batch:
     rows: pl.DataFrame
     source_ref: str
     rejected: pl.DataFrame = field(default_factory=rejected_rows)
+    #: Rows that say "nothing was traded": bars without any price.  They are read, and neither good nor bad.
+    gaps: int = 0
 
     @property
     def rows_read(self) -> int:
         """Return how many source rows this batch accounts for."""
-        return self.rows.height + self.rejected.height
+        return self.rows.height + self.rejected.height + self.gaps
 
 
 @dataclass(frozen=True)
 class FileProbe:
-    """What can be known of a file before reading it whole."""
+    """What can be known of one payload of a file before reading it whole."""
 
     path: Path
     name: str
     size: int
-    #: zip, gzip, parquet, arrow or text (of the outer file)
+    #: parquet, arrow, text, or unread (a member in a format that is not read)
     container: str
-    #: First bytes of the payload, decompressed (of the first member of a zip); empty for parquet and arrow.
+    #: First bytes of the payload, decompressed, as UTF-8 with line feeds; empty for parquet and arrow.
     head: bytes
     #: Name of the zip member or of the file without its compression suffix.  A renamed zip still knows it.
     inner_name: str
     #: What its user declared of the file; wins over what is recognised.
     declared: CsvMapping = field(default_factory=CsvMapping)
+    #: The way through containers to the payload; empty for a plain file.
+    route: Route = ()
+    encoding: str = "utf-8"
+    line_end: str = "lf"
+    #: The time of reading: nothing can have happened after it.  None where nobody says.
+    now: datetime | None = None
+
+    @property
+    def is_text(self) -> bool:
+        """Return whether the payload is text."""
+        return self.container == "text"
+
+    @property
+    def checks_its_end(self) -> bool:
+        """Return whether the container proves that the payload is complete."""
+        return bool(self.route)
+
+    @property
+    def member(self) -> str:
+        """Return the name within the zip, or within the zip in the zip; empty without one."""
+        return "/".join(member for kind, member in self.route if kind == "zip")
 
     @property
     def lines(self) -> list[str]:
@@ -101,18 +135,13 @@ class FileProbe:
         complete = len(self.head) < _HEAD_BYTES or text.endswith("\n")
         return lines if complete else lines[:-1]
 
-    def open(self) -> IO[bytes]:
-        """Open the payload for streaming, decompressed.
+    def open(self) -> Payload:
+        """Open the payload for streaming, decompressed, as it is.
 
-        A cut-off gzip or zip raises EOFError, zlib.error or zipfile.BadZipFile while it is read; adapters
-        translate these into `RejectedFileError("truncated")`.
+        A cut-off or corrupt container raises one of `CONTAINER_ERRORS` while it is read; adapters translate
+        these into `RejectedFileError("truncated")`.
         """
-        if self.container == "zip":
-            archive = zipfile.ZipFile(self.path)
-            return archive.open(next(each for each in archive.namelist() if not each.endswith("/")))
-        if self.container == "gzip":
-            return cast("IO[bytes]", gzip.open(self.path, "rb"))
-        return self.path.open("rb")
+        return Payload(self.path, self.route)
 
 
 @dataclass(frozen=True)
@@ -188,7 +217,7 @@ class Feed(Protocol):
         ...
 
 
-_HEAD_BYTES: Final = 65_536
+_HEAD_BYTES: Final = HEAD_BYTES
 
 
 def content_hash(path: Path, *, progress: Progress = no_progress) -> str:
@@ -205,58 +234,61 @@ def content_hash(path: Path, *, progress: Progress = no_progress) -> str:
 
 
 def probe_file(path: Path) -> FileProbe:
-    """Look at a file's container and first bytes.
+    """Look at the container and the first bytes of a file with one payload.
 
     Raises:
-        RejectedFileError: `empty`, `truncated` (container cut off or corrupt), or `several_members`.
+        RejectedFileError: as `probe_members`, or `several_members`.
+    """
+    probes = list(islice(probe_members(path), 2))
+    if len(probes) > 1:
+        raise RejectedFileError(
+            "several_members", "the zip holds several files", where=path.name, hint="Read them one by one."
+        )
+    return probes[0]
+
+
+def probe_members(path: Path) -> Iterator[FileProbe]:
+    """Look at each payload of a file: the file itself, or what its archive holds, in order of name.
+
+    Raises:
+        RejectedFileError: `empty` (the file itself), `truncated` (container cut off or corrupt),
+            `unsupported_container`, or `decompression_bomb`.
     """
     size = path.stat().st_size
     if size == 0:
         raise RejectedFileError("empty", "the file has no bytes", where=path.name, hint="Copy it again.")
-    with path.open("rb") as stream:
-        magic = stream.read(8)
-    inner = path.name
     try:
-        if magic.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-            with zipfile.ZipFile(path) as archive:
-                members = [each for each in archive.namelist() if not each.endswith("/")]
-                if not members:
-                    raise RejectedFileError("empty", "the zip holds no file", where=path.name, hint="Copy it again.")
-                if len(members) != 1:
-                    raise RejectedFileError(
-                        "several_members",
-                        f"the zip holds {len(members)} files, expected 1",
-                        where=path.name,
-                        hint="Drop the files one by one.",
-                    )
-                inner = members[0].rsplit("/", 1)[-1]
-                with archive.open(members[0]) as member:
-                    return _checked(FileProbe(path, path.name, size, "zip", member.read(_HEAD_BYTES), inner))
-        if magic.startswith(b"\x1f\x8b\x08"):
-            with gzip.open(path, "rb") as member:
-                inner = path.name.removesuffix(".gz")
-                return _checked(FileProbe(path, path.name, size, "gzip", member.read(_HEAD_BYTES), inner))
-        if magic.startswith(b"PAR1"):
-            with path.open("rb") as stream:
-                stream.seek(-4, 2)
-                if stream.read(4) != b"PAR1":
-                    raise EOFError("the Parquet footer is missing")
-            return FileProbe(path, path.name, size, "parquet", b"", inner)
-        if magic.startswith(b"ARROW1"):
-            with path.open("rb") as stream:
-                stream.seek(-6, 2)
-                if stream.read(6) != b"ARROW1":
-                    raise EOFError("the Arrow footer is missing")
-            return FileProbe(path, path.name, size, "arrow", b"", inner)
-    except (zipfile.BadZipFile, EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-        raise RejectedFileError(
-            "truncated", f"the file is cut off or corrupt ({error})", where=path.name, hint="Copy or download it again."
-        ) from error
-    with path.open("rb") as stream:
-        return _checked(FileProbe(path, path.name, size, "text", stream.read(_HEAD_BYTES), inner))
+        for route, kind, head in routes(path):
+            yield _probe(path, size, route, kind, head)
+    except CONTAINER_ERRORS as error:
+        raise truncated(path.name, error) from error
 
 
-def _checked(probe: FileProbe) -> FileProbe:
-    if not probe.head.strip():
-        raise RejectedFileError("empty", "the file has no content", where=probe.name, hint="Copy it again.")
-    return probe
+def _probe(path: Path, size: int, route: Route, kind: str, head: bytes) -> FileProbe:
+    inner = inner_name(path.name, route)
+    if kind != "text":
+        if not route:
+            mark = b"PAR1" if kind == "parquet" else b"ARROW1"
+            with path.open("rb") as stream:
+                stream.seek(-len(mark), 2)
+                if stream.read() != mark:
+                    raise EOFError(f"the {kind} footer is missing")
+        return FileProbe(path, path.name, size, kind, head if kind == "unread" else b"", inner, route=route)
+    encoding, line_end = text_form(head)
+    plain = b"".join(to_plain(iter([head]), encoding, line_end))
+    return FileProbe(path, path.name, size, kind, plain, inner, route=route, encoding=encoding, line_end=line_end)
+
+
+def in_encoding(probe: FileProbe, encoding: str) -> FileProbe:
+    """Return the probe of a text whose encoding its user declares."""
+    with probe.open() as stream:
+        head = stream.read(HEAD_BYTES)
+    plain = b"".join(to_plain(iter([head]), encoding, probe.line_end))
+    return replace(probe, head=plain, encoding=encoding)
+
+
+def truncated(name: str, error: Exception) -> RejectedFileError:
+    """Return the refusal of a file whose container does not read to its end."""
+    return RejectedFileError(
+        "truncated", f"the file is cut off or corrupt ({error})", where=name, hint="Copy or download it again."
+    )

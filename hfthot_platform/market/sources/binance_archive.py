@@ -45,9 +45,11 @@ from hfthot_platform.market.sources.base import (
     no_progress,
     probe_file,
 )
-from hfthot_platform.market.sources.canonical import INTERVAL_US, last_bar_open, to_time, unit_of
+from hfthot_platform.market.sources.canonical import INTERVAL_US, last_bar_open
+from hfthot_platform.market.sources.columns import refuse_by_name
 from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, gather, read_sieves
 from hfthot_platform.market.sources.mapping import CsvMapping
+from hfthot_platform.market.sources.times import Times
 from hfthot_platform.market.symbols import from_vendor, to_binance
 
 __all__ = ["ArchiveFeed", "BinanceArchive", "contract_size"]
@@ -123,11 +125,12 @@ class BinanceArchive:
     name = "binance_archive"
 
     def recognise(self, probe: FileProbe) -> Recognised | None:
-        if probe.container not in ("zip", "gzip", "text"):
+        if not probe.is_text:
             return None
         shape = _shape(probe.lines)
         if shape is None:
             return None
+        _refuse_untraded(probe, shape)
         declared = probe.declared
         member = _MEMBER.match(probe.inner_name) or _MEMBER.match(Path(probe.name).with_suffix(".csv").name)
         symbol = declared.symbol or (member["symbol"] if member else None) or _folder_symbol(probe.path, shape.kind)
@@ -183,7 +186,7 @@ class BinanceArchive:
             file_blocks(probe),
             layout,
             skip_lines=1 if shape.header else 0,
-            trust_end=probe.container != "text",
+            end="sound" if probe.checks_its_end or probe.declared.complete else "judged",
             progress=progress,
         )
         batches = gather(_canonical(sieves, claim, source_ref), claim.table, source_ref, batch_rows)
@@ -191,15 +194,11 @@ class BinanceArchive:
 
 
 def _canonical(sieves: Iterator[Sieve], claim: Recognised, source_ref: str) -> Iterator[Sieve]:
-    unit: str | None = None
+    names = [name for name in ("ts", "close_time") if name in (_KLINES if claim.table != TRADES.name else _TRADES)]
+    times = {name: Times(where=str(claim.symbol), bars=True) for name in names}
     for sieve in sieves:
-        if unit is None and sieve.rows.height:
-            unit = str(sieve.rows.select(unit_of(pl.col("ts"))).to_series().value_counts(sort=True).row(0)[0])
-        times = [name for name in ("ts", "close_time") if name in sieve.rows.columns]
-        for name in times:
-            detail = pl.format(f"{name} is {{}}, the file is in {unit}", pl.col(name))
-            sieve.reject(unit_of(pl.col(name)) != unit, "mixed_time_unit", detail)
-        sieve.rows = sieve.rows.with_columns(to_time(pl.col(name), unit or "ms") for name in times)
+        for name in names:
+            times[name].read(sieve, name)
         to_rows = _trades if claim.table == TRADES.name else _bars
         sieve.rows = to_rows(sieve.rows, claim).with_columns(
             pl.lit(claim.venue).alias("venue"),
@@ -208,6 +207,25 @@ def _canonical(sieves: Iterator[Sieve], claim: Recognised, source_ref: str) -> I
             pl.lit(source_ref).alias("source_ref"),
         )
         yield sieve
+
+
+def _refuse_untraded(probe: FileProbe, shape: _Shape) -> None:
+    """Refuse klines of mark, index and premium prices: same columns and names, and never traded.
+
+    Their volume is zero throughout, and their count is that of seconds.
+    """
+    refuse_by_name(probe)
+    if shape.kind != "klines":
+        return
+    rows = [line.split(",") for line in probe.lines[shape.header :] if _line_shape(line) == ("klines", 12)]
+    untraded = [row for row in rows if float(row[5]) == 0 and float(row[8]) > 0]
+    if len(untraded) == len(rows):
+        raise RejectedFileError(
+            "unsupported_content",
+            "klines without any volume and with a count: prices of the mark, an index or the premium",
+            where=probe.name,
+            hint="There is no table for them.",
+        )
 
 
 def _trades(rows: pl.DataFrame, claim: Recognised) -> pl.DataFrame:

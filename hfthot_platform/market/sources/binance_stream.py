@@ -1,4 +1,4 @@
-"""Recorded websocket messages of Binance: one line each, a local clock in nanoseconds and the JSON.
+"""Recorded websocket messages of Binance: one line each, a local clock and the JSON.
 
     1723161255088176367 {"stream":"btcusdt@trade","data":{"e":"trade","E":...,"T":...,"s":"BTCUSDT",...}}
 
@@ -28,13 +28,14 @@ from hfthot_platform.market.sources.base import (
     no_progress,
 )
 from hfthot_platform.market.sources.binance_archive import contract_size
-from hfthot_platform.market.sources.canonical import TIME
 from hfthot_platform.market.sources.delimited import Sieve, file_blocks, gather
+from hfthot_platform.market.sources.times import TIME
 from hfthot_platform.market.symbols import from_vendor
 
 __all__ = ["BinanceStream"]
 
-_LINE: Final = re.compile(r'\d{19} \{"stream":"[a-z0-9_]+@')
+#: Clocks of recordings are in nanoseconds, of older ones in microseconds or milliseconds, or seconds with a point.
+_LINE: Final = re.compile(r'(\d{13}|\d{16}|\d{19}|\d{10}\.\d+)[ \t]\{"stream":"[a-z0-9_!]+@')
 _TRADE: Final = '"e":"trade"'
 #: The trade event.  Prices and quantities are text, as Binance sends them.
 _FIELDS: Final = {
@@ -48,7 +49,6 @@ _FIELDS: Final = {
     "X": pl.String(),
 }
 _MESSAGE: Final = pl.Struct({"data": pl.Struct(_FIELDS)})
-_NANOSECONDS: Final = 19
 
 
 class BinanceStream:
@@ -57,7 +57,7 @@ class BinanceStream:
     name = "binance_stream"
 
     def recognise(self, probe: FileProbe) -> Recognised | None:
-        if probe.container not in ("zip", "gzip", "text"):
+        if not probe.is_text:
             return None
         # A recording may begin with an order-book snapshot, which names no stream.
         if not any(_LINE.match(line) for line in probe.lines[:20]):
@@ -92,7 +92,7 @@ def _events(probe: FileProbe, progress: Progress) -> Iterator[Sieve]:
         yield sieve
         progress(lines_done, None, "lines")
     if rest.strip():
-        yield _decode(rest, first=done + 1, cut=probe.container == "text")
+        yield _decode(rest, first=done + 1, cut=not probe.checks_its_end)
 
 
 def _decode(text: bytes, *, first: int, cut: bool = False) -> Sieve:
@@ -100,15 +100,13 @@ def _decode(text: bytes, *, first: int, cut: bool = False) -> Sieve:
     lines = lines.filter(lines.str.contains(_TRADE, literal=True))
     frame = lines.to_frame().with_columns(
         pl.int_range(first, first + lines.len(), dtype=pl.Int64).alias(ROW_NUMBER),
-        pl.col("line").str.slice(0, _NANOSECONDS).cast(pl.Int64, strict=False).alias("clock"),
+        _clock(pl.col("line").str.extract(r"^([0-9.]+)[ \t]")).alias("clock"),
     )
     sieve = Sieve(frame, lambda rows: lines.gather(rows[ROW_NUMBER] - first))
-    if cut:
-        sieve.reject(
-            pl.lit(value=True), "truncated_row", "the file ends within this line; if complete, end it with a line feed"
-        )
-    sieve.reject(pl.col("clock").is_null(), "unparsable_value", "the line does not begin with a time in nanoseconds")
-    messages = sieve.rows["line"].str.slice(_NANOSECONDS + 1)
+    if cut and lines.len() and not _is_message(_message(lines).item(0)):
+        sieve.reject(pl.lit(value=True), "truncated_row", "the file ends within this line")
+    sieve.reject(pl.col("clock").is_null(), "unparsable_value", "the line does not begin with a time")
+    messages = _message(sieve.rows["line"])
     try:
         decoded = messages.str.json_decode(_MESSAGE)
     except pl.exceptions.PolarsError:
@@ -118,6 +116,26 @@ def _decode(text: bytes, *, first: int, cut: bool = False) -> Sieve:
     event = decoded.struct.field("data").struct.unnest()
     sieve.rows = sieve.rows.select("clock", ROW_NUMBER).hstack(event.get_columns())
     return sieve
+
+
+def _message(lines: pl.Series) -> pl.Series:
+    return lines.str.replace(r"^[0-9.]+[ \t]", "")
+
+
+def _clock(text: pl.Expr) -> pl.Expr:
+    """Return the local clock in microseconds: whole numbers by their digits, seconds with a point."""
+    number = text.cast(pl.Int64, strict=False)
+    digits = text.str.len_chars()
+    seconds = pl.when(text.str.contains(".", literal=True)).then((text.cast(pl.Float64, strict=False) * 1e6).round())
+    return (
+        pl.when(digits == 19)
+        .then(number // 1000)
+        .when(digits == 16)
+        .then(number)
+        .when(digits == 13)
+        .then(number * 1000)
+        .otherwise(seconds.cast(pl.Int64))
+    )
 
 
 def _is_message(text: str) -> bool:
@@ -165,7 +183,7 @@ def _canonical(sieve: Sieve, source_ref: str) -> Sieve:
         pl.col("p").alias("price"),
         pl.when(pl.col("venue") == "binance_coinm").then(contracts).otherwise(pl.col("q")).alias("amount"),
         pl.when("m").then(pl.lit("sell")).otherwise(pl.lit("buy")).alias("side"),
-        (pl.col("clock") // 1000).cast(TIME).alias("ts_received"),
+        pl.col("clock").cast(TIME).alias("ts_received"),
         pl.lit("replay").alias("source"),
         pl.lit(source_ref).alias("source_ref"),
         ROW_NUMBER,

@@ -7,37 +7,37 @@ NaN) passes: the contract's audit judges it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import polars as pl
 
 from hfthot_platform.contracts.market import BARS, BARS_1M, INTERVALS, TRADES
 from hfthot_platform.errors import BadRequestError, RejectedFileError
+from hfthot_platform.market import symbol_facts as facts
 from hfthot_platform.market.sources.base import ROW_NUMBER, Batch
-from hfthot_platform.market.sources.delimited import Sieve
-from hfthot_platform.market.sources.mapping import CsvMapping
-from hfthot_platform.market.symbols import from_vendor
+from hfthot_platform.market.sources.delimited import NO_VALUE, Sieve
+from hfthot_platform.market.sources.mapping import CsvMapping, interval_name
+from hfthot_platform.market.sources.times import TIME, Times, join_day_and_clock
+from hfthot_platform.market.symbols import contract_of, from_vendor
 from hfthot_platform.market.trade_ids import synthetic_trade_id, venue_trade_id
 
 __all__ = [
+    "CRYPTO_ASSETS",
+    "CRYPTO_VENUES",
     "INTERVAL_US",
     "REQUIRED",
-    "TIME",
-    "UNIT_US",
     "Canonical",
-    "Times",
     "bar_interval",
     "interval_in_name",
     "last_bar_open",
-    "to_time",
-    "unit_of",
+    "needs_unit",
 ]
 
-TIME: Final = pl.Datetime("us", "UTC")
 INTERVAL_US: Final[dict[str, int]] = {"1m": 60_000_000, **INTERVALS}
 #: Columns that every row of a table needs from its source.
 REQUIRED: Final[dict[str, tuple[str, ...]]] = {
@@ -46,194 +46,40 @@ REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     BARS.name: ("ts", "open", "high", "low", "close", "volume"),
 }
 _CONTRACTS: Final = {each.name: each for each in (TRADES, BARS_1M, BARS)}
-#: Microseconds per unit; nanoseconds divide instead.
-UNIT_US: Final = {"s": 1_000_000, "ms": 1000, "us": 1}
-#: Text formats that `auto` tries; the first one that reads most of the first rows wins.
-_FORMATS: Final = (
-    *("%Y-%m-%d %H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%d %H:%M%#z"),
-    *("%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%dT%H:%M", "%Y-%m-%d"),
-    *("%Y-%m-%d %I-%p", "%Y-%m-%d %I:%M %p", "%Y/%m/%d %H:%M:%S", "%Y%m%d %H:%M", "%Y%m%d"),
-)
-_HAS_OFFSET: Final = re.compile("%[:#]?z")
-_HAS_HOUR: Final = re.compile("%[HIkl]")
-_HAS_MINUTE: Final = re.compile("%[MTRXcr+s]")
-_SUBSECOND: Final = re.compile(r"%[.0-9]*f")
-_SIDES: Final = {"buy": "buy", "b": "buy", "bid": "buy", "sell": "sell", "s": "sell", "ask": "sell"}
-_INTERVAL_TOKEN: Final = re.compile(r"(?:^|[-_. ])(\d+[mhdwM])(?=$|[-_. ])")
-
-
-def unit_of(value: pl.Expr) -> pl.Expr:
-    """Return the unit of epoch times judged by magnitude: s, ms, us or ns (1973 to 5138)."""
-    size = value.abs()
-    return (
-        pl.when(size < 10**11)
-        .then(pl.lit("s"))
-        .when(size < 10**14)
-        .then(pl.lit("ms"))
-        .when(size < 10**17)
-        .then(pl.lit("us"))
-        .when(size.is_not_null())
-        .then(pl.lit("ns"))
-    )
-
-
-def to_time(value: pl.Expr, unit: str) -> pl.Expr:
-    """Return epoch numbers of a unit (integers, or floats of seconds) as UTC microseconds."""
-    us = value.cast(pl.Int64) // 1000 if unit == "ns" else (value * UNIT_US[unit])
-    return us.round().cast(pl.Int64).cast(TIME)
-
-
-class Times:
-    """Reads one file's time column; settles on unit or format at the first rows, and holds the rest to it."""
-
-    def __init__(self, spec: str = "auto", zone: str = "UTC", *, where: str = "") -> None:
-        self._spec = spec
-        self._zone = zone
-        self._where = where
-        #: The settled unit (s, ms, us, ns) or strftime format; None before the first rows.
-        self.form: str | None = None if spec == "auto" else spec
-        self._whole_numbers = True
-
-    @property
-    def resolution_us(self) -> int:
-        """Return the file's time step in microseconds, as far as its form shows it."""
-        if self.form in UNIT_US:
-            return UNIT_US[self.form] if self._whole_numbers else 1
-        if self.form is None or self.form == "ns" or _SUBSECOND.search(self.form):
-            return 1
-        return 1_000_000
-
-    def read(self, sieve: Sieve, column: str = "ts") -> None:
-        """Turn `column` of the sieve's rows into UTC microseconds.
-
-        Rows are set aside as `mixed_time_unit`, `unparsable_value` or `ambiguous_local_time`.
-
-        Raises:
-            RejectedFileError: `unrecognised_time`, no known unit or format fits the first rows.
-        """
-        values = sieve.rows[column]
-        if isinstance(values.dtype, (pl.Datetime, pl.Date)):
-            sieve.rows = sieve.rows.with_columns(_utc(pl.col(column), values.dtype, self._zone))
-            self._hold(sieve, column, pl.lit(None, pl.String))
-            return
-        if values.len() == 0:
-            sieve.rows = sieve.rows.with_columns(pl.lit(None, TIME).alias(column))
-            return
-        if self.form is None:
-            self.form = self._settle(values)
-        if self.form in (*UNIT_US, "ns"):
-            self._numbers(sieve, column)
-        else:
-            self._text(sieve, column)
-
-    def _settle(self, values: pl.Series) -> str:
-        known = values.drop_nulls()
-        numbers = _numeric(known)
-        if numbers.null_count() * 2 < known.len():
-            self._whole_numbers = numbers.dtype == pl.Int64
-            units = numbers.drop_nulls().to_frame("v").select(unit_of(pl.col("v"))).to_series()
-            compact = units.len() > 0 and units.mode()[0] == "s" and _looks_like_days(known)
-            if not compact:
-                return str(units.value_counts(sort=True).row(0)[0])
-        text = known.head(1000).cast(pl.String)
-        best = max(_FORMATS, key=lambda form: _parse_text(text, form).count())
-        if _parse_text(text, best).count() * 2 <= text.len():
-            raise RejectedFileError(
-                "unrecognised_time",
-                f"no known unit or format of time fits {text[0]!r}" if text.len() else "the time column is empty",
-                where=self._where,
-                hint="Declare `time` in the mapping: s, ms, us, ns or a strftime format.",
-            )
-        return best
-
-    def _numbers(self, sieve: Sieve, column: str) -> None:
-        assert self.form is not None
-        raw = sieve.rows[column]
-        sieve.rows = sieve.rows.with_columns(_numeric(raw).alias(column))
-        if raw.dtype == pl.String:
-            text = pl.lit(raw)
-            sieve_bad = pl.col(column).is_null() & text.is_not_null()
-            sieve.reject(sieve_bad, "unparsable_value", f"{column} is not a number")
-        value = pl.col(column)
-        if self._spec == "auto":
-            other = unit_of(value) != self.form
-        else:
-            other = value.abs() > (9.2e18 / UNIT_US.get(self.form, 1))  # beyond the range of the type
-        sieve.reject(other, "mixed_time_unit", pl.format(f"{column} is {{}}, not in {self.form}", value))
-        sieve.reject(~value.is_finite(), "unparsable_value", f"{column} is not a finite number")
-        sieve.reject(value.is_null(), "missing_value", f"{column} is empty")
-        sieve.rows = sieve.rows.with_columns(to_time(value, self.form))
-
-    def _text(self, sieve: Sieve, column: str) -> None:
-        assert self.form is not None
-        raw = sieve.rows[column].cast(pl.String)
-        parsed = _parse_text(raw, self.form)
-        sieve.rows = sieve.rows.with_columns(parsed.alias(column), raw.alias("_raw"))
-        sieve.reject(
-            pl.col(column).is_null() & pl.col("_raw").is_not_null(),
-            "unparsable_value",
-            pl.format(f"{column} is {{}}, not of the form {self.form}", pl.col("_raw")),
-        )
-        sieve.reject(pl.col(column).is_null(), "missing_value", f"{column} is empty")
-        sieve.rows = sieve.rows.with_columns(_utc(pl.col(column), sieve.rows.schema[column], self._zone))
-        self._hold(sieve, column, pl.col("_raw"))
-        sieve.rows = sieve.rows.drop("_raw")
-
-    def _hold(self, sieve: Sieve, column: str, raw: pl.Expr) -> None:
-        sieve.reject(
-            pl.col(column).is_null(),
-            "ambiguous_local_time",
-            pl.format(f"{{}} happens twice or never in {self._zone} (clock change)", raw.fill_null("the time")),
-        )
-
-
-def _looks_like_days(values: pl.Series) -> bool:
-    """Return whether numbers are rather dates such as 20240131."""
-    return bool(values.cast(pl.String).str.contains(r"^(19|20)\d{6}$").all())
-
-
-def _numeric(values: pl.Series) -> pl.Series:
-    """Return integers where all values are, else floats; null where a text is no number."""
-    if values.dtype.is_integer():
-        return values.cast(pl.Int64)
-    if values.dtype.is_float():
-        # Whole numbers, as pandas makes of integers beside a missing value.
-        return values.cast(pl.Int64) if values.drop_nulls().eq(values.drop_nulls().round()).all() else values
-    whole = values.cast(pl.Int64, strict=False)
-    if whole.null_count() == values.null_count():
-        return whole
-    floats = values.cast(pl.Float64, strict=False)
-    # Integers beside junk stay exact integers; a float of nanoseconds would lose digits.
-    return whole if whole.null_count() == floats.null_count() else floats
-
-
-def _parse_text(text: pl.Series, form: str) -> pl.Series:
-    if _HAS_HOUR.search(form) and not _HAS_MINUTE.search(form):
-        text, form = text + "|00", form + "|%M"  # the parser wants a minute beside an hour
-    aware = "UTC" if _HAS_OFFSET.search(form) else None
-    return text.str.to_datetime(form, time_unit="us", time_zone=aware, strict=False)
-
-
-def _utc(value: pl.Expr, dtype: pl.DataType, zone: str) -> pl.Expr:
-    """Return times as UTC; local times that are ambiguous or do not exist become null."""
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-        return value.dt.convert_time_zone("UTC").dt.cast_time_unit("us")
-    local = value.cast(pl.Datetime("us"))
-    return local.dt.replace_time_zone(zone, ambiguous="null", non_existent="null").dt.convert_time_zone("UTC")
+_SIDES: Final = {
+    **dict.fromkeys(("buy", "b", "bid", "buyer", "long", "taker_buy"), "buy"),
+    **dict.fromkeys(("sell", "s", "ask", "seller", "short", "taker_sell"), "sell"),
+}
+_PRICES: Final = ("open", "high", "low", "close")
+#: Bitcoin's first block is of 2009-01-03: no market for crypto is older.
+_CRYPTO_BEGINS: Final = datetime(2009, 1, 1, tzinfo=UTC)
+#: Epoch numbers of trades and of bars within a day come from electronic markets; older ones are cut off.
+_EPOCHS_BEGIN: Final = datetime(1980, 1, 1, tzinfo=UTC)
+#: How far the clock of a venue may be ahead of ours.
+_AHEAD: Final = timedelta(minutes=5)
+#: Venues of crypto only.
+CRYPTO_VENUES: Final = frozenset(facts.FAMILIES)
+#: Assets that are crypto whatever the venue.
+CRYPTO_ASSETS: Final = facts.KNOWN_BASES | (frozenset(facts.DOLLARS) - {"USD"})
+_CONTRACT: Final = re.compile(r"-(PERP|\d{6})$")
+_INTERVAL_TOKEN: Final = re.compile(r"(?:^|[-_. ])(\d+(?:[mhdwM]|mo|[-_ ]?min))(?=$|[-_. ])")
+#: From here on a float no longer tells whole numbers apart.
+_EXACT_FLOAT: Final = 2.0**53
 
 
 def interval_in_name(name: str) -> str | None:
     """Return the bar length that a file name spells (`BTC_USDT-5m`), if any."""
     found = _INTERVAL_TOKEN.findall(name)
-    return found[0] if found else None
+    return interval_name(found[0]) if found else None
 
 
-def bar_interval(times: pl.DataFrame, name: str, *, where: str) -> str:
-    """Return the length of the bars: what the name says if the times agree, else what the times show.
+def bar_interval(times: pl.DataFrame, name: str, *, declared: str | None = None, where: str) -> str:
+    """Return the length of the bars: what is declared or named if the times agree, else what the times show.
 
     Args:
         times: first rows, with `ts` (UTC) and, if the file has several, `symbol`.
         name: file name, which may spell the interval.
+        declared: what the mapping says.
         where: file name for messages.
 
     Raises:
@@ -244,7 +90,7 @@ def bar_interval(times: pl.DataFrame, name: str, *, where: str) -> str:
         (pl.col("ts").diff().over(keys) if keys else pl.col("ts").diff()).dt.total_microseconds().alias("gap")
     )["gap"]
     gaps = gaps.filter(gaps > 0)
-    named = interval_in_name(name)
+    named = declared or interval_in_name(name)
     if named is not None and named not in INTERVAL_US:
         raise _unsupported(named, where)
     if gaps.len() == 0:
@@ -256,30 +102,75 @@ def bar_interval(times: pl.DataFrame, name: str, *, where: str) -> str:
                 hint="Declare `interval` in the mapping.",
             )
         return named
-    candidates = [named] if named else sorted(INTERVAL_US, key=lambda each: -INTERVAL_US[each])
-    for each in candidates:
+    if named is not None:
+        _check_grid(gaps, named, where, said="the mapping" if declared else "the name")
+        return named
+    for each in sorted(INTERVAL_US, key=lambda each: -INTERVAL_US[each]):
         step = INTERVAL_US[each]
-        on_grid = (gaps % step == 0).sum() >= 0.9 * gaps.len()
-        if on_grid and (named or (gaps == step).any()):
+        if (gaps % step == 0).sum() >= 0.9 * gaps.len() and (gaps == step).any():
             return each
-    shortest = f"{int(gaps.min() or 0) / 1e6:g} s"  # type: ignore[arg-type]
-    if named:
-        raise RejectedFileError(
-            "interval_mismatch",
-            f"the name says {named}, but bars are {shortest} apart",
-            where=where,
-            hint="Correct the name, or declare `interval` in the mapping.",
-        )
-    raise _unsupported(shortest, where)
+    if (month := _by_months(gaps)) is not None and month in INTERVAL_US:
+        return month
+    raise _unsupported(f"{int(gaps.min() or 0) / 1e6:g} s", where)  # type: ignore[arg-type]
+
+
+def _check_grid(gaps: pl.Series, interval: str, where: str, *, said: str) -> None:
+    """Refuse bars that lie on another grid than that of their length.
+
+    Most distances are whole multiples of the length.  If all of them are whole multiples of a longer one, the bars
+    are longer: two equal distances or eight of any kind are evidence, fewer are chance.
+    """
+    step = INTERVAL_US[interval]
+    common = math.gcd(*gaps.to_list())
+    shortest = f"{int(gaps.min()) / 1e6:g} s"  # type: ignore[arg-type]
+    if interval.endswith("mo") and _by_months(gaps) == interval:
+        return
+    on_grid = (gaps % step == 0).sum() >= 0.75 * gaps.len()
+    longer = common > step and ((gaps.len() >= 2 and gaps.n_unique() == 1) or gaps.len() >= 8)
+    if on_grid and not longer:
+        return
+    raise RejectedFileError(
+        "interval_mismatch",
+        f"{said} says {interval}, but bars are {shortest} apart",
+        where=where,
+        hint="Correct the name, or `interval` in the mapping; without either the times decide.",
+    )
+
+
+def _by_months(gaps: pl.Series) -> str | None:
+    """Return `1mo` where bars are 28 to 31 days apart."""
+    day = 86_400_000_000
+    return "1mo" if gaps.is_between(28 * day, 31 * day).mean() >= 0.9 else None  # type: ignore[operator]
 
 
 def _unsupported(interval: str, where: str) -> RejectedFileError:
     return RejectedFileError(
-        "unsupported_interval",
-        f"bars of {interval}",
-        where=where,
-        hint=f"Supported: {', '.join(INTERVAL_US)}; others derive from 1m bars.",
+        "unsupported_interval", f"bars of {interval}", where=where, hint=f"Supported: {', '.join(INTERVAL_US)}."
     )
+
+
+def is_crypto(symbol: str, venue: str) -> bool:
+    """Return whether a symbol can have been traded since 2009 only."""
+    base, _, quote = symbol.partition("-")
+    return venue in CRYPTO_VENUES or bool({base, quote.partition("-")[0]} & CRYPTO_ASSETS)
+
+
+def needs_unit(symbol: str, mapping: CsvMapping, table: str) -> str | None:
+    """Return why amounts of a symbol cannot be read without `amount_unit`, or None.
+
+    The contracts count amounts in the base asset.  Some venues count contracts or quote currency instead.
+    """
+    venue = mapping.venue or ""
+    if mapping.amount_unit is not None or not _CONTRACT.search(symbol):
+        return None
+    contract = contract_of(venue, symbol)
+    if contract.inverse is None:
+        return f"amounts of {symbol} on {venue} may count contracts, quote currency or the asset"
+    if table != TRADES.name and contract.amount_unit not in ("base", None):
+        return f"volumes of {symbol} on {venue} may count contracts, quote currency or the asset"
+    if contract.amount_unit == "contract" and contract.contract_size is None:
+        return f"amounts of {symbol} on {venue} count contracts of a size that is not known"
+    return None
 
 
 class _Arrivals:
@@ -338,23 +229,43 @@ def _ranked(keys: pl.DataFrame) -> pl.DataFrame:
 
 
 class Canonical:
-    """Turns sieves of target columns into canonical rows of one table; holds what must last across blocks."""
+    """Turns sieves of target columns into canonical rows of one table; holds what must last across blocks.
 
-    def __init__(self, mapping: CsvMapping, table: str, *, source_ref: str, where: str) -> None:
+    Args:
+        mapping: complete, as `csv.complete` returns it.
+        table: the target.
+        source_ref: provenance of the rows.
+        where: the file, for messages.
+        now: nothing can have been traded after it; None where the time of reading is not known.
+    """
+
+    def __init__(
+        self, mapping: CsvMapping, table: str, *, source_ref: str, where: str, now: datetime | None = None
+    ) -> None:
         self._mapping = mapping
         self._table = table
         self._source_ref = source_ref
         self._where = where
         self._arrivals = _Arrivals()
-        self.times = Times(mapping.time, mapping.zone, where=where)
-        self._times_received = Times(mapping.time, mapping.zone, where=where)
+        self._now = now
+        self._short_clock: bool | None = None
+        self._signed = mapping.signed
+        self.times = Times(mapping.time, mapping.zone, where=where, bars=table != TRADES.name)
+        self._times_received = Times("auto", mapping.zone, where=where)
 
     def apply(self, sieve: Sieve) -> Sieve:
         """Translate the rows of the sieve in place, and return it."""
+        if self._table != TRADES.name:
+            # A bar without any price says that nothing was traded.
+            sieve.skip(pl.all_horizontal(pl.col(name).is_nan() | pl.col(name).is_null() for name in _PRICES))
+        if {"date", "time"} & set(sieve.rows.columns):
+            day = self._mapping.date.isoformat() if self._mapping.date else None
+            sieve.rows, self._short_clock = join_day_and_clock(sieve.rows, day, short=self._short_clock)
         self.times.read(sieve)
         if "ts_received" in sieve.rows.columns:
-            self._times_received.read(sieve, "ts_received")
+            self._receive(sieve)
         self._name(sieve)
+        self._check_times(sieve)
         if self._table == TRADES.name:
             self._trades(sieve)
         else:
@@ -372,6 +283,38 @@ class Canonical:
         ]
         sieve.rows = sieve.rows.select(*present, ROW_NUMBER)
         return sieve
+
+    def _receive(self, sieve: Sieve) -> None:
+        """Read the local clock of a recording; a row without a readable one keeps its trade."""
+        part = Sieve(sieve.rows.select("ts_received", ROW_NUMBER), lambda rows: pl.repeat("", rows.height, eager=True))
+        try:
+            self._times_received.read(part, "ts_received")
+        except RejectedFileError:
+            sieve.rows = sieve.rows.drop("ts_received")
+            return
+        sieve.rows = sieve.rows.drop("ts_received").join(part.rows, on=ROW_NUMBER, how="left", maintain_order="left")
+
+    def _check_times(self, sieve: Sieve) -> None:
+        """Set aside times at which nothing can have been traded."""
+        rows = sieve.rows
+        if rows.height == 0:
+            return
+        low, high = rows.select(pl.col("ts").min().alias("low"), pl.col("ts").max().alias("high")).row(0)
+        detail = pl.col("ts").dt.strftime("ts is %Y-%m-%d %H:%M:%S")
+        if self._now is not None and high is not None and high > self._now + _AHEAD:
+            late = pl.format(f"{{}}, after the time of reading ({self._now:%Y-%m-%d %H:%M})", detail)
+            sieve.reject(pl.col("ts") > self._now + _AHEAD, "time_ahead", late)
+        if low is None or low >= _CRYPTO_BEGINS:
+            return
+        venue = self._mapping.venue or ""
+        crypto = {name: is_crypto(name, venue) for name in rows["symbol"].unique()}
+        early = pl.col("symbol").replace_strict(crypto, return_dtype=pl.Boolean) & (pl.col("ts") < _CRYPTO_BEGINS)
+        reason = "truncated_epoch" if self.times.is_epoch else "time_too_early"
+        sieve.reject(early, reason, pl.format("{}, before there was a market for crypto", detail))
+        within_a_day = self._table != BARS.name or INTERVAL_US.get(self._mapping.interval or "", 0) < INTERVAL_US["1d"]
+        if self.times.is_epoch and within_a_day:
+            early = pl.col("ts") < _EPOCHS_BEGIN
+            sieve.reject(early, "truncated_epoch", pl.format("{}: digits of the epoch are missing", detail))
 
     def _name(self, sieve: Sieve) -> None:
         perpetual, venue = self._mapping.is_perpetual, self._mapping.venue or ""
@@ -402,14 +345,14 @@ class Canonical:
         elif "side" in columns:
             words = {**_SIDES, **{word.lower(): side for word, side in self._mapping.sides.items()}}
             word = pl.col("side").cast(pl.String).str.to_lowercase()
+            word = word.replace(list(NO_VALUE), [None] * len(NO_VALUE))
             # An unknown word passes as it is: the contract's audit names it.
             sieve.rows = sieve.rows.with_columns(word.replace(words).alias("side"))
+        self._sign(sieve)
+        self._in_base(sieve)
+        columns = sieve.rows.columns
         if "trade_id" in columns:
-            raw = sieve.rows["trade_id"]
-            text = (_numeric(raw) if raw.dtype.is_float() else raw).cast(pl.String).str.strip_chars()
-            sieve.rows = sieve.rows.with_columns(
-                text.replace(["", "None", "nan"], [None, None, None]).alias("trade_id")
-            )
+            self._read_ids(sieve)
             missing = sieve.rows["trade_id"].is_null()
             if not missing.any():
                 sieve.rows = sieve.rows.with_columns(venue_trade_id(pl.col("trade_id")))
@@ -429,9 +372,100 @@ class Canonical:
         )
         sieve.rows = sieve.rows.with_columns(trade_id.alias("trade_id"))
 
+    def _read_ids(self, sieve: Sieve) -> None:
+        """Turn ids into text; whole numbers that passed through a float are themselves again."""
+        raw = sieve.rows["trade_id"]
+        value = pl.col("trade_id")
+        if raw.dtype.is_integer():
+            sieve.rows = sieve.rows.with_columns(value.cast(pl.String))
+            return
+        if raw.dtype.is_float():
+            lost = value.abs() >= _EXACT_FLOAT
+            sieve.reject(lost, "unparsable_value", "trade_id passed through a float and lost digits")
+            whole = pl.when(value == value.round()).then(value.cast(pl.Int64, strict=False).cast(pl.String))
+            known = pl.when(value.is_finite()).then(value.cast(pl.String))
+            sieve.rows = sieve.rows.with_columns(pl.coalesce(whole, known).alias("trade_id"))
+            return
+        sieve.rows = sieve.rows.with_columns(value.cast(pl.String).str.strip_chars())
+        if sieve.rows["trade_id"].str.contains(r"[.eE+]").any():
+            sieve.rows = sieve.rows.with_columns(value.str.replace(r"^(\d+)\.0*$", "${1}"))
+            # 1.234567E+09 has all its digits only if there are as many as the exponent says.
+            power = value.str.contains(r"^\d(\.\d+)?[eE]\+?\d{1,2}$")
+            digits = value.str.extract(r"^\d\.?(\d*)").str.len_chars()
+            exact = digits >= value.str.extract(r"[eE]\+?(\d{1,2})$").cast(pl.UInt32, strict=False)
+            sieve.reject(power & ~exact, "unparsable_value", "trade_id is rounded: its last digits are lost")
+            number = value.cast(pl.Float64, strict=False).cast(pl.Int64, strict=False).cast(pl.String)
+            sieve.rows = sieve.rows.with_columns(pl.when(power).then(number).otherwise(value).alias("trade_id"))
+        none = value.str.to_lowercase().is_in(NO_VALUE)
+        sieve.rows = sieve.rows.with_columns(pl.when(~none).then(value).alias("trade_id"))
+
+    def _sign(self, sieve: Sieve) -> None:
+        """Take the sign of the amount as the taker's side, where that is how the file tells it."""
+        amount = pl.col("amount")
+        if self._signed is None and sieve.rows.height:
+            has_side = {"side", "maker_buys"} & set(sieve.rows.columns)
+            self._signed = not has_side and bool((sieve.rows["amount"] < 0).any())
+        if "side" in sieve.rows.columns:
+            agrees = (amount < 0) & (pl.col("side") == "sell")
+            if self._signed is not False:
+                sieve.rows = sieve.rows.with_columns(pl.when(agrees).then(-amount).otherwise(amount).alias("amount"))
+        elif self._signed:
+            side = pl.when(amount < 0).then(pl.lit("sell")).when(amount > 0).then(pl.lit("buy"))
+            sieve.rows = sieve.rows.with_columns(side.alias("side"), amount.abs().alias("amount"))
+
+    def _in_base(self, sieve: Sieve) -> None:
+        """Convert amounts that count contracts or quote currency."""
+        rows = sieve.rows
+        if rows.height == 0:
+            return
+        names = rows["symbol"].unique().drop_nulls()
+        unclear = {each: why for each in names if (why := needs_unit(each, self._mapping, self._table)) is not None}
+        if unclear:
+            unknown = pl.col("symbol").replace_strict(unclear, default=None, return_dtype=pl.String)
+            hint = "declare `amount_unit` (base, quote, or contracts with contract_size and contract_unit)"
+            sieve.reject(unknown.is_not_null(), "unknown_amount_unit", pl.format(f"{{}}; {hint}", unknown))
+        price = pl.mean_horizontal(_PRICES) if self._table != TRADES.name else pl.col("price")
+        factors = {each: self._units(each) for each in names if each not in unclear}
+        if all(each == (1.0, "base") for each in factors.values()):
+            return
+        size = pl.col("symbol").replace_strict(
+            {each: size for each, (size, _) in factors.items()}, return_dtype=pl.Float64
+        )
+        in_quote = pl.col("symbol").is_in([each for each, (_, unit) in factors.items() if unit == "quote"])
+        converted = []
+        for name in ("amount", "volume", "buy_volume"):
+            if name in rows.columns:
+                value = pl.col(name) * size
+                converted.append(pl.when(in_quote).then(value / price).otherwise(value).alias(name))
+        if self._table != TRADES.name and "quote_volume" not in rows.columns:
+            converted.append(pl.when(in_quote).then(pl.col("volume") * size).alias("quote_volume"))
+        sieve.rows = sieve.rows.with_columns(converted)
+
+    def _units(self, symbol: str) -> tuple[float, str]:
+        """Return what one unit of the amount is worth, and in what (base or quote)."""
+        mapping = self._mapping
+        if mapping.amount_unit == "contracts":
+            return mapping.contract_size or 1.0, mapping.contract_unit or "base"
+        if mapping.amount_unit is not None:
+            return 1.0, mapping.amount_unit
+        if not _CONTRACT.search(symbol):
+            return 1.0, "base"
+        contract = contract_of(mapping.venue or "", symbol)
+        if contract.amount_unit == "contract":
+            return contract.contract_size or 1.0, "quote" if contract.inverse else "base"
+        return 1.0, contract.amount_unit or "base"
+
     def _bars(self, sieve: Sieve) -> None:
+        if "volume" not in sieve.rows.columns:
+            sieve.rows = sieve.rows.with_columns(pl.lit(0.0).alias("volume"))
+        self._in_base(sieve)
         if "interval" in sieve.rows.columns:
-            known = pl.col("interval").cast(pl.String)
+            spelled = {
+                each: interval_name(each) for each in sieve.rows["interval"].cast(pl.String).unique().drop_nulls()
+            }
+            known = pl.col("interval").cast(pl.String).replace(spelled)
+            sieve.rows = sieve.rows.with_columns(known.alias("interval"))
+            known = pl.col("interval")
             detail = pl.format("interval {}", known.fill_null("empty"))
             sieve.reject(~known.is_in(list(INTERVALS)).fill_null(value=False), "unsupported_interval", detail)
             length = known.replace_strict(INTERVALS, default=None, return_dtype=pl.Int64)
@@ -440,6 +474,8 @@ class Canonical:
             length = pl.lit(INTERVAL_US[self._mapping.interval])
             if self._table == BARS.name:
                 sieve.rows = sieve.rows.with_columns(pl.lit(self._mapping.interval).alias("interval"))
+        if self._mapping.stamp == "close":
+            sieve.rows = sieve.rows.with_columns(pl.col("ts") - length.cast(pl.Duration("us")))
         as_of: datetime | None = self._mapping.as_of
         sieve.rows = sieve.rows.with_columns(
             (pl.col("ts") + length.cast(pl.Duration("us"))).alias("ts_close"), pl.lit("vendor").alias("origin")

@@ -1,31 +1,60 @@
 """The declared mapping of a vendor file: which column is what, in which unit, of which venue and symbol.
 
-A mapping is written by hand, as YAML, beside the file it describes (`trades.csv.gz.mapping.yaml`), or comes
-from a preset.  Every field is optional: what is declared wins over what was recognised, what is not
-declared is recognised or, failing that, asked for by a typed rejection of the file.
+A mapping is written by hand, as YAML, beside the file it describes (`trades.csv.gz.mapping.yaml`) or once for a
+folder (`mapping.yaml`; what a file's own mapping says wins), or comes from a preset.  Every field is optional:
+what is declared wins over what was recognised, what is not declared is recognised or, failing that, asked for by
+a typed rejection of the file that names the field.  docs/files.md has an example of each.
 """
 
 from __future__ import annotations
 
+import codecs
+import re
 from datetime import UTC, datetime
+from datetime import date as Date  # noqa: N812 - the field `date` would hide it
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import available_timezones
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from hfthot_platform.contracts.market import BARS, BARS_1M, INTERVALS, SOURCES, TRADES
-from hfthot_platform.documents import load_yaml
+from hfthot_platform.documents import Node, line_of, parse_yaml
 from hfthot_platform.errors import DocumentError, RejectedFileError, nearest
 
-__all__ = ["SIDECAR_SUFFIX", "CsvMapping", "load_mapping", "sidecar_of"]
+__all__ = [
+    "FOLDER_MAPPING",
+    "SIDECAR_SUFFIX",
+    "CsvMapping",
+    "declared_mapping",
+    "interval_name",
+    "load_mapping",
+    "sidecar_of",
+]
 
 SIDECAR_SUFFIX: Final = ".mapping.yaml"
+#: The mapping of all files of a folder.
+FOLDER_MAPPING: Final = "mapping.yaml"
 
 #: What a source column can be.  `maker_buys` is a flag (true: the buyer was the maker, so the taker sold);
-#: `interval` is a bar length such as `5m`; the rest are columns of the contracts.
+#: `interval` is a bar length such as `5m`; `date` and `time` are joined to `ts`; the rest are columns of the
+#: contracts.
 TARGETS: Final = (
-    *("ts", "symbol", "interval", "open", "high", "low", "close", "volume", "quote_volume", "trades", "buy_volume"),
+    *(
+        "ts",
+        "date",
+        "time",
+        "symbol",
+        "interval",
+        "open",
+        "high",
+        "low",
+        "close",
+        "volume",
+        "quote_volume",
+        "trades",
+        "buy_volume",
+    ),
     *("trade_id", "price", "amount", "side", "maker_buys", "ts_received"),
 )
 
@@ -34,6 +63,13 @@ def _zone(name: str) -> str:
     if name not in available_timezones():
         raise ValueError(f"unknown time zone. {nearest(name, available_timezones())}")
     return name
+
+
+def _encoding(name: str) -> str:
+    try:
+        return codecs.lookup(name).name
+    except LookupError:
+        raise ValueError("unknown encoding; for example cp1252 or utf-16") from None
 
 
 def _utc(moment: datetime) -> datetime:
@@ -47,7 +83,8 @@ class CsvMapping(BaseModel):
 
     `columns` is either the list of targets in file order (null skips a column; the file has no header), or
     a dictionary from target to the header's name of the column.  Targets are those of the contracts
-    (`ts`, `price`, `open`, ...) plus `interval` and `maker_buys`.
+    (`ts`, `price`, `open`, ...) plus `date`, `time`, `interval` and `maker_buys`; `ts: [day, clock]` names the two
+    columns of a time that is written in two.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -61,19 +98,59 @@ class CsvMapping(BaseModel):
     columns: tuple[str | None, ...] | dict[str, str] | None = None
     #: Lines before the header, or before the data where there is no header.
     skip_lines: Annotated[int, Field(ge=0)] = 0
-    separator: Annotated[str, Field(min_length=1, max_length=1)] = ","
-    decimal: Literal[".", ","] = "."
-    #: auto (numbers by magnitude, text by trial), s, ms, us, ns, or a strftime format.
+    #: Found from the first lines where not declared.
+    separator: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    #: Found from the first lines where not declared.
+    decimal: Literal[".", ","] | None = None
+    #: What groups the digits of large numbers; the other of `.` and `,`, blanks and apostrophes need no declaration.
+    thousands: Annotated[str, Field(min_length=1, max_length=1)] | None = None
+    #: Lines that begin so are remarks, not rows.
+    comment: Annotated[str, Field(min_length=1, max_length=8)] | None = None
+    #: UTF-8 and UTF-16 are found; anything else has to be declared, for example cp1252.
+    encoding: Annotated[str, AfterValidator(_encoding)] | None = None
+    #: Take in a last line without its line feed even if it looks cut off.
+    complete: bool = False
+    #: auto (numbers by magnitude, text by trial), s, ms, us, ns, excel (serial days), or a strftime format.
     time: str = "auto"
     #: Zone of local times without an offset.
-    zone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    zone: Annotated[str, AfterValidator(_zone)] | None = None
+    #: The day of a file whose rows have a time of day only.
+    date: Date | None = None
+    #: Whether the time of a bar is that of its opening or of its close.
+    stamp: Literal["open", "close"] = "open"
     #: Length of a bar; found from the times where not declared.
     interval: str | None = None
+    #: `none`: the file has no volume, and its bars get 0.
+    volume: Literal["none"] | None = None
     #: The vendor's words for the taker's side.
     sides: dict[str, Literal["buy", "sell"]] = Field(default_factory=dict)
+    #: Whether the sign of the amount is the taker's side; found from the first rows where not declared.
+    signed: bool | None = None
+    #: What amounts and volumes count: the base asset, the quote asset, or contracts.
+    amount_unit: Literal["base", "quote", "contracts"] | None = None
+    #: What one contract is worth in `contract_unit`.
+    contract_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+    #: quote where a contract is an amount of money (inverse), base where it is an amount of the asset (linear).
+    contract_unit: Literal["base", "quote"] | None = None
     source: str = "vendor_history"
     #: When the file was made: bars that close later are not final.
     as_of: Annotated[datetime, AfterValidator(_utc)] | None = None
+
+    @field_validator("columns", mode="before")
+    @classmethod
+    def _joined(cls, columns: Any) -> Any:
+        """Write `ts: [day, clock]` as the targets `date` and `time`."""
+        if isinstance(columns, dict) and isinstance(columns.get("ts"), (list, tuple)):
+            if len(columns["ts"]) != 2:
+                raise ValueError("ts is one column, or two: the day and the time of day")
+            rest = {target: name for target, name in columns.items() if target != "ts"}
+            return {"date": columns["ts"][0], "time": columns["ts"][1], **rest}
+        return columns
+
+    @field_validator("interval", mode="before")
+    @classmethod
+    def _spelled(cls, interval: Any) -> Any:
+        return interval_name(interval) if isinstance(interval, (str, int)) else interval
 
     @model_validator(mode="after")
     def _consistent(self) -> CsvMapping:
@@ -83,12 +160,20 @@ class CsvMapping(BaseModel):
                 raise ValueError(f"unknown target column {target!r}. {nearest(target, TARGETS)}")
         if len(set(targets)) != len(list(targets)):
             raise ValueError("a target column is named twice")
+        if "ts" in targets and ("date" in targets or "time" in targets):
+            raise ValueError("give ts, or date and time, not both")
+        if "time" in targets and "date" not in targets and self.date is None:
+            raise ValueError("a time of day needs its day: a `date` column, or `date: 2024-01-02` for the whole file")
         if self.source not in SOURCES:
             raise ValueError(f"source {self.source!r} is not one of {', '.join(SOURCES)}")
         if self.interval is not None and self.interval not in ("1m", *INTERVALS):
             raise ValueError(f"interval {self.interval!r} is not one of 1m, {', '.join(INTERVALS)}")
-        if self.decimal == self.separator:
+        if self.decimal is not None and self.decimal == self.separator:
             raise ValueError("decimal and separator are the same character")
+        if self.thousands is not None and self.thousands in (self.decimal or ".", self.separator):
+            raise ValueError("thousands is the same character as decimal or separator")
+        if self.amount_unit == "contracts" and (self.contract_size is None or self.contract_unit is None):
+            raise ValueError("amount_unit: contracts needs contract_size, and contract_unit: base or quote")
         return self
 
     def over(self, other: CsvMapping) -> CsvMapping:
@@ -110,28 +195,95 @@ class CsvMapping(BaseModel):
         return BARS_1M.name if self.interval == "1m" else BARS.name
 
 
+def interval_name(word: str | int) -> str:
+    """Return a bar length as the contracts spell it: `60`, `H1`, `1hour`, `60min` are `1h`; `D`, `daily` are `1d`.
+
+    A number alone counts minutes.  What is not understood is returned as it is.
+    """
+    text = str(word).strip()
+    if text == "1M":
+        return "1mo"
+    found = _INTERVAL.fullmatch(text.lower())
+    if found is None:
+        return text
+    unit = _INTERVAL_UNITS.get(found["unit"] or found["first"] or "m")
+    if unit is None:
+        return text
+    count = int(found["count"] or found["after"] or 1)
+    for small, many, large in (("s", 60, "m"), ("m", 60, "h"), ("h", 24, "d")):
+        if unit == small and count and count % many == 0:
+            unit, count = large, count // many
+    if (count, unit) == (7, "d"):
+        return "1w"
+    return f"{count}{unit}"
+
+
+_INTERVAL: Final = re.compile(r"(?P<count>\d{1,6})[ _-]?(?P<unit>[a-z]*)|(?P<first>[a-z]+?)[ _-]?(?P<after>\d{0,4})")
+_INTERVAL_UNITS: Final = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), "s"),
+    **dict.fromkeys(("m", "t", "min", "mins", "minute", "minutes"), "m"),
+    **dict.fromkeys(("h", "hr", "hour", "hours", "hourly"), "h"),
+    **dict.fromkeys(("d", "day", "days", "daily", "b"), "d"),
+    **dict.fromkeys(("w", "wk", "week", "weeks", "weekly"), "w"),
+    **dict.fromkeys(("mo", "mn", "month", "months", "monthly"), "mo"),
+}
+
+
 def sidecar_of(path: Path) -> Path:
     """Return where the declared mapping of a file is looked for."""
     return path.with_name(path.name + SIDECAR_SUFFIX)
+
+
+def declared_mapping(path: Path) -> CsvMapping | None:
+    """Return what is declared of a file: by its own mapping, over the one of its folder; None if nothing is.
+
+    Raises:
+        RejectedFileError: `bad_mapping`.
+    """
+    own, folder = sidecar_of(path), path.with_name(FOLDER_MAPPING)
+    mappings = [load_mapping(each) for each in (folder, own) if each.is_file()]
+    if not mappings:
+        return None
+    if len(mappings) == 1:
+        return mappings[0]
+    try:
+        together = mappings[0].model_dump(exclude_unset=True) | mappings[1].model_dump(exclude_unset=True)
+        return CsvMapping.model_validate(together)
+    except ValidationError as error:
+        raise _bad(error, own, hint=f"It is read over {FOLDER_MAPPING} of the folder.") from error
 
 
 def load_mapping(path: Path) -> CsvMapping:
     """Read a mapping from YAML.
 
     Raises:
-        RejectedFileError: `bad_mapping`, with the field at fault.
+        RejectedFileError: `bad_mapping`, with the field at fault and its line.
     """
-    hint = "Correct the mapping; its fields are those of CsvMapping."
+    hint = "Correct the mapping; docs/files.md describes every field."
     try:
-        content: Any = load_yaml(path.read_text(encoding="utf-8"), where=path.name)
+        document = parse_yaml(path.read_text(encoding="utf-8-sig"), where=path.name, unique_keys=True)
     except DocumentError as error:
         raise RejectedFileError("bad_mapping", error.what, where=error.where, hint=error.hint or hint) from error
-    except UnicodeDecodeError as error:
-        raise RejectedFileError("bad_mapping", f"not UTF-8 ({error})", where=path.name, hint=hint) from error
-    if not isinstance(content, dict):
+    except (UnicodeDecodeError, OSError) as error:
+        raise RejectedFileError("bad_mapping", f"not readable ({error})", where=path.name, hint=hint) from error
+    if not isinstance(document.data, dict) or document.node is None:
         raise RejectedFileError("bad_mapping", "expected a dictionary of fields", where=path.name, hint=hint)
     try:
-        return CsvMapping.model_validate(content)
+        return CsvMapping.model_validate(document.data)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors())
-        raise RejectedFileError("bad_mapping", problems, where=path.name, hint=hint) from error
+        raise _bad(error, path, hint=hint, node=document.node) from error
+
+
+def _bad(error: ValidationError, path: Path, *, hint: str, node: Node | None = None) -> RejectedFileError:
+    problems = []
+    lines = []
+    for each in error.errors(include_url=False):
+        field = str(each["loc"][0]) if each["loc"] else ""
+        message = each["msg"].removeprefix("Value error, ")
+        if each["type"] == "extra_forbidden":
+            message = f"there is no such field. {nearest(field, CsvMapping.model_fields)}".strip()
+        problems.append(f"{field}: {message}" if field else message)
+        if node is not None:
+            lines.append(line_of(node, tuple(each["loc"][:1])) if field else 1)
+    where = f"{path.name}:{lines[0]}" if lines else path.name
+    return RejectedFileError("bad_mapping", "; ".join(dict.fromkeys(problems)), where=where, hint=hint)

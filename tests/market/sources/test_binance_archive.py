@@ -113,11 +113,17 @@ def test_klines_since_2025_in_milliseconds_are_futures(tmp_path) -> None:
     assert (claim.venue, claim.symbol) == ("binance_usdm", "BTC-USDT-PERP")
 
 
-def test_rows_of_another_time_unit_are_rejected(tmp_path, read_file) -> None:
-    lines = agg_trades(6, spot=True) + agg_trades(2, spot=True, unit=1000)
+def test_a_file_may_change_its_time_unit(tmp_path, read_file) -> None:
+    lines = agg_trades(6, spot=True) + agg_trades(2, spot=True, unit=1000, start=START + 6)
     got = read_file(zipped(tmp_path / "BTCUSDT-aggTrades-2024-01-01.zip", lines))
-    assert got.rows.height == 6
-    assert got.reasons == ["mixed_time_unit"] * 2
+    assert (got.rows.height, got.reasons) == (8, [])
+    assert got.rows["ts"].dt.epoch("ms").to_list() == list(range(START, START + 8))
+
+
+def test_a_row_of_another_time_unit_that_fits_nowhere_is_rejected(tmp_path, read_file) -> None:
+    lines = agg_trades(6, spot=True) + agg_trades(1, spot=True, unit=1000, start=START - 10**10)
+    got = read_file(zipped(tmp_path / "BTCUSDT-aggTrades-2024-01-01.zip", lines))
+    assert got.reasons == ["mixed_time_unit"]
     assert got.rejected["row"].to_list() == lines[6:]
 
 

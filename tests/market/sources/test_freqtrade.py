@@ -19,8 +19,8 @@ FOLDER = "trades/binance_kraken_trades"
 @pytest.mark.parametrize(
     ("file", "label"),
     [
-        ("XRP_ETH-trades.json.gz", "freqtrade/trades_json"),
-        ("XRP_OLD-trades.json.gz", "freqtrade/ccxt_trades"),
+        ("XRP_ETH-trades.json.gz", "json/trades_json"),
+        ("XRP_OLD-trades.json.gz", "json/ccxt_trades"),
         ("XRP_ETH-trades.parquet", "columnar/parquet_trades"),
         ("XRP_ETH-trades.feather", "columnar/arrow_trades"),
     ],
@@ -97,10 +97,10 @@ def test_candles_that_are_not_of_trades_are_refused(shared_data, suffix) -> None
     assert caught.value.reason == "unsupported_content"
 
 
-def test_funding_rates_are_a_wrong_schema(shared_data) -> None:
+def test_funding_rates_are_no_trades(shared_data) -> None:
     with pytest.raises(RejectedFileError) as caught:
         recognise(shared_data / "ohlcv/binance_perp_1m_2025/funding_8h.parquet")
-    assert caught.value.reason == "wrong_schema"
+    assert caught.value.reason == "unsupported_content"
 
 
 def test_the_folder_tells_the_venue(tmp_path) -> None:

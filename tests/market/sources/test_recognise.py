@@ -57,7 +57,7 @@ def test_an_unknown_file_is_told_how_to_be_described(tmp_path) -> None:
     ("file", "label"),
     [
         ("trades/binance_kraken_trades/XRP_ETH-trades.feather", "columnar/arrow_trades"),
-        ("trades/binance_kraken_trades/kraken/ETH_BTC-trades.json.gz", "freqtrade/ccxt_trades"),
+        ("trades/binance_kraken_trades/kraken/ETH_BTC-trades.json.gz", "json/ccxt_trades"),
         ("l2/binance_ws_2024_08/spot/ethusdt_20240808.gz", "binance_stream/combined_stream"),
         ("ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz", "csv/bitfinex_candles"),
         ("ohlcv/coinbase_bitfinex_csv/Coinbase_BTCUSD_1h.csv.gz", "csv/cryptodatadownload"),
