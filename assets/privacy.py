@@ -3,8 +3,8 @@
 import dagster as dg
 
 from assets.common import asset_key
-from hfthot_platform.accounts.chain import verify_chain
 from hfthot_platform.contracts.accounts import AUDIT_LOG
+from hfthot_platform.privacy.evidence import check_log
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["CHAIN"]
@@ -15,7 +15,7 @@ _MOST_SHOWN = 10
 @dg.asset_check(
     asset=asset_key(AUDIT_LOG.name),
     name="chain",
-    description="No entry was altered, dropped, inserted or moved, across erasures and retention.",
+    description="No entry was altered, dropped, inserted or moved, across erasures and retention; exported heads fit.",
 )
 def CHAIN(  # noqa: N802 - a definition, as everywhere in this package
     context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform]
@@ -24,7 +24,7 @@ def CHAIN(  # noqa: N802 - a definition, as everywhere in this package
     del context
     if not platform.has_accounts:
         return dg.AssetCheckResult(passed=True, description=NO_ACCOUNTS)
-    report = verify_chain(platform.lake, platform.store)
+    report = check_log(platform.accounts, platform.lake)
     shown = "; ".join(str(each) for each in report.problems[:_MOST_SHOWN])
     return dg.AssetCheckResult(
         passed=report.intact,
@@ -36,6 +36,8 @@ def CHAIN(  # noqa: N802 - a definition, as everywhere in this package
             "redacted": report.redacted,
             "anchor_seq": report.anchor_seq,
             "head_seq": report.head_seq,
+            "exported_heads": report.exported_heads,
+            "lost": report.lost,
             "problems": len(report.problems),
             "seconds": round(report.seconds, 3),
         },

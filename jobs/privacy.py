@@ -16,6 +16,7 @@ from hfthot_platform import __version__
 from hfthot_platform.errors import HfthotError, LegalHoldError
 from hfthot_platform.lakehouse import Stamp
 from hfthot_platform.privacy.erasure import pending_erasures, run_erasure
+from hfthot_platform.privacy.evidence import export_head
 from hfthot_platform.privacy.export import run_export
 from hfthot_platform.privacy.retention import apply_retention
 from hfthot_platform.privacy.rotation import rotate_keys
@@ -99,6 +100,17 @@ def rewrap_keys(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platf
     )
 
 
+@dg.op(description="Sign and export the newest entry of the audit log, so that a cut tail is noticed.", pool="accounts")
+def sign_head(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+    """Export the head of the audit log."""
+    if not platform.has_accounts:
+        context.log.info("there are no accounts yet")
+        return
+    with _redacted():
+        path = export_head(platform.accounts)
+    context.add_output_metadata({"file": path.name, "folder": dg.MetadataValue.path(path.parent)})
+
+
 @dg.job(description="Export everything held about a person (GDPR, articles 15 and 20).")
 def rgpd_export() -> None:
     """Run one export."""
@@ -121,6 +133,12 @@ def audit_retention() -> None:
 def key_rotation() -> None:
     """Run one rotation."""
     rewrap_keys()
+
+
+@dg.job(description="Sign and export the newest entry of the audit log; copy the file elsewhere.")
+def audit_head() -> None:
+    """Export the head once."""
+    sign_head()
 
 
 audit_chain = dg.define_asset_job(
@@ -150,13 +168,15 @@ def erasures_resumed(
         yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
 
 
-JOBS: list[Any] = [rgpd_export, rgpd_erasure, audit_retention, key_rotation, audit_chain]
+JOBS: list[Any] = [rgpd_export, rgpd_erasure, audit_retention, key_rotation, audit_head, audit_chain]
 
 SCHEDULES = [
     erasures_resumed,
     # Before the nightly maintenance, which then takes the files.
     whole_schedule("audit_retention_daily", "audit_retention", "15 2 * * *"),
     whole_schedule("audit_chain_daily", "audit_chain", "0 2 * * *"),
+    # After the check: what is signed was found whole a moment ago.
+    whole_schedule("audit_head_daily", "audit_head", "10 2 * * *"),
     # Off until somebody decides on it: what was backed up before a rotation cannot be restored after it.
     whole_schedule("key_rotation_monthly", "key_rotation", "0 1 1 * *", running=False),
 ]

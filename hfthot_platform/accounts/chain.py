@@ -9,20 +9,21 @@ which the hash covers; where a row says that it was redacted, its subject must h
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, Final
 
 import polars as pl
 import sqlalchemy as sa
 
 from hfthot_platform.accounts.changes import GENESIS, Entry, chain_hash, personal_digest
-from hfthot_platform.accounts.schema import retention_anchors, subjects
+from hfthot_platform.accounts.schema import chain_gaps, retention_anchors, subjects
 from hfthot_platform.accounts.store import Store
 from hfthot_platform.contracts.accounts import AUDIT_LOG
 from hfthot_platform.lakehouse import Lakehouse
 
-__all__ = ["ChainReport", "Problem", "verify_chain"]
+__all__ = ["ChainReport", "Problem", "chain_gaps_of", "verify_chain"]
 
 _ROWS: Final = 50_000
 _PAGE: Final = 5_000
@@ -57,6 +58,10 @@ class ChainReport:
     redacted: int
     problems: tuple[Problem, ...]
     seconds: float
+    #: Entries that were lost when the lake was restored from before them, as the store has it on record.
+    lost: int = 0
+    #: Heads exported earlier that it was compared with.
+    exported_heads: int = 0
 
     @property
     def intact(self) -> bool:
@@ -72,6 +77,9 @@ class _Chain:
     hash: str
     #: Hashes by `seq` that the store knows.
     known: dict[int, str]
+    #: Gaps on record, by the last entry before each: its hash, the last lost entry, and that one's hash.
+    gaps: dict[int, tuple[str, int, str]] = field(default_factory=dict)
+    lost: int = 0
     problems: list[Problem] = field(default_factory=list)
     #: Subjects of redacted rows; each must have been erased.
     redacted: dict[str | None, int] = field(default_factory=dict)
@@ -82,6 +90,8 @@ class _Chain:
         if seq <= self.seq:
             self.broken(seq, "is there twice")
             return
+        if seq > self.seq + 1:
+            self.pass_gap()
         if seq > self.seq + 1:
             missing = f"{self.seq + 1}" if seq == self.seq + 2 else f"{self.seq + 1} to {seq - 1}"
             self.broken(self.seq + 1, f"is missing ({missing})")
@@ -111,16 +121,29 @@ class _Chain:
         elif personal_digest(*personal) != digest:
             self.broken(seq, "had its personal columns altered")
         if self.known.get(seq, own) != own:
-            self.broken(seq, "is not the one that was written last")
+            self.broken(seq, "is not the one that was written")
         self.seq, self.hash = seq, own
+
+    def pass_gap(self) -> None:
+        """Go on after entries that are known to be lost, if they are missing here."""
+        before, to_seq, to_hash = self.gaps.get(self.seq, ("", 0, ""))
+        if before == self.hash:
+            self.lost += to_seq - self.seq
+            self.seq, self.hash = to_seq, to_hash
 
     def broken(self, seq: int, what: str) -> None:
         if len(self.problems) < _MOST_PROBLEMS:
             self.problems.append(Problem(seq, what))
 
 
-def verify_chain(lake: Lakehouse, store: Store) -> ChainReport:
+def verify_chain(lake: Lakehouse, store: Store, exported: Mapping[int, str] = MappingProxyType({})) -> ChainReport:
     """Check the audit log from its anchor to the store's head, in bounded memory.
+
+    Args:
+        lake: the lake.
+        store: the operational store.
+        exported: hashes by `seq` that are known from outside both; whoever alters rows, anchors and head together
+            cannot alter these.
 
     What is published while this runs is part of the check or not; both are right.
 
@@ -135,7 +158,7 @@ def verify_chain(lake: Lakehouse, store: Store) -> ChainReport:
     anchor_seq, anchor_hash = (0, GENESIS) if anchor is None else (anchor.seq, anchor.hash)
     # The head is read first: everything up to it is in the lake or in the log when those are read.
     head_seq, head_hash = store.head()
-    chain = _Chain(anchor_seq, anchor_hash, {head_seq: head_hash})
+    chain = _Chain(anchor_seq, anchor_hash, {head_seq: head_hash} | dict(exported), chain_gaps_of(store))
     in_lake = pending = 0
     version = -1
     while True:
@@ -156,6 +179,7 @@ def verify_chain(lake: Lakehouse, store: Store) -> ChainReport:
         for entry in waiting:
             chain.add(_as_row(entry))
         pending += len(waiting)
+    chain.pass_gap()
     if chain.seq < head_seq:
         chain.broken(chain.seq + 1, f"is missing ({chain.seq + 1} to {head_seq}, the newest that was written)")
     latest_seq, latest_hash = store.head()
@@ -170,7 +194,15 @@ def verify_chain(lake: Lakehouse, store: Store) -> ChainReport:
         redacted=chain.redacted_rows,
         problems=tuple(chain.problems),
         seconds=time.perf_counter() - started,
+        lost=chain.lost,
     )
+
+
+def chain_gaps_of(store: Store) -> dict[int, tuple[str, int, str]]:
+    """Return the gaps on record: by the last entry before each its hash, and the last lost entry with its hash."""
+    with store.reading() as rx:
+        rows = rx.execute(sa.select(chain_gaps)).all()
+    return {row.after_seq: (row.after_hash, row.to_seq, row.to_hash) for row in rows}
 
 
 def _as_row(entry: Entry) -> dict[str, Any]:

@@ -82,6 +82,8 @@ class Core:
         self._passwords = Passwords(settings)
         self._journal = Journal()
         self._lookup_key = self.installation_key("lookup")
+        # With the store, so that every backup has it: what is signed later must fit a store that was put back.
+        self.installation_key("signing")
 
     # -- keys ---------------------------------------------------------------------------------------------
 

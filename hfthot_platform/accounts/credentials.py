@@ -218,12 +218,12 @@ class Credentials(Sessions, Quotas):
             "replaced_by": None,
         }
         tx.run(_ADD_KEY, row)
-        return replace(_api_key(row, account), key=Secret(clear)), _issued_row(row)
+        return replace(_api_key(row, account), key=Secret(clear)), issued_row(row)
 
     def _revoke(self, tx: Transaction, row: dict[str, Any], replaced_by: str | None) -> RowChange:
         values = {"revoked_at": tx.now, "replaced_by": replaced_by}
         tx.execute(sa.update(schema.api_keys).where(schema.api_keys.c.key_id == row["key_id"]).values(values))
-        return _issued_row(row | values)
+        return issued_row(row | values)
 
     # -- keys of data providers -----------------------------------------------------------------------------
 
@@ -312,7 +312,7 @@ class Credentials(Sessions, Quotas):
                 tx.execute(sa.delete(stored).where(this))
                 # What is no longer used is no longer kept: the row stays, its secret goes.
                 ended = dict(old) | {"secret": None, "revoked_at": tx.now, "replaced_by": key_id}
-                changes.append(_provider_row(ended))
+                changes.append(provider_row(ended))
             if given is not None:
                 row = {
                     "subject_id": subject_id,
@@ -322,7 +322,7 @@ class Credentials(Sessions, Quotas):
                     "created_at": tx.now,
                 }
                 tx.execute(sa.insert(stored).values(row))
-                changes.append(_provider_row(row | {"revoked_at": None, "replaced_by": None}))
+                changes.append(provider_row(row | {"revoked_at": None, "replaced_by": None}))
         if given is not None:
             changes += self._set_quota(tx, subject_id, provider, given)
         return changes
@@ -399,14 +399,14 @@ def _api_key(row: Mapping[str, Any] | Any, account: AccountRow) -> ApiKey:
     )
 
 
-def _issued_row(row: Mapping[str, Any]) -> RowChange:
+def issued_row(row: Mapping[str, Any]) -> RowChange:
     kept = ("key_id", "subject_id", "tier", "prefix", "created_at", "revoked_at", "replaced_by")
     return RowChange(
         "api_keys", "put", {name: row[name] for name in kept} | {"kind": "hfthot", "provider": None, "secret": None}
     )
 
 
-def _provider_row(row: Mapping[str, Any]) -> RowChange:
+def provider_row(row: Mapping[str, Any]) -> RowChange:
     kept = ("key_id", "subject_id", "provider", "secret", "created_at", "revoked_at", "replaced_by")
     return RowChange(
         "api_keys", "put", {name: row[name] for name in kept} | {"kind": "provider", "tier": None, "prefix": None}

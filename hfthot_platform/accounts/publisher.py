@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 from operator import attrgetter, itemgetter
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import Executable
 
+from hfthot_platform.accounts.chain import chain_gaps_of
 from hfthot_platform.accounts.changes import Entry
 from hfthot_platform.accounts.store import Store
 from hfthot_platform.contracts import TableContract
@@ -30,6 +31,9 @@ from hfthot_platform.contracts.model import TIME
 from hfthot_platform.errors import AuditFailedError, LockTimeoutError, StoreError
 from hfthot_platform.lakehouse import Commit, Lakehouse, Stamp
 from hfthot_platform.lakehouse.locks import writers_lock
+
+if TYPE_CHECKING:
+    from hfthot_platform.accounts.restore import Reconciled
 
 __all__ = ["APPLICATION", "Published", "Publisher", "flush"]
 
@@ -51,6 +55,8 @@ class Published:
     first_seq: int
     last_seq: int
     commits: tuple[Commit, ...] = ()
+    #: Set where the store had been restored from before what the lake has: what was done about it.
+    reconciled: Reconciled | None = None
 
     @property
     def entries(self) -> int:
@@ -72,7 +78,7 @@ class Publisher:
 
     def behind(self) -> int:
         """Return how many entries of the log are not in all tables yet."""
-        return max(0, self._store.head()[0] - self._reached())
+        return max(0, self._store.head()[0] - self.reached())
 
     def publish(self, limit: int | None = None, *, stamp: Stamp | None = None) -> Published:
         """Publish what is in the log, or the next `limit` entries.
@@ -80,15 +86,15 @@ class Publisher:
         Raises:
             AuditFailedError: an entry breaks a table's contract; the message names entry, table and rule, never a
                 value.  What came before it in whole batches is published; nothing after it is.
-            StoreError: log and lake do not belong together (one of them was restored from another time).
+            StoreError: the lake was restored from before what was published, or does not belong to this store.
             LockTimeoutError: another publisher worked for longer than two minutes.
             CommitConflictError: another publisher went on where this one had lost its lock.
         """
         with self.alone():
-            reached = self._reached()
+            reached, reconciled = self._meet()
             # A publisher that was killed after its last commit did not trim any more.
             self._trim(reached)
-            done = Published(reached + 1, reached)
+            done = Published(reached + 1, reached, reconciled=reconciled)
             while limit is None or done.entries < limit:
                 batch = _Batch({each.name: self._applied(each) for each in USER_TABLES})
                 room = _BATCH if limit is None else min(_BATCH, limit - done.entries)
@@ -117,12 +123,37 @@ class Publisher:
             with self._store.reading() as session, _advisory_lock(session.execute):
                 yield
 
+    def _meet(self) -> tuple[int, Reconciled | None]:
+        """Return the last entry that all tables have, once it is sure that what waits follows from it.
+
+        A store that was restored from an older backup goes on after the lake's entries.
+        """
+        from hfthot_platform.accounts.restore import follow_the_lake, meet, strangers
+
+        reached = self.reached()
+        meeting = meet(self._lake, self._store, reached)
+        if meeting.state == "strangers":
+            raise strangers(meeting)
+        if meeting.state == "lake_behind":
+            raise StoreError(
+                f"the user tables end at entry {reached}, and entries after it were published and are gone",
+                where="change_log",
+                hint="The lake was restored from an older backup than the store. `hfthot accounts restore` goes on "
+                "without these entries, and records the loss.",
+            )
+        if meeting.state == "store_behind":
+            return reached, follow_the_lake(self._lake, self._store, meeting)
+        # Entries that are known to be lost are passed over.
+        _, resumed, _ = chain_gaps_of(self._store).get(reached, ("", reached, ""))
+        return max(reached, resumed), None
+
     def _trim(self, last: int) -> None:
         """Remove entries that all tables have, in steps between which other writers of the store come in."""
         while (left := self._store.entries(0, 1)) and left[0].seq <= last:
             self._store.trim(min(last, left[0].seq + _PAGE))
 
-    def _reached(self) -> int:
+    def reached(self) -> int:
+        """Return the last entry that all user tables have."""
         return self._applied(AUDIT_LOG)
 
     def _applied(self, declared: TableContract) -> int:
@@ -130,13 +161,6 @@ class Publisher:
 
     def _next(self, after: int, room: int) -> Iterator[Entry]:
         """Yield the entries that follow, without gaps."""
-        head = self._store.head()[0]
-        if head < after:
-            raise StoreError(
-                f"the user tables have entry {after}, but the change log ends at {head}",
-                where="change_log",
-                hint="The store was restored from an older backup than the lake's tables; restore both to one time.",
-            )
         while room > 0:
             page = self._store.entries(after, min(room, _PAGE))
             for entry in page:
@@ -144,7 +168,7 @@ class Publisher:
                     raise StoreError(
                         f"entry {after + 1} is missing, the next one is {entry.seq}",
                         where="change_log",
-                        hint="The lake's tables are older than the log's first entry; restore both to one time.",
+                        hint="The change log is damaged; restore the store's newest backup.",
                     )
                 after = entry.seq
                 yield entry

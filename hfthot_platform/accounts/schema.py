@@ -273,6 +273,18 @@ legal_holds: Final = Table(
     Index(None, "subject_id"),
 )
 
+#: Entries of the audit log that were lost when the lake was restored from before them: the last one that is there, the
+#: last one that is not, and their hashes, so that what follows still proves itself and the loss is not forgotten.
+chain_gaps: Final = Table(
+    "chain_gaps",
+    metadata,
+    Column("after_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("after_hash", String(64), nullable=False),
+    Column("to_seq", BigInteger, nullable=False),
+    Column("to_hash", String(64), nullable=False),
+    Column("noted_at", _TIME, nullable=False),
+)
+
 #: Where the audit chain was cut by retention: the last entry removed, so that the rest still proves itself.
 retention_anchors: Final = Table(
     "retention_anchors",

@@ -128,7 +128,7 @@ class Sessions(Core):
                     values = {"password_hash": verdict.rehashed}
                     tx.execute(sa.update(schema.users).where(schema.users.c.user_id == row["user_id"]).values(values))
                 token, opened = self._open(tx, row["subject_id"], request)
-                changes.append(_sessions_row(opened))
+                changes.append(sessions_row(opened))
                 event = self.event(
                     tx, "session.login", row["subject_id"], row["subject_id"], request, resource=opened["session_id"]
                 )
@@ -309,7 +309,7 @@ class Sessions(Core):
         open_ = sa.and_(which, schema.sessions.c.ended_at.is_(None), schema.sessions.c.expires_at > tx.now)
         statement = sa.update(schema.sessions).where(open_).values(ended_at=tx.now, end_reason=reason)
         rows = tx.execute(statement.returning(schema.sessions)).mappings().all()
-        return [_sessions_row(row) for row in rows]
+        return [sessions_row(row) for row in rows]
 
     # -- passwords ------------------------------------------------------------------------------------------
 
@@ -378,7 +378,7 @@ def _inactive(state: str) -> InactiveAccountError:
     return InactiveAccountError(f"the account is {state}", where="account", hint="Ask an administrator.")
 
 
-def _sessions_row(row: Any) -> RowChange:
+def sessions_row(row: Any) -> RowChange:
     return RowChange("sessions", "put", {name: row[name] for name in _LAKE})
 
 

@@ -454,6 +454,49 @@ class Store:
         with self.transaction() as tx:
             return tx.execute(sa.delete(schema.change_log).where(schema.change_log.c.seq <= up_to_seq)).rowcount
 
+    def go_on_after(self, last: int, head: tuple[int, str]) -> int:
+        """Put the entries that follow `last` behind another entry, and let all further ones follow them.
+
+        Their numbers and hashes are made anew; what they say, and when, stays.  Entries up to `last` are dropped: the
+        caller has made sure that they are published.  Whoever wrote to the store meanwhile comes after them.
+
+        Args:
+            last: the last entry that is published.
+            head: `seq` and `hash` of the entry to go on after.
+
+        Returns:
+            How many entries were moved.
+        """
+        self._queue()
+        try:
+            self._commit()
+            self._begin()
+            batch, writer = self._batch, self._writer
+            assert batch is not None and writer is not None  # noqa: PT018 - one fact
+            try:
+                rows = writer.run(_ENTRIES, {"after": last, "at_most": 2**62})
+                writer.execute(sa.delete(schema.change_log))
+                batch.seq, batch.hash = head
+                for seq, ts, payload in rows:
+                    old = decode(seq, ts, bytes(payload))
+                    entry = chained(batch.seq + 1, ts, old.rows, old.audit, batch.hash)
+                    batch.entries.append((entry, old.audit.subject_id))
+                    batch.seq, batch.hash = entry.seq, entry.hash
+                if not rows:
+                    writer.run(_ADVANCE, {"new_seq": batch.seq, "new_hash": batch.hash})
+            except BaseException as error:
+                self._fail(error)
+                if isinstance(error, HfthotError):
+                    raise
+                with translated(self._database.where):
+                    raise
+            self._commit()
+            if batch.error is not None:
+                raise StoreError(batch.error.what, where=batch.error.where, hint=batch.error.hint)
+            return len(rows)
+        finally:
+            self._mutex.release()
+
     # -- forgetting and closing -----------------------------------------------------------------------------
 
     def purge(self) -> None:

@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
 from hfthot_platform import __version__
-from hfthot_platform.cli import data, health, privacy, setup, sql, tables, users
+from hfthot_platform.cli import accounts, data, health, privacy, setup, sql, tables, users
 from hfthot_platform.cli.output import complain
 from hfthot_platform.errors import (
     BadRequestError,
@@ -127,6 +127,7 @@ for _command in _COMMANDS:
     app.command()(_command)
 app.add_typer(sql.sql, name="sql")
 app.add_typer(privacy.privacy, name="privacy")
+app.add_typer(accounts.accounts, name="accounts")
 
 
 def main() -> None:

@@ -227,19 +227,37 @@ def rotate_keys(
 
 
 @privacy.command()
-def chain(context: typer.Context, *, as_json: _Json = False) -> None:
-    """Prove that no entry of the audit log was altered, dropped, inserted or moved.  Exits with 1 if one was."""
-    from hfthot_platform.accounts.chain import verify_chain
+def head(context: typer.Context) -> None:
+    """Export the newest entry's number and hash, signed, and print the file's path; keep a copy elsewhere.
+
+    A log whose tail was cut off later, or whose anchor was moved, no longer fits it.
+    """
+    from hfthot_platform.privacy.evidence import export_head
 
     with _accounts(context) as accounts:
-        report = verify_chain(opened_lake(context), accounts.store)
+        typer.echo(export_head(accounts))
+
+
+@privacy.command()
+def chain(context: typer.Context, *, as_json: _Json = False) -> None:
+    """Prove that no entry of the audit log was altered, dropped, inserted or moved.  Exits with 1 if one was.
+
+    It is compared with the heads that `hfthot privacy head` exported, too.
+    """
+    from hfthot_platform.privacy.evidence import check_log
+
+    with _accounts(context) as accounts:
+        report = check_log(accounts, opened_lake(context))
     if as_json:
         print_json(asdict(report))
     elif report.intact:
         typer.echo(
             f"Intact: {counted(report.entries, 'entry').replace('entrys', 'entries')} in the lake and {report.pending} "
-            f"waiting, from {report.anchor_seq + 1} to {report.head_seq}; {report.redacted} redacted by erasures."
+            f"waiting, from {report.anchor_seq + 1} to {report.head_seq}; {report.redacted} redacted by erasures; "
+            f"{counted(report.exported_heads, 'exported head')} fit."
         )
+        if report.lost:
+            typer.echo(f"On record as lost, since the lake was restored from before them: {report.lost}.")
     else:
         for each in report.problems:
             typer.echo(str(each))

@@ -48,6 +48,7 @@ from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.privacy._files import read_file, retained
 from hfthot_platform.privacy._history import check_history, clean_log
 from hfthot_platform.privacy.certificate import ErasureCertificate, issue, verify
+from hfthot_platform.privacy.evidence import record_destruction
 from hfthot_platform.privacy.export import delete_exports
 from hfthot_platform.privacy.holds import forget_reasons, held_categories
 from hfthot_platform.privacy.scan import Database, Finding, Folder, Needle, ObjectStore, Place, Progress, scan
@@ -337,6 +338,8 @@ def _destroy(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
         held = held_categories(tx, case.subject_id)
         todo = [each for each in wanted if each not in held]
         if todo:
+            # Before the commit: what is on the list and was not committed is done by the next run.
+            record_destruction(accounts, case.request_id, case.subject_id, [*todo])
             exports = schema.exports
             mine = exports.c.subject_id == case.subject_id
             ids = list(tx.execute(sa.select(exports.c.request_id).where(mine)).scalars())

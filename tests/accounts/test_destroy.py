@@ -176,7 +176,7 @@ def test_rotation_rewraps_everything_and_drops_the_old_key(accounts, alice, used
 
     report = rotate_keys(accounts)
 
-    assert (report.dropped, report.installation_keys, report.subject_keys) == ((old,), 1, 4)
+    assert (report.dropped, report.installation_keys, report.subject_keys) == ((old,), 2, 4)
     assert wrapped_with(accounts) == {report.kek_id} == set(accounts.vault.ring.ids)
     assert old not in settings.key_file.read_text()
     assert accounts.get_user(alice.user_id).email == "alice@example.org"

@@ -198,7 +198,7 @@ def test_retention_asks_for_what_is_due(run, platform, instance, zoe, clock):
 def test_keys_are_rotated(run, platform, zoe):
     result = run("key_rotation")
 
-    assert outputs(result, "rewrap_keys") == {"subject_keys": 8, "installation_keys": 1, "dropped": 1}
+    assert outputs(result, "rewrap_keys") == {"subject_keys": 8, "installation_keys": 2, "dropped": 1}
     assert platform.accounts.get_user(zoe.user_id).email == ZOE.email
 
 

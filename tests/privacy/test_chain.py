@@ -114,7 +114,7 @@ def test_a_log_is_intact_from_the_first_entry_to_the_head(published, store):
         (lambda rows: rows.filter(pl.col("seq") < 9), "entry 9 is missing (9 to 10, the newest that was written)"),
         (lambda rows: rows.clear(), "entry 1 is missing (1 to 10, the newest that was written)"),
         (lambda rows: pl.concat([rows, rows.filter(pl.col("seq") == 4)]), "entry 4 is there twice"),
-        (lambda rows: rehashed(where(4, outcome="refused")(rows)), "entry 10 is not the one that was written last"),
+        (lambda rows: rehashed(where(4, outcome="refused")(rows)), "entry 10 is not the one that was written"),
         (
             lambda rows: rehashed(rows.filter(pl.col("seq") != 4).with_columns(seq=pl.int_range(1, 10).cast(pl.Int64))),
             "entry 10 is missing (10 to 10, the newest that was written)",

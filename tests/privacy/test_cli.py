@@ -85,6 +85,6 @@ def test_holds_are_placed_listed_and_released(zoe):
 
 def test_retention_rotation_and_chain(zoe):
     assert json.loads(hfthot("retention", "--json").stdout)["audit_rows"] == 0
-    assert "5 keys wrapped" in hfthot("rotate-keys").stdout
+    assert "6 keys wrapped" in hfthot("rotate-keys").stdout
     assert "Intact" in hfthot("chain").stdout
     assert json.loads(hfthot("chain", "--json").stdout)["problems"] == []
