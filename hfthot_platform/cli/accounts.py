@@ -46,7 +46,7 @@ def restore(
     with Accounts.open(context.obj.settings()) as opened:
         done = put_together(
             opened,
-            opened_lake(context),
+            opened_lake(context, new=accept_loss),
             accept_loss=accept_loss,
             rewrite=rewrite,
             stamp=new_stamp("accounts-restore"),

@@ -66,6 +66,8 @@ def restore(
     """
     # What was altered is noticed before anything is written.
     listed = destructions(accounts)
+    if accept_loss:
+        lake.expect_new()
     publisher = Publisher(accounts.store, lake)
     told("comparing store and lake")
     with publisher.alone():
