@@ -148,8 +148,8 @@ def _from_feeds(
         if not staging.publishable:
             staging.quarantine(stamp=platform.stamp(context))
             return
-        commits = staging.merge(on_change=CONFLICTS.get(name, "update"), stamp=platform.stamp(context))
-    yield published(context, table, commits, pictures_of(table, days) if pictures_of else {})
+        commit = staging.merge(on_change=CONFLICTS.get(name, "update"), stamp=platform.stamp(context))
+    yield published(context, table, [commit], pictures_of(table, days) if pictures_of else {})
 
 
 def _computed(

@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.common import asset_key, published, static_metadata, table_rows
+from assets.common import RULES, asset_key, published, rules_in_words, static_metadata, table_rows
 from hfthot_platform.contracts import contract
-from hfthot_platform.ingest import FileOutcome, ingest_landing
+from hfthot_platform.incidents import notify, record
+from hfthot_platform.ingest import FileOutcome, incident_of, ingest_landing
 from resources.platform import Platform
 
-__all__ = ["ASSETS"]
+__all__ = ["ASSETS", "announce"]
 
 
 @dg.asset(
@@ -22,29 +23,39 @@ __all__ = ["ASSETS"]
         dg.AssetCheckSpec(
             "counts_add_up",
             asset=asset_key("ops.ingest_files"),
-            description="Rows read = published + duplicate + quarantined, for every file.",
-        )
+            description="Rows read = published + duplicate + quarantined + gaps, for every file.",
+        ),
+        dg.AssetCheckSpec(
+            "files_accepted",
+            asset=asset_key("ops.ingest_files"),
+            description="No file was rejected; a rejected one lies in `rejected/` with its reason.",
+        ),
     ],
     metadata=static_metadata(contract("ops.ingest_files")),
 )
 def ingest_files(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
-) -> Iterator[dg.AssetMaterialization | dg.AssetCheckResult | dg.MaterializeResult[None]]:
-    """Ingest the landing folder, and tell the graph which days of which tables have new rows."""
+) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
+    """Ingest the landing folder, tell the graph which days of which tables have new rows, and report rejections."""
+    stamp = platform.stamp(context)
+
+    def report(outcome: FileOutcome) -> None:
+        announce(context.instance, outcome, run_id=context.run.run_id)
+        if outcome.status == "rejected":
+            incident = incident_of(outcome, platform.clock(), stamp, job=context.job_name)
+            record(platform.lake, incident)
+            notify(platform.settings, incident)
+
     outcomes = ingest_landing(
         platform.lake,
         platform.settings.landing,
         now=platform.clock(),
         settle_seconds=platform.settings.landing_settle_seconds,
-        stamp=platform.stamp(context),
+        scratch=platform.settings.scratch,
+        stamp=stamp,
+        on_outcome=report,
     )
-    for table, days in _days_by_table(outcomes).items():
-        for day in sorted(days):
-            # The rows are published by now; the event makes everything downstream of that day follow.
-            context.log_event(
-                dg.AssetMaterialization(asset_key(table), partition=day, metadata={"origin": "landing folder"})
-            )
-    yield _account(outcomes)
+    yield from _checks(outcomes)
     result = published(context, platform.lake.table("ops.ingest_files"), [])
     facts: list[dict[str, str | int]] = [
         {
@@ -56,31 +67,54 @@ def ingest_files(
             "published": each.rows_published,
             "duplicate": each.rows_duplicate,
             "quarantined": each.rows_quarantined,
+            "gaps": each.rows_gaps,
         }
         for each in outcomes
     ]
     yield result._replace(metadata={**(result.metadata or {}), "files": table_rows(facts), "count": len(facts)})
 
 
-def _days_by_table(outcomes: list[FileOutcome]) -> dict[str, set[str]]:
-    days: dict[str, set[str]] = {}
-    for each in outcomes:
-        if each.table:
-            days.setdefault(each.table, set()).update(day.isoformat() for day in each.days)
-    return days
+def announce(instance: dg.DagsterInstance, outcome: FileOutcome, *, run_id: str) -> None:
+    """Tell the graph that days of a table have other rows, and that these passed the table's rules.
+
+    What is computed from the table follows an announced day only where the check that gates publication passed.
+    """
+    if outcome.table is None or not outcome.days:
+        return
+    key = asset_key(outcome.table)
+    about = {"origin": "file", "file": outcome.name, "delta_version": outcome.version, "run": run_id}
+    for day in sorted(outcome.days):
+        event = dg.AssetMaterialization(key, partition=day.isoformat(), metadata=about)
+        instance.report_runless_asset_event(event)
+    check = dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=RULES,
+        passed=True,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=rules_in_words(outcome.rows_read, outcome.rows_quarantined, publishable=True),
+        metadata={"origin": dg.MetadataValue.text("file"), "file": dg.MetadataValue.text(outcome.name)},
+        blocking=True,
+    )
+    # After the days: a check counts for the newest materialisation only if it came later.
+    instance.report_runless_asset_event(check)
 
 
-def _account(outcomes: list[FileOutcome]) -> dg.AssetCheckResult:
-    wrong = [
-        each.name
-        for each in outcomes
-        if each.rows_read != each.rows_published + each.rows_duplicate + each.rows_quarantined
-    ]
-    return dg.AssetCheckResult(
+def _checks(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:
+    wrong = [each.name for each in outcomes if not each.adds_up]
+    yield dg.AssetCheckResult(
         check_name="counts_add_up",
         asset_key=asset_key("ops.ingest_files"),
         passed=not wrong,
         metadata={"files": len(outcomes), "files_whose_counts_differ": len(wrong)},
+    )
+    rejected = [each for each in outcomes if each.status == "rejected"]
+    rows = [{"file": each.name, "reason": each.reason or "", "detail": each.detail or ""} for each in rejected]
+    yield dg.AssetCheckResult(
+        check_name="files_accepted",
+        asset_key=asset_key("ops.ingest_files"),
+        passed=not rejected,
+        description=f"{len(rejected)} of {len(outcomes)} files were rejected." if rejected else None,
+        metadata={"files": len(outcomes), "rejected": table_rows(rows)},
     )
 
 

@@ -113,6 +113,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     setup.init,
     data.demo,
     data.ingest,
+    data.withdraw,
     users.ingest_users,
     tables.tables,
     tables.describe,

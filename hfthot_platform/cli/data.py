@@ -1,4 +1,4 @@
-"""Commands that bring data in: demo, ingest."""
+"""Commands that bring data in, and take it out again: demo, ingest, withdraw."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hfthot_platform.cli.output import print_json, print_table, progress_bar
+from hfthot_platform.cli.output import counted, note, print_json, print_table, progress_bar
 from hfthot_platform.cli.tables import new_stamp, opened_lake
 
 if TYPE_CHECKING:
     from hfthot_platform.ingest import FileOutcome
 
-__all__ = ["demo", "ingest"]
+__all__ = ["demo", "ingest", "withdraw"]
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -44,8 +44,9 @@ def ingest(
 ) -> None:
     """Check and publish files, the landing folder, or what a feed has for some days.
 
-    A file is recognised by its content and ingested once.  Bad rows are quarantined with the reason.
-    Exits with 1 if a file was rejected.
+    A file is recognised by its content, published whole or not at all, and ingested once; with another mapping
+    it is read again, and that reading takes the place of the one before.  Bad rows are quarantined with the
+    reason.  A file that fails never stops the others.  Exits with 1 if one was rejected.
     """
     from hfthot_platform.errors import BadRequestError
 
@@ -66,20 +67,53 @@ def ingest(
         return
     outcomes = _from_landing(context) if landing else _from_files(context, paths or [])
     _tell(outcomes, as_json=as_json)
-    if any(each.status == "rejected" for each in outcomes):
+    if any(each.status in {"rejected", "failed"} for each in outcomes):
         raise typer.Exit(1)
 
 
+def withdraw(
+    context: typer.Context,
+    file: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE",
+            help="A file that was ingested: its path, its name, or the first eight digits of its content's hash.",
+            show_default=False,
+        ),
+    ],
+    *,
+    as_json: _Json = False,
+) -> None:
+    """Take the rows of an ingested file out of its table again, as a new version: nothing before it is lost.
+
+    What they had taken the place of comes back, as far as the table's history goes.  Tables that are computed from
+    the days follow as soon as Dagster runs.  The file can be ingested again.
+    """
+    from hfthot_platform.ingest import withdraw_file
+
+    outcome = withdraw_file(opened_lake(context), file, stamp=new_stamp("withdraw"))
+    if as_json:
+        print_json(_facts(outcome))
+        return
+    days = f", {counted(len(outcome.days), 'day')} changed" if outcome.days else ""
+    back = f", {outcome.rows_restored:,} that had given way to them are back" if outcome.rows_restored else ""
+    typer.echo(f"{outcome.table}: {counted(outcome.rows_withdrawn, 'row')} of {outcome.name} withdrawn{back}{days}")
+    if outcome.detail:
+        note(outcome.detail)
+
+
 def _from_files(context: typer.Context, paths: list[Path]) -> list[FileOutcome]:
-    from hfthot_platform.errors import BadRequestError
     from hfthot_platform.ingest import ingest_files
 
-    for path in paths:
-        if not path.exists():
-            raise BadRequestError("there is no such file or folder", where=str(path))
-    lake = opened_lake(context, new=True)
     with progress_bar("ingesting") as progress:
-        return ingest_files(lake, paths, stamp=new_stamp("ingest"), progress=progress)
+        return ingest_files(
+            opened_lake(context, new=True),
+            paths,
+            scratch=context.obj.settings().scratch,
+            stamp=new_stamp("ingest"),
+            progress=progress,
+            on_unexpected=_traceback if context.obj.debug else lambda _path, _error: None,
+        )
 
 
 def _from_landing(context: typer.Context) -> list[FileOutcome]:
@@ -92,16 +126,28 @@ def _from_landing(context: typer.Context) -> list[FileOutcome]:
             settings.landing,
             now=datetime.now(UTC),
             settle_seconds=settings.landing_settle_seconds,
+            scratch=settings.scratch,
             stamp=new_stamp("ingest"),
             progress=progress,
+            on_unexpected=_traceback if context.obj.debug else lambda _path, _error: None,
         )
 
 
-def _tell(outcomes: list[FileOutcome], *, as_json: bool) -> None:
+def _traceback(path: Path, error: BaseException) -> None:
+    import traceback
+
+    note(f"{path}:\n" + "".join(traceback.format_exception(error)))
+
+
+def _facts(outcome: FileOutcome) -> dict[str, object]:
     from dataclasses import asdict
 
+    return {**asdict(outcome), "days": sorted(outcome.days), "query": outcome.query}
+
+
+def _tell(outcomes: list[FileOutcome], *, as_json: bool) -> None:
     if as_json:
-        print_json([{**asdict(each), "days": sorted(each.days)} for each in outcomes])
+        print_json([_facts(each) for each in outcomes])
         return
     if not outcomes:
         typer.echo("No file to ingest.")
@@ -119,8 +165,17 @@ def _tell(outcomes: list[FileOutcome], *, as_json: bool) -> None:
             for each in outcomes
         ],
         right=("read", "published", "duplicate", "quarantined"),
-        styles=lambda row: {"rejected": "red", "repeated": "dim"}.get(row[1], ""),
+        styles=lambda row: {"rejected": "red", "failed": "red", "repeated": "dim"}.get(row[1], ""),
     )
+    for each in outcomes:
+        if each.rows_gaps:
+            note(f"{each.name}: {counted(each.rows_gaps, 'row')} say that nothing was traded; they are gaps")
+        for rejection in each.rejections:
+            note(
+                f"{each.name}: {counted(rejection.count, 'row')} quarantined as {rejection.reason}: {rejection.detail}"
+            )
+        if each.query:
+            note(f'{each.name}: to see them, hfthot sql "{each.query}"')
 
 
 def _from_feed(context: typer.Context, feed: str, table: str, days: tuple[date, date], *, as_json: bool) -> None:

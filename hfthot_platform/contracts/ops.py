@@ -13,13 +13,13 @@ _VERSION = Column("schema_version", SMALL, "Version of this contract when the ro
 
 INGEST_FILES = TableContract(
     name="ops.ingest_files",
-    description="Every file that was ever ingested or rejected, by content; a file is ingested once.",
+    description="What became of every file, by content: a content is ingested once, in one reading.",
     columns=(
         Column("content_hash", TEXT, "SHA-256 of the file's bytes"),
         Column("name", TEXT, "File name when it was taken in"),
         Column("bytes", INT, "Size", unit="bytes"),
         Column("adapter", TEXT, "Adapter and preset that recognised it", nullable=True),
-        Column("status", TEXT, "published or rejected"),
+        Column("status", TEXT, "published, rejected or withdrawn"),
         Column("reason", TEXT, "Machine-readable reason of a rejection", nullable=True),
         Column("detail", TEXT, "The same in words", nullable=True),
         Column("target", TEXT, "Table the rows went to", nullable=True),
@@ -32,12 +32,22 @@ INGEST_FILES = TableContract(
         Column("ingested_at", TIME, "When"),
         Column("run_id", TEXT, "Run that did it"),
         _VERSION,
+        Column("rows_gaps", INT, "Rows that say that nothing was traded", nullable=True),
+        Column("rows_updated", INT, "Of the published rows, those that took the place of another's", nullable=True),
+        Column("rows_withdrawn", INT, "Rows of this content that were taken out of the table", nullable=True),
+        Column("rows_restored", INT, "Rows of other sources that came back for them", nullable=True),
+        Column("mapping_hash", TEXT, "SHA-256 of the mapping that was declared; null without one", nullable=True),
+        Column("source_ref", TEXT, "`source_ref` of its rows", nullable=True),
+        Column("version", INT, "Version of the table that published its rows", nullable=True),
+        Column("commit_id", TEXT, "Id of that commit", nullable=True),
+        Column("days", TEXT, "UTC days whose rows changed, as `2024-01-01..2024-01-31 2024-03-05`", nullable=True),
     ),
     primary_key=("content_hash",),
     sort_by=("ingested_at", "content_hash"),
+    schema_version=2,
     rules=(
         Matches("content_hash", "[0-9a-f]{64}"),
-        OneOf("status", ("published", "rejected")),
+        OneOf("status", ("published", "rejected", "withdrawn")),
         Between("rows_read", 0, 1e15),
         Between("rows_published", 0, 1e15),
         Between("rows_duplicate", 0, 1e15),
@@ -47,7 +57,7 @@ INGEST_FILES = TableContract(
 )
 
 #: What an incident can be.
-INCIDENT_KINDS: Final = ("run_failure", "check_failure", "stale", "dead_run", "retention_blocked")
+INCIDENT_KINDS: Final = ("run_failure", "check_failure", "stale", "dead_run", "retention_blocked", "file_rejected")
 
 INCIDENTS = TableContract(
     name="ops.incidents",

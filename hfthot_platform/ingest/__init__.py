@@ -8,16 +8,19 @@ command line.
 
 from hfthot_platform.ingest.derive import Derivation, derive
 from hfthot_platform.ingest.feeds import build_feeds, ingest_feed, stage_feeds
-from hfthot_platform.ingest.files import FileOutcome, ingest_files, ingest_landing, waiting_files
+from hfthot_platform.ingest.files import incident_of, ingest_files, ingest_landing, waiting_files, withdraw_file
+from hfthot_platform.ingest.records import FileOutcome
 
 __all__ = [
     "Derivation",
     "FileOutcome",
     "build_feeds",
     "derive",
+    "incident_of",
     "ingest_feed",
     "ingest_files",
     "ingest_landing",
     "stage_feeds",
     "waiting_files",
+    "withdraw_file",
 ]

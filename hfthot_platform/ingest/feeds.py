@@ -163,4 +163,4 @@ def ingest_feed(
     with stage_feeds(lake, feeds, table, days, settings=settings, progress=progress) as staging:
         if not staging.publishable:
             staging.quarantine(stamp=stamp)
-        return staging.merge(on_change=CONFLICTS.get(table, "update"), stamp=stamp)
+        return [staging.merge(on_change=CONFLICTS.get(table, "update"), stamp=stamp)]

@@ -12,7 +12,9 @@ old; then they are rejected.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,6 +30,7 @@ from hfthot_platform.errors import BadRequestError, RejectedFileError
 from hfthot_platform.ingest.files import waiting_files
 from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.market.sources.base import FileProbe, probe_members
 from hfthot_platform.settings import Settings
 
 __all__ = ["UserFile", "ingest_user_files", "ingest_user_landing", "waiting_user_files"]
@@ -37,6 +40,10 @@ _DONE: Final = "done"
 _REJECTED: Final = "rejected"
 #: Days for which a file that could not be read stays at least, for whoever looks into it.
 _REJECTED_DAYS: Final = 7
+#: Names of fields that market data never has.
+_PERSONAL_FIELDS: Final = frozenset(
+    ("event_id", "username", "user_name", "email", "e_mail", "first_name", "last_name", "password", "phone")
+)
 
 
 @dataclass(frozen=True)
@@ -172,6 +179,35 @@ def _record(
     }
     schema = {name: dtype for name, dtype in table.contract.polars_schema.items() if name in row}
     table.merge(pl.DataFrame([row], schema=schema), stamp=stamp)
+
+
+def holds_personal_data(path: Path) -> bool:
+    """Return whether a file has fields of persons, by the names of its fields alone.
+
+    Market data has none: such a file is one of user events, or of accounts, that was dropped in the wrong place.
+    """
+    found = (each.strip().strip('"').lower() for probe in probe_members(path) for each in _fields(probe))
+    return not _PERSONAL_FIELDS.isdisjoint(found)
+
+
+def _fields(probe: FileProbe) -> Iterable[str]:
+    if probe.container == "parquet":
+        try:
+            with probe.open() as payload:
+                return pl.read_parquet_schema(io.BytesIO(payload.read()) if probe.route else probe.path)
+        except (pl.exceptions.PolarsError, OSError):
+            return ()
+    first = next((line for line in probe.lines if line.strip()), "")
+    if first.lstrip().startswith(("{", "[")):
+        # The names of an object's fields, however the rest of it reads.
+        return re.findall(r'"(\w+)"\s*:', probe.head.decode("utf-8", "replace"))
+    return re.split(r"[,;\t|]", first)
+
+
+def put_into_rejected(path: Path, folder: Path, name: str) -> None:
+    """Move a file with personal data to `rejected/` of the folder of user events, where it stays for a week."""
+    folder.mkdir(mode=0o700, exist_ok=True)
+    _move(path, folder / _REJECTED, name)
 
 
 def _move(path: Path, folder: Path, name: str) -> None:

@@ -50,6 +50,8 @@ class Audited:
     rejected: pl.DataFrame
     duplicates: int
     results: tuple[RuleResult, ...]
+    #: Position of each of `rows` in its source, where the source told.
+    row_numbers: pl.Series | None = None
 
     @property
     def read(self) -> int:
@@ -183,6 +185,7 @@ def audit(contract: TableContract, frame: pl.DataFrame, rejected: pl.DataFrame |
         rejected=pl.concat(parts) if parts else nothing,
         duplicates=duplicates,
         results=results,
+        row_numbers=rows[ROW_NUMBER] if ROW_NUMBER in rows.columns else None,
     )
 
 

@@ -51,10 +51,17 @@ class Commit:
     rows_replayed: int = 0
     #: Rows of forgotten subjects that were deleted or lost their personal columns.
     rows_forgotten: int = 0
+    #: Rows of a source that were taken out, and rows that came back because they had given way to those.
+    rows_withdrawn: int = 0
+    rows_restored: int = 0
+    #: UTC days of rows that were added, replaced, taken out or brought back; `Table.publish` tells them.
+    days: frozenset[date] = frozenset()
     files_added: int = 0
     bytes_added: int = 0
     seconds: float = 0.0
     attempts: int = 1
+    #: Id of the commit that made the version; empty for one that was made by other software.
+    commit_id: str = ""
 
     def with_rejected(self, rows: int) -> Commit:
         """Return the outcome with rows counted in that were quarantined beforehand."""
@@ -76,6 +83,10 @@ class VersionInfo:
     #: Oldest version that a vacuum left readable; only set on vacuum commits.
     oldest_readable: int | None = None
     commit_id: str = ""
+    #: What the rows of a `Table.publish` came from.
+    source_ref: str = ""
+    #: The version that a restore made current again; None for any other operation.
+    restored: int | None = None
 
 
 @dataclass(frozen=True)
@@ -195,4 +206,6 @@ def _info(entry: Mapping[str, Any], milliseconds: int) -> VersionInfo:
         partition=str(entry.get(_PREFIX + "partition", "")),
         oldest_readable=int(oldest) if oldest is not None else None,
         commit_id=str(entry.get(_PREFIX + "commit_id", "")),
+        source_ref=str(entry.get(_PREFIX + "source_ref", "")),
+        restored=int(entry["operationParameters"]["version"]) if operation == "RESTORE" else None,
     )

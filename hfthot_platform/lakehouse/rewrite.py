@@ -8,22 +8,16 @@ value is gone from the new version.
 
 from __future__ import annotations
 
-import json
-import time
-import uuid
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import unquote
 
 import polars as pl
 from deltalake import DeltaTable
-from deltalake.transaction import AddAction, RemoveAction
 
 from hfthot_platform.contracts import TableContract
-from hfthot_platform.lakehouse.commits import active_files
+from hfthot_platform.lakehouse.datafiles import DataFile, DataFiles
 
 __all__ = ["REDACTED", "SUBJECT", "Rewrite"]
 
@@ -38,30 +32,6 @@ _ROW_GROUP_ROWS: Final = 16_384
 #: A file with fewer rows is merged with others when it is written again, or when there are too many of them.
 _SMALL_ROWS: Final = _FILE_ROWS // 8
 _MOST_SMALL_FILES: Final = 12
-
-
-@dataclass(frozen=True)
-class _File:
-    """An entry of the log."""
-
-    path: str
-    size: int
-    rows: int | None
-    partition: date | None
-    lows: dict[str, Any]
-    highs: dict[str, Any]
-
-    @property
-    def small(self) -> bool:
-        """Whether the file is worth merging with others."""
-        return self.rows is not None and self.rows < _SMALL_ROWS
-
-    def may_hold(self, column: str, values: pl.Series) -> bool:
-        """Whether any of the values (sorted, none null) can be in the file, by its statistics."""
-        low, high = self.lows.get(column), self.highs.get(column)
-        if low is None or high is None:
-            return values.len() > 0
-        return bool(values.search_sorted(high, side="right") > values.search_sorted(low, side="left"))
 
 
 class Rewrite:
@@ -90,13 +60,11 @@ class Rewrite:
         redact: Collection[str],
     ) -> None:
         self._contract = contract
-        self._handle = handle
-        self._folder = folder
-        self._options = options
+        self._data = DataFiles(contract, handle, folder, options, row_group_rows=_ROW_GROUP_ROWS, times_in_log=False)
         self._rows = rows
         self._forget = pl.Series(SUBJECT, sorted(set(forget)), dtype=pl.String)
         self._redact = pl.Series(SUBJECT, sorted(set(redact)), dtype=pl.String)
-        self._partitions: dict[date | None, pl.DataFrame] = {None: rows}
+        self._partitions: dict[date | int | None, pl.DataFrame] = {None: rows}
         if contract.partition_by:
             self._partitions = {
                 key[0]: part for key, part in rows.partition_by(contract.partition_by, as_dict=True).items()
@@ -116,9 +84,8 @@ class Rewrite:
         #: Stored rows that the incoming ones replace, and stored rows deleted or redacted.
         self.replaced = 0
         self.forgotten = 0
-        self._files = list(_files(contract, handle))
+        self._files = list(self._data.stored())
         self._touched = [file for file in self._files if self._touches(file)]
-        self._written: list[Path] = []
 
     @property
     def changes(self) -> bool:
@@ -131,40 +98,25 @@ class Rewrite:
         Raises:
             CommitFailedError: another version came since the handle was read; nothing is published.
         """
-        contract = self._contract
-        now = int(time.time() * 1000)
-        adds = [self._added(partition, rows, now) for partition, rows in self._new_files()]
-        removes = [
-            RemoveAction(file.path, data_change=True, deletion_timestamp=now, size=file.size, partition_values=values)
-            for file in self._touched
-            for values in [self._partition_values(file.partition)]
-        ]
-        self._handle.create_write_transaction(
-            [*adds, *removes],
-            "append",
-            self._handle.schema(),
-            [contract.partition_by] if contract.partition_by else [],
-            commit_properties=properties,
-            post_commithook_properties=hooks,
-        )
+        added = [self._data.write(partition, rows) for partition, rows in self._new_files()]
+        self._data.commit(added, self._touched, properties, hooks)
 
     def discard(self) -> None:
         """Delete the new files of a commit that came to nothing; on an object store a vacuum does."""
-        for path in self._written:
-            path.unlink(missing_ok=True)
+        self._data.discard()
 
     # -- which files ----------------------------------------------------------------------------------------
 
-    def _touches(self, file: _File) -> bool:
+    def _touches(self, file: DataFile) -> bool:
         """Whether a file holds a row that changes; counts those rows."""
         contract = self._contract
         key = list(contract.primary_key)
         mine = self._partitions.get(file.partition)
         if mine is not None and not all(
-            file.may_hold(name, values) for name, values in self._wanted[file.partition].items()
+            _may_hold(file, name, values) for name, values in self._wanted[file.partition].items()
         ):
             mine = None
-        erased = [each for each in (self._forget, self._redact) if each.len() and file.may_hold(SUBJECT, each)]
+        erased = [each for each in (self._forget, self._redact) if each.len() and _may_hold(file, SUBJECT, each)]
         if (mine is None or not mine.height) and not erased:
             return False
         names = list(dict.fromkeys((*key, *((SUBJECT, REDACTED) if erased else ()))))
@@ -183,7 +135,7 @@ class Rewrite:
 
     # -- new files ------------------------------------------------------------------------------------------
 
-    def _new_files(self) -> Iterator[tuple[date | None, pl.DataFrame]]:
+    def _new_files(self) -> Iterator[tuple[date | int | None, pl.DataFrame]]:
         """Yield partition and rows of each new file; one touched file is in memory at a time.
 
         A large file is written again by itself, with the new rows that fall into its span.  Small ones are
@@ -191,12 +143,12 @@ class Rewrite:
         """
         first = self._contract.sort_by[0]
         waiting = dict(self._partitions)
-        pools: dict[date | None, list[pl.DataFrame]] = {}
+        pools: dict[date | int | None, list[pl.DataFrame]] = {}
         for file in self._touched:
             kept = self._kept(file)
             low, high = file.lows.get(first), file.highs.get(first)
             mine = waiting.get(file.partition)
-            if file.small or low is None or high is None:
+            if _is_small(file) or low is None or high is None:
                 pools.setdefault(file.partition, []).append(kept)
                 continue
             if mine is not None:
@@ -211,7 +163,7 @@ class Rewrite:
                 small = [
                     each
                     for each in self._files
-                    if each.partition == partition and each.small and each.path not in touched
+                    if each.partition == partition and _is_small(each) and each.path not in touched
                 ]
                 if len(small) >= _MOST_SMALL_FILES:
                     pools[partition] += [self._read(each) for each in small]
@@ -219,7 +171,7 @@ class Rewrite:
         for partition, parts in pools.items():
             yield from self._sliced(partition, pl.concat(parts))
 
-    def _kept(self, file: _File) -> pl.DataFrame:
+    def _kept(self, file: DataFile) -> pl.DataFrame:
         """Return the rows of a file that stay, redacted where that is asked for."""
         rows = self._read(file)
         mine = self._partitions.get(file.partition)
@@ -236,85 +188,28 @@ class Rewrite:
             )
         return rows
 
-    def _sliced(self, partition: date | None, rows: pl.DataFrame) -> Iterator[tuple[date | None, pl.DataFrame]]:
+    def _sliced(
+        self, partition: date | int | None, rows: pl.DataFrame
+    ) -> Iterator[tuple[date | int | None, pl.DataFrame]]:
         rows = rows.sort(self._contract.sort_by)
         count = -(-rows.height // _FILE_ROWS)
         if count:
             yield from ((partition, part) for part in rows.iter_slices(-(-rows.height // count)))
 
-    def _added(self, partition: date | None, rows: pl.DataFrame, now: int) -> AddAction:
-        """Write one file and return its entry for the log."""
-        by = self._contract.partition_by
-        name = f"part-{uuid.uuid4()}.snappy.parquet"
-        path = f"{by}={partition}/{name}" if by else name
-        stored = rows.drop(by) if by else rows
-        if self._folder is not None:
-            target = self._folder / path
-            target.parent.mkdir(exist_ok=True)
-            self._written.append(target)
-        stored.write_parquet(
-            self._uri(path),
-            compression="snappy",
-            row_group_size=_ROW_GROUP_ROWS,
-            storage_options=self._options or None,
-        )
-        size = self._size(path)
-        return AddAction(path, size, self._partition_values(partition), now, True, self._statistics(stored))
-
-    def _uri(self, path: str) -> str:
-        return str(self._folder / path) if self._folder is not None else f"{self._handle.table_uri.rstrip('/')}/{path}"
-
-    def _size(self, path: str) -> int:
-        if self._folder is not None:
-            return (self._folder / path).stat().st_size
-        from deltalake.fs import DeltaStorageHandler
-
-        store = DeltaStorageHandler.from_table(self._handle._table)  # noqa: SLF001 - the way that it is made for
-        (found,) = store.get_file_info([path])
-        return int(found.size)
-
-    def _statistics(self, rows: pl.DataFrame) -> str:
-        """Return the statistics of the contract's columns as the log wants them: text and whole numbers have any."""
-        names = [
-            name
-            for name in self._contract.stats_columns
-            if name in rows.columns and rows.schema[name] in {pl.String(), pl.Int64(), pl.Int32()}
-        ]
-        lows = {name: value for name in names if (value := rows[name].min()) is not None}
-        highs = {name: value for name in names if (value := rows[name].max()) is not None}
-        nulls = {name: rows[name].null_count() for name in names}
-        return json.dumps({"numRecords": rows.height, "minValues": lows, "maxValues": highs, "nullCount": nulls})
-
-    def _partition_values(self, partition: date | None) -> dict[str, str | None]:
-        by = self._contract.partition_by
-        return {by: None if partition is None else str(partition)} if by else {}
-
-    def _read(self, file: _File, columns: list[str] | None = None) -> pl.DataFrame:
+    def _read(self, file: DataFile, columns: list[str] | None = None) -> pl.DataFrame:
         """Return a file's rows in the contract's columns and types."""
-        contract = self._contract
-        uri = self._uri(unquote(file.path))
-        frame = pl.scan_parquet(uri, hive_partitioning=False, storage_options=self._options or None)
-        there = frame.collect_schema()
-        return frame.select(
-            (
-                pl.lit(file.partition, dtype=column.polars)
-                if column.name == contract.partition_by
-                else pl.col(column.name).cast(column.polars)
-                if column.name in there
-                else pl.lit(None, dtype=column.polars)
-            ).alias(column.name)
-            for column in contract.columns
-            if columns is None or column.name in columns
-        ).collect()
+        rows = self._data.scan(file)
+        return (rows if columns is None else rows.select(columns)).collect()
 
 
-def _files(contract: TableContract, handle: DeltaTable) -> Iterator[_File]:
-    for entry in active_files(handle).to_pylist():
-        yield _File(
-            path=entry["path"],
-            size=entry["size_bytes"],
-            rows=entry["num_records"],
-            partition=entry[f"partition.{contract.partition_by}"] if contract.partition_by else None,
-            lows={name: entry.get(f"min.{name}") for name in contract.stats_columns},
-            highs={name: entry.get(f"max.{name}") for name in contract.stats_columns},
-        )
+def _is_small(file: DataFile) -> bool:
+    """Whether the file is worth merging with others."""
+    return file.rows is not None and file.rows < _SMALL_ROWS
+
+
+def _may_hold(file: DataFile, column: str, values: pl.Series) -> bool:
+    """Whether any of the values (sorted, none null) can be in the file, by its statistics."""
+    low, high = file.lows.get(column), file.highs.get(column)
+    if low is None or high is None:
+        return values.len() > 0
+    return bool(values.search_sorted(high, side="right") > values.search_sorted(low, side="left"))

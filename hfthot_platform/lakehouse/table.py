@@ -12,7 +12,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date, datetime
@@ -40,7 +40,7 @@ from hfthot_platform.errors import (
     UnsupportedTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.lakehouse.audit import Audited, audit, conform, quarantine_id, rejected_for_conflict
+from hfthot_platform.lakehouse.audit import Audited, audit, conform, quarantine_id
 from hfthot_platform.lakehouse.commits import (
     Commit,
     Files,
@@ -52,7 +52,9 @@ from hfthot_platform.lakehouse.commits import (
     new_commit_id,
     properties,
 )
+from hfthot_platform.lakehouse.datafiles import DataFiles
 from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.lakehouse.publication import ROW_GROUP_ROWS, Former, OnChange, Publication, compared
 from hfthot_platform.lakehouse.rewrite import REDACTED, SUBJECT, Rewrite
 from hfthot_platform.lakehouse.spans import Span, beside, chunks, literal, sql_partitions, sql_within, within
 from hfthot_platform.lakehouse.storage import (
@@ -92,7 +94,12 @@ class _Plan(NamedTuple):
     updated: int = 0
     replayed: int = 0
     forgotten: int = 0
+    withdrawn: int = 0
+    restored: int = 0
+    days: frozenset[date] = frozenset()
     rejected: pl.DataFrame | None = None
+    #: Rejected rows that are in quarantine already.
+    quarantined: int = 0
     #: Counts of a streamed write, complete once it is through; they take the place of the ones above.
     account: dict[str, int] | None = None
 
@@ -348,6 +355,27 @@ class Table:
         """Keep the rejected rows of an audit whose good rows are not going to be published."""
         self._quarantine(audited.rejected, stamp or Stamp())
 
+    def quarantine_all(
+        self, batches: Callable[[], Iterable[pl.DataFrame]], *, source_ref: str = "", stamp: Stamp | None = None
+    ) -> Commit | None:
+        """Keep the rejected rows of many batches, as one commit of this table's quarantine; None if there are none.
+
+        Raises:
+            AuditFailedError: the table has no quarantine.
+        """
+        stamp = stamp or Stamp()
+        if not any(each.height for each in batches()):
+            return None
+        name = self.contract.quarantine
+        if name not in self._lake.contracts:
+            raise AuditFailedError("the table has no quarantine", where=self.contract.name)
+        kept = self._lake.table(name)
+
+        def audited() -> Iterator[Audited]:
+            yield from (kept.audit(self._as_quarantine_rows(each, stamp)) for each in batches() if each.height)
+
+        return kept.publish(audited, source_ref=source_ref, on_change="keep", stamp=stamp)
+
     def append(self, rows: Rows, *, stamp: Stamp | None = None) -> Commit:
         """Add rows that are known to be new; a lazy frame is written in bounded memory, as one commit.
 
@@ -426,10 +454,12 @@ class Table:
         self,
         rows: Rows,
         *,
-        on_change: Literal["update", "keep", "reject"] = "update",
+        on_change: OnChange = "update",
         stamp: Stamp | None = None,
     ) -> Commit:
         """Add rows by primary key; rows that are already there change nothing.
+
+        A bar that is not final (see the column `final`) fills a gap, and never takes the place of another row.
 
         Args:
             rows: incoming rows (collected in memory: give batches).
@@ -452,6 +482,115 @@ class Table:
             return self._merge_plan(handle, audited, on_change, stamp, alone=alone)
 
         return self._commit(plan, stamp)
+
+    def publish(
+        self,
+        batches: Callable[[], Iterable[Audited]],
+        *,
+        source_ref: str = "",
+        in_place_of: Former | None = None,
+        on_change: OnChange = "update",
+        stamp: Stamp | None = None,
+    ) -> Commit:
+        """Add all batches of a source by primary key, and take out the rows of another, as one commit.
+
+        A reader sees all of it or nothing, and a run that was killed leaves nothing; one after it adds what is
+        missing.  Memory holds one batch at a time, and one data file that is written again.  As in `merge`, rows
+        that are there change nothing, and a bar that is not final only fills a gap.  Rejected rows are in
+        quarantine before anything is public.
+
+        Args:
+            batches: yields the audited batches, from the start each time it is called.  A row of a later batch
+                that repeats one of an earlier batch is a duplicate; one that contradicts it is rejected.
+            source_ref: what the rows came from; the commit says so, and its rows are known by it.
+            in_place_of: a source whose rows are taken out.
+            on_change: what happens when the key is there with other values; see `merge`.
+            stamp: who writes and why.
+
+        Raises:
+            CommitConflictError: other writers won every attempt.
+            VersionUnavailableError: the version from which rows were to come back is not readable any more.
+        """
+        stamp = stamp or Stamp()
+        contract = self.contract
+        one_source = bool(source_ref) and on_change != "keep"
+
+        def plan(handle: DeltaTable) -> _Plan:
+            data = DataFiles(
+                contract, handle, self._folder, self._options, row_group_rows=ROW_GROUP_ROWS, times_in_log=True
+            )
+            publication = Publication(data, self._frame(handle))
+            published = duplicate = quarantined = replayed = 0
+            try:
+                if in_place_of is not None:
+                    publication.take_out(in_place_of, [self.scan(version) for version in in_place_of.before])
+                for audited in batches():
+                    found = publication.add(audited.rows, on_change, one_source=one_source)
+                    bad = [each for each in (audited.rejected, found.conflicts) if each is not None and each.height]
+                    if bad:
+                        self._quarantine(pl.concat(bad), stamp)
+                    quarantined += sum(each.height for each in bad)
+                    published += found.source.height + found.replayed.height
+                    replayed += found.replayed.height
+                    duplicate += audited.duplicates + found.duplicates
+                publication.finish()
+            except BaseException:
+                publication.discard()
+                raise
+
+            def write(target: DeltaTable, commit_id: str) -> None:
+                rows = published - replayed
+                made = properties(stamp, commit_id, alone=True, operation="PUBLISH", rows=rows, source_ref=source_ref)
+                before = target.version()
+                try:
+                    with translated(contract.name):
+                        publication.commit(*made)
+                except CommitFailedError:
+                    if not self._published(commit_id, before):
+                        publication.discard()
+                    raise
+
+            return _Plan(
+                write if publication.changes else None,
+                published,
+                duplicate,
+                updated=publication.updated,
+                replayed=replayed,
+                withdrawn=publication.withdrawn,
+                restored=publication.restored,
+                days=frozenset(publication.days),
+                quarantined=quarantined,
+            )
+
+        return self._commit(plan, stamp)
+
+    def lineage(self) -> list[VersionInfo]:
+        """Return the versions that the current one descends from, newest first: those that no restore undid."""
+        history = {each.version: each for each in self.versions()}
+        out = []
+        version = max(history, default=-1)
+        while (found := history.get(version)) is not None:
+            out.append(found)
+            version = version - 1 if found.restored is None else found.restored
+        return out
+
+    def descends_from(self, version: int, commit_id: str) -> bool:
+        """Return whether what a commit published is part of the current version's history: no restore undid it.
+
+        Args:
+            version: the version that the commit made.
+            commit_id: its id; a number alone may have been given anew after the log's end was damaged and set aside.
+        """
+        line = self.lineage()
+        if not line or version > line[0].version:
+            return False
+        for each in line:
+            if each.version == version:
+                return each.commit_id == commit_id
+            if each.version < version:
+                return False  # a restore went back to before it
+        # Older than the log remembers, and so than what any restore could go back to.
+        return True
 
     def apply(
         self,
@@ -991,8 +1130,11 @@ class Table:
                 where=self.contract.name,
                 hint="This table has no quarantine; nothing was published.",
             )
+        self._lake.table(name).merge(self._as_quarantine_rows(rejected, stamp), on_change="keep", stamp=stamp)
+
+    def _as_quarantine_rows(self, rejected: pl.DataFrame, stamp: Stamp) -> pl.DataFrame:
         now = self._lake.clock()
-        rows = rejected.with_columns(
+        return rejected.with_columns(
             pl.struct("reason", "source_ref", "row_number", "row")
             .map_elements(
                 lambda row: quarantine_id(row["reason"], row["source_ref"], row["row_number"], row["row"]),
@@ -1003,7 +1145,6 @@ class Table:
             pl.lit(now.date()).alias("quarantined_on"),
             pl.lit(stamp.run_id).alias("run_id"),
         )
-        self._lake.table(name).merge(rows, on_change="keep", stamp=stamp)
 
     def _streamed(
         self,
@@ -1075,7 +1216,7 @@ class Table:
         self,
         handle: DeltaTable,
         audited: Audited,
-        on_change: Literal["update", "keep", "reject"],
+        on_change: OnChange,
         stamp: Stamp,
         *,
         alone: bool,
@@ -1085,49 +1226,16 @@ class Table:
         rows = audited.rows
         if not rows.height:
             return _Plan(None, 0, audited.duplicates, rejected=audited.rejected)
-        key = list(contract.primary_key)
         partition = contract.partition_by
         current = self._frame(handle)
         values: list[object] = []
         if partition:
             values = rows[partition].unique().sort().to_list()
             current = current.filter(pl.col(partition).is_in(values))
-        tracked = list(contract.value_columns)
-        if "source_ref" in contract.column_names and "source_ref" not in tracked:
-            tracked.append("source_ref")
-        # The key's columns are pruned by file statistics to the span of the incoming rows.
-        for name in key:
-            if name in contract.stats_columns and name != partition:
-                current = current.filter(pl.col(name).is_between(pl.lit(rows[name].min()), pl.lit(rows[name].max())))
-        there = (
-            current.select(*key, *tracked)
-            .join(rows.lazy().select(key), on=key, how="semi")
-            .with_columns(pl.lit(value=True).alias("_there"))
-            .collect()
-        )
-        if there.height:
-            joined = rows.join(there, on=key, how="left", suffix="_now", maintain_order="left")
-            known = joined["_there"].fill_null(value=False)
-            differs = pl.any_horizontal(
-                [pl.col(name).ne_missing(pl.col(f"{name}_now")) for name in contract.value_columns]
-                or [pl.lit(value=False)]
-            )
-            changed = known & joined.select(differs.alias("d")).to_series()
-            same = known & ~changed
-            replayed = 0
-            if "source_ref" in contract.column_names:
-                replayed = int((same & joined["source_ref"].eq_missing(joined["source_ref_now"])).sum())
-        else:
-            known = changed = same = pl.repeat(value=False, n=rows.height, eager=True)
-            replayed = 0
-        source = rows.filter(~known | changed) if on_change == "update" else rows.filter(~known)
-        updated = int(changed.sum()) if on_change == "update" else 0
-        rejected = audited.rejected
-        duplicate = audited.duplicates + int(same.sum()) - replayed
-        if on_change == "keep":
-            duplicate += int(changed.sum())
-        if on_change == "reject" and changed.any():
-            rejected = pl.concat([rejected, rejected_for_conflict(contract, rows.filter(changed))])
+        found = compared(contract, rows, current, on_change)
+        source, updated, replayed = found.source, found.updated, found.replayed.height
+        duplicate = audited.duplicates + found.duplicates
+        rejected = audited.rejected if found.conflicts is None else pl.concat([audited.rejected, found.conflicts])
         if not source.height:
             return _Plan(None, replayed, duplicate, replayed=replayed, rejected=rejected)
 
@@ -1191,7 +1299,7 @@ class Table:
                 )
 
     def _unchanged(self, version: int, todo: _Plan, started: float, attempt: int) -> Commit:
-        rejected = 0 if todo.rejected is None else todo.rejected.height
+        rejected = todo.quarantined if todo.rejected is None else todo.rejected.height
         return Commit(
             table=self.contract.name,
             version=version,
@@ -1201,6 +1309,7 @@ class Table:
             rows_duplicate=todo.duplicate,
             rows_quarantined=rejected,
             rows_replayed=todo.replayed,
+            days=todo.days,
             seconds=time.perf_counter() - started,
             attempts=attempt,
         )
@@ -1241,7 +1350,7 @@ class Table:
         account = todo.account
         published = todo.published if account is None else account["published"]
         duplicate = todo.duplicate if account is None else account["duplicate"]
-        rejected = 0 if todo.rejected is None else todo.rejected.height
+        rejected = todo.quarantined if todo.rejected is None else todo.rejected.height
         if account is not None:
             rejected = account["read"] - published - duplicate
         return Commit(
@@ -1255,10 +1364,14 @@ class Table:
             rows_updated=todo.updated,
             rows_replayed=todo.replayed,
             rows_forgotten=todo.forgotten,
+            rows_withdrawn=todo.withdrawn,
+            rows_restored=todo.restored,
+            days=todo.days,
             files_added=len(files),
             bytes_added=size,
             seconds=time.perf_counter() - started,
             attempts=attempt,
+            commit_id=commit_id,
         )
 
 

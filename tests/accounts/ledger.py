@@ -19,7 +19,7 @@ from hfthot_platform.accounts.changes import AuditEvent, Entry, RowChange
 from hfthot_platform.accounts.publisher import APPLICATION, Publisher
 from hfthot_platform.accounts.store import Store
 from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Lakehouse, rewrite
+from hfthot_platform.lakehouse import Lakehouse, datafiles, rewrite
 from hfthot_platform.lakehouse.table import Table
 
 DAY = 86_400_000_000
@@ -223,7 +223,7 @@ def fatal_steps(kill_at: int) -> None:
         setattr(owner, name, wrapped)
 
     stepping(rewrite.Rewrite, "commit")
-    stepping(rewrite.Rewrite, "_added")
+    stepping(datafiles.DataFiles, "write")
     stepping(Table, "_acknowledge")
     stepping(Table, "apply")
     stepping(Store, "trim")

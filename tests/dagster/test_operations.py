@@ -12,6 +12,7 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from hfthot_platform.definitions import build_definitions
 from hfthot_platform.incidents import Incident, notify, record, redacted
 from sensors.failures import run_failure
 from sensors.landing import landing_folder
@@ -39,9 +40,39 @@ def test_dropped_files_are_published_and_their_days_announced(run, settings, pla
 
     assert platform.lake.table("market.bars_1m").scan().collect().height == 10
     assert instance.get_materialized_partitions(dg.AssetKey(["market", "bars_1m"])) == {DAY}
-    assert [each.passed for each in result.get_asset_check_evaluations()] == [True]
+    checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+    assert checks == {"counts_add_up": True, "files_accepted": True}
     assert (settings.landing / "done" / "candles.csv.gz").exists()
     assert (settings.landing / "done" / "candles.csv.gz.mapping.yaml").exists()
+
+
+def test_what_is_computed_from_a_table_follows_the_days_of_a_dropped_file(run, settings, platform, instance):
+    definitions = build_definitions(settings, platform)
+    cursor = dg.evaluate_automation_conditions(defs=definitions, instance=instance).cursor
+    drop(settings, "candles.csv.gz", CANDLES)
+
+    run("landing")
+
+    found = dg.evaluate_automation_conditions(defs=definitions, instance=instance, cursor=cursor)
+    assert found.get_requested_partitions(dg.AssetKey(["market", "bars"])) == {DAY}
+
+
+def test_a_rejected_file_fails_a_check_and_is_an_incident_once(run, settings, platform, caplog):
+    for _ in range(2):
+        drop(settings, "candles.csv.gz", CANDLES.replace(",5", ",-5"))
+        result = run("landing")
+    drop(settings, "good.csv.gz", CANDLES)
+    good = run("landing")
+
+    assert result.success, "the run did what it is for; the file is at fault"
+    checks = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    assert not checks["files_accepted"].passed
+    assert checks["files_accepted"].description == "1 of 1 files were rejected."
+    (incident,) = platform.lake.table("ops.incidents").scan().collect().rows(named=True)
+    assert (incident["kind"], incident["error_class"], incident["job"]) == ("file_rejected", "no_good_rows", "landing")
+    assert incident["message"] == "candles.csv.gz: all 10 rows were quarantined"
+    assert "candles.csv.gz: all 10 rows" in caplog.text
+    assert all(each.passed for each in good.get_asset_check_evaluations())
 
 
 def test_the_sensor_asks_for_one_run_per_set_of_files(settings, platform):

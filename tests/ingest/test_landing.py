@@ -16,10 +16,17 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError, LockTimeoutError, SchemaMismatchError
+from hfthot_platform.errors import (
+    BadRequestError,
+    DamagedTableError,
+    LockTimeoutError,
+    RejectedFileError,
+    SchemaMismatchError,
+)
 from hfthot_platform.ingest import files as files_module
 from hfthot_platform.ingest import ingest_files, ingest_landing, waiting_files
 from hfthot_platform.lakehouse import Lakehouse, Stamp
+from hfthot_platform.lakehouse.datafiles import DataFiles
 from hfthot_platform.lakehouse.locks import writers_lock
 
 HEADER = "timestamp,trade_id,price,amount,side\n"
@@ -78,7 +85,16 @@ def test_a_good_file_is_published_recorded_and_moved_to_done(landing, csv_of):
         "last_ts": start + timedelta(seconds=99),
         "ingested_at": NOW,
         "run_id": "run-7",
-        "schema_version": 1,
+        "schema_version": 2,
+        "rows_gaps": 0,
+        "rows_updated": 0,
+        "rows_withdrawn": 0,
+        "rows_restored": 0,
+        "mapping_hash": None,
+        "source_ref": outcome.source_ref,
+        "version": 1,
+        "commit_id": landing.lake.table("market.trades").versions()[1].commit_id,
+        "days": "2024-01-01",
     }
 
 
@@ -443,37 +459,89 @@ def test_a_bar_stated_otherwise_in_a_later_batch_conflicts_as_it_does_within_one
     assert landing.rows("market.bars_1m")["close"].unique().to_list() == [10.0]
 
 
+class Killed(BaseException):
+    """Stands for the end of the process between two steps; `test_landing_crash.py` kills for real."""
+
+
 @pytest.mark.usefixtures("small_batches")
-def test_an_interrupted_file_of_several_batches_is_counted_as_if_it_had_not_been(landing, csv_of, line_of, monkeypatch):
+@pytest.mark.parametrize("committed", [False, True])
+def test_an_interrupted_file_of_several_batches_is_all_there_or_not_at_all(
+    landing, csv_of, line_of, monkeypatch, committed
+):
     landing.drop("kraken_BTCEUR.csv", csv_of(0, 25) + line_of(2) + line_of(3, price=101) + line_of(99, price=-1))
+    commit = DataFiles.commit
 
-    class Killed(BaseException):
-        pass
-
-    publish, calls = files_module._Account.publish, []
-
-    def dies_at_the_third(self, batch):
-        calls.append(batch)
-        if len(calls) == 3:
+    def dies(self, *arguments):
+        if self.contract.name == "market.trades":
+            if committed:
+                commit(self, *arguments)
             raise Killed
-        publish(self, batch)
+        commit(self, *arguments)
 
-    monkeypatch.setattr(files_module._Account, "publish", dies_at_the_third)
-    with pytest.raises(Killed):
-        ingest_landing(landing.lake, landing.folder, now=NOW)
-    assert landing.rows().height == 20
+    with monkeypatch.context() as patch:
+        patch.setattr(DataFiles, "commit", dies)
+        with pytest.raises(Killed):
+            ingest_landing(landing.lake, landing.folder, now=NOW)
+    assert landing.rows().height == (25 if committed else 0)
     outcome = landing.run_one()
     assert (outcome.rows_read, outcome.rows_published) == (28, 25)
     assert (outcome.rows_duplicate, outcome.rows_quarantined) == (1, 2)
+    assert outcome.days == {datetime(2024, 1, 1, tzinfo=UTC).date()}, "who computes from them is told in any case"
+    assert outcome.version == 1
 
 
 @pytest.mark.usefixtures("small_batches")
-def test_a_batch_that_is_mostly_bad_ends_the_file_and_keeps_what_was_before(landing, csv_of, line_of):
-    bad = "".join(line_of(50 + n, price=-1) for n in range(10))
+def test_a_file_of_many_batches_is_one_version_of_its_table_and_one_of_the_quarantine(landing, csv_of, line_of):
+    bad = "".join(line_of(200 + n, price=-1) for n in range(30))
+    landing.drop("kraken_BTCEUR.csv", csv_of(0, 45) + bad)
+    landing.run()
+    for name, rows in (("market.trades", 45), ("quarantine.trades", 30)):
+        versions = landing.lake.table(name).versions()
+        assert [each.operation for each in versions] == ["CREATE TABLE", "PUBLISH"], name
+        assert versions[1].rows == rows
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_bad_rows_are_counted_over_the_whole_file_wherever_they_stand(landing, csv_of, line_of):
+    bad = "".join(line_of(50 + n, price=-1) for n in range(12))
     landing.drop("kraken_BTCEUR.csv", csv_of(0, 10) + bad + csv_of(20, 10).removeprefix(HEADER))
     outcome = landing.run_one()
+    assert (outcome.status, outcome.reason) == ("published", None)
+    assert (outcome.rows_read, outcome.rows_published, outcome.rows_quarantined) == (32, 20, 12)
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_file_of_mostly_bad_rows_is_refused_whole_although_it_begins_well(landing, csv_of, line_of):
+    bad = "".join(line_of(50 + n, price=-1) for n in range(31))
+    landing.drop("kraken_BTCEUR.csv", csv_of(0, 20) + bad + csv_of(20, 10).removeprefix(HEADER))
+    outcome = landing.run_one()
     assert (outcome.status, outcome.reason) == ("rejected", "too_many_bad_rows")
-    assert (outcome.rows_read, outcome.rows_published, outcome.rows_quarantined) == (20, 10, 10)
+    assert (outcome.rows_read, outcome.rows_published, outcome.rows_quarantined) == (61, 0, 61)
+    assert landing.rows().height == 0
+    assert landing.quarantined() == {"out_of_bounds": 31, "withheld": 30}
+    kept = landing.lake.table("quarantine.trades").scan().collect()
+    assert sorted(kept["row_number"]) == list(range(1, 62)), "every row is known by its place in the file"
+
+
+@pytest.mark.usefixtures("small_batches")
+def test_a_file_that_breaks_off_is_refused_whole(landing, csv_of, monkeypatch):
+    from hfthot_platform.market.sources import csv as csv_module
+
+    read = csv_module.Csv.read
+
+    def breaks_off(self, *arguments, **options):
+        batches = read(self, *arguments, **options)
+        yield next(batches)
+        yield next(batches)
+        raise RejectedFileError("truncated", "the file is cut off")
+
+    monkeypatch.setattr(csv_module.Csv, "read", breaks_off)
+    landing.drop("kraken_BTCEUR.csv", csv_of(0, 30))
+    outcome = landing.run_one()
+    assert (outcome.status, outcome.reason) == ("rejected", "truncated")
+    assert (outcome.rows_published, outcome.rows_quarantined) == (0, 20)
+    assert landing.rows().height == 0
+    assert landing.quarantined() == {"withheld": 20}
 
 
 # --- names, links, mappings ----------------------------------------------------------------------------------------
@@ -594,20 +662,56 @@ def test_an_unreadable_file_does_not_keep_others_waiting(landing, csv_of):
     assert {each.name: each.reason for each in landing.run()} == {"a.csv": "unreadable", "kraken_BTCEUR.csv": None}
 
 
+def _fails_on(amount):
+    """Return a `progress` that fails as only a mistake in the code does."""
+
+    def progress(done, total, unit):
+        if done == amount and unit == "rows":
+            raise ZeroDivisionError("a secret of the file")
+
+    return progress
+
+
 def test_a_file_on_which_the_code_fails_does_not_keep_others_waiting(landing, csv_of):
     landing.drop("kraken_BTCEUR_1.csv", csv_of(0, 3), age=60)
     landing.drop("kraken_BTCEUR_2.csv", csv_of(10, 4), age=50)
+    failed = []
 
-    def progress(done, total, unit):
+    first, second = landing.run(progress=_fails_on(3), on_unexpected=lambda path, error: failed.append((path, error)))
+
+    assert (first.status, first.reason, second.status) == ("rejected", "unexpected_error", "published")
+    assert "ZeroDivisionError at " in first.detail
+    assert "secret" not in first.detail, "the text of an error may quote the file"
+    assert [(path.name, type(error)) for path, error in failed] == [("kraken_BTCEUR_1.csv", ZeroDivisionError)]
+    assert landing.reason("kraken_BTCEUR_1.csv")["reason"] == "unexpected_error"
+    landing.drop("kraken_BTCEUR_1.csv", csv_of(0, 3))
+    assert landing.run_one().status == "published", "it can be dropped again"
+
+
+def test_a_panic_of_the_engine_is_one_files_failure(landing, csv_of):
+    from polars.exceptions import PanicException
+
+    landing.drop("kraken_BTCEUR_1.csv", csv_of(0, 3), age=60)
+    landing.drop("kraken_BTCEUR_2.csv", csv_of(10, 4), age=50)
+
+    def panics(done, total, unit):
         if done == 3:
-            raise ZeroDivisionError
+            raise PanicException
 
-    with pytest.raises(ZeroDivisionError) as caught:
-        landing.run(progress=progress)
-    assert "kraken_BTCEUR_1.csv" in caught.value.__notes__[0]
-    assert landing.waiting() == {"kraken_BTCEUR_1.csv"}
-    assert (landing.done / "kraken_BTCEUR_2.csv").exists()
-    assert landing.run_one().status == "published"
+    assert [each.reason for each in landing.run(progress=panics)] == ["unexpected_error", None]
+
+
+def test_a_table_that_cannot_be_written_keeps_only_its_own_files_waiting(landing, csv_of):
+    entry = Path(landing.lake.table("market.bars_1m").uri) / "_delta_log" / f"{0:020d}.json"
+    entry.parent.mkdir(parents=True)
+    entry.write_text("garbage")
+    landing.drop("kraken_BTCEUR-1m.csv", f"ts,open,high,low,close,volume\n{START_MS},10,11,9,10,1\n", age=60)
+    landing.drop("kraken_BTCEUR.csv", csv_of(10, 4), age=50)
+    with pytest.raises(DamagedTableError) as caught:
+        ingest_landing(landing.lake, landing.folder, now=NOW)
+    assert "kraken_BTCEUR-1m.csv" in caught.value.__notes__[0]
+    assert landing.waiting() == {"kraken_BTCEUR-1m.csv"}
+    assert landing.rows().height == 4
 
 
 def test_a_lake_that_must_be_migrated_rejects_no_file(landing, csv_of):
@@ -624,10 +728,6 @@ def test_a_lake_that_must_be_migrated_rejects_no_file(landing, csv_of):
 
 
 # --- crashes between the steps, and company ------------------------------------------------------------------------
-
-
-class Killed(BaseException):
-    """Stands for the end of the process between two steps; `test_landing_crash.py` kills for real."""
 
 
 def _dies(monkeypatch, name):

@@ -11,6 +11,7 @@ import pytest
 
 from hfthot_platform.errors import AuditFailedError, BadRequestError, CommitConflictError, SchemaMismatchError
 from hfthot_platform.lakehouse import maintain, rewrite
+from hfthot_platform.lakehouse.commits import active_files
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LOG = "test.log"
@@ -207,7 +208,7 @@ def test_a_new_row_within_a_rewritten_files_span_goes_into_that_file(table, smal
     commit = table.apply(users([42, 43, 999], seq=101), app=(LOG, 103))
     spans = [
         (int(each["min.subject_id"], 16), int(each["max.subject_id"], 16))
-        for each in rewrite.active_files(table._current()).to_pylist()
+        for each in active_files(table._current()).to_pylist()
     ]
     # The file of eleven rows is two by now, and the row beyond all files has one of its own.
     assert commit.files_added == 3
