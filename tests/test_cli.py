@@ -21,7 +21,19 @@ from hfthot_platform.cli import app, output
 from hfthot_platform.lakehouse import Lakehouse
 
 FEEDS = json.dumps([{"kind": "sample"}, {"kind": "simulated", "trades_per_day": 50}])
-COMMANDS = ("demo", "ingest", "withdraw", "sql", "tables", "describe", "history", "check", "restore", "maintain", "doctor")
+COMMANDS = (
+    "demo",
+    "ingest",
+    "withdraw",
+    "sql",
+    "tables",
+    "describe",
+    "history",
+    "check",
+    "restore",
+    "maintain",
+    "doctor",
+)
 
 
 @pytest.fixture(scope="module")

@@ -100,7 +100,11 @@ def compared(
     differs = pl.any_horizontal(
         [pl.col(name).ne_missing(pl.col(f"{name}_now")) for name in contract.value_columns] or [pl.lit(value=False)]
     )
-    mine = pl.col(_REFERENCE).eq_missing(pl.col(f"{_REFERENCE}_now")) if has_reference else pl.lit(value=False)
+    mine = (
+        (pl.col(_REFERENCE) == pl.col(f"{_REFERENCE}_now")).fill_null(value=False)
+        if has_reference
+        else pl.lit(value=False)
+    )
     final = pl.col(_FINAL) if _FINAL in contract.column_names else pl.lit(value=True)
     told = joined.select(
         known=pl.col(_STORED).is_not_null(), before=pl.col(_STORED), differs=differs, mine=mine, final=final

@@ -26,7 +26,7 @@ CANDLES = "timestamp,open,high,low,close,volume\n" + "\n".join(
 
 def drop(settings, name: str, content: str) -> None:
     settings.landing.mkdir(parents=True, exist_ok=True)
-    (settings.landing / name).write_bytes(gzip.compress(content.encode()))
+    (settings.landing / name).write_bytes(gzip.compress(content.encode(), mtime=0))
     mapping = {"venue": "somewhere", "symbol": "ALPHA-USDT", "interval": "1m"}
     (settings.landing / f"{name}.mapping.yaml").write_text(json.dumps(mapping))
     settled = NOW.timestamp() - 60

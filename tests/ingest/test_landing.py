@@ -594,7 +594,7 @@ def test_mappings_of_the_same_name_are_all_kept(landing, csv_of):
     ],
 )
 def test_any_file_name_is_only_a_name(landing, csv_of, name):
-    landing.drop(name, csv_of(0, 3))
+    landing.drop(name, csv_of(0, 3), mapping={"venue": "kraken", "symbol": "BTC-EUR"})
     outcome = landing.run_one()
     assert outcome.status == "published"
     assert (landing.done / name).is_file()

@@ -73,8 +73,10 @@ def test_a_mapping_that_does_not_work_leaves_the_reading_before_it(landing):
     assert "The rows of the reading before it stay." in outcome.detail
     assert len(seen(landing)) == 5
     assert landing.record("eth.csv")["status"] == "published"
-    landing.drop("eth.csv", hours(10), mapping=KRAKEN)
-    assert landing.run_one().status == "repeated"
+    assert len(landing.lake.table("quarantine.bars").scan().collect()) == 5
+    landing.drop("eth.csv", hours(10), mapping={**KRAKEN, "zone": "America/New_York"})
+    assert landing.run_one().status == "published"
+    assert landing.quarantined(BARS) == {}, "a reading that is good takes the place of all before it"
 
 
 def test_quarantined_rows_of_a_reading_go_with_it(landing):
