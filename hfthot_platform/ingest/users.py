@@ -40,6 +40,8 @@ _DONE: Final = "done"
 _REJECTED: Final = "rejected"
 #: Days for which a file that could not be read stays at least, for whoever looks into it.
 _REJECTED_DAYS: Final = 7
+#: Parquet within an archive is unpacked for its names of columns, up to this many packed bytes.
+_LARGEST_IN_MEMORY: Final = 16 * 1024 * 1024
 #: Names of fields that market data never has.
 _PERSONAL_FIELDS: Final = frozenset(
     ("event_id", "username", "user_name", "email", "e_mail", "first_name", "last_name", "password", "phone")
@@ -192,6 +194,8 @@ def holds_personal_data(path: Path) -> bool:
 
 def _fields(probe: FileProbe) -> Iterable[str]:
     if probe.container == "parquet":
+        if probe.route and probe.size > _LARGEST_IN_MEMORY:
+            return ()  # its columns must be those of a market table, or it is refused anyway
         try:
             with probe.open() as payload:
                 return pl.read_parquet_schema(io.BytesIO(payload.read()) if probe.route else probe.path)

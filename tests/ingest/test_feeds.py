@@ -32,7 +32,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def lake(tmp_path):
-    return Lakehouse.open(tmp_path / "lake")
+    return Lakehouse.open(tmp_path / "lake", new=True)
 
 
 def trades(first: int, count: int, price: float = 100.0) -> pl.DataFrame:
