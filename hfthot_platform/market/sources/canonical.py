@@ -28,12 +28,14 @@ from hfthot_platform.market.trade_ids import synthetic_trade_id, venue_trade_id
 
 __all__ = [
     "CRYPTO_ASSETS",
+    "CRYPTO_BEGINS",
     "CRYPTO_VENUES",
     "INTERVAL_US",
     "REQUIRED",
     "Canonical",
     "bar_interval",
     "interval_in_name",
+    "is_crypto",
     "last_bar_open",
     "needs_unit",
 ]
@@ -52,7 +54,7 @@ _SIDES: Final = {
 }
 _PRICES: Final = ("open", "high", "low", "close")
 #: Bitcoin's first block is of 2009-01-03: no market for crypto is older.
-_CRYPTO_BEGINS: Final = datetime(2009, 1, 1, tzinfo=UTC)
+CRYPTO_BEGINS: Final = datetime(2009, 1, 1, tzinfo=UTC)
 #: Epoch numbers of trades and of bars within a day come from electronic markets; older ones are cut off.
 _EPOCHS_BEGIN: Final = datetime(1980, 1, 1, tzinfo=UTC)
 #: How far the clock of a venue may be ahead of ours.
@@ -304,11 +306,11 @@ class Canonical:
         if self._now is not None and high is not None and high > self._now + _AHEAD:
             late = pl.format(f"{{}}, after the time of reading ({self._now:%Y-%m-%d %H:%M})", detail)
             sieve.reject(pl.col("ts") > self._now + _AHEAD, "time_ahead", late)
-        if low is None or low >= _CRYPTO_BEGINS:
+        if low is None or low >= CRYPTO_BEGINS:
             return
         venue = self._mapping.venue or ""
         crypto = {name: is_crypto(name, venue) for name in rows["symbol"].unique()}
-        early = pl.col("symbol").replace_strict(crypto, return_dtype=pl.Boolean) & (pl.col("ts") < _CRYPTO_BEGINS)
+        early = pl.col("symbol").replace_strict(crypto, return_dtype=pl.Boolean) & (pl.col("ts") < CRYPTO_BEGINS)
         reason = "truncated_epoch" if self.times.is_epoch else "time_too_early"
         sieve.reject(early, reason, pl.format("{}, before there was a market for crypto", detail))
         within_a_day = self._table != BARS.name or INTERVAL_US.get(self._mapping.interval or "", 0) < INTERVAL_US["1d"]

@@ -183,7 +183,7 @@ class Payload(io.RawIOBase):
                 ) from error
         opened: Any
         if kind == "gzip":
-            opened = gzip.GzipFile(fileobj=stream)
+            opened = gzip.GzipFile(fileobj=stream, mode="rb")
         elif kind == "bzip2":
             opened = bz2.BZ2File(stream)
         elif kind == "xz":

@@ -37,10 +37,12 @@ from hfthot_platform.market.sources.base import (
     no_progress,
 )
 from hfthot_platform.market.sources.canonical import (
+    CRYPTO_BEGINS,
     CRYPTO_VENUES,
     REQUIRED,
     Canonical,
     bar_interval,
+    is_crypto,
     last_bar_open,
     needs_unit,
 )
@@ -218,6 +220,16 @@ def complete(
     if is_bars and "interval" not in targets:
         wanted = mapping.interval or ("1m" if table == BARS_1M.name else None)
         times = head_times(head, mapping, probe.name)
+        symbol = mapping.model_copy(update=update).symbol
+        if symbol and times.height and is_crypto(symbol, str(update.get("venue") or mapping.venue)):
+            early = times.filter(pl.col("ts") < CRYPTO_BEGINS)
+            if early.height > 0.5 * times.height:
+                raise RejectedFileError(
+                    "time_too_early",
+                    f"bars of {symbol} at {early['ts'][0]:%Y-%m-%d %H:%M}, before there was a market for crypto",
+                    where=probe.name,
+                    hint="Digits of the times may be missing; or declare `time` in the mapping.",
+                )
         interval = bar_interval(times, probe.inner_name, declared=wanted, where=probe.name)
         update["interval"] = interval
         table = BARS_1M.name if interval == "1m" else BARS.name
@@ -465,7 +477,7 @@ def _spelled(plan: _Plan, probe: FileProbe) -> CsvMapping:
         return mapping
     rows = _rows(lines, separator)
     cells = [
-        row[place].strip().lstrip("+-")
+        row[place].strip().lstrip("+-$€£¥₿")
         for row in rows
         for place, name in enumerate(plan.names)
         if name in _FLOATS and place < len(row) and "," in row[place]

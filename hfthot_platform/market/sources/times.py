@@ -65,7 +65,9 @@ _FORMS: Final = tuple(
     for order, days in _DAYS.items()
     for day, clock, offset in product(days, _CLOCKS, ("", _OFFSET))
     if clock or not offset
-)
+) + tuple(_Form(text, "year") for text in ("%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d%H%M%S%3f"))
+_COMPACT: Final = r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d([0-5]\d(\d{3})?)?)?$"
+_ROUNDED: Final = r"^\d\.\d{1,8}[eE]\+?\d+$"
 _HAS_OFFSET: Final = re.compile("%[:#]?z")
 _HAS_HOUR: Final = re.compile("%[HIkl]")
 _HAS_MINUTE: Final = re.compile("%[MTRXcr+s]")
@@ -226,9 +228,17 @@ class Times:
             found = numbers.drop_nulls()
             units = found.to_frame("v").select(unit_of(pl.col("v"))).to_series()
             unit = str(units.value_counts(sort=True).row(0)[0])
-            if unit != "s":
+            compact = _looks_like_days(known)
+            if known.dtype == pl.String and known.str.contains(_ROUNDED).all():
+                raise RejectedFileError(
+                    "truncated_epoch",
+                    f"{known[0]!r} has lost its last digits in a spreadsheet",
+                    where=self._where,
+                    hint="Export the times as whole numbers, or as text.",
+                )
+            if unit != "s" and not compact:
                 return unit
-            if not _looks_like_days(known):
+            if not compact:
                 self._check_seconds(found)
                 return unit
         text = known.head(_SAMPLE).cast(pl.String)
@@ -236,7 +246,8 @@ class Times:
             raise self._unknown("the time column is empty")
         self._odd = any(_ODD_SPELLING.search(each) for each in text.head(50))
         text = _usual(text) if self._odd else text
-        best = _best_form(text)
+        # Where no form reads most of the rows, several may stand side by side, each with one reading.
+        best = _best_form(text) or _best_form(text, [each for each in _FORMS if each.is_safe], share=0.15)
         if best is None:
             raise self._unknown(f"no known unit or format of time fits {known.cast(pl.String)[0]!r}")
         if not best.is_safe:
@@ -253,7 +264,7 @@ class Times:
         if _in_whole_days(found):
             self._counts_days = True
             return
-        if found.is_between(*_SERIAL_DAYS).sum() > 0.5 * found.len() and (found.len() == 1 or found.n_unique() > 1):
+        if found.is_between(*_SERIAL_DAYS).sum() > 0.5 * found.len():
             raise RejectedFileError(
                 "serial_dates",
                 f"{found[0]:g} looks like a spreadsheet's serial date",
@@ -463,15 +474,15 @@ def _in_zone(rows: pl.DataFrame, column: str, zone: str, *, bars: bool) -> pl.Se
     return result.alias(column)
 
 
-def _best_form(text: pl.Series, forms: tuple[_Form, ...] | list[_Form] = _FORMS) -> _Form | None:
-    """Return the first form that reads most of the texts, and more than half of them."""
+def _best_form(text: pl.Series, forms: tuple[_Form, ...] | list[_Form] = _FORMS, *, share: float = 0.5) -> _Form | None:
+    """Return the first form that reads most of the texts, and more than this share of them."""
     first = text.head(5)
     able = [each for each in forms if _parse(first, each.text).count()]
     counted = [(_parse(text, each.text).count(), -number) for number, each in enumerate(able)]
     if not counted:
         return None
     count, number = max(counted)
-    return able[-number] if count * 2 > text.len() else None
+    return able[-number] if count > share * text.len() else None
 
 
 def _parse(text: pl.Series, form: str) -> pl.Series:
@@ -488,7 +499,7 @@ def _usual(text: pl.Series) -> pl.Series:
     """Write odd spellings of times in the usual way: one blank, AM and PM apart, zones as offsets."""
     plain = (
         text.str.strip_chars()
-        .str.replace(r"^(\d{4}-\d{2}-\d{2})[TtDd](\d)", "${1} ${2}")
+        .str.replace(r"^(\d{4}-?\d{2}-?\d{2})[TtDd](\d)", "${1} ${2}")
         .str.replace(r"^(?i)(mon|tues?|wed|wednes|thu|thurs?|fri|sat|satur|sun)(day)?,? +", "")
         .str.replace(r"^([A-Za-z]{3,9})\.? (\d{1,2}),? ", "${1} ${2} ")
         .str.replace(r"(\d:\d{2}),(\d)", "${1}.${2}")
@@ -515,8 +526,8 @@ def _usual(text: pl.Series) -> pl.Series:
 
 
 def _looks_like_days(values: pl.Series) -> bool:
-    """Return whether numbers are rather dates such as 20240131."""
-    return bool(values.cast(pl.String).str.contains(r"^(19|20)\d{6}$").all())
+    """Return whether numbers are rather dates such as 20240131, perhaps with the time of day (20240131093000)."""
+    return bool(values.cast(pl.String).str.contains(_COMPACT).all())
 
 
 def _in_whole_days(seconds: pl.Series) -> bool:
