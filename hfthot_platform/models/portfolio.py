@@ -409,6 +409,8 @@ def _covariance(cov: FloatLike, where: str) -> _Covariance:
     Raises:
         DataError: not square, not finite, not symmetric, or not positive semi-definite.
     """
+    from scipy.linalg.lapack import dpotrf
+
     matrix = np.ascontiguousarray(array(cov, "covariance", where, shape=(None, None)))
     if matrix.shape[0] != matrix.shape[1] or matrix.shape[0] == 0:
         raise DataError(f"a covariance of shape {matrix.shape}", where=where, hint="Give a square matrix.")
@@ -417,22 +419,38 @@ def _covariance(cov: FloatLike, where: str) -> _Covariance:
         bad = int(diagonal.argmin())
         raise DataError(f"asset {bad} has variance {diagonal[bad]:g}", where=where, hint="Drop the asset.")
     deviation = np.sqrt(diagonal)
-    correlation = matrix / deviation / deviation[:, None]
-    if not np.array_equal(correlation, correlation.T):
-        if np.abs(correlation - correlation.T).max() > _ASYMMETRY:
+    correlation, asymmetry = _correlations(matrix, 1 / deviation)
+    if asymmetry > 0:
+        if not asymmetry <= _ASYMMETRY:
             raise DataError("the covariance is not symmetric", where=where, hint="Use (S + S.T) / 2.")
         matrix, correlation = (matrix + matrix.T) / 2, (correlation + correlation.T) / 2
-    try:
-        # A Cholesky factorisation is three times as fast as the eigenvalues.
-        np.linalg.cholesky(correlation + 1e-10 * np.eye(diagonal.size))
-    except np.linalg.LinAlgError as error:
-        least = float(np.linalg.eigvalsh(matrix)[0])
+    shifted = correlation.copy()
+    np.fill_diagonal(shifted, 1 + 1e-10)
+    # A Cholesky factorisation is three times as fast as the eigenvalues.
+    if dpotrf(shifted.T, lower=1, clean=0, overwrite_a=1)[1] != 0:
+        least = float(np.linalg.eigvalsh(correlation)[0])
         raise DataError(
-            f"the covariance has the eigenvalue {least:.3g}",
+            f"the correlations have the eigenvalue {least:.3g}",
             where=where,
             hint="Use estimate_moments, which repairs it.",
-        ) from error
+        )
     return _Covariance(matrix, correlation, deviation)
+
+
+@compiled
+def _correlations(matrix: FloatArray, unit: FloatArray) -> tuple[FloatArray, float]:
+    """Return the matrix in units of the deviations, and the largest difference across its diagonal."""
+    n = unit.size
+    out = np.empty((n, n))
+    asymmetry = 0.0
+    for i in range(n):
+        out[i, i] = 1.0
+        for j in range(i):
+            scale = unit[i] * unit[j]
+            out[i, j] = matrix[i, j] * scale
+            out[j, i] = matrix[j, i] * scale
+            asymmetry = max(asymmetry, abs(out[i, j] - out[j, i]))
+    return out, asymmetry
 
 
 def _vector(values: FloatLike, n: int, name: str, where: str) -> FloatArray:
@@ -885,17 +903,18 @@ def risk_parity(
     if not residual <= tolerance:
         y, steps, residual = _risk_parity_newton(correlation, b, y, tolerance, max_sweeps - iterations)
         iterations += steps
-    # Rounding the weights moves the contributions by this, so that nothing better is to be had.
-    rounding = np.finfo(float).eps * float((y * (np.abs(correlation) @ y)).max() / (y @ correlation @ y))
-    if not residual <= max(tolerance, min(rounding, _OPTIMAL)):
-        told = f"risk contributions are {residual:.1e} off after {iterations} iterations"
-        if rounding > tolerance:
-            told += f"; the covariance is so near singular that rounding alone moves them by {rounding:.0e}"
-        raise NotConvergedError(
-            told,
-            where=where,
-            hint="Use a better conditioned covariance (ledoit_wolf), another tolerance, or more sweeps.",
-        )
+    if not residual <= tolerance:
+        # Rounding the weights moves the contributions by this, so that nothing better is to be had.
+        rounding = np.finfo(float).eps * float((y * (np.abs(correlation) @ y)).max() / (y @ correlation @ y))
+        if not residual <= min(rounding, _OPTIMAL):
+            told = f"risk contributions are {residual:.1e} off after {iterations} iterations"
+            if rounding > tolerance:
+                told += f"; the covariance is so near singular that rounding alone moves them by {rounding:.0e}"
+            raise NotConvergedError(
+                told,
+                where=where,
+                hint="Use a better conditioned covariance (ledoit_wolf), another tolerance, or more sweeps.",
+            )
     weights = y / deviation * deviation.min()
     return _allocation("risk_parity", weights / weights.sum(), matrix, None, names, residual, iterations, held, cost)
 
