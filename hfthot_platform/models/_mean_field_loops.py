@@ -25,7 +25,7 @@ def hjb(
     noise: float,
     q: FloatArray,
     h: float,
-    dt: float,
+    dt: FloatArray,
     running: FloatArray,
     terminal: FloatArray,
     impact: float,
@@ -48,11 +48,12 @@ def hjb(
     for k in range(steps - 1, -1, -1):
         later = value[k + 1]
         v, a, b, inv, lo = speed[k], up[k], down[k], inverse[k], low[k]
+        step = dt[k]
         cap = 2.0 * viscosity[k] * per_h
         spread = viscosity[k] * per_h * per_h
         if k < steps - 1:
             for i in range(n):  # a straight line in time is the better first guess
-                w[i] = 2.0 * later[i] - value[k + 2, i]
+                w[i] = later[i] + (later[i] - value[k + 2, i]) * dt[k] / dt[k + 1]
         else:
             w[:] = later
         change = np.inf
@@ -72,23 +73,23 @@ def hjb(
                 pace = min(pace, cap)
                 v[i] = pace if p > 0 else -pace
                 cost = pace * pace if quadratic else pace**power
-                y[i] = later[i] + dt * (running[i] + impact * q[i] * rate[k] - kappa * cost)
+                y[i] = later[i] + step * (running[i] + impact * q[i] * rate[k] - kappa * cost)
                 a[i] = spread + 0.5 * v[i] * per_h
                 b[i] = spread - 0.5 * v[i] * per_h
             # At an end the chain jumps inward only, and carries the agents' own noise but no numerical viscosity.
             a[0], b[0] = v[0] * per_h + noise * per_h * per_h, 0.0
             a[n - 1], b[n - 1] = 0.0, -v[n - 1] * per_h + noise * per_h * per_h
             rest = 1.0  # diag less dt a: 1 + dt b (1 + low a[i-1] / b), without a subtraction
-            inv[0] = 1.0 / (rest + dt * a[0])
+            inv[0] = 1.0 / (rest + step * a[0])
             for i in range(1, n):
-                lo[i] = -dt * b[i] * inv[i - 1]
+                lo[i] = -step * b[i] * inv[i - 1]
                 rest = 1.0 - lo[i] * rest
-                inv[i] = 1.0 / (rest + dt * a[i])
+                inv[i] = 1.0 / (rest + step * a[i])
                 y[i] -= lo[i] * y[i - 1]
             change = 0.0
             x = 0.0
             for i in range(n - 1, -1, -1):
-                x = y[i] * inv[i] + dt * a[i] * inv[i] * x
+                x = y[i] * inv[i] + step * a[i] * inv[i] * x
                 change = max(change, abs(x - w[i]))
                 w[i] = x
                 size = max(size, abs(x))
@@ -99,13 +100,15 @@ def hjb(
 
 
 @compiled
-def fokker_planck(initial: FloatArray, dt: float, up: FloatArray, inverse: FloatArray, low: FloatArray) -> FloatArray:
+def fokker_planck(
+    initial: FloatArray, dt: FloatArray, up: FloatArray, inverse: FloatArray, low: FloatArray
+) -> FloatArray:
     """Sweep the Fokker-Planck equation forward: B' m(n+1) = m(n), with the factors of the HJB sweep."""
     steps, n = up.shape
     mass = np.empty((steps + 1, n))
     mass[0] = initial
     for k in range(steps):
-        _solve_transposed(dt, up[k], inverse[k], low[k], mass[k], mass[k + 1])
+        _solve_transposed(dt[k], up[k], inverse[k], low[k], mass[k], mass[k + 1])
     return mass
 
 
@@ -126,7 +129,7 @@ def tangent(
     step: FloatArray,
     q: FloatArray,
     h: float,
-    dt: float,
+    dt: FloatArray,
     impact: float,
     speed: FloatArray,
     slope: FloatArray,
@@ -141,11 +144,11 @@ def tangent(
     dv, y = np.zeros(n), np.empty(n)
     for k in range(steps - 1, -1, -1):
         for i in range(n):
-            right = dv[i] + dt * impact * q[i] * step[k]
+            right = dv[i] + dt[k] * impact * q[i] * step[k]
             y[i] = right if i == 0 else right - low[k, i] * y[i - 1]
         dv[n - 1] = y[n - 1] * inverse[k, n - 1]
         for i in range(n - 2, -1, -1):
-            dv[i] = y[i] * inverse[k, i] + dt * up[k, i] * inverse[k, i] * dv[i + 1]
+            dv[i] = y[i] * inverse[k, i] + dt[k] * up[k, i] * inverse[k, i] * dv[i + 1]
         dspeed[k, 0] = slope[k, 0] * (dv[1] - dv[0]) / h
         dspeed[k, n - 1] = slope[k, n - 1] * (dv[n - 1] - dv[n - 2]) / h
         for i in range(1, n - 1):
@@ -157,7 +160,7 @@ def tangent(
         right_side[:] = dm
         for i in range(n):
             # The probability that the change of speed moves: half up, half down inside, all of it at an end.
-            moved = dt / h * dspeed[k, i] * after[i]
+            moved = dt[k] / h * dspeed[k, i] * after[i]
             if i == 0:
                 right_side[0] -= moved
                 right_side[1] += moved
@@ -167,7 +170,7 @@ def tangent(
             else:
                 right_side[i + 1] += 0.5 * moved
                 right_side[i - 1] -= 0.5 * moved
-        _solve_transposed(dt, up[k], inverse[k], low[k], right_side, dm)
+        _solve_transposed(dt[k], up[k], inverse[k], low[k], right_side, dm)
         total = 0.0
         for i in range(n):
             total += dm[i] * speed[k, i] + after[i] * dspeed[k, i]

@@ -75,13 +75,15 @@ def choice(value: Any, name: str, where: str, options: Collection[str]) -> str:
     raise BadRequestError(f"{name} = {_shown(value)}", where=where, hint=hint)
 
 
-def array(values: Any, name: str, where: str, *, shape: tuple[int | None, ...]) -> FloatArray:
-    """Return a finite array of doubles of a shape, in which None stands for any length.
+def array(values: Any, name: str, where: str, *, shape: tuple[int | None, ...] | None = None) -> FloatArray:
+    """Return a finite array of doubles of a shape, any by default; in a shape None stands for any length.
 
     Raises:
         DataError: no numbers, another shape, NaN or infinity; the message names it.
     """
-    wanted = f"({', '.join('any' if size is None else str(size) for size in shape)}{',' * (len(shape) == 1)})"
+    wanted = "numbers"
+    if shape is not None:
+        wanted = f"({', '.join('any' if size is None else str(size) for size in shape)}{',' * (len(shape) == 1)})"
     try:
         with np.errstate(all="ignore"):
             found = np.asarray(values)
@@ -91,14 +93,15 @@ def array(values: Any, name: str, where: str, *, shape: tuple[int | None, ...]) 
             total = float(found.sum())
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(f"{name} is not an array of numbers ({error})", where=where, hint=f"Give {wanted}.") from error
-    if found.ndim != len(shape) or any(
-        size not in (None, given) for size, given in zip(shape, found.shape, strict=True)
+    if shape is not None and (
+        found.ndim != len(shape)
+        or any(size not in (None, given) for size, given in zip(shape, found.shape, strict=True))
     ):
         raise DataError(f"{name} of shape {found.shape}", where=where, hint=f"Give {wanted}.")
     # A finite sum proves it at a fraction of the cost.
     if not (math.isfinite(total) or np.isfinite(found).all()):
         bad = tuple(np.argwhere(~np.isfinite(found))[0].tolist())
-        place = bad[0] if len(bad) == 1 else bad
+        place = ", ".join(map(str, bad))
         raise DataError(f"{name}[{place}] is {found[bad]}", where=where, hint="Give finite numbers.")
     return found
 

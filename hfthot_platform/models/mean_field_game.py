@@ -31,22 +31,25 @@ with step halving; fictitious play is available as an independent check.
 
 The scheme is first order.  By default the aggregates (mean inventory, rate, price) are Richardson-extrapolated with
 a solution on every second node, which makes them second order for linear-quadratic games; density and value are
-those of the fine grid, the density widened by the numerical viscosity.
+those of the fine grid, the density widened by the numerical viscosity.  The times are graded: strong crowding is
+traded out within a small part of the horizon at its start, and a stiff terminal penalty acts at its end.  They are a
+smooth function of the node's number, which keeps the extrapolation valid.  A third grid says how good it is.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from statistics import NormalDist
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 import polars as pl
 
 from hfthot_platform.errors import BadRequestError, DataError, NotConvergedError
 from hfthot_platform.models._mean_field_loops import fokker_planck, hjb, tangent
+from hfthot_platform.models.arguments import array, choice, number, whole
 from hfthot_platform.models.arrays import FloatArray, FloatLike
 
 __all__ = [
@@ -72,8 +75,29 @@ _PAD: Final = 0.75
 #: Nodes in time and in inventory of the rough solution that finds how fast agents trade.
 _PILOT: Final = 41
 _PILOT_NODES: Final = 81
+#: Points of a grid, at most: a solution holds eight arrays of that size.
+_MOST_POINTS: Final = 4_000_000
+#: Weight of the logarithmic parts of the time grid, beside the uniform part.
+_GRADING: Final = 0.5
+#: Least bound on the speed, as a fraction of the largest over time.
+_SLOWEST: Final = 1e-6
+#: Share of the first-order difference of two grids that is counted as error after extrapolation.
+_DOUBT: Final = 0.05
+#: The same for other powers of the costs, where the error falls at an order between 0.5 and 1.
+_FIRST_ORDER: Final = 5.0
+#: Share of the difference of two extrapolated means that is counted: a third of it is the error expected.
+_SAFETY: Final = 0.6
+#: A residual of the fixed point from which on nothing bounds the error.
+_LOST: Final = 1e-2
+#: Mean inventories below this many standard deviations of the inventories count as none.
+_BALANCED: Final = 3e-8
+#: A solution within this of |E0| is called converged.
+_ACCURATE: Final = 1e-3
 #: Probability of a node, over the largest, from which on its agents count.
 _NOTICEABLE: Final = 1e-3
+
+
+Method = Literal["newton", "fictitious_play"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +107,8 @@ class InventoryDensity:
     `inventory` (n,) strictly increasing, `density` (n,) non-negative; it is normalised on construction.
 
     Raises:
-        BadRequestError: nodes not increasing, a negative or non-finite density, or no mass.
+        BadRequestError: nodes not increasing, a negative density, or no mass.
+        DataError: no one-dimensional arrays of finite numbers.
     """
 
     inventory: FloatArray
@@ -91,17 +116,16 @@ class InventoryDensity:
 
     def __post_init__(self) -> None:
         """Validate and normalise."""
-        q = np.array(self.inventory, dtype=np.float64)
-        m = np.array(self.density, dtype=np.float64)
-        good = q.ndim == 1 and q.shape == m.shape and q.size >= 2
-        good = good and bool(
-            np.isfinite(q).all() and np.isfinite(m).all() and (np.diff(q) > 0).all() and (m >= 0).all()
-        )
-        mass = float(np.sum(np.diff(q) * (m[1:] + m[:-1]) / 2)) if good else 0.0
-        if mass <= 0:
+        where = f"{_WHERE}.InventoryDensity"
+        q = np.array(array(self.inventory, "inventory", where, shape=(None,)))
+        m = np.array(array(self.density, "density", where, shape=(None,)))
+        good = q.shape == m.shape and q.size >= 2 and bool((np.diff(q) > 0).all() and (m >= 0).all())
+        with np.errstate(over="ignore"):
+            mass = float(np.sum(np.diff(q) * (m[1:] + m[:-1]) / 2)) if good else 0.0
+        if not 0 < mass < math.inf:
             raise BadRequestError(
                 f"{q.size} nodes and {m.size} values do not form a density",
-                where=f"{_WHERE}.InventoryDensity",
+                where=where,
                 hint="Give strictly increasing inventories and as many finite values >= 0, not all zero.",
             )
         object.__setattr__(self, "inventory", q)
@@ -110,10 +134,8 @@ class InventoryDensity:
     @classmethod
     def gaussian(cls, mean: float, std: float) -> InventoryDensity:
         """Return a normal density cut off at five standard deviations."""
-        if not (math.isfinite(mean) and math.isfinite(std) and std > 0):
-            raise BadRequestError(
-                f"mean {mean}, std {std}", where=f"{_WHERE}.InventoryDensity.gaussian", hint="Give std > 0."
-            )
+        number(mean, "mean", f"{_WHERE}.InventoryDensity.gaussian")
+        number(std, "std", f"{_WHERE}.InventoryDensity.gaussian", above=0)
         z = np.linspace(-5.0, 5.0, 201)
         return cls(mean + std * z, np.exp(-(z**2) / 2))
 
@@ -175,34 +197,19 @@ class TradeCrowding:
 
     def __post_init__(self) -> None:
         """Check the domain of every parameter."""
-        lowest = {
-            "impact": 0.0,
-            "running_penalty": 0.0,
-            "terminal_penalty": 0.0,
-            "volatility": 0.0,
-            "inventory_noise": 0.0,
-        }
-        problems = [
-            f"{name} = {getattr(self, name)!r} must be a finite number >= {low:g}"
-            for name, low in lowest.items()
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) >= low)
-        ]
-        problems += [
-            f"{name} = {getattr(self, name)!r} must be a finite number > 0"
-            for name in ("temporary_cost", "horizon")
-            if not (math.isfinite(getattr(self, name)) and getattr(self, name) > 0)
-        ]
-        if not 1 < self.cost_power <= 4:
-            problems.append(f"cost_power = {self.cost_power!r} must be in (1, 4]")
-        if not 1 <= self.penalty_power <= 4:
-            problems.append(f"penalty_power = {self.penalty_power!r} must be in [1, 4]")
+        where = f"{_WHERE}.TradeCrowding"
+        for name in ("impact", "running_penalty", "terminal_penalty", "volatility", "inventory_noise"):
+            number(getattr(self, name), name, where, least=0)
+        for name in ("temporary_cost", "horizon"):
+            number(getattr(self, name), name, where, above=0)
+        number(self.cost_power, "cost_power", where, above=1, most=4)
+        number(self.penalty_power, "penalty_power", where, least=1, most=4)
         if not isinstance(self.initial_inventory, InventoryDensity):
-            if not math.isfinite(self.initial_inventory):
-                problems.append(f"initial_inventory = {self.initial_inventory!r} must be finite")
-            elif self.initial_inventory == 0:
-                problems.append("initial_inventory = 0 has no scale; give an InventoryDensity around it")
-        if problems:
-            raise BadRequestError("; ".join(problems), where=f"{_WHERE}.TradeCrowding", hint="Correct the parameters.")
+            number(self.initial_inventory, "initial_inventory", where)
+            if self.initial_inventory == 0:
+                raise BadRequestError(
+                    "initial_inventory = 0 has no scale", where=where, hint="Give an InventoryDensity around it."
+                )
 
     @property
     def density(self) -> InventoryDensity:
@@ -239,7 +246,7 @@ class MeanFieldSolution:
     """An equilibrium on a grid of n_time by n_inventory nodes, with its diagnostics.
 
     Attributes:
-        times: (n_time,), from 0 to T.
+        times: (n_time,), from 0 to T, dense where the game is fast.
         inventories: (n_inventory,), uniform.
         mean_inventory: (n_time,), E(t); second order if `extrapolated`.
         mean_trading_rate: (n_time,), mu(t).
@@ -258,10 +265,13 @@ class MeanFieldSolution:
         exploitability: (iterations,), what one agent gains by a best response to the population of that iteration,
             in price times inventory; zero at the equilibrium.
         iterations: outer iterations on the fine grid.
-        converged: whether the last residual met the tolerance.
+        converged: whether the mean inventory is right: the last residual met the tolerance, here and on the coarser
+            grids, and `grid_error` is at most 1e-3.
         extrapolated: whether the aggregates are Richardson-extrapolated.
-        grid_error: largest difference of the mean inventory between the fine and the coarse grid, over the largest
-            |E|: an upper estimate of the grid's error; NaN if there is no coarse grid.
+        grid_error: upper estimate of the error of the mean inventory, over |E(0)| (or the largest |E|, or a tiny part
+            of the standard deviation where buyers and sellers balance): from the comparison with coarser grids, the
+            probability that reached the ends of the grid, and the last residual; infinite where the fixed point was
+            not found.
     """
 
     game: TradeCrowding
@@ -308,22 +318,39 @@ def closed_form(game: TradeCrowding, times: FloatLike | None = None) -> ClosedFo
             hint="Only powers of 2 have a closed form; use solve().",
         )
     horizon, start = game.horizon, game.mean_initial_inventory
-    t = np.linspace(0.0, horizon, 101) if times is None else np.asarray(times, dtype=np.float64)
+    where = f"{_WHERE}.closed_form"
+    t = np.linspace(0.0, horizon, 101) if times is None else array(times, "times", where)
     if t.size and not (t.min() >= 0 and t.max() <= horizon * (1 + 1e-12)):
-        raise BadRequestError(
-            f"times from {t.min():g} to {t.max():g}", where=f"{_WHERE}.closed_form", hint=f"Stay in [0, {horizon:g}]."
-        )
+        raise BadRequestError(f"times from {t.min():g} to {t.max():g}", where=where, hint=f"Stay in [0, {horizon:g}].")
     kappa, terminal = game.temporary_cost, game.terminal_penalty
     middle = -game.impact / (4 * kappa)
-    gap = math.sqrt(kappa * game.running_penalty + game.impact**2 / 16) / kappa
-    if gap == 0:  # no interaction, no running penalty: a straight line
-        slope = -start * terminal / (kappa + terminal * horizon)
-        return _closed_form(game, t, start + slope * t, np.full_like(t, slope))
+    gap = math.hypot(math.sqrt(game.running_penalty / kappa), middle)
+    if not (math.isfinite(gap) and math.isfinite(kappa * gap * horizon + terminal)):
+        raise BadRequestError(
+            f"impact {game.impact:g}, running_penalty {game.running_penalty:g} and terminal_penalty {terminal:g} over "
+            f"temporary_cost {kappa:g} are out of range",
+            where=where,
+            hint="Check the units of the parameters.",
+        )
+    if game.running_penalty == terminal == 0:  # nothing pushes the inventory: nobody trades
+        return _closed_form(game, t, np.full_like(t, start), np.zeros_like(t))
+    if gap * horizon < 1:
+        # The same without the cancellation of two exponentials that are nearly one; m and g are middle and gap:
+        # E = E0 exp((m - g) t) N(T - t) / N(T),  N(u) = kappa (1 + e)/2 + (A + kappa m)(1 - e)/(2 g),  e = exp(-2 g u).
+        left, pull = horizon - t, terminal + kappa * middle
+
+        def weight(u: FloatArray) -> FloatArray:
+            span = -np.expm1(-2 * gap * u) / (2 * gap) if gap * horizon > 1e-150 else u
+            return np.asarray(kappa * (1 + np.exp(-2 * gap * u)) / 2 + pull * span)
+
+        whole_weight = float(weight(np.array(horizon)))
+        decay = np.exp((middle - gap) * t)
+        mean = start * decay * weight(left) / whole_weight
+        bend = (kappa * gap - pull) * np.exp(-2 * gap * left)
+        return _closed_form(game, t, mean, (middle - gap) * mean + start * decay * bend / whole_weight)
     up, down = middle + gap, middle - gap
     # up = phi / (kappa * gap - kappa * middle) without the cancellation of middle + gap.
     up = game.running_penalty / (kappa * (gap - middle))
-    if kappa * up + terminal == 0:  # nothing pushes the inventory: nobody trades
-        return _closed_form(game, t, np.full_like(t, start), np.zeros_like(t))
     # With B(r) = kappa r + A: E proportional to B(up) exp(down t) - B(down) exp(down T - up (T - t)).  No exponent is
     # positive, and nothing is divided by B(up), which may be as small as it likes.
     up_end, down_end = kappa * up + terminal, kappa * down + terminal
@@ -336,7 +363,12 @@ def closed_form(game: TradeCrowding, times: FloatLike | None = None) -> ClosedFo
 
 
 def _closed_form(game: TradeCrowding, times: FloatArray, mean: FloatArray, rate: FloatArray) -> ClosedForm:
-    return ClosedForm(times, mean, rate, game.impact * (mean - game.mean_initial_inventory))
+    price = game.impact * (mean - game.mean_initial_inventory)
+    if not (np.isfinite(mean).all() and np.isfinite(rate).all() and np.isfinite(price).all()):
+        raise BadRequestError(
+            "the path is out of range", where=f"{_WHERE}.closed_form", hint="Check the units of the parameters."
+        )
+    return ClosedForm(times, mean, rate, price)
 
 
 def solve(
@@ -344,13 +376,13 @@ def solve(
     n_inventory: int = 101,
     n_time: int = 101,
     *,
-    method: Literal["newton", "fictitious_play"] = "newton",
+    method: Method = "newton",
     tolerance: float = 1e-10,
     max_iterations: int | None = None,
     extrapolate: bool = True,
     inventory_range: tuple[float, float] | None = None,
 ) -> MeanFieldSolution:
-    """Return the equilibrium of a game on a uniform grid.
+    """Return the equilibrium of a game on a grid, uniform in inventory, dense in time where the game is fast.
 
     Args:
         game: the parameters.
@@ -358,37 +390,83 @@ def solve(
         n_time: nodes in time, odd and at least 11.
         method: `newton`, or `fictitious_play` (every agent answers the average of all past populations; slow, about
             1/iterations, but each of its steps is one of learning agents).
-        tolerance: on max |F(mu) - mu| over max |F(mu)|.
+        tolerance: on max |F(mu) - mu| over max |F(mu)| (or a thousandth of the agents' own rates, if that is more).
         max_iterations: 30 for Newton, 1000 for fictitious play by default.
         extrapolate: whether to make the aggregates second order with a second solution on every second node.
-        inventory_range: first and last node; by default the initial inventories and zero, with three quarters of
-            their span (and five standard deviations of the inventory noise) beyond.
+        inventory_range: first and last node, with zero between them; by default the initial inventories and zero,
+            with three quarters of their span (and five standard deviations of the inventory noise) beyond.
 
     Returns:
-        The solution; `converged` is False, with the history in `residuals`, if the tolerance was not met.
+        The solution; `converged` says whether its mean inventory is right to 1e-3 of E(0).  `residuals` and
+        `grid_error` tell what is missing: iterations, or nodes.  `n_time` - 1 should be a multiple of four: else only
+        one coarser grid can be compared, and `grid_error` is a first-order estimate, several times too large.
 
     Raises:
-        BadRequestError: a grid that is even, too small or does not hold the initial density.
+        BadRequestError: an argument out of its domain, a grid that is even, too small or too large, or one that does
+            not hold the initial density and zero.
         NotConvergedError: the iteration left the finite numbers.
     """
+    where = f"{_WHERE}.solve"
     for name, nodes in (("n_inventory", n_inventory), ("n_time", n_time)):
-        if nodes < 11 or nodes % 2 == 0:
-            raise BadRequestError(
-                f"{name} = {nodes}", where=f"{_WHERE}.solve", hint="Give an odd number of nodes, 11 or more."
-            )
-    limit = max_iterations or (30 if method == "newton" else 1000)
+        if whole(nodes, name, where, least=11) % 2 == 0:
+            raise BadRequestError(f"{name} = {nodes}", where=where, hint="Give an odd number of nodes, 11 or more.")
+    choice(method, "method", where, get_args(Method))
+    number(tolerance, "tolerance", where, above=0)
+    default = 30 if method == "newton" else 1000
+    limit = default if max_iterations is None else whole(max_iterations, "max_iterations", where, least=1)
     iterate = partial(_newton, with_gains=True) if method == "newton" else _fictitious_play
-    low, high = inventory_range or _default_range(game)
+    low, high = _range(game, inventory_range, where)
+    if n_time * n_inventory > _MOST_POINTS:
+        raise BadRequestError(
+            f"{n_time} x {n_inventory} nodes", where=where, hint=f"Give {_MOST_POINTS:,} or fewer in all."
+        )
     fastest = _fastest_speed(game, low, high)
-    fine = _Grid(game, low, high, n_inventory, n_time, fastest)
-    start = np.zeros(n_time - 1)
-    if not extrapolate:
-        return _solution(fine, iterate(fine, start, tolerance, limit), tolerance)
-    coarse = _Grid(game, low, high, n_inventory // 2 + 1, n_time // 2 + 1, fastest)
-    rough = _newton(coarse, np.zeros(n_time // 2), tolerance, max(limit, 30))
+
+    def grid_of(time_part: int, inventory_part: int) -> _Grid:
+        times = _graded_times(game, (n_time - 1) // time_part + 1)
+        return _Grid(game, low, high, (n_inventory - 1) // inventory_part + 1, times, fastest)
+
+    # The comparison with coarser grids makes the aggregates second order and says how good they are.
+    parts = [4, 2] if (n_time - 1) % 4 == 0 else [2]
+    rate = _expected_rate(game, _graded_times(game, (n_time - 1) // parts[0] + 1))
+    coarse: list[_Coarse] = []
+    for part in parts:
+        grid = grid_of(part, 2)
+        found = _newton(grid, rate, tolerance, max(limit, 30))
+        coarse.append(_Coarse(found.response.mass @ grid.q, _rates(grid, found), found.residuals[-1]))
+        rate = np.repeat(found.rate, 2)
+    fine = grid_of(1, 1)
     # The coarse equilibrium is a good start for Newton; fictitious play starts with nobody trading.
-    start = np.repeat(rough.rate, 2) if method == "newton" else start
-    return _solution(fine, iterate(fine, start, tolerance, limit), tolerance, _solution(coarse, rough, tolerance))
+    start = rate if method == "newton" else np.zeros(n_time - 1)
+    with np.errstate(all="ignore"):
+        solution = _solution(fine, iterate(fine, start, tolerance, limit), tolerance, coarse, extrapolate=extrapolate)
+    if not (np.isfinite(solution.mean_inventory).all() and np.isfinite(solution.price_band).all()):
+        raise NotConvergedError(
+            "the mean inventory or price is not finite", where=where, hint="Check the units of the parameters."
+        )
+    return solution
+
+
+def _range(game: TradeCrowding, given: tuple[float, float] | None, where: str) -> tuple[float, float]:
+    """Return the first and the last inventory of the grid.
+
+    Raises:
+        BadRequestError: no pair of increasing numbers, or zero, where agents are headed, is not between them.
+    """
+    if given is None:
+        return _default_range(game)
+    try:
+        low, high = given
+    except (TypeError, ValueError) as error:
+        raise BadRequestError(f"inventory_range = {given!r}", where=where, hint="Give (lowest, highest).") from error
+    low, high = number(low, "inventory_range", where), number(high, "inventory_range", where)
+    if not (low < high and low <= 0 <= high):
+        raise BadRequestError(
+            f"inventory_range = ({low:g}, {high:g})",
+            where=where,
+            hint="Give (lowest, highest), with zero between them: agents trade towards it.",
+        )
+    return low, high
 
 
 def _default_range(game: TradeCrowding) -> tuple[float, float]:
@@ -404,10 +482,11 @@ def _fastest_speed(game: TradeCrowding, low: float, high: float) -> FloatArray:
     The bound sets the numerical viscosity and caps the speed.  Only nodes with noticeable mass count: the empty far
     ends of the grid would ask for a viscosity many times larger, and capping them changes nothing where agents are.
     """
+    times = _graded_times(game, _PILOT)
     speed = np.full(_PILOT, 4 * (high - low) / game.horizon)
-    rate = np.zeros(_PILOT - 1)
+    rate = _expected_rate(game, times)
     for _ in range(12):
-        grid = _Grid(game, low, high, _PILOT_NODES, _PILOT, speed)
+        grid = _Grid(game, low, high, _PILOT_NODES, times, speed)
         found = _newton(grid, rate, 1e-2, 10)
         rate, mass = found.rate, found.response.mass
         wanted = np.abs(grid.wanted_speed(found.response.value))
@@ -417,27 +496,82 @@ def _fastest_speed(game: TradeCrowding, low: float, high: float) -> FloatArray:
         needed = np.maximum(np.maximum(padded[:-2], padded[2:]), here)
         if (needed <= speed).all() and speed.sum() <= 1.5 * needed.sum():
             break
-        speed = np.maximum(1.25 * needed, max(0.02 * float(needed.max()), np.finfo(float).tiny))
+        speed = np.maximum(1.25 * needed, max(_SLOWEST * float(needed.max()), np.finfo(float).tiny))
     return speed
+
+
+def _quadratic(game: TradeCrowding) -> tuple[float, float, float]:
+    """Return kappa, phi and A of the linear-quadratic game that is nearest: same marginal costs at typical sizes."""
+    density = game.density
+    size = math.hypot(density.mean, density.std)
+    grip = game.penalty_power * size ** (game.penalty_power - 2) / 2
+    phi, terminal = game.running_penalty * grip, game.terminal_penalty * grip
+    kappa = game.temporary_cost
+    pace = 1 / game.horizon
+    for _ in range(20 if game.cost_power != 2 else 0):
+        kappa = game.temporary_cost * game.cost_power * (size * pace) ** (game.cost_power - 2) / 2
+        wanted = max(1 / game.horizon, _decay(game.impact, kappa, phi))
+        pace = math.sqrt(pace * wanted)
+    return kappa, phi, terminal
+
+
+def _decay(impact: float, kappa: float, phi: float) -> float:
+    """Return -r-, the rate at which the mean inventory of a linear-quadratic game falls at first."""
+    return impact / (4 * kappa) + math.sqrt(phi / kappa + (impact / (4 * kappa)) ** 2)
+
+
+def _graded_times(game: TradeCrowding, n: int) -> FloatArray:
+    """Return n times from 0 to T, dense where the game is fast: at the start by crowding, at the end by the penalty.
+
+    They are a smooth function of the node's number, so that doubling the nodes halves every step and the errors of
+    the grids can be extrapolated.
+    """
+    kappa, phi, terminal = _quadratic(game)
+    # Times over T; the layers are not resolved below a ten-millionth of it.
+    first = max(1 / (_decay(game.impact, kappa, phi) * game.horizon + 1), 1e-7)
+    last = max(kappa / (terminal * game.horizon + kappa), 1e-7)
+
+    def place(t: FloatArray) -> FloatArray:
+        return t + _GRADING * (np.log1p(t / first) + math.log1p(1 / last) - np.log1p((1 - t) / last))
+
+    share = np.linspace(0.0, 1.0, n)
+    low, high = np.zeros(n), np.ones(n)
+    target = share * place(np.ones(1))[0]
+    for _ in range(60):
+        middle = (low + high) / 2
+        below = place(middle) < target
+        low, high = np.where(below, middle, low), np.where(below, high, middle)
+    times: FloatArray = (low + high) / 2 * game.horizon
+    times[0], times[-1] = 0.0, game.horizon
+    return times
+
+
+def _expected_rate(game: TradeCrowding, times: FloatArray) -> FloatArray:
+    """Return where Newton starts: the mean rate between the times of the nearest linear-quadratic game."""
+    kappa, phi, terminal = _quadratic(game)
+    near = replace(
+        game, temporary_cost=kappa, running_penalty=phi, terminal_penalty=terminal, cost_power=2.0, penalty_power=2.0
+    )
+    return np.diff(closed_form(near, times).mean_inventory) / np.diff(times)
 
 
 class _Grid:
     """A game on a grid: everything the compiled sweeps need, and the sweeps with their arguments bound."""
 
     def __init__(
-        self, game: TradeCrowding, low: float, high: float, n_inventory: int, n_time: int, fastest: FloatArray
+        self, game: TradeCrowding, low: float, high: float, n_inventory: int, times: FloatArray, fastest: FloatArray
     ) -> None:
         self.game = game
         self.q = np.linspace(low, high, n_inventory)
         self.h = (high - low) / (n_inventory - 1)
-        self.times = np.linspace(0.0, game.horizon, n_time)
-        self.dt = game.horizon / (n_time - 1)
+        self.times = times
+        self.dt = np.diff(times)
         size = np.abs(self.q) ** game.penalty_power
         self.running = -game.running_penalty * size
         self.terminal = -game.terminal_penalty * size
         self.noise = game.inventory_noise**2 / 2
         # Of step n, which acts on [t_n, t_(n+1)].
-        cap = np.interp(self.times[:-1], np.linspace(0.0, game.horizon, fastest.size), fastest)
+        cap = np.interp(times[:-1], _graded_times(game, fastest.size), fastest)
         self.viscosity = np.maximum(self.noise, cap * self.h / 2)
         self.initial = self._project(game.density)
 
@@ -489,7 +623,7 @@ class _Grid:
         game, mass = self.game, response.mass[1:]
         trading = game.temporary_cost * np.abs(response.speed) ** game.cost_power
         reward = game.impact * rate * (mass @ self.q) + (mass * (self.running - trading)).sum(axis=1)
-        return float(self.dt * reward.sum() + response.mass[-1] @ self.terminal)
+        return float(self.dt @ reward + response.mass[-1] @ self.terminal)
 
     def slope(self, value: FloatArray) -> FloatArray:
         """Return dV/dq (.., n_inventory): central inside, one-sided and inward only at the ends."""
@@ -539,10 +673,17 @@ class _Equilibrium:
     exploitability: list[float]
 
 
-def _gap(target: FloatArray, rate: FloatArray) -> float:
-    """Return max |target - rate| relative to the larger of the two; 0 if nobody trades."""
-    scale = max(float(np.abs(target).max()), float(np.abs(rate).max()))
-    return float(np.abs(target - rate).max()) / scale if scale > 0 else 0.0
+def _gap(grid: _Grid, response: _Response, rate: FloatArray) -> float:
+    """Return max |F(mu) - mu| relative to the larger of the two.
+
+    Where buyers and sellers balance, their rates nearly cancel, and rounding is relative to the rates: mean rates
+    below a thousandth of the agents' own are judged relative to that; and where hardly anybody trades, relative to a
+    millionth of the grid over the horizon.
+    """
+    target = response.mean_rate
+    typical = math.sqrt(float((response.mass[1:] * response.speed**2).sum(axis=1).max()))
+    least = max(1e-3 * typical, 1e-6 * float(grid.q[-1] - grid.q[0]) / grid.game.horizon)
+    return float(np.abs(target - rate).max()) / max(float(np.abs(target).max()), float(np.abs(rate).max()), least)
 
 
 def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int, *, with_gains: bool = False) -> _Equilibrium:
@@ -552,12 +693,13 @@ def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int, *, with
     response = grid.respond(rate)
     residuals, gains = [], []
     for _ in range(limit):
-        residual = _gap(response.mean_rate, rate)
+        residual = _gap(grid, response, rate)
         residuals.append(residual)
         if with_gains:  # costs another sweep, and only the published iteration needs it
             best = grid.respond(response.mean_rate)
             gains.append(float(grid.initial @ best.value[0]) - grid.payoff(response, response.mean_rate))
-        if residual <= tolerance:
+        # Eight iterations that do not halve the residual: it leads nowhere.
+        if residual <= tolerance or (len(residuals) > 8 and min(residuals[-8:]) > 0.5 * min(residuals[:-8])):
             break
         slope = grid.responsiveness(response)
 
@@ -583,14 +725,14 @@ def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int, *, with
             LinearOperator((n, n), matvec=apply, dtype=np.float64),
             response.mean_rate - rate,
             rtol=min(1e-3, max(residual, 1e-6)),
-            restart=min(n, 60),
+            restart=min(n, 100),
             maxiter=2,
         )
         # Plain Picard is the last resort: its step is the residual itself, always finite.
         trials = [*(rate + step * 0.5**k for k in range(5)), rate + 0.1 * (response.mean_rate - rate)]
         for trial in trials:
             answer = grid.respond(trial)
-            if _gap(answer.mean_rate, trial) < residual:
+            if _gap(grid, answer, trial) < residual:
                 break
         rate, response = trial, answer
     return _Equilibrium(rate, response, residuals, gains)
@@ -607,30 +749,60 @@ def _fictitious_play(grid: _Grid, rate: FloatArray, tolerance: float, limit: int
         exposure += (response.mass[1:] @ grid.q - exposure) / k
         cost += (grid.payoff(response, np.zeros_like(rate)) - cost) / k
         response = grid.respond(rate)
-        residuals.append(_gap(response.mean_rate, rate))
-        average = cost + grid.dt * grid.game.impact * float(rate @ exposure)
+        residuals.append(_gap(grid, response, rate))
+        average = cost + grid.game.impact * float((grid.dt * rate) @ exposure)
         gains.append(float(grid.initial @ response.value[0]) - average)
         if residuals[-1] <= tolerance:
             break
     return _Equilibrium(rate, response, residuals, gains)
 
 
+class _Coarse(NamedTuple):
+    """Aggregates of a solution on a coarser grid: mean inventory and rate (n,), and the residual."""
+
+    mean: FloatArray
+    rate: FloatArray
+    residual: float
+
+
+def _rates(grid: _Grid, found: _Equilibrium) -> FloatArray:
+    """Return the mean rate at the nodes, (n_time,)."""
+    policy = np.vstack([found.response.speed, grid.wanted_speed(found.response.value[-1:])])
+    return np.asarray((found.response.mass * policy).sum(axis=1))
+
+
 def _solution(
-    grid: _Grid, found: _Equilibrium, tolerance: float, coarse: MeanFieldSolution | None = None
+    grid: _Grid, found: _Equilibrium, tolerance: float, coarse: list[_Coarse], *, extrapolate: bool
 ) -> MeanFieldSolution:
-    """Package an equilibrium: residuals from the equations themselves, aggregates extrapolated if `coarse`."""
+    """Package an equilibrium: residuals from the equations themselves, aggregates extrapolated, errors judged."""
     game, response = grid.game, found.response
     value, mass = response.value, response.mass
     hjb_residual, fokker_planck_residual = _equation_residuals(grid, response)
     policy = np.vstack([response.speed, grid.wanted_speed(value[-1:])])
-    mean = mass @ grid.q
-    rate = (mass * policy).sum(axis=1)
-    grid_error = math.nan
-    if coarse is not None:
-        difference = mean[::2] - coarse.mean_inventory
-        grid_error = float(np.abs(difference).max()) / max(float(np.abs(mean).max()), np.finfo(float).tiny)
-        mean = mean + _refine(difference)
-        rate = rate + _refine(rate[::2] - coarse.mean_trading_rate)
+    mean, rate = mass @ grid.q, _rates(grid, found)
+    boundary = float(mass[:, [0, -1]].max())
+    density = game.density
+    half = coarse[-1]
+    raw = mean[::2] - half.mean
+    error = float(np.abs(raw).max()) * (1 if game.is_linear_quadratic and extrapolate else _FIRST_ORDER)
+    if extrapolate:
+        if len(coarse) > 1:
+            # The extrapolated means of two pairs of grids; the error of the finer is a third of their difference.
+            before = half.mean[::2] + (half.mean[::2] - coarse[0].mean)
+            error = error * (_DOUBT if game.is_linear_quadratic else 1) + _SAFETY * float(
+                np.abs(mean[::4] + raw[::2] - before).max()
+            )
+        mean = mean + _refine(raw)
+        rate = rate + _refine(rate[::2] - half.rate)
+    # What has reached an end of the grid is not where the game would have it; nor is what Newton has left undone.
+    error += boundary * float(grid.q[-1] - grid.q[0]) + 1e-11 * density.std
+    residuals = [*(each.residual for each in coarse), found.residuals[-1]]
+    if max(residuals) > tolerance:
+        error += max(residuals) * game.horizon * float(np.abs(rate).max())
+    if max(residuals) > _LOST:
+        error = math.inf
+    scale = max(abs(game.mean_initial_inventory), float(np.abs(mean).max()), _BALANCED * density.std)
+    error /= scale
     price = game.impact * (mean - game.mean_initial_inventory)
     half_band = _Z95 * game.volatility * np.sqrt(grid.times)
     return MeanFieldSolution(
@@ -647,13 +819,13 @@ def _solution(
         hjb_residual=hjb_residual,
         fokker_planck_residual=fokker_planck_residual,
         mass_error=float(np.abs(mass.sum(axis=1) - 1).max()),
-        boundary_mass=float(mass[:, [0, -1]].max()),
+        boundary_mass=boundary,
         residuals=np.array(found.residuals),
         exploitability=np.array(found.exploitability),
         iterations=len(found.residuals),
-        converged=bool(found.residuals[-1] <= tolerance) and (coarse is None or coarse.converged),
-        extrapolated=coarse is not None,
-        grid_error=grid_error,
+        converged=max(residuals) <= tolerance and error <= _ACCURATE,
+        extrapolated=extrapolate,
+        grid_error=error,
     )
 
 
@@ -676,7 +848,7 @@ def _equation_residuals(grid: _Grid, response: _Response) -> tuple[float, float]
     step = np.diff(value[:-1], axis=1) / h**2
     curvature = np.pad(step, ((0, 0), (0, 1))) - np.pad(step, ((0, 0), (1, 0)))
     source = game.impact * response.mean_rate[:, None] * grid.q + grid.running
-    change = np.diff(value, axis=0) / grid.dt
+    change = np.diff(value, axis=0) / grid.dt[:, None]
     # The second scale is for games in which nothing changes but rounding.
     scale = max(float(np.abs(change).max()), float(np.abs(value).max()) / game.horizon, np.finfo(float).tiny)
     hjb_residual = float(np.abs(change + source + gain + spread * curvature).max()) / scale
@@ -688,7 +860,7 @@ def _equation_residuals(grid: _Grid, response: _Response) -> tuple[float, float]
     falling = after * (spread / h**2 - part * speed / h)
     flux = rising[:, :-1] - falling[:, 1:]
     divergence = np.pad(flux, ((0, 0), (0, 1))) - np.pad(flux, ((0, 0), (1, 0)))
-    change = np.diff(response.mass, axis=0) / grid.dt
+    change = np.diff(response.mass, axis=0) / grid.dt[:, None]
     scale = max(float(np.abs(change).max()), float(response.mass.max()) / game.horizon)
     return hjb_residual, float(np.abs(change + divergence).max()) / scale
 
@@ -710,7 +882,8 @@ class CrowdingCalibration:
         last_flow: signed volume over the last horizon, base.
         flow_noise: standard deviation of the next horizon's signed volume around its prediction, base.
         signed_by: where the signs came from: `taker_side`, `buy_volume`, `tick_rule` or `bulk`.
-        spread_from: `opposite_trades`, `high_low`, `roll` or `tick` (the smallest price step seen).
+        spread_from: `opposite_trades`, `high_low`, `roll` or `tick` (the smallest price step seen); `none`, with a
+            half-spread of 0, where the price never moved.
     """
 
     bins: int
@@ -738,10 +911,11 @@ class PriceForecast:
         expected: (n_time,), expected price.
         lower, upper: (n_time,), band at `confidence`: unexplained volatility and the sampling of finitely many agents.
         agents_std: (n_time,), the part of the band's standard deviation that is due to the finite number of agents.
+        mean_inventory: (n_time,), of an agent.
         confidence: two-sided level of the band.
         calibration: what was measured.
-        solution: the equilibrium, of `solution.game`.
-        closed_form_error: largest difference of the expected move from the exact one, over the largest exact move.
+        game: the game whose exact path this is.
+        nodes: of the grid of `solution`, in inventory and in time.
     """
 
     minutes: FloatArray
@@ -749,12 +923,31 @@ class PriceForecast:
     lower: FloatArray
     upper: FloatArray
     agents_std: FloatArray
+    mean_inventory: FloatArray
     confidence: float
     calibration: CrowdingCalibration
-    solution: MeanFieldSolution
-    closed_form_error: float
+    game: TradeCrowding
+    nodes: tuple[int, int]
+
+    @cached_property
+    def solution(self) -> MeanFieldSolution:
+        """Return the equilibrium on a grid, solved when first asked for: for the density, and as a check of the path.
+
+        Raises:
+            NotConvergedError: the iteration left the finite numbers.
+        """
+        return solve(self.game, *self.nodes)
+
+    @property
+    def closed_form_error(self) -> float:
+        """Return the largest difference of the grid's expected move from the exact one, over the largest exact move."""
+        exact = closed_form(self.game, self.solution.times).price_path
+        largest = float(np.abs(exact).max())
+        return float(np.abs(self.solution.price_path - exact).max()) / largest if largest > 0 else 0.0
 
 
+#: Minutes of ten years, the longest horizon.
+_LONGEST: Final = 5_256_000.0
 #: Intervals that a calibration needs, and horizons for the persistence of flow.
 _MIN_BINS: Final = 50
 _MIN_WINDOWS: Final = 10
@@ -776,11 +969,12 @@ def calibrate_crowding(market: pl.DataFrame, *, horizon_minutes: float = 5.0) ->
 
     Raises:
         BadRequestError: columns are missing, several symbols are mixed, or bars are longer than the horizon.
-        DataError: too few intervals, a missing or non-positive price, a constant price, or no volume.
+        DataError: too few intervals, a missing or non-positive price, or no volume.
     """
     where = f"{_WHERE}.calibrate_crowding"
-    if not (math.isfinite(horizon_minutes) and horizon_minutes > 0):
-        raise BadRequestError(f"horizon_minutes = {horizon_minutes}", where=where, hint="Give a positive number.")
+    number(horizon_minutes, "horizon_minutes", where, above=0, most=_LONGEST)
+    if not isinstance(market, pl.DataFrame):
+        raise BadRequestError(f"market is a {type(market).__name__}", where=where, hint="Give a Polars frame.")
     columns = set(market.columns)
     if "symbol" in columns and market["symbol"].n_unique() > 1:
         raise BadRequestError(
@@ -795,8 +989,6 @@ def calibrate_crowding(market: pl.DataFrame, *, horizon_minutes: float = 5.0) ->
             f"columns {sorted(columns)}", where=where, hint="Give ts, price, amount or ts, close, volume."
         )
     change, signed, volume = flow.change, flow.signed, flow.volume
-    if signed.std() == 0 or change.std() == 0:
-        raise DataError("price or signed volume is constant", where=where, hint="Use a longer or livelier span.")
     slope, slope_t, residual = _regress(signed, change)
     per_window = max(1, round(horizon_minutes / flow.minutes))
     windows = signed[signed.size % per_window :].reshape(-1, per_window).sum(axis=1)
@@ -848,8 +1040,9 @@ def predict_price(
     - running_penalty = temporary_cost (urgency / T)^2: without interaction, inventories decay like exp(-urgency t/T);
       terminal_penalty = 10 temporary_cost / T: little is left at T.
 
-    The expected price moves by impact times the change of the mean inventory.  The band adds the unexplained
-    volatility and the sampling error of N agents, drawn and moved by the equilibrium's strategy.
+    The expected price moves by impact times the change of the mean inventory, which has a closed form, since the game
+    is linear-quadratic: no move where nothing is to be traded.  The band adds the unexplained volatility and the
+    sampling error of N agents, drawn and moved by the equilibrium's strategy.
 
     Args:
         market: see `calibrate_crowding`.
@@ -858,73 +1051,64 @@ def predict_price(
         seed: of the drawn inventories.
         urgency: of the agents, > 0.
         confidence: of the band, in (0, 1).
-        n_inventory: nodes of the grid, see `solve`.
-        n_time: nodes of the grid; liquid markets crowd strongly, and agents then trade within a small part of T.
+        n_inventory: nodes of the grid of `PriceForecast.solution`, see `solve`.
+        n_time: points of the path, and nodes of that grid.
 
     Raises:
         BadRequestError: an argument is out of its domain, or the frame has not the columns.
         DataError: the data cannot carry the calibration.
-        NotConvergedError: no equilibrium was found.
     """
     where = f"{_WHERE}.predict_price"
-    if n_agents < 2 or not 0 < confidence < 1 or not urgency > 0:
-        raise BadRequestError(
-            f"n_agents {n_agents}, confidence {confidence}, urgency {urgency}",
-            where=where,
-            hint="Give n_agents >= 2, confidence in (0, 1), urgency > 0.",
-        )
+    whole(n_agents, "n_agents", where, least=2, most=10_000_000)
+    whole(seed, "seed", where, least=0)
+    number(confidence, "confidence", where, above=0, below=1)
+    number(urgency, "urgency", where, above=0)
+    for name, nodes in (("n_inventory", n_inventory), ("n_time", n_time)):
+        if whole(nodes, name, where, least=11, most=_MOST_POINTS // 11) % 2 == 0:
+            raise BadRequestError(f"{name} = {nodes}", where=where, hint="Give an odd number of nodes, 11 or more.")
     found = calibrate_crowding(market, horizon_minutes=horizon_minutes)
-    trust = found.flow_t**2 / (1 + found.flow_t**2)
+    trust = found.flow_t**2 / (1 + found.flow_t**2) if math.isfinite(found.flow_t) else 1.0
     to_trade = trust * found.flow_persistence * found.last_flow
-    kappa = found.half_spread * n_agents / found.volume_per_minute
+    # Where the price never moved its spread is not seen, and not needed: nothing moves the price.
+    kappa = max(found.half_spread, 1e-9 * found.last_price) * n_agents / found.volume_per_minute
+    # A flow that the last one foretells exactly leaves no noise; the density then keeps a little width.
+    spread = max(found.flow_noise, 1e-6 * max(abs(to_trade), found.volume_per_minute * horizon_minutes))
     game = TradeCrowding(
         impact=n_agents * max(found.kyle_lambda, 0.0),
         running_penalty=kappa * (urgency / horizon_minutes) ** 2,
         temporary_cost=kappa,
         terminal_penalty=10 * kappa / horizon_minutes,
         horizon=horizon_minutes,
-        initial_inventory=InventoryDensity.gaussian(-to_trade / n_agents, found.flow_noise / math.sqrt(n_agents)),
+        initial_inventory=InventoryDensity.gaussian(-to_trade / n_agents, spread / math.sqrt(n_agents)),
         volatility=found.volatility,
     )
-    solution = solve(game, n_inventory, n_time)
-    if not solution.converged:
-        raise NotConvergedError(
-            f"residual {solution.residuals[-1]:.1e} after {solution.iterations} iterations",
-            where=where,
-            hint="Use more time nodes, a shorter horizon, or data with a lower lambda.",
-        )
-    moved = _agent_paths(solution, n_agents, seed)
-    agents_std = game.impact * (moved - moved[0]).std(axis=1) / math.sqrt(n_agents)
-    half = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(game.volatility**2 * solution.times + agents_std**2)
-    expected = found.last_price + solution.price_path
-    exact = closed_form(game, solution.times).price_path
-    largest = float(np.abs(exact).max())
+    minutes = np.linspace(0.0, horizon_minutes, n_time)
+    path = closed_form(game, minutes)
+    # An agent's distance from the mean shrinks as if it were alone.
+    alone = closed_form(replace(game, impact=0.0, initial_inventory=1.0), minutes).mean_inventory
+    drawn = _drawn(game.density, n_agents, seed)
+    agents_std = game.impact * (1 - alone) * drawn.std() / math.sqrt(n_agents)
+    half = NormalDist().inv_cdf((1 + confidence) / 2) * np.sqrt(game.volatility**2 * minutes + agents_std**2)
+    expected = found.last_price + path.price_path
     return PriceForecast(
-        minutes=solution.times,
+        minutes=minutes,
         expected=expected,
         lower=expected - half,
         upper=expected + half,
         agents_std=agents_std,
+        mean_inventory=path.mean_inventory,
         confidence=confidence,
         calibration=found,
-        solution=solution,
-        closed_form_error=float(np.abs(solution.price_path - exact).max()) / largest if largest > 0 else 0.0,
+        game=game,
+        nodes=(n_inventory, n_time),
     )
 
 
-def _agent_paths(solution: MeanFieldSolution, n_agents: int, seed: int) -> FloatArray:
-    """Return (n_time, n_agents) inventories of drawn agents under the equilibrium strategy (Heun's method)."""
-    density, grid, times = solution.game.density, solution.inventories, solution.times
-    mass = np.concatenate([[0.0], np.cumsum(np.diff(density.inventory) * (density.density[1:] + density.density[:-1]))])
-    drawn = np.interp(np.random.default_rng(seed).random(n_agents), mass / mass[-1], density.inventory)
-    paths = np.empty((times.size, n_agents))
-    paths[0] = drawn
-    for k in range(times.size - 1):
-        step = times[k + 1] - times[k]
-        first = np.interp(paths[k], grid, solution.trading_rate[k])
-        second = np.interp(paths[k] + step * first, grid, solution.trading_rate[k + 1])
-        paths[k + 1] = paths[k] + step * (first + second) / 2
-    return paths
+def _drawn(density: InventoryDensity, n_agents: int, seed: int) -> FloatArray:
+    """Return (n_agents,) inventories drawn from a density."""
+    q, m = density.inventory, density.density
+    mass = np.concatenate([[0.0], np.cumsum(np.diff(q) * (m[1:] + m[:-1]))])
+    return np.asarray(np.interp(np.random.default_rng(seed).random(n_agents), mass / mass[-1], q))
 
 
 @dataclass(frozen=True, eq=False)
@@ -1069,4 +1253,4 @@ def _first_positive(*candidates: tuple[str, float]) -> tuple[float, str]:
     for name, value in candidates:
         if 0 < value < math.inf:
             return value, name
-    raise DataError("the price never moves", where=f"{_WHERE}.calibrate_crowding", hint="Use a livelier span.")
+    return 0.0, "none"

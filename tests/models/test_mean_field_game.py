@@ -57,6 +57,26 @@ def error_of(solution):
     return np.abs(solution.mean_inventory - exact).max() / abs(game.mean_initial_inventory)
 
 
+def random_game(seed):
+    """Return a linear-quadratic game of any regime: a term may be absent, a scale span two decades or more."""
+    rng = np.random.default_rng(seed)
+    size, side = 10 ** rng.uniform(-2, 2), rng.choice([-1.0, 1.0])
+    humps = np.array([0.1, 0.3, 0.5, 1.2, 1.5, 1.7]) * size
+    start = (
+        side * size,
+        InventoryDensity.gaussian(side * size, size * 10 ** rng.uniform(-2, 0.7)),
+        InventoryDensity(np.sort(side * humps), np.array([0.0, 1.0, 0.0, 0.0, 2.0, 0.0])),
+    )[rng.integers(3)]
+    return TradeCrowding(
+        impact=rng.choice([0, 1]) * 10 ** rng.uniform(-2, 0.7),
+        running_penalty=rng.choice([0, 1]) * 10 ** rng.uniform(-2, 1.5),
+        temporary_cost=10 ** rng.uniform(-1, 0.7),
+        terminal_penalty=rng.choice([0, 1, 1, 1]) * 10 ** rng.uniform(-2, 3),
+        horizon=10 ** rng.uniform(-1, 2),
+        initial_inventory=start,
+    )
+
+
 @pytest.fixture(scope="module")
 def design():
     return solve(REFERENCE, 201, 201)
@@ -103,6 +123,40 @@ class TestClosedForm:
         expected = 10.0 * np.sinh(theta * (horizon - t)) / math.sinh(theta * horizon)
         assert closed_form(game, t).mean_inventory == pytest.approx(expected, abs=1e-7)
 
+    @pytest.mark.parametrize(
+        "terms",
+        [
+            (0.4, 0.1, 0.2, 2.5, 5.0),
+            (0.4, 0.0, 0.2, 2.5, 5.0),
+            (0.0, 1e-24, 0.2, 2.5, 5.0),
+            (1e-12, 1e-26, 0.2, 2.5, 5.0),
+            (0.0, 0.0, 3.0, 2.5, 5.0),
+            (50.0, 1e-9, 0.2, 1e-9, 5.0),
+            (0.4, 0.1, 0.2, 1e9, 1000.0),
+            (3.0, 2.0, 0.1, 0.0, 1e-6),
+        ],
+    )
+    def test_agrees_with_higher_precision(self, terms):
+        """The boundary-value problem of the module's docstring, solved in high precision."""
+        import mpmath as mp
+
+        alpha, phi, kappa, terminal, horizon = terms
+        t = np.linspace(0, horizon, 7)
+        found = closed_form(TradeCrowding(*terms, 10.0), t)
+        with mp.workdps(1500):
+            alpha, phi, kappa, terminal, horizon = (mp.mpf(each) + mp.mpf(10) ** -60 for each in terms)
+            gap = mp.sqrt(phi / kappa + (alpha / (4 * kappa)) ** 2)
+            up, down = -alpha / (4 * kappa) + gap, -alpha / (4 * kappa) - gap
+            # c1 + c2 = 10, and kappa E' + A E = 0 at T.
+            ends = mp.matrix(
+                [[1, 1], [(kappa * r + terminal) * mp.exp(r * horizon) for r in (up, down)]],
+            )
+            c1, c2 = mp.lu_solve(ends, mp.matrix([10, 0]))
+            mean = [float(c1 * mp.exp(up * s) + c2 * mp.exp(down * s)) for s in map(mp.mpf, t)]
+            rate = [float(c1 * up * mp.exp(up * s) + c2 * down * mp.exp(down * s)) for s in map(mp.mpf, t)]
+        assert found.mean_inventory == pytest.approx(mean, rel=1e-9, abs=1e-13)
+        assert found.mean_trading_rate == pytest.approx(rate, rel=1e-9, abs=1e-13 / float(horizon))
+
     def test_without_any_penalty_nobody_trades(self):
         path = closed_form(TradeCrowding(0.0, 0.0, 1.0, 0.0, 1.0, 3.0))
         assert np.all(path.mean_inventory == 3.0)
@@ -137,6 +191,65 @@ class TestLinearQuadraticGames:
     def test_the_grid_error_bounds_the_error(self, name):
         solution = solve(game_of(name), 101, 101)
         assert error_of(solution) <= solution.grid_error <= 0.2
+
+    @pytest.mark.parametrize("terminal", [0.0, 25.0, 100.0, 1e3, 1e5])
+    @pytest.mark.parametrize("n", [101, 201])
+    def test_a_stiff_end_is_met_or_told(self, terminal, n):
+        solution = solve(TradeCrowding(0.4, 0.1, 0.2, terminal, 5.0, 10.0), n, n)
+        assert error_of(solution) <= solution.grid_error
+        assert error_of(solution) <= 1e-3 or not solution.converged
+        assert solution.converged or n == 101
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"impact": 4.0},
+            {"impact": 20.0},
+            {"impact": 200.0},
+            {"horizon": 1e-6},
+            {"horizon": 100.0},
+            {"horizon": 1e3},
+            {"running_penalty": 1e3},
+            {"running_penalty": 0.0, "terminal_penalty": 0.0},
+        ],
+    )
+    def test_an_extreme_game_is_met_or_told(self, change):
+        usual = {"impact": 0.4, "running_penalty": 0.1, "terminal_penalty": 2.5, "horizon": 5.0}
+        solution = solve(TradeCrowding(temporary_cost=0.2, initial_inventory=10.0, **(usual | change)), 101, 101)
+        assert error_of(solution) <= solution.grid_error
+        assert error_of(solution) <= 1e-3 or not solution.converged
+
+    @pytest.mark.parametrize("start", [(1e-8, 1.0), (-3.0, 0.01), (-1e-3, 2.0), (1e4, 1e4)])
+    def test_the_accuracy_does_not_depend_on_how_inventories_are_spread(self, start):
+        solution = solve(TradeCrowding(0.4, 0.1, 0.2, 2.5, 5.0, InventoryDensity.gaussian(*start)))
+        assert solution.converged
+        assert error_of(solution) <= solution.grid_error <= 1e-3
+        assert solution.iterations <= 4
+
+    def test_as_many_buyers_as_sellers_move_nothing(self):
+        solution = solve(TradeCrowding(0.4, 0.1, 0.2, 2.5, 5.0, InventoryDensity.gaussian(0.0, 1.0)))
+        assert solution.converged
+        assert np.abs(solution.mean_inventory).max() <= 1e-10
+        assert solution.iterations <= 2
+
+    def random_games_keep_their_word(self, numbers):
+        for number in numbers:
+            game = random_game(number)
+            for n in (101, 201):
+                solution = solve(game, n, n)
+                assert error_of(solution) <= solution.grid_error, (number, n)
+                assert error_of(solution) <= 1e-3 or not solution.converged, (number, n)
+
+    def test_the_grid_error_bounds_the_error_of_random_games(self):
+        self.random_games_keep_their_word(range(12))
+
+    @pytest.mark.soak
+    def test_the_grid_error_bounds_the_error_of_200_random_games(self):
+        self.random_games_keep_their_word(range(200))
+
+    def test_a_grid_that_allows_one_comparison_only_is_judged_more_strictly(self):
+        two, one = (solve(game_of("wide density"), 101, n).grid_error for n in (101, 103))
+        assert one > 3 * two
 
     def test_the_trading_rate_is_the_closed_forms(self, design):
         exact = closed_form(REFERENCE, design.times).mean_trading_rate
@@ -287,9 +400,11 @@ class TestOtherCosts:
         errors = []
         for n in (51, 201):
             solution = solve(game, n, n)
-            assert solution.converged
+            assert solution.residuals[-1] <= 1e-10
             exact = representative_agent(game, solution.times)
             errors.append(np.abs(solution.mean_inventory - exact).max() / 2.0)
+            assert errors[-1] <= solution.grid_error
+            assert not solution.converged  # a percent of error is not a thousandth
         assert errors[1] < 0.8 * errors[0]
         assert errors[1] < 0.05
 
@@ -329,8 +444,30 @@ class TestArguments:
 
     @pytest.mark.parametrize("nodes", [(100, 101), (101, 9)])
     def test_an_unsuitable_grid_is_refused(self, nodes):
-        with pytest.raises(BadRequestError, match="odd number"):
+        with pytest.raises(BadRequestError, match=r"odd number|n_time = 9"):
             solve(REFERENCE, *nodes)
+
+    @pytest.mark.parametrize("limits", [(20.0, -10.0), (9.0, 11.0), (0.0, math.nan), (-1.0,), 5.0, (-math.inf, 20.0)])
+    def test_a_range_that_is_none_or_leaves_out_zero_is_refused(self, limits):
+        with pytest.raises(BadRequestError, match="inventory_range"):
+            solve(REFERENCE, 51, 51, inventory_range=limits)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"max_iterations": -3},
+            {"max_iterations": 0},
+            {"max_iterations": 2.5},
+            {"method": "picard"},
+            {"tolerance": math.nan},
+            {"tolerance": 0.0},
+            {"n_time": 100_001},
+            {"n_inventory": 101.0},
+        ],
+    )
+    def test_a_setting_out_of_its_domain_is_named(self, change):
+        with pytest.raises(BadRequestError, match=r"max_iterations|picard|tolerance|nodes|n_inventory"):
+            solve(REFERENCE, **change)
 
     def test_a_range_without_the_agents_is_refused(self):
         with pytest.raises(BadRequestError, match="Widen"):
@@ -339,6 +476,8 @@ class TestArguments:
     def test_a_density_must_be_one(self):
         with pytest.raises(BadRequestError, match="increasing"):
             InventoryDensity(np.array([0.0, 1.0]), np.array([1.0, -1.0]))
+        with pytest.raises(DataError, match=r"density\[1\]"):
+            InventoryDensity(np.array([0.0, 1.0]), np.array([1.0, math.nan]))
 
 
 START = datetime(2024, 1, 2, tzinfo=UTC)
@@ -408,7 +547,7 @@ class TestCalibration:
             (simulated_trades().drop("amount"), BadRequestError, "columns"),
             (simulated_trades().head(100), DataError, "intervals"),
             (simulated_trades().head(20), DataError, "rows"),
-            (simulated_trades().with_columns(price=pl.lit(100.0)), DataError, "price"),
+            (simulated_trades().with_columns(amount=pl.lit(0.0)), DataError, "amount"),
             (simulated_trades().reverse(), BadRequestError, "order"),
             (bars_of(simulated_trades(), every="10m"), DataError, "rows"),
             (
@@ -443,8 +582,38 @@ class TestPriceForecast:
     def test_the_expected_flow_is_what_the_regression_foretells(self, forecast):
         found = forecast.calibration
         trust = found.flow_t**2 / (1 + found.flow_t**2)
-        start = forecast.solution.game.mean_initial_inventory * 500
+        start = forecast.game.mean_initial_inventory * 500
         assert start == pytest.approx(-trust * found.flow_persistence * found.last_flow, rel=1e-6)
+
+    def test_the_path_is_the_closed_form_of_its_game(self, forecast):
+        exact = closed_form(forecast.game, forecast.minutes)
+        assert np.array_equal(forecast.expected, forecast.calibration.last_price + exact.price_path)
+        assert np.array_equal(forecast.mean_inventory, exact.mean_inventory)
+
+    def test_the_sampling_error_is_that_of_agents_moved_by_the_grids_strategy(self, forecast):
+        solution, game = forecast.solution, forecast.game
+        paths = np.repeat(np.random.default_rng(0).normal(game.density.mean, game.density.std, 4000)[None], 401, axis=0)
+        for k, step in enumerate(np.diff(solution.times)):
+            slow, fast = (np.interp(paths[k], solution.inventories, solution.trading_rate[k + i]) for i in (0, 1))
+            paths[k + 1] = paths[k] + step * (slow + fast) / 2
+        simulated = game.impact * (paths[-1] - paths[0]).std() / math.sqrt(500)
+        assert forecast.agents_std[-1] == pytest.approx(simulated, rel=0.1)
+
+    @pytest.mark.parametrize("seed", range(4))
+    def test_where_flow_balances_no_move_is_forecast(self, seed):
+        """Every buy is followed by a sale of the same size: the last horizon's flow is nothing, or one trade."""
+        trades = simulated_trades(seed=seed, persistence=0.0)
+        amount = np.repeat(trades["amount"].to_numpy()[::2], 2)
+        side = np.resize(["buy", "sell"], trades.height)
+        quiet = predict_price(trades.with_columns(amount=pl.Series(amount), side=pl.Series(side)))
+        assert np.abs(quiet.expected / quiet.expected[0] - 1).max() <= 1e-5
+        assert np.all(quiet.lower[1:] < quiet.expected[1:])
+
+    def test_where_the_price_stands_still_it_is_forecast_to(self):
+        still = predict_price(simulated_trades().with_columns(price=pl.lit(100.0)))
+        assert np.all(still.expected == 100.0)
+        assert still.calibration.spread_from == "none"
+        assert still.calibration.kyle_lambda == 0.0
 
     def test_the_equilibrium_behind_it_is_sound(self, forecast):
         assert forecast.solution.converged
@@ -460,8 +629,16 @@ class TestPriceForecast:
         bars = pl.read_parquet(shared_data / "ohlcv/binance_perp_1m_2025/perp_1m.parquet").rename({"date": "ts"})
         for symbol in ("BTCUSDT", "SUIUSDT", "XMRUSDT"):
             forecast = predict_price(bars.filter(pl.col("symbol") == symbol).tail(1440))
-            assert forecast.solution.converged
-            assert forecast.closed_form_error <= 0.02
+            assert forecast.closed_form_error <= forecast.solution.grid_error
+
+    def test_every_window_of_real_bars_is_forecast(self, shared_data):
+        bars = pl.read_parquet(shared_data / "ohlcv/binance_perp_1m_2025/perp_1m.parquet").rename({"date": "ts"})
+        rng = np.random.default_rng(0)
+        for symbol in sorted(bars["symbol"].unique()):
+            series = bars.filter(pl.col("symbol") == symbol)
+            for begin in rng.integers(0, series.height - 120, 25).tolist():
+                forecast = predict_price(series.slice(begin, 120))
+                assert np.isfinite(forecast.expected).all()
 
     def test_real_trades_give_a_forecast_within_sense(self, shared_data):
         trades = pl.read_parquet(shared_data / "trades/binance_kraken_trades/XRP_ETH-trades.parquet").with_columns(
