@@ -22,6 +22,7 @@ __all__ = [
     "BadRequestError",
     "CertificateError",
     "ChecksumMismatchError",
+    "ClockError",
     "CommitConflictError",
     "ConfigError",
     "ContractError",
@@ -50,6 +51,7 @@ __all__ = [
     "QuotaExceededError",
     "RejectedFileError",
     "RevokedTokenError",
+    "RowRefusedError",
     "SchemaMismatchError",
     "SourceError",
     "SourceRefusedError",
@@ -274,10 +276,22 @@ class TierForbiddenError(PermissionDeniedError):
 
 
 class QuotaExceededError(AccountError):
-    """A quota is used up; `resets_at` is when its window ends, None if it does not renew."""
+    """A quota is used up; `resets_at` is when its window ends, None if it does not renew.
 
-    def __init__(self, what: str, *, resets_at: datetime | None = None, where: str = "", hint: str = "") -> None:
+    `retry_after` is the number of seconds until then, as HTTP's header of that name has it.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        resets_at: datetime | None = None,
+        retry_after: float | None = None,
+        where: str = "",
+        hint: str = "",
+    ) -> None:
         self.resets_at = resets_at
+        self.retry_after = retry_after
         super().__init__(what, where=where, hint=hint)
 
 
@@ -287,6 +301,14 @@ class StoreError(AccountError):
 
 class StoreMissingError(StoreError):
     """There are no accounts at this place; only a command that says so makes them."""
+
+
+class RowRefusedError(AccountError):
+    """An operation would write a row that its table's contract does not take; nothing of it was entered."""
+
+
+class ClockError(HfthotError):
+    """The clock cannot be trusted with removing anything: it leapt ahead of everything that happened before."""
 
 
 class PrivacyError(HfthotError):

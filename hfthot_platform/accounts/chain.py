@@ -159,6 +159,7 @@ def verify_chain(lake: Lakehouse, store: Store, exported: Mapping[int, str] = Ma
     # The head is read first: everything up to it is in the lake or in the log when those are read.
     head_seq, head_hash = store.head()
     chain = _Chain(anchor_seq, anchor_hash, {head_seq: head_hash} | dict(exported), chain_gaps_of(store))
+    aside = {each.entry.seq: each.entry for each in store.waiting_aside() if not each.audited}
     in_lake = pending = 0
     version = -1
     while True:
@@ -168,9 +169,11 @@ def verify_chain(lake: Lakehouse, store: Store, exported: Mapping[int, str] = Ma
         if current is not None and current > version:
             version = current
             for row in _rows(lake, version, chain.seq):
+                _fill(chain, aside, row["seq"])
                 chain.add(row)
                 in_lake += 1
         waiting = store.entries(chain.seq, _PAGE)
+        _fill(chain, aside, waiting[0].seq if waiting else head_seq + 1)
         first = waiting[0].seq if waiting else head_seq + 1
         if first > chain.seq + 1 and (lake.table(AUDIT_LOG.name).version() or -1) > version:
             continue
@@ -205,6 +208,12 @@ def chain_gaps_of(store: Store) -> dict[int, tuple[str, int, str]]:
     return {row.after_seq: (row.after_hash, row.to_seq, row.to_hash) for row in rows}
 
 
+def _fill(chain: _Chain, aside: dict[int, Entry], before: int) -> None:
+    """Follow the chain through entries that the lake does not take, which the store keeps, up to an entry."""
+    while chain.seq + 1 < before and (entry := aside.get(chain.seq + 1)) is not None:
+        chain.add(_as_row(entry))
+
+
 def _as_row(entry: Entry) -> dict[str, Any]:
     """Return an entry as the row of `audit_log` that it becomes."""
     audit = entry.audit
@@ -222,7 +231,9 @@ def _as_row(entry: Entry) -> dict[str, Any]:
         "user_agent": audit.user_agent,
         "personal_detail": audit.personal_detail,
         "personal_digest": entry.personal_digest,
-        "redacted": False,
+        # Of an entry that waits aside, erasure takes the personal columns as it does in the lake.
+        "redacted": entry.personal_digest != personal_digest(audit.ip, audit.user_agent, audit.personal_detail)
+        and not (audit.ip or audit.user_agent or audit.personal_detail),
         "previous_hash": entry.previous_hash,
         "hash": entry.hash,
     }

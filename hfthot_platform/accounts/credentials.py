@@ -20,7 +20,7 @@ from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import RowChange
 from hfthot_platform.accounts.core import RANDOM_ID, AccountRow, inserting
 from hfthot_platform.accounts.journal import Tally
-from hfthot_platform.accounts.people import users_row
+from hfthot_platform.accounts.people import changed_at, users_row
 from hfthot_platform.accounts.quotas import PROVIDER_NAME, PROVIDERS, Counter, Quotas, window_of
 from hfthot_platform.accounts.records import ApiKey, ApiKeys, ProviderKey, Request, Secret, moment
 from hfthot_platform.accounts.sessions import Sessions
@@ -74,8 +74,8 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         with self.operation("api_key.generate", request, user_id) as tx:
-            row = self._open_account(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self._open_account(tx, user_id)
             if len(self._valid_keys(tx, row["subject_id"])) >= _MOST_KEYS:
                 raise BadRequestError(
                     f"the account has {_MOST_KEYS} valid keys", where=f"user {user_id}", hint="Revoke one first."
@@ -93,8 +93,8 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         with self.operation("api_key.rotate", request, user_id) as tx:
-            row = self._open_account(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self._open_account(tx, user_id)
             old = self._own_key(tx, row["subject_id"], key_id)
             made, change = self._make_key(tx, row)
             revoked = self._revoke(tx, old, made.key_id)
@@ -113,8 +113,8 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: not for this account.
         """
         with self.operation("api_key.revoke", request, user_id) as tx:
-            row = self.account(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self.account(tx, user_id)
             old = self._own_key(tx, row["subject_id"], key_id)
             revoked = self._revoke(tx, old, None)
             tx.log([revoked], self.event(tx, "api_key.revoke", row["subject_id"], actor, request, resource=key_id))
@@ -127,8 +127,8 @@ class Credentials(Sessions, Quotas):
         """
         keys = schema.api_keys
         with self.operation("api_key.list", request, user_id) as tx:
-            row = self.account(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self.account(tx, user_id)
             statement = sa.select(keys).where(keys.c.subject_id == row["subject_id"])
             found = tx.execute(statement.order_by(keys.c.created_at.desc(), keys.c.key_id)).mappings().all()
             tx.log([], self.event(tx, "api_key.list", row["subject_id"], actor, request))
@@ -235,8 +235,8 @@ class Credentials(Sessions, Quotas):
         """
         stored = schema.provider_keys
         with self.operation("api_keys.read", request, user_id) as tx:
-            row = self._living(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self._living(tx, user_id)
             subject_id = row["subject_id"]
             valid = self._valid_keys(tx, subject_id)
             statement = sa.select(stored.c.provider, stored.c.secret).where(stored.c.subject_id == subject_id)
@@ -283,14 +283,14 @@ class Credentials(Sessions, Quotas):
         """
         wanted = {provider: _given(provider, value) for provider, value in provider_keys.items()}
         with self.operation("api_keys.save", request, user_id) as tx:
-            row = self._open_account(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self._open_account(tx, user_id)
             changes: list[RowChange] = []
             for provider, given in sorted(wanted.items()):
                 changes += self._save_provider(tx, row["subject_id"], provider, given)
             if data_sharing_consent is not None and data_sharing_consent != row["data_sharing_consent"]:
-                row.update(data_sharing_consent=bool(data_sharing_consent), updated_at=tx.now)
-                values = {"data_sharing_consent": row["data_sharing_consent"], "updated_at": tx.now}
+                values = {"data_sharing_consent": bool(data_sharing_consent), "updated_at": changed_at(tx, row)}
+                row.update(values)
                 tx.execute(sa.update(schema.users).where(schema.users.c.user_id == user_id).values(values))
                 changes.append(users_row(row))
             detail = {"providers": sorted(wanted), "data_sharing_consent": row["data_sharing_consent"]}
@@ -332,7 +332,7 @@ class Credentials(Sessions, Quotas):
             usual = PROVIDERS.get(provider)
             window = given.quota, given.seconds or (window_of(usual)[1] if usual else 86_400)
             found = self._stored_counter(tx, subject_id, provider)
-            counter = found.limited(*window, tx.now) if found else Counter.new(*window, tx.now)
+            counter = found.limited(*window, tx.clock) if found else Counter.new(*window, tx.clock)
             stored = found is not None
         else:
             counter, stored = self._provider_counter(tx, subject_id, provider)

@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
@@ -25,10 +25,10 @@ from sqlalchemy.pool import NullPool
 
 from hfthot_platform.errors import LockTimeoutError, StoreError, StoreMissingError
 
-__all__ = ["Database", "Postgres", "Sqlite", "translated", "upgrade"]
+__all__ = ["Database", "Head", "Postgres", "Sqlite", "translated", "upgrade"]
 
 #: The newest migration.  Where the store has it, Alembic is not even imported.
-REVISION: Final = "0003"
+REVISION: Final = "0004"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK_SECONDS: Final = 60
 _ADVISORY: Final = 0x68667468_6F740001  # any number that nobody else takes
@@ -62,6 +62,19 @@ def store_error(error: BaseException, where: str) -> StoreError:
     )
 
 
+class Head(NamedTuple):
+    """The end of the change log, and what is known of the time; times in microseconds."""
+
+    seq: int
+    hash: str
+    #: Time of the newest entry.
+    ts: int
+    #: When the clock was last seen.
+    seen_at: int
+    #: Where it leapt ahead, and nobody has said yet that it is right.
+    leapt_from: int | None
+
+
 class Database(Protocol):
     """One of the two databases."""
 
@@ -75,8 +88,8 @@ class Database(Protocol):
     def generation(self) -> object:
         """Return what changes when the files under open connections are replaced."""
 
-    def begin(self, raw: Any) -> tuple[int, str]:
-        """Begin a transaction and return the log's head: (seq, hash)."""
+    def begin(self, raw: Any) -> Head:
+        """Begin a transaction and return the log's head."""
 
     def end_turn(self) -> None:
         """Let other writers come in; the transaction is over."""
@@ -101,6 +114,9 @@ class Database(Protocol):
 
     def close(self) -> None:
         """Release files."""
+
+
+_SELECT_HEAD: Final = "SELECT seq, hash, ts, seen_at, leapt_from FROM change_head WHERE id = 1"
 
 
 class Sqlite:
@@ -155,10 +171,9 @@ class Sqlite:
         except FileNotFoundError:
             return None
 
-    def begin(self, raw: Any) -> tuple[int, str]:
+    def begin(self, raw: Any) -> Head:
         raw.execute("BEGIN IMMEDIATE")
-        head: tuple[int, str] = raw.execute("SELECT seq, hash FROM change_head WHERE id = 1").fetchone()
-        return head
+        return Head(*raw.execute(_SELECT_HEAD).fetchone())
 
     def end_turn(self) -> None:
         if self._locks is not None:
@@ -340,10 +355,9 @@ class Postgres:
     def generation(self) -> object:
         return None
 
-    def begin(self, raw: Any) -> tuple[int, str]:
+    def begin(self, raw: Any) -> Head:
         raw.execute("BEGIN")
-        head: tuple[int, str] = raw.execute("SELECT seq, hash FROM change_head WHERE id = 1 FOR UPDATE").fetchone()
-        return head
+        return Head(*raw.execute(f"{_SELECT_HEAD} FOR UPDATE").fetchone())
 
     def end_turn(self) -> None:
         """Do nothing: the end of the transaction released the row."""

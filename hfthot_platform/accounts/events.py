@@ -352,8 +352,6 @@ def _time(value: object) -> datetime | None:
 class _Importer(Accounts):
     """The accounts, as events from elsewhere change them."""
 
-    _nobody_knows: str | None = None
-
     def parsed(self, number: int, fields: Mapping[str, Any] | str, latest: int) -> _Event:
         """Return the event of a row.
 
@@ -438,9 +436,6 @@ class _Importer(Accounts):
 
     def apply(self, events: list[_Event]) -> list[str]:
         """Apply events in one transaction; return `applied`, `repeated`, `waiting` or a reason for each."""
-        if self._nobody_knows is None and any(event.kind == "registration" for event in events):
-            # A real hash, so that a sign-in takes as long as any; its password is forgotten at once.
-            self._nobody_knows = self._passwords.hash(secrets.token_urlsafe(32))
         with self.store.transaction() as tx:
             return [self._applied(tx, event) for event in events]
 
@@ -486,7 +481,12 @@ class _Importer(Accounts):
         except DuplicateAccountError:
             return None
         row, _ = self._add_account(
-            tx, event.names, event.look_ups, self._nobody_knows or "", tier(event.tier or "free").name, event.at
+            tx,
+            event.names,
+            event.look_ups,
+            self._passwords.unknown(),
+            tier(event.tier or "free").name,
+            _past(tx, event),
         )
         subject_id = str(row["subject_id"])
         audit = self.event(tx, "user.register", subject_id, subject_id, event.request, detail=self._noted(event))
@@ -500,11 +500,12 @@ class _Importer(Accounts):
         if any(texts.values()):
             cipher = self.cipher(tx, subject_id, "sessions")
             sealed = {name: text and cipher.encrypt("sessions", name, text) for name, text in texts.items()}
+        at = _past(tx, event)
         row = {
             "session_id": session_id,
             "subject_id": subject_id,
-            "created_at": event.at,
-            "expires_at": self._after(event.at, hours=self.settings.session_hours),
+            "created_at": at,
+            "expires_at": self._after(at, hours=self.settings.session_hours),
             "ended_at": None,
             "end_reason": None,
             **sealed,
@@ -543,33 +544,31 @@ class _Importer(Accounts):
 
     def _called(self, tx: Transaction, event: _Event, row: AccountRow) -> None:
         """Count uses that happened: nothing is refused, and the windows that are over stay as they were."""
-        subject_id, resource = str(row["subject_id"]), event.resource
+        subject_id, resource, at = str(row["subject_id"]), event.resource, _past(tx, event)
         found = tx.run(_COUNTER, {"whom": subject_id, "what": resource})
         if resource in _RESOURCES:
             window = window_of(getattr(tier(row["tier"]), resource))
         else:
             window = window_of(PROVIDERS[resource.removeprefix("provider:")])
-        counter = Counter(*found[0]).at(event.at) if found else Counter.new(*window, event.at)
+        counter = Counter(*found[0]).at(at) if found else Counter.new(*window, at)
         if resource in _RESOURCES:
-            counter = counter.limited(*window, event.at)
-        inside = counter.window_start <= event.at < counter.resets_at
-        same_day = event.at // _DAY == counter.day
+            counter = counter.limited(*window, at)
+        inside = counter.window_start <= at < counter.resets_at
+        same_day = at // _DAY == counter.day
         changes = []
         if inside or same_day:
-            counter = Counter(
-                counter.window_start,
-                counter.window_seconds,
-                counter.used + event.count * inside,
-                counter.day,
-                counter.used_today + event.count * same_day,
-                counter.quota,
-            )
+            counter = counter.plus(event.count * inside, event.count * same_day)
             self._write(tx, subject_id, resource, counter, stored=bool(found))
             # The row of the lake belongs to the counter's day.
-            changes = [counter.row(subject_id, resource, max(event.at, counter.day * _DAY))]
+            changes = [counter.row(subject_id, resource, max(at, counter.day * _DAY))]
         detail = self._noted(event, increment=event.count, counted=bool(changes))
         audit = self.event(tx, "usage.count", subject_id, subject_id, Request(), resource=resource, detail=detail)
         tx.log(changes, audit)
+
+
+def _past(tx: Transaction, event: _Event) -> int:
+    """Return when an event happened, by our clock: another clock may be some minutes ahead, ours decides."""
+    return min(event.at, tx.now)
 
 
 def _tier_of(fields: Mapping[str, Any], kind: Kind) -> str | None:

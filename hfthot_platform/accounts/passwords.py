@@ -5,6 +5,7 @@ Nothing here runs inside a transaction: a hash takes tens of milliseconds and 64
 
 from __future__ import annotations
 
+import base64
 import os
 import threading
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Final
 
 from argon2 import PasswordHasher, Type
 from argon2.exceptions import InvalidHashError, VerificationError
+from argon2.low_level import ARGON2_VERSION
 
 from hfthot_platform.accounts.identities import password_form
 from hfthot_platform.errors import BadRequestError, ConfigError
@@ -58,6 +60,19 @@ class Passwords:
         text = password_form(password)
         with self._room:
             return self._hasher.hash(text)
+
+    def unknown(self) -> str:
+        """Return a well-formed hash that no password has, another one each time.
+
+        A sign-in takes as long with it as with any.  It costs nothing: a hash of random bytes that were thrown away
+        is random bytes.
+        """
+        salt, digest = (
+            base64.b64encode(os.urandom(length)).rstrip(b"=").decode()
+            for length in (self._hasher.salt_len, self._hasher.hash_len)
+        )
+        cost = f"m={self._hasher.memory_cost},t={self._hasher.time_cost},p={self._hasher.parallelism}"
+        return f"$argon2id$v={ARGON2_VERSION}${cost}${salt}${digest}"
 
     def verify(self, stored: str | None, password: str) -> Verdict:
         """Say whether a password belongs to a stored hash; without one, spend the same time and say no."""

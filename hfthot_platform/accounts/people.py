@@ -26,7 +26,7 @@ from hfthot_platform.accounts.tiers import ROLES, Role, TierName, tier
 from hfthot_platform.errors import BadRequestError, DuplicateAccountError, ErasedSubjectError, nearest
 from hfthot_platform.privacy.vault import SubjectCipher
 
-__all__ = ["People", "users_row"]
+__all__ = ["People", "changed_at", "users_row"]
 
 _HERE: Final = Request()
 _PERSONAL: Final = ("username", "email", "first_name", "last_name", "preferences")
@@ -55,6 +55,11 @@ _LAKE: Final = (
 def users_row(row: Mapping[str, Any]) -> RowChange:
     """Return an account's row in the lake: nothing that could identify, but encrypted."""
     return RowChange("users", "put", {name: row[name] for name in _LAKE})
+
+
+def changed_at(tx: Transaction, row: Mapping[str, Any]) -> int:
+    """Return when an account changes: now, or when it began where a clock that ran ahead says that it is younger."""
+    return max(tx.now, int(row["created_at"]))
 
 
 class People(Core):
@@ -151,8 +156,8 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: it cannot be had.
         """
         with self.operation("user.read", request, user_id) as tx:
-            row = self.account(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self.account(tx, user_id)
             tx.log([], self.event(tx, "user.read", row["subject_id"], actor, request))
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
 
@@ -256,8 +261,8 @@ class People(Core):
         if not isinstance(preferences, Unchanged):
             texts["preferences"] = preferences_form(preferences)
         with self.operation("user.update", request, user_id) as tx:
-            row = self._living(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self._living(tx, user_id)
             self._free(tx, look_ups, own=user_id)
             cipher = self.cipher(tx, row["subject_id"], "identity")
             changed: dict[str, Any] = {
@@ -274,8 +279,8 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be approved.
         """
         with self.operation("user.approve", request, user_id) as tx:
-            row = self._living(tx, user_id)
             actor = self.actor(tx, request, user_id, admin=True)
+            row = self._living(tx, user_id)
             role = "registered" if row["role"] in {"pending", "guest"} else row["role"]
             self._change(tx, row, "user.approve", actor, request, {"active": True, "role": role})
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
@@ -290,8 +295,8 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be rejected.
         """
         with self.operation("user.reject", request, user_id) as tx:
-            row = self._living(tx, user_id)
             actor = self.actor(tx, request, user_id, admin=True)
+            row = self._living(tx, user_id)
             if row["role"] != "pending":
                 raise BadRequestError(
                     f"the account's role is {row['role']!r}, not 'pending'",
@@ -308,8 +313,8 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be closed.
         """
         with self.operation("user.deactivate", request, user_id) as tx:
-            row = self._living(tx, user_id)
             actor = self.actor(tx, request, user_id, admin=True)
+            row = self._living(tx, user_id)
             ended = self._end_sessions(tx, row["subject_id"], "deactivated")
             self._change(tx, row, "user.deactivate", actor, request, {"active": False}, ended)
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
@@ -323,8 +328,8 @@ class People(Core):
         """
         wanted = _role(role)
         with self.operation("user.set_role", request, user_id) as tx:
-            row = self._living(tx, user_id)
             actor = self.actor(tx, request, user_id, admin=True)
+            row = self._living(tx, user_id)
             detail = {"from": row["role"], "to": wanted}
             self._change(tx, row, "user.set_role", actor, request, {"role": wanted}, detail=detail)
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
@@ -341,8 +346,8 @@ class People(Core):
         """
         wanted = _tier(tier)
         with self.operation("user.upgrade_tier", request, user_id) as tx:
-            row = self._living(tx, user_id)
             actor = self.actor(tx, request, user_id, admin=True)
+            row = self._living(tx, user_id)
             detail = {"from": row["tier"], "to": wanted}
             self._change(tx, row, "user.upgrade_tier", actor, request, {"tier": wanted}, detail=detail)
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
@@ -356,12 +361,12 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: it cannot be deleted.
         """
         with self.operation("user.delete", request, user_id) as tx:
-            row = self.account(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self.account(tx, user_id)
             cipher = self.cipher(tx, row["subject_id"], "identity")
             if row["deleted_at"] is None:
                 ended = self._end_sessions(tx, row["subject_id"], "deleted")
-                until = self._after(tx.now, days=self.settings.soft_delete_days)
+                until = self._after(tx.clock, days=self.settings.soft_delete_days)
                 self._change(
                     tx, row, "user.delete", actor, request, {"deleted_at": tx.now, "erase_after": until}, ended
                 )
@@ -377,10 +382,10 @@ class People(Core):
             UnknownUserError, PermissionDeniedError: it cannot be restored.
         """
         with self.operation("user.restore", request, user_id) as tx:
-            row = self.account(tx, user_id)
             actor = self.actor(tx, request, user_id, admin=True)
+            row = self.account(tx, user_id)
             if row["deleted_at"] is not None:
-                if row["erase_after"] is not None and tx.now >= row["erase_after"]:
+                if row["erase_after"] is not None and tx.clock >= row["erase_after"]:
                     raise ErasedSubjectError(
                         f"the time to restore it ended at {moment(row['erase_after']).isoformat()}",
                         where=f"user {user_id}",
@@ -401,8 +406,8 @@ class People(Core):
         detail: Mapping[str, Any] | None = None,
     ) -> None:
         """Write columns of an account, here and in `row`, and the entry that says so."""
-        row.update(changed, updated_at=tx.now)
-        values = {**changed, "updated_at": tx.now}
+        values = {**changed, "updated_at": changed_at(tx, row)}
+        row.update(values)
         tx.execute(sa.update(schema.users).where(schema.users.c.user_id == row["user_id"]).values(values))
         event = self.event(tx, action, row["subject_id"], actor, request, detail=detail)
         tx.log([users_row(row), *(others or [])], event)

@@ -4,6 +4,10 @@ How far a table has come is written in the very commit that takes it there (a De
 a publisher that dies between two tables is continued by the next one: tables that have a stretch already skip
 it.  `audit_log` has a row for every entry and is published last; where it ends, all tables are, and the log is
 trimmed up to there.
+
+An entry that a table's contract refuses is set aside in the store, with an incident, and the others go on: its audit
+entry is published in its place, so that the chain stays whole, and only its rows wait, with those of later entries of
+the same subject behind them.  `retry` publishes them once nothing speaks against them any more.
 """
 
 from __future__ import annotations
@@ -22,14 +26,18 @@ import sqlalchemy as sa
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import Executable
 
+from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.chain import chain_gaps_of
-from hfthot_platform.accounts.changes import Entry
-from hfthot_platform.accounts.store import Store
+from hfthot_platform.accounts.changes import AuditEvent, Entry, RowChange, encode, to_json
+from hfthot_platform.accounts.records import moment
+from hfthot_platform.accounts.store import Aside, Store
 from hfthot_platform.contracts import TableContract
 from hfthot_platform.contracts.accounts import AUDIT_LOG, USER_TABLES
 from hfthot_platform.contracts.model import TIME
-from hfthot_platform.errors import AuditFailedError, LockTimeoutError, StoreError
+from hfthot_platform.errors import AuditFailedError, LockTimeoutError, SchemaMismatchError, StoreError
+from hfthot_platform.incidents import Incident, record
 from hfthot_platform.lakehouse import Commit, Lakehouse, Stamp
+from hfthot_platform.lakehouse.audit import Audited
 from hfthot_platform.lakehouse.locks import writers_lock
 
 if TYPE_CHECKING:
@@ -46,6 +54,12 @@ _PAGE: Final = 5_000
 _PATIENCE: Final = 120.0
 _ADVISORY: Final = 0x68667468_6F740002  # "hfthot", publisher
 _DAY: Final = 86_400_000_000
+#: Name of what was set aside and published later, in the commits of the user tables.
+_RETRIES: Final = "hfthot.accounts.retried"
+_BEHIND: Final = "an earlier entry of the same subject waits"
+_CHUNK: Final = 500
+_LONGEST: Final = 500
+_SUBJECT: Final = 32
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,8 @@ class Published:
     commits: tuple[Commit, ...] = ()
     #: Set where the store had been restored from before what the lake has: what was done about it.
     reconciled: Reconciled | None = None
+    #: Entries that were set aside.
+    set_aside: tuple[int, ...] = ()
 
     @property
     def entries(self) -> int:
@@ -83,9 +99,9 @@ class Publisher:
     def publish(self, limit: int | None = None, *, stamp: Stamp | None = None) -> Published:
         """Publish what is in the log, or the next `limit` entries.
 
+        An entry that breaks a table's contract is set aside (see the module), and the others go on.
+
         Raises:
-            AuditFailedError: an entry breaks a table's contract; the message names entry, table and rule, never a
-                value.  What came before it in whole batches is published; nothing after it is.
             StoreError: the lake was restored from before what was published, or does not belong to this store.
             LockTimeoutError: another publisher worked for longer than two minutes.
             CommitConflictError: another publisher went on where this one had lost its lock.
@@ -94,19 +110,135 @@ class Publisher:
             reached, reconciled = self._meet()
             # A publisher that was killed after its last commit did not trim any more.
             self._trim(reached)
-            done = Published(reached + 1, reached, reconciled=reconciled)
-            while limit is None or done.entries < limit:
-                batch = _Batch({each.name: self._applied(each) for each in USER_TABLES})
-                room = _BATCH if limit is None else min(_BATCH, limit - done.entries)
+            aside = {each.entry.seq: each for each in self._store.waiting_aside()}
+            known = set(aside)
+            done = self._drained(Published(reached + 1, reached, reconciled=reconciled), aside, limit, stamp or Stamp())
+            if set(aside) > known:
+                # A row that a later one of the same key replaces does no harm any more.
+                self._retried(stamp or Stamp())
+                left = {each.entry.seq: each for each in self._store.waiting_aside()}
+                self._report([left[seq] for seq in sorted(left.keys() - known)])
+                done = self._drained(done, left, limit, stamp or Stamp())
+                done = replace(done, set_aside=tuple(sorted(left.keys() - known)))
+        return done
+
+    def _drained(self, done: Published, aside: dict[int, Aside], limit: int | None, stamp: Stamp) -> Published:
+        """Publish what follows, and add to `aside` what is refused."""
+        most = _BATCH
+        while limit is None or done.entries < limit:
+            batch = _Batch({each.name: self._applied(each) for each in USER_TABLES}, aside)
+            room = most if limit is None else min(most, limit - done.entries)
+            try:
                 with _without_collector():
                     for entry in self._next(done.last_seq, room):
                         batch.add(entry)
                 if batch.last is None:
                     break
-                commits = self._apply(batch, stamp or Stamp())
-                self._trim(batch.last)
-                done = replace(done, last_seq=batch.last, commits=(*done.commits, *commits))
+                audited = batch.audited(self._lake)
+            except (AuditFailedError, SchemaMismatchError) as error:
+                # Which entry it is shows when it is judged alone.
+                most = min(room, batch.entries) // 2
+                if most < 1:
+                    first = next(self._next(done.last_seq, 1))
+                    aside |= self._set_aside([self._refused(first, aside.get(first.seq), _said(error))])
+                    most = _BATCH
+                continue
+            aside |= self._set_aside([(entry, True, _BEHIND) for entry in batch.behind])
+            commits = self._apply(batch, audited, stamp)
+            self._trim(batch.last)
+            most = _BATCH
+            done = replace(done, last_seq=batch.last, commits=(*done.commits, *commits))
         return done
+
+    def retry(self, *, stamp: Stamp | None = None) -> tuple[int, ...]:
+        """Publish what was set aside and is good now, in the order of each subject; return the entries.
+
+        Raises:
+            LockTimeoutError: another publisher worked for longer than two minutes.
+        """
+        with self.alone():
+            return self._retried(stamp or Stamp())
+
+    def _retried(self, stamp: Stamp) -> tuple[int, ...]:
+        done: list[int] = []
+        for waiting in _related(self._store.waiting_aside()):
+            # Later entries of the subject wait too, so nothing newer of it is in the tables.
+            batch = _Batch(dict.fromkeys((each.name for each in USER_TABLES), 0), {})
+            try:
+                for each in waiting:
+                    batch.add(each.entry, log=not each.audited)
+                audited = batch.audited(self._lake)
+            except (AuditFailedError, SchemaMismatchError):
+                continue
+            for name, rows in audited.items():
+                table = self._lake.table(name)
+                number = table.applied(_RETRIES) + 1
+                table.apply(rows, app=(_RETRIES, number), stamp=replace(stamp, asset=name))
+            done += [each.entry.seq for each in waiting]
+        if done:
+            with self._store.transaction() as tx:
+                for start in range(0, len(done), _CHUNK):
+                    chosen = schema.set_aside.c.seq.in_(done[start : start + _CHUNK])
+                    tx.execute(sa.delete(schema.set_aside).where(chosen))
+                tx.log([], AuditEvent(action="publisher.retry", detail=to_json({"entries": len(done)})))
+        return tuple(sorted(done))
+
+    def _refused(self, entry: Entry, known: Aside | None, reason: str) -> tuple[Entry, bool, str]:
+        """Return what has to wait of an entry that is refused: its rows, its audit event (`False`), or both."""
+        rows, event = self._taken(entry, log=False), self._taken(replace(entry, rows=()))
+        rows, event = rows and not (known and known.entry.rows), event and (known is None or known.audited)
+        if rows and event:  # refused together, and neither alone
+            rows = event = False
+        return replace(entry, rows=()) if rows else entry, event, reason
+
+    def _taken(self, entry: Entry, *, log: bool = True) -> bool:
+        batch = _Batch(dict.fromkeys((each.name for each in USER_TABLES), 0), {})
+        try:
+            batch.add(entry, log=log)
+            batch.audited(self._lake)
+        except (AuditFailedError, SchemaMismatchError):
+            return False
+        return True
+
+    def _set_aside(self, refused: list[tuple[Entry, bool, str]]) -> dict[int, Aside]:
+        """Keep entries in the store until they are retried; `False` where `audit_log` does not take them either."""
+        if not refused:
+            return {}
+        subjects = schema.subjects.c
+        kept = {}
+        with self._store.transaction() as tx:
+            for entry, audited, reason in refused:
+                subject = _whose(entry)
+                aside = kept[entry.seq] = Aside(entry, subject, reason, audited, tx.now)
+                tx.execute(sa.delete(schema.set_aside).where(schema.set_aside.c.seq == entry.seq))
+                erased = sa.select(subjects.erased_at).where(subjects.subject_id == subject)
+                if audited and tx.execute(erased).scalar() is not None:
+                    continue  # its rows would go with the next entries anyway
+                values = {
+                    "seq": entry.seq,
+                    "ts": entry.ts,
+                    "subject_id": subject,
+                    "payload": encode(entry),
+                    "reason": reason,
+                    "audited": audited,
+                    "set_aside_at": aside.set_aside_at,
+                }
+                tx.execute(sa.insert(schema.set_aside).values(values))
+                detail = to_json({"entry": entry.seq, "reason": reason})
+                tx.log([], AuditEvent(action="publisher.set_aside", detail=detail))
+        return kept
+
+    def _report(self, waiting: list[Aside]) -> None:
+        for each in waiting:
+            incident = Incident(
+                incident_id=f"set-aside-{each.entry.seq}",
+                ts=moment(each.set_aside_at),
+                severity="error",
+                kind="set_aside",
+                step="publisher",
+                message=f"entry {each.entry.seq} was set aside: {each.reason}",
+            )
+            record(self._lake, incident)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -176,11 +308,7 @@ class Publisher:
             if len(page) < min(room + len(page), _PAGE):
                 return
 
-    def _apply(self, batch: _Batch, stamp: Stamp) -> list[Commit]:
-        # All tables are judged before the first one is written: a bad entry stops its whole batch.
-        audited = {
-            name: self._lake.table(name).audit_all(fold.frame()) for name, fold in batch.tables.items() if fold.rows
-        }
+    def _apply(self, batch: _Batch, audited: Mapping[str, Audited], stamp: Stamp) -> list[Commit]:
         commits = []
         for declared in USER_TABLES:
             fold = batch.tables[declared.name]
@@ -239,31 +367,90 @@ def flush(store: Store, lake: Lakehouse, *, stamp: Stamp | None = None) -> Publi
 class _Batch:
     """Entries folded to the last row of each key, per table."""
 
-    def __init__(self, reached: Mapping[str, int]) -> None:
+    def __init__(self, reached: Mapping[str, int], aside: Mapping[int, Aside]) -> None:
         self.tables = {each.name: _Fold(each, reached[each.name]) for each in USER_TABLES}
         self.last: int | None = None
+        self.entries = 0
+        #: Entries that have to wait because an earlier one of the same subject does.
+        self.behind: list[Entry] = []
+        self._aside = aside
+        self._held = {subject for each in aside.values() for subject in _subjects(each.entry)}
         self._order = count(1)
 
-    def add(self, entry: Entry) -> None:
-        for change in entry.rows:
+    def audited(self, lake: Lakehouse) -> dict[str, Audited]:
+        """Return the rows of each table, all of which its contract takes.
+
+        Raises:
+            AuditFailedError, SchemaMismatchError: it does not take one.
+        """
+        return {name: lake.table(name).audit_all(fold.frame()) for name, fold in self.tables.items() if fold.rows}
+
+    def add(self, entry: Entry, *, log: bool = True) -> None:
+        """Take an entry: its rows unless they wait, and its audit event (`log`) unless that waits."""
+        self.entries += 1
+        known = self._aside.get(entry.seq)
+        rows: Iterable[RowChange] = entry.rows
+        if known is not None and known.entry.rows:
+            rows = ()
+        elif self._held and any(each.op == "put" and _subject(each) in self._held for each in rows):
+            self.behind.append(entry)
+            rows = ()
+        self._rows(entry, rows)
+        trail = self.tables[AUDIT_LOG.name]
+        if entry.seq > trail.since and log and (known is None or known.audited):
+            values = (entry.ts, *_EVENT(entry.audit), entry.personal_digest, False, entry.previous_hash, entry.hash)
+            trail.rows[entry.seq] = (next(self._order), entry.seq, *values)
+        self.last = entry.seq
+
+    def _rows(self, entry: Entry, changes: Iterable[RowChange]) -> None:
+        for change in changes:
             fold = self.tables.get(change.table)
             if fold is None or (change.op == "put" and change.table == AUDIT_LOG.name):
-                raise AuditFailedError(
-                    f"entry {entry.seq} changes {change.table!r}, which is no table of the change log",
-                    where="change_log",
-                    hint="Nothing of its batch was published. Correct what wrote it.",
-                )
+                raise _unfit(entry, "changes what is no table of the change log")
+            if str(change.op) not in {"put", "forget"} or _subject(change) is None:
+                raise _unfit(entry, "has a row that is none")
             if entry.seq <= fold.since:
                 continue
             if change.op == "forget":
                 fold.forget(change.row["subject_id"], next(self._order))
             else:
                 fold.put(entry.seq, change.row, next(self._order))
-        log = self.tables[AUDIT_LOG.name]
-        if entry.seq > log.since:
-            values = (entry.ts, *_EVENT(entry.audit), entry.personal_digest, False, entry.previous_hash, entry.hash)
-            log.rows[entry.seq] = (next(self._order), entry.seq, *values)
-        self.last = entry.seq
+
+
+def _subject(change: RowChange) -> str | None:
+    """Return whose row a change is about, None where it says nothing that could be a subject."""
+    row: Any = change.row  # read from the log: it can be anything
+    subject = row.get("subject_id") if isinstance(row, Mapping) else None
+    return subject if isinstance(subject, str) and len(subject) <= _SUBJECT else None
+
+
+def _subjects(entry: Entry) -> set[str]:
+    return {subject for subject in map(_subject, entry.rows) if subject is not None}
+
+
+def _related(waiting: list[Aside]) -> list[list[Aside]]:
+    """Group entries whose rows are of the same subjects, each group in order."""
+    groups: list[tuple[set[str], list[Aside]]] = []
+    for each in waiting:
+        subjects, entries = _subjects(each.entry), [each]
+        for group in [group for group in groups if group[0] & subjects]:
+            groups.remove(group)
+            subjects, entries = group[0] | subjects, group[1] + entries
+        groups.append((subjects, entries))
+    return [sorted(entries, key=lambda each: each.entry.seq) for _, entries in groups]
+
+
+def _whose(entry: Entry) -> str | None:
+    """Return the subject that an entry changes rows of, or that its event is about."""
+    return next(filter(None, map(_subject, entry.rows)), entry.audit.subject_id)
+
+
+def _unfit(entry: Entry, what: str) -> AuditFailedError:
+    return AuditFailedError(f"entry {entry.seq} {what}", where="change_log", hint="Correct what wrote it.")
+
+
+def _said(error: AuditFailedError | SchemaMismatchError) -> str:
+    return f"{error.where}: {error.what}"[:_LONGEST]
 
 
 #: The columns of `audit_log` that an entry's event holds, and the others, in the order in which they are kept.

@@ -31,11 +31,15 @@ from hfthot_platform.errors import (
     nearest,
 )
 
-__all__ = ["PROVIDERS", "PROVIDER_NAME", "Counter", "Quotas", "Resource", "provider_limit", "window_of"]
+__all__ = ["MOST_USES", "PROVIDERS", "PROVIDER_NAME", "Counter", "Quotas", "Resource", "provider_limit", "window_of"]
 
 _HERE: Final = Request()
 _DAY: Final = 86_400_000_000
 _MOST: Final = 1_000_000_000
+#: What a counter can hold; the contract of `usage` takes no more.
+MOST_USES: Final = 10**15
+#: Clocks are set back by seconds, or by an hour where somebody takes local time for UTC.
+_LONGEST_SET_BACK: Final = _DAY
 PROVIDER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
 Resource = Literal["requests", "sql_queries", "optimisations"]
 
@@ -113,8 +117,11 @@ class Counter:
     def at(self, now: int) -> Counter:
         """Return the counter at a time: a window or day that is over counts from zero.
 
-        A clock that was set back changes nothing: the window lasts until its end comes again.
+        A clock that was set back changes nothing: the window lasts until its end comes again.  A window that lies
+        further ahead than that explains was made by a clock that was wrong then, and ends now.
         """
+        if self.window_start > now + _LONGEST_SET_BACK + self.window_seconds * 1_000_000:
+            return Counter.new(self.quota, self.window_seconds, now)
         if now < self.resets_at and now // _DAY <= self.day:
             return self
         fresh = now >= self.resets_at
@@ -128,14 +135,17 @@ class Counter:
             quota=self.quota,
         )
 
-    def plus(self, amount: int) -> Counter:
-        """Return the counter after further uses."""
+    def plus(self, amount: int, today: int | None = None) -> Counter:
+        """Return the counter after further uses; as many on its day, unless that is another number.
+
+        It stops at `MOST_USES`: whoever may refuse uses looks first whether they fit.
+        """
         return Counter(
             self.window_start,
             self.window_seconds,
-            self.used + amount,
+            min(self.used + amount, MOST_USES),
             self.day,
-            self.used_today + amount,
+            min(self.used_today + (amount if today is None else today), MOST_USES),
             self.quota,
         )
 
@@ -229,13 +239,14 @@ class Quotas(Core):
         return self._count(user_id, resource, amount, request)
 
     def _count(self, user_id: str, resource: str, amount: int, request: Request) -> QueryStats:
-        if isinstance(amount, bool) or not 1 <= amount <= _MOST:
-            raise BadRequestError(f"increment {amount} is out of 1 to {_MOST}", where="increment", hint="Count uses.")
+        given: object = amount
+        if not isinstance(given, int) or isinstance(given, bool) or not 1 <= amount <= _MOST:
+            raise BadRequestError(f"it is not a whole number of 1 to {_MOST}", where="increment", hint="Count uses.")
         refused: InactiveAccountError | QuotaExceededError | TierForbiddenError | None = None
         try:
             with self.store.transaction() as tx:
-                subject_id, before, stored = self._counter(tx, user_id, resource)
                 actor = SYSTEM if request.actor_id is None else self.actor(tx, request, user_id)
+                subject_id, before, stored = self._counter(tx, user_id, resource)
                 counter = before
                 if before.quota == 0 and resource in _TIERED:
                     refused = TierForbiddenError(
@@ -245,6 +256,15 @@ class Quotas(Core):
                     refused = QuotaExceededError(
                         f"{before.remaining} of {before.quota} are left, {amount} were asked for",
                         resets_at=moment(before.resets_at),
+                        retry_after=_seconds(before.resets_at - tx.clock),
+                        where=resource,
+                        hint=f"The window ends at {moment(before.resets_at).isoformat()}.",
+                    )
+                elif max(before.used, before.used_today) + amount > MOST_USES:
+                    refused = QuotaExceededError(
+                        f"a counter holds {MOST_USES} uses at most",
+                        resets_at=moment(before.resets_at),
+                        retry_after=_seconds(before.resets_at - tx.clock),
                         where=resource,
                         hint=f"The window ends at {moment(before.resets_at).isoformat()}.",
                     )
@@ -269,14 +289,14 @@ class Quotas(Core):
 
     def _stored_counter(self, tx: Transaction, subject_id: str, provider: str) -> Counter | None:
         found = tx.run(_COUNTER, {"whom": subject_id, "what": f"provider:{provider}"})
-        return Counter(*found[0]).at(tx.now) if found else None
+        return Counter(*found[0]).at(tx.clock) if found else None
 
     def _provider_counter(self, tx: Transaction, subject_id: str, provider: str) -> tuple[Counter, bool]:
         """Return a provider's counter as of now, and whether the store has it; a new one has the default quota."""
         found = self._stored_counter(tx, subject_id, provider)
         if found is not None:
             return found, True
-        return Counter.new(*window_of(provider_limit(provider)), tx.now), False
+        return Counter.new(*window_of(provider_limit(provider)), tx.clock), False
 
     def _counter(self, connected: Transaction, user_id: str, resource: str) -> tuple[str, Counter, bool]:
         """Return the account's subject, its counter as of now, and whether the store has one."""
@@ -291,13 +311,13 @@ class Quotas(Core):
                 "the account is closed or deleted", where=f"user {user_id}", hint="Ask an administrator."
             )
         stored = fields[0] is not None
-        counter = Counter(*fields).at(connected.now) if stored else None
+        counter = Counter(*fields).at(connected.clock) if stored else None
         if resource in _TIERED:
             # The tier may have changed since the last use.
             window = window_of(getattr(tier(level), resource))
-            counter = (counter or Counter.new(*window, connected.now)).limited(*window, connected.now)
+            counter = (counter or Counter.new(*window, connected.clock)).limited(*window, connected.clock)
         elif counter is None:
-            counter = Counter.new(*window_of(provider_limit(resource.partition(":")[2])), connected.now)
+            counter = Counter.new(*window_of(provider_limit(resource.partition(":")[2])), connected.clock)
         return str(subject_id), counter, stored
 
     def _write(self, tx: Transaction, subject_id: str, resource: str, counter: Counter, *, stored: bool) -> None:
@@ -342,14 +362,14 @@ class Quotas(Core):
         """
         self.flush()
         with self.operation("usage.read", request, user_id) as tx:
-            row = self._living(tx, user_id)
             actor = self.actor(tx, request, user_id)
+            row = self._living(tx, user_id)
             used = {}
             for resource in _TIERED:
                 found = tx.run(_COUNTER, {"whom": row["subject_id"], "what": resource})
-                used[resource] = Counter(*found[0]).at(tx.now).used_today if found else 0
+                used[resource] = Counter(*found[0]).at(tx.clock).used_today if found else 0
             tx.log([], self.event(tx, "usage.read", row["subject_id"], actor, request))
-            end = (tx.now // _DAY + 1) * _DAY
+            end = (tx.clock // _DAY + 1) * _DAY
         level = tier(row["tier"])
         return Usage(
             user_id=user_id,
@@ -380,6 +400,10 @@ class Quotas(Core):
 
 
 _TIERED: Final[tuple[Resource, ...]] = ("requests", "sql_queries", "optimisations")
+
+
+def _seconds(span: int) -> float:
+    return max(0.001, span / 1e6)
 
 
 def _resource(provider: str) -> str:

@@ -32,12 +32,14 @@ __all__ = [
     "erasure_requests",
     "exports",
     "keys",
+    "known_addresses",
     "legal_holds",
     "login_attempts",
     "metadata",
     "provider_keys",
     "retention_anchors",
     "sessions",
+    "set_aside",
     "subject_keys",
     "subjects",
     "usage",
@@ -112,7 +114,11 @@ users: Final = Table(
     Column("deleted_at", _TIME),
     #: When a soft deletion becomes an erasure by itself.
     Column("erase_after", _TIME),
+    #: What two names that look the same share (UTS 39); None where an older version made the account and nobody
+    #: registered since.
+    Column("username_skeleton", LargeBinary),
     Index(None, "erase_after"),
+    Index(None, "username_skeleton"),
 )
 
 #: Keyed hashes of the user ids of erased accounts, so that a call with one is told so.  Nothing here leads to the
@@ -182,7 +188,8 @@ usage: Final = Table(
     Column("updated_at", _TIME, nullable=False),
 )
 
-#: Failed sign-ins per keyed hash of what was tried (a name, an address), for rate limiting; swept after a day.
+#: Failed sign-ins per keyed hash of what was tried (a name, an address, the two together); swept once they are a day
+#: past mattering.
 login_attempts: Final = Table(
     "login_attempts",
     metadata,
@@ -190,7 +197,20 @@ login_attempts: Final = Table(
     Column("failures", Integer, nullable=False),
     Column("window_start", _TIME, nullable=False),
     Column("blocked_until", _TIME),
+    #: The name that an attempt was for, as a keyed hash, so that an erasure finds its counters.
+    Column("account", LargeBinary),
     Index(None, "window_start"),
+    Index(None, "account"),
+)
+
+#: Keyed hashes of the addresses that an account signed in from: whoever guesses from elsewhere does not lock it out.
+known_addresses: Final = Table(
+    "known_addresses",
+    metadata,
+    Column("subject_id", _ID, ForeignKey("subjects.subject_id"), primary_key=True),
+    Column("address", LargeBinary, primary_key=True),
+    Column("seen_at", _TIME, nullable=False),
+    Index(None, "seen_at"),
 )
 
 #: One row: the newest entry of the change log and its hash.  Taken and advanced at the end of each transaction,
@@ -201,6 +221,12 @@ change_head: Final = Table(
     Column("id", SmallInteger, primary_key=True),
     Column("seq", BigInteger, nullable=False),
     Column("hash", String(64), nullable=False),
+    #: The newest entry's time: no later entry has an earlier one, whatever the clock does.
+    Column("ts", _TIME, nullable=False, server_default="0"),
+    #: When the clock was last seen, by an entry or by a check that found it right.
+    Column("seen_at", _TIME, nullable=False, server_default="0"),
+    #: Where the clock leapt ahead further than an installation rests: nothing expires until somebody says it is right.
+    Column("leapt_from", _TIME),
 )
 
 #: The ordered change log: per operation its row changes and its audit event, personal data already encrypted.
@@ -212,6 +238,22 @@ change_log: Final = Table(
     Column("ts", _TIME, nullable=False),
     Column("subject_id", _ID),
     Column("payload", LargeBinary, nullable=False),
+    Index(None, "subject_id"),
+)
+
+#: Entries that a table's contract refused when they were published.  The others went on; these wait to be retried.
+set_aside: Final = Table(
+    "set_aside",
+    metadata,
+    Column("seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("ts", _TIME, nullable=False),
+    Column("subject_id", _ID),
+    Column("payload", LargeBinary, nullable=False),
+    #: Table and rule, no value.
+    Column("reason", Text, nullable=False),
+    #: Whether `audit_log` has the entry; where it has not, the chain is proven from here.
+    Column("audited", Boolean, nullable=False),
+    Column("set_aside_at", _TIME, nullable=False),
     Index(None, "subject_id"),
 )
 

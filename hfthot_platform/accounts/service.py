@@ -8,13 +8,14 @@ below, the erasure itself is `privacy`'s.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final, Self, get_args
 
 import sqlalchemy as sa
 
 from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.changes import AuditEvent, RowChange, to_json
+from hfthot_platform.accounts.changes import AuditEvent, RowChange, decode, encode, to_json
 from hfthot_platform.accounts.core import SYSTEM
 from hfthot_platform.accounts.credentials import Credentials
 from hfthot_platform.accounts.people import People
@@ -38,7 +39,7 @@ _LAKE: Final[Mapping[Category, tuple[str, ...]]] = {
 }
 _STORE: Final[Mapping[Category, tuple[sa.Table, ...]]] = {
     "identity": (schema.usage, schema.users),
-    "sessions": (schema.sessions,),
+    "sessions": (schema.sessions, schema.known_addresses),
     "credentials": (schema.api_keys, schema.provider_keys),
     "audit": (),
 }
@@ -112,7 +113,7 @@ class Accounts(Credentials, People):
         if "identity" in chosen and (account := self.account_of(tx, subject_id)) is not None:
             attempts = schema.login_attempts
             counters = [account_attempts(account[name]) for name in ("username_lookup", "email_lookup")]
-            delete(attempts, attempts.c.lookup.in_(counters))
+            delete(attempts, sa.or_(attempts.c.lookup.in_(counters), attempts.c.account.in_(counters)))
             tx.execute(sa.insert(schema.erased_users).values(user_lookup=self.look_up("user", account["user_id"])))
         for category in chosen:
             for table in _STORE[category]:
@@ -123,6 +124,8 @@ class Accounts(Credentials, People):
             gone[events.name] = tx.execute(sa.update(events).where(mine).values(subject_id=None)).rowcount
             ended = schema.subjects.c.subject_id == subject_id, schema.subjects.c.erased_at.is_(None)
             gone["subjects"] = tx.execute(sa.update(schema.subjects).where(*ended).values(erased_at=tx.now)).rowcount
+        if waiting := self._forget_aside(tx, subject_id, {table for each in chosen for table in _LAKE[each]}):
+            gone["set_aside"] = waiting
         if any(gone.values()):
             rows = [
                 RowChange(table, "forget", {"subject_id": subject_id})
@@ -138,3 +141,23 @@ class Accounts(Credentials, People):
             )
             tx.log(rows, event)
         return {table: count for table, count in gone.items() if count}
+
+    def _forget_aside(self, tx: Transaction, subject_id: str, tables: set[str]) -> int:
+        """Take a subject's rows of some tables out of the entries that wait aside; return how many it changed."""
+        waiting = schema.set_aside
+        changed = 0
+        for row in tx.execute(sa.select(waiting)).all():
+            entry = decode(row.seq, row.ts, bytes(row.payload))
+            kept = (each for each in entry.rows if each.table not in tables or each.row.get("subject_id") != subject_id)
+            left = replace(entry, rows=tuple(kept))
+            if "audit_log" in tables and entry.audit.subject_id == subject_id:
+                left = replace(left, audit=replace(left.audit, ip=None, user_agent=None, personal_detail=None))
+            if left == entry:
+                continue
+            this = waiting.c.seq == row.seq
+            if row.audited and not left.rows:
+                tx.execute(sa.delete(waiting).where(this))
+            else:
+                tx.execute(sa.update(waiting).where(this).values(payload=encode(left)))
+            changed += 1
+        return changed

@@ -1,25 +1,40 @@
 """Signing in and out, verifying session tokens, changing passwords.
 
-A token has 256 random bits and is kept only as its SHA-256.  How often a sign-in may fail is counted per account name
-and per address, whether or not there is such an account, under keyed hashes that the store forgets after a day.
+A token has 256 random bits and is kept only as its SHA-256.
+
+How often a sign-in may fail is counted under keyed hashes, whether or not there is such an account:
+
+- per name and address: after `login_failures` that address waits for that name, longer each time, up to a day;
+- per address, whatever names it tries: the same;
+- per name, whatever the address: after four times as many, addresses that the account never signed in from take turns,
+  one attempt every few seconds.
+
+So whoever guesses from one address is shut out, whoever guesses from many is slowed to a crawl, and neither keeps the
+owner out, who has another address or one that the account knows.  The counts are forgotten a day after they matter.
 """
 
 from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import sqlalchemy as sa
 
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import RowChange
 from hfthot_platform.accounts.core import SYSTEM, Core, inserting
-from hfthot_platform.accounts.identities import address_group, email_look_up, network_text, username_look_up
+from hfthot_platform.accounts.identities import (
+    address_group,
+    email_look_up,
+    network_text,
+    password_form,
+    username_look_up,
+)
 from hfthot_platform.accounts.journal import Tally
-from hfthot_platform.accounts.people import users_row
+from hfthot_platform.accounts.people import changed_at, users_row
 from hfthot_platform.accounts.records import Request, Secret, Session, moment
 from hfthot_platform.accounts.store import Prepared, Transaction, _Connected
 from hfthot_platform.errors import (
@@ -39,6 +54,14 @@ __all__ = ["Sessions", "account_attempts"]
 _HERE: Final = Request()
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _DAY: Final = 86_400_000_000
+#: Each failure after a wait doubles the next one, up to a day.
+_LONGEST_WAIT: Final = _DAY
+_DOUBLINGS: Final = 20
+#: Times as many failures, from whatever addresses, after which strangers' addresses take turns, and the longest turn.
+_SPRAYED: Final = 4
+_LONGEST_TURN: Final = 30_000_000
+#: Addresses that an account is remembered to have signed in from.
+_MOST_ADDRESSES: Final = 20
 _LAKE: Final = (
     "session_id",
     "subject_id",
@@ -73,12 +96,33 @@ _ATTEMPTS: Final = Prepared(
 )
 
 
+_IS_KNOWN: Final = Prepared(
+    sa.select(sa.literal_column("1")).where(
+        schema.known_addresses.c.subject_id == sa.bindparam("whose"),
+        schema.known_addresses.c.address == sa.bindparam("address"),
+    )
+)
+
+
 def account_attempts(look_up: bytes) -> bytes:
     """Return what failed sign-ins are counted under for a username's or address's look-up hash.
 
     It follows from the hash alone, so that erasing an account finds its counters.
     """
     return sha256(b"sign-in\0" + look_up).digest()
+
+
+class _Counted(NamedTuple):
+    """What an attempt is counted under."""
+
+    #: The name, by keyed hash.
+    account: bytes
+    #: Where it came from, by keyed hash.
+    address: bytes
+    #: Both together.
+    pair: bytes
+    #: Whether an address was told, so that it can be held against it.
+    told: bool
 
 
 class Sessions(Core):
@@ -92,18 +136,16 @@ class Sessions(Core):
 
         Raises:
             InvalidCredentialsError: the name or the password is wrong.
-            TooManyAttemptsError: too many failed attempts for this name or from this address.
+            TooManyAttemptsError: too many failed attempts for this name from this address, or from this address.
             InactiveAccountError: the password is right, but the account waits, was rejected, closed or deleted.
         """
         field, look_up = self._named_look_up(username)
-        counters = [account_attempts(look_up)]
-        if request.ip:
-            counters.append(self.look_up("address", address_group(request.ip)))
+        counted = self._counted_under(look_up, request)
         column = schema.users.c.username_lookup if field == "username" else schema.users.c.email_lookup
         statement = sa.select(schema.users).where(column == look_up)
         with self.store.reading() as rx:
-            blocked = self._blocked(rx, counters, self.now())
-            found = None if blocked else rx.execute(statement).mappings().first()
+            found = rx.execute(statement).mappings().first()
+            blocked = self._blocked(rx, counted, found, self.now())
         if blocked:
             self._journal.count(Tally("session.login", "refused", None, SYSTEM, None), self.now())
             raise self._too_many(blocked)
@@ -112,17 +154,17 @@ class Sessions(Core):
         failure: AuthenticationError | None = None
         with self.store.transaction() as tx:
             # Others may have tried meanwhile: the bound holds for what was answered, not for what was begun.
-            blocked = self._blocked(tx, counters, tx.now)
+            blocked = self._blocked(tx, counted, found, tx.clock)
             row = None if found is None else self.account_of(tx, found["subject_id"])
             unchanged = row is not None and found is not None and row["password_hash"] == found["password_hash"]
             if blocked:
                 failure = self._too_many(blocked)
             elif row is None or not verdict.right or not unchanged:
-                failure = self._failed(tx, "session.login", row, counters, request)
+                failure = self._failed(tx, "session.login", row, counted, request)
             elif not row["active"] or row["deleted_at"] is not None:
                 failure = self._closed(tx, row, request)
             else:
-                tx.execute(sa.delete(schema.login_attempts).where(schema.login_attempts.c.lookup == counters[0]))
+                self._cleared(tx, row["subject_id"], counted)
                 changes = []
                 if verdict.rehashed:
                     values = {"password_hash": verdict.rehashed}
@@ -167,7 +209,7 @@ class Sessions(Core):
             "session_id": secrets.token_hex(16),
             "subject_id": subject_id,
             "created_at": tx.now,
-            "expires_at": self._after(tx.now, hours=self.settings.session_hours),
+            "expires_at": self._after(tx.clock, hours=self.settings.session_hours),
             "ended_at": None,
             "end_reason": None,
             **sealed,
@@ -177,10 +219,38 @@ class Sessions(Core):
 
     # -- failures -------------------------------------------------------------------------------------------
 
-    def _blocked(self, connected: _Connected, counters: Iterable[bytes], now: int) -> int | None:
-        """Return until when sign-ins under one of the counters are refused, in microseconds, or None."""
-        until = [row[0][2] for by in counters if (row := connected.run(_ATTEMPTS, {"by": by}))]
-        return max((each for each in until if each is not None and each > now), default=None)
+    def _counted_under(self, look_up: bytes, request: Request) -> _Counted:
+        if request.ip:
+            where = self.look_up("address", address_group(request.ip))
+        else:
+            # A caller with a key and no address is told by its key.
+            where = self.look_up("no address", request.actor_id or "")
+        account = account_attempts(look_up)
+        return _Counted(account, where, sha256(account + where).digest(), bool(request.ip or request.actor_id))
+
+    def _blocked(
+        self, connected: _Connected, counted: _Counted, account: Mapping[str, Any] | sa.RowMapping | None, now: int
+    ) -> int | None:
+        """Return until when such an attempt is refused, in microseconds, or None."""
+        until = [self._until(connected, by, now) for by in (counted.pair, *([counted.address] * counted.told))]
+        found = max((each for each in until if each is not None), default=None)
+        slowed = self._until(connected, counted.account, now)
+        if self._is_known(connected, counted, account) or slowed is None:
+            return found
+        return max(slowed, found or 0)
+
+    def _is_known(
+        self, connected: _Connected, counted: _Counted, account: Mapping[str, Any] | sa.RowMapping | None
+    ) -> bool:
+        """Whether an account signed in from such an address before."""
+        whose = account["subject_id"] if account else ""
+        return bool(connected.run(_IS_KNOWN, {"whose": whose, "address": counted.address}))
+
+    def _until(self, connected: _Connected, by: bytes, now: int) -> int | None:
+        found = connected.run(_ATTEMPTS, {"by": by})
+        until = found[0][2] if found else None
+        # No wait is longer than a day: what lies further ahead was written by a clock that was wrong.
+        return int(until) if until is not None and now < until <= now + _LONGEST_WAIT + _DAY else None
 
     def _too_many(self, until: int) -> TooManyAttemptsError:
         seconds = max(1.0, (until - self.now()) / 1e6)
@@ -192,33 +262,70 @@ class Sessions(Core):
         )
 
     def _failed(
-        self, tx: Transaction, action: str, row: Mapping[str, Any] | None, counters: list[bytes], request: Request
+        self, tx: Transaction, action: str, row: Mapping[str, Any] | None, counted: _Counted, request: Request
     ) -> AuthenticationError:
         """Count and audit a wrong name or password, and return what to raise.
 
         Of somebody who has no account nothing is kept but the keyed hashes.
         """
-        window = self._after(0, minutes=self.settings.login_window_minutes)
-        table = schema.login_attempts
-        tx.execute(sa.delete(table).where(table.c.window_start < tx.now - max(_DAY, window)))
-        blocking = False
-        for by in counters:
-            found = tx.run(_ATTEMPTS, {"by": by})
-            fresh = not found or tx.now >= found[0][1] + window
-            failures, start = (1, tx.now) if fresh else (found[0][0] + 1, found[0][1])
-            blocks = failures >= self.settings.login_failures
-            blocking = blocking or blocks
-            values = {"failures": failures, "window_start": start, "blocked_until": start + window if blocks else None}
-            if found:
-                tx.execute(sa.update(table).where(table.c.lookup == by).values(values))
-            else:
-                tx.execute(sa.insert(table).values(lookup=by, **values))
+        self._sweep(tx)
+        blocking = self._count_failure(tx, counted.pair, counted.account, self.settings.login_failures)
+        if counted.told:
+            blocking |= self._count_failure(tx, counted.address, None, self.settings.login_failures)
+        if not self._is_known(tx, counted, row):
+            most = _SPRAYED * self.settings.login_failures
+            self._count_failure(tx, counted.account, counted.account, most, slows=True)
         subject_id = None if row is None else row["subject_id"]
         detail = {"account": row is not None, "blocked": blocking}
         tx.log([], self.event(tx, action, subject_id, SYSTEM, request, outcome="failure", detail=detail))
         return InvalidCredentialsError(
             "the name or the password is wrong", where="login", hint="Check both, or ask for a new password."
         )
+
+    def _sweep(self, tx: Transaction) -> None:
+        """Forget counts that do not matter any more: an attacker must not fill the store with them."""
+        table = schema.login_attempts
+        window = self._after(0, minutes=self.settings.login_window_minutes)
+        over = sa.or_(table.c.blocked_until.is_(None), table.c.blocked_until < tx.clock - _DAY)
+        tx.execute(sa.delete(table).where(table.c.window_start < tx.clock - max(_DAY, window), over))
+
+    def _count_failure(
+        self, tx: Transaction, by: bytes, account: bytes | None, most: int, *, slows: bool = False
+    ) -> bool:
+        """Count a failure; return whether further attempts are refused now.
+
+        The first wait lasts until the window ends (or a second, where it only slows); each failure after a wait makes
+        the next one twice as long.
+        """
+        window = self._after(0, minutes=self.settings.login_window_minutes)
+        now, table = tx.clock, schema.login_attempts
+        found = tx.run(_ATTEMPTS, {"by": by})
+        failures, start, until = found[0] if found else (0, now, None)
+        over = now >= start + window if failures < most else now >= (until or 0) + (window if slows else _DAY)
+        if over or start > now + _DAY:
+            failures, start = 0, now
+        failures = min(failures + 1, most + _DOUBLINGS)
+        until = None
+        if failures >= most and slows:
+            until = now + min(1_000_000 << (failures - most), _LONGEST_TURN)
+        elif failures >= most:
+            until = start + window if failures == most else now + min(window << (failures - most), _LONGEST_WAIT)
+        values = {"failures": failures, "window_start": start, "blocked_until": until, "account": account}
+        if found:
+            tx.execute(sa.update(table).where(table.c.lookup == by).values(values))
+        else:
+            tx.execute(sa.insert(table).values(lookup=by, **values))
+        return until is not None
+
+    def _cleared(self, tx: Transaction, subject_id: str, counted: _Counted) -> None:
+        """Forget the failures of whoever gave the right password, and remember the address."""
+        attempts, known = schema.login_attempts, schema.known_addresses
+        tx.execute(sa.delete(attempts).where(attempts.c.lookup == counted.pair))
+        mine = known.c.subject_id == subject_id
+        tx.execute(sa.delete(known).where(mine, known.c.address == counted.address))
+        tx.execute(sa.insert(known).values(subject_id=subject_id, address=counted.address, seen_at=tx.clock))
+        newest = sa.select(known.c.address).where(mine).order_by(known.c.seen_at.desc()).limit(_MOST_ADDRESSES)
+        tx.execute(sa.delete(known).where(mine, known.c.address.not_in(newest)))
 
     def _closed(self, tx: Transaction, row: Mapping[str, Any], request: Request) -> InactiveAccountError:
         state = "deleted" if row["deleted_at"] is not None else _INACTIVE.get(row["role"], "deactivated")
@@ -247,7 +354,8 @@ class Sessions(Core):
         error: AuthenticationError
         if ended_at is not None:
             error = RevokedTokenError("the session was ended", where="session token", hint="Sign in again.")
-        elif now >= expires_at:
+        elif not now < expires_at < self._after(now, hours=self.settings.session_hours) + _DAY:
+            # Over; or opened by a clock that ran far ahead, and would live until that time comes.
             error = ExpiredTokenError(
                 f"the session ended at {moment(expires_at).isoformat()}", where="session token", hint="Sign in again."
             )
@@ -306,7 +414,7 @@ class Sessions(Core):
 
     def _end(self, tx: Transaction, which: sa.ColumnElement[bool], reason: str) -> list[RowChange]:
         """End open sessions; those that are over by their time are left as they are."""
-        open_ = sa.and_(which, schema.sessions.c.ended_at.is_(None), schema.sessions.c.expires_at > tx.now)
+        open_ = sa.and_(which, schema.sessions.c.ended_at.is_(None), schema.sessions.c.expires_at > tx.clock)
         statement = sa.update(schema.sessions).where(open_).values(ended_at=tx.now, end_reason=reason)
         rows = tx.execute(statement.returning(schema.sessions)).mappings().all()
         return [sessions_row(row) for row in rows]
@@ -324,51 +432,67 @@ class Sessions(Core):
     ) -> None:
         """Change a password and end every session but the one of `token`.
 
-        Wrong old passwords count as failed sign-ins.
+        Only the owner may, so whoever else asks learns nothing of the password.  Wrong old passwords count as failed
+        sign-ins.
 
         Raises:
             BadRequestError: the new password is too short, too long, or the old one.
             InvalidCredentialsError, TooManyAttemptsError: the old password is wrong, or was wrong too often.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be changed.
         """
-        with self.store.reading() as rx:
-            before = self.account(rx, user_id)
-            counters = [account_attempts(before["username_lookup"])]
-            blocked = self._blocked(rx, counters, self.now())
+        with self.operation("user.change_password", request, user_id) as tx:
+            # Before any work, and in the same words and time whatever the password and whoever the account.
+            actor = self._owner(tx, request, user_id)
+            before = self._living(tx, user_id)
+            counted = self._counted_under(before["username_lookup"], request)
+            blocked = self._blocked(tx, counted, before, tx.clock)
         if blocked:
             self._journal.count(Tally("user.change_password", "refused", None, SYSTEM, None), self.now())
             raise self._too_many(blocked)
-        verdict = self._passwords.verify(before["password_hash"], old_password)
-        if verdict.right and old_password == new_password:
+        if _same(old_password, new_password):
+            # Whether or not it is the old one, so that asking does not tell.
             raise BadRequestError("it is the old one", where="password", hint="Choose another.")
         hashed = self._passwords.hash(new_password)
+        verdict = self._passwords.verify(before["password_hash"], old_password)
         kept = None if token is None else sha256(_clear(token).encode()).digest()
         failure: AuthenticationError | None = None
         with self.operation("user.change_password", request, user_id) as tx:
+            actor = self._owner(tx, request, user_id)
             row = self._living(tx, user_id)
-            actor = self.actor(tx, request, user_id)
-            if request.actor_id is not None and request.actor_id != user_id:
-                raise PermissionDeniedError(
-                    "a password is changed by its owner alone", where="request.actor_id", hint="Sign in as the owner."
-                )
-            blocked = self._blocked(tx, counters, tx.now)
+            blocked = self._blocked(tx, counted, row, tx.clock)
             if blocked:
                 failure = self._too_many(blocked)
             elif not verdict.right or row["password_hash"] != before["password_hash"]:
-                failure = self._failed(tx, "user.change_password", row, counters, request)
+                failure = self._failed(tx, "user.change_password", row, counted, request)
             else:
-                row.update(password_hash=hashed, updated_at=tx.now)
-                values = {"password_hash": hashed, "updated_at": tx.now}
+                values = {"password_hash": hashed, "updated_at": changed_at(tx, row)}
+                row.update(values)
                 tx.execute(sa.update(schema.users).where(schema.users.c.user_id == user_id).values(values))
                 others = schema.sessions.c.subject_id == row["subject_id"]
                 if kept is not None:
                     others = sa.and_(others, schema.sessions.c.token_hash != kept)
                 ended = self._end(tx, others, "password_changed")
-                tx.execute(sa.delete(schema.login_attempts).where(schema.login_attempts.c.lookup == counters[0]))
+                attempts = schema.login_attempts
+                tx.execute(sa.delete(attempts).where(attempts.c.lookup == counted.pair))
                 event = self.event(tx, "user.change_password", row["subject_id"], actor, request)
                 tx.log([users_row(row), *ended], event)
         if failure is not None:
             raise failure
+
+    def _owner(self, tx: Transaction, request: Request, user_id: str) -> str:
+        """Return who the audit log names, once it is the account's owner, or trusted code in the owner's name."""
+        if request.actor_id not in {None, user_id}:
+            raise PermissionDeniedError(
+                "a password is changed by its owner alone", where="request.actor_id", hint="Sign in as the owner."
+            )
+        return self.actor(tx, request, user_id)
+
+
+def _same(old: str, new: str) -> bool:
+    try:
+        return password_form(old) == password_form(new)
+    except BadRequestError:
+        return False
 
 
 _INACTIVE: Final[dict[str, str]] = {"pending": "waiting for approval", "guest": "rejected"}
@@ -379,7 +503,9 @@ def _inactive(state: str) -> InactiveAccountError:
 
 
 def sessions_row(row: Any) -> RowChange:
-    return RowChange("sessions", "put", {name: row[name] for name in _LAKE})
+    # How long it lives is measured by the clock, when it began is not: a clock that was set back makes the two differ.
+    ends = max(row["expires_at"], row["created_at"])
+    return RowChange("sessions", "put", {name: row[name] for name in _LAKE} | {"expires_at": ends})
 
 
 def _clear(token: str | Secret) -> str:

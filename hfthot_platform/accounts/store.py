@@ -18,6 +18,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -31,6 +32,7 @@ from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import AuditEvent, Entry, RowChange, chained, decode, encode
 from hfthot_platform.accounts.databases import (
     Database,
+    Head,
     Sqlite,
     database_of,
     initialised,
@@ -38,16 +40,19 @@ from hfthot_platform.accounts.databases import (
     translated,
     upgrade,
 )
+from hfthot_platform.accounts.rows import require_event, require_rows
 from hfthot_platform.errors import HfthotError, StoreError
 from hfthot_platform.settings import Settings
 
-__all__ = ["Prepared", "Store", "Transaction", "microseconds", "utc_now"]
+__all__ = ["LONGEST_REST", "Aside", "Prepared", "Store", "Transaction", "microseconds", "utc_now"]
 
 #: Bounds of a shared commit: operations, and seconds since its first one began.
 _SHARED: Final = 64
 _SHARED_SECONDS: Final = 0.01
 #: How long a fork waits for other threads' reads to end.
 _FORK_SECONDS: Final = 5.0
+#: An installation that rests longer, or a clock that leaps further, is asked about before anything expires.
+LONGEST_REST: Final = 14 * 86_400_000_000
 #: Tables that lose rows in an erasure, and the log, whose entries leave once published.
 _PURGED: Final = (
     "users",
@@ -61,6 +66,8 @@ _PURGED: Final = (
     "erasure_requests",
     "exports",
     "keys",
+    "known_addresses",
+    "set_aside",
     "change_log",
 )
 
@@ -128,31 +135,61 @@ class _Connected:
 class Transaction(_Connected):
     """One operation: its statements and its log entry.  Made by `Store.transaction`."""
 
-    __slots__ = ("_entries", "_hash", "_seq", "now")
+    __slots__ = ("_entries", "_hash", "_seq", "clock", "now")
 
-    def __init__(self, connected: _Connected, seq: int, previous_hash: str, now: int) -> None:
+    def __init__(self, connected: _Connected, head: Head, clock: int) -> None:
         self._connection, self._dialect, self._raw = connected._connection, connected._dialect, connected._raw  # noqa: SLF001
-        self._seq = seq
-        self._hash = previous_hash
+        self._seq = head.seq
+        self._hash = head.hash
         self._entries: list[tuple[Entry, str | None]] = []
-        #: The operation's time in microseconds: taken when it is its turn, so that times follow the log's order.
-        self.now = now
+        #: The operation's time in microseconds, for all that is recorded: never earlier than the newest entry's, even
+        #: where the clock was set back.
+        self.now = max(clock, head.ts)
+        #: What the clock says, for what is measured: windows, waits, how long a session lives.
+        self.clock = clock
 
     def log(self, rows: Sequence[RowChange], audit: AuditEvent) -> int:
-        """Append the operation's entry to the change log and return its `seq`."""
+        """Append the operation's entry to the change log and return its `seq`.
+
+        Raises:
+            RowRefusedError: a contract does not take one of the rows, or the event; the block is to be left with it.
+        """
+        require_rows(rows)
+        require_event(audit)
         entry = chained(self._seq + 1, self.now, rows, audit, self._hash)
         self._seq, self._hash = entry.seq, entry.hash
         self._entries.append((entry, audit.subject_id))
         return entry.seq
 
 
+@dataclass(frozen=True)
+class Aside:
+    """An entry that a table's contract refused when it was published; its rows wait, those of others went on."""
+
+    entry: Entry
+    #: Whose rows wait: later ones of the same subject wait behind them.
+    subject_id: str | None
+    #: Table and rule, no value.
+    reason: str
+    #: Whether `audit_log` has the entry.
+    audited: bool
+    #: Microseconds since 1970 UTC.
+    set_aside_at: int
+
+    @property
+    def table(self) -> str:
+        """Return the table whose contract refused it, or that of the first row that waits behind another."""
+        named = self.reason.partition(":")[0]
+        return named if " " not in named else next((each.table for each in self.entry.rows), "audit_log")
+
+
 class _Batch:
     """Operations that share a commit."""
 
-    __slots__ = ("count", "deadline", "done", "entries", "error", "hash", "seq")
+    __slots__ = ("count", "deadline", "done", "entries", "error", "head")
 
-    def __init__(self, seq: int, head: str) -> None:
-        self.seq, self.hash = seq, head
+    def __init__(self, head: Head) -> None:
+        self.head = head
         self.entries: list[tuple[Entry, str | None]] = []
         self.count = 0
         self.deadline = time.monotonic() + _SHARED_SECONDS
@@ -277,7 +314,7 @@ class Store:
                 raise
         batch.count += 1
         self._owner = me
-        return Transaction(writer, batch.seq, batch.hash, now)
+        return Transaction(writer, batch.head, now)
 
     def _exit(self, transaction: Transaction, error: BaseException | None) -> None:
         batch = self._batch
@@ -293,7 +330,7 @@ class Store:
         else:
             if error is None and transaction._entries:  # noqa: SLF001
                 batch.entries += transaction._entries  # noqa: SLF001
-                batch.seq, batch.hash = transaction._seq, transaction._hash  # noqa: SLF001
+                batch.head = _followed(batch.head, transaction)
         with self._counting:
             others = self._waiting > 0
         if others and batch.error is None and batch.count < _SHARED and time.monotonic() < batch.deadline:
@@ -332,12 +369,12 @@ class Store:
         self._database.wait_turn()
         try:
             writer = self._current_writer()
-            seq, head = self._database.begin(writer._raw)  # noqa: SLF001
+            head = self._database.begin(writer._raw)  # noqa: SLF001
         except BaseException:
             self._discard_writer()
             self._database.end_turn()
             raise
-        self._batch = _Batch(seq, head)
+        self._batch = _Batch(head)
 
     def _is_closed(self) -> StoreError:
         return StoreError(
@@ -376,7 +413,7 @@ class Store:
                 ]
                 bound: Any = rows if order is None else [[row[name] for name in order] for row in rows]
                 raw.cursor().executemany(text, bound)
-                writer.run(_ADVANCE, {"new_seq": batch.seq, "new_hash": batch.hash})
+                writer.run(_ADVANCE, _advanced(batch.head))
             raw.execute("COMMIT")
         except BaseException as error:  # noqa: BLE001 - reported to everybody who shares the commit
             self._fail(error)
@@ -443,11 +480,31 @@ class Store:
             seq, head = rx.run(_HEAD, {})[0]
         return seq, head
 
+    def clock_head(self) -> Head:
+        """Return the log's end with what is known of the time."""
+        with self.reading() as rx:
+            return Head(*rx.run(_CLOCK, {})[0])
+
     def entries(self, after_seq: int, limit: int) -> list[Entry]:
         """Return the entries after one, in order, at most `limit`."""
         with self.reading() as rx:
             rows = rx.run(_ENTRIES, {"after": after_seq, "at_most": limit})
         return [decode(seq, ts, bytes(payload)) for seq, ts, payload in rows]
+
+    def waiting_aside(self) -> list[Aside]:
+        """Return the entries that were set aside, in order."""
+        with self.reading() as rx:
+            rows = rx.execute(sa.select(schema.set_aside).order_by(schema.set_aside.c.seq)).all()
+        return [
+            Aside(
+                decode(row.seq, row.ts, bytes(row.payload)),
+                row.subject_id,
+                row.reason,
+                bool(row.audited),
+                row.set_aside_at,
+            )
+            for row in rows
+        ]
 
     def trim(self, up_to_seq: int) -> int:
         """Remove the entries up to one, once every user table has them; return how many."""
@@ -476,14 +533,14 @@ class Store:
             try:
                 rows = writer.run(_ENTRIES, {"after": last, "at_most": 2**62})
                 writer.execute(sa.delete(schema.change_log))
-                batch.seq, batch.hash = head
+                batch.head = batch.head._replace(seq=head[0], hash=head[1])
                 for seq, ts, payload in rows:
                     old = decode(seq, ts, bytes(payload))
-                    entry = chained(batch.seq + 1, ts, old.rows, old.audit, batch.hash)
+                    entry = chained(batch.head.seq + 1, ts, old.rows, old.audit, batch.head.hash)
                     batch.entries.append((entry, old.audit.subject_id))
-                    batch.seq, batch.hash = entry.seq, entry.hash
+                    batch.head = batch.head._replace(seq=entry.seq, hash=entry.hash)
                 if not rows:
-                    writer.run(_ADVANCE, {"new_seq": batch.seq, "new_hash": batch.hash})
+                    writer.run(_ADVANCE, _advanced(batch.head))
             except BaseException as error:
                 self._fail(error)
                 if isinstance(error, HfthotError):
@@ -610,6 +667,27 @@ class Store:
         return f"Store({self._database.where!r})"
 
 
+def _advanced(head: Head) -> dict[str, Any]:
+    return {f"new_{name}": value for name, value in head._asdict().items()}
+
+
+def _followed(head: Head, transaction: Transaction) -> Head:
+    """Return the head after a transaction with entries, and after what its clock tells of the time."""
+    return _observed(head, transaction.clock)._replace(
+        seq=transaction._seq,  # noqa: SLF001
+        hash=transaction._hash,  # noqa: SLF001
+        ts=transaction.now,
+    )
+
+
+def _observed(head: Head, clock: int) -> Head:
+    if head.leapt_from is not None and clock <= head.leapt_from + LONGEST_REST:
+        # It was wrong and was put right: what it said in between counts for nothing.
+        return head._replace(seen_at=clock, leapt_from=None)
+    leapt = head.leapt_from is None and 0 < head.seen_at < clock - LONGEST_REST
+    return head._replace(seen_at=max(head.seen_at, clock), leapt_from=head.seen_at if leapt else head.leapt_from)
+
+
 class _Scope:
     """The block of one transaction."""
 
@@ -677,8 +755,9 @@ _APPEND: Final = Prepared(
 _ADVANCE: Final = Prepared(
     sa.update(schema.change_head)
     .where(schema.change_head.c.id == sa.literal_column("1"))
-    .values(seq=sa.bindparam("new_seq"), hash=sa.bindparam("new_hash"))
+    .values({name: sa.bindparam(f"new_{name}") for name in Head._fields})
 )
+_CLOCK: Final = Prepared(sa.select(*(schema.change_head.c[name] for name in Head._fields)))
 _HEAD: Final = Prepared(sa.select(schema.change_head.c.seq, schema.change_head.c.hash))
 _ENTRIES: Final = Prepared(
     sa.select(schema.change_log.c.seq, schema.change_log.c.ts, schema.change_log.c.payload)

@@ -761,7 +761,7 @@ class LakehouseClient:
             user_id: whom.
             keep_history: True leaves every old version readable for everybody else, and the last (unreadable)
                 ciphertext leaves the disk when the tables' time travel has passed.  False removes it before the call
-                returns, and the old versions of the user tables with it.
+                returns, and the old versions of the user tables with it; for administrators.
 
         Example:
             >>> certificate = client.delete_user_permanent(user.user_id)
@@ -781,7 +781,10 @@ class LakehouseClient:
 
         arguments.identifier(user_id)
         keep = arguments.flag(keep_history, "keep_history")
-        request = self._request(self._caller())
+        caller = self._caller()
+        if not keep:
+            self._require_trusted(caller, "privacy.erase_history")
+        request = self._request(caller)
         return delete_user_permanent(self._accounts, self._lake, user_id, keep, request=request)
 
     def verify_certificate(

@@ -57,7 +57,16 @@ INGEST_FILES = TableContract(
 )
 
 #: What an incident can be.
-INCIDENT_KINDS: Final = ("run_failure", "check_failure", "stale", "dead_run", "retention_blocked", "file_rejected")
+INCIDENT_KINDS: Final = (
+    "run_failure",
+    "check_failure",
+    "stale",
+    "dead_run",
+    "retention_blocked",
+    "file_rejected",
+    "set_aside",
+    "clock",
+)
 
 INCIDENTS = TableContract(
     name="ops.incidents",

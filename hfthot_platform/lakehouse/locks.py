@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -55,9 +56,17 @@ def writers_lock(path: Path | None, *, exclusive: bool, timeout: float = 120.0) 
 def _open(path: Path, table: str, closing: ExitStack) -> int:
     with translated(table):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     closing.callback(os.close, handle)
+    _tighten(handle)
     return handle
+
+
+def _tighten(handle: int) -> None:
+    """Keep others of the host away from a lock that an older version left open to them: whoever opens it, holds it."""
+    facts = os.fstat(handle)
+    if stat.S_IMODE(facts.st_mode) != 0o600 and facts.st_uid == os.geteuid():
+        os.fchmod(handle, 0o600)
 
 
 def _take(handle: int, mode: int, deadline: float) -> bool:

@@ -143,11 +143,12 @@ def request_erasure(
 
     Raises:
         UnknownUserError, ErasedSubjectError: there is no such account any more.
-        PermissionDeniedError: the caller is neither the person nor an administrator.
+        PermissionDeniedError: the caller is neither the person nor an administrator; without history, no administrator.
     """
     with accounts.operation("privacy.erasure_request", request, user_id) as tx:
+        # What everybody has of the past is an administrator's to remove.
+        actor = accounts.actor(tx, request, user_id, admin=not keep_history)
         subject_id = str(accounts.account(tx, user_id)["subject_id"])
-        actor = accounts.actor(tx, request, user_id)
         requests = schema.erasure_requests
         known = _open_request(tx, subject_id)
         if known is not None:

@@ -74,7 +74,8 @@ def test_nothing_but_the_pseudonym_is_left(accounts, alice, bob, used, entries):
         "api_keys": 1,
         "provider_keys": 1,
         "usage": 1,
-        "login_attempts": 1,  # the right password had cleared the other
+        "login_attempts": 3,  # the right password had cleared one
+        "known_addresses": 1,
         "user_events": 1,
         "subjects": 1,
     }

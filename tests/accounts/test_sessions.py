@@ -274,13 +274,168 @@ def test_counters_of_failures_are_forgotten_after_a_day(accounts, clock):
     for number in range(4):
         with pytest.raises(InvalidCredentialsError):
             accounts.login(f"nobody{number}", PASSWORD)
-    assert counters() == 4
+    assert counters() == 8  # by name, and by name and address
     clock.forward(days=1, seconds=1)
     with pytest.raises(InvalidCredentialsError):
         accounts.login("nobody", PASSWORD)
-    assert counters() == 1
+    assert counters() == 2
 
 
 def test_secrets_compare_without_showing():
     assert Secret("x") == Secret("x") != Secret("y")
     assert f"{Secret('canary')} {Secret('canary')!r}".count("canary") == 0
+
+
+# -- who guesses is slowed, who owns gets in ------------------------------------------------------------------
+
+
+def guess(accounts, ip, name="alice", times=1):
+    """Try wrong passwords from an address; return how many were looked at."""
+    looked_at = 0
+    for _ in range(times):
+        try:
+            accounts.login(name, "wrong password", request=Request(ip=ip))
+        except InvalidCredentialsError:
+            looked_at += 1
+        except TooManyAttemptsError:
+            continue
+    return looked_at
+
+
+def test_an_attacker_from_one_address_does_not_lock_the_owner_out(accounts, alice):
+    assert guess(accounts, "192.0.2.66", times=50) == 5
+    assert accounts.login("alice", PASSWORD, request=Request(ip="198.51.100.7"))
+    with pytest.raises(TooManyAttemptsError):
+        accounts.login("alice", PASSWORD, request=Request(ip="192.0.2.66"))
+
+
+def test_each_wait_of_the_same_guesser_is_longer_than_the_one_before(accounts, alice, clock):
+    guess(accounts, "192.0.2.66", times=5)
+    waits = []
+    for _ in range(10):
+        with pytest.raises(TooManyAttemptsError) as caught:
+            accounts.login("alice", "wrong password", request=Request(ip="192.0.2.66"))
+        waits.append(caught.value.retry_after)
+        clock.forward(seconds=caught.value.retry_after)
+        assert guess(accounts, "192.0.2.66") == 1
+    assert waits[:4] == [900, 1800, 3600, 7200]
+    assert max(waits) == 86_400
+
+
+def test_guesses_from_many_addresses_are_slowed_and_known_addresses_are_not(accounts, alice, clock):
+    home = Request(ip="198.51.100.7")
+    accounts.login("alice", PASSWORD, request=home)
+    looked_at = sum(guess(accounts, f"192.0.{n // 250}.{n % 250}") for n in range(300))
+    assert looked_at == 20
+    assert accounts.login("alice", PASSWORD, request=home)
+
+    clock.forward(seconds=40)
+    assert accounts.login("alice", PASSWORD, request=Request(ip="203.0.113.9")), "a new address has its turn"
+
+    within_a_minute = 0
+    for n in range(60):
+        clock.forward(seconds=1)
+        within_a_minute += guess(accounts, f"192.1.{n}.1")
+    assert within_a_minute <= 7
+
+
+def test_an_attack_that_ended_is_forgotten(accounts, alice, clock):
+    for n in range(40):
+        guess(accounts, f"192.0.2.{n}")
+    clock.forward(days=1, minutes=16)
+    assert guess(accounts, "192.0.2.200", times=4) == 4
+    assert accounts.login("alice", PASSWORD, request=Request(ip="192.0.2.200"))
+
+
+@pytest.mark.parametrize("name", ["alice", "nobody"])
+def test_what_is_told_of_a_name_that_is_attacked_is_the_same_with_and_without_an_account(accounts, alice, name):
+    told = []
+    for n in range(25):
+        try:
+            accounts.login(name, "wrong password", request=Request(ip=f"192.0.2.{n}"))
+        except (InvalidCredentialsError, TooManyAttemptsError) as error:
+            told.append(str(error))
+    assert [each.count("too many") for each in told] == [0] * 20 + [1] * 5
+
+
+def test_the_addresses_that_an_account_knows_are_bounded_and_are_no_addresses(accounts, alice):
+    for n in range(25):
+        accounts.login("alice", PASSWORD, request=Request(ip=f"198.51.100.{n}"))
+    with accounts.store.reading() as rx:
+        known = rx.execute(sa.select(schema.known_addresses.c.address)).scalars().all()
+    assert len(known) == 20
+    assert not any(b"198.51.100" in bytes(each) for each in known)
+
+
+# -- changing a password tells nothing ------------------------------------------------------------------------
+
+
+def answer(work):
+    try:
+        work()
+    except Exception as error:
+        return type(error).__name__, str(error)
+    return "done", ""
+
+
+@pytest.mark.parametrize("password", [PASSWORD, "wrong password", "", "x"])
+@pytest.mark.parametrize("new", [PASSWORD, NEW, "short"])
+def test_nobody_else_learns_from_changing_a_password(accounts, alice, bob, entries, password, new):
+    request = Request(actor_id=bob.user_id)
+    known = answer(lambda: accounts.change_password(alice.user_id, password, new, request=request))
+    unknown = answer(lambda: accounts.change_password("f" * 32, password, new, request=request))
+    assert known == unknown
+    assert known[0] == "PermissionDeniedError"
+    assert [entry.audit.outcome for entry in entries() if entry.audit.action == "user.change_password"] == [
+        "refused"
+    ] * 2
+    assert accounts.login("alice", PASSWORD)
+
+
+def test_no_hash_is_computed_for_somebody_who_may_not(accounts, alice, bob, monkeypatch):
+    monkeypatch.setattr(accounts._passwords, "verify", None)
+    monkeypatch.setattr(accounts._passwords, "hash", None)
+    with pytest.raises(PermissionDeniedError):
+        accounts.change_password(alice.user_id, PASSWORD, NEW, request=Request(actor_id=bob.user_id))
+
+
+def test_the_owner_who_gives_the_same_password_twice_is_not_told_whether_it_is_right(accounts, alice):
+    right = answer(lambda: accounts.change_password(alice.user_id, PASSWORD, PASSWORD))
+    wrong = answer(lambda: accounts.change_password(alice.user_id, NEW, NEW))
+    assert right == wrong
+    assert right[0] == "BadRequestError"
+
+
+def test_a_thief_of_a_key_has_as_many_guesses_as_a_sign_in(accounts, alice):
+    request = Request(actor_id=alice.user_id)
+    guesses = [
+        answer(lambda n=n: accounts.change_password(alice.user_id, f"guess {n:05}", NEW, request=request))[0]
+        for n in range(20)
+    ]
+    assert guesses == ["InvalidCredentialsError"] * 5 + ["TooManyAttemptsError"] * 15
+    assert (
+        answer(lambda: accounts.change_password(alice.user_id, PASSWORD, NEW, request=request))[0]
+        == "TooManyAttemptsError"
+    )
+
+
+# -- clocks ---------------------------------------------------------------------------------------------------
+
+
+def test_a_session_that_a_wrong_clock_opened_does_not_live_until_that_clock(accounts, alice, clock):
+    clock.forward(days=400)
+    session = accounts.login("alice", PASSWORD)
+    clock.forward(days=-400)
+    with pytest.raises(ExpiredTokenError):
+        accounts.verify_token(session.token)
+
+
+def test_a_sign_in_after_the_clock_was_put_right_lives_as_long_as_any(accounts, alice, clock):
+    clock.forward(days=400)
+    accounts.login("alice", PASSWORD)
+    clock.forward(days=-400)
+    session = accounts.login("alice", PASSWORD)
+    assert accounts.verify_token(session.token)
+    clock.forward(hours=24)
+    with pytest.raises(ExpiredTokenError):
+        accounts.verify_token(session.token)

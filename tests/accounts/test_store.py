@@ -22,10 +22,11 @@ from alembic.migration import MigrationContext
 
 from hfthot_platform.accounts import databases, schema
 from hfthot_platform.accounts import store as module
-from hfthot_platform.accounts.changes import GENESIS, AuditEvent, RowChange
+from hfthot_platform.accounts.changes import GENESIS, AuditEvent
 from hfthot_platform.accounts.store import Store
 from hfthot_platform.errors import LockTimeoutError, StoreError
 from tests import postgres
+from tests.accounts import ledger
 
 EVENT = AuditEvent(action="test.done")
 
@@ -154,11 +155,11 @@ def test_a_database_that_cannot_be_used_is_named_without_its_password(url):
 def test_rows_and_entry_are_there_together(store):
     with store.transaction() as tx:
         subject(tx, 1)
-        seq = tx.log([RowChange("users", "put", {"subject_id": "x"})], EVENT)
+        seq = tx.log([ledger.user(1)], EVENT)
     assert seq == 1
     assert subjects(store) == {1}
     (entry,) = store.entries(0, 10)
-    assert (entry.rows[0].row, entry.audit, entry.previous_hash) == ({"subject_id": "x"}, EVENT, GENESIS)
+    assert (entry.rows[0].row, entry.audit, entry.previous_hash) == (ledger.user(1).row, EVENT, GENESIS)
     assert store.head() == (1, entry.hash)
 
 
