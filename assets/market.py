@@ -8,10 +8,10 @@ import polars as pl
 
 from assets import pictures
 from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.ingest import derive, stage_feeds
 from hfthot_platform.ingest.derive import Days
 from hfthot_platform.ingest.feeds import CONFLICTS
+from hfthot_platform.intervals import DERIVED
 from hfthot_platform.lakehouse import Table
 from hfthot_platform.lakehouse.spans import within
 from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
@@ -77,13 +77,13 @@ def bars_1m(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
     fresh_within=timedelta(hours=36),
 )
 def bars(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
-    """Bars of 5m, 15m, 1h and 1d: the vendors', and our own from 1m bars where a vendor has none."""
+    """Bars of 5m to 1d: the vendors', and our own from 1m bars where a vendor has none."""
     source = platform.lake.table("market.bars_1m")
     until = platform.clock()
 
     def compute(days: Days) -> pl.DataFrame:
         minutes = source.scan().filter(within(source.contract, days)).collect()
-        return pl.concat(bars_from_bars(minutes, interval, until=until) for interval in INTERVALS)
+        return pl.concat(bars_from_bars(minutes, interval, until=until) for interval in DERIVED)
 
     yield from _computed(context, platform, "market.bars", ("market.bars_1m",), compute, pictures.of_bars)
 

@@ -13,8 +13,8 @@ from typing import Final
 import polars as pl
 
 from hfthot_platform import plots
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.ingest.derive import Days
+from hfthot_platform.intervals import DERIVED
 from hfthot_platform.lakehouse import Lakehouse, Table
 from hfthot_platform.lakehouse.spans import within
 from hfthot_platform.market.gaps import presence
@@ -50,7 +50,7 @@ def of_bars(table: Table, days: Days) -> Mapping[str, str]:
     length = (days[1] - days[0]).days
     interval = "15m" if length <= 3 else "1h" if length <= 10 else "1d"
     rows = _rows(table, days).collect()
-    for choice in (interval, *reversed(INTERVALS)):
+    for choice in (interval, *reversed(DERIVED)):
         chosen = rows.filter(pl.col("interval") == choice)
         if chosen.height > 1:
             return _shown(candles=plots.candles(_busiest(chosen)))

@@ -21,9 +21,10 @@ from typing import Final, Literal
 import polars as pl
 
 from hfthot_platform import plots
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.errors import BadRequestError, DataError, nearest
+from hfthot_platform.intervals import canonical_name
 from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.market.bars import bars_at
 from hfthot_platform.models import backtest as _engine
 from hfthot_platform.models.backtest import BacktestResult, Bars, Costs, Strategy, assert_causal, on_change
 from hfthot_platform.models.strategy import Adaptive, AdaptiveRules, MeanReversion, TrendFollowing, regime_labels
@@ -46,8 +47,6 @@ __all__ = [
     "regime_labels",
 ]
 
-Interval = Literal["1m", "5m", "15m", "1h", "1d"]
-
 _WHERE: Final = "research"
 #: Bars from which on regimes can be fitted; see `regime_labels`.
 _LEAST_FOR_REGIMES: Final = 600
@@ -56,7 +55,7 @@ _last = threading.local()
 
 def load_dataset(
     *symbols: str,
-    interval: Interval = "1h",
+    interval: str = "1h",
     venue: str | None = None,
     start: datetime | None = None,
     end: datetime | None = None,
@@ -65,11 +64,12 @@ def load_dataset(
 ) -> Bars:
     """Load the bars of one or several symbols from the lake.
 
-    Only what is there is returned: nothing is fetched, filled or taken from another interval.
+    Only what is there is returned: nothing is fetched or filled.  Bars of an interval that the lake does not have of a
+    symbol are computed from its finer bars.
 
     Args:
         symbols: canonical, such as `BTC-USDT`.
-        interval: of the bars; hours by default.  `1m` reads `market.bars_1m`, the others `market.bars`.
+        interval: of the bars, such as 5m, 4h, 1d or 1w; hours by default.
         venue: where a symbol is traded, needed if the lake has it from several.
         start: first time, inclusive, with a time zone.
         end: last time, exclusive, with a time zone.
@@ -80,13 +80,14 @@ def load_dataset(
         BadRequestError: no symbol, an unknown interval, a time without a zone, or a symbol with several venues.
         DataError: the lake has no such bars; the message says what it has.
     """
-    known = ("1m", *INTERVALS)
-    if not symbols or interval not in known:
+    name = canonical_name(interval)
+    if not symbols or name is None:
         raise BadRequestError(
             f"symbols {symbols}, interval {interval!r}",
             where=f"{_WHERE}.load_dataset",
-            hint=f"Name a symbol or more; intervals are {', '.join(known)}.",
+            hint="Name a symbol or more; intervals are 1m, 5m, 1h, 4h, 1d, 1w and the like.",
         )
+    interval = name
     for name, time in (("start", start), ("end", end)):
         if time is not None and time.tzinfo is None:
             raise BadRequestError(f"{time} has no time zone", where=name, hint="Pass an aware time, such as UTC.")
@@ -94,7 +95,7 @@ def load_dataset(
         settings = load_settings()
         lake = Lakehouse.open(settings.lake_root, settings.plain_storage_options())
     table = "market.closes" if closes else ("market.bars_1m" if interval == "1m" else "market.bars")
-    rows = _of(lake, table, interval).filter(pl.col("symbol").is_in(list(symbols)))
+    rows = _of(lake, table, interval, symbols)
     time_column = "date" if closes else "ts"
     for bound, above in ((start, True), (end, False)):
         if bound is not None:
@@ -120,9 +121,14 @@ def load_dataset(
     return bars
 
 
-def _of(lake: Lakehouse, table: str, interval: str) -> pl.LazyFrame:
-    rows = lake.table(table).scan().with_columns(pl.col("symbol", "venue").cast(pl.String))
-    return rows.filter(pl.col("interval").cast(pl.String) == interval) if table == "market.bars" else rows
+def _of(lake: Lakehouse, table: str, interval: str, symbols: Sequence[str]) -> pl.LazyFrame:
+    """Return the rows of the symbols; bars of an interval that the lake lacks are computed from finer ones."""
+
+    def of(name: str) -> pl.LazyFrame:
+        rows = lake.table(name).scan().with_columns(pl.col("symbol", "venue").cast(pl.String))
+        return rows.filter(pl.col("symbol").is_in(list(symbols)))
+
+    return bars_at(interval, of(table), of("market.bars_1m")) if table == "market.bars" else of(table)
 
 
 def _absent(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str | None, *, bounded: bool) -> DataError:

@@ -60,7 +60,7 @@ class ArchiveFeedSettings(_Feed):
     #: Tables that this feed fills; trades of large symbols are gigabytes a month.
     tables: tuple[_MarketTable, ...] = ("market.bars_1m",)
     #: Interval of the klines for `market.bars`.
-    interval: Literal["5m", "15m", "1h", "1d"] = "1h"
+    interval: Literal["3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"] = "1h"
     trades: Literal["aggTrades", "trades"] = "aggTrades"
 
 

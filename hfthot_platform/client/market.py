@@ -5,22 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, get_args
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
-from hfthot_platform.client.arguments import choice, count, moment
+from hfthot_platform.client.arguments import count, moment
 from hfthot_platform.errors import AmbiguousVenueError, BadRequestError
+from hfthot_platform.intervals import interval as interval_of
+from hfthot_platform.market.bars import bars_at
 
 if TYPE_CHECKING:
     from hfthot_platform.contracts import TableContract
     from hfthot_platform.lakehouse import Lakehouse
 
-__all__ = ["Interval", "Market", "MarketQuery", "between", "may_hold"]
+__all__ = ["Market", "MarketQuery", "between", "may_hold"]
 
-Interval = Literal["1m", "5m", "15m", "1h", "1d"]
-
-_INTERVALS: Final[tuple[Interval, ...]] = get_args(Interval)
 #: What is done to rows, one by one.
 _Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 _VENUES: Final = pl.col("venue").cast(pl.String).unique()
@@ -103,17 +102,19 @@ class Market:
 
     def ohlcv(
         self,
-        interval: Interval = "1m",
+        interval: str = "1m",
         start: datetime | None = None,
         end: datetime | None = None,
         *,
         version: int | None = None,
         as_of: datetime | None = None,
     ) -> MarketQuery:
-        """Return the bars: `market.bars_1m` for 1m, `market.bars` for the others.  An empty interval has no bar.
+        """Return the bars.  An interval without trades has none.
+
+        Bars of a length that the lake does not have of the symbol are computed from its finer bars.
 
         Args:
-            interval: 1m, 5m, 15m, 1h or 1d.
+            interval: a whole number of minutes, hours, days, weeks or months: 1m, 5m, 4h, 1d, 1w, 1mo, ...
             start: first time, inclusive, with a time zone.
             end: last time, exclusive, with a time zone.
             version: version of the table, the current one by default.
@@ -122,10 +123,10 @@ class Market:
         Raises:
             BadRequestError: an unknown interval, a time without a zone, or an empty span.
         """
-        interval = choice(interval, _INTERVALS, "interval")
-        if interval == "1m":
+        name = interval_of(str(interval)).name
+        if name == "1m":
             return self._query("market.bars_1m", start, end, version, as_of)
-        return self._query("market.bars", start, end, version, as_of, pl.col("interval") == interval)
+        return replace(self._query("market.bars", start, end, version, as_of), _interval=name)
 
     def trades(
         self,
@@ -184,6 +185,8 @@ class MarketQuery:
     _version: int | None
     _as_of: datetime | None
     _conditions: tuple[pl.Expr, ...]
+    #: Of the bars, or None for rows of any other kind.
+    _interval: str | None = None
     #: What is done to each row; then the limit; then what is done to the rows that it left.
     _steps: tuple[_Step, ...] = ()
     _limit: int | None = None
@@ -281,13 +284,19 @@ class MarketQuery:
         elif version is None:
             version = table.version()
         within = between(table.contract, start, self._end)
-        return start, version, table.scan(version).filter(*self._conditions, within)
+        rows = table.scan(version).filter(*self._conditions, within)
+        if self._interval is None:
+            return start, version, rows
+        stored = rows.filter(pl.col("interval").cast(pl.String) == self._interval)
+        if stored.select(pl.len()).head(1).collect(engine="streaming").item():
+            return start, version, stored
+        return start, None, bars_at(self._interval, rows)
 
     def _blocks(self, start: datetime | None, version: int | None, scanned: pl.LazyFrame) -> Iterator[pl.LazyFrame]:
         """Yield all rows at once, or with a limit some partitions at a time from the end that it is at."""
         contract = self._contract
         files = self._market.lake.table(self._table).files(version) if version is not None else None
-        if self._limit is None or files is None or contract.partition_by is None:
+        if self._limit is None or files is None or contract.partition_by is None:  # computed rows have no files
             yield scanned
             return
         names = (f"partition.{contract.partition_by}", "min.symbol", "max.symbol")

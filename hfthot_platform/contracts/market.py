@@ -6,13 +6,13 @@ from datetime import UTC, datetime
 
 from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
 from hfthot_platform.contracts.rules import AtLeast, Between, Finite, Matches, OneOf, Spike, TimeBetween
+from hfthot_platform.intervals import DERIVED, NAME_PATTERN
 
 __all__ = [
     "BARS",
     "BARS_1M",
     "CLOSES",
     "INSTRUMENTS",
-    "INTERVALS",
     "SIMULATED_REGIMES",
     "SOURCES",
     "TRADES",
@@ -21,8 +21,6 @@ __all__ = [
 
 #: Where a row came from, in one word.
 SOURCES = ("vendor_history", "live_recon", "replay", "synthetic")
-#: Bar intervals that derive from the 1m base, with their length in microseconds.
-INTERVALS = {"5m": 300_000_000, "15m": 900_000_000, "1h": 3_600_000_000, "1d": 86_400_000_000}
 
 # The first year of any data at hand is 1926; a century of room ahead catches ms read as us and the reverse.
 _EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
@@ -127,12 +125,12 @@ _BAR_VALUES = (
     Column("high", FLOAT, "Highest price", unit="quote per base"),
     Column("low", FLOAT, "Lowest price", unit="quote per base"),
     Column("close", FLOAT, "Last price", unit="quote per base"),
-    Column("volume", FLOAT, "Traded quantity", unit="base"),
+    Column("volume", FLOAT, "Traded quantity, where known: indices have none", unit="base", nullable=True),
     Column("quote_volume", FLOAT, "Traded value, where known", unit="quote", nullable=True),
     Column("trades", INT, "Number of trades, where known", nullable=True),
     Column("buy_volume", FLOAT, "Quantity bought by takers, where known", unit="base", nullable=True),
     Column("final", FLAG, "False while the interval was still open when the row was made"),
-    Column("origin", TEXT, "vendor, or the table the row was computed from: trades, bars_1m", few=True),
+    Column("origin", TEXT, "vendor, or the table the row was computed from: trades, bars_1m, bars", few=True),
 )
 _BAR_RULES = (
     *_IDENTITY_RULES,
@@ -147,7 +145,7 @@ _BAR_RULES = (
     AtLeast("open", ("low",)),
     AtLeast("close", ("low",)),
     AtLeast("ts_close", ("ts",)),
-    OneOf("origin", ("vendor", "trades", "bars_1m")),
+    OneOf("origin", ("vendor", "trades", "bars_1m", "bars")),
 )
 
 BARS_1M = TableContract(
@@ -157,6 +155,7 @@ BARS_1M = TableContract(
         "A vendor's bar takes precedence over one computed from trades."
     ),
     columns=(Column("date", DATE, "UTC day of `ts`; partition"), _VENUE, _SYMBOL_COLUMN, *_BAR_VALUES, *_PROVENANCE),
+    schema_version=2,
     primary_key=("symbol", "venue", "ts"),
     sort_by=("symbol", "venue", "ts"),
     partition_by="date",
@@ -167,22 +166,26 @@ BARS_1M = TableContract(
 
 BARS = TableContract(
     name="market.bars",
-    description=f"Bars of {', '.join(INTERVALS)}, vendor's or from 1m bars; an interval without trades is absent.",
+    description=(
+        f"Bars of more than a minute. {', '.join(DERIVED)} are computed from 1m bars where a vendor has none; any "
+        "other length is a vendor's, or was derived on demand. An interval without trades is absent."
+    ),
     columns=(
         Column("month", DATE, "First day of the UTC month of `ts`; partition"),
         _VENUE,
         _SYMBOL_COLUMN,
-        Column("interval", TEXT, f"Length of the bar: {', '.join(INTERVALS)}", few=True),
+        Column("interval", TEXT, "Length of the bar: 5m, 30m, 4h, 1d, 1w, 1mo or any other whole number", few=True),
         *_BAR_VALUES,
         *_PROVENANCE,
     ),
+    schema_version=2,
     primary_key=("symbol", "venue", "interval", "ts"),
     sort_by=("symbol", "venue", "interval", "ts"),
     partition_by="month",
     time_column="ts",
     rules=(
         *_BAR_RULES,
-        OneOf("interval", tuple(INTERVALS)),
+        Matches("interval", NAME_PATTERN),
         Spike("close", by=("symbol", "venue", "interval")),
     ),
     stats_columns=("month", "symbol", "interval", "ts"),

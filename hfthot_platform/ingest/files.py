@@ -46,6 +46,7 @@ from hfthot_platform.incidents import Incident, redacted
 from hfthot_platform.incidents import record as record_incident
 from hfthot_platform.ingest import records
 from hfthot_platform.ingest.feeds import CONFLICTS
+from hfthot_platform.ingest.finality import with_proven_bars
 from hfthot_platform.ingest.records import FileOutcome, Known
 from hfthot_platform.lakehouse import Lakehouse, Staging, Stamp
 from hfthot_platform.lakehouse.locks import writers_lock
@@ -395,7 +396,7 @@ class _OneFile:
                 for batch in self._batches(readable, reference):
                     rejected = batch.rejected.with_columns(pl.lit(batch.source_ref).alias("source_ref"))
                     gaps += batch.gaps
-                    audited = _audited(staging, batch.rows, rejected)
+                    audited = _audited(staging, with_proven_bars(table, batch, self._lake.clock()), rejected)
                     first, last = _span(audited, table.contract.time_column, first, last)
             except RejectedFileError as error:
                 refusal = error

@@ -950,7 +950,7 @@ class Table:
             )
 
     def _ensure(self) -> DeltaTable:
-        """Return a handle to write with; create the table, or add the contract's new nullable columns."""
+        """Return a handle to write with; create the table, or bring it to the contract's newer schema."""
         handle = self._open()
         if handle is None:
             with translated(self.contract.name):
@@ -1004,6 +1004,8 @@ class Table:
                         handle = self._current()
                         if added := self._lacks(handle):
                             handle.alter.add_columns(added)
+                        for name in self._loosened(handle):
+                            handle.alter.drop_column_not_null(name)
                         handle.alter.set_table_properties(
                             {_VERSION_PROPERTY: str(contract.schema_version)}, raise_if_not_exists=False
                         )
@@ -1029,6 +1031,9 @@ class Table:
         if stored > contract.schema_version:
             raise self._needs_migration(f"stored as schema {stored}, this code knows {contract.schema_version}")
         lacks = self._lacks(handle)
+        loosened = self._loosened(handle)
+        if loosened and stored == contract.schema_version:
+            raise self._needs_migration(f"column {loosened[0]!r} is stored as not nullable, the contract says nullable")
         if lacks and stored == contract.schema_version:
             # Readers fill a missing column with nulls only where the contract says that it came later.
             raise SchemaMismatchError(
@@ -1050,15 +1055,18 @@ class Table:
                 lacks.append(field)
             elif there.type != field.type:
                 raise self._wrong_type(field, there.type)
-            elif there.nullable != field.nullable:
-                word = {True: "nullable", False: "not nullable"}
+            elif there.nullable and not field.nullable:
                 raise self._needs_migration(
-                    f"column {field.name!r} is stored as {word[there.nullable]}, the contract says "
-                    f"{word[field.nullable]}"
+                    f"column {field.name!r} is stored as nullable, the contract says not nullable"
                 )
         if stored:
             raise self._needs_migration(f"column {min(stored)!r} is stored but not in the contract")
         return lacks
+
+    def _loosened(self, handle: DeltaTable) -> list[str]:
+        """Return the columns that are stored as not nullable and may be null by the contract."""
+        stored = {field.name for field in handle.schema().fields if not field.nullable}
+        return [column.name for column in self.contract.columns if column.nullable and column.name in stored]
 
     def _wrong_type(self, field: Field, stored: object) -> SchemaMismatchError:
         return self._needs_migration(f"column {field.name!r} is stored as {stored}, the contract says {field.type}")

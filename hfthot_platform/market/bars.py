@@ -1,12 +1,11 @@
-"""Bars: from trades to 1m, from 1m to 5m, 15m, 1h and 1d, and which of them late rows touch.
+"""Bars: from trades or from finer bars to any interval.
 
 What goes here: the arithmetic of bars.  What stays out: where rows are read from and written to, and what
 "now" is (`until` is passed in).
 
 Conventions, the same for every function:
 
-- An interval is left-closed and right-open and starts at a multiple of its length since 1970-01-01 UTC, so a
-  daily bar is a UTC day.
+- An interval is left-closed and right-open; where it starts is said by `hfthot_platform.intervals`.
 - Trades count in the order (ts, trade_id); rows that already come in that order are not sorted again.
 - An interval without rows has no bar.  Nothing is filled.
 - A bar depends on the rows of its own interval only, and sums are added in row order on one thread, so the same
@@ -16,28 +15,27 @@ Conventions, the same for every function:
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import polars as pl
 
-from hfthot_platform.contracts.market import BARS, BARS_1M, INTERVALS, SOURCES
-from hfthot_platform.errors import BadRequestError, nearest
+from hfthot_platform.contracts.market import BARS, BARS_1M, SOURCES
+from hfthot_platform.errors import BadRequestError
+from hfthot_platform.intervals import coarsest_base
+from hfthot_platform.intervals import interval as interval_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from datetime import datetime
 
     from numpy.typing import NDArray
 
-__all__ = ["MICROSECONDS", "bars_from_bars", "bars_from_trades", "interval_start"]
-
-#: Length in microseconds of every interval, the 1m base included.
-MICROSECONDS: Final[dict[str, int]] = {"1m": 60_000_000, **INTERVALS}
+__all__ = ["bars_at", "bars_from_bars", "bars_from_trades", "interval_start"]
 
 _TIME: Final = pl.Datetime("us", "UTC")
 _PROVENANCE: Final = ("source", "source_ref")
-_OPTIONAL_SUMS: Final = ("quote_volume", "trades", "buy_volume")
+_OPTIONAL_SUMS: Final = ("volume", "quote_volume", "trades", "buy_volume")
 # Distinct references that a bar names in full; more are abbreviated to the first, the last and their number.
 _NAMED_REFS: Final = 3
 
@@ -46,12 +44,9 @@ def interval_start(ts: str, interval: str) -> pl.Expr:
     """Return the open time of the interval that each time of column `ts` falls into.
 
     Raises:
-        BadRequestError: the interval is not one of 1m, 5m, 15m, 1h, 1d.
+        BadRequestError: there is no such interval.
     """
-    length = _length(interval)
-    # Integer arithmetic rather than dt.truncate: the same result at a third of the time, also before 1970.
-    ticks = pl.col(ts).cast(_TIME).to_physical()
-    return (ticks - ticks % length).cast(_TIME)
+    return interval_of(interval).open_time(pl.col(ts))
 
 
 def bars_from_trades(
@@ -62,7 +57,7 @@ def bars_from_trades(
     Args:
         trades: rows of `market.trades`, any order, any number of venues and symbols.  Needs venue, symbol, ts,
             trade_id, price (quote per base), amount (base), source and source_ref; `side` is optional.
-        interval: 1m, 5m, 15m, 1h or 1d.
+        interval: 1m or any longer one.
         until: the time up to which the trades are complete; a bar that closes after it is not final.  None
             says that every interval is complete.
 
@@ -98,33 +93,38 @@ def bars_from_trades(
 
 
 def bars_from_bars(
-    bars_1m: pl.DataFrame | pl.LazyFrame, interval: str, *, until: datetime | None = None
+    bars: pl.DataFrame | pl.LazyFrame, interval: str, *, base: str = "1m", until: datetime | None = None
 ) -> pl.DataFrame:
-    """Compute coarser bars from 1m bars.
+    """Compute coarser bars from finer ones.
 
     Args:
-        bars_1m: rows of `market.bars_1m`; quote_volume, trades and buy_volume may be absent.
-        interval: 5m, 15m, 1h or 1d.
-        until: the time up to which the 1m bars are complete; a bar that closes after it is not final, nor is
-            one with a 1m bar that is not.
+        bars: rows of `market.bars_1m` or of one interval of `market.bars`; volume, quote_volume, trades and
+            buy_volume may be absent.
+        interval: what to compute, made of whole bars of the base.
+        base: interval of the given bars.
+        until: the time up to which the given bars are complete; a bar that closes after it is not final, nor is
+            one with a finer bar that is not.
 
     Returns:
-        Rows of `market.bars` without partition column and `schema_version`, sorted by symbol, venue, ts;
-        `origin` is bars_1m.  A sum over a 1m bar that does not know its part is null.  `source` and
+        Rows of `market.bars` without partition column and `schema_version`, sorted by symbol, venue, ts; `origin` is
+        bars_1m, or bars for any other base.  A sum over a bar that does not know its part is null.  `source` and
         `source_ref` as in `bars_from_trades`.
 
     Raises:
-        BadRequestError: an interval that is not coarser than 1m, or `until` without a time zone.
+        BadRequestError: an interval that is not made of whole bars of the base, or `until` without a time zone.
     """
-    if interval == "1m":
-        raise BadRequestError("'1m' is the base itself", where="interval", hint=f"Use one of {', '.join(INTERVALS)}.")
-    names = bars_1m.collect_schema().names()
+    whole, part = interval_of(interval), interval_of(base)
+    if whole == part or not whole.holds_whole(part):
+        raise BadRequestError(
+            f"bars of {interval} are not made of whole bars of {base}", where="interval", hint="Use a finer base."
+        )
+    names = bars.collect_schema().names()
     optional = [
         pl.col(name) if name in names else pl.lit(None, BARS_1M.column(name).polars).alias(name)
         for name in _OPTIONAL_SUMS
     ]
-    wanted = ("venue", "symbol", "ts", "open", "high", "low", "close", "volume", "final", "source", "source_ref")
-    rows = bars_1m.lazy().select(*wanted, *optional).collect()
+    wanted = ("venue", "symbol", "ts", "open", "high", "low", "close", "final", "source", "source_ref")
+    rows = bars.lazy().select(*wanted, *optional).collect()
     runs = _runs(rows, interval, ("ts",))
     rows, starts = runs.rows, runs.starts
     values = {
@@ -132,20 +132,52 @@ def bars_from_bars(
         "high": _reduce(np.maximum, rows["high"].to_numpy(), starts),
         "low": _reduce(np.minimum, rows["low"].to_numpy(), starts),
         "close": rows["close"].to_numpy()[runs.ends],
-        "volume": _reduce(np.add, rows["volume"].to_numpy(), starts),
     }
-    bars = runs.keys.with_columns(**{name: pl.Series(value) for name, value in values.items()})
-    bars = bars.with_columns(_sum_if_known(rows[name], starts) for name in _OPTIONAL_SUMS)
+    made = runs.keys.with_columns(**{name: pl.Series(value) for name, value in values.items()})
+    made = made.with_columns(_sum_if_known(rows[name], starts) for name in _OPTIONAL_SUMS)
     final = _reduce(np.logical_and, rows["final"].to_numpy(), starts)
-    return _finish(bars, runs, interval, until, origin="bars_1m", final=final)
+    origin = "bars_1m" if part.name == "1m" else "bars"
+    return _finish(made, runs, interval, until, origin=origin, final=final)
 
 
-def _length(interval: str) -> int:
-    try:
-        return MICROSECONDS[interval]
-    except KeyError:
-        hint = nearest(interval, MICROSECONDS) or f"Use one of {', '.join(MICROSECONDS)}."
-        raise BadRequestError(f"unknown interval {interval!r}", where="interval", hint=hint) from None
+def bars_at(interval: str, bars: pl.LazyFrame, minutes: pl.LazyFrame | None = None) -> pl.LazyFrame:
+    """Return the bars of an interval; where a series has none of them, they are computed from its finer bars.
+
+    Args:
+        interval: the wanted one.
+        bars: rows of `market.bars`, of any intervals.
+        minutes: rows of `market.bars_1m`, for series of which `bars` has nothing finer.
+
+    Returns:
+        Rows of `market.bars` without partition column and `schema_version`.  Computed ones are of the coarsest finer
+        interval; a first bar within which the finer ones begin is left out, a last one within which they end is not
+        final.
+
+    Raises:
+        BadRequestError: there is no such interval.
+    """
+    wanted = interval_of(interval)
+    columns = [name for name in BARS.column_names if name not in {"month", "schema_version"}]
+    texts = [pl.col(name).cast(pl.String) for name in ("venue", "symbol", "interval")]
+    stored = bars.with_columns(texts).select(columns)
+    parts = [stored.filter(pl.col("interval") == wanted.name)]
+    there = stored.select("venue", "symbol", "interval").unique().collect()
+    if minutes is not None and wanted.name != "1m":
+        only = minutes.with_columns(pl.col("venue", "symbol").cast(pl.String), interval=pl.lit("1m")).select(columns)
+        there = pl.concat([there, only.select("venue", "symbol", "interval").unique().collect()])
+        stored = pl.concat([stored, only])
+    for (venue, symbol), series in there.sort("venue", "symbol").partition_by("venue", "symbol", as_dict=True).items():
+        names = series["interval"].to_list()
+        base = coarsest_base(wanted.name, names)
+        if wanted.name in names or base is None:
+            continue
+        of_series = (pl.col("venue") == venue, pl.col("symbol") == symbol, pl.col("interval") == base)
+        finer = stored.filter(*of_series).collect()
+        begins, ends = finer["ts"].min(), finer["ts_close"].max()
+        assert isinstance(ends, datetime), "there are rows"
+        made = bars_from_bars(finer, wanted.name, base=base, until=ends)
+        parts.append(made.lazy().filter(pl.col("ts") >= begins).select(columns))
+    return pl.concat(parts, how="vertical_relaxed")
 
 
 class _Runs:
@@ -256,13 +288,14 @@ def _finish(
     closed = pl.lit(value=True) if until is None else pl.col("ts_close") <= pl.lit(until).cast(_TIME)
     if final is not None:
         closed &= pl.Series(final)
-    table = BARS_1M if interval == "1m" else BARS
+    length = interval_of(interval)
+    table = BARS_1M if length.name == "1m" else BARS
     derived = {"date", "month", "schema_version"}
     finished = (
         bars.lazy()
         .with_columns(
-            ts_close=(pl.col("ts").to_physical() + _length(interval)).cast(_TIME),
-            interval=pl.lit(interval),
+            ts_close=length.close_time(pl.col("ts")),
+            interval=pl.lit(length.name),
             origin=pl.lit(origin),
             source=_of_each_run(runs, "source", lambda names: max(names, key=_distrust)),
             source_ref=_of_each_run(runs, "source_ref", _joined),

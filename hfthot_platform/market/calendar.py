@@ -1,24 +1,29 @@
 """On which days a market trades.
 
-Crypto trades always; US equities and their indices on the days of the New York Stock Exchange.  The rules
-below reproduce every trading day of the S&P 500 from 1972 on; before that (Saturday sessions, election days,
-the paper crisis) no calendar is claimed.
+Crypto trades always; US equities and their indices on the days of the New York Stock Exchange; currencies, and
+shares of other countries (whose holidays are not known here), from Monday to Friday.  The rules below reproduce every
+trading day of the S&P 500 from 1972 on; before that (Saturday sessions, election days, the paper crisis) no calendar
+is claimed.
 """
 
 from __future__ import annotations
 
 from datetime import date, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import numpy as np
 
 from hfthot_platform.errors import BadRequestError
+from hfthot_platform.market.symbol_facts import US_EXCHANGES
+from hfthot_platform.market.symbols import market_kind
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FIRST_US_YEAR", "trades_daily", "us_trading_days"]
+__all__ = ["FIRST_US_YEAR", "Calendar", "calendar_of", "days_of_calendar", "trades_daily", "us_trading_days"]
+
+Calendar = Literal["always", "weekdays", "us"]
 
 #: First year for which the rules of the US calendar hold.
 FIRST_US_YEAR: Final = 1972
@@ -43,9 +48,29 @@ _CLOSED_ONCE: Final = frozenset(
 )
 
 
+@lru_cache(maxsize=1024)
+def calendar_of(venue: str) -> Calendar:
+    """Return the days on which a venue trades: every day, Monday to Friday, or those of the NYSE."""
+    if venue.startswith("us_") or venue in US_EXCHANGES:
+        return "us"
+    return "always" if market_kind(venue) == "coin" else "weekdays"
+
+
 def trades_daily(venue: str) -> bool:
-    """Return whether a venue trades every day of the year, as crypto does; US venues are named `us_...`."""
-    return not venue.startswith("us_")
+    """Return whether a venue trades every day of the year, as crypto does."""
+    return calendar_of(venue) == "always"
+
+
+def days_of_calendar(calendar: Calendar, start: date, end: date) -> NDArray[np.datetime64]:
+    """Return the days of a calendar from start to before end.
+
+    Raises:
+        BadRequestError: the US calendar before 1972, where its rules do not hold.
+    """
+    if calendar == "us":
+        return us_trading_days(start, end)
+    days = np.arange(np.datetime64(start, "D"), np.datetime64(end, "D"))
+    return days[np.is_busday(days)] if calendar == "weekdays" else days
 
 
 def us_trading_days(start: date, end: date) -> NDArray[np.datetime64]:

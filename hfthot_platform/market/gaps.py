@@ -2,10 +2,11 @@
 
 Nothing here fills anything.  All functions are pure: the span and the present time are passed in.
 
-The grid of expected rows: crypto trades around the clock, so every multiple of the interval; for daily rows of
+The grid of expected rows: crypto trades around the clock, so every bar of the interval; for daily rows of
 US venues (`us_...`), the trading days of the New York Stock Exchange from 1972 on (earlier rows are off the
-grid).  For intraday rows of US venues no grid is claimed, because sessions and extended hours differ by
-source: what depends on it is null.
+grid), and of other shares and of currencies, Monday to Friday.  For their intraday rows no grid is claimed, because
+sessions differ by source: what depends on it is null.  Bars of several days open where most of a series' bars do,
+for vendors begin to count them on different days.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 import polars as pl
 
-from hfthot_platform.errors import BadRequestError, nearest
-from hfthot_platform.market.bars import MICROSECONDS
-from hfthot_platform.market.calendar import FIRST_US_YEAR, trades_daily, us_trading_days
+from hfthot_platform.errors import BadRequestError
+from hfthot_platform.intervals import interval as interval_of
+from hfthot_platform.market.calendar import FIRST_US_YEAR, Calendar, calendar_of, days_of_calendar
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,8 +32,10 @@ __all__ = ["agreement", "completeness", "missing_runs", "presence", "staleness"]
 
 _TIME: Final = pl.Datetime("us", "UTC")
 _KEY: Final = ("venue", "symbol")
-# End of the US calendar; rows cannot be later (see the contracts).
+# The calendars' span; rows cannot be outside it (see the contracts).
+_FIRST_DAY: Final = date(1900, 1, 1)
 _LAST_DAY: Final = date(2100, 1, 1)
+_DAY: Final = interval_of("1d").microseconds
 _NO_RUNS: Final = pl.DataFrame(
     schema={"venue": pl.String, "symbol": pl.String, "start": _TIME, "end": _TIME, "missing": pl.Int64}
 )
@@ -53,27 +56,38 @@ _COMPLETENESS: Final = {
 
 @dataclass(frozen=True)
 class _Grid:
-    """The open times at which rows are expected: multiples of `step`, or the given days (all in microseconds)."""
+    """The open times at which rows are expected (microseconds): `phase` and multiples of `step`, or those listed."""
 
     step: int
-    days: NDArray[np.int64] | None = None
+    phase: int = 0
+    #: Open times that do not lie at equal distances, sorted.
+    listed: NDArray[np.int64] | None = None
 
     def place(self, ticks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the positions of those times that are on the grid; sorted and distinct, as the times are."""
-        if self.days is None:
-            on_grid: NDArray[np.int64] = ticks[ticks % self.step == 0] // self.step
+        if self.listed is None:
+            shifted = ticks - self.phase
+            on_grid: NDArray[np.int64] = shifted[shifted % self.step == 0] // self.step
             return on_grid
-        found = np.searchsorted(self.days, ticks)
-        on_days: NDArray[np.int64] = found[self.days[np.minimum(found, len(self.days) - 1)] == ticks]
-        return on_days
+        found = np.searchsorted(self.listed, ticks)
+        on_list: NDArray[np.int64] = found[self.listed[np.minimum(found, len(self.listed) - 1)] == ticks]
+        return on_list
 
     def at_or_after(self, tick: int) -> int:
         """Return the position of the first grid point at or after a time."""
-        return -(-tick // self.step) if self.days is None else int(np.searchsorted(self.days, tick))
+        if self.listed is None:
+            return -(-(tick - self.phase) // self.step)
+        return int(np.searchsorted(self.listed, tick))
 
     def times(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the open times at positions."""
-        return positions * self.step if self.days is None else self.days[positions]
+        return positions * self.step + self.phase if self.listed is None else self.listed[positions]
+
+    def closes(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the close times of the intervals at positions; a day ends after a day, a month at the next."""
+        if self.listed is None or self.step == _DAY:
+            return self.times(positions) + self.step
+        return self.listed[positions + 1]
 
 
 @dataclass(frozen=True)
@@ -109,7 +123,7 @@ def missing_runs(
 
     Args:
         rows: bars (`ts`) or closes (`date`) with venue and symbol, any order; a column `interval` is filtered.
-        interval: 1m, 5m, 15m, 1h or 1d.
+        interval: any, such as 1m, 4h, 1d or 1w.
         start: first expected time; None is each symbol's own first row.
         end: end of the expected times, exclusive; None is each symbol's own last row, inclusive.
         members: venues and symbols that are expected to have rows; one without any is one long run if start
@@ -133,7 +147,7 @@ def missing_runs(
                     "venue": pl.repeat(series.venue, len(first), eager=True),
                     "symbol": pl.repeat(series.symbol, len(first), eager=True),
                     "start": pl.Series(series.grid.times(first)).cast(_TIME),
-                    "end": pl.Series(series.grid.times(first + missing - 1) + series.grid.step).cast(_TIME),
+                    "end": pl.Series(series.grid.closes(first + missing - 1)).cast(_TIME),
                     "missing": pl.Series(missing, dtype=pl.Int64),
                 }
             )
@@ -195,7 +209,7 @@ def presence(
         venue, ts.  Days on which nothing is expected, such as weekends of equities, are absent, and so are
         series without a known grid.
     """
-    length = MICROSECONDS["1d" if by == "day" else "1h"]
+    length = interval_of("1d" if by == "day" else "1h").microseconds
     parts = [_NO_PRESENCE]
     for series in _series(rows, interval, start, end, members):
         if series.grid is None or series.high <= series.low:
@@ -226,7 +240,7 @@ def staleness(rows: pl.DataFrame | pl.LazyFrame, interval: str, now: datetime, *
 
     Args:
         rows: bars or closes, as in `missing_runs`.
-        interval: 1m, 5m, 15m, 1h or 1d.
+        interval: any, such as 1m, 4h, 1d or 1w.
         now: the present time.
         allowed: how many closed intervals may be missing at the end.
 
@@ -236,12 +250,12 @@ def staleness(rows: pl.DataFrame | pl.LazyFrame, interval: str, now: datetime, *
         known, age > allowed intervals).
     """
     _aware(now, "now")
-    step = _length(interval)
+    step = interval_of(interval).microseconds
     last = _with_time(rows, interval).group_by(_KEY).agg(last=pl.col("ts").max()).sort("symbol", "venue").collect()
     now_ticks = _ticks(now)
     behind: list[int | None] = []
     for venue, ticks in last.select("venue", pl.col("last").to_physical()).rows():
-        grid = _grid(venue, interval)
+        grid = _grid(venue, interval, np.array([ticks], np.int64))
         if grid is None:
             behind.append(None)
         else:
@@ -289,14 +303,6 @@ def agreement(
     )
 
 
-def _length(interval: str) -> int:
-    try:
-        return MICROSECONDS[interval]
-    except KeyError:
-        hint = nearest(interval, MICROSECONDS) or f"Use one of {', '.join(MICROSECONDS)}."
-        raise BadRequestError(f"unknown interval {interval!r}", where="interval", hint=hint) from None
-
-
 def _aware(time: datetime, where: str) -> None:
     if time.tzinfo is None:
         raise BadRequestError(f"{time} has no time zone", where=where, hint="Pass an aware time, such as UTC.")
@@ -323,7 +329,7 @@ def _series(
     end: datetime | None,
     members: pl.DataFrame | None,
 ) -> Iterator[_Series]:
-    _length(interval)
+    interval_of(interval)
     for name, time in (("start", start), ("end", end)):
         if time is not None:
             _aware(time, name)
@@ -342,7 +348,7 @@ def _series(
     for venue, symbol in members.select(pl.col(*_KEY).cast(pl.String)).rows() if members is not None else ():
         ticks_of.setdefault((venue, symbol), np.empty(0, np.int64))
     for (venue, symbol), ticks in ticks_of.items():
-        grid = _grid(venue, interval)
+        grid = _grid(venue, interval, ticks)
         positions = np.empty(0, np.int64) if grid is None else grid.place(ticks)
         low = high = 0
         if grid is not None:
@@ -359,17 +365,34 @@ def _series(
         yield _Series(venue, symbol, ticks, grid, positions, low, high)
 
 
-def _grid(venue: str, interval: str) -> _Grid | None:
-    step = _length(interval)
-    if trades_daily(venue):
-        return _Grid(step)
-    return _us_grid() if interval == "1d" else None
+def _grid(venue: str, interval: str, ticks: NDArray[np.int64]) -> _Grid | None:
+    """Return the grid of a series; of bars of several days the given open times decide where they begin."""
+    length = interval_of(interval)
+    if length.months:
+        return _months(length.months)
+    calendar = calendar_of(venue)
+    if calendar != "always" and length.microseconds <= _DAY:
+        return _days(calendar) if length.microseconds == _DAY else None
+    phase = length.origin % length.microseconds
+    if length.microseconds > _DAY and len(ticks):
+        phases, counts = np.unique(ticks % length.microseconds, return_counts=True)
+        phase = int(phases[np.argmax(counts)])
+    return _Grid(length.microseconds, phase)
 
 
-@lru_cache(maxsize=1)
-def _us_grid() -> _Grid:
-    days = us_trading_days(date(FIRST_US_YEAR, 1, 1), _LAST_DAY)
-    return _Grid(MICROSECONDS["1d"], days.astype("datetime64[us]").astype(np.int64))
+@lru_cache(maxsize=2)
+def _days(calendar: Calendar) -> _Grid:
+    first = date(FIRST_US_YEAR, 1, 1) if calendar == "us" else _FIRST_DAY
+    days = days_of_calendar(calendar, first, _LAST_DAY)
+    return _Grid(_DAY, listed=days.astype("datetime64[us]").astype(np.int64))
+
+
+@lru_cache(maxsize=12)
+def _months(count: int) -> _Grid:
+    # From 1970-01 in both directions, as months of several are counted.
+    months = np.arange(-70 * 12 // count * count, 130 * 12 + count, count)
+    starts = months.astype("datetime64[M]").astype("datetime64[us]").astype(np.int64)
+    return _Grid(interval_of(f"{count}mo").microseconds, listed=starts)
 
 
 def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,6 +14,7 @@ import calendar
 import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn
 
 from hfthot_platform.errors import BadRequestError
@@ -197,7 +198,7 @@ def find_in_name(name: str, venue: str = "") -> str | None:
     `XRP_ETH-trades.feather`, `BCHEUR.csv`, `BTC-USDT-SWAP-trades-2024-01.csv`, and on a venue of shares `AAPL_1d.csv`.
     Only capitals count, and a date beside a pair is an expiry only on venues that have nothing but derivatives.
     """
-    words = [(found.start(), found.end(), found[0]) for found in re.finditer(r"[A-Za-z0-9.^:]+?(?=[-_ .]|$)", name)]
+    words = [(found.start(), found.end(), found[0]) for found in re.finditer("[A-Za-z0-9]+", name)]
     kind = market_kind(venue)
     if kind in ("equity", "index", "mixed"):
         tickers = [found[0] for found in re.finditer(r"(?<![\w.-])\^?[A-Z]{1,6}(?:[.-][A-Z])?(?=[._ -]|$)", name)]
@@ -207,8 +208,10 @@ def find_in_name(name: str, venue: str = "") -> str | None:
     while place < len(words):
         for count in (4, 3, 2, 1):
             part = words[place : place + count]
+            if len(part) < count or any(name[a[1] : b[0]] not in ("-", "_") for a, b in pairwise(part)):
+                continue
             text = name[part[0][0] : part[-1][1]]
-            if len(part) == count and (symbol := _in_name(text, venue, whole=place == 0)):
+            if symbol := _in_name(text, venue, whole=place == 0):
                 found[symbol] = text
                 place += count - 1
                 break

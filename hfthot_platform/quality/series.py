@@ -14,10 +14,10 @@ from typing import Final
 import polars as pl
 
 from hfthot_platform.contracts import TableContract, contract
-from hfthot_platform.contracts.market import INTERVALS
+from hfthot_platform.intervals import interval as interval_of
 from hfthot_platform.lakehouse.spans import Span, chunks, within
 from hfthot_platform.market import gaps
-from hfthot_platform.market.bars import MICROSECONDS, bars_from_bars, bars_from_trades
+from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
 from hfthot_platform.quality.outcomes import Json
 
 __all__ = [
@@ -58,10 +58,11 @@ def is_series(declared: TableContract) -> bool:
     return {*_KEY} < {*key} and key[-1] == declared.time_column and key[0] != declared.time_column
 
 
-def intervals_of(declared: TableContract) -> tuple[str, ...]:
-    """Return the intervals of a series table: by its `interval` column, daily for dates, else the 1m base."""
+def intervals_of(declared: TableContract, rows: pl.LazyFrame) -> tuple[str, ...]:
+    """Return the intervals of a series table's rows, the shortest first; daily for dates, else the 1m base."""
     if "interval" in declared.column_names:
-        return tuple(INTERVALS)
+        names = rows.select(pl.col("interval").cast(pl.String).unique()).collect(engine="streaming")["interval"]
+        return tuple(sorted(names, key=lambda name: interval_of(name).microseconds))
     return ("1d",) if declared.column(declared.time_column or "").polars == pl.Date() else ("1m",)
 
 
@@ -76,7 +77,7 @@ def missing_intervals(declared: TableContract, rows: pl.LazyFrame, span: Span | 
         span: the days to look at; None is all there is.
     """
     parts = []
-    for interval in intervals_of(declared):
+    for interval in intervals_of(declared, rows):
         of_interval = rows.filter(pl.col("interval") == interval) if "interval" in declared.column_names else rows
         parts += [
             part.with_columns(interval=pl.lit(interval)) for part in _complete(declared, of_interval, interval, span)
@@ -171,9 +172,12 @@ def disagreement_with_finer(
         return Observed(
             True, "There is nothing to compare: no bar of a vendor has the rows that it could be made of.", _none()
         )
+    # Bars of more than a day do not lie within the days that are looked at one after the other.
+    day = interval_of("1d")
+    intervals = [each for each in intervals_of(declared, vendor) if day.holds_whole(interval_of(each))]
     for days in chunks(inputs, finer):
         piece = days.lazy().collect()
-        for interval in intervals_of(declared):
+        for interval in intervals:
             made = bars_from_trades(piece) if interval == "1m" else bars_from_bars(piece, interval)
             made = _without_edges(made, edges)
             if made.is_empty():
@@ -240,7 +244,7 @@ def _complete(declared: TableContract, rows: pl.LazyFrame, interval: str, span: 
         return
     first, end = span if isinstance(span, tuple) else (span, span + _DAY)
     # A weekend and a holiday do not end a daily series.
-    reach = max(_DAY, 7 * timedelta(microseconds=MICROSECONDS[interval]))
+    reach = max(_DAY, 7 * timedelta(microseconds=interval_of(interval).microseconds))
     nearby = keys.filter(within(declared, (first - reach, end + reach)))
     low, high = (pl.lit(each).cast(declared.column(time).polars) for each in (_midnight(first), _midnight(end)))
     value = pl.col(time)
@@ -292,10 +296,10 @@ def _late(
     by = [*_KEY, *(["interval"] if "interval" in declared.column_names else [])]
     last = recent.group_by(by).agg(pl.col(time).max()).join(gone, on=_KEY, how="anti").collect(engine="streaming")
     # Trades have no grid: they are late by the minute.
-    intervals = intervals_of(declared) if is_series(declared) else ("1m",)
+    intervals = intervals_of(declared, last.lazy()) if is_series(declared) else ("1m",)
     parts = []
     for interval in intervals:
-        step = timedelta(microseconds=MICROSECONDS[interval])
+        step = timedelta(microseconds=interval_of(interval).microseconds)
         late = gaps.staleness(last, interval, now, allowed=max(1, allowed // step))
         parts.append(late.with_columns(interval=pl.lit(interval)))
     return pl.concat(parts)

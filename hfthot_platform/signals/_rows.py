@@ -5,15 +5,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from typing import Any
 
 import polars as pl
 
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.contracts.model import TableContract
-from hfthot_platform.errors import BadRequestError, nearest
-from hfthot_platform.market.calendar import trades_daily, us_trading_days
+from hfthot_platform.errors import BadRequestError
+from hfthot_platform.intervals import interval
+from hfthot_platform.market.calendar import calendar_of, days_of_calendar
 
 __all__ = ["as_text", "interval_microseconds", "midnight", "needs", "rows_of", "series_name", "trading_days"]
 
@@ -65,13 +65,12 @@ def interval_microseconds(name: str, where: str) -> int:
     """Return the length of a named interval.
 
     Raises:
-        BadRequestError: no interval has this name.
+        BadRequestError: no interval has this name, or it is one of calendar months.
     """
-    lengths = {"1m": 60_000_000, **INTERVALS}
-    if name not in lengths:
-        hint = nearest(name, lengths) or f"One of {', '.join(lengths)}."
-        raise BadRequestError(f"unknown interval {name!r}", where=where, hint=hint)
-    return lengths[name]
+    found = interval(name)
+    if found.months:
+        raise BadRequestError(f"{name!r} has no fixed length", where=where, hint="Use bars of at most weeks.")
+    return found.microseconds
 
 
 def midnight(day: date) -> datetime:
@@ -83,18 +82,17 @@ def trading_days(venues: Iterable[str], days: tuple[date, date], where: str) -> 
     """Return the days, from a first to before a second, on which the venues trade.
 
     Raises:
-        BadRequestError: some venues trade daily and others do not, or the days are not in order.
+        BadRequestError: the venues trade on different days, or the days are not in order.
     """
     if days[1] <= days[0]:
         raise BadRequestError(f"days from {days[0]} to before {days[1]}", where=where, hint="The second is later.")
     named = sorted(set(venues))
-    daily = {trades_daily(venue) for venue in named}
-    if len(daily) > 1:
+    calendars = {calendar_of(venue) for venue in named}
+    if len(calendars) > 1:
         raise BadRequestError(
             f"venues {', '.join(named)} trade on different days",
             where=where,
-            hint="Give markets that trade daily, or those that follow the US calendar, not both.",
+            hint="Give markets that trade daily, from Monday to Friday, or by the US calendar, not several of them.",
         )
-    if daily == {False}:
-        return list(us_trading_days(*days).astype("datetime64[D]").tolist())
-    return [days[0] + timedelta(days=k) for k in range((days[1] - days[0]).days)]
+    calendar = calendars.pop() if calendars else "always"
+    return list(days_of_calendar(calendar, *days).astype("datetime64[D]").tolist())

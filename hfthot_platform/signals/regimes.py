@@ -17,12 +17,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.contracts.signals import REGIME_CHANGES, REGIME_LABELS, REGIME_MODELS, REGIMES
-from hfthot_platform.errors import BadRequestError, DataError, ModelError, NotConvergedError, nearest
-from hfthot_platform.market.calendar import FIRST_US_YEAR, trades_daily, us_trading_days
+from hfthot_platform.errors import DataError, ModelError, NotConvergedError
+from hfthot_platform.market.calendar import FIRST_US_YEAR, calendar_of, days_of_calendar
 from hfthot_platform.models.arrays import FloatArray
 from hfthot_platform.models.regime import STRATEGIES, RegimeModel, bar_returns, fit_regimes
+from hfthot_platform.signals._rows import interval_microseconds
 
 __all__ = ["CERTAIN", "Days", "Failed", "RegimeSettings", "change_rows", "model_rows", "regime_rows"]
 
@@ -34,6 +34,7 @@ Failed = tuple[tuple[str, str], ...]
 CERTAIN: Final = 0.75
 
 _EPOCH: Final = date(1970, 1, 1)
+_DAY_US: Final = 86_400_000_000
 _KEY = tuple[str, str]  # venue, symbol
 
 
@@ -206,7 +207,7 @@ def _each(items: Iterable[_Closes], work: Callable[[_Series], _Found], interval:
             if made is None:
                 return [], [(name, "fewer than two bars")]
             ts, returns = made
-            return work(_Series(closes.venue, closes.symbol, ts, returns, ts // INTERVALS["1d"]))
+            return work(_Series(closes.venue, closes.symbol, ts, returns, ts // _DAY_US))
         except ModelError as error:
             return [], [(name, str(error))]
 
@@ -232,9 +233,7 @@ def _readable(latest: tuple[date, str] | None) -> tuple[date, RegimeModel] | Non
 
 def _closes(closes: pl.DataFrame, interval: str, end: date) -> list[_Closes]:
     """Return each series' closes up to before `end`; a close that is no positive number is a missing one."""
-    if interval not in INTERVALS:
-        hint = nearest(interval, INTERVALS) or f"One of {', '.join(INTERVALS)}."
-        raise BadRequestError(f"unknown interval {interval!r}", where="regimes", hint=hint)
+    interval_microseconds(interval, "regimes")
     limit = datetime(end.year, end.month, end.day, tzinfo=UTC)
     rows = closes.filter(pl.col("ts") < limit, pl.col("close") > 0, pl.col("close").is_finite())
     return [
@@ -249,13 +248,16 @@ def _on_grid(
     venue: str, ticks: NDArray[np.int64], close: FloatArray, interval: str
 ) -> tuple[NDArray[np.int64], FloatArray] | None:
     """Return grid times (microseconds) and log-returns, None for a series of fewer than two bars."""
-    step = INTERVALS[interval]
-    if interval == "1d" and not trades_daily(venue):
-        first = max(_EPOCH + timedelta(days=int(ticks[0] // step)), date(FIRST_US_YEAR, 1, 1))
+    step = interval_microseconds(interval, "regimes")
+    calendar = calendar_of(venue)
+    if interval == "1d" and calendar != "always":
+        first = _EPOCH + timedelta(days=int(ticks[0] // step))
+        first = max(first, date(FIRST_US_YEAR, 1, 1)) if calendar == "us" else first
         last = _EPOCH + timedelta(days=int(ticks[-1] // step))
         if last <= first:
             return None
-        grid = us_trading_days(first, last + timedelta(days=1)).astype("datetime64[D]").astype(np.int64) * step
+        days = days_of_calendar(calendar, first, last + timedelta(days=1))
+        grid = days.astype("datetime64[D]").astype(np.int64) * step
         place = np.searchsorted(grid, ticks)
         # A session outside the calendar has no place among the days; its move is in the next day's return.
         inside = (place < grid.size) & (grid[np.minimum(place, grid.size - 1)] == ticks)

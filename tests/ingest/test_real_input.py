@@ -11,8 +11,8 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.ingest import derive, ingest_files
+from hfthot_platform.intervals import DERIVED
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.lakehouse.spans import within
 from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
@@ -167,7 +167,7 @@ def test_every_coarser_interval_equals_an_independent_computation(perp):
 
     def compute(piece):
         rows = minutes.scan().filter(within(minutes.contract, piece)).collect()
-        return pl.concat(bars_from_bars(rows, interval) for interval in INTERVALS)
+        return pl.concat(bars_from_bars(rows, interval) for interval in DERIVED)
 
     days = date(2025, 5, 1), date(2025, 7, 1)
     with derive(lake, "market.bars", days, compute, settings=perp.settings) as derivation:
@@ -181,7 +181,7 @@ def test_every_coarser_interval_equals_an_independent_computation(perp):
             pl.col("symbol").str.extract(r"^([A-Z0-9]+?)[/_]?USDT").alias("base"),
         )
     )
-    for interval in INTERVALS:
+    for interval in DERIVED:
         expected = (
             given.sort("base", "ts")
             .group_by_dynamic("ts", every=interval, group_by="base")

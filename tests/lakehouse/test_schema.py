@@ -44,6 +44,15 @@ def test_a_new_nullable_column_is_added_and_reads_as_null_before(lake, written, 
     assert newer.scan(version=1).collect()["fee"].null_count() == 10
 
 
+def test_a_column_that_may_be_null_by_a_newer_contract_takes_nulls_from_then_on(lake, written, trades):
+    newer = changed(lake, columns=columns("amount", nullable=True), schema_version=2, rules=())
+
+    newer.append(trades(5, 10, amount=pl.lit(None, pl.Float64)))
+
+    assert newer.scan().collect()["amount"].null_count() == 5
+    assert newer.scan(version=1).collect()["amount"].null_count() == 0
+
+
 def test_evolution_is_recorded_once(lake, written, trades):
     newer = changed(lake, columns=(*TRADES.columns, FEE), schema_version=2)
     newer.append(trades(1, 10))

@@ -11,9 +11,9 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from hfthot_platform.contracts import contract
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
+from hfthot_platform.intervals import DERIVED
+from hfthot_platform.market.bars import bars_at, bars_from_bars, bars_from_trades
 
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 VALUES = ["open", "high", "low", "close", "volume"]
@@ -190,7 +190,7 @@ def test_every_bar_meets_the_rules_of_its_contract() -> None:
         assert bars.filter(rule.violated()).is_empty(), rule.says
 
 
-@pytest.mark.parametrize("interval", list(INTERVALS))
+@pytest.mark.parametrize("interval", [*DERIVED, "3m", "8h", "12h", "3d", "1w", "1mo"])
 def test_coarser_bars_equal_those_straight_from_the_trades(interval: str) -> None:
     rows = random_trades(20_000, seed=5)
     coarse = bars_from_bars(bars_from_trades(rows), interval)
@@ -214,10 +214,42 @@ def test_a_coarse_sum_over_an_unknown_part_is_unknown() -> None:
 
 
 def test_an_unknown_interval_is_refused_with_a_suggestion() -> None:
-    with pytest.raises(BadRequestError, match="Did you mean '15m'"):
-        bars_from_trades(random_trades(1), interval="15min")
-    with pytest.raises(BadRequestError, match="the base itself"):
+    with pytest.raises(BadRequestError, match="Expected a count and a unit"):
+        bars_from_trades(random_trades(1), interval="often")
+    with pytest.raises(BadRequestError, match="not made of whole bars of 1m"):
         bars_from_bars(bars_from_trades(random_trades(1)), "1m")
+    with pytest.raises(BadRequestError, match="not made of whole bars of 1w"):
+        bars_from_bars(bars_from_trades(random_trades(1)), "1mo", base="1w")
+
+
+def test_bars_of_a_source_without_volumes_have_none() -> None:
+    minutes = bars_from_trades(trades((0, 10, 1), (60, 11, 1)))
+    assert bars_from_bars(minutes.drop("volume"), "5m")["volume"].to_list() == [None]
+    assert bars_from_bars(minutes.with_columns(volume=pl.Series([1.0, None])), "5m")["volume"].to_list() == [None]
+
+
+def test_an_interval_that_is_not_stored_is_computed_from_the_coarsest_that_is() -> None:
+    minutes = bars_from_trades(random_trades(20_000, seed=7))
+    hours, halves = bars_from_bars(minutes, "1h"), bars_from_bars(minutes, "30m")
+    found = bars_at("2h", pl.concat([hours, halves]).lazy(), minutes.lazy()).sort("symbol", "venue", "ts").collect()
+
+    whole = bars_from_bars(hours, "2h", base="1h")
+    begins = hours.group_by("symbol", "venue").agg(begins=pl.col("ts").min(), ends=pl.col("ts_close").max())
+    expected = (
+        whole.join(begins, on=["symbol", "venue"])
+        .filter(pl.col("ts") >= pl.col("begins"))
+        .with_columns(final=pl.col("ts_close") <= pl.col("ends"))
+    )
+    assert set(found["origin"]) == {"bars"}
+    assert_frame_equal(found, expected.select(found.columns), check_row_order=False)
+
+
+def test_stored_bars_of_the_interval_are_taken_as_they_are() -> None:
+    minutes = bars_from_trades(random_trades(5_000, seed=8))
+    hours = bars_from_bars(minutes, "1h").with_columns(origin=pl.lit("vendor"))
+    assert set(bars_at("1h", hours.lazy(), minutes.lazy()).collect()["origin"]) == {"vendor"}
+    assert set(bars_at("1h", hours.clear().lazy(), minutes.lazy()).collect()["origin"]) == {"bars_1m"}
+    assert bars_at("1m", hours.lazy()).collect().is_empty()
 
 
 def test_a_naive_end_is_refused() -> None:
@@ -264,12 +296,13 @@ def perpetual_minutes(shared_data: Path) -> pl.DataFrame:
     )
 
 
-@pytest.mark.parametrize("interval", list(INTERVALS))
+@pytest.mark.parametrize("interval", [*DERIVED, "3m", "2h", "6h", "8h", "12h", "1w", "1mo"])
 def test_a_month_of_real_minutes_resamples_like_an_independent_computation(
     perpetual_minutes: pl.DataFrame, interval: str
 ) -> None:
-    every = {"5m": "5min", "15m": "15min", "1h": "1h", "1d": "1D"}[interval]
-    by_bar = perpetual_minutes.to_pandas().groupby(["symbol", pd.Grouper(key="ts", freq=every)])
+    every = {"d": "1D", "w": "W-MON", "o": "MS"}.get(interval[-1], interval.replace("m", "min"))
+    grouper = pd.Grouper(key="ts", freq=every, closed="left", label="left")
+    by_bar = perpetual_minutes.to_pandas().groupby(["symbol", grouper])
     pandas_bars = by_bar.agg(
         {"open": "first", "high": "max", "low": "min", "close": "last", "volume": "sum"}
     ).reset_index()

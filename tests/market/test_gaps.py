@@ -199,9 +199,35 @@ def test_zero_equals_zero_and_a_non_number_equals_nothing() -> None:
     assert odd.select("differing", "worst").row(0) == (1, float("inf"))
 
 
+def test_bars_of_several_days_are_expected_where_the_series_has_them() -> None:
+    three_days = timedelta(days=3)
+    for shift in (0, 1, 2):
+        rows = bars([0, 1, 3, 4], step=three_days).with_columns(pl.col("ts") + timedelta(days=shift))
+        assert completeness(rows, "3d").select("expected", "missing", "off_grid").row(0) == (5, 1, 0)
+
+
+def test_weeks_and_months_are_expected_of_every_market() -> None:
+    months = [datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 4, 5)]
+    rows = bars([0] * 4, venue="us_equity", symbol="SPY").with_columns(
+        ts=pl.Series(months).cast(pl.Datetime("us", "UTC"))
+    )
+    assert missing_runs(rows, "1mo").select("start", "end", "missing").rows() == [
+        (datetime(2024, 3, 1, tzinfo=UTC), datetime(2024, 4, 1, tzinfo=UTC), 1)
+    ]
+    weeks = bars([0, 1, 3], venue="us_equity", symbol="SPY", step=timedelta(weeks=1))
+    assert missing_runs(weeks, "1w")["missing"].to_list() == [1]
+
+
+def test_currencies_are_expected_from_monday_to_friday() -> None:
+    # 2024-03-01 is a Friday.
+    daily = bars([0, 3, 5, 6], venue="fx", symbol="EUR-USD", step=timedelta(days=1))
+    assert completeness(daily, "1d").select("expected", "missing").row(0) == (5, 1)
+    assert completeness(daily, "1h")["missing"].to_list() == [None]
+
+
 def test_wrong_arguments_are_refused_with_the_reason() -> None:
-    with pytest.raises(BadRequestError, match="Did you mean '1h'"):
-        completeness(bars([0]), "1hour")
+    with pytest.raises(BadRequestError, match="unknown interval 'often'"):
+        completeness(bars([0]), "often")
     with pytest.raises(BadRequestError, match="has no time zone"):
         completeness(bars([0]), "1m", start=datetime(2024, 1, 1))
     with pytest.raises(BadRequestError, match="is before start"):

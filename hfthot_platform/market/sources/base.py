@@ -83,6 +83,8 @@ class Batch:
     rejected: pl.DataFrame = field(default_factory=rejected_rows)
     #: Rows that say "nothing was traded": bars without any price.  They are read, and neither good nor bad.
     gaps: int = 0
+    #: Whether bars that are not final may have been finished nevertheless: the source does not say when it was made.
+    unproven: bool = False
 
     @property
     def rows_read(self) -> int:

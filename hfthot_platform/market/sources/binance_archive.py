@@ -26,7 +26,7 @@ from typing import Final, Literal
 import polars as pl
 from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
-from hfthot_platform.contracts.market import BARS, BARS_1M, INTERVALS, TRADES
+from hfthot_platform.contracts.market import BARS, BARS_1M, TRADES
 from hfthot_platform.errors import (
     BadRequestError,
     ChecksumMismatchError,
@@ -34,6 +34,8 @@ from hfthot_platform.errors import (
     SourceRefusedError,
     SourceUnavailableError,
 )
+from hfthot_platform.intervals import interval as interval_of
+from hfthot_platform.intervals import of_length
 from hfthot_platform.market.sources.base import (
     BATCH_ROWS,
     ROW_NUMBER,
@@ -45,7 +47,7 @@ from hfthot_platform.market.sources.base import (
     no_progress,
     probe_file,
 )
-from hfthot_platform.market.sources.canonical import INTERVAL_US, last_bar_open
+from hfthot_platform.market.sources.canonical import last_bar_open
 from hfthot_platform.market.sources.columns import refuse_by_name
 from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, gather, read_sieves
 from hfthot_platform.market.sources.mapping import CsvMapping
@@ -102,6 +104,8 @@ _KEEP_TRADES: Final = ("trade_id", "price", "amount", "ts", "maker_buys")
 #: 2025-01-01 in milliseconds: from then on milliseconds are futures, microseconds spot.
 _SWITCH_MS: Final = 1_735_689_600_000
 _NUMBER: Final = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d+)?")
+#: Intervals, beside 1m, of which the archive has a file for each day.
+_INTERVALS: Final = ("3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d")
 _FLAGS: Final = frozenset({"true", "false"})
 
 
@@ -244,7 +248,7 @@ def _bars(rows: pl.DataFrame, claim: Recognised) -> pl.DataFrame:
         volume, buy_volume = pl.col("quote_volume"), pl.col("buy_value")
         quote_volume = pl.col("volume") * contract_size(claim.symbol or "")
     known_end = claim.details["known_end"]
-    ts_close = pl.col("ts") + pl.duration(microseconds=INTERVAL_US[interval])
+    ts_close = interval_of(interval).close_time(pl.col("ts"))
     interval_column = [pl.lit(interval).alias("interval")] if claim.table == BARS.name else []
     return rows.select(
         *interval_column,
@@ -343,15 +347,14 @@ def _interval(probe: FileProbe, shape: _Shape) -> str:
             micro = 1 if len(fields[0]) == 16 else 1000
             lengths[(int(fields[6]) - int(fields[0]) + 1) * micro] += 1
     length = lengths.most_common(1)[0][0]
-    for interval, us in INTERVAL_US.items():
-        # Microsecond files close at ...999999, millisecond files at ...999.
-        if us - 1000 <= length <= us:
-            return interval
+    # Microsecond files close at ...999999, millisecond files at ...999.
+    if found := of_length(length + -length % 60_000_000 if -length % 60_000_000 <= 1000 else length):
+        return found.name
     raise RejectedFileError(
         "unsupported_interval",
         f"klines of {length / 1e6:g} s",
         where=probe.name,
-        hint=f"Supported: {', '.join(INTERVAL_US)}; others derive from 1m bars.",
+        hint="Bars are a whole number of minutes, hours, days, weeks or months long.",
     )
 
 
@@ -422,8 +425,8 @@ class ArchiveFeed:
     ) -> None:
         if venue not in _FOLDERS:
             raise BadRequestError(f"unknown venue {venue!r}", where=self.name, hint=f"One of {', '.join(_FOLDERS)}.")
-        if interval not in INTERVALS:
-            raise BadRequestError(f"interval {interval!r}", where=self.name, hint=f"One of {', '.join(INTERVALS)}.")
+        if interval not in _INTERVALS:
+            raise BadRequestError(f"interval {interval!r}", where=self.name, hint=f"One of {', '.join(_INTERVALS)}.")
         self._remote = str(location).rstrip("/") if str(location).startswith(("http://", "https://")) else None
         if self._remote is not None and cache is None:
             raise BadRequestError("no cache folder for downloads", where=self.name, hint="Pass `cache`.")

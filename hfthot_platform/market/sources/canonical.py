@@ -16,12 +16,14 @@ from typing import Final
 
 import polars as pl
 
-from hfthot_platform.contracts.market import BARS, BARS_1M, INTERVALS, TRADES
+from hfthot_platform.contracts.market import BARS, BARS_1M, TRADES
 from hfthot_platform.errors import BadRequestError, RejectedFileError
+from hfthot_platform.intervals import canonical_name, close_times, of_distances, open_times
+from hfthot_platform.intervals import interval as interval_of
 from hfthot_platform.market import symbol_facts as facts
 from hfthot_platform.market.sources.base import ROW_NUMBER, Batch
 from hfthot_platform.market.sources.delimited import NO_VALUE, Sieve
-from hfthot_platform.market.sources.mapping import CsvMapping, interval_name
+from hfthot_platform.market.sources.mapping import CsvMapping
 from hfthot_platform.market.sources.times import TIME, Times, join_day_and_clock
 from hfthot_platform.market.symbols import contract_of, from_vendor
 from hfthot_platform.market.trade_ids import synthetic_trade_id, venue_trade_id
@@ -30,7 +32,6 @@ __all__ = [
     "CRYPTO_ASSETS",
     "CRYPTO_BEGINS",
     "CRYPTO_VENUES",
-    "INTERVAL_US",
     "REQUIRED",
     "Canonical",
     "bar_interval",
@@ -40,7 +41,7 @@ __all__ = [
     "needs_unit",
 ]
 
-INTERVAL_US: Final[dict[str, int]] = {"1m": 60_000_000, **INTERVALS}
+_DAY: Final = interval_of("1d").microseconds
 #: Columns that every row of a table needs from its source.
 REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     TRADES.name: ("ts", "price", "amount"),
@@ -72,7 +73,7 @@ _EXACT_FLOAT: Final = 2.0**53
 def interval_in_name(name: str) -> str | None:
     """Return the bar length that a file name spells (`BTC_USDT-5m`), if any."""
     found = _INTERVAL_TOKEN.findall(name)
-    return interval_name(found[0]) if found else None
+    return (canonical_name(found[0]) or found[0]) if found else None
 
 
 def bar_interval(times: pl.DataFrame, name: str, *, declared: str | None = None, where: str) -> str:
@@ -93,7 +94,7 @@ def bar_interval(times: pl.DataFrame, name: str, *, declared: str | None = None,
     )["gap"]
     gaps = gaps.filter(gaps > 0)
     named = declared or interval_in_name(name)
-    if named is not None and named not in INTERVAL_US:
+    if named is not None and canonical_name(named) is None:
         raise _unsupported(named, where)
     if gaps.len() == 0:
         if named is None:
@@ -107,12 +108,8 @@ def bar_interval(times: pl.DataFrame, name: str, *, declared: str | None = None,
     if named is not None:
         _check_grid(gaps, named, where, said="the mapping" if declared else "the name")
         return named
-    for each in sorted(INTERVAL_US, key=lambda each: -INTERVAL_US[each]):
-        step = INTERVAL_US[each]
-        if (gaps % step == 0).sum() >= 0.9 * gaps.len() and (gaps == step).any():
-            return each
-    if (month := _by_months(gaps)) is not None and month in INTERVAL_US:
-        return month
+    if shown := of_distances(gaps):
+        return shown.name
     raise _unsupported(f"{int(gaps.min() or 0) / 1e6:g} s", where)  # type: ignore[arg-type]
 
 
@@ -122,11 +119,13 @@ def _check_grid(gaps: pl.Series, interval: str, where: str, *, said: str) -> Non
     Most distances are whole multiples of the length.  If all of them are whole multiples of a longer one, the bars
     are longer: two equal distances or eight of any kind are evidence, fewer are chance.
     """
-    step = INTERVAL_US[interval]
+    step = interval_of(interval).microseconds
     common = math.gcd(*gaps.to_list())
     shortest = f"{int(gaps.min()) / 1e6:g} s"  # type: ignore[arg-type]
-    if interval.endswith("mo") and _by_months(gaps) == interval:
-        return
+    if interval_of(interval).months:
+        shown = of_distances(gaps)
+        if shown is not None and shown.months and interval_of(interval).months % shown.months == 0:
+            return
     on_grid = (gaps % step == 0).sum() >= 0.75 * gaps.len()
     longer = common > step and ((gaps.len() >= 2 and gaps.n_unique() == 1) or gaps.len() >= 8)
     if on_grid and not longer:
@@ -139,15 +138,12 @@ def _check_grid(gaps: pl.Series, interval: str, where: str, *, said: str) -> Non
     )
 
 
-def _by_months(gaps: pl.Series) -> str | None:
-    """Return `1mo` where bars are 28 to 31 days apart."""
-    day = 86_400_000_000
-    return "1mo" if gaps.is_between(28 * day, 31 * day).mean() >= 0.9 else None  # type: ignore[operator]
-
-
 def _unsupported(interval: str, where: str) -> RejectedFileError:
     return RejectedFileError(
-        "unsupported_interval", f"bars of {interval}", where=where, hint=f"Supported: {', '.join(INTERVAL_US)}."
+        "unsupported_interval",
+        f"bars of {interval}",
+        where=where,
+        hint="Bars are a whole number of minutes, hours, days, weeks or months long.",
     )
 
 
@@ -313,7 +309,8 @@ class Canonical:
         early = pl.col("symbol").replace_strict(crypto, return_dtype=pl.Boolean) & (pl.col("ts") < CRYPTO_BEGINS)
         reason = "truncated_epoch" if self.times.is_epoch else "time_too_early"
         sieve.reject(early, reason, pl.format("{}, before there was a market for crypto", detail))
-        within_a_day = self._table != BARS.name or INTERVAL_US.get(self._mapping.interval or "", 0) < INTERVAL_US["1d"]
+        declared = self._mapping.interval
+        within_a_day = self._table != BARS.name or declared is None or interval_of(declared).microseconds < _DAY
         if self.times.is_epoch and within_a_day:
             early = pl.col("ts") < _EPOCHS_BEGIN
             sieve.reject(early, "truncated_epoch", pl.format("{}: digits of the epoch are missing", detail))
@@ -459,33 +456,32 @@ class Canonical:
 
     def _bars(self, sieve: Sieve) -> None:
         if "volume" not in sieve.rows.columns:
-            sieve.rows = sieve.rows.with_columns(pl.lit(0.0).alias("volume"))
+            sieve.rows = sieve.rows.with_columns(pl.lit(None, pl.Float64).alias("volume"))
         self._in_base(sieve)
         if "interval" in sieve.rows.columns:
-            spelled = {
-                each: interval_name(each) for each in sieve.rows["interval"].cast(pl.String).unique().drop_nulls()
-            }
-            known = pl.col("interval").cast(pl.String).replace(spelled)
-            sieve.rows = sieve.rows.with_columns(known.alias("interval"))
-            known = pl.col("interval")
-            detail = pl.format("interval {}", known.fill_null("empty"))
-            sieve.reject(~known.is_in(list(INTERVALS)).fill_null(value=False), "unsupported_interval", detail)
-            length = known.replace_strict(INTERVALS, default=None, return_dtype=pl.Int64)
+            spelled = sieve.rows["interval"].cast(pl.String)
+            names = {each: canonical_name(each) for each in spelled.unique().drop_nulls()}
+            named = pl.col("interval").cast(pl.String).replace_strict(names, default=None, return_dtype=pl.String)
+            detail = pl.format("interval {}", pl.col("interval").cast(pl.String).fill_null("empty"))
+            sieve.reject(named.is_null() | (named == "1m"), "unsupported_interval", detail)
+            sieve.rows = sieve.rows.with_columns(named.alias("interval"))
+            known = sieve.rows["interval"].unique().to_list()
         else:
             assert self._mapping.interval is not None
-            length = pl.lit(INTERVAL_US[self._mapping.interval])
+            known = [self._mapping.interval]
             if self._table == BARS.name:
                 sieve.rows = sieve.rows.with_columns(pl.lit(self._mapping.interval).alias("interval"))
+        name = pl.col("interval") if "interval" in sieve.rows.columns else pl.lit(known[0])
         if self._mapping.stamp == "close":
-            sieve.rows = sieve.rows.with_columns(pl.col("ts") - length.cast(pl.Duration("us")))
+            sieve.rows = sieve.rows.with_columns(open_times(pl.col("ts"), name, known).alias("ts"))
         as_of: datetime | None = self._mapping.as_of
         sieve.rows = sieve.rows.with_columns(
-            (pl.col("ts") + length.cast(pl.Duration("us"))).alias("ts_close"), pl.lit("vendor").alias("origin")
+            close_times(pl.col("ts"), name, known).alias("ts_close"), pl.lit("vendor").alias("origin")
         ).with_columns((pl.col("ts_close") <= as_of if as_of else pl.lit(value=True)).alias("final"))
 
 
 def last_bar_open(batches: Iterable[Batch]) -> Iterator[Batch]:
-    """Mark the latest bar of each symbol as not final.
+    """Mark the latest bar of each symbol as not final, and the batches as `unproven`.
 
     A file that does not say when it was made cannot prove that its latest bar was closed: vendors append
     the running bar.  One batch is held back to know whether a later one follows.
@@ -511,4 +507,4 @@ def _without(batch: Batch, highest: pl.DataFrame, keys: list[str]) -> Batch:
         .with_columns(pl.col("final") & (pl.col("ts") != pl.col("_latest")).fill_null(value=True))
         .drop("_latest")
     )
-    return replace(batch, rows=rows)
+    return replace(batch, rows=rows, unproven=True)

@@ -25,7 +25,6 @@ import polars as pl
 import tenacity
 
 from hfthot_platform.contracts import contract
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.errors import (
     BadRequestError,
     HistoryUnavailableError,
@@ -115,7 +114,7 @@ class CcxtOptions:
     #: Milliseconds between two requests; None for ccxt's own figure for the exchange.
     rate_limit_ms: float | None = None
     #: Intervals of `market.bars`.
-    intervals: tuple[str, ...] = tuple(INTERVALS)
+    intervals: tuple[str, ...] = tuple(each for each in LENGTHS if each != "1m")
 
 
 def venue_name(exchange_id: str, market: Mapping[str, Any]) -> str:
@@ -360,8 +359,8 @@ class CcxtFeed:
         self._sleep = sleep
         self._connected: _Line | None = None
         for interval in self._options.intervals:
-            if interval not in INTERVALS:
-                hint = nearest(interval, INTERVALS) or f"Known: {', '.join(INTERVALS)}."
+            if interval not in LENGTHS or interval == "1m":
+                hint = nearest(interval, LENGTHS) or f"Known: {', '.join(LENGTHS)}."
                 raise BadRequestError(f"unknown interval {interval!r}", where=self.name, hint=hint)
 
     def __repr__(self) -> str:

@@ -19,7 +19,6 @@ from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
-from hfthot_platform.contracts.market import INTERVALS
 from hfthot_platform.errors import HistoryUnavailableError
 from hfthot_platform.market.symbols import from_pair
 
@@ -42,7 +41,7 @@ _MINUTE_US: Final = 60_000_000
 _HOUR_US: Final = 60 * _MINUTE_US
 _DAY_US: Final = 24 * _HOUR_US
 #: Length of every interval a venue is asked for, in microseconds.
-LENGTHS: Final = {"1m": _MINUTE_US, **INTERVALS}
+LENGTHS: Final = {"1m": _MINUTE_US, "5m": 5 * _MINUTE_US, "15m": 15 * _MINUTE_US, "1h": _HOUR_US, "1d": _DAY_US}
 # How often a page that brings nothing new is asked for before it is believed: caches and load balancers
 # do serve empty and stale pages in the middle of a walk.
 _PATIENCE: Final = 3

@@ -152,7 +152,7 @@ class Csv:
             progress=progress,
         )
         batches = gather((canonical.apply(each) for each in sieves), claim.table, source_ref, batch_rows)
-        yield from last_bar_open(batches) if claim.table != TRADES.name and mapping.as_of is None else batches
+        yield from (last_bar_open(batches) if claim.table != TRADES.name and mapping.as_of is None else batches)
 
 
 def complete(

@@ -9,7 +9,6 @@ a typed rejection of the file that names the field.  docs/files.md has an exampl
 from __future__ import annotations
 
 import codecs
-import re
 from datetime import UTC, datetime
 from datetime import date as Date  # noqa: N812 - the field `date` would hide it
 from pathlib import Path
@@ -18,16 +17,16 @@ from zoneinfo import available_timezones
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from hfthot_platform.contracts.market import BARS, BARS_1M, INTERVALS, SOURCES, TRADES
+from hfthot_platform.contracts.market import BARS, BARS_1M, SOURCES, TRADES
 from hfthot_platform.documents import Node, line_of, parse_yaml
 from hfthot_platform.errors import DocumentError, RejectedFileError, nearest
+from hfthot_platform.intervals import canonical_name
 
 __all__ = [
     "FOLDER_MAPPING",
     "SIDECAR_SUFFIX",
     "CsvMapping",
     "declared_mapping",
-    "interval_name",
     "load_mapping",
     "sidecar_of",
 ]
@@ -150,7 +149,7 @@ class CsvMapping(BaseModel):
     @field_validator("interval", mode="before")
     @classmethod
     def _spelled(cls, interval: Any) -> Any:
-        return interval_name(interval) if isinstance(interval, (str, int)) else interval
+        return (canonical_name(interval) or str(interval)) if isinstance(interval, (str, int)) else interval
 
     @model_validator(mode="after")
     def _consistent(self) -> CsvMapping:
@@ -166,8 +165,8 @@ class CsvMapping(BaseModel):
             raise ValueError("a time of day needs its day: a `date` column, or `date: 2024-01-02` for the whole file")
         if self.source not in SOURCES:
             raise ValueError(f"source {self.source!r} is not one of {', '.join(SOURCES)}")
-        if self.interval is not None and self.interval not in ("1m", *INTERVALS):
-            raise ValueError(f"interval {self.interval!r} is not one of 1m, {', '.join(INTERVALS)}")
+        if self.interval is not None and canonical_name(self.interval) is None:
+            raise ValueError(f"interval {self.interval!r}: expected a count and a unit, as 1m, 5m, 4h, 1d, 1w or 1mo")
         if self.decimal is not None and self.decimal == self.separator:
             raise ValueError("decimal and separator are the same character")
         if self.thousands is not None and self.thousands in (self.decimal or ".", self.separator):
@@ -193,40 +192,6 @@ class CsvMapping(BaseModel):
         if self.table == TRADES.name or self.interval is None:
             return self.table
         return BARS_1M.name if self.interval == "1m" else BARS.name
-
-
-def interval_name(word: str | int) -> str:
-    """Return a bar length as the contracts spell it: `60`, `H1`, `1hour`, `60min` are `1h`; `D`, `daily` are `1d`.
-
-    A number alone counts minutes.  What is not understood is returned as it is.
-    """
-    text = str(word).strip()
-    if text == "1M":
-        return "1mo"
-    found = _INTERVAL.fullmatch(text.lower())
-    if found is None:
-        return text
-    unit = _INTERVAL_UNITS.get(found["unit"] or found["first"] or "m")
-    if unit is None:
-        return text
-    count = int(found["count"] or found["after"] or 1)
-    for small, many, large in (("s", 60, "m"), ("m", 60, "h"), ("h", 24, "d")):
-        if unit == small and count and count % many == 0:
-            unit, count = large, count // many
-    if (count, unit) == (7, "d"):
-        return "1w"
-    return f"{count}{unit}"
-
-
-_INTERVAL: Final = re.compile(r"(?P<count>\d{1,6})[ _-]?(?P<unit>[a-z]*)|(?P<first>[a-z]+?)[ _-]?(?P<after>\d{0,4})")
-_INTERVAL_UNITS: Final = {
-    **dict.fromkeys(("s", "sec", "second", "seconds"), "s"),
-    **dict.fromkeys(("m", "t", "min", "mins", "minute", "minutes"), "m"),
-    **dict.fromkeys(("h", "hr", "hour", "hours", "hourly"), "h"),
-    **dict.fromkeys(("d", "day", "days", "daily", "b"), "d"),
-    **dict.fromkeys(("w", "wk", "week", "weeks", "weekly"), "w"),
-    **dict.fromkeys(("mo", "mn", "month", "months", "monthly"), "mo"),
-}
 
 
 def sidecar_of(path: Path) -> Path:

@@ -268,7 +268,7 @@ def test_mistaken_arguments_are_named(tmp_path) -> None:
     with pytest.raises(BadRequestError, match="unknown venue"):
         ArchiveFeed(tmp_path, venue="kraken", symbols=[])
     with pytest.raises(BadRequestError, match="interval"):
-        ArchiveFeed(tmp_path, symbols=[], interval="3m")
+        ArchiveFeed(tmp_path, symbols=[], interval="7m")
     with pytest.raises(BadRequestError, match="no cache folder"):
         ArchiveFeed(symbols=[])
     feed = ArchiveFeed(tmp_path, symbols=["BTC-USDT"])

@@ -139,7 +139,7 @@ def test_coarser_klines_go_to_the_bars(tmp_path, read_file, step, table, interva
 
 def test_an_unsupported_interval_is_named(tmp_path) -> None:
     with pytest.raises(RejectedFileError) as caught:
-        recognise(zipped(tmp_path / "spot/BTCUSDT-3m-2024-01.zip", klines(step=180_000)))
+        recognise(zipped(tmp_path / "spot/BTCUSDT-1s-2024-01.zip", klines(step=1_000)))
     assert caught.value.reason == "unsupported_interval"
 
 

@@ -141,7 +141,7 @@ sides: {Käufer: buy}
         ("columns: [ts, prize]", "Did you mean 'price'"),
         ("columns: [ts, ts]", "twice"),
         ("zone: Europe/Berln", "Did you mean 'Europe/Berlin'"),
-        ("interval: 7m", "interval"),
+        ("interval: 60m", "interval"),
         ("source: rumour", "source"),
         ("separator: ','\ndecimal: ','", "same character"),
         ("as_of: 2024-01-01T00:00:00", "zone"),
@@ -312,7 +312,7 @@ def test_invalid_text_is_kept_as_a_rejected_row(tmp_path, read_file) -> None:
     ("minutes", "interval", "table"), [(1, "1m", "bars_1m"), (15, "15m", "bars"), (60, "1h", "bars")]
 )
 def test_the_length_of_bars_is_found(tmp_path, read_file, minutes, interval, table) -> None:
-    times = [1_700_000_100 - 1_700_000_100 % 3600 + i * 60 * minutes for i in (0, 1, 2, 5, 6, 9)]
+    times = [1_700_000_100 - 1_700_000_100 % 3600 + i * int(60 * minutes) for i in (0, 1, 2, 5, 6, 9)]
     got = read_file(_write(tmp_path / "a.csv", _bars(times)), venue="kraken", symbol="BTC-EUR", columns=BARS)
     assert got.claim.table == f"market.{table}"
     assert (got.rows["ts_close"][0] - got.rows["ts"][0]).total_seconds() == 60 * minutes
@@ -322,14 +322,13 @@ def test_the_length_of_bars_is_found(tmp_path, read_file, minutes, interval, tab
     ("name", "minutes", "reason"),
     [
         ("BTCEUR-5m.csv", 1, "interval_mismatch"),
-        ("BTCEUR.csv", 30, "unsupported_interval"),
-        ("BTCEUR.csv", 7 * 1440, "unsupported_interval"),
-        ("BTCEUR-4h.csv", 240, "unsupported_interval"),
+        ("BTCEUR-1h.csv", 90, "interval_mismatch"),
+        ("BTCEUR.csv", 0.5, "unsupported_interval"),
         ("BTCEUR.csv", None, "unknown_interval"),
     ],
 )
 def test_lengths_that_do_not_fit_are_refused(tmp_path, name, minutes, reason) -> None:
-    times = [1_700_006_400 + i * 60 * minutes for i in range(5)] if minutes else [1_700_006_400]
+    times = [1_700_006_400 + i * int(60 * minutes) for i in range(5)] if minutes else [1_700_006_400]
     path = _write(tmp_path / name, ["ts,open,high,low,close,volume", *_bars(times)])
     with pytest.raises(RejectedFileError) as caught:
         recognise(path, _mapping(table=None))
@@ -353,10 +352,13 @@ def test_the_latest_bar_of_each_symbol_is_open_whatever_the_batches(tmp_path, re
 def test_bars_of_a_length_in_a_column(tmp_path, read_file) -> None:
     path = _write(
         tmp_path / "BTCEUR.csv",
-        ["ts,tf,open,high,low,close,volume", *(f"1700006400,{tf},1,1,1,1,1" for tf in ("5m", "1h", "1m", "2h"))],
+        [
+            "ts,tf,open,high,low,close,volume",
+            *(f"1700006400,{tf},1,1,1,1,1" for tf in ("5m", "60min", "1m", "2h", "30s")),
+        ],
     )
     got = read_file(path, venue="kraken")
-    assert got.rows["interval"].to_list() == ["5m", "1h"]
+    assert got.rows["interval"].to_list() == ["5m", "1h", "2h"]
     assert got.reasons == ["unsupported_interval"] * 2
 
 
