@@ -141,7 +141,7 @@ sides: {Käufer: buy}
         ("columns: [ts, prize]", "Did you mean 'price'"),
         ("columns: [ts, ts]", "twice"),
         ("zone: Europe/Berln", "Did you mean 'Europe/Berlin'"),
-        ("interval: 60m", "interval"),
+        ("interval: often", "interval"),
         ("source: rumour", "source"),
         ("separator: ','\ndecimal: ','", "same character"),
         ("as_of: 2024-01-01T00:00:00", "zone"),
