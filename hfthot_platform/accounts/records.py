@@ -6,7 +6,7 @@ Nothing secret or personal shows in their `repr`, so they may be logged; tokens 
 from __future__ import annotations
 
 import hmac
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypedDict
 
@@ -59,6 +59,25 @@ class Secret:
         raise TypeError("a Secret is not pickled; hand on get_secret_value() on purpose")
 
 
+class ByName:
+    """Fields by name as well: `stats["queries_remaining"]`, `stats.get(...)`, `dict(stats)`."""
+
+    __slots__ = ()
+
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of the fields."""
+        return tuple(each.name for each in fields(self))  # type: ignore[arg-type]
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self.keys():
+            raise KeyError(name)
+        return getattr(self, name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return a field, or a default where there is none of this name."""
+        return self[name] if name in self.keys() else default
+
+
 @dataclass(frozen=True, slots=True)
 class Request:
     """Where a call comes from.
@@ -75,7 +94,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class User:
+class User(ByName):
     """An account, decrypted."""
 
     user_id: str
@@ -96,7 +115,7 @@ class User:
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class Session(ByName):
     """A sign-in.  `token` is there once, in what `login` returns."""
 
     session_id: str
@@ -109,7 +128,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class ApiKey:
+class ApiKey(ByName):
     """A key issued here.  `key` is there once, in what generating or rotating returns.
 
     `tier` is the account's tier now; `prefix` shows what the key begins with, and so the tier it was made for.
@@ -124,6 +143,13 @@ class ApiKey:
     revoked_at: datetime | None = None
     replaced_by: str | None = None
     key: Secret | None = None
+
+    def __str__(self) -> str:
+        """Return the key in clear where it was just made, to be shown to its owner; what it begins with otherwise.
+
+        `repr`, and so every log, error and traceback, never shows it.
+        """
+        return f"{self.prefix}..." if self.key is None else self.key.get_secret_value()
 
 
 class ProviderKey(TypedDict):
@@ -147,7 +173,7 @@ class ApiKeys(TypedDict):
 
 
 @dataclass(frozen=True, slots=True)
-class QueryStats:
+class QueryStats(ByName):
     """A quota's state; `queries_limit` and `queries_remaining` None are unlimited."""
 
     provider: str
@@ -160,7 +186,7 @@ class QueryStats:
 
 
 @dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(ByName):
     """What an account used and may use; None is unlimited.
 
     The cycle is the UTC day that the counters of today belong to.

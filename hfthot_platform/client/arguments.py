@@ -132,14 +132,27 @@ def flag(value: object, name: str) -> bool:
     return value
 
 
-def moment(value: object, name: str) -> datetime | None:
+def moment(value: object, name: str, *, naive: bool = False) -> datetime | None:
     """Return a time in UTC, or None for None.
+
+    Args:
+        value: a datetime, or an ISO 8601 text, which is in UTC unless it says otherwise.
+        name: of the argument.
+        naive: whether a datetime without a zone is taken as UTC.
 
     Raises:
         BadRequestError: it is no time, or has no time zone.
     """
     if value is None:
         return None
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise _wrong(name, "it is no ISO 8601 time", "Write it as 2026-01-15T14:00:00Z.") from None
+        naive = True
+    if naive and isinstance(value, datetime) and value.tzinfo is None:
+        value = value.replace(tzinfo=UTC)
     if not isinstance(value, datetime):
         raise _wrong(name, f"it is a {type(value).__name__}", "Give a datetime with a time zone.")
     if value.tzinfo is None:

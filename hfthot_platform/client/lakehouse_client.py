@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -19,6 +20,7 @@ from hfthot_platform.client import arguments
 from hfthot_platform.client.boundary import sealed
 from hfthot_platform.client.market import Market, between
 from hfthot_platform.client.personal import decrypted
+from hfthot_platform.client.results import AuditLog, Rows, UserExport
 from hfthot_platform.client.versions import SymbolVersion, Version, versions_of_symbol
 from hfthot_platform.errors import (
     BadRequestError,
@@ -43,6 +45,17 @@ __all__ = ["LakehouseClient", "settings_of_folder"]
 
 _ACCOUNTS: Final = "accounts"
 _SYMBOL: Final = "market/"
+#: Words for actions, as the product's documents name them, and the actions that each stands for.
+_ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
+    "register": ("user.register",),
+    "login": ("session.login",),
+    "logout": ("session.logout",),
+    "update_api_keys": ("api_key", "api_keys.save"),
+    "query_api": ("usage.count",),
+    "upgrade_tier": ("user.upgrade_tier",),
+    "export_data": ("privacy.export", "privacy.export_ready"),
+    "delete_data": ("user.delete", "privacy.erasure_request", "subject.destroy"),
+}
 
 
 @dataclass(frozen=True)
@@ -578,8 +591,8 @@ class LakehouseClient:
             for each in found.readable_versions()
         ]
 
-    def read_version(self, table: str, version: int) -> pl.LazyFrame:
-        """Return a table as it was in a version.
+    def read_version(self, table: str, version: int) -> Rows:
+        """Return a table as it was in a version: a `polars.LazyFrame` that has a length.
 
         Rows of the user tables are read and decrypted before the call returns: all for administrators and trusted
         code, one's own for everybody else; fields of an erased subject are null, in old versions too.  Of all other
@@ -601,8 +614,12 @@ class LakehouseClient:
         name = arguments.text(table, "table", most=200)
         return self._read(name, arguments.count(version, "version"), None)
 
-    def read_at_timestamp(self, table: str, ts: datetime) -> pl.LazyFrame:
+    def read_at_timestamp(self, table: str, ts: datetime | str) -> Rows:
         """Return a table as it was at a time; otherwise as `read_version`.
+
+        Args:
+            table: its name.
+            ts: a datetime or an ISO 8601 text; without a zone it is in UTC.
 
         Example:
             >>> from datetime import UTC, datetime
@@ -610,11 +627,11 @@ class LakehouseClient:
             True
 
         Raises:
-            BadRequestError: the time has no zone.
+            BadRequestError: it is no time.
             VersionUnavailableError: it lies before the oldest readable version.
         """
         name = arguments.text(table, "table", most=200)
-        at = arguments.moment(ts, "ts")
+        at = arguments.moment(ts, "ts", naive=True)
         if at is None:
             raise BadRequestError("it is missing", where="argument 'ts'", hint="Give a datetime with a time zone.")
         return self._read(name, None, at)
@@ -705,8 +722,8 @@ class LakehouseClient:
 
     # -- the person's rights ------------------------------------------------------------------------------------
 
-    def export_user_data(self, user_id: str, format: ExportFormat = "json") -> Path:  # noqa: A002 - the product's word
-        """Write everything that is held about a person into one file and return its path.
+    def export_user_data(self, user_id: str, format: ExportFormat = "json") -> UserExport:  # noqa: A002 - the product's word
+        """Write everything that is held about a person into one file; return its `path`, and what is in it by name.
 
         The file is readable by the platform's user alone and is deleted after the setting `export_retention_days`.
 
@@ -715,8 +732,9 @@ class LakehouseClient:
             format: `json` (one document), `csv` or `parquet` (a zip archive with a file per table).
 
         Example:
-            >>> client.export_user_data(user.user_id).name
-            'export.json'
+            >>> exported = client.export_user_data(user.user_id)
+            >>> exported.path.name, exported["user"]["username"] == username
+            ('export.json', True)
 
         Raises:
             UnknownUserError, ErasedSubjectError: there is no such account, or none any more.
@@ -726,7 +744,8 @@ class LakehouseClient:
 
         arguments.identifier(user_id)
         form = arguments.choice(format, FORMATS, "format")
-        return export_user_data(self._accounts, self._lake, user_id, form, request=self._request(self._caller()))
+        request = self._request(self._caller())
+        return UserExport(export_user_data(self._accounts, self._lake, user_id, form, request=request))
 
     def delete_user_soft(self, user_id: str) -> User:
         """Delete an account so that it can be restored for the setting `soft_delete_days`; then it is erased by itself.
@@ -826,17 +845,20 @@ class LakehouseClient:
     def get_audit_log(
         self,
         user_id: str | None = None,
-        start_date: date | datetime | None = None,
-        end_date: date | datetime | None = None,
+        start_date: date | datetime | str | None = None,
+        end_date: date | datetime | str | None = None,
         action_type: str | None = None,
-    ) -> pl.DataFrame:
-        """Return what happened to an account, oldest first, decrypted.
+    ) -> AuditLog:
+        """Return what happened to an account, oldest first, decrypted: a frame that iterates over its entries.
 
         Args:
             user_id: whose; None for all entries, which is for administrators.
-            start_date: first time, or first day in UTC, inclusive.
+            start_date: first time, or first day in UTC, inclusive; as date, datetime or ISO 8601 text, in UTC where
+                it has no zone.
             end_date: last time, exclusive, or last day in UTC, inclusive.
-            action_type: an action such as `session.login`, or all of a kind such as `session`.
+            action_type: an action such as `session.login`, all of a kind such as `session`, or a word for some:
+                `login`, `logout`, `register`, `update_api_keys`, `query_api`, `upgrade_tier`, `export_data`,
+                `delete_data`.
 
         Example:
             >>> client.get_audit_log(user.user_id, action_type="user")["action"][0]
@@ -858,12 +880,15 @@ class LakehouseClient:
             conditions.append(pl.col("subject_id") == self._accounts.subject_of(whose))
         if kind is not None:
             action = pl.col("action")
-            conditions.append((action == kind) | action.str.starts_with(f"{kind}."))
+            wanted = _ACTIONS.get(kind, (kind,))
+            conditions.append(
+                pl.any_horizontal((action == each) | action.str.starts_with(f"{each}.") for each in wanted)
+            )
         self._flush()
         table = self._lake.table("audit_log")
         rows = table.scan().filter(*conditions, between(table.contract, first, end)).sort("seq").collect()
         self._accounts.record("audit.read", user_id=whose, request=self._request(caller))
-        return decrypted(self._accounts, table.contract, rows)
+        return AuditLog.of(decrypted(self._accounts, table.contract, rows))
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -959,7 +984,7 @@ class LakehouseClient:
             raise self._refused(caller, action, name, error)
         return table
 
-    def _read(self, name: str, version: int | None, as_of: datetime | None) -> pl.LazyFrame:
+    def _read(self, name: str, version: int | None, as_of: datetime | None) -> Rows:
         caller = self._caller()
         table = self._require_readable(caller, name, "table.read")
         contract = table.contract
@@ -977,7 +1002,7 @@ class LakehouseClient:
                     found = found.filter(between(contract, earliest, None))
         resolved = f"{name} at {as_of.isoformat()}" if as_of is not None else f"{name} version {version}"
         self._audit(caller, "table.read", resolved, always=contract.namespace == _ACCOUNTS)
-        return found
+        return Rows.of(found)
 
     def _earliest(self, caller: _Caller) -> datetime | None:
         """Return how far back the caller may read, None for all."""
@@ -1091,11 +1116,14 @@ def settings_of_folder(base_path: str | Path) -> Settings:
     )
 
 
-def _bound(value: date | datetime | None, name: str, days: int) -> datetime | None:
+def _bound(value: date | datetime | str | None, name: str, days: int) -> datetime | None:
     """Return a time, or midnight UTC of a day, that many days later."""
+    if isinstance(value, str) and len(value) <= len("2026-01-01"):
+        with contextlib.suppress(ValueError):
+            value = date.fromisoformat(value)  # otherwise a time, or refused as one
     if isinstance(value, date) and not isinstance(value, datetime):
         value = datetime.combine(value, time(), UTC) + timedelta(days=days)
-    return arguments.moment(value, name)
+    return arguments.moment(value, name, naive=True)
 
 
 def _clear(secret: str | Secret, name: str) -> str:
