@@ -64,7 +64,12 @@ _DAY: Final = re.compile(
     r"((19|20)\d{6}|\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./ ](\d{1,2}|[A-Za-z]{3,9})[-./ ]\d{2,4}"
     r"|[A-Za-z]{3,9} \d{1,2},? \d{4})([ T]0?0:00(:00(\.0+)?)?)?"
 )
+#: A day with a time of day after it.
+_STAMP: Final = re.compile(r"(\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})[ T]\d{1,2}:\d{2}.*")
 _CLOCK: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,:]\d+)?)?\s*([AaPp]\.?[Mm]\.?)?|\d{1,6}(\.0)?|\d{9}")
+#: Names that are as often those of something else: a `market` may be spot.
+_DOUBTFUL_SYMBOLS: Final = frozenset({"market", "code", "s", "instrument"})
+_SYMBOL: Final = re.compile(r"(?!(SPOT|LINEAR|INVERSE|FUTURES?|MARGIN|SWAP|OPTIONS?|STOCKS?)$)[A-Z0-9][A-Z0-9./_:-]*")
 _QUOTE_NAMES: Final = frozenset(
     {"usd", "usdt", "usdc", "busd", "eur", "gbp", "jpy", "krw", "currency", "quote", "base", "tusd", "try", "aud"}
 )
@@ -87,7 +92,8 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
     """
     places: dict[str, list[int]] = {}
     for place, name in enumerate(names):
-        for spelled in {normalised(name), normalised(name).replace("_", "")}:
+        plain = normalised(name) or ("unnamed_0" if place == 0 else "")
+        for spelled in {plain, plain.replace("_", "")}:
             places.setdefault(spelled, []).append(place)
 
     def values(place: int) -> list[str]:
@@ -102,6 +108,10 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
         return sorted(found, key=lambda place: not has_values(place)) if rows else found
 
     found = {target: all_of[0] for target in _NAMES if target != "ts" and (all_of := candidates(target))}
+    if "symbol" in found and normalised(names[found["symbol"]]) in _DOUBTFUL_SYMBOLS:
+        words = [each for each in values(found["symbol"]) if each.lower() not in _NOTHING]
+        if not words or not all(_SYMBOL.fullmatch(each) for each in words):
+            del found["symbol"]
     found.update(_volumes(names, candidates("volume"), values))
     if all(each in found for each in ("open", "high", "low")) and "close" not in found and "price" in found:
         found["close"] = found.pop("price")  # an index's "Price" beside open, high and low is the last one
@@ -159,9 +169,12 @@ def _time(names: Sequence[str], usual: list[int], values: object) -> dict[str, i
         known = [each for each in values(place) if each.lower() not in _NOTHING]
         return bool(known) and sum(pattern.fullmatch(each) is not None for each in known) > 0.5 * len(known)
 
-    index = [
-        place for place in usual if normalised(names[place]) in ("index", "unnamed_0", "t", "period", "min", "max")
-    ]
+    # The index of a frame, and other columns with a name that says little, have to look like times.
+    vague = [place for place in usual if normalised(names[place]) in ("", "index", "unnamed_0", "period", "start")]
+    stamps = (_EPOCH, _DAY, _STAMP)
+    usual = [place for place in usual if place not in vague or any(all_match(place, each) for each in stamps)]
+    if not usual:
+        return {}
     if epochs := [place for place in usual if all_match(place, _EPOCH)]:
         return {"ts": epochs[0]}
     days = [place for place in usual if all_match(place, _DAY)]
@@ -172,7 +185,7 @@ def _time(names: Sequence[str], usual: list[int], values: object) -> dict[str, i
     ]
     if days and clocks:
         return {"date": days[0], "time": clocks[0]}
-    named = [place for place in usual if place not in index] or usual
+    named = [place for place in usual if place not in vague] or usual
     # A column of midnights only is worth less than one with the time of day.
     whole = [place for place in named if place not in days]
     return {"ts": (whole or named)[0]} if days else {"ts": named[0]}

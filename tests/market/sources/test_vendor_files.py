@@ -255,6 +255,22 @@ def test_any_other_encoding_is_declared(tmp_path, read_file) -> None:
     assert got.rows["amount"].to_list() == [2]
 
 
+@pytest.mark.parametrize("name", ["", "Unnamed: 0", "index"])
+def test_the_index_of_a_frame_is_its_time_where_it_looks_like_one(tmp_path, read_file, name) -> None:
+    header = HEADER.replace("time", name)
+    (tmp_path / "a.csv").write_text(header + "".join(_bar(f"2024-01-13 {9 + n:02}:00:00") for n in range(3)))
+    assert read_file(tmp_path / "a.csv", **KRAKEN).rows["ts"][0] == NINE
+    (tmp_path / "b.csv").write_text(header + "".join(_bar(n) for n in range(3)))
+    assert _refused(tmp_path / "b.csv", **KRAKEN).reason == "unrecognised"
+
+
+def test_a_market_that_is_no_symbol_names_none(tmp_path, read_file) -> None:
+    (tmp_path / "a.csv").write_text("ts,market,price,amount\n1705136400,spot,5,2\n")
+    assert read_file(tmp_path / "a.csv", **KRAKEN).rows["symbol"].to_list() == ["BTC-USD"]
+    (tmp_path / "b.csv").write_text("ts,market,price,amount\n1705136400,ETH-EUR,5,2\n")
+    assert read_file(tmp_path / "b.csv", venue="kraken").rows["symbol"].to_list() == ["ETH-EUR"]
+
+
 def test_two_columns_of_one_name(tmp_path, read_file) -> None:
     (tmp_path / "a.csv").write_text("ts,price,amount,ts\n1705136400,5,2,\n1705136401,6,2,\n")
     assert read_file(tmp_path / "a.csv", **KRAKEN).rows["price"].to_list() == [5, 6]
