@@ -119,7 +119,7 @@ class CsvMapping(BaseModel):
     stamp: Literal["open", "close"] = "open"
     #: Length of a bar; found from the times where not declared.
     interval: str | None = None
-    #: `none`: the file has no volume, and its bars get 0.
+    #: `none`: the file has no volume, and its bars have none.
     volume: Literal["none"] | None = None
     #: The vendor's words for the taker's side.
     sides: dict[str, Literal["buy", "sell"]] = Field(default_factory=dict)

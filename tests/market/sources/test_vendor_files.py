@@ -291,7 +291,7 @@ def test_bars_without_volume_are_taken_when_said_so(tmp_path, read_file) -> None
     error = _refused(tmp_path / "a.csv", venue="fx", symbol="EUR-USD")
     assert (error.reason, "volume: none" in error.hint) == ("wrong_schema", True)
     got = read_file(tmp_path / "a.csv", venue="fx", symbol="EUR-USD", volume="none")
-    assert got.rows["volume"].to_list() == [0, 0, 0]
+    assert got.rows["volume"].to_list() == [None, None, None]
 
 
 @pytest.mark.parametrize(
