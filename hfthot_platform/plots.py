@@ -77,9 +77,10 @@ _GRADES: Final = (
 _REGIMES: Final = (
     ("trending", "trending", "#149d82"),
     ("mean_reverting", "mean-reverting", "#57a0d8"),
+    ("calm", "calm", "#dfe3ea"),
+    ("normal", "normal", "#b6bcc8"),
     ("volatile", "volatile", "#d64550"),
 )
-_UNTOLD = "#b6bcc8"
 
 _MOST_CANDLES: Final = 270
 _MOST_STRETCHES: Final = 600
@@ -576,14 +577,14 @@ def weights_bars(weights: pl.DataFrame, *, by: str = "method", title: str = "Wei
 def regime_timeline(closes: pl.DataFrame, regimes: pl.DataFrame, *, title: str, log: bool = True) -> bytes:
     """Draw a price on the colours of its regimes and, below it, their probabilities.
 
-    Quiet stretches whose model cannot tell trending from mean-reverting (`identified` is false) are grey on the
-    price: nobody should bet on a distinction that is not there.  Long series are drawn in stretches of several bars,
-    with their mean probabilities.
+    Where trending and mean-reverting are not told apart, quiet stretches are calm or normal, in grey: nobody should bet
+    on a distinction that is not there.  Long series are drawn in stretches of several bars, with their mean
+    probabilities.
 
     Args:
         closes: ts and close of one series, in any order.
-        regimes: ts, p_trending, p_mean_reverting, p_volatile and identified of the same series: rows of
-            `signals.regimes`.
+        regimes: ts, p_trending, p_mean_reverting, p_volatile, identified, and p_calm and p_normal if there, of the
+            same series: rows of `signals.regimes`.
         title: heading.
         log: logarithmic price.
     """
@@ -591,26 +592,21 @@ def regime_timeline(closes: pl.DataFrame, regimes: pl.DataFrame, *, title: str, 
     if known.is_empty():
         return _no_data(title)
     price = closes.filter(pl.col("ts").is_between(known["ts"][0], known["ts"][-1])).sort("ts")
-    names = [f"p_{name}" for name, _, _ in _REGIMES]
-    probability = known.select(pl.col(names).cast(pl.Float64)).to_numpy()
-    identified = known["identified"].to_numpy().astype(np.float64)
+    probability = known.select(_shown_probabilities(known)).to_numpy()
     at = _numbers(known["ts"])
     usual = float(np.median(np.diff(at))) if at.size > 1 else 1.0
     each = -(-at.size // _MOST_STRETCHES)
     first = np.arange(0, at.size, each)
     size = np.diff(np.append(first, at.size))[:, None]
     probability = np.add.reduceat(probability, first) / size
-    identified = np.add.reduceat(identified, first) / size[:, 0]
     left = at[first]
     # A stretch lasts to the next one, but not over a gap that is long for these bars.
     right = np.minimum(np.append(left[1:], at[-1] + usual), at[np.append(first[1:], at.size) - 1] + 5 * usual)
     state = probability.argmax(axis=1)
-    told = (identified >= 0.5) | (state == len(_REGIMES) - 1)
 
     figure, (upper, lower) = _figure(2, ratios=(2.4, 1))
     for k, (_, _, colour) in enumerate(_REGIMES):
-        _shade(upper, left, right, (state == k) & told, colour)
-    _shade(upper, left, right, ~told, _UNTOLD)
+        _shade(upper, left, right, state == k, colour)
     if price.height:
         _draw_lines(upper, price.select("ts", close=pl.col("close").cast(pl.Float64)), "ts", ["close"], colours=(_INK,))
     upper.grid(visible=False, axis="x")
@@ -640,17 +636,35 @@ def regime_timeline(closes: pl.DataFrame, regimes: pl.DataFrame, *, title: str, 
     upper.set_xlim(start, end)
     keys = [
         (f"{called} ({share:.0%})", colour)
-        for (_, called, colour), share in zip(_REGIMES, _shares(state, size), strict=True)
+        for k, ((_, called, colour), share) in enumerate(zip(_REGIMES, _shares(state, size), strict=True))
+        if probability[:, k].any()
     ]
-    if not told.all():
-        keys.append(("trending and mean-reverting not told apart", _UNTOLD))
     _key(figure, keys, blank="")
     facts = [_many(known.height, "bar"), _span(known["ts"])]
     if each > 1:
         facts.append(f"mean probabilities of {each} bars")
-    changes = int(np.count_nonzero(np.diff(known.select(names).to_numpy().argmax(axis=1))))
+    changes = int(np.count_nonzero(np.diff(known.select(_shown_probabilities(known)).to_numpy().argmax(axis=1))))
     _titles(upper, title, " · ".join([*facts, _many(changes, "change")]))
     return _png(figure)
+
+
+def _shown_probabilities(regimes: pl.DataFrame) -> list[pl.Expr]:
+    """Return the probabilities that a model can tell, in the order of the colours; the others are 0."""
+    told = pl.col("identified").fill_null(value=False)
+    quiet = pl.col("p_trending") + pl.col("p_mean_reverting")
+    columns = {
+        "trending": pl.when(told).then("p_trending").otherwise(0.0),
+        "mean_reverting": pl.when(told).then("p_mean_reverting").otherwise(0.0),
+        "volatile": pl.col("p_volatile"),
+    }
+    if "p_calm" in regimes.columns:
+        columns["calm"] = pl.when(told).then(0.0).otherwise(pl.col("p_calm").fill_null(0.0))
+        columns["normal"] = (
+            pl.when(told).then(0.0).otherwise(pl.col("p_normal").fill_null(quiet - pl.col("p_calm").fill_null(0.0)))
+        )
+    else:
+        columns["calm"], columns["normal"] = pl.lit(0.0), pl.when(told).then(0.0).otherwise(quiet)
+    return [columns[name].cast(pl.Float64).alias(name) for name, _, _ in _REGIMES]
 
 
 def markdown_image(png: bytes, alt: str = "plot") -> str:

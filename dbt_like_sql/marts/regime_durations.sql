@@ -14,7 +14,7 @@ columns:
   venue: {description: Market of the series, tests: [not_null]}
   symbol: {description: Canonical symbol, tests: [not_null]}
   interval: {description: Length of the bars, tests: [not_null]}
-  regime: {description: The regime, tests: [not_null, accepted_values: [trending, mean_reverting, volatile]]}
+  regime: {description: The regime, tests: [not_null, accepted_values: [trending, mean_reverting, volatile, calm, normal]]}
   spells: {description: Spells, tests: [not_null, range: {min: 1}]}
   complete_spells: {description: Of these the complete ones, tests: [not_null, range: {min: 0}]}
   bars: {description: Bars in the regime, tests: [not_null, range: {min: 1}]}

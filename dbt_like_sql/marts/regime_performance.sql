@@ -19,7 +19,7 @@ columns:
   interval: {description: Length of the bars, tests: [not_null]}
   regime:
     description: Regime after the bar before
-    tests: [not_null, accepted_values: [trending, mean_reverting, volatile]]
+    tests: [not_null, accepted_values: [trending, mean_reverting, volatile, calm, normal]]
   bars: {description: Returns, tests: [not_null, range: {min: 1}]}
   identified_share:
     description: Share of them where trending and mean-reverting are told apart

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
 from hfthot_platform.contracts.rules import AtLeast, Between, Finite, OneOf
+from hfthot_platform.contracts.signals import REGIME_NAMES
 
 __all__ = [
     "ADAPTIVE_WEIGHTS",
@@ -20,7 +21,7 @@ __all__ = [
 #: Methods of `portfolio.weights`.
 METHODS = ("cara", "risk_parity", "sparse")
 #: Regimes that a decision knows of.
-DECISION_REGIMES = ("trending", "mean_reverting", "volatile", "unknown")
+DECISION_REGIMES = (*REGIME_NAMES, "unidentified", "unknown")
 #: What a decision makes of a regime.
 DECISION_STRATEGIES = ("momentum", "stat_arb", "risk_off", "neutral", "none")
 #: How a decision sizes its views.
@@ -102,7 +103,7 @@ ADAPTIVE_WEIGHTS = TableContract(
         Column("method", TEXT, f"Sizing: {', '.join(SIZING_METHODS)}", few=True),
         Column("budget", FLOAT, "Share of the capital that the strategy has"),
         Column("weight", FLOAT, "Target weight; negative is short, the rest to 1 is cash"),
-        Column("previous_weight", FLOAT, "Weight on the day before with a decision"),
+        Column("previous_weight", FLOAT, "Weight held before the decision, after prices have moved"),
         Column("reason", TEXT, "How the weight came about, step by step"),
         _VERSION,
     ),

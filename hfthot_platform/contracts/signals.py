@@ -5,11 +5,24 @@ from __future__ import annotations
 from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
 from hfthot_platform.contracts.rules import AtLeast, Between, Finite, OneOf
 
-__all__ = ["CHIARELLA_FORECASTS", "MFG_PRICES", "REGIMES", "REGIME_CHANGES", "REGIME_LABELS", "REGIME_MODELS"]
+__all__ = [
+    "CHIARELLA_FORECASTS",
+    "MFG_PRICES",
+    "QUIET_LABELS",
+    "REGIMES",
+    "REGIME_CHANGES",
+    "REGIME_LABELS",
+    "REGIME_MODELS",
+    "REGIME_NAMES",
+]
 
 #: Names of the regimes, in the order of the probability columns.
 REGIME_LABELS = ("trending", "mean_reverting", "volatile")
-_STRATEGIES = ("momentum", "stat_arb", "risk_off")
+#: What the two quieter regimes are called where trending and mean-reverting are not told apart.
+QUIET_LABELS = ("calm", "normal")
+#: All names of regimes.
+REGIME_NAMES = (*REGIME_LABELS, *QUIET_LABELS)
+_STRATEGIES = ("momentum", "stat_arb", "risk_off", "neutral")
 
 _VENUE = Column("venue", TEXT, "Market of the series", few=True)
 _SYMBOL = Column("symbol", TEXT, "Canonical symbol", few=True)
@@ -30,7 +43,7 @@ REGIME_MODELS = TableContract(
         _INTERVAL,
         Column("model_id", TEXT, "Fingerprint of everything that decides the model's output"),
         Column(
-            "observation", TEXT, "ar1 (Markov-switching AR(1)) or multivariate (Gaussian HMM on features)", few=True
+            "observation", TEXT, "ar1 (Markov-switching AR(1)) or multivariate (states found on features)", few=True
         ),
         Column("parameters", TEXT, "The model as JSON, bit by bit"),
         Column("trained_from", TIME, "First bar of the training data"),
@@ -68,22 +81,33 @@ REGIMES = TableContract(
         _SYMBOL,
         _INTERVAL,
         Column("ts", TIME, "Open time of the bar; the regime is known when the bar closes"),
-        Column("regime", TEXT, "Most probable regime", few=True),
+        Column(
+            "regime",
+            TEXT,
+            "Most probable regime: trending, mean_reverting or volatile; calm, normal or volatile where trending and "
+            "mean-reverting are not told apart",
+            few=True,
+        ),
         Column("confidence", FLOAT, "Its probability"),
-        *(Column(f"p_{label}", FLOAT, f"Probability of {label}") for label in REGIME_LABELS),
-        Column("strategy", TEXT, "What suits it: momentum, stat_arb or risk_off", few=True),
+        Column("p_trending", FLOAT, "Probability of trending; half of the quiet ones' where it is not told apart"),
+        Column("p_mean_reverting", FLOAT, "Probability of mean_reverting; the other half where it is not told apart"),
+        Column("p_volatile", FLOAT, "Probability of volatile"),
+        Column("strategy", TEXT, "What suits it: momentum, stat_arb, risk_off or neutral", few=True),
         Column("identified", FLAG, "False: trending and mean-reverting are not told apart; do not bet on it"),
         Column("model_id", TEXT, "Model in `signals.regime_models`", few=True),
+        Column("p_calm", FLOAT, "Probability of calm; empty where trending is told apart", nullable=True),
+        Column("p_normal", FLOAT, "Probability of normal; empty where trending is told apart", nullable=True),
         _VERSION,
     ),
+    schema_version=2,
     primary_key=("symbol", "venue", "interval", "ts"),
     sort_by=("symbol", "venue", "interval", "ts"),
     partition_by="month",
     time_column="ts",
     rules=(
-        OneOf("regime", REGIME_LABELS),
+        OneOf("regime", REGIME_NAMES),
         OneOf("strategy", _STRATEGIES),
-        *(rule for label in REGIME_LABELS for rule in (Finite(f"p_{label}"), Between(f"p_{label}", 0, 1 + 1e-9))),
+        *(rule for label in REGIME_NAMES for rule in (Finite(f"p_{label}"), Between(f"p_{label}", 0, 1 + 1e-9))),
         # The most probable of three has at least a third.
         Between("confidence", 1 / 3 - 1e-9, 1 + 1e-9),
     ),
@@ -112,8 +136,8 @@ REGIME_CHANGES = TableContract(
     partition_by="month",
     time_column="ts",
     rules=(
-        OneOf("previous", REGIME_LABELS),
-        OneOf("regime", REGIME_LABELS),
+        OneOf("previous", REGIME_NAMES),
+        OneOf("regime", REGIME_NAMES),
         Between("confidence", 0.75, 1 + 1e-9, open_low=True),
     ),
     stats_columns=("month", "symbol", "interval", "ts"),

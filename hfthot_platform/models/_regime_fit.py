@@ -569,11 +569,7 @@ def select(fit: Fit, y: FloatArray) -> Selection:
     """Compare log p(r_t | past) over the last part of the returns, after fits to the first part."""
     split = int(y.size * (1.0 - _HOLDOUT))
     if np.isfinite(y[:split]).sum() < 100 * fit.n_states:
-        raise DataError(
-            f"{int(np.isfinite(y).sum())} returns are too few to hold some out",
-            where="fit_regimes(observation='auto')",
-            hint=f"Pass {math.ceil(100 * fit.n_states / (1 - _HOLDOUT))} or more, or choose the observation model.",
-        )
+        return Selection("ar1", {}, math.nan, 0)
     density: dict[str, FloatArray] = {}
     chosen: Observation
     candidates: tuple[Observation, ...] = ("ar1", "multivariate")
@@ -593,8 +589,10 @@ def select(fit: Fit, y: FloatArray) -> Selection:
         chosen = candidates[0] if candidates[0] in means else candidates[1]
         return Selection(chosen, means, math.nan, int(present.sum()))
     difference = (density["ar1"] - density["multivariate"])[present]
-    chosen = "multivariate" if means["multivariate"] > means["ar1"] else "ar1"
-    return Selection(chosen, means, float(difference.std() / math.sqrt(difference.size)), int(present.sum()))
+    deviation = float(difference.std() / math.sqrt(difference.size))
+    # The simpler model, unless the other one is better beyond one standard error.
+    chosen = "multivariate" if means["multivariate"] > means["ar1"] + deviation else "ar1"
+    return Selection(chosen, means, deviation, int(present.sum()))
 
 
 def chosen(fit: Fit, y: FloatArray, selection: Selection, previous: RegimeModel | None) -> RegimeModel:

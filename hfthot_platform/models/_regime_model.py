@@ -23,6 +23,7 @@ from hfthot_platform.models.arrays import FloatArray, FloatLike, IntArray
 __all__ = [
     "ABSURD",
     "LABELS",
+    "QUIET",
     "STRATEGIES",
     "Evidence",
     "Memory",
@@ -44,6 +45,9 @@ STRATEGIES: Final[dict[str, str]] = {
     "volatile": "risk_off",
 }
 LABELS: Final = tuple(STRATEGIES)
+#: What the two quieter states are called, from the smaller to the larger volatility, where the data do not tell
+#: trending from mean-reverting; nothing is bet on the difference.
+QUIET: Final = ("calm", "normal")
 #: A return so many times larger than a series' usual ones is a mistake in the prices, not a move.
 ABSURD: Final = 1e10
 
@@ -201,6 +205,16 @@ class RegimeModel:
     def memory(self) -> Memory | None:
         """Return the memory of the features, None unless the model is multivariate."""
         return self.multivariate.memory if self.multivariate else None
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Return what to call the states: the labels if they are identified, else calm, normal and volatile."""
+        if self.identified:
+            return self.labels
+        volatility = self.evidence.volatility
+        quiet = sorted((j for j, label in enumerate(self.labels) if label != "volatile"), key=lambda j: volatility[j])
+        named = dict(zip(quiet, QUIET, strict=False))
+        return tuple(named.get(j, label) for j, label in enumerate(self.labels))
 
     @cached_property
     def long_run(self) -> FloatArray:

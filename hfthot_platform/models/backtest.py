@@ -37,7 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import polars as pl
@@ -55,6 +55,7 @@ __all__ = [
     "Strategy",
     "assert_causal",
     "backtest",
+    "held_weights",
     "on_change",
 ]
 
@@ -524,6 +525,55 @@ def _account(
     return trips, ruined
 
 
+def held_weights(bars: Bars, orders: FloatLike, costs: Costs = _DEFAULT_COSTS) -> FloatArray:
+    """Return the weights (N,) that an account holds at the last close after following orders: drifted with the prices.
+
+    Args:
+        bars: (T, N). orders: targets, (T, N), NaN for none; those of the last bar are not yet executed.
+        costs: fee and slippage.
+
+    Raises:
+        DataError: orders of another shape, or infinite.
+    """
+    target = _targets(lambda _: orders, bars)
+    weights: FloatArray = _run(bars, target, costs).weights[-1]
+    return weights
+
+
+class _Account(NamedTuple):
+    """What `_account` fills, and the bar of ruin (-1 for none)."""
+
+    equity: FloatArray
+    weights: FloatArray
+    turnover: FloatArray
+    paid: FloatArray
+    trip_index: IntArray
+    trip_profit: FloatArray
+    ruined: int
+
+
+def _run(bars: Bars, target: FloatArray, costs: Costs) -> _Account:
+    """Run the account over bars."""
+    T, N = target.shape
+    equity, turnover, paid, weights = np.empty(T), np.empty(T), np.empty(T), np.empty((T, N))
+    most = int(np.count_nonzero(~np.isnan(target))) + N
+    trip_index, trip_profit = np.empty((most, 4), dtype=np.int64), np.empty(most)
+    n_trips, ruined = _account(
+        bars.open,
+        bars.close,
+        target,
+        costs.buy,
+        costs.sell,
+        equity,
+        weights,
+        turnover,
+        paid,
+        trip_index,
+        trip_profit,
+    )
+    return _Account(equity, weights, turnover, paid, trip_index[:n_trips], trip_profit[:n_trips], ruined)
+
+
 # --- the result -------------------------------------------------------------------------------------------------
 
 
@@ -707,24 +757,8 @@ def backtest(
             where=f"{_WHERE}.backtest",
             hint="Half of the equity would go with one trade: lower the weights or the costs.",
         )
-    T, N = target.shape
-    equity, turnover, paid, weights = np.empty(T), np.empty(T), np.empty(T), np.empty((T, N))
-    most = int(np.count_nonzero(~np.isnan(target))) + N
-    trip_index, trip_profit = np.empty((most, 4), dtype=np.int64), np.empty(most)
-    n_trips, ruined = _account(
-        bars.open,
-        bars.close,
-        target,
-        costs.buy,
-        costs.sell,
-        equity,
-        weights,
-        turnover,
-        paid,
-        trip_index,
-        trip_profit,
-    )
-    trips = _trips(bars, trip_index[:n_trips], trip_profit[:n_trips], labels)
+    equity, weights, turnover, paid, trip_index, trip_profit, ruined = _run(bars, target, costs)
+    trips = _trips(bars, trip_index, trip_profit, labels)
     result = _result(_name(strategy), bars, costs, start, equity, weights, turnover, paid, trips, labels, ruined)
     return replace(result, causality=causality)
 

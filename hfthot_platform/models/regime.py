@@ -48,6 +48,7 @@ from hfthot_platform.models import _regime_loops as loops
 from hfthot_platform.models._regime_fit import Fit, chosen, select
 from hfthot_platform.models._regime_model import (
     LABELS,
+    QUIET,
     STRATEGIES,
     Evidence,
     Memory,
@@ -61,6 +62,7 @@ from hfthot_platform.models.arrays import FloatArray, FloatLike, IntArray
 
 __all__ = [
     "LABELS",
+    "QUIET",
     "STRATEGIES",
     "Agreement",
     "Evidence",
@@ -87,12 +89,13 @@ _LONGEST_GRID: Final = 1_600_000_000
 class RegimeUpdate(NamedTuple):
     """The regime after one bar."""
 
+    #: Of the model's `names`: calm and normal where it cannot tell trending from mean-reverting.
     regime: str
     #: Probability of that regime.
     confidence: float
     #: Of each state, in the order of the model's labels.
     probabilities: tuple[float, ...]
-    #: momentum, stat_arb or risk_off: what suits the regime.
+    #: momentum, stat_arb, risk_off or neutral: what suits the regime.
     strategy: str
     #: False if the model cannot tell trending from mean-reverting beyond noise: do not bet on the difference.
     identified: bool
@@ -156,7 +159,7 @@ class RegimeFilter:
         # Nothing is known before the first bar; `initial` is about the first bar of the fitted data.
         self._arguments = (*self._arguments, model.transition, model.long_run)
         self._probabilities = model.long_run[None, :].copy()
-        self._names = tuple((label, STRATEGIES[label]) for label in model.labels)
+        self._names = tuple((name, STRATEGIES.get(name, "neutral")) for name in model.names)
         if state is None:
             return
         if state.model_version != model.version or len(state.values) != model.n_states + self._memory.size:
@@ -220,7 +223,7 @@ def fit_regimes(
     returns: FloatLike,
     *,
     n_states: int = 3,
-    observation: Observation | Literal["auto"] = "ar1",
+    observation: Observation | Literal["auto"] = "auto",
     n_restarts: int = 10,
     seed: int = 0,
     allow_missing: bool = False,
@@ -236,8 +239,9 @@ def fit_regimes(
     Args:
         returns: (T,), oldest first, on a regular grid of bars (see `bar_returns`); any unit.
         n_states: 2 or 3.
-        observation: `ar1`, `gaussian`, `multivariate`, or `auto`: the one of `ar1` and `multivariate` that
-            predicts the last 30 % of the returns better after a fit to the first 70 %.
+        observation: `ar1`, `gaussian`, `multivariate`, or `auto`: `multivariate` if it predicts the last 30 % of the
+            returns better than `ar1` after a fit to the first 70 %, by more than a standard error; else `ar1`, also
+            where the returns are too few to hold some out.
         n_restarts: random starts; the best few after a short run are iterated to convergence.  The
             multivariate model takes four at most.
         seed: of the starts and the bootstrap.
@@ -388,7 +392,7 @@ def walk_forward(
     refit_every: int = 21,
     window: int | None = None,
     allow_missing: bool = False,
-    observation: Observation | Literal["auto"] = "ar1",
+    observation: Observation | Literal["auto"] = "auto",
     n_restarts: int = 10,
     seed: int = 0,
     **options: Any,

@@ -13,8 +13,8 @@ where the score exceeds `entry` and closed where it falls below `exit`; orders a
 **The adaptive pipeline** (`decide`, `adaptive`), for each symbol at one bar:
 
 1. Regime -> strategy: trending: momentum; mean_reverting: stat_arb; volatile: risk_off.  Where the regime model
-   cannot tell trending from mean-reverting (`identified` is false), or is not sure (`min_confidence`), the
-   difference is not bet on: `neutral`.  A volatile regime needs no such distinction.
+   cannot tell trending from mean-reverting (calm, normal; or `identified` is false), or is not sure
+   (`min_confidence`), the difference is not bet on: `neutral`.  A volatile regime needs no such distinction.
 2. View: momentum takes the sign of the trend's score, stat_arb that of the reversion's score, if it reaches the rule's
    `entry` (`exit`, where the position is already held).  Chiarella's market,
    calibrated to the symbol's closes and order flow and started from the present price, gives the expected move over
@@ -27,7 +27,12 @@ where the score exceeds `entry` and closed where it falls below `exit`; orders a
    momentum: sparse weights if the median costs exceed `high_cost_share` of the expected move, else risk parity over
    the signed returns; stat_arb: CARA (gamma 2) with leverage up to the budget; neutral: long-only risk parity;
    risk_off: nothing.
-5. A change of weight by less than `min_trade` / N is not traded.
+5. Volatility: if the volatility that all weights together would have had lately (exponentially weighted, half-life
+   `volatility_half_life`) is above `volatility_target` a year, all weights are scaled down to it; never up, so that
+   nothing is borrowed (Moreira and Muir 2017; Harvey et al. 2018).
+6. Turnover: a change by less than a share `min_trade` of the position is not traded: with proportional costs it is
+   best to leave a weight alone within a band (Davis and Norman 1990).  What is held is what the account holds after
+   prices have moved, not the last target.
 
 Every step leaves its figures and its reason in the decision's row, so a weight is explained by its row alone.
 """
@@ -43,14 +48,15 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from hfthot_platform.errors import BadRequestError, DataError, ModelError
+from hfthot_platform.errors import BadRequestError, DataError, ModelError, NotConvergedError
 from hfthot_platform.models import chiarella
 from hfthot_platform.models._compiled import compiled
+from hfthot_platform.models.arguments import choice, number, whole
 from hfthot_platform.models.arrays import FloatArray
-from hfthot_platform.models.backtest import Bars, Costs
+from hfthot_platform.models.backtest import Bars, Costs, held_weights
 from hfthot_platform.models.chiarella import ChiarellaParams
 from hfthot_platform.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
-from hfthot_platform.models.regime import STRATEGIES, WalkForward, walk_forward
+from hfthot_platform.models.regime import QUIET, STRATEGIES, WalkForward, walk_forward
 
 __all__ = [
     "DECISION_SCHEMA",
@@ -74,7 +80,7 @@ _WHERE: Final = "models.strategy"
 _DAY: Final = 86_400_000_000
 #: The regime of a bar for which there is no model yet.
 UNKNOWN: Final = "unknown"
-#: The regime of a quiet bar whose model cannot tell trending from mean-reverting.
+#: The regime of a bar called trending or mean-reverting by a model that cannot tell the two apart.
 UNIDENTIFIED: Final = "unidentified"
 
 
@@ -162,10 +168,13 @@ class _Rule:
 
     def __post_init__(self) -> None:
         """Refuse parameters out of their domain."""
-        if self.lookback < 2 or not 0 <= self.exit < self.entry < math.inf or not 0 < self.size < math.inf:
-            raise BadRequestError(
-                repr(self), where=_WHERE, hint="lookback is 2 or more, 0 <= exit < entry, size positive."
-            )
+        where = type(self).__name__
+        whole(self.lookback, "lookback", where, least=2, most=1_000_000_000)
+        number(self.entry, "entry", where, above=0.0)
+        number(self.exit, "exit", where, least=0.0, below=self.entry)
+        number(self.size, "size", where, above=0.0)
+        if not isinstance(self.long_only, bool | np.bool_):
+            raise BadRequestError(f"long_only = {self.long_only!r}", where=where, hint="True or False.")
 
     @property
     def name(self) -> str:
@@ -177,7 +186,11 @@ class _Rule:
         """Return the score, (T, N): positive speaks for a long position; NaN where there is none.
 
         A missing bar has none, and the window counts a symbol's own bars.
+
+        Raises:
+            BadRequestError: the data are no `Bars`.
         """
+        _are_bars(data, self.name)
         out = np.full(data.close.shape, np.nan)
         for i in range(len(data.symbols)):
             present = ~np.isnan(data.close[:, i])
@@ -241,6 +254,19 @@ class MeanReversion(_Rule):
         np.negative(out, out=out)
 
 
+def _are_bars(data: object, where: str) -> None:
+    if not isinstance(data, Bars):
+        raise BadRequestError(
+            f"data of type {type(data).__name__}", where=where, hint="Give Bars, for example from Bars.from_frame."
+        )
+
+
+def _is_a(value: object, kind: Any, name: str, where: str) -> None:
+    if not isinstance(value, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise BadRequestError(f"{name} of type {type(value).__name__}", where=where, hint=f"Give a {wanted}.")
+
+
 # --- regimes of bars --------------------------------------------------------------------------------------------
 
 
@@ -263,8 +289,8 @@ def regime_labels(
     """Return the regime as known at each bar's close, walking forward: for `backtest(..., regimes=...)`.
 
     The returns are the mean over the symbols.  Bars before the first fit, and all of a series too short for one,
-    are `unknown`; those called trending or mean-reverting by a model that cannot tell the two apart beyond noise are
-    `unidentified`.
+    are `unknown`; where a model cannot tell trending from mean-reverting beyond noise, quiet bars are `calm` or
+    `normal`.
 
     Args:
         data: bars.
@@ -274,9 +300,16 @@ def regime_labels(
         seed: of the fits.
 
     Raises:
+        BadRequestError: an argument out of its domain.
         DataError: a series cannot carry a regime model (constant prices, say).
         NotConvergedError: a fit failed.
     """
+    where = f"{_WHERE}.regime_labels"
+    _are_bars(data, where)
+    for name, value in (("start", start), ("refit_every", refit_every), ("window", window)):
+        if value is not None:
+            whole(value, name, where, least=1)
+    whole(seed, "seed", where, least=0)
     size = len(data)
     first = min(max(300, size // 4), 2_000) if start is None else start
     if first >= size:
@@ -293,11 +326,8 @@ def regime_labels(
     found = walk_forward(
         mean, start=first, refit_every=every, window=window, allow_missing=True, seed=seed, n_restarts=4
     )
-    names = []
-    for k, m in zip(found.regime.tolist(), found.model.tolist(), strict=True):
-        known = k >= 0 and (found.models[m].identified or found.labels[k] == "volatile")
-        names.append(found.labels[k] if known else (UNKNOWN if k < 0 else UNIDENTIFIED))
-    return tuple(names)
+    pairs = zip(found.regime.tolist(), found.model.tolist(), strict=True)
+    return tuple(found.models[m].names[k] if k >= 0 else UNKNOWN for k, m in pairs)
 
 
 # --- the simulated market ---------------------------------------------------------------------------------------
@@ -335,7 +365,15 @@ def fit_markets(
 
     Returns:
         By symbol, the market, or the error that says why there is none.
+
+    Raises:
+        BadRequestError: an argument out of its domain.
     """
+    where = f"{_WHERE}.fit_markets"
+    _are_bars(data, where)
+    whole(window, "window", where, least=100)
+    whole(seed, "seed", where, least=0)
+    whole(workers, "workers", where, least=1, most=1_000)
 
     def one(i: int) -> FittedMarket | ModelError:
         here = np.flatnonzero(~np.isnan(data.close[:, i]))[-window:]
@@ -411,7 +449,9 @@ class AdaptiveRules:
         min_confidence: of the regime, below which no bet is made on it.
         high_cost_share: costs over expected move above which costs are high.
         gamma: risk aversion of CARA. rho: penalty of the sparse weights.
-        min_trade: least change of weight, in parts of 1/N.
+        min_trade: least change of weight that is traded, as a share of the position.
+        volatility_target: of all weights together, a year, above which they are scaled down; None for none.
+        volatility_half_life: memory of that volatility, in bars.
         trend: score, entry and exit of momentum. reversion: those of stat_arb.
     """
 
@@ -420,29 +460,40 @@ class AdaptiveRules:
     every: int = 5
     refit_every: int = 125
     warm_up: int = 500
-    observation: Literal["ar1", "gaussian", "multivariate", "auto"] = "ar1"
+    observation: Literal["ar1", "gaussian", "multivariate", "auto"] = "auto"
     min_confidence: float = 0.6
     high_cost_share: float = 0.5
     gamma: float = 2.0
     rho: float = 0.05
     min_trade: float = 0.2
+    volatility_target: float | None = 0.1
+    volatility_half_life: float = 20.0
     trend: TrendFollowing = field(default_factory=lambda: TrendFollowing(lookback=60))
     reversion: MeanReversion = field(default_factory=lambda: MeanReversion(lookback=20))
 
     def __post_init__(self) -> None:
         """Refuse lengths that cannot work together and shares out of range."""
-        if (
-            self.window < 100
-            or self.warm_up < max(self.window, 200)
-            or min(self.horizon, self.every, self.refit_every) < 1
-            or not 0 <= self.min_confidence <= 1
-            or max(self.trend.lookback, self.reversion.lookback) >= self.window
-            or not (self.high_cost_share > 0 and self.gamma > 0 and 0 <= self.rho < 1 and self.min_trade >= 0)
-        ):
+        where = "AdaptiveRules"
+        whole(self.window, "window", where, least=100, most=10_000_000)
+        whole(self.warm_up, "warm_up", where, least=max(self.window, 200), most=1_000_000_000)
+        for name in ("horizon", "every", "refit_every"):
+            whole(getattr(self, name), name, where, least=1, most=1_000_000_000)
+        choice(self.observation, "observation", where, ("ar1", "gaussian", "multivariate", "auto"))
+        number(self.min_confidence, "min_confidence", where, least=0.0, most=1.0)
+        number(self.high_cost_share, "high_cost_share", where, above=0.0)
+        number(self.gamma, "gamma", where, above=0.0)
+        number(self.rho, "rho", where, least=0.0, below=1.0)
+        number(self.min_trade, "min_trade", where, least=0.0, below=1.0)
+        number(self.volatility_half_life, "volatility_half_life", where, above=0.0)
+        if self.volatility_target is not None:
+            number(self.volatility_target, "volatility_target", where, above=0.0)
+        _is_a(self.trend, TrendFollowing, "trend", where)
+        _is_a(self.reversion, MeanReversion, "reversion", where)
+        if max(self.trend.lookback, self.reversion.lookback) >= self.window:
             raise BadRequestError(
-                repr(self),
-                where=_WHERE,
-                hint="window is 100 or more and above the lookbacks, warm_up at least it and 200; all positive.",
+                f"window = {self.window}",
+                where=where,
+                hint=f"It must be above the lookbacks, {self.trend.lookback} and {self.reversion.lookback}.",
             )
 
 
@@ -525,19 +576,20 @@ def decide(
         markets: by symbol, from `fit_markets` at the last bar or earlier.
         costs: fees and slippage.
         rules: how to decide.
-        previous: weights held now, by symbol; nothing by default.
+        previous: weights held now, after prices have moved (see `backtest.held_weights`), by symbol; nothing by
+            default.
         capital: in units of the quote, for impact; without it impact is unknown and not charged.
         seed: of the simulation of impact.
 
     Raises:
-        BadRequestError: the capital is not positive.
+        BadRequestError: an argument out of its domain, such as a weight held that is no number.
         DataError: fewer bars than the window.
         NotConvergedError: a portfolio could not be solved.
     """
-    rules, costs, held = rules or AdaptiveRules(), costs or Costs(), previous or {}
-    n = len(data.symbols)
-    if capital is not None and not (math.isfinite(capital) and capital > 0):
-        raise BadRequestError(f"capital={capital!r}", where=f"{_WHERE}.decide", hint="A positive number, or None.")
+    rules, costs, held = _settings(rules, costs, previous, capital, seed, f"{_WHERE}.decide")
+    _are_bars(data, f"{_WHERE}.decide")
+    for name, given in (("regimes", regimes), ("markets", markets)):
+        _is_a(given, Mapping, name, f"{_WHERE}.decide")
     if len(data) < rules.window + 1:
         raise DataError(f"{len(data)} bars", where=f"{_WHERE}.decide", hint=f"Give {rules.window + 1} or more.")
     recent = data.tail(rules.window + 1)
@@ -555,15 +607,56 @@ def decide(
             _simulate(case, data, i, markets.get(symbol), rules, capital, seed)
             _weigh(case, costs, held.get(symbol, 0.0), rules)
         cases.append(case)
-    weights = _size(cases, returns, enough, held, data.symbols, rules)
+    weights = _to_target(_size(cases, returns, enough, held, data.symbols, rules), cases, data, rules)
     before = np.array([held.get(symbol, 0.0) for symbol in data.symbols])
-    small = (np.abs(weights - before) < rules.min_trade / n) & (before != 0) & (weights != 0)
+    band = rules.min_trade * np.maximum(np.abs(weights), np.abs(before))
+    small = (np.abs(weights - before) < band) & (before != 0) & (weights != 0)
     small &= np.sign(weights) == np.sign(before)
     for k in np.flatnonzero(small).tolist():
         cases[k].why.append(f"the weight asked for, {weights[k]:+.2%}, is too near the one held: left as it is")
     weights = np.where(small, before, weights)
     orders = np.where(small | ((weights == 0) & (before == 0)), np.nan, weights)
     return Decision(data.symbols, weights, orders, _rows(data, cases, weights, before, capital))
+
+
+def _settings(
+    rules: AdaptiveRules | None,
+    costs: Costs | None,
+    previous: Mapping[str, float] | None,
+    capital: float | None,
+    seed: int,
+    where: str,
+) -> tuple[AdaptiveRules, Costs, Mapping[str, float]]:
+    """Return the settings of a decision, checked, with their defaults."""
+    _is_a(rules, AdaptiveRules | None, "rules", where)
+    _is_a(costs, Costs | None, "costs", where)
+    _is_a(previous, Mapping | None, "previous", where)
+    for symbol, weight in (previous or {}).items():
+        number(weight, f"previous weight of {symbol}", where)
+    if capital is not None:
+        number(capital, "capital", where, above=0.0)
+    whole(seed, "seed", where, least=0)
+    return rules or AdaptiveRules(), costs or Costs(), previous or {}
+
+
+def _to_target(weights: FloatArray, cases: list[_Case], data: Bars, rules: AdaptiveRules) -> FloatArray:
+    """Return the weights (N,), scaled down if together they are more volatile than the target."""
+    held = np.flatnonzero(weights)
+    if rules.volatility_target is None or not held.size:
+        return weights
+    moves = np.diff(np.log(data.close[-rules.window - 1 :, held]), axis=0)
+    moves = moves[~np.isnan(moves).any(axis=1)] @ weights[held]
+    weight = 0.5 ** (np.arange(moves.size - 1, -1, -1) / rules.volatility_half_life)
+    variance = float(weight @ moves**2) / float(weight.sum())
+    volatility = math.sqrt(variance * data.bars_per_year)
+    if volatility <= rules.volatility_target:
+        return weights
+    scale = rules.volatility_target / volatility
+    for i in held.tolist():
+        cases[i].why.append(
+            f"volatility of all weights {volatility:.0%} a year, scaled to {rules.volatility_target:.0%}: x {scale:.2f}"
+        )
+    return weights * scale
 
 
 def _history(data: Bars, window: int) -> tuple[FloatArray, Any]:
@@ -580,14 +673,24 @@ def _history(data: Bars, window: int) -> tuple[FloatArray, Any]:
 
 def _strategy_of(found: SymbolRegime | None, rules: AdaptiveRules) -> _Case:
     """Name the strategy of a regime."""
-    if found is None or found.regime not in STRATEGIES:
-        return _Case(SymbolRegime(UNKNOWN, 0.0, identified=False), "none", ["no regime is known yet: no weight"])
-    regime = SymbolRegime(found.regime, float(found.confidence), bool(found.identified))
+    unknown = SymbolRegime(UNKNOWN, 0.0, identified=False)
+    if found is None or found.regime not in {*STRATEGIES, *QUIET, UNIDENTIFIED}:
+        return _Case(unknown, "none", ["no regime is known yet: no weight"])
+    try:
+        confidence = float(found.confidence)
+    except (TypeError, ValueError):
+        confidence = math.nan
+    if not 0.0 <= confidence <= 1.0 + 1e-9:
+        # Comparisons with NaN are false: it must not slip past the gate below.
+        return _Case(unknown, "none", [f"the regime's confidence is {found.confidence!r}: no weight"])
+    told = bool(found.identified) and found.regime in STRATEGIES
+    name = found.regime if told or found.regime in {*QUIET, "volatile"} else UNIDENTIFIED
+    regime = SymbolRegime(name, confidence, bool(found.identified))
     said = f"{regime.regime} with confidence {regime.confidence:.0%}"
     if regime.confidence < rules.min_confidence:
         return _Case(regime, "neutral", [f"{said}, below {rules.min_confidence:.0%}: no bet on the regime"])
-    if regime.regime != "volatile" and not regime.identified:
-        return _Case(regime, "neutral", [f"{said}, but trending and mean-reverting are not told apart: no bet on it"])
+    if regime.regime != "volatile" and not told:
+        return _Case(regime, "neutral", [f"{said}; trending and mean-reverting are not told apart: no bet on it"])
     return _Case(regime, STRATEGIES[regime.regime], [said])
 
 
@@ -768,17 +871,20 @@ def adaptive(
         workers: threads for regime models and calibrations; the result does not depend on it.
 
     Raises:
+        BadRequestError: an argument out of its domain.
         DataError: no more bars than the warm-up.
         NotConvergedError: a portfolio could not be solved.
     """
-    rules = rules or AdaptiveRules()
+    where = f"{_WHERE}.adaptive"
+    _are_bars(data, where)
+    rules, costs, _ = _settings(rules, costs, None, capital, seed, where)
+    whole(workers, "workers", where, least=1, most=1_000)
     T, n = data.close.shape
     if rules.warm_up >= T:
         raise DataError(f"{T} bars", where=f"{_WHERE}.adaptive", hint=f"More than warm_up={rules.warm_up} are needed.")
     with ThreadPoolExecutor(workers) as pool:
         regimes = list(pool.map(lambda i: _walk(data, i, rules, seed), range(n)))
     targets = np.full((T, n), np.nan)
-    held: dict[str, float] = {}
     markets: dict[str, FittedMarket | ModelError] = {}
     fitted = -rules.refit_every
     rows = []
@@ -787,8 +893,9 @@ def adaptive(
         if t - fitted >= rules.refit_every:
             markets, fitted = fit_markets(past, window=rules.window, seed=seed, workers=workers), t
         now = {symbol: found for symbol, walk in zip(data.symbols, regimes, strict=True) if (found := _at(walk, t))}
+        # What the account holds now: what was ordered, executed and moved by the prices since.
+        held = dict(zip(data.symbols, held_weights(past, targets[: t + 1], costs).tolist(), strict=True))
         decision = decide(past, now, markets, costs=costs, rules=rules, previous=held, capital=capital, seed=seed)
-        held = dict(zip(data.symbols, decision.weights.tolist(), strict=True))
         targets[t] = decision.orders
         if t == rules.warm_up:
             # The first decision is one even where it is to hold nothing.
@@ -815,7 +922,7 @@ def _walk(data: Bars, i: int, rules: AdaptiveRules, seed: int) -> tuple[int, Wal
             n_restarts=4,
             seed=seed,
         )
-    except DataError:
+    except (DataError, NotConvergedError):
         return None
     return first, found
 
@@ -826,7 +933,7 @@ def _at(walk: tuple[int, WalkForward] | None, t: int) -> SymbolRegime | None:
     first, found = walk
     k = int(found.regime[t - first])
     model = found.models[int(found.model[t - first])]
-    return SymbolRegime(found.labels[k], float(found.probabilities[t - first, k]), model.identified)
+    return SymbolRegime(model.names[k], float(found.probabilities[t - first, k]), model.identified)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from hfthot_platform.contracts.portfolio import ALL_SYMBOLS, BACKTEST_EQUITY, BA
 from hfthot_platform.errors import BadRequestError, DataError, HfthotError
 from hfthot_platform.models.arrays import FloatArray
 from hfthot_platform.models.backtest import BacktestResult, Bars, Costs, Strategy, backtest
+from hfthot_platform.models.regime import QUIET
 from hfthot_platform.models.strategy import UNIDENTIFIED, UNKNOWN, MeanReversion, TrendFollowing
 from hfthot_platform.signals._rows import as_text, interval_microseconds, midnight, needs, rows_of, series_name
 from hfthot_platform.signals.regimes import Failed
@@ -228,13 +229,20 @@ def _of_weights(
 
 
 def _targets(bars: Bars, recorded: pl.DataFrame) -> FloatArray:
-    """Return the orders (T, N): a day's weights at the last bar before it; a symbol without one is sold."""
+    """Return the orders (T, N): a day's weights at the last bar before it; a symbol without one is sold.
+
+    A weight that a decision left as it was is no order.
+    """
+    if "previous_weight" in recorded.columns:
+        left = (pl.col("weight") == pl.col("previous_weight")) & (pl.col("weight") != 0)
+        recorded = recorded.with_columns(weight=pl.when(left).then(float("nan")).otherwise("weight"))
     table = recorded.pivot("symbol", index="date", values="weight").sort("date")
     starts = table["date"].cast(pl.Datetime("us", "UTC")).to_physical().to_numpy()
     at = np.searchsorted(bars.times, starts) - 1
     out = np.full((len(bars), len(bars.symbols)), np.nan)
     values = np.zeros((table.height, len(bars.symbols)))
     for i, symbol in enumerate(bars.symbols):
+        # NaN: left as it was; no row: sold.
         values[:, i] = table[symbol].cast(pl.Float64).fill_null(0.0).to_numpy()
     usable = at >= 0
     # Later days overwrite earlier ones that have the same last bar before them.
@@ -262,8 +270,8 @@ def _known_regimes(regimes: pl.DataFrame) -> pl.DataFrame:
     """Return the name of each regime and when it was known."""
     needs(regimes, ("venue", "symbol", "interval", "ts", "regime", "identified"), _WHERE)
     length = interval_microseconds(str(regimes["interval"][0]), _WHERE) if regimes.height else 0
-    # A quiet bar whose model cannot tell trending from mean-reverting is neither.
-    told = pl.col("identified") | (pl.col("regime").cast(pl.String) == "volatile")
+    # What a model calls trending that cannot tell it from mean-reverting is neither.
+    told = pl.col("identified") | pl.col("regime").cast(pl.String).is_in([*QUIET, "volatile"])
     return regimes.select(
         pl.col("symbol", "venue").cast(pl.String),
         at=pl.col("ts") + pl.duration(microseconds=length),

@@ -5,7 +5,8 @@ What goes here: the history that each day may see, and results as rows of `portf
 
 A day's weights come from closes and bars of earlier days alone, so a later row changes nothing and a day can be
 computed again at any time.  Only turnover, and the adaptive pipeline's habit of leaving small changes alone, look at
-the weights of the day before: pass these for the first day.
+the weights of the day before: pass these for the first day.  The pipeline sees them as the account holds them by now,
+moved by the prices since.
 """
 
 from __future__ import annotations
@@ -220,7 +221,8 @@ def adaptive_rows(
             what was not closed when the day began is not looked at.
         regimes: rows of `signals.regimes` of one interval.
         days: from a first to before a second.
-        previous: rows of `portfolio.adaptive_weights` before the first day; nothing was held by default.
+        previous: rows of `portfolio.adaptive_weights` before the first day; nothing was held by default.  What they say
+            is moved by the prices since, as the account's holdings were.
         market_series: symbol of the series whose regime counts for symbols without one of their own.
         rules: how to decide; times in bars.
         costs: fees and slippage.
@@ -254,7 +256,7 @@ def adaptive_rows(
         return Weights(rows_of(ADAPTIVE_WEIGHTS, []), (("all", f"no bars closed before {days[1]}"),))
     times = rows["_known"].unique().sort()
     states = _States.of(regimes, market_series, where)
-    held = _last_weights(previous, days[0], None).get("", {})
+    last = _last_decision(previous, days[0])
     failures = _Failures()
     markets: dict[datetime, Mapping[str, FittedMarket | ModelError]] = {}
     out: list[dict[str, Any]] = []
@@ -268,6 +270,7 @@ def adaptive_rows(
             failures.add(day, "all", "no bars before")
             continue
         here = rows.filter(pl.col("_known") >= times[begin], pl.col("_known") <= now)
+        held = {} if last is None else _moved(last, rows, now)
         lately = here.group_by("symbol").agg(pl.col("_known").max())
         alive = lately.filter(pl.col("_known") > now - timedelta(days=_SILENT_DAYS))["symbol"]
         for symbol in sorted(name for name, weight in held.items() if weight and name not in alive):
@@ -291,7 +294,11 @@ def adaptive_rows(
         except ModelError as error:
             failures.add(day, "all", str(error))
             continue
-        held = dict(zip(decision.symbols, decision.weights.tolist(), strict=True))
+        last = _Last(
+            day,
+            dict(zip(decision.symbols, decision.weights.tolist(), strict=True)),
+            {name: held.get(name, 0.0) for name in {*decision.symbols, *held}},
+        )
         for row in decision.rows.iter_rows(named=True):
             name = row["symbol"]
             fitted = markets[quarter].get(name)
@@ -310,6 +317,70 @@ def adaptive_rows(
                 }
             )
     return Weights(rows_of(ADAPTIVE_WEIGHTS, out), failures.told())
+
+
+class _Last(NamedTuple):
+    """The last decision: its day, its weights, and those held before it, by symbol."""
+
+    day: date
+    weights: Mapping[str, float]
+    before: Mapping[str, float]
+
+
+def _last_decision(previous: pl.DataFrame | None, first: date) -> _Last | None:
+    """Return the last decision before a day, from rows of `portfolio.adaptive_weights`."""
+    if previous is None:
+        return None
+    earlier = previous.filter(pl.col("date") < first)
+    if earlier.is_empty():
+        return None
+    day = earlier["date"].max()
+    columns = ("symbol", "weight", "previous_weight" if "previous_weight" in earlier.columns else "weight")
+    rows = (
+        _named_symbols(earlier.filter(pl.col("date") == day))
+        .select(
+            pl.col(columns[0]), *(pl.col(name).cast(pl.Float64).alias(f"w{k}") for k, name in enumerate(columns[1:]))
+        )
+        .rows()
+    )
+    return _Last(day, {name: new for name, new, _ in rows}, {name: old for name, _, old in rows})  # type: ignore[arg-type]
+
+
+def _named_symbols(frame: pl.DataFrame) -> pl.DataFrame:
+    return frame.with_columns(pl.col("symbol").cast(pl.String))
+
+
+def _moved(last: _Last, rows: pl.DataFrame, now: datetime) -> dict[str, float]:
+    """Return what the account holds at a time, by symbol, after the last decision and the moves of prices since.
+
+    What was ordered was traded at the first price of the decision's day (its close, where only closes are known) in
+    shares of the equity then; what was left alone has moved since the decision.
+
+    Args:
+        last: the decision. rows: symbol, close, `_known`, and ts and open where the market has them. now: see above.
+    """
+    decided = midnight(last.day)
+    bars = "open" in rows.columns
+    at = pl.col("ts") if bars else pl.col("_known") - pl.duration(days=1)
+    own = rows.filter(pl.col("symbol").is_in([*last.weights, *last.before]), pl.col("_known") <= now).sort("_known")
+    frames = own.group_by("symbol").agg(
+        then=pl.col("close").filter(pl.col("_known") <= decided).last(),
+        fill=pl.col("open" if bars else "close").filter(at >= decided).first(),
+        close=pl.col("close").last(),
+    )
+    prices = {name: (then, fill, close) for name, then, fill, close in frames.rows()}
+    equity, value, spent = 1.0, {}, 0.0
+    for name, before in last.before.items():
+        then, fill, _ = prices.get(name, (None, None, None))
+        equity += before * (fill / then - 1.0) if before and then and fill else 0.0
+    for name in {*last.weights, *last.before}:
+        weight, before = last.weights.get(name, 0.0), last.before.get(name, 0.0)
+        then, fill, close = prices.get(name, (None, None, None))
+        start, base = (weight, then) if weight == before else (weight * equity, fill)
+        spent += start * (fill / then) if weight == before and fill and then else start
+        value[name] = start * (close / base) if base and close else start
+    total = equity - spent + sum(value[name] for name in sorted(value))
+    return {name: each / total for name, each in value.items()} if total > 0 else {}
 
 
 class _State(NamedTuple):

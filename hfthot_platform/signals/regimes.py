@@ -17,7 +17,13 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hfthot_platform.contracts.signals import REGIME_CHANGES, REGIME_LABELS, REGIME_MODELS, REGIMES
+from hfthot_platform.contracts.signals import (
+    QUIET_LABELS,
+    REGIME_CHANGES,
+    REGIME_LABELS,
+    REGIME_MODELS,
+    REGIMES,
+)
 from hfthot_platform.errors import DataError, ModelError, NotConvergedError
 from hfthot_platform.market.calendar import FIRST_US_YEAR, calendar_of, days_of_calendar
 from hfthot_platform.models.arrays import FloatArray
@@ -181,9 +187,19 @@ def change_rows(regimes: pl.DataFrame, days: Days, *, certain: float = CERTAIN) 
         .sort(*key, "ts")
         .with_columns(previous=pl.col("regime").shift(1).over(key))
         .filter(pl.col("previous").is_not_null(), pl.col("previous") != pl.col("regime"))
+        # Between the names of two models nothing changed in the market.
+        .filter(~(_told("previous") & _quiet("regime")), ~(_quiet("previous") & _told("regime")))
         .filter(pl.col("ts") >= first, pl.col("ts") < end)
         .select(*_schema(REGIME_CHANGES, "month"))
     )
+
+
+def _told(column: str) -> pl.Expr:
+    return pl.col(column).cast(pl.String).is_in(["trending", "mean_reverting"])
+
+
+def _quiet(column: str) -> pl.Expr:
+    return pl.col(column).cast(pl.String).is_in(QUIET_LABELS)
 
 
 # -- internals ------------------------------------------------------------------------------------------------
@@ -375,11 +391,16 @@ def _judged(series: _Series, model: RegimeModel, first: int, last: int, interval
     except DataError:
         # Only missing bars so far: nothing to say about them.
         return pl.DataFrame(schema=_schema(REGIMES, "month"))
-    order = [model.labels.index(label) for label in REGIME_LABELS]
-    probabilities = filtered[:, order]
+    names = REGIME_LABELS if model.identified else (*QUIET_LABELS, "volatile")
+    probabilities = filtered[:, [model.names.index(name) for name in names]]
     best = probabilities.argmax(axis=1)
     there = np.isfinite(series.returns[first:last])
-    regime = np.array(REGIME_LABELS)[best]
+    regime = np.array(names)[best]
+    columns = {f"p_{name}": probabilities[:, k] for k, name in enumerate(names)}
+    if not model.identified:
+        # Nothing is known of which it is: the quiet regimes' probability in halves.
+        half = probabilities[:, :2].sum(axis=1) / 2
+        columns |= {"p_trending": half, "p_mean_reverting": half}
     frame = pl.DataFrame(
         {
             "venue": pl.repeat(series.venue, last - first, eager=True),
@@ -388,13 +409,14 @@ def _judged(series: _Series, model: RegimeModel, first: int, last: int, interval
             "ts": pl.Series(series.ts[first:last]).cast(pl.Datetime("us", "UTC")),
             "regime": regime,
             "confidence": probabilities[np.arange(best.size), best],
-            **{f"p_{label}": probabilities[:, k] for k, label in enumerate(REGIME_LABELS)},
-            "strategy": [STRATEGIES[each] for each in regime],
+            **columns,
+            "strategy": [STRATEGIES.get(each, "neutral") for each in regime.tolist()],
             "identified": pl.repeat(model.identified, last - first, eager=True),
             "model_id": pl.repeat(model.version, last - first, eager=True),
         }
     )
-    return frame.filter(pl.Series(there)).select(*_schema(REGIMES, "month"))
+    unknown = [pl.lit(None, pl.Float64).alias(name) for name in ("p_calm", "p_normal") if name not in frame.columns]
+    return frame.filter(pl.Series(there)).with_columns(unknown).select(*_schema(REGIMES, "month"))
 
 
 def _days(days: Days) -> Iterable[date]:

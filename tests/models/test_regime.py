@@ -70,7 +70,7 @@ def series():
 
 @pytest.fixture(scope="module")
 def fitted(series):
-    return fit_regimes(series[0], seed=1)
+    return fit_regimes(series[0], seed=1, observation="ar1")
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def sp500():
 @pytest.fixture(scope="module")
 def short(series):
     y = series[0][:1500]
-    return y, fit_regimes(y)
+    return y, fit_regimes(y, observation="ar1")
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ class TestFit:
         generator = np.random.default_rng(0)
         quiet, loud = 0.01 * generator.standard_normal(300), 100.0 + 5.0 * generator.standard_normal(300)
         y = np.concatenate([quiet, loud])
-        model = fit_regimes(y, n_states=2)
+        model = fit_regimes(y, n_states=2, observation="ar1")
         x, now = y[299:-1], y[300:]  # the bar of the switch belongs to the new state
         slope, constant = np.polyfit(x, now, 1)
         loudest = model.labels.index("volatile")
@@ -196,13 +196,13 @@ class TestFit:
         assert model.mu[loudest] == pytest.approx(constant, rel=1e-6)
 
     def test_scaling_the_returns_scales_the_model(self, series, fitted):
-        scaled = fit_regimes(series[0] * 1e-3, seed=1)
+        scaled = fit_regimes(series[0] * 1e-3, seed=1, observation="ar1")
         assert scaled.sigma == pytest.approx(fitted.sigma * 1e-3, rel=1e-6)
         assert scaled.phi == pytest.approx(fitted.phi, abs=1e-6)
         assert scaled.log_likelihood == pytest.approx(fitted.log_likelihood + 5999 * math.log(1e3), abs=1e-4)
 
     def test_same_seed_same_bits(self, series, fitted):
-        again = fit_regimes(series[0], seed=1)
+        again = fit_regimes(series[0], seed=1, observation="ar1")
         assert again.version == fitted.version
         assert again.evidence == fitted.evidence
 
@@ -210,7 +210,7 @@ class TestFit:
         assert fitted.initial == pytest.approx(fitted.smooth(series[0])[0], abs=0.02)
 
     def test_a_sticky_prior_lengthens_the_regimes(self, series, fitted):
-        sticky = fit_regimes(series[0], stickiness=200.0, seed=1)
+        sticky = fit_regimes(series[0], stickiness=200.0, seed=1, observation="ar1")
         assert (np.diag(sticky.transition) > np.diag(fitted.transition)).all()
         assert np.diff(sticky.trace).min() > -1e-7
         assert sticky.log_likelihood <= fitted.log_likelihood
@@ -218,7 +218,7 @@ class TestFit:
     def test_variances_stay_above_their_floor(self):
         generator = np.random.default_rng(1)
         y = np.where(generator.random(600) < 0.6, 0.0, generator.standard_normal(600))
-        model = fit_regimes(y)
+        model = fit_regimes(y, observation="ar1")
         assert model.sigma.min() >= 0.05 * y.std() * (1 - 1e-9)
         assert not model.identified
         assert "variance floor" in model.reason
@@ -244,7 +244,7 @@ class TestFit:
         assert np.diff(model.trace).min(initial=0) >= -1e-6 * max(1.0, abs(model.trace[-1]))
 
     def test_says_when_it_did_not_converge(self, series):
-        model = fit_regimes(series[0], max_iterations=3)
+        model = fit_regimes(series[0], max_iterations=3, observation="ar1")
         assert not model.converged
         assert not model.identified
         assert "not converged after 3 iterations" in model.reason
@@ -252,7 +252,7 @@ class TestFit:
     def test_two_states(self):
         two = known((0.3, -0.3), (1.0, 3.0), 0.98)
         y, path = two.simulate(4000, seed=5)
-        model = fit_regimes(y, n_states=2)
+        model = fit_regimes(y, n_states=2, observation="ar1")
         assert model.labels == ("trending", "volatile")
         assert model.transition.sum(axis=1) == pytest.approx(np.ones(2))
         assert (model.filter(y).argmax(axis=1) == path).mean() > 0.93
@@ -261,7 +261,7 @@ class TestFit:
         y = series[0].copy()
         y[500:540] = np.nan
         y[::97] = np.nan
-        model = fit_regimes(y, allow_missing=True, seed=1)
+        model = fit_regimes(y, allow_missing=True, seed=1, observation="ar1")
         assert model.phi == pytest.approx(fitted.phi, abs=0.05)
         assert model.conditional_log_likelihood(y, allow_missing=True) == pytest.approx(model.log_likelihood, abs=1e-7)
 
@@ -437,9 +437,9 @@ class TestOnline:
         for r in series[0][:200]:
             update = online.update(r)
         best = int(np.argmax(update.probabilities))
-        assert update.regime == model.labels[best]
+        assert update.regime == model.names[best]
         assert update.confidence == update.probabilities[best]
-        assert update.strategy == STRATEGIES[update.regime]
+        assert update.strategy == STRATEGIES.get(update.regime, "neutral")
         assert update.identified == model.identified
 
     def test_a_gap_moves_the_regime_by_the_transition_matrix(self, model, series):
@@ -535,14 +535,14 @@ class TestCausality:
         y = series[0][:1500]
         changed = y.copy()
         changed[1200:] *= -7.0
-        options = {"start": 900, "refit_every": 100, "n_restarts": 2, "n_bootstrap": 50}
+        options = {"observation": "ar1", "start": 900, "refit_every": 100, "n_restarts": 2, "n_bootstrap": 50}
         before, after = walk_forward(y, **options), walk_forward(changed, **options)
         assert np.array_equal(before.probabilities[:1200], after.probabilities[:1200], equal_nan=True)
         assert [m.version for m in before.models[:4]] == [m.version for m in after.models[:4]]
         assert before.models[4].version != after.models[4].version
 
     def test_walk_forward_uses_models_fitted_before(self, series):
-        walk = walk_forward(series[0][:1200], start=900, refit_every=150, n_restarts=2)
+        walk = walk_forward(series[0][:1200], start=900, refit_every=150, n_restarts=2, observation="ar1")
         assert walk.fitted_until == (900, 1050)
         assert walk.model[899] == -1
         assert np.isnan(walk.probabilities[:900]).all()
@@ -577,7 +577,7 @@ class TestLabels:
     @pytest.mark.parametrize("phi", [0.0, 0.2])
     def test_are_not_identified_where_only_the_volatility_switches(self, phi):
         y, _ = known((phi, phi, phi), (0.6, 1.1, 2.6), 0.98).simulate(3000, seed=2)
-        model = fit_regimes(y, n_restarts=4)
+        model = fit_regimes(y, n_restarts=4, observation="ar1")
         assert not model.identified
         assert "random walk beyond noise" in model.reason
         assert model.sigma == pytest.approx([0.6, 1.1, 2.6], rel=0.1) or model.sigma == pytest.approx(
@@ -590,7 +590,7 @@ class TestLabels:
         for seed in range(60):
             generator = np.random.default_rng(seed)
             y = generator.standard_normal(1000) if seed % 2 else generator.standard_t(4, 1000)
-            wrong += fit_regimes(y, n_restarts=5, n_bootstrap=200).identified
+            wrong += fit_regimes(y, n_restarts=5, n_bootstrap=200, observation="ar1").identified
         assert wrong <= 6  # one in ten
 
     def test_a_refit_changes_names_where_the_data_identify_others(self, series, fitted):
@@ -598,17 +598,17 @@ class TestLabels:
             fitted,
             evidence=replace(fitted.evidence, volatility=tuple(fitted.evidence.volatility[j] for j in (1, 0, 2))),
         )
-        again = fit_regimes(series[0][:5000], previous=exchanged, n_restarts=1)
+        again = fit_regimes(series[0][:5000], previous=exchanged, n_restarts=1, observation="ar1")
         assert again.identified
         assert again.phi[0] > 0 > again.phi[1]
 
     def test_a_refit_keeps_names_that_the_data_do_not_decide(self):
         y, _ = known((0.0, 0.0, 0.0), (0.6, 1.1, 2.6), 0.98).simulate(3000, seed=2)
-        first = fit_regimes(y, n_restarts=4)
+        first = fit_regimes(y, n_restarts=4, observation="ar1")
         exchanged = replace(
             first, evidence=replace(first.evidence, volatility=tuple(first.evidence.volatility[j] for j in (1, 0, 2)))
         )
-        again = fit_regimes(y, n_restarts=4, previous=exchanged)
+        again = fit_regimes(y, n_restarts=4, previous=exchanged, observation="ar1")
         assert again.sigma == pytest.approx(first.sigma[[1, 0, 2]], rel=1e-3)
 
 
@@ -652,7 +652,7 @@ class TestStandardAndPoors500:
         assert found.confusion.sum() == 1257
 
     def test_trending_and_mean_reverting_do_not_separate(self, sp500):
-        model = fit_regimes(sp500[0], n_restarts=3)
+        model = fit_regimes(sp500[0], n_restarts=3, observation="ar1")
         assert not model.identified
         assert model.sigma == pytest.approx([0.552, 1.155, 2.743], abs=0.02)
         assert abs(model.phi).max() < 0.2
@@ -669,7 +669,7 @@ TRUTHS = [
 def accuracies(truth: RegimeModel, seed: int, bars: int) -> tuple[float, float]:
     """Return the share of right states of the truth's own filter and of the fitted one, on new bars."""
     y, path = truth.simulate(2 * bars, seed=seed)
-    model = fit_regimes(y[:bars], seed=seed, n_restarts=6)
+    model = fit_regimes(y[:bars], seed=seed, n_restarts=6, observation="ar1")
     new = slice(bars, None)
     return tuple(float((m.filter(y)[new].argmax(axis=1) == path[new]).mean()) for m in (truth, model))
 
@@ -749,7 +749,7 @@ def test_absurd_returns_are_missing_bars(series, observation):
     assert model.version == fit_regimes(y, **options).version
     assert np.array_equal(model.filter(absurd, allow_missing=True), model.filter(y, allow_missing=True))
     with pytest.raises(DataError, match="1e\\+300 at index 200"):
-        fit_regimes(absurd)
+        fit_regimes(absurd, observation="ar1")
 
 
 class TestManySeries:
@@ -757,7 +757,7 @@ class TestManySeries:
         data = {f"S{k}": series[0][600 * k : 600 * (k + 1)] for k in range(4)}
         one, two = fit_many(data, workers=1, n_restarts=2), fit_many(data, workers=2, n_restarts=2)
         assert [m.version for m in one.values()] == [m.version for m in two.values()]
-        assert two["S2"].version == fit_regimes(data["S2"], n_restarts=2).version
+        assert two["S2"].version == fit_regimes(data["S2"], n_restarts=2, observation="ar1").version
 
     def test_a_bad_series_is_a_typed_result_not_the_end(self, series):
         found = fit_many({"good": series[0][:600], "flat": np.zeros(600)}, n_restarts=1)
@@ -781,7 +781,7 @@ class TestRefusals:
     )
     def test_data_that_cannot_carry_the_model(self, returns, message):
         with pytest.raises(DataError, match=message):
-            fit_regimes(returns)
+            fit_regimes(returns, observation="ar1")
 
     @pytest.mark.parametrize(
         "options",
@@ -806,17 +806,17 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "call",
         [
-            lambda y: walk_forward(y, start=0),
-            lambda y: walk_forward(y, start=700),
-            lambda y: walk_forward(y, start=2.5),
-            lambda y: walk_forward(y, start=300, refit_every=0),
-            lambda y: walk_forward(y, start=300, window=-5),
-            lambda y: walk_forward(y, start=300, n_restart=3),
+            lambda y: walk_forward(y, start=0, observation="ar1"),
+            lambda y: walk_forward(y, start=700, observation="ar1"),
+            lambda y: walk_forward(y, start=2.5, observation="ar1"),
+            lambda y: walk_forward(y, start=300, refit_every=0, observation="ar1"),
+            lambda y: walk_forward(y, start=300, window=-5, observation="ar1"),
+            lambda y: walk_forward(y, start=300, n_restart=3, observation="ar1"),
             lambda y: fit_many({"A": y}, workers=0),
             lambda y: fit_many([y]),
             lambda y: fit_many({"A": y}, stickines=1.0),
-            lambda y: fit_regimes(y, memory=3.0),
-            lambda y: fit_regimes(y, previous="the last one"),
+            lambda y: fit_regimes(y, memory=3.0, observation="ar1"),
+            lambda y: fit_regimes(y, previous="the last one", observation="ar1"),
             RegimeFilter,
             lambda _: RegimeFilter(TRUTH).skip(2.5),
             lambda _: RegimeFilter(TRUTH, FilterState(TRUTH.version, (math.nan,) * 6)),

@@ -17,7 +17,6 @@ from hfthot_platform.models.chiarella import ChiarellaParams
 from hfthot_platform.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
 from hfthot_platform.models.strategy import (
     DECISION_SCHEMA,
-    UNIDENTIFIED,
     UNKNOWN,
     Adaptive,
     AdaptiveRules,
@@ -217,7 +216,9 @@ def test_a_symbol_without_enough_closes_gets_the_error_that_says_so():
 # --- one decision -----------------------------------------------------------------------------------------------
 
 #: Any signal is a view, so that each test is about one step.
-BOLD = AdaptiveRules(trend=TrendFollowing(60, entry=1e-6), reversion=MeanReversion(20, entry=1e-6))
+BOLD = AdaptiveRules(
+    volatility_target=None, trend=TrendFollowing(60, entry=1e-6), reversion=MeanReversion(20, entry=1e-6)
+)
 UP = np.array([0.03, 0.02, 0.025])
 
 
@@ -373,6 +374,95 @@ def test_no_new_position_where_costs_exceed_the_expected_move_but_a_held_one_is_
     assert "already held" in row(kept)["reason"]
 
 
+@pytest.mark.parametrize("confidence", [math.nan, -0.1, 1.5, math.inf, "sure", None])
+def test_a_confidence_that_is_no_probability_never_bets(confidence):
+    data = rising()
+    odd = SymbolRegime("trending", confidence, identified=True)
+
+    decision = decide(data, {"S0": odd, "S1": TRENDING}, expecting(data, with_trend(data)), rules=BOLD, costs=FREE)
+
+    assert decision.weights[0] == 0
+    assert row(decision)["strategy"] == "none"
+    assert decision.weights[1] != 0
+
+
+@pytest.mark.parametrize("name", ["calm", "normal"])
+def test_quiet_regimes_that_are_not_told_apart_are_held_without_a_bet(name):
+    data = rising()
+    found = SymbolRegime(name, 0.9, identified=False)
+
+    decision = decide(data, dict.fromkeys(data.symbols, found), expecting(data, UP), rules=BOLD, costs=FREE)
+
+    assert set(decision.rows["regime"]) == {name}
+    assert set(decision.rows["strategy"]) == {"neutral"}
+    assert (decision.weights > 0).all()
+
+
+def test_weights_together_are_no_more_volatile_than_the_target():
+    data = rising()
+    regimes = dict.fromkeys(data.symbols, SymbolRegime("calm", 0.9, identified=False))
+    free = decide(data, regimes, {}, rules=replace(BOLD, volatility_target=None), costs=FREE).weights
+    moves = np.diff(np.log(data.close[-251:]), axis=0) @ free
+    weight = 0.5 ** (np.arange(249, -1, -1) / 20)
+    volatility = math.sqrt(float(weight @ moves**2) / weight.sum() * data.bars_per_year)
+
+    low, high = (
+        decide(data, regimes, {}, rules=replace(BOLD, volatility_target=target), costs=FREE)
+        for target in (volatility / 2, volatility * 2)
+    )
+
+    np.testing.assert_allclose(low.weights, free / 2, rtol=1e-9)
+    assert "x 0.50" in row(low)["reason"]
+    np.testing.assert_array_equal(high.weights, free)
+
+
+def test_the_band_around_a_position_is_a_share_of_it():
+    data = rising()
+    regimes = dict.fromkeys(data.symbols, SymbolRegime("calm", 0.9, identified=False))
+    rules = replace(BOLD, min_trade=0.2)
+    wanted = decide(data, regimes, {}, rules=rules, costs=FREE).weights
+    held = dict(zip(data.symbols, (wanted * [0.75, 0.85, 1.3]).tolist(), strict=True))
+
+    decision = decide(data, regimes, {}, rules=rules, costs=FREE, previous=held)
+
+    assert np.isnan(decision.orders).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda data: decide(data, {}, {}, previous={"S0": math.nan}),
+        lambda data: decide(data, {}, {}, capital=math.inf),
+        lambda data: decide(data, {}, {}, rules="bold"),
+        lambda data: decide(data, {}, {}, costs=0.001),
+        lambda data: decide(data, [], {}),
+        lambda data: decide(data.close, {}, {}),
+        lambda data: decide(data, {}, {}, seed=-1),
+        lambda data: adaptive(data, workers=0),
+        lambda data: adaptive(data.close),
+        lambda data: fit_markets(data, window=50),
+        lambda data: fit_markets(data, workers=1.5),
+        lambda data: regime_labels(data, start=0),
+        lambda data: regime_labels(data, refit_every=-3),
+        lambda data: TrendFollowing()(data.close),
+        lambda _: TrendFollowing(lookback=2.5),
+        lambda _: TrendFollowing(entry=math.nan),
+        lambda _: MeanReversion(exit=3.0),
+        lambda _: MeanReversion(size=math.inf),
+        lambda _: MeanReversion(long_only="yes"),
+        lambda _: AdaptiveRules(min_confidence=math.nan),
+        lambda _: AdaptiveRules(observation="hmm"),
+        lambda _: AdaptiveRules(volatility_target=0.0),
+        lambda _: AdaptiveRules(volatility_half_life=math.inf),
+        lambda _: AdaptiveRules(trend=MeanReversion()),
+        lambda _: AdaptiveRules(every=2.5),
+    ],
+)
+def test_arguments_out_of_their_domain_are_refused(call):
+    with pytest.raises(BadRequestError):
+        call(walk(400))
+
+
 def test_small_changes_are_not_traded():
     data = rising()
     regimes, markets = dict.fromkeys(data.symbols, TRENDING), expecting(data, with_trend(data))
@@ -521,6 +611,19 @@ def test_the_pipeline_walks_forward():
     np.testing.assert_array_equal(run.targets[275][ordered], last["weight"].to_numpy()[ordered])
 
 
+def test_what_was_held_is_what_the_account_holds():
+    data = walk(420, 2, seed=29, drift=0.001)
+    costs = Costs(0.001, 0.0)
+
+    run = adaptive(data, rules=QUICK, costs=costs)
+
+    result = backtest(lambda _: run.targets, data, costs, causality_cuts=0)
+    for t in range(200, 420, 25):
+        rows = run.decisions.filter(pl.col("ts").to_physical() == data.times[t])
+        held = dict(rows.select("symbol", "previous_weight").rows())
+        assert [held[name] for name in data.symbols] == pytest.approx(result.weights[t].tolist(), abs=1e-12)
+
+
 def test_the_pipeline_is_causal_and_repeatable():
     assert_causal(Adaptive(rules=QUICK), walk(260, seed=22), n_cuts=1)
 
@@ -562,7 +665,7 @@ def test_regimes_of_bars_are_causal():
 def test_a_random_walk_has_no_identified_regimes():
     labels = regime_labels(walk(900, seed=26), start=400, refit_every=200)
 
-    assert set(labels[400:]) <= {UNIDENTIFIED, "volatile"}
+    assert set(labels[400:]) <= {"calm", "normal", "volatile"}
 
 
 def test_a_series_too_short_for_regimes_is_unknown():

@@ -12,6 +12,7 @@ from hfthot_platform.contracts.signals import REGIME_CHANGES, REGIME_MODELS, REG
 from hfthot_platform.errors import BadRequestError
 from hfthot_platform.lakehouse.audit import audit
 from hfthot_platform.market.sources.sample import SampleFeed
+from hfthot_platform.models.regime import RegimeModel
 from hfthot_platform.signals.regimes import RegimeSettings, change_rows, model_rows, regime_rows
 
 DAYS = (date(2022, 11, 1), date(2022, 12, 24))
@@ -114,6 +115,49 @@ def test_a_short_series_fails_with_its_name_and_the_others_do_not(closes):
     assert set(rows["symbol"]) == {"AAPL", "JPM", "WMT"}
     assert [name for name, _ in failed] == ["XOM@us_equity"]
     assert "600 are needed" in failed[0][1]
+
+
+def test_names_promise_no_more_than_the_model_can_tell(models, regimes):
+    told = dict(models.select("model_id", "identified").rows())
+    for row in regimes.iter_rows(named=True):
+        assert row["identified"] == told[row["model_id"]]
+        if row["identified"]:
+            assert row["regime"] in {"trending", "mean_reverting", "volatile"}
+            assert row["p_calm"] is row["p_normal"] is None
+        else:
+            assert row["regime"] in {"calm", "normal", "volatile"}
+            assert row["strategy"] == ("risk_off" if row["regime"] == "volatile" else "neutral")
+            assert row["p_trending"] == row["p_mean_reverting"] == (row["p_calm"] + row["p_normal"]) / 2
+            assert row["confidence"] == max(row["p_calm"], row["p_normal"], row["p_volatile"])
+    # Daily returns of stocks do not tell trending from mean-reverting.
+    assert not regimes["identified"].any()
+
+
+def test_calm_is_the_quieter_of_the_two(models):
+    for text in models["parameters"]:
+        model = RegimeModel.from_json(text)
+        volatility = dict(zip(model.names, model.evidence.volatility, strict=True))
+        assert volatility["calm"] < volatility["normal"] < volatility["volatile"]
+
+
+def test_another_model_with_other_names_is_no_change_of_the_market():
+    times = [datetime(2024, 1, 1, hour, tzinfo=UTC) for hour in range(5)]
+    regimes = pl.DataFrame(
+        {
+            "venue": ["v"] * 5,
+            "symbol": ["S"] * 5,
+            "interval": ["1h"] * 5,
+            "ts": times,
+            "regime": ["trending", "calm", "normal", "volatile", "mean_reverting"],
+            "confidence": [0.9] * 5,
+            "identified": [True, False, False, True, True],
+            "model_id": ["m", "n", "n", "o", "o"],
+        }
+    ).with_columns(pl.col("ts").cast(pl.Datetime("us", "UTC")))
+
+    found = change_rows(regimes, (date(2024, 1, 1), date(2024, 1, 2)))
+
+    assert found["ts"].to_list() == times[2:]
 
 
 def test_a_series_that_cannot_be_used_costs_the_others_nothing(closes, models):

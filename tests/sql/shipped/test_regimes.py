@@ -12,7 +12,7 @@ import pytest
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 LABELS = ("trending", "mean_reverting", "volatile")
-SHORT = {"T": "trending", "M": "mean_reverting", "V": "volatile"}
+SHORT = {"T": "trending", "M": "mean_reverting", "V": "volatile", "C": "calm", "N": "normal"}
 
 
 def regimes(
@@ -40,6 +40,21 @@ def bars(prices: np.ndarray, *, interval: str = "5m", step: timedelta = timedelt
     ts = [START + number * step for number in range(len(prices))]
     values = dict.fromkeys(("open", "high", "low", "close"), prices)
     return pl.DataFrame({"venue": "binance", "symbol": "X", "interval": interval, "ts": ts, **values})
+
+
+def test_series_whose_quiet_regimes_are_not_told_apart_have_the_pairs_of_their_own_names(shipped):
+    found = shipped({"signals.regimes": regimes("CCNVC", identified=False)}).make("marts.regime_transitions")
+
+    assert set(found["from_regime"]) == set(found["to_regime"]) == {"calm", "normal", "volatile"}
+    assert found.height == 9
+    assert found["transitions"].sum() == 4
+
+
+def test_from_one_models_names_to_anothers_is_no_transition(shipped):
+    found = shipped({"signals.regimes": regimes("TMCN")}).make("marts.regime_transitions")
+
+    counted = found.filter(pl.col("transitions") > 0).select("from_regime", "to_regime").sort("from_regime").rows()
+    assert counted == [("calm", "normal"), ("trending", "mean_reverting")]
 
 
 # -- transitions ------------------------------------------------------------------------------------------------
