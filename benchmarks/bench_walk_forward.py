@@ -136,7 +136,8 @@ def study(title: str, bars: Bars, costs: Costs) -> None:
     )
     for k, (name, result) in enumerate(found.items()):
         years = returns.shape[1] / per_year
-        curve = np.cumprod(1 + returns[k])
+        # Ruin ends at or below nothing.
+        curve = np.maximum(np.cumprod(1 + returns[k]), 0.0)
         drawdown = (curve / np.maximum(np.maximum.accumulate(curve), 1.0) - 1).min()
         paid = (result.paid[start + 1 :] / result.equity[start:-1]).sum() / years
         less = draws[:, k] - draws[:, held]
