@@ -11,11 +11,9 @@ from assets.common import YESTERDAY, asset_key, publish_days, published, rule_re
 from hfthot_platform.ingest import derive, stage_feeds
 from hfthot_platform.ingest.derive import Days
 from hfthot_platform.ingest.feeds import CONFLICTS
-from hfthot_platform.intervals import DERIVED
+from hfthot_platform.ingest.tables import rows_of_days
 from hfthot_platform.lakehouse import Table
 from hfthot_platform.lakehouse.spans import within
-from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
-from hfthot_platform.market.precedence import closes_from_bars
 from hfthot_platform.market.universe import universe_over
 from resources.platform import Platform, days_of
 
@@ -60,13 +58,7 @@ _BAR_LINEAGE = {
 )
 def bars_1m(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """One-minute bars: the vendors', and our own from trades where a vendor has none."""
-    source = platform.lake.table("market.trades")
-    until = platform.clock()
-
-    def compute(days: Days) -> pl.DataFrame:
-        return bars_from_trades(source.scan().filter(within(source.contract, days)), until=until)
-
-    yield from _computed(context, platform, "market.bars_1m", ("market.trades",), compute, pictures.of_minutes)
+    yield from _computed(context, platform, "market.bars_1m", ("market.trades",), pictures.of_minutes)
 
 
 @table_asset(
@@ -78,14 +70,7 @@ def bars_1m(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
 )
 def bars(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Bars of 5m to 1d: the vendors', and our own from 1m bars where a vendor has none."""
-    source = platform.lake.table("market.bars_1m")
-    until = platform.clock()
-
-    def compute(days: Days) -> pl.DataFrame:
-        minutes = source.scan().filter(within(source.contract, days)).collect()
-        return pl.concat(bars_from_bars(minutes, interval, until=until) for interval in DERIVED)
-
-    yield from _computed(context, platform, "market.bars", ("market.bars_1m",), compute, pictures.of_bars)
+    yield from _computed(context, platform, "market.bars", ("market.bars_1m",), pictures.of_bars)
 
 
 @table_asset(
@@ -98,13 +83,7 @@ def bars(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
 )
 def closes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Daily closes: adjusted ones from the feeds, and those of final daily bars for everything else."""
-    source = platform.lake.table("market.bars")
-
-    def compute(days: Days) -> pl.DataFrame:
-        daily = source.scan().filter(within(source.contract, days), pl.col("interval") == "1d")
-        return closes_from_bars(daily.collect())
-
-    yield from _computed(context, platform, "market.closes", ("market.bars",), compute, pictures.of_closes)
+    yield from _computed(context, platform, "market.closes", ("market.bars",), pictures.of_closes)
 
 
 @table_asset(
@@ -157,12 +136,16 @@ def _computed(
     platform: Platform,
     name: str,
     inputs: tuple[str, ...],
-    compute: Callable[[Days], pl.DataFrame],
     pictures_of: _Pictures,
 ) -> _Result:
     table = platform.lake.table(name)
     days = days_of(context)
     stamp = platform.stamp(context, *inputs)
+    now = platform.clock()
+
+    def compute(piece: Days) -> pl.DataFrame:
+        return rows_of_days(platform.lake, name, piece, now=now)
+
     with derive(platform.lake, name, days, compute, feeds=platform.feeds, settings=platform.settings) as derivation:
         yield from rule_results(derivation.staging)
         if not derivation.staging.publishable:

@@ -114,6 +114,8 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
     data.demo,
     data.ingest,
     data.withdraw,
+    data.gaps,
+    data.derive,
     users.ingest_users,
     tables.tables,
     tables.describe,

@@ -1,4 +1,4 @@
-"""Commands that bring data in, and take it out again: demo, ingest, withdraw."""
+"""Commands that bring data in, take it out again, and say what is missing: demo, ingest, withdraw, derive, gaps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hfthot_platform.cli.tables import new_stamp, opened_lake
 if TYPE_CHECKING:
     from hfthot_platform.ingest import FileOutcome
 
-__all__ = ["demo", "ingest", "withdraw"]
+__all__ = ["demo", "derive", "gaps", "ingest", "withdraw"]
 
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
@@ -100,6 +100,81 @@ def withdraw(
     typer.echo(f"{outcome.table}: {counted(outcome.rows_withdrawn, 'row')} of {outcome.name} withdrawn{back}{days}")
     if outcome.detail:
         note(outcome.detail)
+
+
+_From = Annotated[datetime, typer.Argument(metavar="FROM", formats=["%Y-%m-%d"], help="First day.", show_default=False)]
+_To = Annotated[
+    datetime, typer.Argument(metavar="TO", formats=["%Y-%m-%d"], help="Day before which to stop.", show_default=False)
+]
+
+
+def derive(
+    context: typer.Context,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="market.bars_1m, market.bars or market.closes.")],
+    first: _From,
+    end: _To,
+    *,
+    interval: Annotated[
+        str | None, typer.Option("--interval", help="Of market.bars: only this one, such as 1w; else the usual ones.")
+    ] = None,
+) -> None:
+    """Compute a table's rows for some days from the table below it, as Dagster does; also for days before 1970.
+
+    Vendors' rows stay.  Running it again changes nothing.
+    """
+    from hfthot_platform.ingest.tables import derive_table
+
+    commits = derive_table(
+        opened_lake(context),
+        table,
+        (first.date(), end.date()),
+        interval=interval,
+        settings=context.obj.settings(),
+        stamp=new_stamp("derive"),
+    )
+    rows = sum(each.rows_published for each in commits)
+    typer.echo(f"{table}: {counted(rows, 'row')} of {first:%Y-%m-%d} to before {end:%Y-%m-%d}")
+
+
+def gaps(
+    context: typer.Context,
+    table: Annotated[
+        str, typer.Argument(metavar="[TABLE]", help="market.bars_1m, market.bars or market.closes.")
+    ] = "market.bars",
+    *,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Of this symbol only.")] = None,
+    venue: Annotated[str | None, typer.Option("--venue", help="Of this venue only.")] = None,
+    interval: Annotated[str | None, typer.Option("--interval", help="Of bars of this length only.")] = None,
+    first: Annotated[
+        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day expected; else each first row's.")
+    ] = None,
+    end: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Day before which rows are expected.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Gaps to show.")] = 50,
+    as_json: _Json = False,
+) -> None:
+    """List the stretches in which bars or closes are missing: series, interval, from, to, how many."""
+    import polars as pl
+
+    from hfthot_platform.ingest.tables import missing_in
+
+    found = missing_in(
+        opened_lake(context),
+        table,
+        symbol=symbol,
+        venue=venue,
+        interval=interval,
+        first=first.replace(tzinfo=UTC) if first else None,
+        end=end.replace(tzinfo=UTC) if end else None,
+    )
+    if as_json:
+        print_json(found.with_columns(pl.col("start", "end").cast(pl.String)).to_dicts())
+        return
+    shown = found.head(limit)
+    print_table(shown.columns, [[f"{value}" for value in row] for row in shown.iter_rows()])
+    more = f", the first {limit} shown" if found.height > limit else ""
+    note(f"{counted(found.height, 'gap')} in {table}, {int(found['missing'].sum()):,} intervals missing{more}")
 
 
 def _from_files(context: typer.Context, paths: list[Path]) -> list[FileOutcome]:

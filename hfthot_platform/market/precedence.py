@@ -45,6 +45,7 @@ def closes_from_bars(bars: pl.DataFrame) -> pl.DataFrame:
             pl.lit(value=False).alias("adjusted"),
             "source",
             pl.lit(COMPUTED_CLOSE).alias("source_ref"),
+            pl.col("close").alias("raw_close"),
         )
         .select(name for name in CLOSES.column_names if name not in {"year", "schema_version"})
     )

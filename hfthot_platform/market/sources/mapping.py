@@ -45,6 +45,7 @@ TARGETS: Final = (
         "time",
         "symbol",
         "interval",
+        "adj_close",
         "open",
         "high",
         "low",
@@ -88,7 +89,7 @@ class CsvMapping(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    table: Literal["market.trades", "market.bars_1m", "market.bars"] | None = None
+    table: Literal["market.trades", "market.bars_1m", "market.bars", "market.closes"] | None = None
     venue: Annotated[str, Field(pattern="^[a-z0-9_]+$")] | None = None
     #: Canonical or the vendor's spelling; or give a `symbol` column.
     symbol: str | None = None
@@ -131,6 +132,8 @@ class CsvMapping(BaseModel):
     contract_size: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
     #: quote where a contract is an amount of money (inverse), base where it is an amount of the asset (linear).
     contract_unit: Literal["base", "quote"] | None = None
+    #: Of closes: whether they are adjusted for splits and dividends; an `adj_close` column says so by itself.
+    adjusted: bool | None = None
     source: str = "vendor_history"
     #: When the file was made: bars that close later are not final.
     as_of: Annotated[datetime, AfterValidator(_utc)] | None = None

@@ -19,6 +19,7 @@ from hfthot_platform.market.sources.base import (
 )
 from hfthot_platform.market.sources.binance_archive import BinanceArchive
 from hfthot_platform.market.sources.binance_stream import BinanceStream
+from hfthot_platform.market.sources.closes import ClosesText
 from hfthot_platform.market.sources.columnar import Columnar
 from hfthot_platform.market.sources.columns import refuse_by_name
 from hfthot_platform.market.sources.containers import kind_of
@@ -30,7 +31,7 @@ from hfthot_platform.market.sources.mapping import CsvMapping, declared_mapping,
 __all__ = ["ADAPTERS", "Member", "recognise", "recognise_members"]
 
 #: Asked in this order: the most particular content first.
-ADAPTERS: Final[tuple[FileAdapter, ...]] = (BinanceStream(), BinanceArchive(), Json(), Columnar(), Csv())
+ADAPTERS: Final[tuple[FileAdapter, ...]] = (BinanceStream(), BinanceArchive(), ClosesText(), Json(), Columnar(), Csv())
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def _recognised(probe: FileProbe, declared: CsvMapping | None, now: datetime | N
         for _ in file_blocks(probe):
             pass  # reading checks the container's checksum
     # Whole declared columns leave nothing to recognise.
-    adapters = ADAPTERS if probe.declared.columns is None else (Columnar(), Json(), Csv())
+    adapters = ADAPTERS if probe.declared.columns is None else (ClosesText(), Columnar(), Json(), Csv())
     for adapter in adapters:
         claim = adapter.recognise(probe)
         if claim is not None:
