@@ -5,8 +5,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-UV := VIRTUAL_ENV=$(CURDIR)/$(VENV) $(BIN)/uv
+UV := VIRTUAL_ENV="$(CURDIR)/$(VENV)" $(BIN)/uv
 export DAGSTER_HOME ?= $(CURDIR)/dagster_home
+# Where the UI listens.
+PORT ?= 3000
+# Caches of uv, matplotlib and numba, and Great Expectations' own folder, lie in the home folder, which in a container
+# may be closed: then they lie here.
+ifneq ($(shell test -d "$$HOME" -a -w "$$HOME" && echo yes),yes)
+export HOME := $(CURDIR)/data/home
+export UV_CACHE_DIR := $(CURDIR)/data/home/uv
+$(shell mkdir -p "$(CURDIR)/data/home")
+endif
 # Two processes: the size of the smallest machine that this has to run on.
 WORKERS ?= 2
 
@@ -14,16 +23,16 @@ WORKERS ?= 2
 .PHONY: help setup system demo dev test lint format soak fuzz bench lock dictionary clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Create the environment from the lock files
 
 $(READY): requirements.lock requirements-bootstrap.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}. Say make PYTHON=/path/to/python3.x")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
+	@"$(PYTHON)" -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v[:2] < (3, 14) else f"Python 3.11 to 3.13 is needed, {sys.executable} is {v[0]}.{v[1]}. Say make PYTHON=/path/to/python3.x")'
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV) 2>/dev/null || { rm -rf $(VENV); \
 	  echo "The venv module is not complete here: installing Debian's python3-venv"; \
 	  if [ "$$(id -u)" = 0 ]; then apt-get update -q && apt-get install -y -q python3-venv; else sudo apt-get update -q && sudo apt-get install -y -q python3-venv; fi; \
-	  $(PYTHON) -m venv $(VENV); }
+	  "$(PYTHON)" -m venv $(VENV); }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-bootstrap.lock
 	$(UV) pip sync --quiet --require-hashes requirements.lock requirements-bootstrap.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
@@ -44,8 +53,9 @@ system:  ## Install Debian's Chromium and PostgreSQL for the tests (needs root o
 demo: $(READY)  ## Ingest real data, check it, make bars, answer SQL: embedded and offline
 	@$(BIN)/hfthot demo
 
-dev: $(READY)  ## Open the Dagster UI on http://127.0.0.1:3000
-	@PYTHONWARNINGS='ignore:Function `dev_command`' $(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port 3000
+dev: $(READY)  ## Open the Dagster UI on http://127.0.0.1:3000 (PORT=3001 for another port)
+	@$(BIN)/hfthot init >/dev/null
+	@PYTHONWARNINGS='ignore:Function `dev_command`' $(BIN)/dagster dev --workspace workspace.yaml --host 127.0.0.1 --port "$(PORT)"
 
 test: $(READY)  ## Run the fast tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile

@@ -7,10 +7,14 @@ Every setting can come from an environment variable `HFTHOT_<NAME>` or from the 
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlparse
 
 from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
@@ -22,10 +26,13 @@ from pydantic_settings import (
     TomlConfigSettingsSource,
 )
 
-from hfthot_platform.errors import ConfigError
+from hfthot_platform.errors import ConfigError, nearest
 
 __all__ = ["ArchiveFeedSettings", "CcxtFeedSettings", "FeedSettings", "SampleFeedSettings", "Settings"]
-__all__ += ["SimulatedFeedSettings", "dagster_home", "load_settings"]
+__all__ += ["Setting", "SimulatedFeedSettings", "dagster_home", "effective", "load_settings"]
+
+#: Variables with our prefix that are no settings: the settings' file, and what the tests are told.
+_NO_SETTINGS: Final = ("CONFIG", "SHARED_DATA", "UPDATE_SNAPSHOT", "SCREENSHOTS", "CANARY", "SOAK_", "FUZZ_")
 
 
 class _Feed(BaseModel):
@@ -166,8 +173,7 @@ class Settings(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Take arguments first, then the environment, then the TOML file."""
-        path = Path(os.environ.get("HFTHOT_CONFIG", "hfthot.toml"))
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, path)
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _config_file())
 
     @model_validator(mode="before")
     @classmethod
@@ -217,16 +223,13 @@ def load_settings(**overrides: object) -> Settings:
     """Read the settings.
 
     Raises:
-        ConfigError: a setting is malformed; the message names it, never its value.
+        ConfigError: a setting is malformed or unknown; the message names it, its file and line, never its value.
     """
+    _refuse_unknown_variables()
     try:
         return Settings(**overrides)
     except ValidationError as error:
-        first = error.errors(include_input=False, include_url=False)[0]
-        name = ".".join(str(part) for part in first["loc"])
-        raise ConfigError(
-            first["msg"], where=f"setting {name!r}", hint="Correct HFTHOT_... in the environment or hfthot.toml."
-        ) from None
+        raise _malformed(error, overrides) from None
     except SettingsError as error:
         # The library names the field and never quotes its value.
         field = re.search(r'field "(\w+)"', str(error))
@@ -234,10 +237,144 @@ def load_settings(**overrides: object) -> Settings:
         raise ConfigError(
             "the value is not valid JSON", where=f"setting {name}", hint="Lists and tables are written as JSON there."
         ) from None
+    except tomllib.TOMLDecodeError as error:
+        at = re.search(r"at line (\d+)", str(error))
+        place = f"{_config_file().absolute()}:{at.group(1)}" if at else f"{_config_file().absolute()}"
+        raise ConfigError("this is not TOML", where=place, hint="Check its TOML syntax.") from None
     except (OSError, ValueError) as error:
         raise ConfigError(
-            f"the settings cannot be read ({type(error).__name__})", where="hfthot.toml", hint="Check its TOML syntax."
+            f"the settings cannot be read ({type(error).__name__})",
+            where=f"{_config_file().absolute()}",
+            hint="Check that it is a readable text file in UTF-8.",
         ) from None
+
+
+def _config_file() -> Path:
+    return Path(os.environ.get("HFTHOT_CONFIG", "hfthot.toml"))
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"HFTHOT_{name.upper()}" for name in Settings.model_fields}
+    for variable in sorted(each for each in os.environ if each.upper().startswith("HFTHOT_")):
+        name = variable.upper().split("__")[0]
+        if name in known or name.removeprefix("HFTHOT_").startswith(_NO_SETTINGS):
+            continue
+        raise ConfigError(
+            f"there is no setting of the name {variable}",
+            where="environment",
+            hint=nearest(name, sorted(known)) or "`hfthot settings` lists all of them.",
+        )
+
+
+def _malformed(error: ValidationError, overrides: Mapping[str, object]) -> ConfigError:
+    """Say which setting is wrong and where it was given; never with what."""
+    errors = error.errors(include_input=False, include_url=False)
+    # A misspelt key may also be a missing one: the misspelling is what to correct.
+    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    path = first["loc"]
+    name = ".".join(str(part) for part in path)
+    unknown = first["type"] == "extra_forbidden"
+    what = f"there is no setting {name!r}" if unknown else f"setting {name!r}: {first['msg']}"
+    hint = "`hfthot settings` lists all settings with their values and sources."
+    if unknown and len(path) == 1:
+        hint = nearest(str(path[0]), Settings.model_fields) or hint
+    variable = f"HFTHOT_{str(path[0]).upper()}" if path else ""
+    if path and path[0] in overrides:
+        return ConfigError(what, where="argument", hint=hint)
+    given = next((each for each in os.environ if each.upper().split("__")[0] == variable), None)
+    if given is not None:
+        return ConfigError(what, where=f"{given} in the environment", hint=hint)
+    line = _line_of(_config_file(), path)
+    return ConfigError(what, where=f"{_config_file().absolute()}{f':{line}' if line else ''}", hint=hint)
+
+
+def _line_of(file: Path, path: Sequence[str | int]) -> int | None:
+    """Return the line of a TOML file that sets what the path of keys leads to, or the closest that is above it."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return None
+    wanted = [str(part) for part in path]
+    table: list[str] = []
+    counts: dict[str, int] = {}
+    best: tuple[int, int | None] = (0, None)
+    for number, line in enumerate(lines, 1):
+        if header := re.match(r"\s*(\[\[?)\s*([^\]]+?)\s*\]", line):
+            table = [part.strip(" \"'") for part in header.group(2).split(".")]
+            if header.group(1) == "[[":
+                name = header.group(2)
+                counts[name] = counts.get(name, -1) + 1
+                table.append(str(counts[name]))
+            here = table
+        elif key := re.match(r"\s*([\w\-\"'.]+)\s*=", line):
+            here = [*table, *(part.strip(" \"'") for part in key.group(1).split("."))]
+        else:
+            continue
+        if here[: len(wanted)] == wanted:
+            return number
+        # The path also holds the kind by which one of several models was chosen; no file has that as a key.
+        steps = iter(wanted)
+        if all(part in steps for part in here) and len(here) > best[0]:
+            best = len(here), number
+    return best[1]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting in force: its name, its value as it may be shown, and where the value came from."""
+
+    name: str
+    value: str
+    source: str
+
+
+def effective(settings: Settings) -> list[Setting]:
+    """Return all settings in force, in their declared order; secrets are masked, local places absolute."""
+    try:
+        in_file = tomllib.loads(_config_file().read_text(encoding="utf-8"))
+    except OSError:
+        in_file = {}
+    variables = {each.upper().split("__")[0]: each for each in os.environ}
+    found = []
+    for name, field in Settings.model_fields.items():
+        value = getattr(settings, name)
+        if name in settings._given:  # noqa: SLF001 - of this module
+            source = "argument"
+        elif (variable := variables.get(f"HFTHOT_{name.upper()}")) is not None:
+            source = variable
+        elif name in in_file:
+            line = _line_of(_config_file(), [name])
+            source = f"{_config_file()}{f':{line}' if line else ''}"
+        else:
+            moved = isinstance(value, Path) and value != field.default
+            source = "beside the lake" if moved else "default"
+        folder = settings.lake_folder() if name == "lake_root" else value
+        known = name == "notify" and source == "default"
+        text = (
+            str(folder.absolute())
+            if isinstance(folder, Path) and name != "sql_models"
+            else _shown(value, masked=not known)
+        )
+        found.append(Setting(name, text, source))
+    return found
+
+
+def _shown(value: Any, *, masked: bool) -> str:
+    if isinstance(value, SecretStr):
+        return "**********" if masked else value.get_secret_value()
+    if isinstance(value, BaseModel | Mapping | tuple):
+        return json.dumps(_plain(value))
+    return "-" if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump(mode="json", exclude_none=True)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return "**********" if isinstance(value, SecretStr) else value
 
 
 def dagster_home() -> Path | None:

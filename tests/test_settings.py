@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,12 @@ from hfthot_platform.settings import (
     ArchiveFeedSettings,
     CcxtFeedSettings,
     SampleFeedSettings,
+    Settings,
     SimulatedFeedSettings,
+    effective,
     load_settings,
 )
+from tests.conftest import REPOSITORY
 
 
 @pytest.fixture(autouse=True)
@@ -98,7 +102,7 @@ def test_a_malformed_setting_is_named_and_its_value_is_not_quoted(monkeypatch, n
         load_settings()
 
     assert name.removeprefix("HFTHOT_").lower() in str(caught.value)
-    assert "Correct HFTHOT_... in the environment or hfthot.toml." in str(caught.value)
+    assert f"{name} in the environment" in str(caught.value)
     assert "hush" not in str(caught.value)
 
 
@@ -144,3 +148,94 @@ def test_persons_data_lie_beside_the_lake_unless_they_are_named():
 
     assert load_settings(lake_root="s3://bucket/lake").accounts == Path("data/accounts")
     assert load_settings().accounts == Path("data/accounts")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ('universe_size = 3\nlake_rot = "hush"\n', 2, "Did you mean 'lake_root'?"),
+        ("# a remark\n\nuniverse_size = -3\n", 3, "universe_size"),
+        ('[[feeds]]\nkind = "sample"\n\n[[feeds]]\nkind = "simulated"\nseed = "hush"\n', 6, "seed"),
+        ('[[feeds]]\nkind = "ccxt"\nexchange = "kraken"\nsymbls = ["hush"]\n', 4, "symbls"),
+        ("universe_size = 3\nthis is = = not toml\n", 2, "TOML"),
+    ],
+)
+def test_a_mistake_in_the_file_is_told_with_file_and_line(tmp_path, text, line, says):
+    (tmp_path / "hfthot.toml").write_text(text)
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+
+    assert caught.value.where == f"{tmp_path / 'hfthot.toml'}:{line}"
+    assert says in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "hint"),
+    [("HFTHOT_LAKEROOT", "HFTHOT_LAKE_ROOT"), ("HFTHOT_LANDINGS", "HFTHOT_LANDING"), ("hfthot_note", "HFTHOT_NOTIFY")],
+)
+def test_a_variable_that_is_no_setting_is_refused_with_a_suggestion(monkeypatch, variable, hint):
+    monkeypatch.setenv(variable, "hush")
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+
+    assert variable in str(caught.value)
+    assert f"Did you mean '{hint}'?" in str(caught.value)
+    assert "hush" not in str(caught.value)
+
+
+def test_variables_are_known_in_any_case_and_in_parts(monkeypatch):
+    monkeypatch.setenv("hfthot_universe_size", "4")
+    monkeypatch.setenv("HFTHOT_STORAGE_OPTIONS__AWS_REGION", "eu-west-1")
+
+    assert load_settings().universe_size == 4
+    assert load_settings().plain_storage_options()
+
+
+def test_every_setting_in_force_is_told_with_its_source_and_without_secrets(monkeypatch, tmp_path):
+    (tmp_path / "hfthot.toml").write_text('# mine\nuniverse_size = 4\n[storage_options]\nAWS_SECRET = "hush"\n')
+    monkeypatch.setenv("HFTHOT_NOTIFY", "https://hooks.example/hush")
+    monkeypatch.setenv("HFTHOT_FEEDS", '[{"kind": "ccxt", "exchange": "kraken", "symbols": [], "api_key": "hush"}]')
+
+    found = {each.name: each for each in effective(load_settings(lake_root=str(tmp_path / "lake")))}
+
+    assert set(found) == set(Settings.model_fields)
+    assert (found["universe_size"].value, found["universe_size"].source) == ("4", "hfthot.toml:2")
+    assert (found["notify"].value, found["notify"].source) == ("**********", "HFTHOT_NOTIFY")
+    assert (found["lake_root"].value, found["lake_root"].source) == (str(tmp_path / "lake"), "argument")
+    assert (found["accounts"].value, found["accounts"].source) == (str(tmp_path / "accounts"), "beside the lake")
+    assert found["duckdb_threads"].source == "default"
+    assert found["landing"].value == str(tmp_path / "data" / "landing")
+    assert "hush" not in str(found)
+
+
+class TestTheExample:
+    """The file that people copy."""
+
+    @pytest.fixture
+    def written(self) -> str:
+        return (REPOSITORY / "hfthot.example.toml").read_text()
+
+    def test_as_it_stands_it_changes_nothing(self, tmp_path, written):
+        (tmp_path / "hfthot.toml").write_text(written)
+
+        assert all(each.source in {"default", "beside the lake"} for each in effective(load_settings()))
+
+    def test_it_has_every_setting_with_its_default_and_every_kind_of_feed_whole(self, tmp_path, written):
+        (tmp_path / "hfthot.toml").write_text(re.sub(r"(?m)^# (?=\[|\w+ = )", "", written))
+
+        settings = load_settings()
+
+        in_file = {each.name for each in effective(settings) if each.source.startswith("hfthot.toml:")}
+        assert in_file == set(Settings.model_fields)
+        examples = {"storage_options", "feeds", "accounts_url", "keys"}
+        for name, field in Settings.model_fields.items():
+            assert name in examples or getattr(settings, name) == field.default, name
+        for feed in settings.feeds:
+            assert set(type(feed).model_fields) == feed.model_fields_set, feed.kind
+        assert len({feed.kind for feed in settings.feeds}) == 4
+
+    def test_the_file_of_this_machine_is_not_for_version_control(self):
+        assert "/hfthot.toml" in (REPOSITORY / ".gitignore").read_text().splitlines()

@@ -111,6 +111,7 @@ def _root(
 
 _COMMANDS: tuple[Callable[..., None], ...] = (
     setup.init,
+    setup.settings,
     data.demo,
     data.ingest,
     data.withdraw,

@@ -1,10 +1,15 @@
-"""Commands that set an installation up: init."""
+"""Commands that set an installation up: init, settings."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from typing import Annotated
+
 import typer
 
-__all__ = ["init"]
+from hfthot_platform.cli.output import print_json, print_table
+
+__all__ = ["init", "settings"]
 
 
 def init(context: typer.Context) -> None:
@@ -14,12 +19,25 @@ def init(context: typer.Context) -> None:
     """
     from hfthot_platform.client import LakehouseClient
 
-    settings = context.obj.settings()
-    with LakehouseClient.from_settings(settings, create=True):
-        settings.landing.mkdir(parents=True, exist_ok=True)
-    url = settings.accounts_url is not None
-    keys = f"{settings.key_file.absolute()}" if settings.key_source == "file" else settings.key_source
-    typer.echo(f"lake      {settings.lake_folder().absolute() if settings.lake_folder() else settings.lake_root}")
-    typer.echo(f"accounts  {'the database of HFTHOT_ACCOUNTS_URL' if url else settings.accounts.absolute()}")
+    given = context.obj.settings()
+    with LakehouseClient.from_settings(given, create=True):
+        given.landing.mkdir(parents=True, exist_ok=True)
+    url = given.accounts_url is not None
+    keys = f"{given.key_file.absolute()}" if given.key_source == "file" else given.key_source
+    typer.echo(f"lake      {given.lake_folder().absolute() if given.lake_folder() else given.lake_root}")
+    typer.echo(f"accounts  {'the database of HFTHOT_ACCOUNTS_URL' if url else given.accounts.absolute()}")
     typer.echo(f"keys      {keys}")
-    typer.echo(f"landing   {settings.landing.absolute()}")
+    typer.echo(f"landing   {given.landing.absolute()}")
+
+
+def settings(
+    context: typer.Context, *, as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False
+) -> None:
+    """Print every setting with its value in force and where that came from; secrets are masked."""
+    from hfthot_platform.settings import effective
+
+    found = effective(context.obj.settings())
+    if as_json:
+        print_json([asdict(each) for each in found])
+    else:
+        print_table(("setting", "value", "source"), [(each.name, each.value, each.source) for each in found])

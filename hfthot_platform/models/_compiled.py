@@ -14,4 +14,9 @@ _Function = TypeVar("_Function", bound=Callable[..., object])
 
 def compiled(function: _Function) -> _Function:
     """Compile a loop with numba: cached on disk, without the GIL, IEEE results instead of ZeroDivisionError."""
-    return cast("_Function", njit(cache=True, nogil=True, error_model="numpy")(function))
+    try:
+        made = njit(cache=True, nogil=True, error_model="numpy")(function)
+    except RuntimeError:
+        # Neither the folder of the code nor the home folder can be written: compiled anew by each process.
+        made = njit(nogil=True, error_model="numpy")(function)
+    return cast("_Function", made)

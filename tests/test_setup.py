@@ -1,0 +1,64 @@
+"""The Makefile, as make itself expands it: folders with blanks, a closed home folder, another port."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+
+@pytest.fixture
+def clone(tmp_path) -> Path:
+    folder = tmp_path / "a folder with blanks"
+    folder.mkdir()
+    for name in ("Makefile", "requirements.lock", "requirements-bootstrap.lock", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, folder)
+    return folder
+
+
+def make(folder: Path, *arguments: str, **environment: str) -> str:
+    done = subprocess.run(
+        ["make", *arguments],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"], "HOME": str(folder), **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_help_lists_the_targets_whatever_the_folder_is_called(clone):
+    assert "make demo " in make(clone, "help")
+
+
+def test_the_environment_is_named_in_quotes(clone):
+    said = make(clone, "-n", "setup", PYTHON="/opt/my python/bin/python3")
+
+    assert f'VIRTUAL_ENV="{clone}/.venv" ' in said
+    assert '"/opt/my python/bin/python3" -m venv' in said
+
+
+def test_the_port_of_the_ui_can_be_chosen_and_the_installation_is_made_first(clone):
+    said = make(clone, "-n", "dev", "PORT=3100")
+
+    assert '--port "3100"' in said
+    assert said.index("hfthot init") < said.index("dagster dev")
+
+
+@pytest.mark.parametrize("home", ["/proc/nobody", ""])
+def test_without_a_usable_home_folder_caches_lie_in_the_data_folder(clone, home):
+    shown = "include Makefile\nshow:\n\t@echo $$HOME $$UV_CACHE_DIR\n"
+    (clone / "show.mk").write_text(shown)
+
+    assert make(clone, "-f", "show.mk", "show", HOME=home).split(" /") == [
+        f"{clone}/data/home",
+        f"{clone}/data/home/uv\n".removeprefix("/"),
+    ]
+    assert (clone / "data/home").is_dir()
