@@ -22,7 +22,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 from hfthot_platform.errors import ConfigError
-from hfthot_platform.settings import SampleFeedSettings, Settings, SimulatedFeedSettings, dagster_home
+from hfthot_platform.settings import SampleFeedSettings, Settings, SimulatedFeedSettings, dagster_home, ready_landing
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -34,6 +34,8 @@ __all__ = ["run"]
 #: Fixed days, so that everybody sees the same figures: the last trading days of the packaged stock prices.
 _FIRST: Final = date(2022, 12, 15)
 _LAST: Final = date(2022, 12, 28)
+#: Regimes are fitted and followed from here on: each day and series takes a fit of its own.
+_WATCHED: Final = date(2022, 12, 26)
 _HISTORY: Final = date(1990, 1, 1)
 #: Where `make dev` shows what the demonstration left.
 _UI: Final = "http://127.0.0.1:3000"
@@ -121,6 +123,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
             f"the lake is at {settings.lake_root}", where="demo", hint="Set HFTHOT_LAKE_ROOT to a local folder."
         )
     begun = time.perf_counter()
+    ready_landing(settings)
     lake = _open(settings)
     with _step(out, "Load the history of the S&P 500 and 20 US stocks (real, packaged)"):
         _load_history(lake, settings)
@@ -131,7 +134,7 @@ def run(settings: Settings, console: Console | None = None) -> None:
     with _step(out, "Derive bars, closes and the universe"):
         _execute(job("derive"), instance)
     with _step(out, "Find the regimes of the S&P 500 and 20 stocks, with models fitted on the days before"):
-        _execute(job("regimes"), instance)
+        _execute(job("regimes"), instance, days=(_WATCHED, _LAST))
     with _step(out, "Forecast the simulated exchange: mean field game and Chiarella's market"):
         _execute(job("forecasts"), instance, days=(_LAST, _LAST), config=_ONE_FORECAST_A_DAY)
     with _step(out, "Three portfolios and the adaptive one for the last day, and their backtests"):

@@ -73,11 +73,13 @@ __all__ = [
     "TierForbiddenError",
     "TooManyAttemptsError",
     "UnknownColumnError",
+    "UnknownSymbolError",
     "UnknownTableError",
     "UnknownUserError",
     "UnsupportedTableError",
     "VersionUnavailableError",
     "nearest",
+    "nearest_symbol",
 ]
 
 
@@ -109,6 +111,10 @@ class AmbiguousVenueError(BadRequestError):
     def __init__(self, what: str, *, venues: tuple[str, ...], where: str = "", hint: str = "") -> None:
         self.venues = venues
         super().__init__(what, where=where, hint=hint)
+
+
+class UnknownSymbolError(BadRequestError):
+    """No table has this symbol; the message names the same instrument in another spelling, or what there is."""
 
 
 class ContractError(HfthotError):
@@ -406,3 +412,21 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest candidate, or an empty string."""
     close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else ""
+
+
+def nearest_symbol(symbol: str, candidates: Iterable[str]) -> str:
+    """Return `"Did you mean 'BTC-USDT'?"` for the same instrument in another spelling, else what there is.
+
+    Letters' case and separators are all that may differ: a similar name (SPY, SPX) is another instrument.
+    """
+    known = sorted(candidates)
+    for each in known:
+        if _letters(each) == _letters(symbol):
+            return f"Did you mean {each!r}?"
+    if not known:
+        return "It is empty."
+    return f"There are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}."
+
+
+def _letters(symbol: str) -> str:
+    return "".join(sign for sign in symbol.casefold() if sign.isalnum())

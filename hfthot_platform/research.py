@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import UTC, date, datetime
 from typing import Final, Literal
 
 import polars as pl
 
 from hfthot_platform import plots
-from hfthot_platform.errors import BadRequestError, DataError, nearest
+from hfthot_platform.errors import BadRequestError, DataError, nearest_symbol
 from hfthot_platform.intervals import canonical_name
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.market.bars import bars_at
@@ -50,6 +50,8 @@ __all__ = [
 _WHERE: Final = "research"
 #: Bars from which on regimes can be fitted; see `regime_labels`.
 _LEAST_FOR_REGIMES: Final = 600
+#: Length of a day as text, in the longest of its forms (2024-01-31, 2024-W05-3).
+_LONGEST_DAY: Final = 10
 _last = threading.local()
 
 
@@ -57,8 +59,8 @@ def load_dataset(
     *symbols: str,
     interval: str = "1h",
     venue: str | None = None,
-    start: datetime | None = None,
-    end: datetime | None = None,
+    start: date | datetime | str | None = None,
+    end: date | datetime | str | None = None,
     closes: bool = False,
     lake: Lakehouse | None = None,
 ) -> Bars:
@@ -71,8 +73,8 @@ def load_dataset(
         symbols: canonical, such as `BTC-USDT`.
         interval: of the bars, such as 5m, 4h, 1d or 1w; hours by default.
         venue: where a symbol is traded, needed if the lake has it from several.
-        start: first time, inclusive, with a time zone.
-        end: last time, exclusive, with a time zone.
+        start: first time, inclusive: an aware time, a day (from midnight UTC), or either as ISO 8601 text.
+        end: last time, exclusive; the same.
         closes: read the daily closes of `market.closes` instead of bars; orders are then executed at the next close.
         lake: the configured one by default.
 
@@ -88,16 +90,18 @@ def load_dataset(
             hint="Name a symbol or more; intervals are 1m, 5m, 1h, 4h, 1d, 1w and the like.",
         )
     interval = name
-    for name, time in (("start", start), ("end", end)):
-        if time is not None and time.tzinfo is None:
-            raise BadRequestError(f"{time} has no time zone", where=name, hint="Pass an aware time, such as UTC.")
+    if wrong := [each for each in symbols if not isinstance(each, str)]:
+        raise BadRequestError(f"{wrong[0]!r} is no symbol", where=f"{_WHERE}.load_dataset", hint="Symbols are texts.")
+    first, last = _moment(start, "start"), _moment(end, "end")
+    if first is not None and last is not None and last <= first:
+        raise BadRequestError(f"the span {start} to {end} is empty", where="end", hint="It is exclusive.")
     if lake is None:
         settings = load_settings()
         lake = Lakehouse.open(settings.lake_root, settings.plain_storage_options())
     table = "market.closes" if closes else ("market.bars_1m" if interval == "1m" else "market.bars")
     rows = _of(lake, table, interval, symbols)
     time_column = "date" if closes else "ts"
-    for bound, above in ((start, True), (end, False)):
+    for bound, above in ((first, True), (last, False)):
         if bound is not None:
             at = pl.col(time_column).cast(pl.Datetime("us", "UTC"))
             limit = pl.lit(bound).dt.convert_time_zone("UTC")
@@ -119,6 +123,28 @@ def load_dataset(
     bars = Bars.from_closes(frame) if closes else Bars.from_frame(frame)
     _last.bars = bars
     return bars
+
+
+def _moment(given: date | datetime | str | None, name: str) -> datetime | None:
+    """Return a bound as a time with a zone: a day stands for its midnight UTC."""
+    value = given
+    if isinstance(value, str):
+        text = value.strip()
+        try:
+            value = date.fromisoformat(text) if len(text) <= _LONGEST_DAY else datetime.fromisoformat(text)
+        except ValueError:
+            raise BadRequestError(
+                f"{given!r} is no time", where=name, hint="Write a day such as 2024-01-31, or 2024-01-31T12:00+00:00."
+            ) from None
+    if value is None:
+        return None
+    if not isinstance(value, date):
+        raise BadRequestError(f"{given!r} is no time", where=name, hint="Pass a time, a day, or either as ISO text.")
+    if not isinstance(value, datetime):
+        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+    if value.tzinfo is None:
+        raise BadRequestError(f"{given} has no time zone", where=name, hint="Add one, such as +00:00 for UTC.")
+    return value
 
 
 def _of(lake: Lakehouse, table: str, interval: str, symbols: Sequence[str]) -> pl.LazyFrame:
@@ -148,11 +174,11 @@ def _absent(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str 
         hint = f"The lake has: {'; '.join(offers)}."
     else:
         names = lake.table(table).scan().select(pl.col("symbol").cast(pl.String).unique()).collect()["symbol"]
-        others = sorted(names.to_list())
-        hint = nearest(symbol, others) or (
-            f"There are {', '.join(others[:8])}{', ...' if len(others) > 8 else ''}." if others else "It is empty."
+        others = names.to_list()
+        hint = (
+            nearest_symbol(symbol, others)
+            + " To load more, configure a feed or put files into the landing folder, and run the ingest job."
         )
-        hint += " To load more, configure a feed or put files into the landing folder, and run the ingest job."
     return DataError(what, where=f"{table} in {lake.storage.root}", hint=hint)
 
 
@@ -175,15 +201,20 @@ def backtest(
         causality_cuts: as there.
 
     Raises:
-        BadRequestError: no data were given and none were loaded.
+        BadRequestError: no data were given and none were loaded, or the strategy is a class.
         LookAheadError: the strategy looks ahead.
         DataError: as there.
     """
+    if isinstance(strategy, type):
+        name = strategy.__name__
+        raise BadRequestError(f"{name} is a class", where=f"{_WHERE}.backtest", hint=f"Write {name}(), its instance.")
     if data is None:
         data = getattr(_last, "bars", None)
         if data is None:
             raise BadRequestError(
-                "no data", where=f"{_WHERE}.backtest", hint='Say load_dataset("BTC-USDT") first, or pass the data.'
+                "no data",
+                where=f"{_WHERE}.backtest",
+                hint='Say load_dataset("SPX", interval="1d") first, or pass the data.',
             )
     bars = data if isinstance(data, Bars) else Bars.from_frame(data)
     labels = None if regimes is None or isinstance(regimes, str) else regimes

@@ -30,6 +30,7 @@ from hfthot_platform.errors import ConfigError, nearest
 
 __all__ = ["ArchiveFeedSettings", "CcxtFeedSettings", "FeedSettings", "SampleFeedSettings", "Settings"]
 __all__ += ["Setting", "SimulatedFeedSettings", "dagster_home", "effective", "load_settings"]
+__all__ += ["ready_landing"]
 
 #: Variables with our prefix that are no settings: the settings' file, and what the tests are told.
 _NO_SETTINGS: Final = ("CONFIG", "SHARED_DATA", "UPDATE_SNAPSHOT", "SCREENSHOTS", "CANARY", "SOAK_", "FUZZ_")
@@ -375,6 +376,30 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     return "**********" if isinstance(value, SecretStr) else value
+
+
+def ready_landing(settings: Settings) -> Path:
+    """Make the landing folder if it is not there, and return it.
+
+    Raises:
+        ConfigError: it is a file, or cannot be made.
+    """
+    place = settings.landing.absolute()
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"the landing folder {place} is not a folder",
+            where="setting 'landing'",
+            hint="Move the file away, or set HFTHOT_LANDING to a folder.",
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"the landing folder {place} cannot be made ({error.strerror})",
+            where="setting 'landing'",
+            hint="Check owner and mode of the folder above it, or set HFTHOT_LANDING to another one.",
+        ) from None
+    return place
 
 
 def dagster_home() -> Path | None:

@@ -174,3 +174,15 @@ def test_keys_that_are_lost_are_never_replaced_by_new_ones(elsewhere):
         LakehouseClient.create("data")
     assert hfthot("init").exit_code == 1
     assert not (elsewhere / "data/keys/kek.json").exists()
+
+
+@pytest.mark.parametrize("command", [("init",), ("ingest", "--landing"), ("demo",)], ids=" ".join)
+def test_a_landing_folder_that_is_a_file_is_told_before_anything_is_made(elsewhere, command):
+    (elsewhere / "data").mkdir()
+    (elsewhere / "data/landing").write_text("a file")
+
+    done = hfthot(*command)
+
+    assert done.exit_code == 2
+    assert f"the landing folder {elsewhere / 'data/landing'} is not a folder" in done.stderr
+    assert [each.name for each in (elsewhere / "data").iterdir()] == ["landing"]

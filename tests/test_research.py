@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
 import polars as pl
 import pytest
 
 from hfthot_platform import research
-from hfthot_platform.errors import BadRequestError, DataError, LookAheadError
+from hfthot_platform.errors import BadRequestError, DataError, LookAheadError, nearest_symbol
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.research import MeanReversion, TrendFollowing, backtest, equity_plot, load_dataset
 
@@ -113,7 +113,7 @@ def test_explicit_data_and_costs_come_before_what_was_loaded_last(lake):
 
 
 def test_a_backtest_without_data_says_what_to_do(lake):
-    with pytest.raises(BadRequestError, match=r"load_dataset\(\"BTC-USDT\"\) first"):
+    with pytest.raises(BadRequestError, match=r"load_dataset\(\"SPX\", interval=\"1d\"\) first"):
         backtest(MeanReversion())
 
 
@@ -145,9 +145,9 @@ def test_a_span_is_cut_out(lake):
     assert bars.times[0] == int((START + timedelta(hours=10)).timestamp() * 1e6)
 
 
-def test_an_unknown_symbol_names_the_nearest_and_the_next_step(lake):
-    with pytest.raises(DataError, match=r"no 1h bars of BTC-USD\. Did you mean 'BTC-USDT'\?.*ingest"):
-        load_dataset("BTC-USD")
+def test_an_unknown_symbol_names_the_right_spelling_and_the_next_step(lake):
+    with pytest.raises(DataError, match=r"no 1h bars of btcusdt\. Did you mean 'BTC-USDT'\?.*ingest"):
+        load_dataset("btcusdt")
 
 
 def test_a_coarser_interval_is_computed_and_a_finer_one_is_not(lake):
@@ -209,3 +209,82 @@ def test_short_data_have_no_regimes(lake):
 
     assert result.by_regime.height == 0
     assert not math.isnan(result.sharpe)
+
+
+# -- the first minutes ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "meant"), [("btc-usdt", "BTC-USDT"), ("BTCUSDT", "BTC-USDT"), ("btc/usdt", "BTC-USDT"), ("aapl", "AAPL")]
+)
+def test_another_spelling_of_a_symbol_is_recognised(asked, meant):
+    assert nearest_symbol(asked, ["AAPL", "BTC-USDT", "SPX"]) == f"Did you mean {meant!r}?"
+
+
+@pytest.mark.parametrize("asked", ["SPY", "SPXL", "BTC-USDC", "GBTC"])
+def test_another_instrument_is_never_suggested(asked):
+    said = nearest_symbol(asked, ["SPX", "BTC-USDT"])
+
+    assert "Did you mean" not in said
+    assert said == "There are BTC-USDT, SPX."
+
+
+def test_an_unknown_symbol_is_answered_with_what_there_is(lake):
+    with pytest.raises(DataError, match="Did you mean 'BTC-USDT'"):
+        load_dataset("btc-usdt")
+    with pytest.raises(DataError, match="There are "):
+        load_dataset("BTC-USDC")
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2024-01-02", "2024-01-03"),
+        (date(2024, 1, 2), date(2024, 1, 3)),
+        ("2024-01-02T00:00Z", "2024-01-03T00:00:00+00:00"),
+        ("2024-01-02T01:00+01:00", datetime(2024, 1, 3, tzinfo=UTC)),
+    ],
+)
+def test_bounds_are_days_or_times_as_objects_or_as_text(lake, start, end):
+    found = load_dataset("BTC-USDT", start=start, end=end)
+
+    assert len(found) == 24
+    assert found.to_frame()["ts"].min() == datetime(2024, 1, 2, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("start", ["yesterday", "2024-13-01", "2024-01-02T00:00", datetime(2024, 1, 2), 20240102, ""])
+def test_what_is_no_time_or_has_no_zone_is_refused(lake, start):
+    with pytest.raises(BadRequestError, match="start"):
+        load_dataset("BTC-USDT", start=start)
+
+
+def test_an_empty_span_and_a_symbol_that_is_no_text_are_refused(lake):
+    with pytest.raises(BadRequestError, match="empty"):
+        load_dataset("BTC-USDT", start="2024-01-02", end="2024-01-02")
+    with pytest.raises(BadRequestError, match="no symbol"):
+        load_dataset(7)
+
+
+@pytest.mark.parametrize("strategy", [MeanReversion, TrendFollowing])
+def test_a_class_instead_of_its_instance_is_refused_with_the_right_words(lake, strategy):
+    load_dataset("BTC-USDT")
+
+    with pytest.raises(BadRequestError, match=rf"Write {strategy.__name__}\(\)"):
+        backtest(strategy)
+
+
+def test_results_show_themselves_and_become_frames(lake):
+    from rich.console import Console
+
+    bars = load_dataset("BTC-USDT")
+    result = backtest(MeanReversion(), regimes=None)
+
+    assert repr(result) == str(result)
+    assert result._repr_html_().startswith("<pre>")
+    assert "<pre>Bars(BTC-USDT" in bars._repr_html_()
+    assert result.to_frame().columns[0] == "ts"
+    assert bars.to_frame().columns == ["ts", "open", "high", "low", "close", "volume", "symbol"]
+    assert bars.to_frame().height == len(bars)
+    with Console(width=200, record=True, quiet=True) as console:
+        console.print(result)
+        console.print(bars)

@@ -193,8 +193,10 @@ def _from_files(context: typer.Context, paths: list[Path]) -> list[FileOutcome]:
 
 def _from_landing(context: typer.Context) -> list[FileOutcome]:
     from hfthot_platform.ingest import ingest_landing
+    from hfthot_platform.settings import ready_landing
 
     settings = context.obj.settings()
+    ready_landing(settings)
     with progress_bar("ingesting") as progress:
         return ingest_landing(
             opened_lake(context, new=True),

@@ -18,16 +18,17 @@ def init(context: typer.Context) -> None:
     What is there already stays as it is.  Apart from `hfthot demo`, only this makes accounts and keys.
     """
     from hfthot_platform.client import LakehouseClient
+    from hfthot_platform.settings import ready_landing
 
     given = context.obj.settings()
-    with LakehouseClient.from_settings(given, create=True):
-        given.landing.mkdir(parents=True, exist_ok=True)
+    landing = ready_landing(given)
+    LakehouseClient.from_settings(given, create=True).close()
     url = given.accounts_url is not None
     keys = f"{given.key_file.absolute()}" if given.key_source == "file" else given.key_source
     typer.echo(f"lake      {given.lake_folder().absolute() if given.lake_folder() else given.lake_root}")
     typer.echo(f"accounts  {'the database of HFTHOT_ACCOUNTS_URL' if url else given.accounts.absolute()}")
     typer.echo(f"keys      {keys}")
-    typer.echo(f"landing   {given.landing.absolute()}")
+    typer.echo(f"landing   {landing}")
 
 
 def settings(

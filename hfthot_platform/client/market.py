@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from hfthot_platform.client.arguments import count, moment
-from hfthot_platform.errors import AmbiguousVenueError, BadRequestError
+from hfthot_platform.errors import AmbiguousVenueError, BadRequestError, UnknownSymbolError, nearest_symbol
 from hfthot_platform.intervals import interval as interval_of
 from hfthot_platform.market.bars import bars_at
 
@@ -25,6 +25,11 @@ _Step = Callable[[pl.LazyFrame], pl.LazyFrame]
 _VENUES: Final = pl.col("venue").cast(pl.String).unique()
 #: Each step back in time reads this many times as many partitions as the one before.
 _GROWTH: Final = 4
+#: Where a symbol may be known from, and those whose symbols are quickly listed.
+_TABLES: Final = ("market.bars_1m", "market.bars", "market.closes", "market.trades")
+_SMALL_TABLES: Final = ("market.bars", "market.closes")
+#: What comes after a row's time.
+_LEAD: Final = ("open", "high", "low", "close", "price", "amount", "side", "volume")
 #: Delta cuts longer texts in its statistics.
 _WHOLE_TEXT: Final = 32
 
@@ -219,6 +224,7 @@ class MarketQuery:
         """Read the rows, oldest first.
 
         Raises:
+            UnknownSymbolError: no market table has the symbol; the message has its spelling, or what there is.
             AmbiguousVenueError: the rows are from several venues and none was chosen; the message names them.
             VersionUnavailableError: the version or time asked for is not readable (any more).
             DamagedTableError: a data file is missing.
@@ -236,6 +242,8 @@ class MarketQuery:
             have += block.height
             if self._limit is not None and have >= self._limit:
                 break
+        if not venues:
+            self._require_known()
         whole = pl.concat(reversed(blocks) if self._newest else blocks)
         if self._limit is not None:
             whole = whole.tail(self._limit) if self._newest else whole.head(self._limit)
@@ -250,7 +258,10 @@ class MarketQuery:
         if self._limit is not None:
             return self.collect().lazy()
         _, _, rows = self._scan()
-        self._require_one(set(rows.select(_VENUES).collect().to_series()))
+        venues = set(rows.select(_VENUES).collect().to_series())
+        if not venues:
+            self._require_known()
+        self._require_one(venues)
         return self._stepped(rows)
 
     # -- internals --------------------------------------------------------------------------------------------
@@ -285,12 +296,13 @@ class MarketQuery:
             version = table.version()
         within = between(table.contract, start, self._end)
         rows = table.scan(version).filter(*self._conditions, within)
+        in_order = _in_reading_order(table.contract)
         if self._interval is None:
-            return start, version, rows
+            return start, version, rows.select(in_order)
         stored = rows.filter(pl.col("interval").cast(pl.String) == self._interval)
         if stored.select(pl.len()).head(1).collect(engine="streaming").item():
-            return start, version, stored
-        return start, None, bars_at(self._interval, rows)
+            return start, version, stored.select(in_order)
+        return start, None, bars_at(self._interval, rows).select(in_order)
 
     def _blocks(self, start: datetime | None, version: int | None, scanned: pl.LazyFrame) -> Iterator[pl.LazyFrame]:
         """Yield all rows at once, or with a limit some partitions at a time from the end that it is at."""
@@ -316,6 +328,21 @@ class MarketQuery:
             yield scanned.filter(partition.is_in(values[position : position + size]))
             position, size = position + size, size * _GROWTH
 
+    def _require_known(self) -> None:
+        """Tell a symbol that nobody ever loaded from one without rows in this span."""
+        lake, symbol = self._market.lake, self._market.symbol
+        for name in _TABLES:
+            rows = lake.table(name).scan().filter(pl.col("symbol") == symbol)
+            if rows.select("symbol").head(1).collect().height:
+                return
+        known: set[str] = set()
+        for name in _SMALL_TABLES:
+            symbols = lake.table(name).scan().select(pl.col("symbol").cast(pl.String).unique())
+            known.update(symbols.collect().to_series())
+        raise UnknownSymbolError(
+            f"no market table has the symbol {symbol!r}", where="market", hint=nearest_symbol(symbol, known)
+        )
+
     def _require_one(self, venues: set[str]) -> None:
         if len(venues) > 1:
             names = tuple(sorted(venues))
@@ -325,6 +352,16 @@ class MarketQuery:
                 where=self._table,
                 hint=f"Choose one: market({self._market.symbol!r}, venue={names[0]!r}).",
             )
+
+
+def _in_reading_order(contract: TableContract) -> list[str]:
+    """Return the columns as people read them: time and prices first, then the rest, at last where it came from."""
+    lead = [name for name in (contract.time_column, *_LEAD) if name in contract.column_names and name]
+    last = [column.name for column in contract.columns if column.provenance]
+    last += [contract.partition_by] if contract.partition_by and contract.partition_by != contract.time_column else []
+    last = [name for name in dict.fromkeys(last) if name not in lead]
+    rest = [name for name in contract.column_names if name not in {*lead, *last}]
+    return [*lead, *rest, *last]
 
 
 def _through(rows: pl.LazyFrame, steps: tuple[_Step, ...]) -> pl.LazyFrame:

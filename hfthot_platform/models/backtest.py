@@ -46,6 +46,7 @@ from hfthot_platform.errors import BadRequestError, DataError, HfthotError, Look
 from hfthot_platform.models._compiled import compiled
 from hfthot_platform.models.arguments import number, symbol_names, whole
 from hfthot_platform.models.arrays import BoolArray, FloatArray, FloatLike, IntArray
+from hfthot_platform.models.display import as_html, escaped
 
 __all__ = [
     "BacktestResult",
@@ -63,6 +64,8 @@ _WHERE: Final = "models.backtest"
 _YEAR: Final = 365.25 * 86_400e6
 _TIME: Final = pl.Datetime("us", "UTC")
 _PRICES: Final = ("open", "high", "low", "close")
+#: Rows of bars that a notebook shows.
+_SHOWN_ROWS: Final = 5
 _DAY: Final = 86_400_000_000
 #: Bars after the first decision within which most of the cuts of the causality check lie: short runs are cheap.
 _EARLY: Final = 5_000
@@ -162,6 +165,27 @@ class Bars:
     def __repr__(self) -> str:
         names = ", ".join(self.symbols[:4]) + (", ..." if len(self.symbols) > 4 else "")
         return f"Bars({names}; {len(self):,} from {_moment(self.times[0])} to {_moment(self.times[-1])})"
+
+    def _repr_html_(self) -> str:
+        return as_html(f"{self!r}\n{self.to_frame().head(_SHOWN_ROWS)}")
+
+    def __rich__(self) -> str:
+        return escaped(repr(self))
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per time and symbol that has a bar: ts, open, high, low, close, volume, symbol."""
+        length, width = self.close.shape
+        return (
+            pl.DataFrame(
+                {
+                    "ts": pl.Series(np.repeat(self.times, width)).cast(_TIME),
+                    **{name: getattr(self, name).ravel() for name in (*_PRICES, "volume")},
+                    "symbol": list(self.symbols) * length,
+                }
+            )
+            .fill_nan(None)
+            .drop_nulls("close")
+        )
 
     @classmethod
     def from_frame(cls, bars: pl.DataFrame) -> Bars:
@@ -648,6 +672,19 @@ class BacktestResult:
                 "paid": self.paid,
             }
         )
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return the same as `frame`."""
+        return self.frame()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
+
+    def __rich__(self) -> str:
+        return escaped(str(self))
 
     def metrics(self) -> dict[str, float | None]:
         """Return the figures by name, for tables and metadata; None where a figure is undefined."""

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfthot_platform.client import LakehouseClient
-from hfthot_platform.client.market import Market
-from hfthot_platform.errors import AmbiguousVenueError, BadRequestError, VersionUnavailableError
+from hfthot_platform.client.market import Market, MarketQuery
+from hfthot_platform.errors import AmbiguousVenueError, BadRequestError, UnknownSymbolError, VersionUnavailableError
 from hfthot_platform.lakehouse import Lakehouse, maintain
 
 from .conftest import TODAY, closes, minutes
@@ -75,7 +75,8 @@ def scattered(tmp_path_factory):
     other = pl.concat([minutes("ABC-USDT", FIRST + timedelta(days=day), 3) for day in range(40)])
     lake.table("market.bars_1m").append(pl.concat([mine, other]))
     whole = lake.table("market.bars_1m").scan().filter(pl.col("symbol") == "BTC-USDT").sort("ts").collect()
-    return Market(lake, "BTC-USDT", None, lambda _: None), whole
+    market = Market(lake, "BTC-USDT", None, lambda _: None)
+    return market, whole.select(market.ohlcv().head(1).collect().columns)
 
 
 @settings(max_examples=25, deadline=None)
@@ -155,12 +156,45 @@ def test_the_past_is_read_by_version_and_by_time(client, lake):
         market.ohlcv(version=1, as_of=TODAY).collect()
 
 
-@pytest.mark.parametrize("symbol", ["NONE-USDT", "ABC-USDT"])
-def test_an_unknown_symbol_or_an_empty_table_has_no_rows(tmp_path, client, symbol):
+@pytest.mark.parametrize(
+    ("symbol", "says"), [("NONE-USDT", "There are ALPHA-USDT."), ("ALPHAUSDT", "Did you mean 'ALPHA-USDT'?")]
+)
+@pytest.mark.parametrize(
+    "read", [MarketQuery.collect, MarketQuery.lazy, lambda query: query.tail(3).collect()], ids=["all", "lazy", "tail"]
+)
+def test_an_unknown_symbol_is_an_error_that_has_its_right_spelling_or_what_there_is(client, symbol, says, read):
+    query = client.market(symbol).ohlcv("1h")
+
+    with pytest.raises(UnknownSymbolError, match=f"no market table has the symbol '{symbol}'") as caught:
+        read(query)
+
+    assert says in str(caught.value)
+
+
+def test_a_known_symbol_has_no_rows_where_nothing_was_traded(client):
+    nothing = client.market("ALPHA-USDT").ohlcv("5m", start=TODAY + timedelta(days=90)).collect()
+
+    assert nothing.is_empty()
+    assert nothing.columns[:6] == ["ts", "open", "high", "low", "close", "volume"]
+
+
+def test_frames_begin_with_what_people_read_and_end_with_where_it_came_from(client):
+    market = client.market("ALPHA-USDT")
+    bars, trades, closes = (query.tail(1).collect() for query in (market.ohlcv("1h"), market.trades(), market.closes()))
+
+    assert bars.columns[:6] == ["ts", "open", "high", "low", "close", "volume"]
+    assert trades.columns[:4] == ["ts", "price", "amount", "side"]
+    assert closes.columns[:2] == ["date", "close"]
+    for frame, partition in ((bars, "month"), (trades, "date"), (closes, "year")):
+        assert frame.columns[-1] == partition
+        assert "source" in frame.columns[-6:]
+
+
+def test_an_empty_lake_knows_no_symbol(tmp_path):
     with LakehouseClient(tmp_path / "new", create=True) as fresh:
-        assert fresh.market(symbol).trades().tail(5).collect().is_empty()
-    assert client.market(symbol).ohlcv().tail(5).collect().is_empty()
-    assert client.market(symbol).ohlcv("5m").collect().columns[:2] == ["month", "venue"]
+        query = fresh.market("ALPHA-USDT").trades().tail(5)
+        with pytest.raises(UnknownSymbolError, match="It is empty"):
+            query.collect()
 
 
 @pytest.mark.parametrize(
