@@ -90,7 +90,8 @@ def load_dataset(
             hint="Name a symbol or more; intervals are 1m, 5m, 1h, 4h, 1d, 1w and the like.",
         )
     interval = name
-    if wrong := [each for each in symbols if not isinstance(each, str)]:
+    named: Sequence[object] = symbols
+    if wrong := [each for each in named if not isinstance(each, str)]:
         raise BadRequestError(f"{wrong[0]!r} is no symbol", where=f"{_WHERE}.load_dataset", hint="Symbols are texts.")
     first, last = _moment(start, "start"), _moment(end, "end")
     if first is not None and last is not None and last <= first:

@@ -302,7 +302,9 @@ class MarketQuery:
         stored = rows.filter(pl.col("interval").cast(pl.String) == self._interval)
         if stored.select(pl.len()).head(1).collect(engine="streaming").item():
             return start, version, stored.select(in_order)
-        return start, None, bars_at(self._interval, rows).select(in_order)
+        computed = bars_at(self._interval, rows)
+        has = set(computed.collect_schema().names())
+        return start, None, computed.select(name for name in in_order if name in has)
 
     def _blocks(self, start: datetime | None, version: int | None, scanned: pl.LazyFrame) -> Iterator[pl.LazyFrame]:
         """Yield all rows at once, or with a limit some partitions at a time from the end that it is at."""
