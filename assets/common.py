@@ -177,6 +177,17 @@ def columns_metadata(
                 for column, sources in lineage.items()
             }
         )
+        # The graph of columns needs Dagster's paid plan; this shows on the asset's page without it.
+        metadata["column_lineage"] = dg.MetadataValue.md(
+            "\n".join(
+                ["| column | comes from |", "|---|---|"]
+                + [
+                    f"| `{column}` | {', '.join(f'`{table}.{source}`' for table, source in sources)} |"
+                    for column, sources in lineage.items()
+                    if sources
+                ]
+            )
+        )
     return metadata
 
 

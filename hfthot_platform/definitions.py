@@ -22,6 +22,7 @@ __all__ = ["build_definitions", "defs"]
 AUTOMATION = dg.AutomationConditionSensorDefinition(
     "automation",
     target=dg.AssetSelection.all(),
+    description="Materialises what follows its checked inputs, within a minute of their publication.",
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=30,
 )

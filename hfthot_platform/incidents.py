@@ -29,7 +29,8 @@ _SECRETS: Final = (
     (re.compile(r"[\w.+-]+@[\w-]+\.[\w.-]+"), "***@***"),
     (re.compile(r"\b(?=[A-Za-z0-9+/_-]*\d)(?=[A-Za-z0-9+/_-]*[A-Za-z])[A-Za-z0-9+_-]{40,}\b"), "***"),
 )
-_LONGEST: Final = 500
+#: Far beyond any message of ours: a bound, so that a foreign one cannot fill the table.
+_LONGEST: Final = 20_000
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,13 @@ class Incident:
 
 
 def redacted(message: str) -> str:
-    """Return the first line of a message without what may be a secret or personal."""
-    text = message.strip().splitlines()[0] if message.strip() else ""
+    """Return a message, whole, without what may be a secret or personal."""
+    text = message.strip()
+    left = len(text) - _LONGEST
+    text = text[:_LONGEST]
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
-    return text[:_LONGEST]
+    return f"{text} ... ({left:,} characters more are in the run's log)" if left > 0 else text
 
 
 def record(lake: Lakehouse, incident: Incident) -> Commit:

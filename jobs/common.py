@@ -34,7 +34,12 @@ def whole_schedule(name: str, job: str, cron: str, *, running: bool = True) -> d
         running: as for `daily_schedule`.
     """
     return dg.ScheduleDefinition(
-        name=name, job_name=job, cron_schedule=cron, execution_timezone="UTC", default_status=_status(running=running)
+        name=name,
+        job_name=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=_status(running=running),
+        description=_described(job, "", running=running),
     )
 
 
@@ -55,12 +60,19 @@ def daily_schedule(name: str, job: str, cron: str, *, day: int, running: bool = 
         cron_schedule=cron,
         execution_timezone="UTC",
         default_status=_status(running=running),
+        description=_described(job, " for its own day" if day == TODAY else " for the day before", running=running),
     )
     def scheduled(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
         at = context.scheduled_execution_time
         return dg.RunRequest(run_key=f"{name}:{at.isoformat()}", partition_key=f"{at.date() - timedelta(days=day)}")
 
     return scheduled
+
+
+def _described(job: str, which: str, *, running: bool) -> str:
+    """Return what the UI says of a schedule, beside its times."""
+    off = "" if running else " Off until somebody switches it on here."
+    return f"Runs the job `{job}`{which}, in UTC.{off}"
 
 
 def _status(*, running: bool) -> dg.DefaultScheduleStatus:

@@ -153,6 +153,7 @@ audit_chain = dg.define_asset_job(
     cron_schedule="20 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
+    description="Goes on, every hour, with erasures whose process died or whose hold was released.",
 )
 def erasures_resumed(
     context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[Platform]

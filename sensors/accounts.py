@@ -19,7 +19,12 @@ _UNDER_WAY = [
 ]
 
 
-@dg.sensor(job_name=_JOB, minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name=_JOB,
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Publishes the user tables when the accounts' change log is ahead of them.",
+)
 def accounts_changes(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.SensorResult | dg.SkipReason:
@@ -36,7 +41,12 @@ def accounts_changes(
     return dg.SensorResult(run_requests=[dg.RunRequest(run_key=key)], cursor=str(head))
 
 
-@dg.sensor(job_name="user_files", minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name="user_files",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Takes in the files of user events that wait in <landing>/users.",
+)
 def user_events(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.RunRequest | dg.SkipReason:

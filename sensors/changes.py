@@ -14,6 +14,7 @@ __all__ = ["SENSORS"]
     job_name="portfolios",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Computes the next day's portfolios when a regime changed with a high probability.",
 )
 def regime_change(context: dg.SensorEvaluationContext, asset_event: dg.EventLogEntry) -> dg.RunRequest | dg.SkipReason:
     """Ask for new weights when a day of `signals.regime_changes` was published with changes in it."""

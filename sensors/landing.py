@@ -10,7 +10,12 @@ from resources.platform import Platform
 __all__ = ["SENSORS"]
 
 
-@dg.sensor(job_name="landing", minimum_interval_seconds=15, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name="landing",
+    minimum_interval_seconds=15,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Ingests the files that wait in the landing folder, once they have settled.",
+)
 def landing_folder(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.RunRequest | dg.SkipReason:

@@ -12,7 +12,12 @@ from resources.platform import NO_ACCOUNTS, Platform
 __all__ = ["SENSORS"]
 
 
-@dg.sensor(job_name="rgpd_erasure", minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name="rgpd_erasure",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts each erasure that was asked for, once.",
+)
 def erasure_requests(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
@@ -28,7 +33,12 @@ def erasure_requests(
         yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
 
 
-@dg.sensor(job_name="rgpd_export", minimum_interval_seconds=60, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name="rgpd_export",
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Starts each export that was asked for and that nobody waits for, once.",
+)
 def export_requests(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:

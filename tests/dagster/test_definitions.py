@@ -82,6 +82,29 @@ def test_column_lineage_names_existing_columns(definitions, platform):
     assert seen > 20
 
 
+def test_column_lineage_is_shown_where_open_source_dagster_shows_metadata(definitions):
+    graph = definitions.resolve_asset_graph()
+
+    shown = graph.get(dg.AssetKey(["market", "bars_1m"])).metadata["column_lineage"]
+    assert "| `open` | `market.trades.price` |" in getattr(shown, "value", shown)
+    for key in graph.get_all_asset_keys():
+        metadata = graph.get(key).metadata
+        assert ("dagster/column_lineage" in metadata) == ("column_lineage" in metadata)
+
+
+def test_every_job_schedule_and_sensor_says_what_it_does(definitions):
+    repository = definitions.get_repository_def()
+    named = {
+        "jobs": [each for each in definitions.resolve_all_job_defs() if not each.name.startswith("__")],
+        "schedules": repository.schedule_defs,
+        "sensors": repository.sensor_defs,
+    }
+
+    silent = [f"{kind}: {each.name}" for kind, each_kind in named.items() for each in each_kind if not each.description]
+    assert silent == []
+    assert all(len(each_kind) > 3 for each_kind in named.values())
+
+
 def test_definitions_load_without_the_heavy_libraries():
     """What takes seconds to import is imported where it is used."""
     heavy = ("great_expectations", "hmmlearn", "cvxpy", "matplotlib", "ccxt", "sklearn", "scipy", "numba", "pandas")
