@@ -44,9 +44,24 @@ def model_checks(models: Models) -> list[dg.AssetChecksDefinition]:
 
 
 def _inputs(model: SqlModel, models: Models, lake: Lakehouse) -> list[str]:
-    """Return what a model reads, and the tables below the views among it: views have no news of their own."""
+    """Return what a model reads; for one that follows its inputs, also the tables below the views among them.
+
+    Views have no news of their own.
+    """
     # A view of the platform is another name of its table, and no asset.
-    return [name for name in inputs_of(lake, models, model) if not isinstance(lake.views.get(name), View)]
+    names = [name for name in inputs_of(lake, models, model) if not isinstance(lake.views.get(name), View)]
+    if _follows(model):
+        return names
+    # Whoever waits for no news needs no edge past a view; models below it stay, so that a run makes them first.
+    views = [each for each in models if each.materialized == "view" and each.name in model.depends_on]
+    stored = {each.name for each in models if each.materialized != "view"}
+    below = {name for view in views for name in inputs_of(lake, models, view)} - stored - set(model.depends_on)
+    return [name for name in names if name not in below]
+
+
+def _follows(model: SqlModel) -> bool:
+    """Return whether the model is made anew by itself when something that it reads was."""
+    return model.header.schedule is None and model.header.automation != "none"
 
 
 def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) -> dg.AssetsDefinition:
@@ -65,7 +80,7 @@ def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) 
         deps=inputs,
         lineage=model.lineage,
         partitioned=incremental,
-        follows=model.header.schedule is None and model.header.automation != "none",
+        follows=_follows(model),
         automation=condition,
         checks=_specs(model),
         owners=[_owner(model)],
