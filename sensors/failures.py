@@ -30,7 +30,7 @@ def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[
     message = cause.message.split(": ", 1)[-1] if cause else context.failure_event.message
     if cause is not None and not _OURS.search(cause.message):
         # What a library says after the first line may quote rows.
-        message = message.strip().partition("\n")[0]
+        message = (message or "").strip().partition("\n")[0]
     incident = Incident(
         incident_id=context.dagster_run.run_id,
         ts=platform.clock(),

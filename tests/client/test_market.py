@@ -200,10 +200,10 @@ def test_an_empty_lake_knows_no_symbol(tmp_path):
 @pytest.mark.parametrize(
     "call",
     [
-        lambda market: market.ohlcv("7m"),
+        lambda market: market.ohlcv("7q"),
         lambda market: market.ohlcv(start=datetime(2024, 1, 1)),
         lambda market: market.ohlcv(start=TODAY, end=TODAY),
-        lambda market: market.ohlcv(start="2024-01-01"),
+        lambda market: market.ohlcv(start="2024-13-01"),
         lambda market: market.ohlcv(version=-1),
         lambda market: market.ohlcv(version=True),
         lambda market: market.ohlcv().tail(-1),
