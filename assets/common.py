@@ -27,7 +27,6 @@ __all__ = [
     "published",
     "rule_check",
     "rule_results",
-    "rules_in_words",
     "static_metadata",
     "table_asset",
     "table_rows",
@@ -201,7 +200,7 @@ def rule_results(audited: Audited | Staging) -> Iterator[dg.AssetCheckResult]:
         asset_key=asset_key(declared.name),
         passed=audited.publishable,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=rules_in_words(audited.read, rejected, publishable=audited.publishable),
+        description=_in_words(audited.read, rejected, publishable=audited.publishable),
         metadata={
             "rows_read": audited.read,
             "rows_rejected": rejected,
@@ -213,8 +212,7 @@ def rule_results(audited: Audited | Staging) -> Iterator[dg.AssetCheckResult]:
     )
 
 
-def rules_in_words(read: int, rejected: int, *, publishable: bool) -> str:
-    """Return what a contract's rules found, as a sentence."""
+def _in_words(read: int, rejected: int, *, publishable: bool) -> str:
     if not rejected:
         return f"All {read:,} rows meet the contract."
     if publishable:

@@ -4,13 +4,14 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from assets.common import RULES, asset_key, published, rules_in_words, static_metadata, table_rows
+from assets.common import DAILY, RULES, asset_key, published, static_metadata, table_rows
 from hfthot_platform.contracts import contract
 from hfthot_platform.incidents import notify, record
 from hfthot_platform.ingest import FileOutcome, incident_of, ingest_landing
+from hfthot_platform.ingest.records import Known
 from resources.platform import Platform
 
-__all__ = ["ASSETS", "announce"]
+__all__ = ["ASSETS", "announcements"]
 
 
 @dg.asset(
@@ -40,7 +41,9 @@ def ingest_files(
     stamp = platform.stamp(context)
 
     def report(outcome: FileOutcome) -> None:
-        announce(context.instance, outcome, run_id=context.run.run_id)
+        for event in announcements(outcome, table=outcome.table, run_id=context.run.run_id):
+            # At once, so that a run that dies before its end has told of what it published.
+            context.instance.report_runless_asset_event(event)
         if outcome.status == "rejected":
             incident = incident_of(outcome, platform.clock(), stamp, job=context.job_name)
             record(platform.lake, incident)
@@ -74,29 +77,29 @@ def ingest_files(
     yield result._replace(metadata={**(result.metadata or {}), "files": table_rows(facts), "count": len(facts)})
 
 
-def announce(instance: dg.DagsterInstance, outcome: FileOutcome, *, run_id: str) -> None:
-    """Tell the graph that days of a table have other rows, and that these passed the table's rules.
+def announcements(
+    file: FileOutcome | Known, *, table: str | None, run_id: str
+) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
+    """Return the events that tell the graph which days of a table have other rows, and that they passed its rules.
 
     What is computed from the table follows an announced day only where the check that gates publication passed.
     """
-    if outcome.table is None or not outcome.days:
-        return
-    key = asset_key(outcome.table)
-    about = {"origin": "file", "file": outcome.name, "delta_version": outcome.version, "run": run_id}
-    for day in sorted(outcome.days):
-        event = dg.AssetMaterialization(key, partition=day.isoformat(), metadata=about)
-        instance.report_runless_asset_event(event)
+    days = [day.isoformat() for day in sorted(file.days) if DAILY.has_partition_key(day.isoformat())]
+    if table is None or not days:
+        return []
+    key = asset_key(table)
+    about = {"origin": "file", "file": file.name, "run": run_id}
     check = dg.AssetCheckEvaluation(
         asset_key=key,
         check_name=RULES,
         passed=True,
         severity=dg.AssetCheckSeverity.ERROR,
-        description=rules_in_words(outcome.rows_read, outcome.rows_quarantined, publishable=True),
-        metadata={"origin": dg.MetadataValue.text("file"), "file": dg.MetadataValue.text(outcome.name)},
+        description="What is published of a file met the contract.",
+        metadata={name: dg.MetadataValue.text(value) for name, value in about.items()},
         blocking=True,
     )
-    # After the days: a check counts for the newest materialisation only if it came later.
-    instance.report_runless_asset_event(check)
+    # The check after the days: it counts for the newest materialisation only if it came later.
+    return [*(dg.AssetMaterialization(key, partition=day, metadata=about) for day in days), check]
 
 
 def _checks(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:

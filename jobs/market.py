@@ -1,11 +1,15 @@
 """Ingest and derive: the daily path from feeds to the universe."""
 
-from __future__ import annotations
+from typing import Any
 
 import dagster as dg
 
 from assets.common import asset_key
+from hfthot_platform import __version__
+from hfthot_platform.ingest import withdraw_file
+from hfthot_platform.lakehouse import Stamp
 from jobs.common import TODAY, YESTERDAY, daily_schedule, tables_with_gates, whole_schedule
+from resources.platform import Platform
 
 __all__ = ["JOBS", "SCHEDULES"]
 
@@ -31,7 +35,41 @@ landing = dg.define_asset_job(
     description="Ingest the files that wait in the landing folder.",
 )
 
-JOBS = [ingest, derive, describe, landing]
+
+@dg.op(
+    description="Take the rows of an ingested file out of its table; what they had taken the place of comes back.",
+    config_schema={
+        "file": dg.Field(
+            str, description="The name under which it was taken in, or eight or more digits of its content's hash."
+        )
+    },
+    pool="landing",
+)
+def withdraw_rows(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
+    """Withdraw one file."""
+    stamp = Stamp(run_id=context.run_id, code_version=__version__)
+    outcome = withdraw_file(platform.lake, context.op_config["file"], stamp=stamp)
+    context.add_output_metadata(
+        {
+            "table": outcome.table or "",
+            "rows_withdrawn": outcome.rows_withdrawn,
+            "rows_restored": outcome.rows_restored,
+            "days": len(outcome.days),
+            "remark": outcome.detail or "",
+        }
+    )
+
+
+@dg.job(
+    name="withdraw",
+    description="Undo the ingestion of a file. Its days are derived again by themselves, and it can be ingested again.",
+)
+def withdraw() -> None:
+    """Withdraw one file."""
+    withdraw_rows()
+
+
+JOBS: list[Any] = [ingest, derive, describe, landing, withdraw]
 
 # Half an hour after midnight UTC, so that archives and late trades of the day are in.
 SCHEDULES = [

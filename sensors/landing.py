@@ -1,10 +1,14 @@
-"""Files in the landing folder start an ingest run."""
+"""Files in the landing folder start an ingest run, and files that are withdrawn the computation of their days."""
 
 import hashlib
 
 import dagster as dg
+import polars as pl
 
+from assets.common import DAILY
+from assets.ops import announcements
 from hfthot_platform.ingest import waiting_files
+from hfthot_platform.ingest.records import Known, known
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]
@@ -32,4 +36,39 @@ def landing_folder(
     return dg.RunRequest(run_key=hashlib.sha256(facts.encode()).hexdigest())
 
 
-SENSORS = [landing_folder]
+@dg.sensor(job_name="derive", minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+def withdrawn_files(
+    context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
+) -> dg.SensorResult | dg.SkipReason:
+    """Announce the days of files that were withdrawn or read anew, by whatever way, and derive these days again."""
+    if not platform.lake.exists():
+        return dg.SkipReason("there is no lake yet")
+    market = pl.col("target").str.starts_with("market.")
+    files = [
+        each
+        for each in known(platform.lake, market, pl.col("rows_withdrawn") > 0)
+        if _mark(each) > (context.cursor or "")
+    ]
+    if not files:
+        return dg.SkipReason("no file was withdrawn")
+    return dg.SensorResult(
+        run_requests=[request for each in files for request in _derivation(each)],
+        asset_events=[event for each in files for event in announcements(each, table=each.target, run_id=each.run_id)],
+        cursor=_mark(files[-1]),
+    )
+
+
+def _mark(file: Known) -> str:
+    """Return what orders records by their time."""
+    return f"{file.ingested_at.isoformat(timespec='microseconds')} {file.content_hash}"
+
+
+def _derivation(file: Known) -> list[dg.RunRequest]:
+    days = [day.isoformat() for day in sorted(file.days) if DAILY.has_partition_key(day.isoformat())]
+    if not days:
+        return []
+    tags = {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[-1]}
+    return [dg.RunRequest(run_key=f"withdrawn:{_mark(file)}", tags=tags)]
+
+
+SENSORS = [landing_folder, withdrawn_files]

@@ -518,6 +518,19 @@ def test_ingest_of_a_folder_tells_each_file_and_exits_with_1_if_one_is_rejected(
     assert re.search(r"notes\.txt +rejected", result.stdout)
 
 
+def test_a_file_is_withdrawn_by_its_name_and_can_be_ingested_again(hfthot, tmp_path):
+    path, lake = klines(tmp_path / "spot"), tmp_path / "lake"
+    hfthot("ingest", str(path), lake=lake)
+
+    gone = hfthot("withdraw", path.name, lake=lake)
+    unknown = hfthot("withdraw", "BTCUSDT-1m-2024-03-02.csv", lake=lake)
+    again = json.loads(hfthot("ingest", str(path), "--json", lake=lake).stdout)
+
+    assert gone.stdout == f"market.bars_1m: 10 rows of {path.name} withdrawn, 1 day changed\n"
+    assert unknown.exit_code == 2
+    assert again[0]["rows_published"] == 10
+
+
 def test_ingest_takes_in_the_landing_folder(hfthot, tmp_path, monkeypatch):
     monkeypatch.setenv("HFTHOT_LANDING", str(tmp_path / "landing"))
     monkeypatch.setenv("HFTHOT_LANDING_SETTLE_SECONDS", "0")

@@ -107,6 +107,7 @@ class Known:
     first_ts: datetime | None
     last_ts: datetime | None
     ingested_at: datetime
+    run_id: str
     days: frozenset[date]
 
 

@@ -15,7 +15,7 @@ import pytest
 from hfthot_platform.definitions import build_definitions
 from hfthot_platform.incidents import Incident, notify, record, redacted
 from sensors.failures import run_failure
-from sensors.landing import landing_folder
+from sensors.landing import landing_folder, withdrawn_files
 from tests.dagster.conftest import NOW
 
 DAY = "2024-03-04"
@@ -73,6 +73,28 @@ def test_a_rejected_file_fails_a_check_and_is_an_incident_once(run, settings, pl
     assert incident["message"] == "candles.csv.gz: all 10 rows were quarantined"
     assert "candles.csv.gz: all 10 rows" in caplog.text
     assert all(each.passed for each in good.get_asset_check_evaluations())
+
+
+def test_the_days_of_a_withdrawn_file_are_announced_and_derived_once(run, settings, platform, instance):
+    drop(settings, "candles.csv.gz", CANDLES)
+    run("landing")
+    run("derive", DAY)
+    assert platform.lake.table("market.bars").scan().collect().height
+
+    withdrawn = run("withdraw", config={"ops": {"withdraw_rows": {"config": {"file": "candles.csv.gz"}}}})
+
+    assert withdrawn.success
+    assert platform.lake.table("market.bars_1m").scan().collect().height == 0
+    context = dg.build_sensor_context(instance=instance, resources={"platform": platform})
+    found = withdrawn_files(context)
+    assert isinstance(found, dg.SensorResult)
+    (request,) = found.run_requests
+    assert request.tags["dagster/asset_partition_range_start"] == DAY
+    assert [type(each) for each in found.asset_events] == [dg.AssetMaterialization, dg.AssetCheckEvaluation]
+    again = dg.build_sensor_context(instance=instance, cursor=found.cursor, resources={"platform": platform})
+    assert isinstance(withdrawn_files(again), dg.SkipReason)
+    run("derive", DAY)
+    assert platform.lake.table("market.bars").scan().collect().height == 0, "what was computed from them went too"
 
 
 def test_the_sensor_asks_for_one_run_per_set_of_files(settings, platform):

@@ -1,0 +1,185 @@
+"""What a list of paths can hold: each thing has an outcome, and none stops the others."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+
+import polars as pl
+import pytest
+
+from hfthot_platform.errors import BadRequestError
+from hfthot_platform.ingest import ingest_files
+from tests.ingest.conftest import HEADER, NOW, assert_accounted, trade_line, trades_csv
+
+
+def archive(**members: str) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        for name, text in members.items():
+            packed.writestr(name.replace("__", "."), text)
+    return buffer.getvalue()
+
+
+def reasons(outcomes) -> dict[str, str | None]:
+    return {each.name: each.reason for each in outcomes}
+
+
+def test_everything_in_a_folder_has_an_outcome(landing, tmp_path):
+    folder = tmp_path / "given"
+    (folder / "sub.csv").mkdir(parents=True)
+    (folder / "sub.csv" / "kraken_BTCEUR.csv").write_text(trades_csv(0, 3))
+    (folder / "empty.csv").write_text("")
+    (folder / "dangling.csv").symlink_to(tmp_path / "nowhere")
+    (folder / "linked_kraken_ETHEUR.csv").symlink_to(tmp_path / "real.csv")
+    (folder / "loop").symlink_to(folder)
+    os.mkfifo(folder / "pipe.csv")
+    (tmp_path / "real.csv").write_text(trades_csv(50, 3))
+    (folder / "mapping.yaml").write_text("venue: kraken\nsymbol: BTC-EUR\n")
+    outcomes = ingest_files(landing.lake, [folder])
+    assert reasons(outcomes) == {
+        "dangling.csv": "dangling_link",
+        "empty.csv": "empty",
+        "linked_kraken_ETHEUR.csv": None,
+        "pipe.csv": "not_a_file",
+        "kraken_BTCEUR.csv": None,
+    }
+    assert_accounted(landing.lake)
+
+
+def test_a_file_that_is_named_several_times_is_taken_in_once(landing, tmp_path):
+    path = tmp_path / "kraken_BTCEUR.csv"
+    path.write_text(trades_csv(0, 3))
+    outcomes = ingest_files(landing.lake, [path, tmp_path, path])
+    assert [each.status for each in outcomes if each.name == path.name] == ["published"]
+
+
+def test_a_file_that_vanishes_meanwhile_is_told_and_stops_nobody(landing, tmp_path):
+    for number in (1, 2, 3):
+        (tmp_path / f"kraken_BTCEUR_{number}.csv").write_text(trades_csv(number * 10, 3))
+    paths = [tmp_path / f"kraken_BTCEUR_{number}.csv" for number in (1, 2, 3)]
+    outcomes = ingest_files(landing.lake, paths, on_outcome=lambda _: paths[1].unlink(missing_ok=True))
+    assert [(each.status, each.reason) for each in outcomes] == [
+        ("published", None),
+        ("rejected", "vanished"),
+        ("published", None),
+    ]
+
+
+def test_a_file_that_grows_or_shrinks_while_it_is_read_publishes_nothing(landing, tmp_path):
+    path = tmp_path / "kraken_BTCEUR.csv"
+    for change in (lambda: path.write_text(trades_csv(0, 11)), lambda: os.truncate(path, 40), path.unlink):
+        path.write_text(trades_csv(0, 10))
+        done = []
+
+        def meddle(*_told, change=change, done=done):
+            if not done:
+                done.append(change())
+
+        (outcome,) = ingest_files(landing.lake, [path], progress=meddle)
+        assert (outcome.status, outcome.rows_published) == ("rejected", 0)
+        assert outcome.reason in {"changed_while_read", "vanished"}
+        assert landing.rows().height == 0
+        assert landing.lake.table("quarantine.trades").scan().collect().height == 0
+
+
+def test_a_failure_in_one_file_is_an_incident_and_the_others_go_on(landing, tmp_path):
+    for number in (1, 2):
+        (tmp_path / f"kraken_BTCEUR_{number}.csv").write_text(trades_csv(number * 10, 2 + number))
+
+    def fails(done, total, unit):
+        if done == 3 and unit == "rows":
+            raise RuntimeError("ada@analytical.example")
+
+    outcomes = ingest_files(landing.lake, [tmp_path / "kraken_BTCEUR_1.csv", tmp_path], progress=fails)
+    assert reasons(outcomes) == {"kraken_BTCEUR_1.csv": "unexpected_error", "kraken_BTCEUR_2.csv": None}
+    (incident,) = landing.lake.table("ops.incidents").scan().collect().rows(named=True)
+    assert (incident["kind"], incident["severity"]) == ("file_rejected", "error")
+    assert "RuntimeError" in incident["message"]
+    assert "ada" not in f"{incident}"
+
+
+def test_a_path_that_is_not_there_is_refused_before_anything_is_taken_in(landing, tmp_path):
+    (tmp_path / "kraken_BTCEUR.csv").write_text(trades_csv(0, 3))
+    with pytest.raises(BadRequestError, match="no such file or folder"):
+        ingest_files(landing.lake, [tmp_path / "kraken_BTCEUR.csv", tmp_path / "kraken_BTCEU.csv"])
+    assert landing.lake.table("market.trades").scan().collect().height == 0 if landing.lake.exists() else True
+
+
+# --- archives of several files ---------------------------------------------------------------------------------------
+
+
+def test_the_files_of_an_archive_are_judged_together(landing):
+    bad = HEADER + "".join(trade_line(n, price=-1) for n in range(100, 130))
+    landing.drop(
+        "kraken_BTCEUR.zip",
+        archive(kraken_BTCEUR_a__csv=trades_csv(0, 10), kraken_BTCEUR_b__csv=bad),
+        mapping={"venue": "kraken", "symbol": "BTC-EUR"},
+    )
+    outcome = landing.run_one()
+    assert (outcome.reason, outcome.rows_read, outcome.rows_published) == ("too_many_bad_rows", 40, 0)
+    assert landing.rows().height == 0
+
+
+def test_what_is_no_market_data_in_an_archive_is_left_out_and_named(landing):
+    members = {"a__csv": trades_csv(0, 10), "read_me__txt": "Thank you for buying.\n"}
+    landing.drop("kraken.zip", archive(**members), mapping={"venue": "kraken", "symbol": "BTC-EUR"})
+    outcome = landing.run_one()
+    assert (outcome.status, outcome.rows_published) == ("published", 10)
+    assert outcome.detail == "left out of the archive: read_me.txt"
+
+
+def test_an_archive_for_two_tables_is_refused_as_a_whole(landing):
+    bars = "ts,open,high,low,close,volume\n" + "".join(
+        f"{1_704_067_200_000 + n * 60_000},10,11,9,10,1\n" for n in range(5)
+    )
+    landing.drop(
+        "kraken.zip",
+        archive(a__csv=trades_csv(0, 10), b__csv=bars),
+        mapping={"venue": "kraken", "symbol": "BTC-EUR"},
+    )
+    outcome = landing.run_one()
+    assert outcome.reason == "several_tables"
+    assert landing.rows().height == 0
+
+
+# --- files of persons in the wrong place -----------------------------------------------------------------------------
+
+PERSON = '{"event_id": "e1", "type": "registration", "username": "ada", "email": "ada@analytical.example"}\n'
+
+
+def parquet() -> bytes:
+    buffer = io.BytesIO()
+    pl.DataFrame({"event_id": ["e1"], "type": ["login"], "username": ["ada"]}).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [PERSON.encode(), b"username,Email\nada,ada@analytical.example\n", parquet(), archive(events__jsonl=PERSON)],
+    ids=["json", "csv", "parquet", "zip"],
+)
+def test_a_file_of_persons_in_the_market_folder_is_put_away_without_name_or_content(landing, content):
+    landing.drop("ada_lovelace.csv", content)
+    outcome = landing.run_one()
+    assert (outcome.status, outcome.reason) == ("rejected", "personal_data")
+    assert landing.waiting() == set()
+    assert list(landing.rejected.iterdir()) == []
+    kept = landing.folder / "users" / "rejected"
+    assert [each.name for each in kept.iterdir()] == [outcome.name]
+    assert outcome.name.startswith("personal_data-")
+    for table in ("ops.ingest_files", "ops.incidents"):
+        told = f"{landing.lake.table(table).scan().collect().rows()}{outcome}"
+        assert "lovelace" not in told.lower()
+        assert "analytical" not in told
+
+
+def test_of_what_no_adapter_knows_neither_content_nor_an_address_is_recorded(landing):
+    landing.drop("ada@analytical.example.txt", "Ada Lovelace, born in London\n")
+    outcome = landing.run_one()
+    assert outcome.reason == "unrecognised"
+    record = landing.lake.table("ops.ingest_files").scan().collect().row(0, named=True)
+    assert "Lovelace" not in f"{record}"
+    assert "ada@" not in f"{record}"
+    assert record["ingested_at"] == NOW
