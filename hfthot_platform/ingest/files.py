@@ -467,10 +467,11 @@ class _OneFile:
             # An earlier run published the file and died.  A row that a later batch repeats looks like one of them.
             published = _stored(staging, reference)
             duplicate = commit.rows_read - commit.rows_quarantined - published
-        version, commit_id = commit.version, commit.commit_id
+        version, commit_id, updated = commit.version, commit.commit_id, commit.rows_updated
         if commit.rows_replayed:
             own = next((each for each in staging.table.lineage() if each.source_ref == reference), None)
-            version, commit_id = (own.version, own.commit_id) if own else (version, commit_id)
+            if own is not None:
+                version, commit_id, updated = own.version, own.commit_id, own.updated
         if known is not None:
             took = f"took the place of another reading of the same content: {withdrawn:,} rows withdrawn"
             note = "; ".join(filter(None, (f"{took}, {restored:,} brought back", note)))
@@ -485,7 +486,7 @@ class _OneFile:
             rows_quarantined=commit.rows_quarantined,
             rows_withdrawn=withdrawn,
             rows_restored=restored,
-            rows_updated=commit.rows_updated,
+            rows_updated=updated,
             first_ts=first if published else None,
             last_ts=last if published else None,
             version=version,

@@ -85,6 +85,8 @@ class VersionInfo:
     commit_id: str = ""
     #: What the rows of a `Table.publish` came from.
     source_ref: str = ""
+    #: How many of them took the place of another's.
+    updated: int = 0
     #: The version that a restore made current again; None for any other operation.
     restored: int | None = None
 
@@ -207,5 +209,6 @@ def _info(entry: Mapping[str, Any], milliseconds: int) -> VersionInfo:
         oldest_readable=int(oldest) if oldest is not None else None,
         commit_id=str(entry.get(_PREFIX + "commit_id", "")),
         source_ref=str(entry.get(_PREFIX + "source_ref", "")),
+        updated=int(entry.get(_PREFIX + "updated", 0)),
         restored=int(entry["operationParameters"]["version"]) if operation == "RESTORE" else None,
     )

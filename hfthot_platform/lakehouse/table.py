@@ -540,7 +540,8 @@ class Table:
 
             def write(target: DeltaTable, commit_id: str) -> None:
                 rows = published - replayed
-                made = properties(stamp, commit_id, alone=True, operation="PUBLISH", rows=rows, source_ref=source_ref)
+                about: dict[str, int | str] = {"rows": rows, "source_ref": source_ref, "updated": publication.updated}
+                made = properties(stamp, commit_id, alone=True, app=None, operation="PUBLISH", **about)
                 before = target.version()
                 try:
                     with translated(contract.name):

@@ -27,7 +27,7 @@ T = TypeVar("T")
 #: Bounds, not expectations: a machine shared with other work may be ten times slower than a quiet one.
 START_SECONDS = 180
 WORK_SECONDS = 180
-STOP_SECONDS = 30
+STOP_SECONDS = 90
 
 _LOCATION = """{ workspaceOrError { __typename ... on PythonError { message } ... on Workspace {
   locationEntries { name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
