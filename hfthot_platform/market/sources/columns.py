@@ -22,13 +22,36 @@ PRICES: Final = ("open", "high", "low", "close")
 #: Usual names of each target, best first.  Compared as `normalised` writes them.
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
     "ts": (
-        *("open_time", "opentime", "timestamp", "unix", "unix_timestamp", "unixtime", "unix_time", "epoch", "mts"),
+        *(
+            "open_time",
+            "opentime",
+            "timestampms",
+            "timestamp",
+            "unix",
+            "unix_timestamp",
+            "unixtime",
+            "unix_time",
+            "epoch",
+            "mts",
+        ),
         *("ts", "ts_event", "datetime", "date_time", "time", "gmt_time", "utc_time", "date_utc", "time_utc"),
         *("timestamp_utc", "datetime_utc", "date", "local_time", "day", "transact_time", "trade_time", "exec_time"),
         *("created_time", "created_at", "window_start", "sip_timestamp", "participant_timestamp", "start_time"),
         *("start", "bucket", "candle_begin_time", "begin", "period", "time_est", "time_eet", "t", "index", "unnamed_0"),
     ),
-    "symbol": ("symbol", "pair", "ticker", "instrument_name", "instrument", "inst_id", "instid", "market", "code", "s"),
+    "symbol": (
+        "symbol",
+        "pair",
+        "ticker",
+        "instrument_name",
+        "instrument",
+        "inst_id",
+        "instid",
+        "market",
+        "code",
+        "s",
+        "name",
+    ),
     "interval": ("interval", "tf", "timeframe", "per"),
     "open": ("open", "o", "open_price", "1_open", "px_open"),
     "high": ("high", "h", "high_price", "2_high", "px_high", "max"),
@@ -68,7 +91,7 @@ _DAY: Final = re.compile(
 _STAMP: Final = re.compile(r"(\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})[ T]\d{1,2}:\d{2}.*")
 _CLOCK: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,:]\d+)?)?\s*([AaPp]\.?[Mm]\.?)?|\d{1,6}(\.0)?|\d{9}")
 #: Names that are as often those of something else: a `market` may be spot.
-_DOUBTFUL_SYMBOLS: Final = frozenset({"market", "code", "s", "instrument"})
+_DOUBTFUL_SYMBOLS: Final = frozenset({"market", "code", "s", "instrument", "name"})
 _SYMBOL: Final = re.compile(r"(?!(SPOT|LINEAR|INVERSE|FUTURES?|MARGIN|SWAP|OPTIONS?|STOCKS?)$)[A-Z0-9][A-Z0-9./_:-]*")
 _QUOTE_NAMES: Final = frozenset(
     {"usd", "usdt", "usdc", "busd", "eur", "gbp", "jpy", "krw", "currency", "quote", "base", "tusd", "try", "aud"}
@@ -113,6 +136,10 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
         if not words or not all(_SYMBOL.fullmatch(each) for each in words):
             del found["symbol"]
     found.update(_volumes(names, candidates("volume"), values))
+    if "side" not in found and (types := places.get("type")):
+        words = {each.lower() for each in values(types[0])} - _NOTHING
+        if words and words <= {"buy", "sell"}:
+            found["side"] = types[0]
     if all(each in found for each in ("open", "high", "low")) and "close" not in found and "price" in found:
         found["close"] = found.pop("price")  # an index's "Price" beside open, high and low is the last one
     if "amount" not in found and "price" in found and "open" not in found and "volume" in found:

@@ -271,6 +271,14 @@ def test_a_market_that_is_no_symbol_names_none(tmp_path, read_file) -> None:
     assert read_file(tmp_path / "b.csv", venue="kraken").rows["symbol"].to_list() == ["ETH-EUR"]
 
 
+def test_a_name_in_capitals_is_a_symbol_and_a_type_of_buy_and_sell_a_side(tmp_path, read_file) -> None:
+    (tmp_path / "a.csv").write_text("date,price,volume,Name\n2016-01-04,5,2,AAL\n2016-01-04,6,2,BRK.B\n")
+    assert read_file(tmp_path / "a.csv", venue="us_equity").rows["symbol"].to_list() == ["AAL", "BRK.B"]
+    (tmp_path / "b.csv").write_text("timestamp,timestampms,price,amount,type\n1705136400,1705136400123,5,2,buy\n")
+    (row,) = read_file(tmp_path / "b.csv", **KRAKEN).rows.select("ts", "side").rows()
+    assert row == (NINE + timedelta(milliseconds=123), "buy")
+
+
 def test_two_columns_of_one_name(tmp_path, read_file) -> None:
     (tmp_path / "a.csv").write_text("ts,price,amount,ts\n1705136400,5,2,\n1705136401,6,2,\n")
     assert read_file(tmp_path / "a.csv", **KRAKEN).rows["price"].to_list() == [5, 6]
