@@ -21,7 +21,7 @@ from hfthot_platform.accounts.changes import RowChange
 from hfthot_platform.accounts.core import RANDOM_ID, AccountRow, inserting
 from hfthot_platform.accounts.journal import Tally
 from hfthot_platform.accounts.people import changed_at, users_row
-from hfthot_platform.accounts.quotas import PROVIDER_NAME, PROVIDERS, Counter, Quotas, window_of
+from hfthot_platform.accounts.quotas import PROVIDER_NAME, PROVIDERS, Counter, Quotas, provider_limit, window_of
 from hfthot_platform.accounts.records import ApiKey, ApiKeys, ProviderKey, Request, Secret, moment
 from hfthot_platform.accounts.sessions import Sessions
 from hfthot_platform.accounts.store import Prepared, Transaction
@@ -32,7 +32,6 @@ from hfthot_platform.errors import (
     InactiveAccountError,
     InvalidTokenError,
     RevokedTokenError,
-    nearest,
 )
 
 __all__ = ["Credentials"]
@@ -134,10 +133,11 @@ class Credentials(Sessions, Quotas):
             tx.log([], self.event(tx, "api_key.list", row["subject_id"], actor, request))
         return [_api_key(each, row) for each in found]
 
-    def verify_api_key(self, key: str | Secret, *, request: Request = _HERE) -> ApiKey:
+    def verify_api_key(self, key: str | Secret, *, request: Request = _HERE, counted: bool = True) -> ApiKey:
         """Return whose key it is and what tier the account has now: one indexed read.
 
-        Each success counts as one of the account's requests; they are counted in memory and written together.
+        Each success counts as one of the account's requests; they are counted in memory and written together, unless
+        the caller counts them itself by `count_request` (`counted` False).
 
         Raises:
             InvalidTokenError: it was never issued, or was altered.
@@ -166,7 +166,8 @@ class Credentials(Sessions, Quotas):
                 "the account is closed or deleted", where=f"API key {prefix}...", hint="Ask an administrator."
             )
         else:
-            if self._journal.count(Tally("api_key.verify", "success", subject_id, subject_id, key_id), now):
+            action = "api_key.verify" if counted or tier(level).requests is None else "api_key.use"
+            if self._journal.count(Tally(action, "success", subject_id, subject_id, key_id), now):
                 self.flush()
             return ApiKey(key_id, user_id, role, level, prefix, moment(created_at))
         self._rejected("api_key.verify", subject_id, key_id, now, request)
@@ -278,7 +279,7 @@ class Credentials(Sessions, Quotas):
             request: who asks.
 
         Raises:
-            BadRequestError: a provider is unknown and brings no limit, or a key is empty or too long.
+            BadRequestError: a provider is none of the list, or a key is empty or too long.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         wanted = {provider: _given(provider, value) for provider, value in provider_keys.items()}
@@ -293,7 +294,10 @@ class Credentials(Sessions, Quotas):
                 row.update(values)
                 tx.execute(sa.update(schema.users).where(schema.users.c.user_id == user_id).values(values))
                 changes.append(users_row(row))
-            detail = {"providers": sorted(wanted), "data_sharing_consent": row["data_sharing_consent"]}
+            detail = {
+                "providers": sorted(wanted.keys() & PROVIDERS.keys()),
+                "data_sharing_consent": row["data_sharing_consent"],
+            }
             tx.log(changes, self.event(tx, "api_keys.save", row["subject_id"], actor, request, detail=detail))
         return self.get_api_keys(user_id, request=request)
 
@@ -358,14 +362,11 @@ _ACCEPTED: Final = frozenset({"api_key", "queries_limit", "window_seconds", "que
 
 
 def _given(provider: str, value: str | Mapping[str, Any] | None) -> _Given | None:
-    if not PROVIDER_NAME.fullmatch(str(provider)):
-        raise BadRequestError(
-            "a provider's name has lower-case letters, digits and underscores only",
-            where="provider_keys",
-            hint=nearest(str(provider), PROVIDERS) or "Such as finnhub or alpha_vantage.",
-        )
-    if value is None:
+    if value is None and PROVIDER_NAME.fullmatch(str(provider)):
+        # Keys of providers that an older version took may be removed.
         return None
+    # What a caller makes up would lie in clear in the lake for ever: only names from the list do.
+    provider_limit(str(provider))
     fields: Mapping[str, Any] = value if isinstance(value, Mapping) else {"api_key": value}
     key, quota, seconds = fields.get("api_key"), fields.get("queries_limit"), fields.get("window_seconds")
     if odd := sorted(str(name)[:40] for name in fields.keys() - _ACCEPTED):

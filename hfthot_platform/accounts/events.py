@@ -49,8 +49,10 @@ from hfthot_platform.accounts.identities import (
     email_look_up,
     name_form,
     network_text,
+    new_username,
     username_form,
     username_look_up,
+    username_skeleton,
 )
 from hfthot_platform.accounts.people import users_row
 from hfthot_platform.accounts.quotas import PROVIDERS, Counter, window_of
@@ -417,6 +419,11 @@ class _Importer(Accounts):
         if not look_ups:
             raise _Refused("no_account_named")
         if kind == "registration":
+            try:
+                names["username"] = new_username(names["username"] or "")
+            except BadRequestError:
+                raise _Refused("malformed_username") from None
+            look_ups["skeleton"] = self.look_up("looks like", username_skeleton(str(names["username"])))
             for name in ("first_name", "last_name"):
                 try:
                     names[name] = name_form(fields.get(name), name)
@@ -431,11 +438,15 @@ class _Importer(Accounts):
         except _Refused:
             return False
         with self.store.reading() as rx:
-            known = any(rx.run(_BY[name], {"look_up": look_up}) for name, look_up in event.look_ups.items())
+            known = any(
+                rx.run(_BY[name], {"look_up": look_up}) for name, look_up in event.look_ups.items() if name in _BY
+            )
             return event.kind != "registration" and not known and not rx.run(_SEEN, {"event": event.hash})
 
     def apply(self, events: list[_Event]) -> list[str]:
         """Apply events in one transaction; return `applied`, `repeated`, `waiting` or a reason for each."""
+        if any(event.kind == "registration" for event in events):
+            self._fill_skeletons()
         with self.store.transaction() as tx:
             return [self._applied(tx, event) for event in events]
 

@@ -13,10 +13,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from hfthot_platform.accounts.changes import to_json
+from hfthot_platform.accounts.lookalikes import require_visible, skeleton
 from hfthot_platform.errors import BadRequestError
 
 __all__ = ["address_group", "email_form", "email_look_up", "name_form", "network_text", "password_form"]
-__all__ += ["preferences_form", "username_form", "username_look_up"]
+__all__ += ["new_username", "preferences_form", "username_form", "username_look_up", "username_skeleton"]
 
 _USERNAME: Final = 64
 _EMAIL: Final = 254  # RFC 5321, 4.5.3.1.3
@@ -63,6 +64,24 @@ def username_form(username: str) -> str:
     if "@" in text:
         raise BadRequestError("it has an @", where="username", hint="An e-mail address has a field of its own.")
     return text
+
+
+def new_username(username: str) -> str:
+    """Return a username that somebody chooses now, as it is kept.
+
+    Accounts from before may have names that are refused here; they are still found by them.
+
+    Raises:
+        BadRequestError: it is none, has characters that do not show, or mixes scripts whose letters look alike.
+    """
+    text = username_form(username)
+    require_visible(text, "username")
+    return text
+
+
+def username_skeleton(username: str) -> str:
+    """Return what two usernames that look the same share."""
+    return skeleton(username_look_up(username))
 
 
 def username_look_up(username: str) -> str:
@@ -125,7 +144,8 @@ def preferences_form(preferences: Mapping[str, Any] | None) -> str | None:
     text: str | None = None
     try:
         text = to_json(dict(preferences))
-        json.loads(text)
+        # A lone surrogate, which no file could hold, does not get through here.
+        json.dumps(json.loads(text), ensure_ascii=False).encode()
     except (TypeError, ValueError, RecursionError):
         text = None
     if text is None or len(text) > _PREFERENCES or not all(isinstance(key, str) for key in preferences):

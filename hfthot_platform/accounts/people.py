@@ -16,9 +16,10 @@ from hfthot_platform.accounts.identities import (
     email_form,
     email_look_up,
     name_form,
+    new_username,
     preferences_form,
-    username_form,
     username_look_up,
+    username_skeleton,
 )
 from hfthot_platform.accounts.records import UNCHANGED, Request, Unchanged, User, moment
 from hfthot_platform.accounts.store import Prepared, Transaction, _Connected
@@ -38,7 +39,11 @@ _TAKEN: Final = {
         sa.select(schema.users.c.user_id).where(schema.users.c.username_lookup == sa.bindparam("look_up"))
     ),
     "email": Prepared(sa.select(schema.users.c.user_id).where(schema.users.c.email_lookup == sa.bindparam("look_up"))),
+    "skeleton": Prepared(
+        sa.select(schema.users.c.user_id).where(schema.users.c.username_skeleton == sa.bindparam("look_up"))
+    ),
 }
+_LOOKED_UP: Final = {"username": "username_lookup", "skeleton": "username_skeleton", "email": "email_lookup"}
 _LAKE: Final = (
     "subject_id",
     *_PERSONAL,
@@ -83,16 +88,13 @@ class People(Core):
             DuplicateAccountError: the username or the address is taken; `field` says which.
         """
         kept = {
-            "username": username_form(username),
+            "username": new_username(username),
             "email": email_form(email),
             "first_name": name_form(first_name, "first_name"),
             "last_name": name_form(last_name, "last_name"),
         }
         level = _tier(tier)
-        look_ups = {
-            "username": self.look_up("username", username_look_up(username)),
-            "email": self.look_up("email", email_look_up(email)),
-        }
+        look_ups = self.name_look_ups(username) | {"email": self.look_up("email", email_look_up(email))}
         try:
             with self.store.reading() as rx:
                 # Before the expensive hash; the transaction asks again, when it is certain.
@@ -125,6 +127,7 @@ class People(Core):
             "user_id": user_id,
             "subject_id": subject_id,
             "username_lookup": look_ups["username"],
+            "username_skeleton": look_ups["skeleton"],
             "email_lookup": look_ups["email"],
             **{name: text and cipher.encrypt("users", name, text) for name, text in kept.items()},
             "preferences": None,
@@ -141,12 +144,45 @@ class People(Core):
         tx.run(_ADD_USER, row)
         return row, cipher
 
+    def name_look_ups(self, username: str) -> dict[str, bytes]:
+        """Return what a username is found by, and what names that look like it are found by."""
+        self._fill_skeletons()
+        return {
+            "username": self.look_up("username", username_look_up(username)),
+            "skeleton": self.look_up("looks like", username_skeleton(username)),
+        }
+
+    def _fill_skeletons(self) -> None:
+        """Work out for accounts of an older version what their names look like."""
+        users = schema.users
+        missing = sa.select(users.c.user_id, users.c.subject_id, users.c.username).where(
+            users.c.username_skeleton.is_(None)
+        )
+        while True:
+            with self.store.reading() as rx:
+                rows = rx.execute(missing.limit(_PAGE)).all()
+            if not rows:
+                return
+            ciphers = self.ciphers((row.subject_id for row in rows), "identity")
+            with self.store.transaction() as tx:
+                for row in rows:
+                    cipher = ciphers.get(row.subject_id)
+                    # Of one that was erased meanwhile there is no row any more.
+                    name = row.user_id if cipher is None else cipher.decrypt("users", "username", row.username)
+                    value = self.look_up("looks like", username_skeleton(name))
+                    tx.execute(sa.update(users).where(users.c.user_id == row.user_id).values(username_skeleton=value))
+
     def _free(self, connected: _Connected, look_ups: Mapping[str, bytes], own: str | None = None) -> None:
         for field, look_up in look_ups.items():
             found = connected.run(_TAKEN[field], {"look_up": look_up})
             if found and found[0][0] != own:
+                taken = "username" if field == "skeleton" else field
+                like = ", or looks like one that is" if taken == "username" else ""
                 raise DuplicateAccountError(
-                    f"this {field} is taken", field=field, where="users", hint=f"Choose another {field}, or sign in."
+                    f"this {taken} is taken{like}",
+                    field=taken,
+                    where="users",
+                    hint=f"Choose another {taken}, or sign in.",
                 )
 
     def get_user(self, user_id: str, *, request: Request = _HERE) -> User:
@@ -249,8 +285,8 @@ class People(Core):
         texts: dict[str, str | None] = {}
         look_ups: dict[str, bytes] = {}
         if not isinstance(username, Unchanged):
-            texts["username"] = username_form(username)
-            look_ups["username"] = self.look_up("username", username_look_up(username))
+            texts["username"] = new_username(username)
+            look_ups |= self.name_look_ups(username)
         if not isinstance(email, Unchanged):
             texts["email"] = email_form(email)
             look_ups["email"] = self.look_up("email", email_look_up(email))
@@ -267,7 +303,7 @@ class People(Core):
             cipher = self.cipher(tx, row["subject_id"], "identity")
             changed: dict[str, Any] = {
                 **{name: None if text is None else cipher.encrypt("users", name, text) for name, text in texts.items()},
-                **{f"{field}_lookup": look_up for field, look_up in look_ups.items()},
+                **{_LOOKED_UP[field]: look_up for field, look_up in look_ups.items()},
             }
             self._change(tx, row, "user.update", actor, request, changed, detail={"fields": sorted(texts)})
             return _user(row, cipher)

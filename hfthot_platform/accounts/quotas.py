@@ -74,9 +74,9 @@ def provider_limit(provider: str) -> Limit:
     found = PROVIDERS.get(provider)
     if found is None:
         raise BadRequestError(
-            f"unknown provider {str(provider)[:40]!r}",
+            "it is none of the known data providers",
             where="provider",
-            hint=nearest(str(provider), PROVIDERS) or "Store its key with a `queries_limit` of its own first.",
+            hint=nearest(str(provider), PROVIDERS) or f"Known: {', '.join(PROVIDERS)}.",
         )
     return found
 
@@ -238,6 +238,33 @@ class Quotas(Core):
             )
         return self._count(user_id, resource, amount, request)
 
+    def count_request(self, user_id: str, *, request: Request = _HERE) -> None:
+        """Count a request against the account's plan before it is served, durably and for all processes together.
+
+        The counter is exact; its audit entry and its row in the lake are written with others, once a minute.
+
+        Raises:
+            QuotaExceededError: the plan's requests of this minute are used up; `retry_after` has the seconds.
+            InactiveAccountError, UnknownUserError, ErasedSubjectError: there is no such account (any more).
+        """
+        refused: QuotaExceededError | None = None
+        with self.store.transaction() as tx:
+            subject_id, counter, stored = self._counter(tx, user_id, "requests")
+            if counter.quota is not None and counter.used >= counter.quota:
+                wait = _seconds(counter.resets_at - tx.clock)
+                refused = QuotaExceededError(
+                    f"the plan's {counter.quota} requests in {counter.window_seconds} s are used up",
+                    resets_at=moment(counter.resets_at),
+                    retry_after=wait,
+                    where="requests",
+                    hint=f"Try again in {wait:.0f} s, or choose a larger plan.",
+                )
+            elif counter.quota is not None:
+                self._write(tx, subject_id, "requests", counter.plus(1), stored=stored)
+        if refused is not None:
+            self._refused("usage.count", refused, request, user_id, "requests")
+            raise refused
+
     def _count(self, user_id: str, resource: str, amount: int, request: Request) -> QueryStats:
         given: object = amount
         if not isinstance(given, int) or isinstance(given, bool) or not 1 <= amount <= _MOST:
@@ -386,6 +413,9 @@ class Quotas(Core):
 
     def _counted(self, tx: Transaction, tally: Tally, count: int, last: int) -> list[RowChange]:
         """Add verified uses of API keys to the account's requests."""
+        if tally.action in _COUNTED_BEFORE and tally.subject_id is not None:
+            known = tx.run(_COUNTER, {"whom": tally.subject_id, "what": "requests"})
+            return [Counter(*known[0]).row(tally.subject_id, "requests", tx.now)] if known else []
         if tally.action != "api_key.verify" or tally.outcome != "success" or tally.subject_id is None:
             return []
         account = self.account_of(tx, tally.subject_id)
@@ -399,6 +429,8 @@ class Quotas(Core):
         return [counter.row(tally.subject_id, "requests", tx.now)]
 
 
+#: Uses that `count_request` counted when they happened.
+_COUNTED_BEFORE: Final = frozenset({"api_key.use", "session.verify"})
 _TIERED: Final[tuple[Resource, ...]] = ("requests", "sql_queries", "optimisations")
 
 
@@ -407,8 +439,7 @@ def _seconds(span: int) -> float:
 
 
 def _resource(provider: str) -> str:
-    if not PROVIDER_NAME.fullmatch(str(provider)):
-        provider_limit(str(provider))
+    provider_limit(provider)
     return f"provider:{provider}"
 
 

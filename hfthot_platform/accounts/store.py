@@ -41,7 +41,7 @@ from hfthot_platform.accounts.databases import (
     upgrade,
 )
 from hfthot_platform.accounts.rows import require_event, require_rows
-from hfthot_platform.errors import HfthotError, StoreError
+from hfthot_platform.errors import ClockError, HfthotError, StoreError
 from hfthot_platform.settings import Settings
 
 __all__ = ["LONGEST_REST", "Aside", "Prepared", "Store", "Transaction", "microseconds", "utc_now"]
@@ -52,7 +52,8 @@ _SHARED_SECONDS: Final = 0.01
 #: How long a fork waits for other threads' reads to end.
 _FORK_SECONDS: Final = 5.0
 #: An installation that rests longer, or a clock that leaps further, is asked about before anything expires.
-LONGEST_REST: Final = 14 * 86_400_000_000
+_A_DAY: Final = 86_400_000_000
+LONGEST_REST: Final = 14 * _A_DAY
 #: Tables that lose rows in an erasure, and the log, whose entries leave once published.
 _PURGED: Final = (
     "users",
@@ -484,6 +485,39 @@ class Store:
         """Return the log's end with what is known of the time."""
         with self.reading() as rx:
             return Head(*rx.run(_CLOCK, {})[0])
+
+    def require_clock(self) -> None:
+        """Check, before anything is removed for its age, that the clock did not leap ahead of all that happened.
+
+        What is compared is the clock and when it was last seen: by an entry, or by this check.  An installation that
+        rested for longer than `LONGEST_REST` is asked about as well: from here the two look the same.
+
+        Raises:
+            ClockError: it did, now or before an entry that came in since.
+        """
+        head = self.clock_head()
+        clock = microseconds(self.clock())
+        known = _observed(head, clock)
+        if known.leapt_from is not None:
+            days = (clock - known.leapt_from) / _A_DAY
+            raise ClockError(
+                f"the clock stands {days:,.0f} days after it was last seen, so nothing was removed",
+                where="clock",
+                hint="Set it right; or, if it is and the installation rested, say `hfthot accounts clock --right`.",
+            )
+        if clock > head.seen_at + _A_DAY:
+            self._see(known)
+
+    def accept_clock(self) -> None:
+        """Take the clock for right: somebody looked at it."""
+        head = self.clock_head()
+        self._see(head._replace(seen_at=microseconds(self.clock()), leapt_from=None))
+
+    def _see(self, known: Head) -> None:
+        head = schema.change_head
+        values = {"seen_at": known.seen_at, "leapt_from": known.leapt_from}
+        with self.transaction() as tx:
+            tx.execute(sa.update(head).where(head.c.id == 1).values(values))
 
     def entries(self, after_seq: int, limit: int) -> list[Entry]:
         """Return the entries after one, in order, at most `limit`."""

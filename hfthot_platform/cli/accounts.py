@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from hfthot_platform.accounts.records import moment
 from hfthot_platform.cli.output import note, print_json, print_table
 from hfthot_platform.cli.tables import new_stamp, opened_lake
 
@@ -20,6 +21,53 @@ accounts = typer.Typer(
 @accounts.callback()
 def _group() -> None:
     """Keep `restore` a command of its own."""
+
+
+@accounts.command()
+def clock(
+    context: typer.Context,
+    *,
+    right: Annotated[
+        bool, typer.Option("--right", help="Somebody looked: the clock is right, what is past its time may go.")
+    ] = False,
+) -> None:
+    """Say whether the clock can be trusted with removing what is past its time.  Exits with 1 if it cannot."""
+    from hfthot_platform.accounts.service import Accounts
+
+    with Accounts.open(context.obj.settings()) as opened:
+        if right:
+            opened.store.accept_clock()
+        opened.store.require_clock()
+    note("The clock agrees with what happened so far.")
+
+
+@accounts.command("set-aside")
+def set_aside(
+    context: typer.Context,
+    *,
+    retry: Annotated[bool, typer.Option("--retry", help="Publish what nothing speaks against any more.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List entries of the change log that a table's contract refused; the others were published.
+
+    Exits with 1 if some wait.
+    """
+    from hfthot_platform.accounts.publisher import Publisher
+    from hfthot_platform.accounts.service import Accounts
+
+    with Accounts.open(context.obj.settings()) as opened:
+        if retry:
+            done = Publisher(opened.store, opened_lake(context)).retry(stamp=new_stamp("accounts-set-aside"))
+            note(f"{len(done):,} entries were published.")
+        waiting = opened.store.waiting_aside()
+    rows = [(each.entry.seq, moment(each.set_aside_at).isoformat(), each.audited, each.reason) for each in waiting]
+    names = ("entry", "since", "in the audit log", "reason")
+    if as_json:
+        print_json([dict(zip(names, row, strict=True)) for row in rows])
+    else:
+        print_table(names, rows)
+    if waiting:
+        raise typer.Exit(1)
 
 
 @accounts.command()

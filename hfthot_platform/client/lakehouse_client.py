@@ -25,6 +25,7 @@ from hfthot_platform.client.versions import SymbolVersion, Version, versions_of_
 from hfthot_platform.errors import (
     BadRequestError,
     HfthotError,
+    InvalidTokenError,
     PermissionDeniedError,
     TierForbiddenError,
 )
@@ -93,9 +94,10 @@ class LakehouseClient:
     `certificates`, `scratch`.  The lake's own folder may be named as well; then the folder around it is meant.  All
     other settings come from the environment and hfthot.toml as everywhere.
 
-    With an API key the caller is that key's account: it sees and changes itself, reads market data as far back as its
-    tier goes, and an account with the role admin may do everything.  The key is verified at each call, so that
-    whatever changes for the account holds at once.  Without a key the caller is trusted code of the platform.
+    With an API key or the token of a session the caller is that account: it sees and changes itself, reads market data
+    as far back as its tier goes, and an account with the role admin may do everything.  Key or token is verified at
+    each call, so that whatever changes for the account holds at once, and its plan's requests per minute are counted,
+    durably and for all processes together.  Without either the caller is trusted code of the platform.
 
     Every call is audited; those of trusted code on market data are not, since they concern nobody.  Safe to use from
     several threads; close it, or use it in a `with` block.
@@ -110,10 +112,20 @@ class LakehouseClient:
         StoreMissingError: there is a lake without accounts, and an account is asked for.
         InvalidTokenError, RevokedTokenError, InactiveAccountError: the API key is not (or no longer) good.
         BadRequestError: the folder is on an object store: use `from_settings`.
+
+    Every call of an account can raise QuotaExceededError (`retry_after` has the seconds) when the requests of its plan
+    are used up; administrators are not limited.
     """
 
-    def __init__(self, base_path: str | Path, api_key: str | Secret | None = None, *, create: bool = False) -> None:
-        self._start(settings_of_folder(base_path), api_key, utc_now, create=create)
+    def __init__(
+        self,
+        base_path: str | Path,
+        api_key: str | Secret | None = None,
+        *,
+        session_token: str | Secret | None = None,
+        create: bool = False,
+    ) -> None:
+        self._start(settings_of_folder(base_path), api_key, session_token, utc_now, create=create)
         if create:
             self._shared.install()
 
@@ -134,6 +146,7 @@ class LakehouseClient:
         settings: Settings,
         api_key: str | Secret | None = None,
         *,
+        session_token: str | Secret | None = None,
         clock: Callable[[], datetime] = utc_now,
         create: bool = False,
     ) -> LakehouseClient:
@@ -148,28 +161,49 @@ class LakehouseClient:
             LakehouseClient(...)
         """
         client = cls.__new__(cls)
-        client._start(settings, api_key, clock, create=create or settings.names_places)  # noqa: SLF001 - made here
+        client._start(settings, api_key, session_token, clock, create=create or settings.names_places)  # noqa: SLF001 - made here
         if create:
             client._shared.install()  # noqa: SLF001 - made here
         return client
 
     def _start(
-        self, settings: Settings, api_key: str | Secret | None, clock: Callable[[], datetime], *, create: bool
+        self,
+        settings: Settings,
+        api_key: str | Secret | None,
+        session_token: str | Secret | None,
+        clock: Callable[[], datetime],
+        *,
+        create: bool,
     ) -> None:
         self._shared = _Shared(settings, clock, create=create)
-        self._key = None if api_key is None else Secret(_clear(api_key, "api_key"))
         self._network: tuple[str | None, str | None] = (None, None)
-        if self._key is not None:
+        self._identify(api_key, session_token)
+        if self._key is not None or self._token is not None:
             try:
-                self._caller()
+                self._identified()
             except BaseException:
                 self._shared.close()
                 raise
 
-    def for_request(self, ip: str | None = None, user_agent: str | None = None) -> LakehouseClient:
+    def _identify(self, api_key: str | Secret | None, session_token: str | Secret | None) -> None:
+        if api_key is not None and session_token is not None:
+            raise BadRequestError("both are given", where="arguments 'api_key' and 'session_token'", hint="Give one.")
+        self._key = None if api_key is None else Secret(_clear(api_key, "api_key"))
+        self._token = None if session_token is None else Secret(_clear(session_token, "session_token"))
+
+    def for_request(
+        self,
+        ip: str | None = None,
+        user_agent: str | None = None,
+        *,
+        api_key: str | Secret | None = None,
+        session_token: str | Secret | None = None,
+    ) -> LakehouseClient:
         """Return the same client on behalf of somebody's request: the audit log then says where it came from.
 
-        Both are personal data and stored encrypted.  It shares everything with this client, and is not closed itself.
+        Address and program are personal data and stored encrypted.  With a key or a session's token the caller is that
+        account, so that a web application acts with the rights of whoever signed in, not with its own.  It shares
+        everything with this client, and is not closed itself.
 
         Example:
             >>> here = client.for_request(ip="192.0.2.7", user_agent="curl/8")
@@ -182,6 +216,8 @@ class LakehouseClient:
             arguments.optional_text(ip, "ip", least=0, most=1000),
             arguments.optional_text(user_agent, "user_agent", least=0, most=10_000),
         )
+        if api_key is not None or session_token is not None:
+            other._identify(api_key, session_token)  # noqa: SLF001 - made here
         return other
 
     # -- accounts -----------------------------------------------------------------------------------------
@@ -251,7 +287,12 @@ class LakehouseClient:
         Raises:
             InvalidTokenError, RevokedTokenError: there is no such session, or it was ended before.
         """
-        self._accounts.logout(_clear(token, "token"), request=self._request(self._caller()))
+        caller = self._caller()
+        clear = _clear(token, "token")
+        if not caller.trusted:
+            whose = self._accounts.verify_token(clear, request=self._request(caller)).user_id
+            self._require_own(caller, whose, "session token")
+        self._accounts.logout(clear, request=self._request(caller))
 
     def verify_token(self, token: str | Secret) -> Session:
         """Return the session of a token: one indexed read.
@@ -266,7 +307,10 @@ class LakehouseClient:
             ExpiredTokenError, RevokedTokenError: the session is over.
             InactiveAccountError: the account is closed or deleted.
         """
-        return self._accounts.verify_token(_clear(token, "token"), request=self._request(self._caller()))
+        caller = self._caller()
+        session = self._accounts.verify_token(_clear(token, "token"), request=self._request(caller))
+        self._require_own(caller, session.user_id, "session token")
+        return session
 
     def change_password(
         self, user_id: str, old_password: str, new_password: str, *, token: str | Secret | None = None
@@ -449,7 +493,7 @@ class LakehouseClient:
             10
 
         Raises:
-            BadRequestError: a provider is unknown and brings no limit, or a key is empty or too long.
+            BadRequestError: a provider is none of the list, or a key is empty or too long.
         """
         arguments.identifier(user_id)
         given = arguments.provider_secrets(provider_keys)
@@ -517,7 +561,10 @@ class LakehouseClient:
             RevokedTokenError: it was revoked or replaced.
             InactiveAccountError: the account is closed or deleted.
         """
-        return self._accounts.verify_api_key(_clear(key, "key"), request=self._request(self._caller()))
+        caller = self._caller()
+        found = self._accounts.verify_api_key(_clear(key, "key"), request=self._request(caller))
+        self._require_own(caller, found.user_id, "API key")
+        return found
 
     def update_query_count(self, user_id: str, provider: str, increment: int = 1) -> QueryStats:
         """Count queries to a data provider, durably, and return what is left.
@@ -580,8 +627,10 @@ class LakehouseClient:
         if name.startswith(_SYMBOL):
             symbol = arguments.name_of_symbol(name.removeprefix(_SYMBOL), "table")
             self._require_readable(caller, "market.bars", "table.versions")
-            self._audit(caller, "table.versions", name)
-            return versions_of_symbol(self._lake, symbol)
+            touched = versions_of_symbol(self._lake, symbol)
+            # A symbol that the lake does not have is whatever the caller typed, and is kept nowhere.
+            self._audit(caller, "table.versions", name if touched else _SYMBOL.rstrip("/"))
+            return touched
         found = self._require_readable(caller, name, "table.versions")
         if found.contract.namespace == _ACCOUNTS:
             self._flush()
@@ -921,9 +970,7 @@ class LakehouseClient:
         raise TypeError("a LakehouseClient holds keys and connections; open one in the other process")
 
     def __repr__(self) -> str:
-        return (
-            f"LakehouseClient({self._shared.storage.root!r}, {'trusted' if self._key is None else 'with an API key'})"
-        )
+        return f"LakehouseClient({self._shared.storage.root!r}, {self._as_whom()})"
 
     # -- internals ----------------------------------------------------------------------------------------------
 
@@ -944,10 +991,21 @@ class LakehouseClient:
 
     def _caller(self) -> _Caller:
         """Return who calls, verified now."""
-        if self._key is None:
+        caller = self._identified()
+        if caller.user_id is not None and not caller.trusted:
+            self._accounts.count_request(caller.user_id, request=self._request(caller))
+        return caller
+
+    def _identified(self) -> _Caller:
+        """Return who calls, verified now, before anything is counted."""
+        found: ApiKey | Session
+        if self._token is not None:
+            found = self._accounts.verify_token(self._token.get_secret_value())
+        elif self._key is not None:
+            found = self._accounts.verify_api_key(self._key.get_secret_value(), counted=False)
+        else:
             return _SYSTEM
-        key: ApiKey = self._accounts.verify_api_key(self._key.get_secret_value())
-        return _Caller(key.user_id, key.role, key.tier)
+        return _Caller(found.user_id, found.role, found.tier)
 
     def _request(self, caller: _Caller) -> Request:
         ip, user_agent = self._network
@@ -963,6 +1021,16 @@ class LakehouseClient:
         from hfthot_platform.sql.gateway.catalog import readable
 
         return readable(self._lake, policy)
+
+    def _require_own(self, caller: _Caller, user_id: str, what: str) -> None:
+        """Tell an account of another one's token or key what it would be told of one that nobody issued."""
+        if not caller.trusted and user_id != caller.user_id:
+            raise InvalidTokenError(f"this is no {what} of yours", where=what, hint="Use your own.")
+
+    def _as_whom(self) -> str:
+        if self._token is not None:
+            return "with a session"
+        return "trusted" if self._key is None else "with an API key"
 
     def _require_trusted(self, caller: _Caller, action: str) -> None:
         if not caller.trusted:

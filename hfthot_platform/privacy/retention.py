@@ -27,7 +27,8 @@ from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.accounts.store import microseconds
 from hfthot_platform.contracts import TableContract
 from hfthot_platform.contracts.accounts import AUDIT_LOG, SESSIONS
-from hfthot_platform.errors import PrivacyError
+from hfthot_platform.errors import ClockError, PrivacyError
+from hfthot_platform.incidents import Incident, record
 from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.privacy._files import retained
 from hfthot_platform.privacy._history import clean_log
@@ -70,6 +71,7 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
     """Remove everything whose time is over, by the settings' periods and the accounts' clock.
 
     Raises:
+        ClockError: the clock leapt ahead, so what it says is over may not be; nothing was removed, an incident says so.
         PrivacyError: the audit log's chain is broken, so its oldest part, which is evidence of that, stays.
         LockTimeoutError: writers held a table's lock all the time.
     """
@@ -79,6 +81,7 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
     now = accounts.clock()
     moment = microseconds(now)
     with accounts.store.exclusively("retention", 600.0):
+        _require_clock(accounts, lake)
         flush(accounts.store, lake, stamp=stamp)
         erasures = _due(accounts, moment)
         exports = _old_exports(accounts, moment)
@@ -102,6 +105,15 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
         erasures=tuple(erasures),
         seconds=time.perf_counter() - started,
     )
+
+
+def _require_clock(accounts: Accounts, lake: Lakehouse) -> None:
+    try:
+        accounts.store.require_clock()
+    except ClockError as error:
+        now = accounts.clock()
+        record(lake, Incident(f"clock-{now:%Y-%m-%d}", now, "error", "clock", step="retention", message=str(error)))
+        raise
 
 
 def cut_audit_log(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp) -> tuple[int, int]:

@@ -199,13 +199,14 @@ def test_what_was_returned_can_be_given_back(accounts, alice):
     assert accounts.save_api_keys(alice.user_id, before["provider_keys"], before["data_sharing_consent"]) == before
 
 
-def test_another_provider_is_welcome_with_a_limit_of_its_own(accounts, alice):
-    with pytest.raises(BadRequestError, match="Did you mean 'finnhub'"):
-        accounts.save_api_keys(alice.user_id, {"finhub": "key"})
+def test_a_provider_that_is_not_on_the_list_is_refused_and_its_name_is_kept_nowhere(accounts, alice, entries):
+    entries()
+    for name, given in (("finhub", "key"), ("my_feed", {"api_key": "key", "queries_limit": 2})):
+        with pytest.raises(BadRequestError, match="none of the known") as caught:
+            accounts.save_api_keys(alice.user_id, {name: given})
+        assert name not in str(caught.value)
     assert accounts.get_api_keys(alice.user_id)["provider_keys"] == {}
-    accounts.save_api_keys(alice.user_id, {"my_feed": {"api_key": "key", "queries_limit": 2, "window_seconds": 3600}})
-    assert accounts.update_query_count(alice.user_id, "my_feed").resets_at == NOW + timedelta(hours=1)
-    assert accounts.save_api_keys(alice.user_id, {"my_feed": "other"})["provider_keys"]["my_feed"]["queries_limit"] == 2
+    assert "my_feed" not in repr(entries())
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from hfthot_platform.accounts.records import Request, User
 from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.privacy.retention import RetentionReport, apply_retention
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,9 @@ def register(accounts: Accounts, person: Person) -> User:
     accounts.generate_hfthot_api_key(user.user_id, request=person.request)
     accounts.update_query_count(user.user_id, "finnhub")
     return user
+
+
+def expire(accounts: Accounts, lake: Lakehouse) -> RetentionReport:
+    """Let go what is past its time; tests move the clock by months, and somebody looked."""
+    accounts.store.accept_clock()
+    return apply_retention(accounts, lake)

@@ -13,11 +13,10 @@ from hfthot_platform.errors import ErasedSubjectError, ErasureUnverifiedError
 from hfthot_platform.privacy.certificate import verify
 from hfthot_platform.privacy.erasure import places_of, public_key, request_erasure, run_erasure
 from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.retention import apply_retention
 from hfthot_platform.privacy.rotation import rotate_keys
 from hfthot_platform.privacy.scan import Database, Needle, scan
 from tests import postgres
-from tests.privacy.people import YAN, ZOE, register
+from tests.privacy.people import YAN, ZOE, expire, register
 
 
 @pytest.fixture
@@ -88,7 +87,7 @@ def test_retention_and_rotation(accounts, lake, zoe, clock):
     assert rotate_keys(accounts).subject_keys == 8
     clock.forward(days=200)
 
-    report = apply_retention(accounts, lake)
+    report = expire(accounts, lake)
 
     assert report.audit_rows > 5
     assert report.sessions == 2

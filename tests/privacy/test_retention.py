@@ -11,14 +11,14 @@ import sqlalchemy as sa
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.chain import verify_chain
 from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.errors import InvalidTokenError, KeySourceError, PrivacyError
+from hfthot_platform.errors import ClockError, InvalidTokenError, KeySourceError, PrivacyError
 from hfthot_platform.lakehouse import maintain
 from hfthot_platform.privacy import retention as module
 from hfthot_platform.privacy.erasure import pending_erasures, run_erasure
 from hfthot_platform.privacy.export import export_user_data
 from hfthot_platform.privacy.retention import apply_retention
 from hfthot_platform.privacy.rotation import rotate_keys
-from tests.privacy.people import YAN, ZOE, register
+from tests.privacy.people import YAN, ZOE, expire, register
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def test_old_days_of_the_audit_log_are_physically_gone(accounts, lake, user, clo
     assert partitions(settings)[0] == "date=2024-03-10"
     clock.forward(days=89)
 
-    report = apply_retention(accounts, lake)
+    report = expire(accounts, lake)
 
     assert report.audit_rows == 7
     assert partitions(settings)[:2] == ["date=2024-03-12", "date=2024-03-13"]
@@ -64,9 +64,9 @@ def test_the_nightly_maintenance_leaves_the_audit_log_to_retention(accounts, lak
 
 def test_a_second_round_changes_nothing(accounts, lake, user, clock):
     clock.forward(days=100)
-    first = apply_retention(accounts, lake)
+    first = expire(accounts, lake)
 
-    second = apply_retention(accounts, lake)
+    second = expire(accounts, lake)
 
     assert first.audit_rows > 0
     assert second.audit_rows == 0
@@ -85,17 +85,17 @@ def test_a_round_that_was_interrupted_is_finished(accounts, lake, user, clock, s
 
     monkeypatch.setattr(module, step, interrupted)
     with pytest.raises(KeyboardInterrupt):
-        apply_retention(accounts, lake)
+        expire(accounts, lake)
     assert verify_chain(lake, accounts.store).intact
     monkeypatch.undo()
 
-    apply_retention(accounts, lake)
+    expire(accounts, lake)
 
     assert "date=2024-03-10" not in partitions(settings)
     assert verify_chain(lake, accounts.store).intact
 
 
-def test_entries_of_a_clock_that_was_set_back_stay_until_both_days_are_past(accounts, lake, user, clock, settings):
+def test_entries_after_a_clock_was_set_back_belong_to_the_later_day(accounts, lake, user, clock, settings):
     clock.forward(days=2)
     accounts.update_query_count(user.user_id, "finnhub")
     clock.forward(days=-2)
@@ -103,9 +103,9 @@ def test_entries_of_a_clock_that_was_set_back_stay_until_both_days_are_past(acco
     flush(accounts.store, lake)
 
     clock.forward(days=91)
-    assert apply_retention(accounts, lake).audit_rows == 0
+    assert expire(accounts, lake).audit_rows == 6
     clock.forward(days=2)
-    assert apply_retention(accounts, lake).audit_rows == 8
+    assert expire(accounts, lake).audit_rows == 2
     assert verify_chain(lake, accounts.store).intact
 
 
@@ -118,7 +118,7 @@ def test_a_broken_chain_is_not_cut(accounts, lake, user, clock):
     clock.forward(days=100)
 
     with pytest.raises(PrivacyError, match="chain is broken"):
-        apply_retention(accounts, lake)
+        expire(accounts, lake)
 
     assert lake.table("audit_log").scan().collect().height == rows.height
 
@@ -126,7 +126,7 @@ def test_a_broken_chain_is_not_cut(accounts, lake, user, clock):
 def test_old_sessions_leave_store_and_lake(accounts, lake, user, clock):
     clock.forward(days=182)
 
-    report = apply_retention(accounts, lake)
+    report = expire(accounts, lake)
 
     assert (report.sessions, report.session_rows) == (1, 1)
     assert lake.table("sessions").scan().collect().is_empty()
@@ -135,23 +135,23 @@ def test_old_sessions_leave_store_and_lake(accounts, lake, user, clock):
 def test_an_export_is_deleted_when_its_time_is_over(accounts, lake, user, clock, settings):
     path = export_user_data(accounts, lake, user.user_id)
     clock.forward(days=6)
-    assert apply_retention(accounts, lake).exports == 0
+    assert expire(accounts, lake).exports == 0
     clock.forward(days=2)
 
-    assert apply_retention(accounts, lake).exports == 1
+    assert expire(accounts, lake).exports == 1
     assert not path.parent.exists()
 
 
 def test_a_soft_deletion_becomes_an_erasure_by_itself(accounts, lake, user, clock):
     accounts.delete_user_soft(user.user_id)
     clock.forward(days=29)
-    assert apply_retention(accounts, lake).erasures == ()
+    assert expire(accounts, lake).erasures == ()
     clock.forward(days=2)
 
-    (request_id,) = apply_retention(accounts, lake).erasures
+    (request_id,) = expire(accounts, lake).erasures
 
     assert pending_erasures(accounts) == [request_id]
-    assert apply_retention(accounts, lake).erasures == ()
+    assert expire(accounts, lake).erasures == ()
     assert run_erasure(accounts, lake, request_id).request_id == request_id
 
 
@@ -159,11 +159,11 @@ def test_counters_and_event_ids_leave_with_their_periods(accounts, lake, user, c
     with accounts.store.transaction() as tx:
         tx.execute(schema.login_attempts.insert().values(lookup=b"x", failures=1, window_start=tx.now))
         tx.execute(schema.user_events.insert().values(event_hash=b"x", ts=tx.now))
-    assert apply_retention(accounts, lake).login_attempts == 0
+    assert expire(accounts, lake).login_attempts == 0
     clock.forward(days=2)
-    first = apply_retention(accounts, lake)
+    first = expire(accounts, lake)
     clock.forward(days=400)
-    second = apply_retention(accounts, lake)
+    second = expire(accounts, lake)
 
     assert (first.login_attempts, first.user_events) == (1, 0)
     assert second.user_events == 1
@@ -183,10 +183,10 @@ def test_quarantined_rows_leave_with_their_period(accounts, lake, user, clock):
         }
     )
     table.quarantine(table.audit(bad))
-    assert apply_retention(accounts, lake).quarantined_rows == 0
+    assert expire(accounts, lake).quarantined_rows == 0
     clock.forward(days=366)
 
-    assert apply_retention(accounts, lake).quarantined_rows == 1
+    assert expire(accounts, lake).quarantined_rows == 1
 
 
 # -- key rotation ---------------------------------------------------------------------------------------------
@@ -266,3 +266,33 @@ def _secret(text):
     from pydantic import SecretStr
 
     return SecretStr(text)
+
+
+@pytest.mark.parametrize("active", [False, True], ids=["at rest", "and somebody signed in meanwhile"])
+def test_a_clock_a_year_ahead_removes_nothing(accounts, lake, user, clock, settings, active):
+    flush(accounts.store, lake)
+    clock.forward(days=365)
+    if active:
+        accounts.update_query_count(user.user_id, "finnhub")
+        flush(accounts.store, lake)
+    before = lake.table("audit_log").scan().collect().height
+
+    for _ in range(2):
+        with pytest.raises(ClockError, match="365 days"):
+            apply_retention(accounts, lake)
+
+    assert lake.table("audit_log").scan().collect().height == before
+    assert "clock" in lake.table("ops.incidents").scan().collect()["kind"].to_list()
+
+    clock.forward(days=-365)
+    assert apply_retention(accounts, lake).audit_rows == 0, "put right, it is trusted again"
+
+
+def test_a_clock_that_somebody_looked_at_is_trusted(accounts, lake, user, clock):
+    clock.forward(days=365)
+    accounts.store.accept_clock()
+    assert apply_retention(accounts, lake).audit_rows > 0
+    clock.forward(days=13)
+    apply_retention(accounts, lake)
+    clock.forward(days=13)
+    apply_retention(accounts, lake)

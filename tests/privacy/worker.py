@@ -58,6 +58,7 @@ def main() -> None:
                 for contract in USER_TABLES:
                     maintain(lake, contract.name, history_days=0)
             elif kind == "retention":
+                accounts.store.accept_clock()
                 apply_retention(accounts, lake)
             elif kind == "rotate":
                 rotate_keys(accounts)
