@@ -282,7 +282,10 @@ def fit_regimes(
         )
     if previous is not None and previous.n_states != n_states:
         raise BadRequestError(f"previous has {previous.n_states} states", where=where, hint=f"n_states={n_states}.")
-    fit = Fit(n_states, n_restarts, seed, stickiness, tolerance, max_iterations, n_bootstrap, memory or Memory())
+    fit = Fit(
+        *(n_states, n_restarts, seed, float(stickiness), float(tolerance), max_iterations, n_bootstrap),
+        memory or Memory(),
+    )
     if observation != "auto":
         return fit.run(y, observation, previous)
     return chosen(fit, y, select(fit, y), previous)

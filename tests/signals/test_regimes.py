@@ -227,5 +227,5 @@ def test_a_change_needs_certainty():
 
 
 def test_an_unknown_interval_is_refused(closes):
-    with pytest.raises(BadRequestError, match="1w"):
-        model_rows(closes, NONE, DAYS, interval="1w")
+    with pytest.raises(BadRequestError, match="fortnight"):
+        model_rows(closes, NONE, DAYS, interval="fortnight")
