@@ -35,6 +35,7 @@ import numpy as np
 
 from hfthot_platform.errors import BadRequestError, DataError, ModelError, NotConvergedError
 from hfthot_platform.models._compiled import compiled
+from hfthot_platform.models.arguments import array, number, whole
 from hfthot_platform.models.arrays import FloatArray, FloatLike
 
 __all__ = [
@@ -57,6 +58,11 @@ __all__ = [
 _BLOCK: Final = 256
 #: Orders up to this share of the average daily volume are taken to leave the market as it is.
 _MATERIAL: Final = 0.01
+#: Coefficients and noise of a step beyond this leave the range of numbers within a few steps.
+_LARGEST: Final = 1e100
+#: Simulated prices, at most: eight gigabytes of them.
+_MOST_POINTS: Final = 1_000_000_000
+_MOST_WORKERS: Final = 64
 #: Half the width of a 95 % interval, in standard errors.
 _TWO_SIDED: Final = 1.959963984540054
 
@@ -97,8 +103,8 @@ class ChiarellaParams:
     def __post_init__(self) -> None:
         """Refuse numbers that are not finite, and negative scales and weights."""
         for name, value in asdict(self).items():
-            if value is not None and not math.isfinite(value):
-                raise BadRequestError(f"{name}={value!r} is not a finite number", where="ChiarellaParams")
+            if value is not None:
+                number(value, name, "ChiarellaParams")
         for name in (
             *("impact", "sigma_noise", "volatility", "fundamental_volatility", "fundamental_reversion"),
             *("weight_fundamental", "weight_chartist", "weight_noise"),
@@ -112,11 +118,17 @@ class ChiarellaParams:
         Raises:
             BadRequestError: dt is not a positive number.
         """
-        if not (math.isfinite(dt) and dt > 0):
-            raise BadRequestError(f"dt={dt!r} is not a positive number", where="Chiarella")
+        number(dt, "dt", "Chiarella", above=0)
         pull = self.impact * self.weight_fundamental * self.alpha_fundamental * dt
         chase = self.impact * self.weight_chartist * self.alpha_chartist
         noise = math.hypot(self.impact * self.weight_noise * self.sigma_noise * dt, self.volatility * math.sqrt(dt))
+        wander = self.fundamental_volatility * math.sqrt(dt)
+        if not max(abs(pull), abs(chase), noise, wander) < _LARGEST:
+            raise BadRequestError(
+                f"a step of dt={dt:g} has a={pull:g}, c={chase:g}, noise {noise:g} and moves F by {wander:g}",
+                where="Chiarella",
+                hint=f"Check the units: all must be below {_LARGEST:g}.",
+            )
         return pull, chase, noise
 
     @property
@@ -156,6 +168,12 @@ class Simulation:
     def fan(self, levels: FloatLike = (0.05, 0.25, 0.5, 0.75, 0.95)) -> FloatArray:
         """Return quantiles of the price at each time, (levels, n_steps + 1)."""
         return np.asarray(np.quantile(self.prices, np.asarray(levels, dtype=np.float64), axis=0))
+
+
+def _market(params: Any, where: str) -> ChiarellaParams:
+    if not isinstance(params, ChiarellaParams):
+        raise BadRequestError(f"params is a {type(params).__name__}", where=where, hint="Give ChiarellaParams.")
+    return params
 
 
 def _times(n_steps: int, dt: float) -> FloatArray:
@@ -226,16 +244,22 @@ def simulate(
     Raises:
         BadRequestError: a count, dt or the seed is out of range, or the order has another length.
     """
-    a, c, deviation = params.coefficients(dt)
-    if n_paths < 1 or n_steps < 1 or workers < 1 or seed < 0:
+    where = "chiarella.simulate"
+    a, c, deviation = _market(params, where).coefficients(dt)
+    whole(n_paths, "n_paths", where, least=1)
+    whole(n_steps, "n_steps", where, least=1)
+    workers = min(whole(workers, "workers", where, least=1), _MOST_WORKERS)
+    whole(seed, "seed", where, least=0)
+    if n_paths * (n_steps + 1) > _MOST_POINTS:
         raise BadRequestError(
-            f"n_paths={n_paths}, n_steps={n_steps}, workers={workers}, seed={seed}",
-            where="chiarella.simulate",
-            hint="The counts are 1 or more, the seed 0 or more.",
+            f"n_paths={n_paths} of n_steps={n_steps}", where=where, hint=f"At most {_MOST_POINTS:,} prices in all."
         )
-    push = np.zeros(n_steps) if order is None else params.impact * np.asarray(order, dtype=np.float64)
-    if push.shape != (n_steps,) or not np.isfinite(push).all():
-        raise BadRequestError(f"order of shape {push.shape}", where="chiarella.simulate", hint=f"({n_steps},), finite.")
+    try:
+        push = np.zeros(n_steps) if order is None else params.impact * array(order, "order", where, shape=(n_steps,))
+    except DataError as error:
+        raise BadRequestError(error.what, where=where, hint=error.hint) from error
+    if np.abs(push).max() > _LARGEST:
+        raise BadRequestError("the order is out of range", where=where, hint="Shares of the average daily volume.")
     start = np.array(params.start)
     jump = params.fundamental_volatility * math.sqrt(dt)
     law = np.array(
@@ -307,7 +331,7 @@ def stability(params: ChiarellaParams, dt: float = 1.0) -> Stability:
     Raises:
         BadRequestError: dt is not a positive number.
     """
-    a, c, _ = params.coefficients(dt)
+    a, c, _ = _market(params, "chiarella.stability").coefficients(dt)
     first, second = sorted(np.roots([1.0, -(1.0 - a + c), c]).astype(complex).tolist(), key=abs, reverse=True)
     modulus = abs(first)
     explosive = modulus >= 1.0 - 1e-12
@@ -363,8 +387,8 @@ def forecast(params: ChiarellaParams, n_steps: int = 300, dt: float = 1.0) -> Mo
     Raises:
         BadRequestError: n_steps or dt is not positive.
     """
-    if n_steps < 1:
-        raise BadRequestError(f"n_steps={n_steps}", where="chiarella.forecast", hint="Pass 1 or more.")
+    _market(params, "chiarella.forecast")
+    whole(n_steps, "n_steps", "chiarella.forecast", least=1, most=10_000_000)
     matrix, constant, noise = _transition(params, dt)
     state, covariance = np.array(params.start), np.zeros((3, 3))
     mean, variance = np.empty(n_steps + 1), np.empty(n_steps + 1)
@@ -385,7 +409,9 @@ def autocovariance(params: ChiarellaParams, n_lags: int = 20, dt: float = 1.0) -
     """
     from scipy.linalg import solve_discrete_lyapunov
 
-    a, c, deviation = params.coefficients(dt)
+    where = "chiarella.autocovariance"
+    a, c, deviation = _market(params, where).coefficients(dt)
+    whole(n_lags, "n_lags", where, least=0, most=10_000_000)
     found = stability(params, dt)
     theta = params.fundamental_reversion * dt
     if found.kind == "explosive" or theta >= 2.0:
@@ -467,11 +493,13 @@ def order_impact(
     Raises:
         BadRequestError: the size is not finite, or execution takes longer than the simulation.
     """
-    if not math.isfinite(size) or not 1 <= execution_steps <= n_steps:
+    where = "chiarella.order_impact"
+    number(size, "size", where)
+    whole(execution_steps, "execution_steps", where, least=1)
+    whole(n_steps, "n_steps", where, least=1, most=_MOST_POINTS)
+    if execution_steps > n_steps:
         raise BadRequestError(
-            f"size={size!r}, execution_steps={execution_steps}",
-            where="chiarella.order_impact",
-            hint=f"A finite size, executed within 1 to {n_steps} steps.",
+            f"execution_steps={execution_steps}", where=where, hint=f"Give 1 to {n_steps}, the steps simulated."
         )
     order = np.zeros(n_steps)
     order[:execution_steps] = size / execution_steps
@@ -607,8 +635,13 @@ def calibrate(
         NotConvergedError: no finite maximum was found.
     """
     p = _checked(prices, "prices", 100)
-    if not all(w > 0 and math.isfinite(w) for w in weights) or not (math.isfinite(dt) and dt > 0):
-        raise BadRequestError(f"weights={weights}, dt={dt}", where="chiarella.calibrate", hint="Positive numbers.")
+    place = "chiarella.calibrate"
+    shares = array(weights, "weights", place, shape=(3,))
+    if shares.min() <= 0:
+        raise BadRequestError(f"weights={weights}", where=place, hint="Give three positive numbers.")
+    number(dt, "dt", place, above=0)
+    whole(seed, "seed", place, least=0, most=2**32 - 1)
+    whole(max_generations, "max_generations", place, least=1, most=1_000_000)
     change = np.diff(p)
     flow = None
     if order_flow is not None:

@@ -311,6 +311,7 @@ def closed_form(game: TradeCrowding, times: FloatLike | None = None) -> ClosedFo
     Raises:
         BadRequestError: the costs are not quadratic, or a time lies outside [0, T].
     """
+    _game(game, f"{_WHERE}.closed_form")
     if not game.is_linear_quadratic:
         raise BadRequestError(
             f"cost_power {game.cost_power:g}, penalty_power {game.penalty_power:g}",
@@ -362,6 +363,11 @@ def closed_form(game: TradeCrowding, times: FloatLike | None = None) -> ClosedFo
     return _closed_form(game, t, mean, rate)
 
 
+def _game(game: Any, where: str) -> None:
+    if not isinstance(game, TradeCrowding):
+        raise BadRequestError(f"game is a {type(game).__name__}", where=where, hint="Give a TradeCrowding.")
+
+
 def _closed_form(game: TradeCrowding, times: FloatArray, mean: FloatArray, rate: FloatArray) -> ClosedForm:
     price = game.impact * (mean - game.mean_initial_inventory)
     if not (np.isfinite(mean).all() and np.isfinite(rate).all() and np.isfinite(price).all()):
@@ -407,6 +413,7 @@ def solve(
         NotConvergedError: the iteration left the finite numbers.
     """
     where = f"{_WHERE}.solve"
+    _game(game, where)
     for name, nodes in (("n_inventory", n_inventory), ("n_time", n_time)):
         if whole(nodes, name, where, least=11) % 2 == 0:
             raise BadRequestError(f"{name} = {nodes}", where=where, hint="Give an odd number of nodes, 11 or more.")
@@ -946,6 +953,8 @@ class PriceForecast:
         return float(np.abs(self.solution.price_path - exact).max()) / largest if largest > 0 else 0.0
 
 
+#: Minutes of a millisecond, the shortest horizon.
+_SHORTEST: Final = 1e-3 / 60
 #: Minutes of ten years, the longest horizon.
 _LONGEST: Final = 5_256_000.0
 #: Intervals that a calibration needs, and horizons for the persistence of flow.
@@ -972,7 +981,7 @@ def calibrate_crowding(market: pl.DataFrame, *, horizon_minutes: float = 5.0) ->
         DataError: too few intervals, a missing or non-positive price, or no volume.
     """
     where = f"{_WHERE}.calibrate_crowding"
-    number(horizon_minutes, "horizon_minutes", where, above=0, most=_LONGEST)
+    number(horizon_minutes, "horizon_minutes", where, least=_SHORTEST, most=_LONGEST)
     if not isinstance(market, pl.DataFrame):
         raise BadRequestError(f"market is a {type(market).__name__}", where=where, hint="Give a Polars frame.")
     columns = set(market.columns)
@@ -1062,7 +1071,7 @@ def predict_price(
     whole(n_agents, "n_agents", where, least=2, most=10_000_000)
     whole(seed, "seed", where, least=0)
     number(confidence, "confidence", where, above=0, below=1)
-    number(urgency, "urgency", where, above=0)
+    number(urgency, "urgency", where, above=0, most=1e6)
     for name, nodes in (("n_inventory", n_inventory), ("n_time", n_time)):
         if whole(nodes, name, where, least=11, most=_MOST_POINTS // 11) % 2 == 0:
             raise BadRequestError(f"{name} = {nodes}", where=where, hint="Give an odd number of nodes, 11 or more.")

@@ -547,7 +547,7 @@ class MeanVariance:
             NotConvergedError: the solver gave up.
         """
         where = f"{_WHERE}.cara"
-        number(gamma, "gamma", where, above=0)
+        gamma = number(gamma, "gamma", where, above=0)
         mean = _vector(mu, self._n, "mu", where)
         with np.errstate(over="ignore"):
             return self._solve("cara", mean, mean / gamma, self._cost / gamma, None, previous)
@@ -886,9 +886,9 @@ def risk_parity(
         NotConvergedError: the tolerance was not met: with a singular covariance no solution need exist.
     """
     where = f"{_WHERE}.risk_parity"
-    number(cost, "cost", where, least=0)
-    number(tolerance, "tolerance", where, above=0)
-    whole(max_sweeps, "max_sweeps", where, least=1)
+    cost = number(cost, "cost", where, least=0)
+    tolerance = number(tolerance, "tolerance", where, above=0)
+    max_sweeps = whole(max_sweeps, "max_sweeps", where, least=1)
     matrix, correlation, deviation = _covariance(cov, where)
     n = matrix.shape[0]
     names = symbol_names(symbols, n, where)
@@ -1073,10 +1073,10 @@ def sparse(
         NotConvergedError: the tolerance was not met.
     """
     where = f"{_WHERE}.sparse"
-    number(cost, "cost", where, least=0)
-    number(tolerance, "tolerance", where, above=0)
-    whole(max_sweeps, "max_sweeps", where, least=1)
-    number(rho, "rho", where, least=0, below=1)
+    cost = number(cost, "cost", where, least=0)
+    tolerance = number(tolerance, "tolerance", where, above=0)
+    max_sweeps = whole(max_sweeps, "max_sweeps", where, least=1)
+    rho = number(rho, "rho", where, least=0, below=1)
     matrix = _covariance(cov, where).matrix
     n = matrix.shape[0]
     names = symbol_names(symbols, n, where)
