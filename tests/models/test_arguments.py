@@ -197,7 +197,11 @@ CALLS = {
         "n_restarts": 1,
         "seed": 0,
     },
-    "regime.fit_many": lambda: {"returns": {"A": np.random.default_rng(4).normal(0, 0.01, 150)}, "workers": 1},
+    "regime.fit_many": lambda: {
+        "returns": {"A": np.random.default_rng(4).normal(0, 0.01, 150)},
+        "workers": 1,
+        "seed": 0,
+    },
     "regime.agreement": lambda: {"causal": [0, 1, 2], "hindsight": [0, 1, 1], "n_states": 3},
     "regime.bar_returns": lambda: {"times": [0, 1, 2], "closes": [1.0, 1.1, 1.2], "step": 1},
     "strategy.TrendFollowing": lambda: {"lookback": 20, "entry": 1.0, "exit": 0.0, "size": 1.0},
