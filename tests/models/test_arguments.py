@@ -176,6 +176,20 @@ CALLS = {
     },
     "backtest.assert_causal": lambda: {"strategy": lazy, "data": bt.Bars(**bars()), "n_cuts": 2, "seed": 0},
     "backtest.on_change": lambda: {"weights": np.ones((5, 2))},
+    "backtest.held_weights": lambda: {
+        "bars": bt.Bars(**bars()),
+        "orders": np.full((60, 2), 0.3),
+        "costs": bt.Costs(),
+    },
+    "switching_mean.fit_switching_mean": lambda: {
+        "series": np.random.default_rng(5).normal(0, 1, 80),
+        "order": 1,
+        "n_states": 2,
+        "n_starts": 1,
+        "seed": 0,
+        "tolerance": 1e-2,
+        "max_iterations": 5,
+    },
     "regime.Memory": lambda: {"volatility": 3.0, "trend": 5.0, "autocorrelation": 10.0},
     "regime.fit_regimes": lambda: {
         "returns": np.random.default_rng(4).normal(0, 0.01, 150),
@@ -217,6 +231,8 @@ CALLS = {
         "gamma": 2.0,
         "rho": 0.05,
         "min_trade": 0.2,
+        "volatility_target": 0.1,
+        "volatility_half_life": 20.0,
     },
 }
 #: What the functions return, and what is made by them or tested as a whole where it lives.
@@ -225,7 +241,7 @@ RESULTS = {
     *("mean_field_game.ClosedForm", "mean_field_game.CrowdingCalibration", "mean_field_game.MeanFieldSolution"),
     "mean_field_game.PriceForecast",
     *(f"chiarella.{name}" for name in ("Calibration", "Estimate", "Impact", "Moments", "Simulation", "Stability")),
-    "backtest.BacktestResult",
+    *("backtest.BacktestResult", "switching_mean.SwitchingMean"),
     *(f"regime.{name}" for name in ("Agreement", "Evidence", "FilterState", "RegimeFilter", "RegimeModel")),
     *(f"regime.{name}" for name in ("RegimeUpdate", "Selection", "WalkForward")),
     *(f"strategy.{name}" for name in ("Adaptive", "AdaptiveRun", "Decision", "FittedMarket", "SymbolRegime")),
@@ -233,7 +249,7 @@ RESULTS = {
     *(f"strategy.{name}" for name in ("adaptive", "decide", "fit_markets", "regime_labels")),
 }
 #: The checks themselves.
-TOOLS = {"arguments", "arrays"}
+TOOLS = {"arguments", "arrays", "display"}
 
 NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e308, 1e-308, 10**30, "many", [1.0, 2.0], 1j, object()]
 ARRAYS = {
