@@ -85,6 +85,7 @@ def diagnose(
         ("sql", lambda: _sql(settings)),
         ("sql models", lambda: _models(settings)),
         ("notifier", lambda: _notifier(settings)),
+        ("erasures", lambda: _erasures(settings, now)),
         ("dagster", lambda: _dagster(dagster_home)),
         ("runs", runs),
         ("packages", lambda: _packages(lock_file)),
@@ -436,6 +437,32 @@ def _notifier(settings: Settings) -> Iterator[Finding]:
         yield Finding("ok", "notifier", f"incidents go to a webhook at {urlparse(target).hostname}")
     else:
         yield Finding("error", "notifier", "it is neither `log` nor a URL", "Correct HFTHOT_NOTIFY.")
+
+
+def _erasures(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Tell of erasures without a proof; looking makes no store where there is none."""
+    from hfthot_platform.accounts.service import Accounts
+    from hfthot_platform.privacy.erasure import list_erasures
+
+    if settings.accounts_url is None and not (settings.accounts / "accounts.db").exists():
+        return
+    with Accounts.open(settings) as accounts:
+        erasures = list_erasures(accounts)
+    failed = [each for each in erasures if each.state == "failed"]
+    for each in failed:
+        until = "" if each.deadline is None else f"; it can be proven until {each.deadline:%Y-%m-%d %H:%M} UTC"
+        step = (
+            f"`hfthot privacy hits {each.request_id}` shows what is left; remove it or accept it with a reason, then "
+            f"`hfthot privacy resume {each.request_id}`"
+        )
+        level: Level = "error" if each.deadline is not None and each.deadline - now < timedelta(days=7) else "warn"
+        yield Finding(level, "erasures", f"{each.request_id} failed: {each.problem}{until}", step)
+    ended = [each for each in erasures if each.state == "unproven"]
+    if ended:
+        step = f"`hfthot privacy hits {ended[0].request_id}` says what could not be proven of the newest"
+        yield Finding("warn", "erasures", f"{_counted(len(ended), 'request')} ended without a proof", step)
+    if not failed and not ended:
+        yield Finding("ok", "erasures", f"{_counted(len(erasures), 'request')}, none without its proof")
 
 
 def _dagster(home: Path | None) -> Iterator[Finding]:

@@ -136,6 +136,11 @@ class Settings(BaseSettings):
     #: Folder of a subject's exported data and of erasure certificates.
     exports: Path = Path("data/exports")
     certificates: Path = Path("data/certificates")
+    #: Folder of the Dagster instance, which an erasure's proof searches; Dagster itself takes DAGSTER_HOME, which is
+    #: taken here too where this is not set.
+    dagster_home: Path | None = None
+    #: Days for which what a failed proof looked for is kept, sealed, so that it can be repeated; then it is destroyed.
+    erasure_proof_days: Annotated[int, Field(ge=1, le=30)] = 30
     #: Argon2id: memory in KiB, passes, lanes (defaults of RFC 9106's second recommendation).
     argon2_memory_kib: Annotated[int, Field(ge=8, le=4_194_304)] = 65_536
     argon2_passes: Annotated[int, Field(ge=1, le=100)] = 3
@@ -207,6 +212,10 @@ class Settings(BaseSettings):
         accounts = "accounts" in self._given and self.accounts.is_absolute()
         database = "accounts_url" in self._given and self.accounts_url is not None
         return "lake_root" in self._given and (lake is None or lake.is_absolute()) and (accounts or database)
+
+    def dagster_folder(self) -> Path | None:
+        """Return the folder of the Dagster instance, or None where neither the setting nor DAGSTER_HOME names one."""
+        return self.dagster_home or dagster_home()
 
     def lake_folder(self) -> Path | None:
         """Return the lake's folder, or None if it is on an object store."""

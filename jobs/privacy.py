@@ -13,9 +13,9 @@ import dagster as dg
 
 from assets.privacy import CHAIN
 from hfthot_platform import __version__
-from hfthot_platform.errors import HfthotError, LegalHoldError
+from hfthot_platform.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
 from hfthot_platform.lakehouse import Stamp
-from hfthot_platform.privacy.erasure import pending_erasures, run_erasure
+from hfthot_platform.privacy.erasure import erasure_hits, list_erasures, pending_erasures, run_erasure
 from hfthot_platform.privacy.evidence import export_head
 from hfthot_platform.privacy.export import run_export
 from hfthot_platform.privacy.retention import apply_retention
@@ -25,7 +25,12 @@ from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["JOBS", "SCHEDULES"]
 
-_REQUEST = {"request_id": dg.Field(str, description="The request's random id.")}
+_MOST_SHOWN = 100
+_REQUEST = {
+    "request_id": dg.Field(
+        str, description="The request's random id: `hfthot privacy erase --list` has those that wait or failed."
+    )
+}
 
 
 @contextmanager
@@ -33,6 +38,8 @@ def _redacted() -> Iterator[None]:
     """Let no message out but those that are known to name nobody; trying again changes nothing about them."""
     try:
         yield
+    except dg.Failure:
+        raise
     except HfthotError as error:
         raise dg.Failure(f"{type(error).__name__}: {error}", allow_retries=False) from None
     except Exception as error:  # noqa: BLE001 - its message may quote a row
@@ -54,6 +61,10 @@ def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Plat
     with _redacted():
         try:
             certificate = run_erasure(platform.accounts, platform.lake, request_id)
+        except ErasureUnverifiedError as error:
+            raise dg.Failure(
+                f"{type(error).__name__}: {error}", metadata=_hits(platform, request_id), allow_retries=False
+            ) from None
         except LegalHoldError as error:
             context.log.warning("%s", error)
             context.add_output_metadata({"held": True})
@@ -71,6 +82,26 @@ def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Plat
             "envelopes_decrypted": found["envelopes_decrypted"],
         }
     )
+
+
+def _hits(platform: Platform, request_id: str) -> dict[str, Any]:
+    """Return what a failed proof found, by place and form, and until when it can be proven."""
+    state = next(each for each in list_erasures(platform.accounts) if each.request_id == request_id)
+    rows = [
+        dg.TableRecord(
+            {"hit": each.hit, "kind": each.kind, "place": each.place, "file": each.file, "times": each.count}
+        )
+        for each in erasure_hits(platform.accounts, request_id)
+        if each.accepted is None
+    ]
+    return {
+        "open_hits": len(rows),
+        "hits": dg.MetadataValue.table(
+            rows[:_MOST_SHOWN],
+            dg.TableSchema([dg.TableColumn(name) for name in ("hit", "kind", "place", "file", "times")]),
+        ),
+        "provable_until": str(state.deadline),
+    }
 
 
 @dg.op(description="Remove everything whose time is over; ask for the erasures that are due.", pool="accounts")
@@ -158,14 +189,28 @@ audit_chain = dg.define_asset_job(
 def erasures_resumed(
     context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Go on with erasures whose process died or whose hold was released; the sensor starts each only once."""
+    """Go on with erasures whose process died or whose hold was released, hourly, and with failed ones once a day.
+
+    The sensor starts each only once.  A failed one carries the time until which it can be proven as a tag.
+    """
+    at = context.scheduled_execution_time
     pending = pending_erasures(platform.accounts) if platform.has_accounts else []
+    known = list_erasures(platform.accounts) if platform.has_accounts else []
+    failed = [each for each in known if each.state == "failed"]
     for request_id in pending:
         yield dg.RunRequest(
-            run_key=f"{request_id}:{context.scheduled_execution_time:%Y%m%dT%H}",
+            run_key=f"{request_id}:{at:%Y%m%dT%H}",
             run_config={"ops": {"erase_person": {"config": {"request_id": request_id}}}},
         )
-    if not pending:
+    for erasure in failed:
+        yield dg.RunRequest(
+            run_key=f"{erasure.request_id}:{at:%Y%m%d}",
+            run_config={"ops": {"erase_person": {"config": {"request_id": erasure.request_id}}}},
+            tags={"hfthot/erasure": "failed", "hfthot/provable_until": f"{erasure.deadline:%Y-%m-%d}"}
+            if erasure.deadline is not None
+            else {"hfthot/erasure": "failed"},
+        )
+    if not pending and not failed:
         yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
 
 

@@ -1,12 +1,14 @@
 """Requests of export and erasure start their jobs."""
 
+import json
 from collections.abc import Iterator
 
 import dagster as dg
 import sqlalchemy as sa
 
 from hfthot_platform.accounts.schema import exports
-from hfthot_platform.privacy.erasure import pending_erasures
+from hfthot_platform.incidents import notify, record
+from hfthot_platform.privacy.erasure import incident_of, list_erasures, pending_erasures
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["SENSORS"]
@@ -21,9 +23,11 @@ __all__ = ["SENSORS"]
 def erasure_requests(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """Start each erasure once: the run's key is the request's random id."""
-    del context
-    pending = pending_erasures(platform.accounts) if platform.has_accounts else []
+    """Start each erasure once: the run's key is the request's random id.  One without a proof becomes an incident."""
+    pending: list[str] = []
+    if platform.has_accounts:
+        pending = pending_erasures(platform.accounts)
+        context.update_cursor(_report_unproven(platform, context.cursor))
     for request_id in pending:
         yield dg.RunRequest(
             run_key=request_id,
@@ -31,6 +35,21 @@ def erasure_requests(
         )
     if not pending:
         yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
+
+
+def _report_unproven(platform: Platform, cursor: str | None) -> str:
+    """Report each erasure that failed, or ends soon or ended without a proof, once; return a cursor of what was."""
+    known = set(json.loads(cursor)) if cursor else set()
+    reported = []
+    for erasure in list_erasures(platform.accounts):
+        incident = incident_of(erasure, platform.clock())
+        if incident is None:
+            continue
+        if incident.incident_id not in known:
+            record(platform.lake, incident)
+            notify(platform.settings, incident)
+        reported.append(incident.incident_id)
+    return json.dumps(sorted(reported))
 
 
 @dg.sensor(

@@ -28,7 +28,7 @@ from hfthot_platform.errors import LockTimeoutError, StoreError, StoreMissingErr
 __all__ = ["Database", "Head", "Postgres", "Sqlite", "translated", "upgrade"]
 
 #: The newest migration.  Where the store has it, Alembic is not even imported.
-REVISION: Final = "0004"
+REVISION: Final = "0005"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK_SECONDS: Final = 60
 _ADVISORY: Final = 0x68667468_6F740001  # any number that nobody else takes

@@ -36,6 +36,7 @@ __all__ = [
     "legal_holds",
     "login_attempts",
     "metadata",
+    "places",
     "provider_keys",
     "retention_anchors",
     "sessions",
@@ -274,7 +275,8 @@ erasure_requests: Final = Table(
     Column("request_id", _ID, primary_key=True),
     Column("subject_id", _ID, nullable=False),
     Column("keep_history", Boolean, nullable=False),
-    #: requested, destroyed, purged, verified, done, held or failed; only `done` has a certificate.
+    #: requested, destroyed, purged, verified, signed, done, held, failed or unproven; `signed` and `done` have a
+    #: certificate, which is filed in `done`.
     Column("state", String(20), nullable=False),
     Column("requested_at", _TIME, nullable=False),
     Column("finished_at", _TIME),
@@ -299,6 +301,18 @@ exports: Final = Table(
     Column("expires_at", _TIME),
     Index(None, "subject_id"),
     Index(None, "state"),
+)
+
+#: Where the platform's processes keep or look for files: what an erasure's proof searches, whoever runs it.
+places: Final = Table(
+    "places",
+    metadata,
+    #: lake, landing, scratch, reports, exports, certificates, store, keys, dagster or temporary.
+    Column("kind", String(20), primary_key=True),
+    #: An absolute path, or the URL of an object store without credentials.
+    Column("location", Text, primary_key=True),
+    Column("first_used", _TIME, nullable=False),
+    Column("last_used", _TIME, nullable=False),
 )
 
 legal_holds: Final = Table(

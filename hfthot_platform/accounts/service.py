@@ -19,6 +19,7 @@ from hfthot_platform.accounts.changes import AuditEvent, RowChange, decode, enco
 from hfthot_platform.accounts.core import SYSTEM
 from hfthot_platform.accounts.credentials import Credentials
 from hfthot_platform.accounts.people import People
+from hfthot_platform.accounts.places import record_places
 from hfthot_platform.accounts.sessions import account_attempts
 from hfthot_platform.accounts.store import Store, Transaction, utc_now
 from hfthot_platform.contracts.accounts import Category
@@ -70,7 +71,9 @@ class Accounts(Credentials, People):
         try:
             with store.reading() as rx:
                 used = bool(rx.execute(sa.select(sa.literal(1)).select_from(schema.keys).limit(1)).all())
-            return cls(settings, store, Vault(KeyRing.open(settings, create=new and not used)))
+            vault = Vault(KeyRing.open(settings, create=new and not used))
+            record_places(store, settings)
+            return cls(settings, store, vault)
         except BaseException:
             store.close()
             raise

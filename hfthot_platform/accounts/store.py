@@ -54,23 +54,8 @@ _FORK_SECONDS: Final = 5.0
 #: An installation that rests longer, or a clock that leaps further, is asked about before anything expires.
 _A_DAY: Final = 86_400_000_000
 LONGEST_REST: Final = 14 * _A_DAY
-#: Tables that lose rows in an erasure, and the log, whose entries leave once published.
-_PURGED: Final = (
-    "users",
-    "subject_keys",
-    "sessions",
-    "api_keys",
-    "provider_keys",
-    "usage",
-    "login_attempts",
-    "user_events",
-    "erasure_requests",
-    "exports",
-    "keys",
-    "known_addresses",
-    "set_aside",
-    "change_log",
-)
+#: Every table: an erasure changes or empties rows of most, and old ones lie in pages of theirs.
+_PURGED: Final = tuple(table.name for table in schema.metadata.sorted_tables)
 
 
 def utc_now() -> datetime:

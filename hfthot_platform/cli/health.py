@@ -27,11 +27,10 @@ def doctor(
 ) -> None:
     """Say what is configured, reachable, stale or broken, and what to do.  Exits with 1 on an error."""
     from hfthot_platform.doctor import diagnose, worst
-    from hfthot_platform.settings import dagster_home
 
     settings = context.obj.settings()
     with progress_bar("looking"):
-        home = dagster_home()
+        home = settings.dagster_folder()
         findings = diagnose(settings, datetime.now(UTC), dagster_home=home, online=online, runs=lambda: _runs(home))
     if as_json:
         print_json([asdict(each) for each in findings])

@@ -47,6 +47,9 @@ def verify(
             "--public-key", help="The public key (a line or a file) to check with, instead of this platform's."
         ),
     ] = None,
+    user_id: Annotated[
+        str | None, typer.Option("--user-id", help="Also say whether it concerns the account that had this id.")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
     """Check an erasure certificate's signature and content.  Exits with 1 unless it is genuine."""
@@ -80,9 +83,17 @@ def verify(
         ("removed", ", ".join(f"{name} {count}" for name, count in sorted(found.counts.items()))),
     ]
     print_table(("", ""), rows)
+    if user_id is not None:
+        typer.echo(f"\nIt concerns this account: {'yes' if found.concerns(user_id) else 'NO'}.")
+    for each in found.accepted:
+        typer.echo(
+            f"\nAccepted: {each['kind']} in {each['place']}: {each['file']} ({each['count']} times). {each['reason']}"
+        )
     typer.echo("\nIt does not cover:")
     for limit in found.limits:
         typer.echo(f"  - {limit}")
+    if user_id is not None and not found.concerns(user_id):
+        raise typer.Exit(1)
 
 
 @privacy.command("public-key")
@@ -123,14 +134,22 @@ def erase(
 ) -> None:
     """Erase a person for good, prove it, and print the certificate's path.  Nothing brings the data back."""
     from hfthot_platform.errors import BadRequestError
-    from hfthot_platform.privacy.erasure import list_erasures, request_erasure, run_erasure
+    from hfthot_platform.privacy.erasure import list_erasures, request_erasure
 
     with _accounts(context) as accounts:
         if listed:
             print_table(
-                ("request", "state", "asked for", "history kept", "what is in the way"),
+                ("request", "state", "asked for", "history kept", "provable until", "open hits", "what is in the way"),
                 [
-                    (each.request_id, each.state, each.requested_at, each.keep_history, each.problem)
+                    (
+                        each.request_id,
+                        each.state,
+                        each.requested_at,
+                        each.keep_history,
+                        each.deadline,
+                        each.hits,
+                        each.problem,
+                    )
                     for each in list_erasures(accounts)
                 ],
             )
@@ -144,13 +163,86 @@ def erase(
                 typer.confirm(f"Erase the account {user_id} for good?", abort=True)
             resume = request_erasure(accounts, user_id, keep_history=keep_history)
             typer.echo(f"request {resume}", err=True)
-        with progress_bar("searching") as progress:
+        _run_erasure(context, accounts, resume)
 
-            def told(done: int, total: int | None, unit: str) -> None:
-                progress(done // 1_000_000, None if total is None else total // 1_000_000, f"M{unit}")
 
-            certificate = run_erasure(accounts, opened_lake(context), resume, progress=told)
-        typer.echo(accounts.settings.certificates / f"{certificate.request_id}.json")
+@privacy.command()
+def resume(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+) -> None:
+    """Go on with an erasure that failed, was interrupted or was held; print the certificate's path."""
+    with _accounts(context) as accounts:
+        _run_erasure(context, accounts, request_id)
+
+
+def _run_erasure(context: typer.Context, accounts: Accounts, request_id: str) -> None:
+    from hfthot_platform.privacy.erasure import run_erasure
+
+    with progress_bar("searching") as progress:
+
+        def told(done: int, total: int | None, unit: str) -> None:
+            progress(done // 1_000_000, None if total is None else total // 1_000_000, f"M{unit}")
+
+        certificate = run_erasure(accounts, opened_lake(context), request_id, progress=told)
+    typer.echo(accounts.settings.certificates / f"{certificate.request_id}.json")
+
+
+@privacy.command()
+def hits(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+    *,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show true file names and what is around each value: personal data.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """List what the last proof of an erasure found, by place and form, and what of it was accepted."""
+    from hfthot_platform.privacy.erasure import erasure_hits
+
+    with _accounts(context) as accounts:
+        found = erasure_hits(accounts, request_id, reveal=reveal)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    more = ("where", "around it") if reveal else ()
+    print_table(
+        ("hit", "kind", "place", "file", "form", "times", "before", "file changed", "accepted", *more),
+        [
+            (
+                each.hit,
+                each.kind,
+                each.place,
+                each.file,
+                f"{each.encoding} {each.inside}".strip(),
+                each.count,
+                each.before,
+                each.modified,
+                each.accepted,
+                *((each.path, each.context) if reveal else ()),
+            )
+            for each in found
+        ],
+    )
+
+
+@privacy.command()
+def accept(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+    hit: Annotated[str, typer.Argument(metavar="HIT", help="From `hfthot privacy hits`.", show_default=False)],
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Why it is no trace; the certificate carries it.")],
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="Accept the value wherever it is: a name that is an ordinary word.")
+    ] = False,
+) -> None:
+    """Accept that a hit is nothing of the erased person's; then `hfthot privacy resume`."""
+    from hfthot_platform.privacy.erasure import accept_erasure_hit
+
+    with _accounts(context) as accounts:
+        accept_erasure_hit(accounts, request_id, hit, reason, everywhere=everywhere)
 
 
 @privacy.command()

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from hfthot_platform.accounts.tiers import Role, TierName
     from hfthot_platform.lakehouse import Lakehouse, Table
     from hfthot_platform.privacy.certificate import ErasureCertificate
+    from hfthot_platform.privacy.erasure import ErasureHit
     from hfthot_platform.privacy.export import ExportFormat
     from hfthot_platform.settings import Settings
     from hfthot_platform.sql.gateway import Policy, QueryLimits, QueryResult
@@ -857,6 +858,83 @@ class LakehouseClient:
         request = self._request(caller)
         return delete_user_permanent(self._accounts, self._lake, user_id, keep, request=request)
 
+    def resume_erasure(self, request_id: str) -> ErasureCertificate:
+        """Go on with an erasure that failed, was interrupted or was held, and return its certificate.
+
+        For administrators.  The request's id is in the error of `delete_user_permanent` and in
+        `hfthot privacy erase --list`.
+
+        Example:
+            >>> certificate = client.delete_user_permanent(user.user_id)
+            >>> client.resume_erasure(certificate.request_id) == certificate
+            True
+
+        Raises:
+            PrivacyError: there is no such request.
+            LegalHoldError: a hold still keeps a part.
+            ErasureUnverifiedError: something that nobody accepted is still there, or its time is over.
+        """
+        from hfthot_platform.privacy.erasure import run_erasure
+
+        arguments.identifier(request_id, "request_id")
+        self._require_trusted(self._caller(), "privacy.erasure_resume")
+        return run_erasure(self._accounts, self._lake, request_id)
+
+    def erasure_hits(self, request_id: str, *, reveal: bool = False) -> list[ErasureHit]:
+        """Return what the last proof of an erasure found, by place and form, and what of it was accepted.
+
+        For administrators.
+
+        Args:
+            request_id: the request.
+            reveal: also true file names and what is around each value, which may be personal data.
+
+        Example:
+            >>> certificate = client.delete_user_permanent(user.user_id)
+            >>> client.erasure_hits(certificate.request_id)
+            []
+
+        Raises:
+            PrivacyError: there is no such request.
+        """
+        from hfthot_platform.privacy.erasure import erasure_hits
+
+        arguments.identifier(request_id, "request_id")
+        shown = arguments.flag(reveal, "reveal")
+        caller = self._caller()
+        self._require_trusted(caller, "privacy.erasure_hits")
+        return erasure_hits(self._accounts, request_id, reveal=shown, request=self._request(caller))
+
+    def accept_erasure_hit(self, request_id: str, hit: str, reason: str, *, everywhere: bool = False) -> None:
+        """Accept that a hit is nothing of the erased person's; then `resume_erasure`.  For administrators.
+
+        Args:
+            request_id: the failed request.
+            hit: its name, from `erasure_hits`.
+            reason: why; the certificate carries it, so it must not name the person.
+            everywhere: accept the value wherever it is: for a name that is an ordinary word.
+
+        Example:
+            >>> certificate = client.delete_user_permanent(user.user_id)
+            >>> client.accept_erasure_hit(certificate.request_id, "0a1b2c3d4e5f", "a ship of this name")
+            Traceback (most recent call last):
+            hfthot_platform.errors.PrivacyError: erasure ...: the request is done: nothing of it can be accepted. ...
+
+        Raises:
+            BadRequestError: there is no such hit, or the reason is none.
+            PrivacyError: there is no such request, or it did not fail.
+        """
+        from hfthot_platform.privacy.erasure import accept_erasure_hit
+
+        arguments.identifier(request_id, "request_id")
+        arguments.text(hit, "hit", most=100)
+        arguments.text(reason, "reason", most=1000)
+        wide = arguments.flag(everywhere, "everywhere")
+        caller = self._caller()
+        self._require_trusted(caller, "privacy.erasure_accept")
+        request = self._request(caller)
+        accept_erasure_hit(self._accounts, request_id, hit, reason, everywhere=wide, request=request)
+
     def verify_certificate(
         self, certificate: ErasureCertificate | str | None = None, *, path: Path | str | None = None
     ) -> ErasureCertificate:
@@ -1179,11 +1257,10 @@ def settings_of_folder(base_path: str | Path) -> Settings:
     tables = (path for pattern in ("*/_delta_log", "*/*/_delta_log") for path in base.glob(pattern))
     if not lake.is_dir() and (base.name == "lake" or any(tables)):
         lake, base = base, base.parent
-    return load_settings(
-        lake_root=str(lake),
-        scratch=base / "scratch",
-        landing=base / "landing",
-    )
+    # A landing or scratch folder that the settings name is the one that the installation's other processes use.
+    named = load_settings().model_fields_set
+    beside = {name: base / name for name in ("scratch", "landing") if name not in named}
+    return load_settings(lake_root=str(lake), **beside)
 
 
 def _bound(value: date | datetime | str | None, name: str, days: int) -> datetime | None:

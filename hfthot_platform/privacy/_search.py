@@ -35,7 +35,9 @@ _LONGEST = 96
 _CERTAIN_BITS = 40.0
 _MOST_PREFIXES = 20_000
 _HASH_BITS = 18
-_ESCAPE_BEFORE = re.compile(rb"(?:\\[nrtbfv]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|%(?:25)?[0-9a-fA-F]{2})\Z")
+_ESCAPE_BEFORE = re.compile(
+    rb"(?:\\[nrtbfv]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|%(?:25)?[0-9a-fA-F]{2}|=[0-9A-F]{2})\Z"
+)
 _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*\Z")
 _ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _DIGITS = frozenset(b"0123456789")
@@ -185,13 +187,17 @@ class Searcher:
         for eight in eights if long else ():
             self._eights[_hash(eight)] = 1
 
-    def search(self, data: Bytes, stop: int | None = None, *, words: bool = True) -> Iterator[Hit]:
+    def search(
+        self, data: Bytes, stop: int | None = None, *, words: bool = True, touching: bool = False
+    ) -> Iterator[Hit]:
         """Yield every place before `stop` where a value begins.
 
         Args:
             data: what to look through; contiguous.
             stop: the first position that is not looked at as a beginning (matches may reach past it).
             words: whether `whole_word` is heeded; the ends of `data` are ends of words.
+            touching: whether texts may stand side by side without anything between, as in a page of SQLite: then an
+                e-mail address counts whatever is beside it.
         """
         from hfthot_platform.privacy._candidates import candidates  # numba takes a second to import
 
@@ -205,15 +211,18 @@ class Searcher:
             for position in found[:count].tolist():
                 if position >= size:
                     return
-                yield from self._at(view, position, words=words)
+                yield from self._at(view, position, words=words, touching=touching)
             if count < found.size:
                 return
             start = int(found[-1]) + 1
 
-    def _at(self, view: memoryview, position: int, *, words: bool) -> Iterator[Hit]:
+    def _at(self, view: memoryview, position: int, *, words: bool, touching: bool) -> Iterator[Hit]:
         for pattern in self._buckets.get(bytes(view[position : position + 4]).lower(), ()):
             match = pattern.regex.match(view, position)
-            if match is not None and not (words and _is_part(pattern, view, position, match.end())):
+            if match is None:
+                continue
+            heeded = words and not (touching and pattern.needle.kind == "email")
+            if not (heeded and _is_part(pattern, view, position, match.end())):
                 yield Hit(position, pattern.needle.kind, pattern.encoding, pattern.needle, match.end())
 
 

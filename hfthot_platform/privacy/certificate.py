@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import hmac
 import json
 import re
 from collections.abc import Mapping
@@ -23,14 +24,25 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 
 from hfthot_platform.errors import CertificateError
 
-__all__ = ["FORMAT", "ErasureCertificate", "issue", "key_id", "public_key_text", "read_public_key", "verify"]
+__all__ = [
+    "FORMAT",
+    "ErasureCertificate",
+    "commitment",
+    "issue",
+    "key_id",
+    "public_key_text",
+    "read_public_key",
+    "verify",
+]
 
-FORMAT: Final = "hfthot erasure certificate 1"
+FORMAT: Final = "hfthot erasure certificate 2"
+#: Certificates of earlier versions stay genuine.
+_FIRST_FORMAT: Final = "hfthot erasure certificate 1"
 _KEY_PREFIX: Final = "ed25519:"
 _RANDOM_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LARGEST: Final = 1 << 20
 _FIELDS: Final = frozenset({"statement", "key_id", "public_key", "signature"})
-_STATEMENT: Final = frozenset(
+_FIRST_STATEMENT: Final = frozenset(
     {
         "format",
         "request_id",
@@ -46,13 +58,15 @@ _STATEMENT: Final = frozenset(
         "platform_version",
     }
 )
+_STATEMENT: Final = _FIRST_STATEMENT | {"accepted", "commitment"}
 
 
 @dataclass(frozen=True)
 class ErasureCertificate:
     """A signed statement that a person's data was erased and that this was checked.
 
-    It names the request, never the person: the request's id is random.
+    It names the request, never the person: the request's id is random.  Whoever knows the erased account's user id
+    can check that it is meant (`concerns`); nobody can tell the user id from it.
     """
 
     request_id: str
@@ -71,6 +85,10 @@ class ErasureCertificate:
     verification: Mapping[str, Any]
     #: What the certificate does not cover, in sentences.
     limits: tuple[str, ...]
+    #: What the search found and the officer judged to be none of the person's: place, form and reason.
+    accepted: tuple[Mapping[str, Any], ...]
+    #: SHA-256 of the request's id and the user id; None in certificates of the first format.
+    commitment: str | None
     key_id: str
     #: The whole document, as stored and handed out.
     text: str
@@ -78,10 +96,21 @@ class ErasureCertificate:
     def __str__(self) -> str:
         return self.text
 
+    def concerns(self, user_id: str) -> bool:
+        """Whether it is about the account that had this user id; False too where the certificate does not say."""
+        return self.commitment is not None and hmac.compare_digest(
+            self.commitment, commitment(self.request_id, user_id)
+        )
+
     def save(self, path: Path) -> Path:
         """Write the document to a file."""
         path.write_text(self.text, encoding="ascii")
         return path
+
+
+def commitment(request_id: str, user_id: str) -> str:
+    """Return what a certificate says of whom it concerns: `sha256("hfthot erasure REQUEST USER")` in hexadecimal."""
+    return sha256(f"hfthot erasure {request_id} {user_id}".encode()).hexdigest()
 
 
 def issue(key: Ed25519PrivateKey, statement: Mapping[str, Any]) -> ErasureCertificate:
@@ -89,7 +118,7 @@ def issue(key: Ed25519PrivateKey, statement: Mapping[str, Any]) -> ErasureCertif
 
     Args:
         key: the installation's signing key.
-        statement: the fields of `ErasureCertificate` from `request_id` to `limits` (times as `datetime`), and
+        statement: the fields of `ErasureCertificate` from `request_id` to `commitment` (times as `datetime`), and
             `platform_version`.
 
     Raises:
@@ -185,7 +214,9 @@ def _read(text: str) -> ErasureCertificate:
         raise
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _altered("it is not a certificate's JSON") from None
-    if not isinstance(body, dict) or fields != _FIELDS or set(body) != _STATEMENT or body["format"] != FORMAT:
+    known = {FORMAT: _STATEMENT, _FIRST_FORMAT: _FIRST_STATEMENT}
+    form = str(body.get("format")) if isinstance(body, dict) else ""
+    if fields != _FIELDS or form not in known or set(body) != known[form]:
         raise _altered("it does not have a certificate's fields")
     if signature is None or document["key_id"] != key_id(named) or document["public_key"] != public_key_text(named):
         raise _altered("its key or its signature is malformed")
@@ -210,6 +241,8 @@ def _read(text: str) -> ErasureCertificate:
             counts=dict(body["counts"]),
             verification=dict(body["verification"]),
             limits=tuple(body["limits"]),
+            accepted=tuple(dict(each) for each in body.get("accepted", ())),
+            commitment=body.get("commitment"),
             key_id=document["key_id"],
             text=text,
         )

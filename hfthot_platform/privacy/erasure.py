@@ -9,56 +9,69 @@ that dies at any point is continued by whoever runs the request next.
                               freed pages overwritten, old data files vacuumed
     purged    -> verified     everything is searched for every value of the person; every retained version of every
                               user table still reads, with exactly the other persons' rows decryptable
-    verified  -> done         the certificate is signed; only now
+    verified  -> signed       the certificate is signed; only now
+    signed    -> done         and lies in its folder
     held, failed              a legal hold keeps a part; something was found.  Both are run again later.
+    unproven                  what a failed proof would need was destroyed, since its time was over: the end
 
 What to search for is known only before the destruction.  It is kept until the proof, encrypted under a key of the
-request alone, which is destroyed with it.
+request alone, which is destroyed with it, and at the latest after the setting `erasure_proof_days`, whatever happens.
+
+What a proof finds is shown to the officer by place and form.  What is a coincidence (a name in another person's file)
+can be accepted with a reason, which the certificate carries.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import re
+import os
 import secrets
-import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Final
 
-import polars as pl
 import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from sqlalchemy.pool import NullPool
 
 from hfthot_platform import __version__
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import AuditEvent, to_json
+from hfthot_platform.accounts.places import record_places
 from hfthot_platform.accounts.publisher import Publisher, flush
 from hfthot_platform.accounts.records import Request, moment
 from hfthot_platform.accounts.service import CATEGORIES, Accounts
-from hfthot_platform.contracts import CONTRACTS, TableContract
-from hfthot_platform.contracts.accounts import CATEGORY, USER_TABLES, Category
-from hfthot_platform.errors import ErasureUnverifiedError, LegalHoldError, PrivacyError
+from hfthot_platform.contracts.accounts import USER_TABLES
+from hfthot_platform.errors import (
+    BadRequestError,
+    ErasureUnverifiedError,
+    HfthotError,
+    LegalHoldError,
+    PrivacyError,
+)
+from hfthot_platform.incidents import Incident
 from hfthot_platform.lakehouse import Lakehouse, Stamp
-from hfthot_platform.privacy._files import read_file, retained
 from hfthot_platform.privacy._history import check_history, clean_log
-from hfthot_platform.privacy.certificate import ErasureCertificate, issue, verify
+from hfthot_platform.privacy._search import Searcher
+from hfthot_platform.privacy.certificate import ErasureCertificate, commitment, issue, verify
 from hfthot_platform.privacy.evidence import record_destruction
 from hfthot_platform.privacy.export import delete_exports
 from hfthot_platform.privacy.holds import forget_reasons, held_categories
-from hfthot_platform.privacy.scan import Database, Finding, Folder, Needle, ObjectStore, Place, Progress, scan
-from hfthot_platform.privacy.vault import Wrapped
-from hfthot_platform.settings import dagster_home
+from hfthot_platform.privacy.remains import judged
+from hfthot_platform.privacy.scan import Progress, scan
+from hfthot_platform.privacy.sought import WEAK, Accepted, Remain, Sought, collected
+from hfthot_platform.privacy.vault import SubjectCipher, Wrapped
+from hfthot_platform.privacy.where import places_of, searched_places
 
 __all__ = [
     "LIMITS",
+    "ErasureHit",
     "ErasureState",
+    "accept_erasure_hit",
     "delete_user_permanent",
+    "erasure_hits",
+    "expire_sealed",
+    "incident_of",
     "list_erasures",
     "pending_erasures",
     "places_of",
@@ -68,17 +81,18 @@ __all__ = [
 ]
 
 _REQUEST_KEY: Final = "erasure:"
-#: Values of one kind that are looked for; the newest of more.
-_MOST_VALUES: Final = 200
 _DAY: Final = 86_400_000_000
 #: States in which there is something to do; a held one waits for the release of its hold.
-_OPEN: Final = ("requested", "destroyed", "purged", "verified", "held", "failed")
-#: Kinds of values that another person may have too, and whose export may therefore show.
-_SHARED: Final = frozenset({"first_name", "last_name", "ip", "user_agent", "preferences", "personal_detail"})
-_WORDS: Final = frozenset({"username", "first_name", "last_name", "ip"})
-#: What the platform's own folders in the system's temporary folder are called.
-_TEMPORARY: Final = ("staging-*", "hfthot-canary-*")
-_WORD: Final = re.compile(r"[\w-]+")
+_OPEN: Final = ("requested", "destroyed", "purged", "verified", "signed", "held", "failed")
+#: States in which what to search for may lie sealed.
+_SEALED: Final = ("destroyed", "purged", "held", "failed")
+#: Hits and other facts that a request or a certificate names; of more it says how many there are.
+_MOST_NAMED: Final = 200
+_LONGEST_REASON: Final = 500
+#: How long before its end an unproven erasure is reported once more.
+_ENDING: Final = timedelta(days=7)
+#: Files and values that are noted before a destruction; with more there is no comparison.
+_MOST_BEFORE: Final = 20_000
 
 #: What no certificate of ours covers.
 LIMITS: Final[tuple[str, ...]] = (
@@ -88,7 +102,21 @@ LIMITS: Final[tuple[str, ...]] = (
         "from before the erasure can, together with the key-encryption key of that time, until a rotation drops it."
     ),
     "A PostgreSQL server's write-ahead log and its archives are outside the platform.",
-    "Values of fewer than four characters, and ordinary words of the platform, are not searched for.",
+    (
+        "Names and addresses are searched as they were written, full names with and without a blank: not other "
+        "spellings, inflections or translations, and in UTF-8, UTF-16 and Latin-1, not in other encodings."
+    ),
+    (
+        "Short values, words of the platform's own texts or of its market tables, and values that others have too are "
+        "not searched for by themselves; `not_searched` says which kinds."
+    ),
+    "Former names and addresses are those that a retained version of the user tables still had.",
+    (
+        "What the person or others typed beside that (preferences, programs, names of providers) is kept encrypted "
+        "only, and is not searched for."
+    ),
+    "Packed files are known by what they begin with; pictures, and text inside them, are not read.",
+    "Only what the machine that searched can see was searched: local folders of other machines are not.",
     "What was handed out before (exports, query results, copies made by their readers) is not within reach.",
 )
 _LIMITS_WITHOUT_POSTGRES: Final = tuple(each for each in LIMITS if not each.startswith("A PostgreSQL"))
@@ -123,7 +151,8 @@ def delete_user_permanent(
         PermissionDeniedError: the caller is neither the person nor an administrator.
         LegalHoldError: a hold keeps all or part; the rest is erased, and the request completes after the release.
         ErasureUnverifiedError: something of the person was found; the message says where.  Nothing of the account
-            can be read any more, but there is no certificate: remove what was found and run the request again.
+            can be read any more, but there is no certificate: remove what was found, or accept what is a coincidence
+            (`accept_erasure_hit`), and run the request again.
     """
     request_id = request_erasure(accounts, user_id, keep_history=keep_history, request=request)
     return run_erasure(accounts, lake, request_id, progress=progress)
@@ -204,12 +233,16 @@ class ErasureState:
     """Where a request stands."""
 
     request_id: str
-    #: `requested`, `destroyed`, `purged`, `verified`, `done`, `held` or `failed`.
+    #: `requested`, `destroyed`, `purged`, `verified`, `signed`, `done`, `held`, `failed` or `unproven`.
     state: str
     requested_at: datetime
     keep_history: bool
     #: What the last proof found, where it failed; no values.
     problem: str | None
+    #: When what is sought is destroyed, and a failed request can be proven no more; None where nothing is kept.
+    deadline: datetime | None = None
+    #: Hits of the last proof that nobody accepted.
+    hits: int = 0
 
 
 def list_erasures(accounts: Accounts) -> list[ErasureState]:
@@ -225,9 +258,41 @@ def list_erasures(accounts: Accounts) -> list[ErasureState]:
             moment(each.requested_at),
             each.keep_history,
             each.report.get("failure", {}).get("what"),
+            _deadline(accounts, each),
+            int(each.report.get("open_hits", 0)) if each.state in {"failed", "unproven"} else 0,
         )
         for each in cases
     ]
+
+
+def incident_of(erasure: ErasureState, now: datetime) -> Incident | None:
+    """Return the incident that an erasure without a proof is, and another one when its time is nearly over."""
+    if erasure.state not in {"failed", "unproven"}:
+        return None
+    stage = erasure.state
+    ends = ""
+    if erasure.deadline is not None:
+        ends = f"; it can be proven until {erasure.deadline:%Y-%m-%d %H:%M} UTC"
+        if erasure.deadline - now <= _ENDING:
+            stage = "ending"
+    return Incident(
+        incident_id=f"erasure-{erasure.request_id}-{stage}",
+        ts=now,
+        severity="error",
+        kind="check_failure",
+        job="rgpd_erasure",
+        error_class="ErasureUnverifiedError",
+        message=f"erasure {erasure.request_id} is {erasure.state}{ends}: {erasure.problem or 'no proof'}",
+    )
+
+
+def _deadline(accounts: Accounts, case: _Case) -> datetime | None:
+    """Return when what a request looks for is destroyed."""
+    # Requests of earlier versions know when they were destroyed.
+    sealed_at = case.report.get("sealed_at") or case.report.get("destroyed_at")
+    if case.sealed is None or sealed_at is None:
+        return None
+    return moment(sealed_at) + timedelta(days=accounts.settings.erasure_proof_days)
 
 
 # -- the request ----------------------------------------------------------------------------------------------
@@ -246,6 +311,8 @@ class _Case:
     certificate: str | None
     #: What was done so far: times, counts, categories, ids of deleted exports.
     report: dict[str, Any] = field(default_factory=dict)
+    #: What was where before the destruction; while this process runs the request.
+    before: Sought | None = None
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> _Case:
@@ -312,29 +379,62 @@ def run_erasure(
     with accounts.store.exclusively("erasure", 3600.0):
         case = _load(accounts, request_id)
         if case.state in {"requested", "held"}:
+            _look_first(accounts, lake, case)
             _destroy(accounts, lake, case)
         if case.state in {"destroyed", "failed"} or case.report.get("unpurged"):
             _purge(accounts, lake, case)
         if case.state == "held":
             raise _held(case)
+        if case.state == "unproven":
+            raise _unproven(case)
         if case.state == "purged":
             _prove(accounts, lake, case, progress)
         if case.state == "verified":
             _certify(accounts, case)
         assert case.certificate is not None
-        return _filed(accounts, verify(case.certificate, public_key(accounts)))
+        return _filed(accounts, case, verify(case.certificate, public_key(accounts)))
+
+
+def _look_first(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
+    """Note how often what is going to be sought is where before the destruction: what the proof compares with.
+
+    The lake is left out: its files never change, so that theirs is the time of their writing.  A search that fails
+    here fails nothing; the proof is then without it.
+    """
+    with accounts.store.reading() as rx:
+        wanted = [each for each in CATEGORIES if each not in case.destroyed | held_categories(rx, case.subject_id)]
+    if not wanted:
+        return
+    try:
+        flush(accounts.store, lake)
+        found = collected(accounts, lake, case.subject_id, wanted)
+        places = [each for each in searched_places(accounts, lake)[0] if each.name != "lake"]
+        report = scan(found.searched(), places, tested=False)
+    except (HfthotError, OSError):
+        return
+    numbers = {(each.kind, each.value): number for number, each in enumerate(found.searched())}
+    counts: dict[tuple[str, str, int], int] = {}
+    for (place, path, needle, _, _), count in report.counts.items():
+        form = place, path, numbers[needle.kind, needle.value]
+        counts[form] = counts.get(form, 0) + count
+        if len(counts) > _MOST_BEFORE:
+            return
+    found.before = counts
+    case.before = found
 
 
 def _destroy(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
     """Destroy what no hold keeps; what to search for later is sealed in the same transaction."""
     with accounts.store.reading() as rx:
         wanted = [each for each in CATEGORIES if each not in case.destroyed | held_categories(rx, case.subject_id)]
-    found = _Values()
+    found = Sought()
     if wanted:
         _disable(accounts, case.subject_id)
         # Nothing can happen to the account any more, so what is read here is all that will be destroyed.
         flush(accounts.store, lake)
-        found = _collect(accounts, lake, case.subject_id, wanted)
+        found = collected(accounts, lake, case.subject_id, wanted)
+        if case.before is not None:
+            found = case.before.followed_by(found)
     with accounts.store.transaction() as tx:
         held = held_categories(tx, case.subject_id)
         todo = [each for each in wanted if each not in held]
@@ -345,9 +445,12 @@ def _destroy(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
             mine = exports.c.subject_id == case.subject_id
             ids = list(tx.execute(sa.select(exports.c.request_id).where(mine)).scalars())
             tx.execute(sa.delete(exports).where(mine))
+            if "identity" in todo and (row := accounts.account_of(tx, case.subject_id)) is not None:
+                case.report["commitment"] = commitment(case.request_id, row["user_id"])
             counts = accounts.destroy(tx, case.subject_id, todo, request_id=case.request_id)
             forget_reasons(tx, case.subject_id, todo)
             sealed = _seal(accounts, tx, case, found)
+            case.report.setdefault("sealed_at", tx.now)
             case.report["categories"] = sorted(case.destroyed | set(todo))
             case.report["exports"] = sorted({*case.report.get("exports", ()), *ids})
             case.report["destroyed_at"] = tx.now
@@ -385,6 +488,16 @@ def _held(case: _Case) -> LegalHoldError:
     )
 
 
+def _unproven(case: _Case) -> ErasureUnverifiedError:
+    what = case.report.get("failure", {}).get("what", "the proof did not come to an end")
+    return ErasureUnverifiedError(
+        f"the erasure is done and can be proven no more: {what}",
+        where=f"erasure {case.request_id}",
+        hint="What a proof would look for was destroyed when its time was over; `hfthot privacy hits` says what is "
+        "not proven.",
+    )
+
+
 def _purge(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
     """Remove from every disk what the destruction made unreadable."""
     counts: dict[str, int] = {}
@@ -403,7 +516,7 @@ def _purge(accounts: Accounts, lake: Lakehouse, case: _Case) -> None:
         _count(case, counts)
         case.report["purged_at"] = tx.now
         case.report.pop("unpurged", None)
-        _save(tx, case, "held" if case.state == "held" else "purged")
+        _save(tx, case, case.state if case.state in {"held", "unproven"} else "purged")
 
 
 def _count(case: _Case, counts: Mapping[str, int]) -> None:
@@ -414,11 +527,16 @@ def _count(case: _Case, counts: Mapping[str, int]) -> None:
 
 def _prove(accounts: Accounts, lake: Lakehouse, case: _Case, progress: Progress | None) -> None:
     """Search everything, read every version; raise, and say so in the request, unless nothing is left."""
+    if case.sealed is None:
+        raise _missing(case)
+    found = _unsealed(accounts, case)
     try:
-        verification = _verified(accounts, lake, case, progress)
+        verification = _verified(accounts, lake, case, found, progress)
     except ErasureUnverifiedError as error:
         with accounts.store.transaction() as tx:
             case.report["failure"] = {"at": tx.now, "what": error.what, "where": error.where}
+            case.report["open_hits"] = len(_open_hits(found))
+            case.report["hits"] = [each.shown() for each in _open_hits(found)[:_MOST_NAMED]]
             event = AuditEvent(
                 action="privacy.erasure_unverified",
                 outcome="failure",
@@ -426,17 +544,77 @@ def _prove(accounts: Accounts, lake: Lakehouse, case: _Case, progress: Progress 
                 resource=case.request_id,
             )
             tx.log([], event)
-            _save(tx, case, "failed")
+            sealed = _resealed(accounts, tx, case, found)
+            _save(tx, case, "failed", sealed=sealed)
         raise
     with accounts.store.transaction() as tx:
-        case.report.pop("failure", None)
+        for name in ("failure", "hits", "open_hits"):
+            case.report.pop(name, None)
         case.report["verification"] = verification
         case.report["verified_at"] = tx.now
-        # What was searched for is not needed any more: its key goes, and then its ciphertext.
-        name = _REQUEST_KEY + case.request_id
-        tx.execute(sa.delete(schema.keys).where(schema.keys.c.name == name))
-        case.sealed = None
+        _forget_sealed(tx, case)
         _save(tx, case, "verified", sealed=None)
+
+
+def _open_hits(found: Sought) -> list[Remain]:
+    return [each for each in found.remains if not any(accepted.covers(each) for accepted in found.accepted)]
+
+
+def _forget_sealed(tx: Any, case: _Case) -> None:
+    """Destroy what was searched for: its key goes, and then its ciphertext."""
+    name = _REQUEST_KEY + case.request_id
+    tx.execute(sa.delete(schema.keys).where(schema.keys.c.name == name))
+    case.sealed = None
+
+
+def expire_sealed(accounts: Accounts, lake: Lakehouse) -> int:
+    """Destroy what failed or waiting proofs look for once its time is over, whatever happens; return how many were.
+
+    A request that is not proven by then ends as `unproven`, and says what was in the way.  One that a hold keeps goes
+    on to wait; what it had erased before is then not searched for any more, and its certificate says so.
+    """
+    requests = schema.erasure_requests
+    now = accounts.clock()
+    with accounts.store.reading() as rx:
+        rows = rx.execute(sa.select(requests).where(requests.c.state.in_((*_SEALED, "unproven")))).mappings()
+        cases = [_Case.of(row) for row in rows]
+    late = [each.request_id for each in cases if _due(accounts, each, now)]
+    ended = 0
+    for request_id in late:
+        with accounts.store.transaction() as tx:
+            row = tx.execute(sa.select(requests).where(requests.c.request_id == request_id)).mappings().one()
+            case = _Case.of(row)
+            if case.sealed is None or case.state not in _SEALED:
+                continue
+            _forget_sealed(tx, case)
+            case.report.pop("sealed_at", None)
+            case.report["expired_at"] = tx.now
+            if case.state != "held":
+                waited = {"what": f"the proof was not made within {accounts.settings.erasure_proof_days} days"}
+                case.report.setdefault("failure", waited)
+            event = AuditEvent(action="privacy.erasure_expired", subject_id=case.subject_id, resource=case.request_id)
+            tx.log([], event)
+            if case.state == "held":
+                _save(tx, case, "held", sealed=None)
+            else:
+                if case.state == "destroyed":
+                    case.report["unpurged"] = True
+                _save(tx, case, "unproven", sealed=None, finished_at=tx.now)
+            ended += 1
+    if ended:
+        accounts.store.purge()
+    for case in cases:
+        # What the destruction made unreadable leaves the disk all the same.
+        current = _load(accounts, case.request_id)
+        if current.state == "unproven" and current.report.get("unpurged"):
+            _purge(accounts, lake, current)
+    return ended
+
+
+def _due(accounts: Accounts, case: _Case, now: datetime) -> bool:
+    """Whether the time of what a request looks for is over."""
+    deadline = _deadline(accounts, case)
+    return deadline is not None and deadline <= now
 
 
 def _certify(accounts: Accounts, case: _Case) -> None:
@@ -448,7 +626,16 @@ def _certify(accounts: Accounts, case: _Case) -> None:
     # Files are retired when the rows go, and taken by the first nightly maintenance after the time travel.
     until = moment(report["purged_at"]) + timedelta(days=history + 1) if case.keep_history else None
     now = accounts.clock()
-    limits = LIMITS if not accounts.store.files() else _LIMITS_WITHOUT_POSTGRES
+    limits = [
+        *(LIMITS if not accounts.store.files() else _LIMITS_WITHOUT_POSTGRES),
+        *report["verification"].get("limits", ()),
+    ]
+    if "expired_at" in report:
+        limits.append(
+            f"What this request had erased before {moment(report['expired_at']):%Y-%m-%d} was kept from its proof by a "
+            "legal hold for too long, and was not searched for."
+        )
+    verification = {name: value for name, value in report["verification"].items() if name not in {"limits", "accepted"}}
     certificate = issue(
         key,
         {
@@ -460,7 +647,9 @@ def _certify(accounts: Accounts, case: _Case) -> None:
             "keep_history": case.keep_history,
             "ciphertext_until": until,
             "counts": report["counts"],
-            "verification": report["verification"],
+            "verification": verification,
+            "accepted": report["verification"].get("accepted", ()),
+            "commitment": report.get("commitment"),
             "limits": limits,
             "platform_version": __version__,
         },
@@ -471,18 +660,29 @@ def _certify(accounts: Accounts, case: _Case) -> None:
         case.certificate = certificate.text
         # The counts are in the certificate.
         case.report = {"categories": sorted(case.destroyed)}
-        _save(tx, case, "done", certificate=certificate.text, finished_at=tx.now)
+        _save(tx, case, "signed", certificate=certificate.text)
 
 
-def _filed(accounts: Accounts, certificate: ErasureCertificate) -> ErasureCertificate:
-    """Make sure that the certificate is in its folder."""
+def _filed(accounts: Accounts, case: _Case, certificate: ErasureCertificate) -> ErasureCertificate:
+    """Make sure that the certificate is in its folder, and on its disk; only then is the request done."""
     folder = accounts.settings.certificates
     path = folder / f"{certificate.request_id}.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{certificate.request_id}.json"
-        certificate.save(temporary)
+        with temporary.open("w", encoding="ascii") as out:
+            out.write(certificate.text)
+            out.flush()
+            os.fsync(out.fileno())
         temporary.replace(path)
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    if case.state == "signed":
+        with accounts.store.transaction() as tx:
+            _save(tx, case, "done", finished_at=tx.now)
     return certificate
 
 
@@ -491,262 +691,110 @@ def public_key(accounts: Accounts) -> Ed25519PublicKey:
     return Ed25519PrivateKey.from_private_bytes(accounts.installation_key("signing")).public_key()
 
 
-# -- what to look for -----------------------------------------------------------------------------------------
+# -- what is sought ------------------------------------------------------------------------------------------
 
 
-class _Values:
-    """Values of a person by kind, without repetition, in the order of their finding."""
-
-    def __init__(self) -> None:
-        self.needles: dict[tuple[str, str | bytes], bool] = {}
-        self.left_out: set[tuple[str, str]] = set()
-
-    def add(self, kind: str, *values: str | bytes | None) -> None:
-        for value in values:
-            if not value:
-                continue
-            if isinstance(value, str) and (reason := _ordinary(kind, value)):
-                self.left_out.add((kind, reason))
-            elif sum(known == kind for known, _ in self.needles) >= _MOST_VALUES:
-                self.left_out.add((kind, f"beyond the newest {_MOST_VALUES} values"))
-            else:
-                self.needles.setdefault((kind, value), kind in _WORDS)
-
-    def to_json(self) -> str:
-        rows = [[kind, value if isinstance(value, str) else {"hex": value.hex()}] for kind, value in self.needles]
-        return json.dumps({"needles": rows, "left_out": sorted(self.left_out)})
-
-    def merge(self, text: str) -> None:
-        """Add what was sealed before."""
-        known = json.loads(text)
-        for kind, value in known["needles"]:
-            self.needles.setdefault(
-                (kind, value if isinstance(value, str) else bytes.fromhex(value["hex"])), kind in _WORDS
-            )
-        self.left_out |= {(kind, reason) for kind, reason in known["left_out"]}
-
-
-def _ordinary(kind: str, value: str) -> str | None:
-    """Return why a value says nothing about anybody, or None if it does."""
-    if kind == "ip":
-        try:
-            address = ipaddress.ip_address(value)
-        except ValueError:
-            return None
-        return "an address that every machine has" if address.is_loopback or address.is_unspecified else None
-    return "an ordinary word of the platform" if value.casefold() in _vocabulary() else None
-
-
-@lru_cache(maxsize=1)
-def _vocabulary() -> frozenset[str]:
-    """Return the words that the platform itself writes into tables, logs and metadata."""
-    texts: list[str] = ["test", "user", "username", "guest", "none", "null", "true", "false", "unknown", "example"]
-    for contract in CONTRACTS.values():
-        texts += [contract.name, contract.description]
-        texts += [text for column in contract.columns for text in (column.name, column.description)]
-        texts += [rule.says for rule in contract.rules]
-    words = {word for text in texts for word in _WORD.findall(text.casefold())}
-    return frozenset(words | {part for word in words for part in re.split(r"[_-]", word)})
-
-
-def _collect(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: Collection[Category]) -> _Values:
-    """Return every value of a person that is going to be destroyed."""
-    found = _Values()
-    with accounts.store.reading() as rx:
-        row = accounts.account_of(rx, subject_id)
-        if row is not None and "identity" in categories:
-            found.add("user_id", row["user_id"])
-            found.add("lookup", bytes(row["username_lookup"]), bytes(row["email_lookup"]))
-            found.add("password_hash", row["password_hash"])
-        keys = schema.subject_keys.c
-        chosen = sa.select(keys.wrapped).where(keys.subject_id == subject_id, keys.category.in_(categories))
-        found.add("wrapped_key", *(bytes(each) for each in rx.execute(chosen).scalars()))
-        if "sessions" in categories:
-            tokens = sa.select(schema.sessions.c.token_hash).where(schema.sessions.c.subject_id == subject_id)
-            found.add("token_hash", *(bytes(each) for each in rx.execute(tokens).scalars()))
-        if "credentials" in categories:
-            hashes = sa.select(schema.api_keys.c.key_hash).where(schema.api_keys.c.subject_id == subject_id)
-            found.add("key_hash", *(bytes(each) for each in rx.execute(hashes).scalars()))
-    for contract in USER_TABLES:
-        category = CATEGORY.get(contract.name)
-        if category is None or category not in categories:
-            continue
-        cipher = accounts.ciphers([subject_id], category).get(subject_id)
-        if cipher is None:
-            continue
-        for rows in _own_rows(lake, contract, subject_id):
-            for column in contract.columns:
-                if not column.personal:
-                    continue
-                # The newest rows come last.
-                texts = rows[column.name].drop_nulls().unique(maintain_order=True).reverse().to_list()
-                for text in dict.fromkeys(cipher.decrypt(contract.name, column.name, each) for each in texts):
-                    found.add(column.name, *_leaves(column.name, text))
-                found.add("envelope", *texts[:_MOST_VALUES])
-    names = {
-        kind: [str(value) for known, value in found.needles if known == kind] for kind in ("first_name", "last_name")
-    }
-    for first in names["first_name"]:
-        for last in names["last_name"]:
-            found.add("full_name", f"{first} {last}", f"{last} {first}", f"{last}, {first}")
-    return found
-
-
-def _leaves(column: str, text: str) -> list[str]:
-    """Return what of a value is looked for: JSON by its texts, where they are long enough to be somebody's."""
-    if column not in {"preferences", "personal_detail"}:
-        return [text]
-    found: list[str] = []
-
-    def walk(value: Any) -> None:
-        if isinstance(value, str) and len(value) >= 8:
-            found.append(value)
-        elif isinstance(value, Mapping):
-            for each in value.values():
-                walk(each)
-        elif isinstance(value, list):
-            for each in value:
-                walk(each)
-
-    walk(json.loads(text))
-    return found
-
-
-def _own_rows(lake: Lakehouse, contract: TableContract, subject_id: str) -> Iterator[pl.DataFrame]:
-    """Yield the personal columns of a subject's rows in every retained version, the newest first."""
-    columns = [column.name for column in contract.columns if column.personal]
-    found = retained(lake, contract)
-    if found is None:
-        return
-    for file in sorted(found.files, key=lambda each: each.name not in found.current):
-        if file.may_hold(subject_id):
-            rows = read_file(lake, contract, file, ["subject_id", *columns])
-            yield rows.filter(pl.col("subject_id") == subject_id)
-
-
-def _seal(accounts: Accounts, tx: Any, case: _Case, found: _Values) -> bytes:
+def _seal(accounts: Accounts, tx: Any, case: _Case, found: Sought) -> bytes:
     """Return the values, encrypted under a key of the request alone; earlier ones of the request are among them."""
-    name = _REQUEST_KEY + case.request_id
-    keys = schema.keys
-    row = tx.execute(sa.select(keys.c.kek_id, keys.c.wrapped).where(keys.c.name == name)).first()
-    if row is None:
-        wrapped = accounts.vault.new_key(accounts.current_kek(tx))
-        tx.execute(sa.insert(keys).values(name=name, kek_id=wrapped.kek_id, wrapped=wrapped.blob, created_at=tx.now))
-    else:
-        wrapped = Wrapped(row[0], bytes(row[1]))
-    cipher = accounts.vault.cipher(case.request_id, wrapped)
+    cipher = _request_cipher(accounts, tx, case, make=True)
     if case.sealed is not None:
-        found.merge(cipher.decrypt("erasure_requests", "sealed", case.sealed))
+        found = Sought.of(cipher.decrypt("erasure_requests", "sealed", case.sealed)).followed_by(found)
     case.sealed = cipher.encrypt("erasure_requests", "sealed", found.to_json())
     return case.sealed.encode("ascii")
 
 
-def _unsealed(accounts: Accounts, case: _Case) -> _Values:
+def _resealed(accounts: Accounts, tx: Any, case: _Case, found: Sought) -> bytes | None:
+    """Return the values with what was found of them, encrypted; None if their time ended meanwhile."""
+    try:
+        cipher = _request_cipher(accounts, tx, case)
+    except PrivacyError:
+        return None
+    case.sealed = cipher.encrypt("erasure_requests", "sealed", found.to_json())
+    return case.sealed.encode("ascii")
+
+
+def _request_cipher(accounts: Accounts, connected: Any, case: _Case, *, make: bool = False) -> SubjectCipher:
+    """Return the cipher of a request, under a key of its own.
+
+    Raises:
+        PrivacyError: the key was destroyed, or never made.
+    """
     name = _REQUEST_KEY + case.request_id
+    keys = schema.keys
+    row = connected.execute(sa.select(keys.c.kek_id, keys.c.wrapped).where(keys.c.name == name)).first()
+    if row is not None:
+        return accounts.vault.cipher(case.request_id, Wrapped(row[0], bytes(row[1])))
+    if not make:
+        raise _missing(case)
+    wrapped = accounts.vault.new_key(accounts.current_kek(connected))
+    row = {"name": name, "kek_id": wrapped.kek_id, "wrapped": wrapped.blob, "created_at": connected.now}
+    connected.execute(sa.insert(keys).values(row))
+    return accounts.vault.cipher(case.request_id, wrapped)
+
+
+def _missing(case: _Case) -> PrivacyError:
+    return PrivacyError(
+        "what to search for is missing from the request",
+        where=f"erasure {case.request_id}",
+        hint="The store was restored from a time in between; restore it from before the request.",
+    )
+
+
+def _unsealed(accounts: Accounts, case: _Case) -> Sought:
+    if case.sealed is None:
+        return Sought()
     with accounts.store.reading() as rx:
-        chosen = sa.select(schema.keys.c.kek_id, schema.keys.c.wrapped).where(schema.keys.c.name == name)
-        row = rx.execute(chosen).first()
-    if row is None or case.sealed is None:
-        raise PrivacyError(
-            "what to search for is missing from the request",
-            where=f"erasure {case.request_id}",
-            hint="The store was restored from a time in between; restore it from before the request.",
-        )
-    found = _Values()
-    cipher = accounts.vault.cipher(case.request_id, Wrapped(row[0], bytes(row[1])))
-    found.merge(cipher.decrypt("erasure_requests", "sealed", case.sealed))
-    return found
+        cipher = _request_cipher(accounts, rx, case)
+    return Sought.of(cipher.decrypt("erasure_requests", "sealed", case.sealed))
 
 
 # -- proving --------------------------------------------------------------------------------------------------
 
 
-def _object_store(lake: Lakehouse) -> Any:
-    """Return the object store of a lake as a file system of pyarrow."""
-    import pyarrow as pa
-    from deltalake.fs import DeltaStorageHandler
-    from pyarrow.fs import PyFileSystem
-
-    class Stream:
-        """Hands on bytes, which is all that the Delta library's streams take; pyarrow writes buffers."""
-
-        def __init__(self, raw: Any) -> None:
-            self._raw = raw
-
-        def write(self, data: Any) -> int:
-            return int(self._raw.write(bytes(data)) or 0)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._raw, name)
-
-    class Handler(DeltaStorageHandler):
-        def open_output_stream(self, path: str, metadata: dict[str, str] | None = None) -> pa.PythonFile:
-            return pa.PythonFile(Stream(self._handler.open_output_stream(path, metadata)), mode="w")
-
-    return PyFileSystem(Handler(lake.storage.root, dict(lake.storage.options)))
-
-
-def places_of(accounts: Accounts, lake: Lakehouse, home: Path | None = None) -> tuple[Place, ...]:
-    """Return everything that the platform writes: where the proof searches.
-
-    Args:
-        accounts: the accounts, their store and settings.
-        lake: the lake.
-        home: Dagster's folder; by default that of the environment.
-    """
-    settings = accounts.settings
-    home = home or dagster_home()
-    found: list[Place] = []
-    if lake.storage.local is not None:
-        found.append(Folder("lake", lake.storage.local))
-    else:
-        found.append(ObjectStore("lake", _object_store(lake)))
-    if files := accounts.store.files():
-        found.append(Folder("store", files[0].parent))
-    else:
-        found.append(Database("store", sa.create_engine(accounts.store.url, poolclass=NullPool, hide_parameters=True)))
-    found += [
-        Folder("exports", settings.exports),
-        Folder("certificates", settings.certificates),
-        Folder("landing", settings.landing),
-        Folder("scratch", settings.scratch),
-        Folder("reports", settings.scratch.parent / "reports"),
-    ]
-    if home is not None:
-        found.append(Folder("dagster", home))
-    found.append(Folder("temporary", Path(tempfile.gettempdir()), only=_TEMPORARY))
-    return tuple(found)
-
-
-def _verified(accounts: Accounts, lake: Lakehouse, case: _Case, progress: Progress | None) -> dict[str, Any]:
-    """Return what was searched and read.
+def _verified(
+    accounts: Accounts, lake: Lakehouse, case: _Case, found: Sought, progress: Progress | None
+) -> dict[str, Any]:
+    """Return what was searched and read; `found` has afterwards what is left.
 
     Raises:
-        ErasureUnverifiedError: something of the person is left, or a place could not be searched.
+        ErasureUnverifiedError: something of the person is left and not accepted, or a place could not be searched.
     """
-    found = _unsealed(accounts, case)
-    needles = [Needle(kind, value, whole) for (kind, value), whole in found.needles.items()]
-    places = places_of(accounts, lake)
-    report = scan(needles, places, progress=progress)
-    left = [each for each in report.findings if not _expected(each, case)]
+    record_places(accounts.store, accounts.settings)
+    places, limits = searched_places(accounts, lake)
+    report = scan(found.searched(), places, progress=progress)
     where = f"erasure {case.request_id}"
-    if report.unreadable:
+    outcome = judged(accounts, lake, found, report, subject_id=case.subject_id, keep_history=case.keep_history)
+    found.remains = outcome.remains
+    if report.truncated:
         raise ErasureUnverifiedError(
-            f"{len(report.unreadable)} files could not be searched, the first one is {report.unreadable[0]}",
+            "there are more hits than can be told apart",
             where=where,
-            hint="Make them readable for the platform, or remove them; then run the request again.",
+            hint="Accept the value that is everywhere (`hfthot privacy accept ... --everywhere`), then run it again.",
         )
+    left = _open_hits(found)
     if left:
+        unreadable = sum(each.kind == "unreadable" for each in left)
+        what = f"{len(left)} places still hold something of the person, the first one is {left[0]}"
+        if unreadable == len(left):
+            what = f"{unreadable} files could not be searched, the first one is {left[0]}"
         raise ErasureUnverifiedError(
-            f"{len(left)} places still hold something of the person, the first one is {left[0]}",
+            what,
             where=where,
-            hint="Remove it there, then run the request again. The account itself is unreadable already.",
+            hint=f"Look with `hfthot privacy hits {case.request_id}`; remove what is the person's, accept what is not "
+            "with a reason, then run the request again. The account itself is unreadable already.",
         )
     history = check_history(accounts, lake, case.subject_id, keep_history=case.keep_history, where=where)
-    left_out = sorted(found.left_out | set(report.left_out))
+    left_out = sorted(found.left_out | set(report.left_out) | set(outcome.left_out))
+    accepted = [
+        {**each.shown, "reason": each.reason, "accepted_at": moment(each.at).isoformat(), "everywhere": each.everywhere}
+        for each in found.accepted
+        if any(each.covers(remain) for remain in found.remains)
+    ]
     return {
         "searched_values": report.needles,
         "not_searched": [list(each) for each in left_out],
+        "found_before": None if found.before is None else _by_kind(found),
+        "coincidences": outcome.coincidences,
         "places": {each.name: {"files": each.files, "bytes": each.bytes} for each in report.places},
         "scanned_files": report.files,
         "scanned_bytes": report.bytes,
@@ -755,14 +803,167 @@ def _verified(accounts: Accounts, lake: Lakehouse, case: _Case, progress: Progre
         "opaque_files": sum(len(each.opaque) for each in report.places),
         "canaries_planted": report.canaries,
         "canaries_found": report.canaries,
+        "limits": [*limits, *outcome.limits],
+        "accepted": accepted,
         **history,
     }
 
 
-def _expected(finding: Finding, case: _Case) -> bool:
-    """Whether a finding is no remainder."""
-    if finding.kind == "envelope":
-        # Ciphertext without a key; with history kept it stays in old data files until the time travel has passed.
-        return case.keep_history and finding.place == "lake"
-    # Another person's export may show the same name or address.
-    return finding.place == "exports" and finding.kind in _SHARED
+def _by_kind(found: Sought) -> dict[str, int]:
+    """Return how often each kind of value was found before the destruction, outside the lake."""
+    kinds = [kind for kind, _ in found.needles]
+    counts: dict[str, int] = {}
+    for (_, _, value), count in (found.before or {}).items():
+        counts[kinds[value]] = counts.get(kinds[value], 0) + count
+    return dict(sorted(counts.items()))
+
+
+# -- what is left, and what of it is accepted -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ErasureHit:
+    """Something that a proof found: by place and form, and, for the officer's eyes, as it is there."""
+
+    hit: str
+    place: str
+    file: str
+    #: What kind of value it is, or `unreadable`.
+    kind: str
+    encoding: str
+    inside: str
+    offset: int
+    count: int
+    #: How often it was there before the destruction; None if that is not known.
+    before: int | None
+    modified: datetime | None
+    #: Why it was accepted; None if it was not.
+    accepted: str | None = field(repr=False)
+    #: The file's true name and what is around the value; None unless they were asked for.
+    path: str | None = field(default=None, repr=False)
+    context: str | None = field(default=None, repr=False)
+
+
+def erasure_hits(
+    accounts: Accounts,
+    request_id: str,
+    *,
+    reveal: bool = False,
+    request: Request = Request(),  # noqa: B008 - frozen
+) -> list[ErasureHit]:
+    """Return what the last proof of a request found and what of it was accepted; for administrators.
+
+    Args:
+        accounts: the accounts.
+        request_id: the request.
+        reveal: also the files' true names and what is around the values, which may be personal data; it is audited.
+        request: who asks.
+
+    Raises:
+        PrivacyError: there is no such request.
+        PermissionDeniedError: the caller is no administrator.
+    """
+    case = _load(accounts, request_id)
+    with accounts.operation("privacy.erasure_hits", request, resource=request_id) as tx:
+        actor = accounts.actor(tx, request, None, admin=True)
+        event = accounts.event(
+            tx, "privacy.erasure_hits", None, actor, request, resource=request_id, detail={"revealed": reveal}
+        )
+        tx.log([], event)
+    if case.sealed is None:
+        # What is left of an unproven request: no name, no value.
+        return [
+            ErasureHit(**{**each, "modified": _when(each["modified"])}, accepted=None)
+            for each in case.report.get("hits", ())
+        ]
+    found = _unsealed(accounts, case)
+    reasons = {
+        remain.hit: accepted.reason
+        for remain in found.remains
+        for accepted in reversed(found.accepted)
+        if accepted.covers(remain)
+    }
+    return [
+        ErasureHit(
+            **{**each.shown(), "modified": _when(each.modified)},
+            accepted=reasons.get(each.hit),
+            path=each.path if reveal else None,
+            context=each.context if reveal else None,
+        )
+        for each in found.remains
+    ]
+
+
+def _when(modified: float | None) -> datetime | None:
+    return None if modified is None else moment(round(modified * 1e6))
+
+
+def accept_erasure_hit(
+    accounts: Accounts,
+    request_id: str,
+    hit: str,
+    reason: str,
+    *,
+    everywhere: bool = False,
+    request: Request = Request(),  # noqa: B008 - frozen
+) -> None:
+    """Accept that a hit is nothing of the person's, with a reason that the certificate carries; for administrators.
+
+    Args:
+        accounts: the accounts.
+        request_id: the failed request.
+        hit: the hit's name, from `erasure_hits`.
+        reason: why; at most 500 characters, and none of the person's values in it.
+        everywhere: accept the value wherever it is: for a name that is an ordinary word, found in many places.
+        request: who accepts.
+
+    Raises:
+        BadRequestError: there is no such hit, the reason is empty, long or names the person, or a value that tells the
+            person by itself is to be accepted everywhere.
+        PrivacyError: there is no such request, or nothing of it is sealed any more.
+        PermissionDeniedError: the caller is no administrator.
+    """
+    text = reason.strip()
+    if not 1 <= len(text) <= _LONGEST_REASON or not text.isprintable():
+        raise BadRequestError(
+            f"a reason has 1 to {_LONGEST_REASON} characters on one line",
+            where="reason",
+            hint="Say why it is no trace.",
+        )
+    with accounts.store.exclusively("erasure", 3600.0):
+        case = _load(accounts, request_id)
+        if case.state != "failed":
+            raise PrivacyError(
+                f"the request is {case.state}: nothing of it can be accepted",
+                where=f"erasure {request_id}",
+                hint="Hits are those of a failed proof.",
+            )
+        found = _unsealed(accounts, case)
+        chosen = next((each for each in found.remains if each.hit == hit), None)
+        if chosen is None:
+            raise BadRequestError(
+                "the last proof had no such hit", where="hit", hint=f"`hfthot privacy hits {request_id}` lists them."
+            )
+        if everywhere and chosen.kind not in WEAK:
+            raise BadRequestError(
+                f"a value of the kind {chosen.kind!r} tells the person by itself",
+                where="everywhere",
+                hint="Accept its hits one by one.",
+            )
+        if any(Searcher(found.searched()).search(text.encode())):
+            raise BadRequestError(
+                "the reason names the person, and the certificate must not",
+                where="reason",
+                hint="Say why it is no trace without the value.",
+            )
+        with accounts.operation("privacy.erasure_accept", request, resource=request_id) as tx:
+            actor = accounts.actor(tx, request, None, admin=True)
+            found.accepted.append(Accepted(hit, text, tx.now, everywhere, chosen.value, chosen.shown()))
+            case.report["open_hits"] = len(_open_hits(found))
+            case.report["hits"] = [each.shown() for each in _open_hits(found)[:_MOST_NAMED]]
+            detail = {"hit": hit, "everywhere": everywhere}
+            event = accounts.event(
+                tx, "privacy.erasure_accept", None, actor, request, resource=request_id, detail=detail
+            )
+            tx.log([], event)
+            _save(tx, case, "failed", sealed=_resealed(accounts, tx, case, found))

@@ -22,6 +22,7 @@ import sqlalchemy as sa
 from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.chain import verify_chain
 from hfthot_platform.accounts.changes import AuditEvent, to_json
+from hfthot_platform.accounts.places import forget_places
 from hfthot_platform.accounts.publisher import Publisher, flush
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.accounts.store import microseconds
@@ -32,7 +33,7 @@ from hfthot_platform.incidents import Incident, record
 from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.privacy._files import retained
 from hfthot_platform.privacy._history import clean_log
-from hfthot_platform.privacy.erasure import request_erasure
+from hfthot_platform.privacy.erasure import expire_sealed, request_erasure
 from hfthot_platform.privacy.export import delete_exports
 
 __all__ = ["RetentionReport", "apply_retention", "cut_audit_log"]
@@ -62,6 +63,8 @@ class RetentionReport:
     quarantined_rows: int
     login_attempts: int
     user_events: int
+    #: Requests whose proof failed or waited for too long, so that what it sought was destroyed.
+    proofs_ended: int
     #: Requests made for softly deleted accounts whose time is over.
     erasures: tuple[str, ...]
     seconds: float
@@ -81,6 +84,8 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
     now = accounts.clock()
     moment = microseconds(now)
     with accounts.store.exclusively("retention", 600.0):
+        # First of all, since it is promised whatever else fails.
+        proofs_ended = expire_sealed(accounts, lake)
         _require_clock(accounts, lake)
         flush(accounts.store, lake, stamp=stamp)
         erasures = _due(accounts, moment)
@@ -102,6 +107,7 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
         quarantined_rows=quarantined,
         login_attempts=counts["login_attempts"],
         user_events=counts["user_events"],
+        proofs_ended=proofs_ended,
         erasures=tuple(erasures),
         seconds=time.perf_counter() - started,
     )
@@ -264,6 +270,7 @@ def _old_rows(accounts: Accounts, now: int) -> dict[str, int]:
                     sa.or_(attempts.c.blocked_until.is_(None), attempts.c.blocked_until <= now),
                 )
             ).rowcount,
+            "places": forget_places(tx),
             "user_events": tx.execute(sa.delete(events).where(events.c.ts <= now - _EVENT_DAYS * _DAY)).rowcount,
         }
         if any(counts.values()):

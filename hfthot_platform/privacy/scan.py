@@ -80,8 +80,8 @@ _MOST_FINDINGS = 200_000
 _CONTEXT = 40
 #: Folders in which a kernel shows itself.
 _KERNEL: Final = (Path("/proc"), Path("/sys"), Path("/dev"))
-#: Rows of SQLite from this share of a page on may be spread over pages; smaller ones never are.
-_SPREAD_SHARE = 5
+#: Rows of SQLite that are searched together.
+_ROWS = 500
 
 #: Told of the bytes read so far.
 Progress = Callable[[int, int | None, str], None]
@@ -221,7 +221,7 @@ class Folder:
     shared: bool = False
 
     def walk(self, noted: _Noted) -> Iterator[tuple[str, _Entry | None]]:
-        """Yield the relative path of everything below, with what can be read of it; and where links point to."""
+        """Yield the relative path of everything below and where links point to, then what can be read under it."""
         root = self.root
         try:
             found = root.stat()
@@ -233,6 +233,7 @@ class Folder:
             self._refused(noted, ".", error)
             return
         if not stat.S_ISDIR(found.st_mode):
+            yield root.name, None
             yield from self._one(root, root.name, found, noted)
             return
         left = {each.absolute() for each in self.leave}
@@ -722,7 +723,8 @@ class _Run:
                 reader = _Reader(self, place.name, shared=isinstance(place, Folder) and place.shared)
                 todo: list[_Entry] = []
                 for name, entry in place.walk(reader.noted):
-                    reader.name(name)
+                    if entry is None or entry.path is None:
+                        reader.name(name)
                     if entry is None or entry.identity in seen:
                         continue
                     if entry.identity is not None:
@@ -857,8 +859,9 @@ class _Reader:
     def _section(self, entry: _Entry, begin: int, end: int | None) -> None:
         """Search the bytes of a file for values that begin from `begin` on and before `end`."""
         with entry.open(self.run.outside) as handle:
+            touching = entry.name.endswith(("-wal", "-journal")) or handle.read(len(SQLITE)) == SQLITE
             handle.seek(max(0, begin - OVERLAP))
-            self.stream(entry.name, "bytes", handle, decoded=False, begin=begin, end=end)
+            self.stream(entry.name, "bytes", handle, decoded=False, begin=begin, end=end, touching=touching)
 
     def _content(self, entry: _Entry) -> None:
         """Search what a file holds in packed or paged form."""
@@ -866,7 +869,7 @@ class _Reader:
             head = handle.read(HEAD)
             handle.seek(0)
             if head.startswith(SQLITE) and entry.path is not None:
-                self.sqlite(entry.name, lambda: _long_rows(cast("Path", entry.path)))
+                self.sqlite(entry.name, lambda: _rows(cast("Path", entry.path)))
             else:
                 self.contained(entry.name, head, handle, "", 0)
 
@@ -906,6 +909,7 @@ class _Reader:
         decoded: bool = True,
         begin: int = 0,
         end: int | None = None,
+        touching: bool = False,
     ) -> None:
         """Search a stream of bytes in blocks that overlap, for values that begin from `begin` on and before `end`.
 
@@ -926,7 +930,7 @@ class _Reader:
                 last, stop = True, end - base
             context = max(0, looked - base - 16)
             view = memoryview(buffer)[context:filled]
-            for hit in searcher.search(view, stop - context):
+            for hit in searcher.search(view, stop - context, touching=touching):
                 offset = base + context + hit.offset
                 if offset >= looked:
                     self.found(file, inside, hit, offset, view)
@@ -970,7 +974,7 @@ class _Reader:
             elif name == "tar":
                 self.tar(file, handle, inside, depth)
             elif name == "sqlite":
-                self.sqlite(file, lambda: _long_rows(handle.read()))
+                self.sqlite(file, lambda: _rows(handle.read()))
         except _TooLargeError:
             self.undecodable(file, "unpacks to more than 64 GiB")
         except Exception as error:  # whatever a damaged or hostile file makes a decoder raise
@@ -1141,7 +1145,7 @@ class _Reader:
         return len(view)
 
     def sqlite(self, file: str, rows: Callable[[], Iterator[bytes]]) -> None:
-        """Search through SQL the rows that are long enough to be spread over pages."""
+        """Search the rows through SQL: a page shows neither where a value ends nor what is spread over several."""
         try:
             for row in rows():
                 self.tally(file, len(row), decoded=True)
@@ -1291,21 +1295,13 @@ def _opened_database(source: Path | bytes) -> sqlite3.Connection:
     return base
 
 
-def _long_rows(source: Path | bytes) -> Iterator[bytes]:
-    """Yield the rows of a SQLite database that are long enough to be spread over pages, as bytes."""
+def _rows(source: Path | bytes) -> Iterator[bytes]:
+    """Yield the texts and binary values of a SQLite database's rows, many at a time with zeros between them."""
     with closing(_opened_database(source)) as base:
         base.text_factory = bytes
-        (page,) = base.execute("PRAGMA page_size").fetchone()
         named = base.execute("SELECT name FROM sqlite_master WHERE type = 'table' AND sql NOT LIKE 'CREATE VIRTUAL%'")
         for (name,) in named.fetchall():
             table = '"' + name.decode().replace('"', '""') + '"'
-            columns = [f'"{row[1].decode()}"' for row in base.execute(f"PRAGMA table_info({table})")]
-            if not columns:
-                continue
-            length = " + ".join(f"coalesce(length(CAST({column} AS BLOB)), 0)" for column in columns)
-            rows = base.execute(
-                f"SELECT {', '.join(columns)} FROM {table} WHERE {length} > ?",  # noqa: S608 - names from the schema
-                (page // _SPREAD_SHARE,),
-            )
-            for row in rows:
-                yield b"\0".join(each if isinstance(each, bytes) else str(each).encode() for each in row)
+            rows = base.execute(f"SELECT * FROM {table}")  # noqa: S608 - a name from the schema
+            while some := rows.fetchmany(_ROWS):
+                yield b"\0".join(each for row in some for each in row if isinstance(each, bytes))

@@ -107,6 +107,14 @@ ARGUMENTS: dict[str, Callable[[Scene], dict[str, Any]]] = {
     "delete_user_soft": _whose(),
     "restore_user": _whose(),
     "delete_user_permanent": _whose(keep_history=True),
+    "resume_erasure": lambda scene: {"request_id": "0" * 32},
+    "erasure_hits": lambda scene: {"request_id": "0" * 32, "reveal": True},
+    "accept_erasure_hit": lambda scene: {
+        "request_id": "0" * 32,
+        "hit": "0" * 12,
+        "reason": "a word of the language",
+        "everywhere": False,
+    },
     "verify_certificate": lambda scene: {"certificate": "{}"},
     "get_audit_log": _whose(
         start_date=datetime(2024, 1, 1, tzinfo=UTC), end_date=datetime(2124, 1, 1, tzinfo=UTC), action_type="user"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import timedelta
 
 import dagster as dg
 import pytest
 
 from hfthot_platform.accounts.publisher import flush
+from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.definitions import build_definitions
 from hfthot_platform.privacy.certificate import verify
 from hfthot_platform.privacy.erasure import list_erasures, public_key, request_erasure
@@ -72,6 +74,7 @@ def instance(home):
 
 @pytest.fixture
 def zoe(platform):
+    Accounts.open(platform.settings, platform.clock, create=True).close()
     user = register(platform.accounts, ZOE)
     register(platform.accounts, YAN)
     flush(platform.accounts.store, platform.lake)
@@ -149,12 +152,24 @@ def test_a_failed_proof_fails_the_run_and_names_the_place_alone(run, platform, i
 
     assert not result.success
     failure = next(each for each in result.all_events if each.event_type == dg.DagsterEventType.STEP_FAILURE)
-    told = failure.step_failure_data.user_failure_data.description
-    assert "landing: left.txt" in told
+    told = failure.step_failure_data.user_failure_data
+    assert "landing: left.txt" in told.description
+    assert told.metadata["open_hits"].value == 1
+    assert told.metadata["hits"].value.records[0].data["file"] == "left.txt"
     trace.unlink()
     assert scan([Needle("value", each) for each in ZOE.values], [Folder("dagster", home)]).findings == ()
     assert isinstance(ticks(erasure_requests, platform, instance)[0], dg.SkipReason)
-    assert run("rgpd_erasure", config=config("erase_person", request_id)).success
+    assert isinstance(ticks(erasure_requests, platform, instance)[0], dg.SkipReason)
+    incident = platform.lake.table("ops.incidents").scan().collect()
+    assert incident["incident_id"].to_list() == [f"erasure-{request_id}-failed"]
+    assert f"it can be proven until {NOW + timedelta(days=30):%Y-%m-%d}" in incident["message"][0]
+    schedule = dg.build_schedule_context(
+        instance=instance, scheduled_execution_time=NOW, resources={"platform": platform}
+    )
+    (again,) = erasures_resumed.evaluate_tick(schedule).run_requests
+    assert again.run_key == f"{request_id}:{NOW:%Y%m%d}"
+    assert again.tags["hfthot/provable_until"] == f"{NOW + timedelta(days=30):%Y-%m-%d}"
+    assert run("rgpd_erasure", config=again.run_config).success
 
 
 def test_an_unexpected_error_tells_its_class_alone(run, platform, instance, zoe, monkeypatch, home):

@@ -9,7 +9,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from hfthot_platform.errors import CertificateError
-from hfthot_platform.privacy.certificate import issue, key_id, public_key_text, read_public_key, verify
+from hfthot_platform.privacy import certificate as module
+from hfthot_platform.privacy.certificate import (
+    commitment,
+    issue,
+    key_id,
+    public_key_text,
+    read_public_key,
+    verify,
+)
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
@@ -23,6 +31,8 @@ STATEMENT = {
     "ciphertext_until": NOW + timedelta(days=30),
     "counts": {"keys": 4, "sessions": 2},
     "verification": {"scanned_bytes": 1_000_000, "canaries": 27, "places": ["lake"]},
+    "accepted": [{"kind": "first_name", "place": "scratch", "reason": "a word of the language"}],
+    "commitment": commitment("0123456789abcdef0123456789abcdef", "f" * 32),
     "limits": ["Backups are not searched."],
     "platform_version": "0.1.0",
 }
@@ -40,6 +50,23 @@ def test_a_certificate_says_what_was_signed(certificate):
     assert found.request_id == STATEMENT["request_id"]
     assert found.ciphertext_until == NOW + timedelta(days=30)
     assert found.counts == {"keys": 4, "sessions": 2}
+    assert [each["reason"] for each in found.accepted] == ["a word of the language"]
+
+
+def test_who_knows_the_user_id_can_tell_whom_it_concerns(certificate):
+    assert certificate.concerns("f" * 32)
+    assert not certificate.concerns("e" * 32)
+
+
+def test_certificates_of_the_first_format_stay_genuine(monkeypatch):
+    monkeypatch.setattr(module, "FORMAT", module._FIRST_FORMAT)
+    first = issue(KEY, {name: value for name, value in STATEMENT.items() if name not in {"accepted", "commitment"}})
+    monkeypatch.undo()
+
+    found = verify(first.text, KEY.public_key())
+
+    assert (found.accepted, found.commitment) == ((), None)
+    assert not found.concerns("f" * 32)
 
 
 def test_a_certificate_is_checked_from_its_file(certificate, tmp_path):

@@ -7,10 +7,11 @@ import json
 import pytest
 from typer.testing import CliRunner
 
+from hfthot_platform.accounts.publisher import flush
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.cli import app
 from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy.erasure import delete_user_permanent
+from hfthot_platform.privacy.erasure import delete_user_permanent, list_erasures
 from tests.privacy.people import ZOE, register
 
 
@@ -26,8 +27,10 @@ def work(settings, monkeypatch):
 
 @pytest.fixture
 def zoe(work):
-    with Accounts.open(work) as accounts:
-        return register(accounts, ZOE).user_id
+    with Accounts.open(work, create=True) as accounts:
+        user = register(accounts, ZOE)
+        flush(accounts.store, Lakehouse.open(work.lake_root))
+    return user.user_id
 
 
 def hfthot(*arguments):
@@ -88,3 +91,25 @@ def test_retention_rotation_and_chain(zoe):
     assert "6 keys wrapped" in hfthot("rotate-keys").stdout
     assert "Intact" in hfthot("chain").stdout
     assert json.loads(hfthot("chain", "--json").stdout)["problems"] == []
+
+
+def test_a_failed_erasure_is_looked_at_accepted_and_resumed_from_the_command_line(zoe, work):
+    work.landing.mkdir(parents=True)
+    (work.landing / "left.txt").write_text(ZOE.email)
+    assert hfthot("erase", zoe, "--yes").exit_code == 1
+    with Accounts.open(work) as accounts:
+        (state,) = list_erasures(accounts)
+    assert f"{state.deadline:%Y-%m-%d}" in hfthot("erase", "--list").stdout
+
+    (hit,) = json.loads(hfthot("hits", state.request_id, "--json").stdout)
+
+    assert (hit["place"], hit["file"], hit["kind"], hit["context"]) == ("landing", "left.txt", "email", None)
+    assert ZOE.email in hfthot("hits", state.request_id, "--reveal", "--json").stdout
+    assert hfthot("accept", state.request_id, hit["hit"], "--reason", f"of {ZOE.email}").exit_code == 2
+    assert hfthot("resume", state.request_id).exit_code == 1
+    assert hfthot("accept", state.request_id, hit["hit"], "--reason", "kept by order").exit_code == 0
+    resumed = hfthot("resume", state.request_id)
+    assert resumed.exit_code == 0, resumed.output
+    path = resumed.stdout.strip().splitlines()[-1]
+    assert "kept by order" in hfthot("verify", path, "--user-id", zoe).stdout
+    assert hfthot("verify", path, "--user-id", "0" * 32).exit_code == 1
