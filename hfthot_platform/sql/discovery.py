@@ -28,7 +28,7 @@ Permitted = Mapping[str, Collection[str]] | None
 
 
 def relations(
-    lake: Lakehouse, names: Iterable[str] = DISCOVERY, permitted: Permitted = None
+    lake: Lakehouse, names: Iterable[str] = DISCOVERY, permitted: Permitted = None, *, rows: bool = True
 ) -> dict[str, pl.DataFrame]:
     """Return the asked ones of the relations by name, such as `hfthot.versions`.
 
@@ -36,9 +36,13 @@ def relations(
         lake: whose tables.
         names: which relations.
         permitted: what the asker may see; other tables and columns leave no trace.
+        rows: whether the asker may know how many rows a version has.
     """
     made = {"hfthot.columns": columns, "hfthot.tables": tables, "hfthot.versions": versions}
-    return {name: made[name](lake, permitted) for name in names}
+    found = {name: made[name](lake, permitted) for name in names}
+    if not rows and "hfthot.versions" in found:
+        found["hfthot.versions"] = found["hfthot.versions"].with_columns(rows=pl.lit(None, pl.Int64))
+    return found
 
 
 def tables(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:

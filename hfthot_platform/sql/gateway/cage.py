@@ -1,9 +1,9 @@
 """What the kernel holds a worker to, whatever it runs: resources, system calls, files.
 
-Three layers.  Resource limits hold everywhere.  A seccomp filter (Linux on x86-64 and arm64) refuses everything
-that makes processes, connections, files or kernel objects; Landlock (Linux 5.13 and later, where it is switched on)
-leaves the data files of the statement readable and nothing else.  The last two are extra walls: where a kernel
-lacks them, a worker is still a process with an empty environment and no descriptors, whose DuckDB opens only the
+Three layers.  Resource limits hold everywhere.  A seccomp filter (Linux on x86-64 and arm64) lets through the system
+calls that reading files and computing need, and refuses all others; Landlock (Linux 5.13 and later, where it is
+switched on) leaves the data files of the statement readable and nothing else.  The last two are extra walls: where a
+kernel lacks them, a worker is still a process with an empty environment and no descriptors, whose DuckDB opens only the
 listed files.  `report` says what this machine has.
 """
 
@@ -114,111 +114,87 @@ def _landlock_version() -> int:
 
 #: AUDIT_ARCH_* of the machines that the numbers below are known for, and the column they are in.
 _ARCHITECTURES: Final = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
-#: Refused, as numbers on x86-64 and arm64 (-1: not there).  A worker has one thread and reads files.
-_REFUSED: Final[dict[str, tuple[int, int]]] = {
-    # network
-    "socket": (41, 198),
-    "socketpair": (53, 199),
-    "connect": (42, 203),
-    "bind": (49, 200),
-    "listen": (50, 201),
-    "accept": (43, 202),
-    "accept4": (288, 242),
-    "sendmsg": (46, 211),
-    "sendmmsg": (307, 269),
-    # processes
-    "clone": (56, 220),
-    "fork": (57, -1),
-    "vfork": (58, -1),
-    "execve": (59, 221),
-    "execveat": (322, 281),
-    "ptrace": (101, 117),
-    "process_vm_readv": (310, 270),
-    "process_vm_writev": (311, 271),
-    "kcmp": (312, 272),
-    "pidfd_open": (434, 434),
-    "pidfd_getfd": (438, 438),
-    "pidfd_send_signal": (424, 424),
-    "process_madvise": (440, 440),
-    "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240),
-    "setrlimit": (160, 164),
-    # files: nothing is made, changed or removed
-    "creat": (85, -1),
-    "truncate": (76, 45),
-    "ftruncate": (77, 46),
-    "fallocate": (285, 47),
-    "rename": (82, -1),
-    "renameat": (264, 38),
-    "renameat2": (316, 276),
-    "mkdir": (83, -1),
-    "mkdirat": (258, 34),
-    "rmdir": (84, -1),
-    "link": (86, -1),
-    "linkat": (265, 37),
-    "unlink": (87, -1),
-    "unlinkat": (263, 35),
-    "symlink": (88, -1),
-    "symlinkat": (266, 36),
-    "mknod": (133, -1),
-    "mknodat": (259, 33),
-    "chmod": (90, -1),
-    "fchmod": (91, 52),
-    "fchmodat": (268, 53),
-    "fchmodat2": (452, 452),
-    "chown": (92, -1),
-    "fchown": (93, 55),
-    "lchown": (94, -1),
-    "fchownat": (260, 54),
-    "utimensat": (280, 88),
-    "setxattr": (188, 5),
-    "lsetxattr": (189, 6),
-    "fsetxattr": (190, 7),
-    "removexattr": (197, 14),
-    "lremovexattr": (198, 15),
-    "fremovexattr": (199, 16),
-    "memfd_create": (319, 279),
-    "memfd_secret": (447, 447),
-    "name_to_handle_at": (303, 264),
-    "open_by_handle_at": (304, 265),
-    "io_setup": (206, 0),
-    # the system
-    "mount": (165, 40),
-    "umount2": (166, 39),
-    "pivot_root": (155, 41),
-    "chroot": (161, 51),
-    "unshare": (272, 97),
-    "setns": (308, 268),
-    "open_tree": (428, 428),
-    "move_mount": (429, 429),
-    "fsopen": (430, 430),
-    "fsconfig": (431, 431),
-    "fsmount": (432, 432),
-    "fspick": (433, 433),
-    "mount_setattr": (442, 442),
-    "swapon": (167, 224),
-    "swapoff": (168, 225),
-    "reboot": (169, 142),
-    "sethostname": (170, 161),
-    "acct": (163, 89),
-    "personality": (135, 92),
-    "init_module": (175, 105),
-    "finit_module": (313, 273),
-    "delete_module": (176, 106),
-    "kexec_load": (246, 104),
-    "bpf": (321, 280),
-    "perf_event_open": (298, 241),
-    "userfaultfd": (323, 282),
-    "io_uring_setup": (425, 425),
-    "io_uring_enter": (426, 426),
-    "io_uring_register": (427, 427),
-    "add_key": (248, 217),
-    "request_key": (249, 218),
-    "keyctl": (250, 219),
-    "shmget": (29, 194),
-    "shmat": (30, 196),
-    "msgget": (68, 186),
-    "semget": (64, 190),
+#: What a worker needs, as numbers on x86-64 and arm64 (-1: not there): it has one thread, one socket, and reads files.
+#: Whatever is not here, or below with a condition, is refused, calls that a later kernel brings included.
+_ALLOWED: Final[dict[str, tuple[int, int]]] = {
+    # files (how they are opened is checked further down)
+    "read": (0, 63),
+    "readv": (19, 65),
+    "pread64": (17, 67),
+    "preadv": (295, 69),
+    "lseek": (8, 62),
+    "close": (3, 57),
+    "fcntl": (72, 25),
+    "fstat": (5, 80),
+    "stat": (4, -1),
+    "lstat": (6, -1),
+    "newfstatat": (262, 79),
+    "statx": (332, 291),
+    "access": (21, -1),
+    "faccessat": (269, 48),
+    "faccessat2": (439, 439),
+    "readlink": (89, -1),
+    "readlinkat": (267, 78),
+    "getcwd": (79, 17),
+    "getdents64": (217, 61),
+    # the socket to the parent; nothing else that could be written to is open, or can be opened
+    "write": (1, 64),
+    "writev": (20, 66),
+    "sendto": (44, 206),
+    "recvfrom": (45, 207),
+    "recvmsg": (47, 212),
+    "getsockname": (51, 204),
+    "getpeername": (52, 205),
+    "getsockopt": (55, 209),
+    "shutdown": (48, 210),
+    "poll": (7, -1),
+    "ppoll": (271, 73),
+    "select": (23, -1),
+    "pselect6": (270, 72),
+    # memory
+    "mmap": (9, 222),
+    "munmap": (11, 215),
+    "mremap": (25, 216),
+    "mprotect": (10, 226),
+    "madvise": (28, 233),
+    "brk": (12, 214),
+    # waiting, time, chance
+    "futex": (202, 98),
+    "membarrier": (324, 283),
+    "sched_yield": (24, 124),
+    "sched_getaffinity": (204, 123),
+    "getcpu": (309, 168),
+    "nanosleep": (35, 101),
+    "clock_nanosleep": (230, 115),
+    "clock_gettime": (228, 113),
+    "clock_getres": (229, 114),
+    "gettimeofday": (96, 169),
+    "time": (201, -1),
+    "times": (100, 153),
+    "getrusage": (98, 165),
+    "getrandom": (318, 278),
+    # itself
+    "rt_sigaction": (13, 134),
+    "rt_sigprocmask": (14, 135),
+    "rt_sigreturn": (15, 139),
+    "sigaltstack": (131, 132),
+    "restart_syscall": (219, 128),
+    "getpid": (39, 172),
+    "getppid": (110, 173),
+    "gettid": (186, 178),
+    "getuid": (102, 174),
+    "geteuid": (107, 175),
+    "getgid": (104, 176),
+    "getegid": (108, 177),
+    "getrlimit": (97, 163),
+    "uname": (63, 160),
+    "sysinfo": (99, 179),
+    "exit": (60, 93),
+    "exit_group": (231, 94),
+    # further walls: they can only take away
+    "landlock_create_ruleset": (444, 444),
+    "landlock_add_rule": (445, 445),
+    "landlock_restrict_self": (446, 446),
 }
 #: Refused as if the kernel did not know them: libraries fall back to calls whose arguments can be checked.
 _UNKNOWN: Final[dict[str, tuple[int, int]]] = {"clone3": (435, 435), "openat2": (437, 437)}
@@ -259,10 +235,10 @@ def _filter(architecture: int, column: int) -> Iterator[_Step]:
     if column == 0:
         yield (_ABOVE, 0, 1, 0x40000000)  # the x32 numbers of the same calls
         yield deny
-    for numbers in _REFUSED.values():
+    for numbers in _ALLOWED.values():
         if numbers[column] >= 0:
             yield (_EQUAL, 0, 1, numbers[column])
-            yield deny
+            yield allow
     for numbers in _UNKNOWN.values():
         yield (_EQUAL, 0, 1, numbers[column])
         yield (_RETURN, 0, 0, _ERRNO | errno.ENOSYS)
@@ -287,4 +263,5 @@ def _filter(architecture: int, column: int) -> Iterator[_Step]:
     yield (_EQUAL, 0, 1, 0)
     yield allow
     yield deny
-    yield allow
+    # Everything else.
+    yield deny

@@ -73,6 +73,9 @@ class Catalog:
             below = contract.made_from
             if not columns or not policy.of_model(contract) or policy.named(name):
                 return columns
+            if policy.history is not None and contract.time_column is None:
+                # Its rows are computed from all there are, and nothing says which of them are the caller's to read.
+                return ()
         elif isinstance(view, View):
             visible = set(self._readable(view.of.name, (*through, name)))
             return tuple(each for each in policy.columns(name, view.declared(), None) if each in visible)
@@ -125,10 +128,13 @@ class Catalog:
         relations: list[Relation] = []
         paths: list[str] = []
         if found.discovery:
-            for name, frame in discovery_of(self._lake, found.discovery, permitted=self.permitted).items():
+            # How many rows a version has tells of those before the caller's history.
+            whole = self._policy.history is None
+            for name, frame in discovery_of(self._lake, found.discovery, permitted=self.permitted, rows=whole).items():
                 relations.append(Relation("hfthot", view_of(name), "", _stream_of(frame)))
         remote = self._lake.storage.local is None
         size = 0
+        told: int | None = None
         for source in found.sources:
             view = source.reference.view
             schema = schemas.get(view, source.reference.schema)
@@ -142,15 +148,19 @@ class Catalog:
                     )
                 relations.append(Relation(schema, view, "", _stream_of(self._rows(source))))
                 continue
-            body, files = self._body(source)
+            body, inside, cut = self._body(source)
             relations.append(Relation(schema, view, body))
-            paths += files
+            paths += [*inside, *cut]
+            if cut:
+                told = 0
         for each in found.views:
             reference = each.reference
             schema = schemas.get(reference.view, reference.schema)
             relations.append(Relation(schema, reference.view, self._select(each)))
         columns = tuple(dict.fromkeys(name for each in references for name in self.permitted.get(each.name, ())))
-        return Plan(tuple(relations), tuple(dict.fromkeys(paths)), columns), found.tables
+        if told is not None:
+            told = sum(_size(source, self._since(source.contract)) for source in found.sources)
+        return Plan(tuple(relations), tuple(dict.fromkeys(paths)), columns, told), found.tables
 
     def _reference(self, name: object, view: object, version: object, as_of: object) -> Reference:
         if not isinstance(name, str) or not isinstance(view, str):
@@ -188,12 +198,15 @@ class Catalog:
             return None
         return self._lake.clock().astimezone(UTC) - self._policy.history
 
-    def _body(self, source: Source) -> tuple[str, list[str]]:
-        """Return the SELECT of the rows and columns of a table that the caller may read, and the files in it."""
+    def _body(self, source: Source) -> tuple[str, list[str], list[str]]:
+        """Return the SELECT of the rows and columns of a table that the caller may read, and the files in it.
+
+        Files all of whose rows are the caller's to read come first, then those with other rows as well.
+        """
         contract, files = source.contract, source.files
         columns = listed(self.permitted[contract.name])
         if files is None or not files.paths:
-            return f"SELECT {columns} FROM ({no_rows(contract)})", []  # noqa: S608 - quoted names of our own
+            return f"SELECT {columns} FROM ({no_rows(contract)})", [], []  # noqa: S608 - quoted names of our own
         since = self._since(contract)
         inside, cut = _split(contract, files, since)
         parts = [select_files(contract, inside)] if inside or not cut else []
@@ -203,7 +216,7 @@ class Catalog:
                 f'WHERE "{contract.time_column}" >= {_literal(contract, since)} LIMIT {_ALL_ROWS}'
             )
         union = " UNION ALL ".join(f"SELECT {columns} FROM ({part})" for part in parts)  # noqa: S608 - the same
-        return union, [*inside, *cut]
+        return union, inside, cut
 
 
 #: What each computed view of a lake names: parsed once, as gateways come and go with every request.
@@ -215,6 +228,15 @@ def _below(lake: Lakehouse, name: str, sql: str) -> tuple[str, ...]:
     if name not in found:
         found[name] = tuple(each.name for each in parse(sql, known_names(lake)).references)
     return found[name]
+
+
+def _size(source: Source, since: datetime | None) -> int:
+    """Return the bytes of the files of a table all of whose rows the caller may see."""
+    if source.files is None or not source.files.paths:
+        return 0
+    inside, _ = _split(source.contract, source.files, since)
+    sizes = dict(zip(source.files.paths, source.files.entries.column("size_bytes").to_pylist(), strict=True))
+    return sum(sizes[path] for path in inside)
 
 
 def _split(contract: TableContract, files: Files, since: datetime | None) -> tuple[list[str], list[str]]:

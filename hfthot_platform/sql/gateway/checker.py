@@ -13,7 +13,7 @@ from typing import Any, Final
 import duckdb
 
 from hfthot_platform.errors import SqlRefusedError, UnknownTableError, nearest
-from hfthot_platform.sql.gateway.functions import FUNCTIONS, TABLE_FUNCTIONS, WINDOW_FUNCTIONS
+from hfthot_platform.sql.gateway.functions import AGGREGATES, FUNCTIONS, TABLE_FUNCTIONS, WINDOW_FUNCTIONS
 
 __all__ = ["check"]
 
@@ -36,6 +36,8 @@ _PARTS: Final = frozenset({"ORDER_MODIFIER", "LIMIT_MODIFIER", "LIMIT_PERCENT_MO
     "DESCENDING",
     "ORDER_DEFAULT",
 }
+#: Functions that call another one, whose name is their second argument.
+_BY_NAME: Final = frozenset({"aggregate", "array_aggr", "array_aggregate", "list_aggr", "list_aggregate"})
 _SHOWN: Final = frozenset({"DESCRIBE", "SUMMARY"})
 #: What the names of DuckDB's own catalogue views begin with.
 _CATALOGUE: Final = ("duckdb_", "information_schema", "pg_", "pragma_", "sqlite_")
@@ -157,6 +159,23 @@ class _Checker:
             written = ".".join([*place, name])[:80]
             hint = nearest(name, allowed) or "Only functions that compute from their arguments are there."
             raise SqlRefusedError(f"the function {written!r} is not allowed", where="SQL", hint=hint)
+        if name in _BY_NAME:
+            self._named_function(part, name)
+
+    def _named_function(self, part: dict[str, Any], name: str) -> None:
+        """Refuse a function that is called by its name in a text, unless it is an allowed one, spelt out."""
+        arguments = part.get("arguments") or []
+        # Arguments by name may stand in any order.
+        in_order = len(arguments) > 1 and not any(each.get("name") for each in arguments)
+        chosen = arguments[1].get("expression", {}) if in_order else {}
+        literal = chosen.get("literal") if chosen.get("class") == "CONSTANT" else None
+        called = literal.get("text") if isinstance(literal, dict) else None
+        if not isinstance(called, str) or _lower(called) not in AGGREGATES:
+            raise SqlRefusedError(
+                f"{name} of {str(called)[:40]!r} is not allowed" if isinstance(called, str) else f"{name} of a value",
+                where="SQL",
+                hint="Write the name of an aggregate function as text, such as list_aggregate(prices, 'median').",
+            )
 
     def _table(self, part: dict[str, Any], ctes: frozenset[str]) -> None:
         self._tables += 1

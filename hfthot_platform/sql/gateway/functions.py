@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["FUNCTIONS", "TABLE_FUNCTIONS", "WINDOW_FUNCTIONS"]
+__all__ = ["AGGREGATES", "FUNCTIONS", "TABLE_FUNCTIONS", "WINDOW_FUNCTIONS"]
 
 _OPERATORS = """
     != !__postfix !~~ !~~* % & && * ** + - ->> -> / // < <-> << <= <=> <@ <> = == > >= >> @ @> ^ ^@ | ||
@@ -86,6 +86,8 @@ _WINDOWS = """
 
 #: Where a function may stand in an expression, aggregates included; in lower case.
 FUNCTIONS: Final = frozenset(f"{_OPERATORS} {_SCALARS} {_AGGREGATES}".split())
+#: Aggregates alone: what `list_aggregate` and the like may be told to call.
+AGGREGATES: Final = frozenset(_AGGREGATES.split())
 #: With OVER.
 WINDOW_FUNCTIONS: Final = frozenset(f"{_AGGREGATES} {_WINDOWS}".split())
 #: In FROM.

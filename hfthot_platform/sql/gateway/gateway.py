@@ -61,8 +61,9 @@ class SqlGateway:
         lake: the lake.
         policy: what the caller may read and use.
         pool: the processes to run in; by default those that this process shares.
-        quota: called once for each statement before it waits; raises `SqlQuotaError` where none is left.  By
-            default the policy's number of statements is counted in the pool, in memory.
+        quota: called once for each statement when it starts to read, so that one that is refused, or finds no place,
+            costs nothing; raises `SqlQuotaError` where none is left.  By default the policy's number of statements
+            is counted in the pool, in memory.
     """
 
     def __init__(
@@ -213,8 +214,11 @@ class SqlGateway:
             memory=allowed.memory,
             seconds=allowed.seconds,
         )
-        self._count(pool)
-        stream = QueryStream(pool, catalog, job, allowed, self._policy.caller, versions or {})
+        if self._policy.queries is not None and self._policy.queries.count == 0:
+            raise SqlQuotaError("SQL is not part of this plan", where="SQL", hint="A larger plan has it.")
+        stream = QueryStream(
+            pool, catalog, job, allowed, self._policy.caller, versions or {}, lambda: self._count(pool)
+        )
         with self._lock:
             self._handles.add(stream._ticket)  # noqa: SLF001 - made here
         stream._forget = self._forget  # noqa: SLF001
@@ -226,8 +230,6 @@ class SqlGateway:
 
     def _count(self, pool: GatewayPool) -> None:
         queries = self._policy.queries
-        if queries is not None and queries.count == 0:
-            raise SqlQuotaError("SQL is not part of this plan", where="SQL", hint="A larger plan has it.")
         if self._quota is not None:
             self._quota()
         elif queries is not None and not pool.count_use(
@@ -251,7 +253,11 @@ class QueryStream:
         limits: QueryLimits,
         caller: str,
         versions: Mapping[str, int],
+        count: Callable[[], None],
     ) -> None:
+        self._count = count
+        #: Bytes to tell of where the truth would tell of rows that the caller may not see.
+        self._told: int | None = None
         self.limits = limits
         #: The tables that are read, each with its version (-1: never written).
         self.tables: dict[str, int] = {}
@@ -350,10 +356,10 @@ class QueryStream:
         try:
             worker.start(self._job)
             _, body = self._receive(wire.REFERENCES)
-            named = json.loads(bytes(body))
-            if not isinstance(named, list) or len(named) > _MOST_REFERENCES or any(len(each) != 4 for each in named):
-                raise SqlRefusedError("the statement names too many tables", where="SQL", hint="Take it apart.")
+            named = _named(body)
             plan, self.tables = self._catalog.plan(named, self._versions, self._job.as_of)
+            self._told = plan.told
+            self._count()
             worker.supply(plan)
             _, body = self._receive(wire.SCHEMA)
             self._schema = read_schema(body)
@@ -379,13 +385,60 @@ class QueryStream:
         return self._worker.fault()
 
     def _finish(self, body: bytearray) -> None:
-        said = json.loads(bytes(body))
+        said = _parsed(body)
+        if not isinstance(said, dict):
+            raise _nonsense()
         reason = said.get("truncated")
-        self.reason = reason if reason in {"rows", "bytes"} else ""
+        self.reason = reason if isinstance(reason, str) and reason in {"rows", "bytes"} else ""
         scanned = said.get("scanned")
-        self.bytes_scanned = scanned if isinstance(scanned, int) and 0 <= scanned < 2**62 else 0
+        if self._told is not None or not isinstance(scanned, int) or not 0 <= scanned < 2**62:
+            scanned = self._told or 0
+        self.bytes_scanned = int(scanned)
         self.seconds = time.monotonic() - self._started
         self.close()
+
+
+def _nonsense() -> SqlWorkerError:
+    return SqlWorkerError("the process that ran the statement talks nonsense", where="SQL")
+
+
+def _parsed(body: bytearray) -> Any:
+    """Return what a worker says in JSON, which may be anything.
+
+    Raises:
+        SqlWorkerError: it is none.
+    """
+    try:
+        return json.loads(bytes(body))
+    except (ValueError, RecursionError):
+        raise _nonsense() from None
+
+
+def _named(body: bytearray) -> list[list[Any]]:
+    """Return the names that a worker says its statement has: `[name, view, version, time]` each.
+
+    Raises:
+        SqlRefusedError: they are too many.
+        SqlWorkerError: they are no names.
+    """
+    named = _parsed(body)
+    if not isinstance(named, list):
+        raise _nonsense()
+    if len(named) > _MOST_REFERENCES:
+        raise SqlRefusedError("the statement names too many tables", where="SQL", hint="Take it apart.")
+    for each in named:
+        if not isinstance(each, list) or len(each) != 4:
+            raise _nonsense()
+        name, view, version, moment = each
+        whole = version is None or (isinstance(version, int) and not isinstance(version, bool))
+        if not isinstance(name, str) or not isinstance(view, str) or not whole:
+            raise _nonsense()
+        if moment is not None:
+            try:
+                datetime.fromisoformat(moment).astimezone(UTC)
+            except (TypeError, ValueError, OverflowError):
+                raise _nonsense() from None
+    return named
 
 
 class QueryHandle:

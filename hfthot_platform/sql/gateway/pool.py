@@ -1,7 +1,9 @@
 """The processes that statements run in, and the queue before them.
 
 All callers of a server share one pool: a zygote, a few workers that are forked and ready, and a queue in which each
-caller has its own line and the lines take turns.  A worker runs one statement and is killed, whatever it says.
+caller has its own line.  A free place goes to the caller that has had the least of the workers' time lately, and no
+caller has more than its share of the places at once, so that slow statements of some never keep others waiting for
+longer than one of them may run.  A worker runs one statement and is killed, whatever it says.
 """
 
 from __future__ import annotations
@@ -40,6 +42,10 @@ __all__ = ["GatewayPool", "Ticket", "Worker"]
 
 #: Seconds that the zygote may take for a word: it loads its libraries before the first one.
 _ZYGOTE_SECONDS: Final = 30.0
+#: Seconds after which half of the workers' time that a caller had counts no more.
+_HALF_LIFE: Final = 60.0
+#: Callers whose time is remembered.
+_MOST_ACCOUNTS: Final = 10_000
 _Ended = Literal["", "cancelled", "deadline"]
 
 
@@ -52,6 +58,8 @@ class Ticket:
         self.worker: Worker | None = None
         self.ended: _Ended = ""
         self.turn = False
+        #: When its turn came.
+        self.since = 0.0
 
     def end(self, why: _Ended) -> None:
         """Stop the statement, wherever it is."""
@@ -158,6 +166,7 @@ class GatewayPool:
         workers: statements that run at once.
         queue: statements that may wait, of all callers together.
         queue_per_caller: the same of one caller.
+        running_per_caller: statements of one caller that run at once; by default half of the workers, at least one.
         limits: what no statement may exceed, whatever its policy says.
         ready: workers that are kept waiting, forked.
     """
@@ -168,6 +177,7 @@ class GatewayPool:
         workers: int = 2,
         queue: int = 64,
         queue_per_caller: int = 16,
+        running_per_caller: int | None = None,
         limits: QueryLimits | None = None,
         ready: int | None = None,
     ) -> None:
@@ -175,15 +185,19 @@ class GatewayPool:
         self.workers = workers
         self._queue = queue
         self._queue_per_caller = queue_per_caller
+        self._running_per_caller = max(1, workers // 2) if running_per_caller is None else running_per_caller
         self._ready = workers if ready is None else ready
         self._owner = os.getpid()
         self._zygote: _Zygote | None = None
         self._talk = threading.Lock()
         self._state = threading.Condition()
         self._closed = False
-        #: Statements that wait, in a line for each caller; the lines in the order of their turns.
+        #: Statements that wait, in a line for each caller; the lines in the order in which they began.
         self._lines: OrderedDict[str, deque[Ticket]] = OrderedDict()
-        self._running = 0
+        #: Statements whose turn it is, by caller.
+        self._running: dict[str, set[Ticket]] = {}
+        #: Seconds of the workers that callers had, halved every minute, and when that was reckoned.
+        self._served: dict[str, tuple[float, float]] = {}
         self._idle: deque[Worker] = deque()
         self._deadlines: dict[Ticket, float] = {}
         self._uses: dict[str, deque[float]] = {}
@@ -284,9 +298,7 @@ class GatewayPool:
         """Give the ticket's place to the next one."""
         with self._state:
             self._deadlines.pop(ticket, None)
-            if ticket.turn:
-                ticket.turn = False
-                self._running -= 1
+            self._give_back(ticket)
             self._hand_out()
 
     def _forget(self, ticket: Ticket) -> None:
@@ -295,21 +307,48 @@ class GatewayPool:
             line.remove(ticket)
             if not line:
                 del self._lines[ticket.caller]
-        if ticket.turn:
-            ticket.turn = False
-            self._running -= 1
+        self._give_back(ticket)
         self._hand_out()
 
+    def _give_back(self, ticket: Ticket) -> None:
+        """End a ticket's turn, and add the time that it took to its caller's account."""
+        if not ticket.turn:
+            return
+        ticket.turn = False
+        running = self._running[ticket.caller]
+        running.discard(ticket)
+        if not running:
+            del self._running[ticket.caller]
+        now = time.monotonic()
+        self._served[ticket.caller] = self._had(ticket.caller, now) + now - ticket.since, now
+        if len(self._served) > _MOST_ACCOUNTS:
+            # Who had least, or long ago, is as good as new.
+            kept = sorted(self._served, key=lambda each: self._had(each, now))[_MOST_ACCOUNTS // 2 :]
+            self._served = {each: self._served[each] for each in kept}
+
+    def _had(self, caller: str, now: float) -> float:
+        """Return the seconds of the workers that a caller had lately, those of running statements included."""
+        seconds, then = self._served.get(caller, (0.0, now))
+        running = sum(now - each.since for each in self._running.get(caller, ()))
+        return float(seconds * 0.5 ** ((now - then) / _HALF_LIFE) + running)
+
     def _hand_out(self) -> None:
-        """Give free places to the lines in turn, one statement of each at a time."""
-        while self._lines and self._running < self.workers:
-            caller, line = self._lines.popitem(last=False)
+        """Give free places to the callers who had least, none more than its share of them."""
+        while sum(map(len, self._running.values())) < self.workers:
+            now = time.monotonic()
+            waiting = [
+                caller for caller in self._lines if len(self._running.get(caller, ())) < self._running_per_caller
+            ]
+            if not waiting:
+                return
+            caller = min(waiting, key=lambda each: self._had(each, now))  # of equals, who began to wait first
+            line = self._lines[caller]
             ticket = line.popleft()
-            if line:
-                self._lines[caller] = line  # at the end of all lines
-            self._running += 1
+            if not line:
+                del self._lines[caller]
+            self._running.setdefault(caller, set()).add(ticket)
             with ticket.lock:
-                ticket.turn = True
+                ticket.turn, ticket.since = True, now
                 ticket.lock.notify_all()
 
     def _require_open(self) -> None:

@@ -5,6 +5,18 @@ from __future__ import annotations
 _DEEP = 3_000
 
 REFUSED: dict[str, list[str]] = {
+    "functions by name": [
+        "SELECT list_aggregate([1, 2], 'getenv')",
+        "SELECT list_aggr([1, 2], 'list_aggregate')",
+        "SELECT array_aggregate(['x'], 'read_text')",
+        "SELECT array_aggr([1], 'query')",
+        "SELECT aggregate([1], 'sum_no_overflow')",
+        "SELECT [1].list_aggregate('nextval')",
+        "SELECT list_aggregate([1], lower('SUM'))",
+        "SELECT list_aggregate([1], (SELECT 'sum'))",
+        "SELECT list_aggregate([1], x) FROM (SELECT 'sum' AS x)",
+        "SELECT list_aggregate(name := 'x', l := [1])",
+    ],
     "files": [
         "SELECT * FROM read_csv('/etc/passwd')",
         "SELECT * FROM read_csv_auto('/etc/passwd')",

@@ -60,12 +60,21 @@ MODEL = TableContract(
 OPEN_MODEL = TableContract(
     name="marts.daily",
     description="A model over tables that everybody reads.",
+    columns=(Column("id", INT, "Key"), Column("ts", TIME, "When")),
+    primary_key=("id",),
+    sort_by=("id",),
+    time_column="ts",
+    made_from=("market.bars_1m",),
+)
+TIMELESS_MODEL = TableContract(
+    name="marts.totals",
+    description="A model over tables that everybody reads, computed from all their history.",
     columns=(Column("id", INT, "Key"),),
     primary_key=("id",),
     sort_by=("id",),
     made_from=("market.bars_1m",),
 )
-EXTRA = {each.name: each for each in (KANARIEN, SECRET, MODEL, OPEN_MODEL)}
+EXTRA = {each.name: each for each in (KANARIEN, SECRET, MODEL, OPEN_MODEL, TIMELESS_MODEL)}
 
 
 def kanarien() -> pl.DataFrame:
@@ -97,8 +106,9 @@ def lake(tmp_path_factory) -> Lakehouse:
         lake.table("market.bars_1m").append(bars(START + timedelta(days=day), level=100.0 + day))
     lake.table("market.kanarien").append(kanarien())
     lake.table(SECRET.name).append(pl.DataFrame({"id": [1], "x": [1.0]}))
-    for model in (MODEL, OPEN_MODEL):
+    for model in (MODEL, TIMELESS_MODEL):
         lake.table(model.name).append(pl.DataFrame({"id": [1]}))
+    lake.table(OPEN_MODEL.name).append(pl.DataFrame({"id": [1], "ts": [NOW]}))
     return lake
 
 

@@ -122,6 +122,23 @@ def test_a_model_is_readable_by_who_reads_all_that_it_is_made_from(lake):
     assert "marts.kanarien_summary" in readable(lake, "free", "admin")
 
 
+def test_a_model_that_sums_up_all_history_is_for_those_who_read_all_of_it(lake):
+    assert "marts.totals" in readable(lake, "enterprise")
+    assert "marts.totals" not in readable(lake, "professional")
+
+
+def test_what_was_read_and_how_many_rows_there_are_tell_nothing_of_older_rows(lake, pool):
+    gateway = open_to(lake, pool, Policy.of("hobbyist", "registered", "someone"))
+
+    def scanned(least: int) -> int:
+        return gateway.query(f"SELECT sum(length(label)) AS n FROM market.kanarien WHERE id > {least}").bytes_scanned
+
+    versions = gateway.query("SELECT * FROM hfthot.versions WHERE table_name = 'market.kanarien'", format="polars").data
+
+    assert len({scanned(least) for least in (0, 2_000, 3_997, 3_998, 3_999, 2**40)}) == 1
+    assert versions["rows"].null_count() == versions.height > 0
+
+
 def test_a_table_among_the_models_of_unknown_origin_is_closed(lake):
     stray = replace(EXTRA["marts.daily"], name="marts.stray", made_from=None)
     other = Lakehouse.open(lake.storage.root, contracts={**CONTRACTS, stray.name: stray})
@@ -344,6 +361,7 @@ def test_the_quota_of_the_caller_is_asked_once_for_each_statement(lake, pool, ga
     counted.query("SELECT 1")
     with pytest.raises(SqlRefusedError):
         counted.query("DROP TABLE x")
+    counted.query("SELECT 1")
     with pytest.raises(SqlQuotaError):
         counted.query("SELECT 1")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -15,9 +16,17 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hfthot_platform.errors import SqlBusyError, SqlCancelledError, SqlDeadlineError, SqlError, SqlWorkerError
+from hfthot_platform.errors import (
+    HfthotError,
+    SqlBusyError,
+    SqlCancelledError,
+    SqlDeadlineError,
+    SqlError,
+    SqlWorkerError,
+)
 from hfthot_platform.settings import load_settings
 from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway, cage
+from hfthot_platform.sql.gateway import pool as module
 from hfthot_platform.sql.gateway.pool import Ticket
 
 LONG = "SELECT sum(range) FROM range(1000000000000)"
@@ -294,10 +303,14 @@ def test_the_shared_pool_is_one_and_takes_its_ceilings_from_the_settings():
 # -- the cage -------------------------------------------------------------------------------------------------------
 
 CAGED = """
-import json, os, resource, socket, subprocess, sys, threading
+import ctypes, json, os, resource, socket, subprocess, sys, threading
 from hfthot_platform.sql.gateway import cage
 open_file, closed_file, folder = sys.argv[1:]
 out = os.dup(1)
+libc = ctypes.CDLL(None, use_errno=True)
+def check(result):
+    if result < 0:
+        raise OSError(ctypes.get_errno(), "refused") if ctypes.get_errno() == 1 else SystemExit
 def attempt(what):
     try:
         what()
@@ -325,6 +338,10 @@ said = {
     "signal": attempt(lambda: os.kill(os.getppid(), 0)),
     "raise limits": attempt(lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (600, 600))),
     "memory": attempt(lambda: bytearray(2**28)),
+    # What nobody thought of, and what kernels of the future bring.
+    "pipe": attempt(os.pipe),
+    "sync": attempt(lambda: check(libc.syscall(162 if os.uname().machine == "x86_64" else 81))),
+    "another system call": attempt(lambda: check(libc.syscall(460, 0, 0, 0))),
     "own signal": attempt(lambda: os.kill(os.getpid(), 0)),
 }
 os.write(out, json.dumps(said).encode())
@@ -348,3 +365,99 @@ def test_the_kernel_holds_what_gets_out_of_the_engine(tmp_path):
     said = json.loads(done.stdout)
     assert {name for name, outcome in said.items() if outcome == "done"} == {"read", "own signal"}
     assert {each.name for each in tmp_path.iterdir()} == {"open", "closed"}
+
+
+# -- fair shares ------------------------------------------------------------------------------------------------------
+
+SLOW = "SELECT count(*) FROM range(10000000000) a WHERE hash(a.range) % 7 = 3"
+
+
+def test_slow_statements_of_some_callers_do_not_keep_another_one_waiting_beyond_one_of_them(lake):
+    stop = threading.Event()
+    limits = QueryLimits(seconds=3.0, queue_seconds=30.0, memory=256 * 2**20)
+    with GatewayPool(workers=2, limits=limits) as pool:
+        pool.warm()
+
+        def attack(number):
+            gateway = SqlGateway(lake, Policy.of("professional", "registered", f"attacker{number}"), pool, quota=int)
+            while not stop.is_set():
+                with contextlib.suppress(SqlError):
+                    gateway.query(SLOW)
+
+        threads = [threading.Thread(target=attack, args=(number,)) for number in (0, 1) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        try:
+            while len(pool._running) < 2:
+                pass
+            victim = SqlGateway(lake, Policy.of("hobbyist", "registered", "victim"), pool, quota=int)
+            waited = [victim.query("SELECT 1").queued_seconds for _ in range(2)]
+        finally:
+            stop.set()
+            pool.close()
+            for thread in threads:
+                thread.join()
+
+    # The deadline, and what a crowded machine needs to kill and to fork.
+    assert max(waited) < 2 * limits.seconds
+
+
+def test_one_caller_never_has_all_places(lake):
+    with GatewayPool(workers=2) as pool:
+        first, second, other = Ticket("one"), Ticket("one"), Ticket("other")
+        pool.admit(first, 1.0)
+        with pytest.raises(SqlBusyError):
+            pool.admit(second, 0.05)
+        pool.admit(other, 1.0)
+        pool.leave(first)
+        pool.leave(other)
+        assert pool._running == {}
+
+
+def test_who_had_least_of_the_workers_comes_first():
+    with GatewayPool(workers=1) as pool:
+        busy = Ticket("heavy")
+        pool.admit(busy, 1.0)
+        order = []
+
+        def wait(caller):
+            ticket = Ticket(caller)
+            pool.admit(ticket, 10.0)
+            order.append(caller)
+            pool.leave(ticket)
+
+        threads = []
+        for caller in ("heavy", "light"):
+            threads.append(threading.Thread(target=wait, args=(caller,)))
+            threads[-1].start()
+            while caller not in pool._lines:
+                pass
+        busy.since -= 5.0
+        pool.leave(busy)
+        for thread in threads:
+            thread.join()
+
+    assert order == ["light", "heavy"]
+
+
+def test_callers_that_come_and_go_are_forgotten(monkeypatch):
+    monkeypatch.setattr(module, "_MOST_ACCOUNTS", 10)
+    with GatewayPool(workers=1) as pool:
+        for number in range(50):
+            ticket = Ticket(f"caller{number}")
+            pool.admit(ticket, 1.0)
+            pool.leave(ticket)
+
+        assert len(pool._served) <= 10
+
+
+@pytest.mark.parametrize("sql", ["SELEC", "SELECT * FROM nothing", "SELECT read_text('/etc/passwd')", "DELETE FROM x"])
+def test_a_refused_statement_costs_nothing(lake, pool, sql):
+    counted = []
+    gateway = SqlGateway(lake, Policy.of("hobbyist", "registered", "x"), pool, quota=lambda: counted.append(1))
+
+    with pytest.raises(HfthotError):
+        gateway.query(sql)
+    gateway.query("SELECT 1")
+
+    assert counted == [1]

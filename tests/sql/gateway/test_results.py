@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import socket
 import struct
 import time
 from dataclasses import replace
@@ -20,6 +21,7 @@ import pytest
 
 from hfthot_platform.errors import (
     BadRequestError,
+    HfthotError,
     SqlDeadlineError,
     SqlError,
     SqlMemoryError,
@@ -29,7 +31,7 @@ from hfthot_platform.errors import (
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.sql.gateway import QueryLimits, SqlGateway
+from hfthot_platform.sql.gateway import QueryLimits, SqlGateway, wire
 from hfthot_platform.sql.gateway.results import error_of, read_batch, read_schema
 
 BARS = "SELECT symbol, ts, close FROM market.bars_1m ORDER BY symbol, ts"
@@ -340,7 +342,7 @@ def test_a_stream_can_be_left_early(wide, pool):
     assert first.num_rows > 0
 
     assert wide.query("SELECT 1 AS a").data.to_pylist() == [{"a": 1}]
-    assert pool._running == 0
+    assert pool._running == {}
 
 
 def test_a_stream_is_good_once(wide):
@@ -487,3 +489,86 @@ def test_parquet_of_a_truncated_result_is_whole(gateway):
 
 def test_a_policy_with_other_limits_is_another_policy(gateway):
     assert gateway._policy.with_limits(QueryLimits(rows=1)) == replace(gateway._policy, limits=QueryLimits(rows=1))
+
+
+class Liar:
+    """A worker that says what it is told to."""
+
+    def __init__(self, *frames: tuple[bytes, bytes]) -> None:
+        self.connection, theirs = socket.socketpair()
+        with theirs:
+            for kind, body in frames:
+                wire.send(theirs, kind, body)
+
+    def start(self, job) -> None: ...
+
+    def supply(self, plan) -> None: ...
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def fault(self) -> SqlWorkerError:
+        return SqlWorkerError("it ended by itself", where="SQL")
+
+
+NO_TABLES = (wire.REFERENCES, b"[]")
+LIES = [b"", b"{", b"\xff\xfe", b"null", b"7", b'"x"', b"[" * 5_000, b"NaN", b'{"a": 1}']
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        *LIES,
+        b"[1]",
+        b"[null]",
+        b'["abcd"]',
+        b"[[1, 2, 3, 4]]",
+        b'[["market.bars_1m", null, null, null]]',
+        b'[["market.bars_1m", "x", "1", null]]',
+        b'[["market.bars_1m", "x", true, null]]',
+        b'[["market.bars_1m", "x", null, "soon"]]',
+        b'[["market.bars_1m", "x", null, 5]]',
+        b'[["market.bars_1m", "x", null, "0001-01-01T00:00:00+23:00"]]',
+        b'[["market.bars_1m", "x", 1e400, null]]',
+    ],
+)
+def test_names_that_are_none_are_one_error(lake, pool, gateway, monkeypatch, said):
+    monkeypatch.setattr(pool, "take", lambda *_: Liar((wire.REFERENCES, said)))
+
+    with pytest.raises(SqlWorkerError):
+        gateway.query("SELECT 1")
+
+
+@pytest.mark.parametrize("version", [-1, 10**9, 10**30])
+def test_a_version_that_is_none_is_one_error(lake, pool, gateway, monkeypatch, version):
+    said = f'[["market.bars_1m", "x", {version}, null]]'.encode()
+    monkeypatch.setattr(pool, "take", lambda *_: Liar((wire.REFERENCES, said)))
+
+    with pytest.raises(HfthotError):
+        gateway.query("SELECT 1")
+
+
+@pytest.mark.parametrize("said", LIES)
+@pytest.mark.parametrize("kind", [wire.SCHEMA, wire.DONE, wire.BATCH])
+def test_an_answer_that_is_none_is_one_error(lake, pool, gateway, monkeypatch, kind, said):
+    frames = [NO_TABLES, (wire.SCHEMA, SCHEMA.serialize().to_pybytes()), (wire.BATCH, message_of(BATCH))]
+    at = {wire.SCHEMA: 1, wire.BATCH: 2, wire.DONE: 3}[kind]
+    monkeypatch.setattr(pool, "take", lambda *_: Liar(*frames[:at], (kind, said)))
+
+    if (kind, said) == (wire.DONE, b'{"a": 1}'):
+        assert gateway.query("SELECT 1").bytes_scanned == 0
+    else:
+        with pytest.raises(SqlWorkerError):
+            gateway.query("SELECT 1")
+
+
+@pytest.mark.parametrize(
+    "said", [b'{"scanned": -1}', b'{"scanned": "x"}', b'{"scanned": 1e99}', b'{"truncated": {}}', b'{"scanned": []}']
+)
+def test_figures_that_are_none_are_left_out(lake, pool, gateway, monkeypatch, said):
+    frames = [NO_TABLES, (wire.SCHEMA, SCHEMA.serialize().to_pybytes()), (wire.DONE, said)]
+    monkeypatch.setattr(pool, "take", lambda *_: Liar(*frames))
+
+    result = gateway.query("SELECT 1")
+
+    assert (result.bytes_scanned, result.truncated, result.rows) == (0, False, 0)
