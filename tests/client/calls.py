@@ -53,7 +53,7 @@ def _whose(**more: Any) -> Callable[[Scene], dict[str, Any]]:
 
 #: Good arguments of each call.
 ARGUMENTS: dict[str, Callable[[Scene], dict[str, Any]]] = {
-    "for_request": lambda scene: {"ip": "192.0.2.1", "user_agent": "curl/8"},
+    "for_request": lambda scene: {"ip": "192.0.2.1", "user_agent": "curl/8", "api_key": None, "session_token": None},
     "register": _new,
     "login": lambda scene: {"username": scene.username, "password": PASSWORD},
     "logout": lambda scene: {"token": scene.token},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.errors import BadRequestError, PermissionDeniedError, PrivacyError
+from hfthot_platform.errors import BadRequestError, InvalidTokenError, PermissionDeniedError, PrivacyError
 
 from .calls import ARGUMENTS, MAKING, OF_POLARS, Scene, call, public
 from .conftest import PASSWORD
@@ -21,7 +21,9 @@ ADMIN = {
     "register", "approve_user", "reject_user", "deactivate_user", "list_users", "set_role", "upgrade_tier",
     "restore_user", "resume_erasure", "erasure_hits", "accept_erasure_hit",
 }  # fmt: skip
-PROVEN = {"login", "logout", "verify_token", "verify_api_key"}
+PROVEN = {"login"}
+#: Of its own tokens and keys; for another one's it is told what it is told of one that nobody issued.
+OWN_PROOF = {"logout", "verify_token", "verify_api_key"}
 DATA = {
     "list_versions", "read_version", "read_at_timestamp", "market", "Market.ohlcv", "Market.trades", "Market.closes",
     "MarketQuery.head", "MarketQuery.tail", "MarketQuery.collect", "MarketQuery.lazy",
@@ -33,7 +35,7 @@ ROLES = ("guest", "pending", "registered", "trader", "admin")
 
 def test_every_call_has_its_place_in_the_matrix():
     assert public() == set(ARGUMENTS) | OF_POLARS | MAKING
-    assert set(ARGUMENTS) == OWN | ITSELF | ADMIN | PROVEN | DATA | ANYBODY | TIERED
+    assert set(ARGUMENTS) == OWN | ITSELF | ADMIN | PROVEN | OWN_PROOF | DATA | ANYBODY | TIERED
 
 
 @pytest.fixture(scope="module")
@@ -110,3 +112,13 @@ def test_what_proves_itself_is_open_to_everybody(stage, name):
 
     for role in ROLES:
         assert allowed(clients[role], name, ARGUMENTS[name](Scene(trusted)))
+
+
+@pytest.mark.parametrize("name", sorted(OWN_PROOF))
+def test_tokens_and_keys_are_looked_at_for_their_owner_and_for_administrators(stage, name):
+    trusted, clients = stage
+
+    for role in ("registered", "trader"):
+        with pytest.raises(InvalidTokenError):
+            call(clients[role], name, ARGUMENTS[name](Scene(trusted)))
+    assert allowed(clients["admin"], name, ARGUMENTS[name](Scene(trusted)))
