@@ -899,8 +899,10 @@ def _judged(strategy: Strategy, bars: Bars, target: FloatArray, start: int, coun
     events = np.empty(size, dtype=np.int64)
     changes = _events(target, bars.close, events)
     generator = np.random.default_rng(0)
-    for k, cut in enumerate(_cuts(events, start, max(count - 1, 1), _EARLY, generator)):
-        if k % 2:
+    cuts = _cuts(events, start, max(count - 1, 1), _EARLY, generator)
+    for k, cut in enumerate(cuts):
+        # The last one may be long: a head of the bars is no copy, a disturbed future is.
+        if k % 2 or k + 1 == len(cuts) > 1:
             _compare(strategy, bars.head(cut), "is not in the data", target, cut)
         else:
             end = min(cut + _AHEAD, size)
