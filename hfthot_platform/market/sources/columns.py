@@ -137,8 +137,8 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
             del found["symbol"]
     found.update(_volumes(names, candidates("volume"), values))
     if "side" not in found and (types := places.get("type")):
-        words = {each.lower() for each in values(types[0])} - _NOTHING
-        if words and words <= {"buy", "sell"}:
+        kinds = {each.lower() for each in values(types[0])} - _NOTHING
+        if kinds and kinds <= {"buy", "sell"}:
             found["side"] = types[0]
     if all(each in found for each in ("open", "high", "low")) and "close" not in found and "price" in found:
         found["close"] = found.pop("price")  # an index's "Price" beside open, high and low is the last one
