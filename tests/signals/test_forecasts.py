@@ -120,11 +120,12 @@ def test_series_that_cannot_be_forecast_are_told_with_the_reason() -> None:
     stale = minutes("STALE-USDT").filter(pl.col("ts") < MADE_AT - 20 * MINUTE)
     gone = minutes("GONE-USDT").filter(pl.col("ts") < MADE_AT - 200 * MINUTE)
     rows, failed = mfg_price_rows(pl.concat([TWO, few, flat, stale, gone]), made_at=MADE_AT)
-    assert rows["symbol"].unique().sort().to_list() == ["BTC-USDT", "ETH-USDT"]
+    # A price that stood still is a forecast of no move, not a failure.
+    assert rows["symbol"].unique().sort().to_list() == ["BTC-USDT", "ETH-USDT", "FLAT-USDT"]
+    assert rows.filter(pl.col("symbol") == "FLAT-USDT")["expected"].unique().to_list() == [1.0]
     reasons = dict(failed)
-    assert list(reasons) == [f"{name}-USDT@binance" for name in ("FEW", "FLAT", "GONE", "STALE")]
+    assert list(reasons) == [f"{name}-USDT@binance" for name in ("FEW", "GONE", "STALE")]
     assert "30 rows" in reasons["FEW-USDT@binance"]
-    assert "never moves" in reasons["FLAT-USDT@binance"]
     assert "nothing since 20 minutes before" in reasons["STALE-USDT@binance"]
     assert "nothing within the window" in reasons["GONE-USDT@binance"]
 
