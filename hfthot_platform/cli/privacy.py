@@ -1,4 +1,4 @@
-"""Commands of the data-protection officer: verify, export, erase, holds, retention, keys, chain."""
+"""Commands of the data-protection officer: find, rectify, restrict, export, erase, prove, hold, retain, check."""
 
 from __future__ import annotations
 
@@ -26,6 +26,10 @@ privacy = typer.Typer(
 )
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _User = Annotated[str, typer.Argument(metavar="USER_ID", help="The account's id.", show_default=False)]
+_RequestOnly = Annotated[
+    bool,
+    typer.Option("--request-only", help="Only ask for it and print the request's id, which Dagster's jobs take."),
+]
 
 
 @contextmanager
@@ -34,6 +38,118 @@ def _accounts(context: typer.Context) -> Iterator[Accounts]:
 
     with Accounts.open(context.obj.settings()) as accounts:
         yield accounts
+
+
+@privacy.command()
+def find(
+    context: typer.Context,
+    email: Annotated[
+        str | None, typer.Argument(metavar="[EMAIL]", help="The person's address; asked for where it is left out.")
+    ] = None,
+    *,
+    username: Annotated[str | None, typer.Option("--username", help="The person's username instead.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Find a person's account, and print its id and how it stands.  It is audited."""
+    if email is None and username is None:
+        email = typer.prompt("E-mail address")
+    with _accounts(context) as accounts:
+        user = accounts.find_user(username=username, email=email)
+        subject_id = accounts.subject_of(user.user_id)
+    shown = {
+        "user_id": user.user_id,
+        "subject_id": subject_id,
+        "username": user.username,
+        "email": user.email,
+        "first_name": user.first_name,
+        "last_name": user.last_name,
+        "role": user.role,
+        "tier": user.tier,
+        "active": user.active,
+        "registered": user.created_at,
+        "changed": user.updated_at,
+        "deleted": user.deleted_at,
+        "erased_by_itself": user.erase_after,
+    }
+    if as_json:
+        print_json(shown)
+        return
+    print_table(("", ""), [(name.replace("_", " "), value) for name, value in shown.items()])
+
+
+@privacy.command()
+def rectify(
+    context: typer.Context,
+    user_id: _User,
+    *,
+    username: Annotated[str | None, typer.Option("--username", help="The right username.")] = None,
+    email: Annotated[str | None, typer.Option("--email", help="The right address.")] = None,
+    first_name: Annotated[
+        str | None, typer.Option("--first-name", help="The right first name; empty removes it.")
+    ] = None,
+    last_name: Annotated[str | None, typer.Option("--last-name", help="The right last name; empty removes it.")] = None,
+) -> None:
+    """Correct what is held about a person (GDPR, article 16); print which fields were changed."""
+    from hfthot_platform.errors import BadRequestError
+
+    given = {"username": username, "email": email, "first_name": first_name, "last_name": last_name}
+    changes: dict[str, Any] = {
+        name: value or (None if name.endswith("_name") else value) for name, value in given.items() if value is not None
+    }
+    if not changes:
+        raise BadRequestError(
+            "nothing is to be changed",
+            where="rectify",
+            hint="Give --username, --email, --first-name or --last-name.",
+        )
+    with _accounts(context) as accounts:
+        accounts.update_user(user_id, **changes)
+    typer.echo(f"changed: {', '.join(sorted(changes))}")
+
+
+@privacy.command()
+def restrict(
+    context: typer.Context,
+    user_id: _User,
+    *,
+    lift: Annotated[bool, typer.Option("--lift", help="End the restriction instead.")] = False,
+) -> None:
+    """Keep a person's data and do nothing else with it (GDPR, article 18): no sign-in, no keys, until it is lifted.
+
+    To keep data from erasure as well, place a hold on it: `hfthot privacy holds --place`.
+    """
+    with _accounts(context) as accounts:
+        user = accounts.approve_user(user_id) if lift else accounts.deactivate(user_id)
+    typer.echo("may sign in again" if user.active else "restricted: sign-in and keys are refused")
+
+
+@privacy.command()
+def requests(
+    context: typer.Context,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Those that are done, too.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """List the open requests of export and erasure, with the ids that Dagster's jobs take, and their deadlines."""
+    from hfthot_platform.privacy.erasure import list_erasures
+    from hfthot_platform.privacy.export import list_exports
+
+    with _accounts(context) as accounts:
+        found = [
+            ("erasure", each.request_id, each.state, each.requested_at, each.deadline, each.problem)
+            for each in list_erasures(accounts)
+            if every or each.state not in {"done", "unproven"}
+        ]
+        found += [
+            ("export", each.request_id, each.state, each.requested_at, each.expires_at, None)
+            for each in list_exports(accounts)
+            if every or each.state == "requested"
+        ]
+    columns = ("kind", "request", "state", "asked for", "until", "what is in the way")
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in found])
+        return
+    print_table(columns, found)
 
 
 @privacy.command()
@@ -111,12 +227,18 @@ def export(
     context: typer.Context,
     user_id: _User,
     *,
-    format: Annotated[str, typer.Option("--format", "-f", help="json, csv or parquet.")] = "json",  # noqa: A002
+    format: Annotated[  # noqa: A002
+        str, typer.Option("--format", "-f", help="json, csv, parquet, or html: a page to read and print.")
+    ] = "json",
+    request_only: _RequestOnly = False,
 ) -> None:
     """Write everything held about a person into one file, and print its path."""
-    from hfthot_platform.privacy.export import export_user_data
+    from hfthot_platform.privacy.export import export_user_data, request_export
 
     with _accounts(context) as accounts:
+        if request_only:
+            typer.echo(request_export(accounts, user_id, format))
+            return
         typer.echo(export_user_data(accounts, opened_lake(context), user_id, format))
 
 
@@ -130,6 +252,7 @@ def erase(
     ] = True,
     resume: Annotated[str | None, typer.Option("--resume", help="Run this request again instead.")] = None,
     listed: Annotated[bool, typer.Option("--list", help="List the requests and their states instead.")] = False,
+    request_only: _RequestOnly = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Erase a person for good, prove it, and print the certificate's path.  Nothing brings the data back."""
@@ -162,6 +285,9 @@ def erase(
             if not yes:
                 typer.confirm(f"Erase the account {user_id} for good?", abort=True)
             resume = request_erasure(accounts, user_id, keep_history=keep_history)
+            if request_only:
+                typer.echo(resume)
+                return
             typer.echo(f"request {resume}", err=True)
         _run_erasure(context, accounts, resume)
 

@@ -781,7 +781,8 @@ class LakehouseClient:
 
         Args:
             user_id: whose data.
-            format: `json` (one document), `csv` or `parquet` (a zip archive with a file per table).
+            format: `json` (one document), `csv` or `parquet` (a zip archive with a file per table), or `html` (a page
+                for people to read and print).
 
         Example:
             >>> exported = client.export_user_data(user.user_id)

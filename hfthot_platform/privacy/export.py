@@ -20,7 +20,8 @@ import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import IO, Any, Final, Literal, get_args
 
@@ -39,14 +40,27 @@ from hfthot_platform.errors import BadRequestError, ErasedSubjectError, PrivacyE
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.privacy._files import read_file, retained
 
-__all__ = ["FORMATS", "ExportFormat", "delete_exports", "export_user_data", "request_export", "run_export"]
+__all__ = [
+    "FORMATS",
+    "ExportFormat",
+    "delete_exports",
+    "export_user_data",
+    "list_exports",
+    "request_export",
+    "run_export",
+]
 
-ExportFormat = Literal["json", "csv", "parquet"]
+ExportFormat = Literal["json", "csv", "parquet", "html"]
 FORMATS: Final[tuple[ExportFormat, ...]] = get_args(ExportFormat)
 
 _BATCH: Final = 50_000
 _RANDOM_ID: Final = re.compile(r"[0-9a-f]{32}")
-_NAMES: Final[dict[str, str]] = {"json": "export.json", "csv": "export.csv.zip", "parquet": "export.parquet.zip"}
+_NAMES: Final[dict[str, str]] = {
+    "json": "export.json",
+    "csv": "export.csv.zip",
+    "parquet": "export.parquet.zip",
+    "html": "export.html",
+}
 _DAY: Final = 86_400_000_000
 #: How a cell begins that a spreadsheet would run, with blanks and their like in front or not.
 _FORMULA: Final = r"^[\s\p{Z}\p{Cf}]*[=+\-@＝＋－＠]|^[\t\r\n]"
@@ -83,7 +97,8 @@ def export_user_data(
         accounts: the accounts.
         lake: the lake.
         user_id: whose data.
-        format: `json` (one document), `csv` or `parquet` (a zip archive with a file per table).
+        format: `json` (one document), `csv` or `parquet` (a zip archive with a file per table), or `html` (a page for
+            people to read and print).
         request: who asks, from where.
 
     Raises:
@@ -192,6 +207,35 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
             hint="Nothing of the export is left.",
         )
     return target
+
+
+@dataclass(frozen=True)
+class ExportState:
+    """Where a request of an export stands."""
+
+    request_id: str
+    format: str
+    #: `requested`, `ready` or `deleted`.
+    state: str
+    requested_at: datetime
+    #: When its file is deleted.
+    expires_at: datetime | None
+
+
+def list_exports(accounts: Accounts) -> list[ExportState]:
+    """Return every request of an export, the newest first."""
+    with accounts.store.reading() as rx:
+        rows = rx.execute(sa.select(schema.exports).order_by(schema.exports.c.requested_at.desc())).all()
+    return [
+        ExportState(
+            row.request_id,
+            row.format,
+            row.state,
+            moment(row.requested_at),
+            None if row.expires_at is None else moment(row.expires_at),
+        )
+        for row in rows
+    ]
 
 
 def delete_exports(accounts: Accounts, request_ids: Iterable[str]) -> int:
@@ -491,6 +535,8 @@ def _write(
         path.chmod(0o600)
         if kind == "json":
             _write_json(out, sections, manifest)
+        elif kind == "html":
+            _write_html(out, sections, manifest)
         else:
             _write_archive(out, sections, manifest, kind)
         out.flush()
@@ -544,6 +590,52 @@ def _write_json(out: IO[bytes], sections: Iterator[_Section], manifest: dict[str
     out.write(b'},\n"manifest": ')
     out.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     out.write(b"}\n")
+
+
+_PAGE: Final = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Your data</title>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<style>
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
+h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc } p.note { color: #555 }
+div.wide { overflow-x: auto } table { border-collapse: collapse; font-size: 13px }
+th, td { border: 1px solid #ddd; padding: .25rem .5rem; text-align: left; vertical-align: top }
+th { background: #f4f4f4 } td { white-space: pre-wrap; overflow-wrap: anywhere }
+</style></head><body>
+<h1>Your data</h1>
+"""
+
+
+def _write_html(out: IO[bytes], sections: Iterator[_Section], manifest: dict[str, Any]) -> None:
+    """Write one page that a person can read and print: a table per section, and what article 15 asks to be told."""
+    out.write(_PAGE.encode())
+    out.write(
+        f"<p class=note>Made on {escape(manifest['made_at'][:10])}, request {manifest['request_id']}.</p>".encode()
+    )
+    for section in sections:
+        sink = _Hashing(out)
+        rows = 0
+        sink.write(f"\n<h2>{escape(section.description)}</h2>\n".encode())
+        for batch in section.batches():
+            if not batch.height:
+                continue
+            if not rows:
+                heads = "".join(
+                    f"<th title='{escape(name)}'>{escape(said)}</th>" for name, said in section.columns.items()
+                )
+                sink.write(f"<div class=wide><table><tr>{heads}</tr>\n".encode())
+            for row in _as_text_times(batch).iter_rows():
+                cells = "".join(f"<td>{'' if each is None else escape(str(each))}</td>" for each in row)
+                sink.write(f"<tr>{cells}</tr>\n".encode())
+            rows += batch.height
+        sink.write(b"</table></div>\n" if rows else b"<p class=note>Nothing is held.</p>\n")
+        _account(manifest, section, section.name, rows, sink)
+    out.write(b"\n<h2>What else you are to be told</h2>\n<table>\n")
+    for name, said in manifest["about"].items():
+        lines = [f"{each}: {value}" for each, value in said.items()] if isinstance(said, dict) else said
+        text = lines if isinstance(lines, str) else "\n".join(lines)
+        out.write(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(text)}</td></tr>\n".encode())
+    out.write(b"</table></body></html>\n")
 
 
 def _write_archive(out: IO[bytes], sections: Iterator[_Section], manifest: dict[str, Any], kind: str) -> None:

@@ -113,3 +113,34 @@ def test_a_failed_erasure_is_looked_at_accepted_and_resumed_from_the_command_lin
     path = resumed.stdout.strip().splitlines()[-1]
     assert "kept by order" in hfthot("verify", path, "--user-id", zoe).stdout
     assert hfthot("verify", path, "--user-id", "0" * 32).exit_code == 1
+
+
+def test_an_officer_finds_corrects_and_restricts_a_person_without_python(zoe):
+    found = json.loads(hfthot("find", ZOE.email, "--json").stdout)
+    rectified = hfthot("rectify", zoe, "--email", "zoe.right@mail.example.org", "--last-name", "")
+    by_name = json.loads(hfthot("find", "--username", ZOE.username, "--json").stdout)
+    restricted = hfthot("restrict", zoe)
+    while_restricted = json.loads(hfthot("find", "--username", ZOE.username, "--json").stdout)
+    lifted = hfthot("restrict", zoe, "--lift")
+
+    assert (found["user_id"], found["username"], found["active"]) == (zoe, ZOE.username, True)
+    assert rectified.stdout.strip() == "changed: email, last_name"
+    assert (by_name["email"], by_name["last_name"]) == ("zoe.right@mail.example.org", None)
+    assert "restricted" in restricted.stdout
+    assert while_restricted["active"] is False
+    assert "may sign in" in lifted.stdout
+
+
+def test_nothing_to_correct_is_said_so(zoe):
+    assert hfthot("rectify", zoe).exit_code == 2
+    assert hfthot("find", "nobody@example.org").exit_code == 1
+
+
+def test_open_requests_are_listed_with_the_ids_that_the_jobs_take(zoe):
+    export = hfthot("export", zoe, "--request-only").stdout.strip()
+    erasure = hfthot("erase", zoe, "--request-only", "--yes").stdout.strip()
+
+    listed = json.loads(hfthot("requests", "--json").stdout)
+
+    assert {(each["kind"], each["request"]) for each in listed} == {("export", export), ("erasure", erasure)}
+    assert export in hfthot("requests").stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import html
 import io
 import json
 import stat
@@ -204,3 +205,18 @@ def test_an_export_that_an_erasure_overtakes_leaves_nothing_behind(accounts, lak
         run_export(accounts, lake, request_id)
 
     assert list(settings.exports.iterdir()) == []
+
+
+def test_a_page_can_be_read_by_people_and_runs_nothing(accounts, lake):
+    script = "<script>alert(1)</script>"
+    user = accounts.register("plain_paula", "paula@mail.example.org", ZOE.password, first_name=script)
+    accounts.login("plain_paula", ZOE.password, request=ZOE.request)
+
+    page = export_user_data(accounts, lake, user.user_id, "html").read_text()
+
+    assert "paula@mail.example.org" in page
+    assert ZOE.ip in page
+    assert script not in page
+    assert html.escape(script) in page
+    assert "supervisory authority" in page
+    assert page.count("<h2>") == page.count("<table>") + page.count("Nothing is held.")
