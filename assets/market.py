@@ -1,4 +1,4 @@
-"""Market data: instruments, trades, bars, closes and the universe, day by day."""
+"""Market data: instruments, trades, bars, closes, corporate actions and the universe, day by day."""
 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
@@ -86,6 +86,12 @@ def closes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfor
     yield from _computed(context, platform, "market.closes", ("market.bars",), pictures.of_closes)
 
 
+@table_asset("market.corporate_actions", retries=True)
+def corporate_actions(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
+    """Splits and dividends: those of the feeds; files from the landing folder arrive in the same table."""
+    yield from _from_feeds(context, platform, "market.corporate_actions", days_of(context))
+
+
 @table_asset(
     "market.universe",
     deps=(
@@ -156,4 +162,4 @@ def _computed(
 
 
 #: All market assets.
-ASSETS = [instruments, trades, simulated_regimes, bars_1m, bars, closes, universe]
+ASSETS = [instruments, trades, simulated_regimes, bars_1m, bars, closes, corporate_actions, universe]

@@ -20,6 +20,7 @@ _DATA = (
     market.BARS_1M,
     market.BARS,
     market.CLOSES,
+    market.CORPORATE_ACTIONS,
     market.UNIVERSE,
     market.SIMULATED_REGIMES,
     signals.REGIME_MODELS,

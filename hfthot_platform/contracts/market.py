@@ -1,17 +1,19 @@
-"""Contracts of `market.*`: instruments, trades, bars, closes, the universe."""
+"""Contracts of `market.*`: instruments, trades, bars, closes, corporate actions, the universe."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 
 from hfthot_platform.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
-from hfthot_platform.contracts.rules import AtLeast, Between, Finite, Matches, OneOf, Spike, TimeBetween
+from hfthot_platform.contracts.rules import AtLeast, Between, Finite, GivenFor, Matches, OneOf, Spike, TimeBetween
 from hfthot_platform.intervals import DERIVED, NAME_PATTERN
 
 __all__ = [
+    "ACTION_KINDS",
     "BARS",
     "BARS_1M",
     "CLOSES",
+    "CORPORATE_ACTIONS",
     "INSTRUMENTS",
     "SIMULATED_REGIMES",
     "SOURCES",
@@ -21,6 +23,9 @@ __all__ = [
 
 #: Where a row came from, in one word.
 SOURCES = ("vendor_history", "live_recon", "replay", "synthetic")
+
+#: What changes the price of a share without a trade.
+ACTION_KINDS = ("split", "dividend")
 
 # The first year of any data at hand is 1926; a century of room ahead catches ms read as us and the reverse.
 _EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
@@ -216,6 +221,41 @@ CLOSES = TableContract(
         Between("close", 0, _MAX_PRICE, open_low=True),
         Between("raw_close", 0, _MAX_PRICE, open_low=True),
         Spike("close", by=("symbol", "venue")),
+    ),
+    stats_columns=("year", "date", "symbol"),
+)
+
+CORPORATE_ACTIONS = TableContract(
+    name="market.corporate_actions",
+    description=(
+        "Splits and cash dividends by ex-date, one row for each day and kind; announced ones are in the future. "
+        "`hfthot_platform.market.adjust.adjusted_closes` adjusts closes for them."
+    ),
+    columns=(
+        Column("year", SMALL, "Year of `date`; partition"),
+        Column("date", DATE, "Ex-date: the first day on which the price is without it"),
+        _VENUE,
+        _SYMBOL_COLUMN,
+        Column("kind", TEXT, f"{' or '.join(ACTION_KINDS)}", few=True),
+        Column("ratio", FLOAT, "Of a split: how many shares there are for one old", unit="new per old", nullable=True),
+        Column("amount", FLOAT, "Of a dividend: cash per share as it was paid", unit="currency", nullable=True),
+        Column("currency", TEXT, "Of a dividend; where empty, that of the price", nullable=True, few=True),
+        *_PROVENANCE,
+    ),
+    primary_key=("symbol", "venue", "date", "kind"),
+    sort_by=("symbol", "venue", "date", "kind"),
+    partition_by="year",
+    time_column="date",
+    rules=(
+        *_IDENTITY_RULES,
+        OneOf("kind", ACTION_KINDS),
+        GivenFor("ratio", "kind", "split"),
+        GivenFor("amount", "kind", "dividend"),
+        Finite("ratio"),
+        Finite("amount"),
+        Between("ratio", 0, _MAX_PRICE, open_low=True),
+        Between("amount", 0, _MAX_PRICE, open_low=True),
+        Matches("currency", "[A-Z]{3,5}"),
     ),
     stats_columns=("year", "date", "symbol"),
 )

@@ -17,7 +17,7 @@ import polars as pl
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["AtLeast", "Between", "Finite", "Matches", "NotNull", "OneOf", "Rule", "Spike", "TimeBetween"]
+__all__ = ["AtLeast", "Between", "Finite", "GivenFor", "Matches", "NotNull", "OneOf", "Rule", "Spike", "TimeBetween"]
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,23 @@ class NotNull(Rule):
     @property
     def says(self) -> str:
         return f"{self.column} is present"
+
+
+@dataclass(frozen=True)
+class GivenFor(Rule):
+    """The value is present in rows whose column `when` has the value `equals`, and in no others."""
+
+    when: str
+    equals: str
+    reason = "value_of_kind"
+
+    def violated(self) -> pl.Expr:
+        wanted = (pl.col(self.when).cast(pl.String) == self.equals).fill_null(value=False)
+        return pl.col(self.column).is_not_null() != wanted
+
+    @property
+    def says(self) -> str:
+        return f"{self.column} is present where {self.when} is {self.equals}, and only there"
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ bars off, and opens no connection.
 
 Two suites per contract: `schema` is validated on no rows at all, in exact Arrow types; `rows` on the values.
 Pandas takes NaN (a value that is wrong) for null (no value), so NaN travels as infinity.  Polars orders it above all
-numbers, so every rule counts the same rows here and there; the exceptions are `AtLeast`, which becomes one
-expectation per other column with a count of its own, and rows in which NaN meets infinity.
+numbers, so every rule counts the same rows here and there; the exceptions are `AtLeast` and `GivenFor`,
+which become several expectations with counts of their own, and rows in which NaN meets infinity.
 """
 
 from __future__ import annotations
@@ -27,7 +27,18 @@ import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.contracts import TableContract
-from hfthot_platform.contracts.rules import AtLeast, Between, Finite, Matches, NotNull, OneOf, Rule, Spike, TimeBetween
+from hfthot_platform.contracts.rules import (
+    AtLeast,
+    Between,
+    Finite,
+    GivenFor,
+    Matches,
+    NotNull,
+    OneOf,
+    Rule,
+    Spike,
+    TimeBetween,
+)
 from hfthot_platform.errors import ContractError
 from hfthot_platform.quality.outcomes import Json
 
@@ -217,6 +228,13 @@ def _of_rule(rule: Rule) -> Iterator[Expectation]:
                     meta=_about(rule.name, rule.column, other),
                     description=f"{rule.column} >= {other}",
                 )
+        case GivenFor():
+            from great_expectations.expectations.row_conditions import Column
+
+            about = {"meta": _about(rule.name, rule.column, rule.when), "description": rule.says}
+            kind = Column(rule.when)
+            yield gxe.ExpectColumnValuesToNotBeNull(column=rule.column, row_condition=kind == rule.equals, **about)
+            yield gxe.ExpectColumnValuesToBeNull(column=rule.column, row_condition=kind != rule.equals, **about)
         case Spike():
             yield gxe.ExpectColumnValuesToBeBetween(
                 column=_times_off(rule.column),

@@ -10,7 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts.rules import AtLeast, Between, Finite, Matches, NotNull, OneOf, Spike, TimeBetween
+from hfthot_platform.contracts.rules import (
+    AtLeast,
+    Between,
+    Finite,
+    GivenFor,
+    Matches,
+    NotNull,
+    OneOf,
+    Spike,
+    TimeBetween,
+)
 
 LOW, HIGH = datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -134,3 +144,10 @@ def test_spikes_are_what_a_plain_five_row_median_says(rows):
     found = flags(Spike("p", by=("k",)), k=pl.Series(keys, dtype=pl.String), p=pl.Series(values, dtype=pl.Float64))
 
     assert found == plain_spikes(keys, values, 10.0)
+
+
+def test_a_value_for_one_kind_is_missing_where_it_belongs_and_wrong_where_it_does_not():
+    rule = GivenFor("ratio", "kind", "split")
+    frame = pl.DataFrame({"kind": ["split", "split", "dividend", "dividend"], "ratio": [2.0, None, None, 2.0]})
+
+    assert frame.select(rule.violated()).to_series().to_list() == [False, True, False, True]

@@ -20,10 +20,16 @@ def closes(prices: list[float], symbol: str = "KO") -> pl.DataFrame:
 
 def actions(*rows: tuple[int, str, float], symbol: str = "KO") -> pl.DataFrame:
     return pl.DataFrame(
-        [("us_equity", symbol, date(2024, 1, day), kind, value) for day, kind, value in rows],
-        schema={"venue": pl.String, "symbol": pl.String, "ex_date": pl.Date, "kind": pl.String, "value": pl.Float64},
+        [
+            ("us_equity", symbol, date(2024, 1, day), kind, *((value, None) if kind == "split" else (None, value)))
+            for day, kind, value in rows
+        ],
+        schema={
+            "venue": pl.String, "symbol": pl.String, "date": pl.Date, "kind": pl.String,
+            "ratio": pl.Float64, "amount": pl.Float64,
+        },
         orient="row",
-    )
+    )  # fmt: skip
 
 
 def test_a_split_divides_the_prices_before_it() -> None:
@@ -47,6 +53,14 @@ def test_actions_of_several_days_multiply_and_those_of_other_series_do_not_count
 def test_an_action_before_the_first_close_changes_nothing() -> None:
     early = actions((1, "dividend", 500), (1, "split", 2))
     assert adjusted_closes(closes([100, 101]), early)["adjusted_close"].to_list() == [100, 101]
+
+
+def test_closes_that_a_vendor_adjusted_are_adjusted_from_the_traded_ones() -> None:
+    rows = closes([25, 26]).with_columns(adjusted=pl.Series([True, False]), raw_close=pl.Series([100.0, 26.0]))
+    assert adjusted_closes(rows, actions((2, "split", 4)))["adjusted_close"].to_list() == [25, 26]
+    unknown = rows.with_columns(raw_close=pl.lit(None, pl.Float64))
+    with pytest.raises(BadRequestError, match="traded close of KO on 2024-01-01 is not known"):
+        adjusted_closes(unknown, actions((2, "split", 4)))
 
 
 @pytest.mark.parametrize(
@@ -80,18 +94,19 @@ def test_recorded_factors_are_reproduced_to_a_millionth(shared_data, ticker) -> 
         share=1 - pl.col("price_factor") / pl.col("price_factor").shift(-1),
     ).drop_nulls()
     prior = steps.join_asof(traded.select("date", "close"), left_on="last", right_on="date", strategy="backward")
-    ex = (pl.col("last") + pl.duration(days=1)).alias("ex_date")
+    ex = (pl.col("last") + pl.duration(days=1)).alias("date")
     label = [pl.lit("us_equity").alias("venue"), pl.lit(ticker.upper()).alias("symbol"), ex]
     splits = prior.filter((pl.col("ratio") - 1).abs() > 1e-6)
     dividends = prior.filter(pl.col("share") > 0)
     made = pl.concat(
         [
-            splits.select(*label, pl.lit("split").alias("kind"), pl.col("ratio").alias("value")),
+            splits.select(*label, pl.lit("split").alias("kind"), "ratio", pl.lit(None, pl.Float64).alias("amount")),
             dividends.select(
-                *label, pl.lit("dividend").alias("kind"), (pl.col("share") * pl.col("reference")).alias("value")
+                *label, pl.lit("dividend").alias("kind"), pl.lit(None, pl.Float64).alias("ratio"),
+                (pl.col("share") * pl.col("reference")).alias("amount"),
             ),
         ]
-    )
+    )  # fmt: skip
     found = adjusted_closes(traded, made)
     newest = factors.tail(1)
     compared = factors.join_asof(found.drop("venue", "symbol"), left_on="last", right_on="date", strategy="backward")

@@ -238,3 +238,18 @@ def test_no_connection_is_attempted(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.setattr(socket, "create_connection", refuse)
     assert validate(EVERYTHING, calm(5)).passed
+
+
+def test_a_value_that_belongs_to_another_kind_and_one_that_is_missing_are_found():
+    declared = CONTRACTS["market.corporate_actions"]
+    kinds = {"kind": ["split", "split", "dividend", "dividend"], "ratio": [2.0, None, None, 2.0], "amount": [1.0] * 4}
+    days = [date(2024, 1, day) for day in range(1, 5)]
+    rest = {
+        "year": 2024, "date": days, "venue": "us_equity", "symbol": "KO", "currency": None, "source": "replay",
+        "source_ref": "test:1", "schema_version": 1,
+    }  # fmt: skip
+    frame = pl.DataFrame({**kinds, **rest}).select(declared.column_names).cast(declared.polars_schema)
+
+    found = [each.unexpected for each in validate(declared, frame).expectations if each.rule == "value_of_kind:ratio"]
+
+    assert found == [1, 1]

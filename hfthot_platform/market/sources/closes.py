@@ -30,7 +30,7 @@ from hfthot_platform.market.sources.mapping import CsvMapping
 from hfthot_platform.market.sources.times import Times
 from hfthot_platform.market.symbols import find_in_name, from_vendor, market_kind
 
-__all__ = ["ClosesText"]
+__all__ = ["ClosesText", "canonical_symbols", "normal_name", "symbol_of_file", "text_table"]
 
 _DAYS: Final = ("date", "day", "datetime", "timestamp", "time", "")
 _CLOSES: Final = ("close", "price", "last", "value", "px_last", "settle")
@@ -75,7 +75,8 @@ class ClosesText:
             )
         symbol = None
         if found["shape"] == "long" and "symbol" not in found["columns"]:  # type: ignore[operator]
-            symbol = _symbol(mapping.symbol or find_in_name(probe.inner_name, mapping.venue), mapping.venue, probe.name)
+            name = mapping.symbol or find_in_name(probe.inner_name, mapping.venue)
+            symbol = symbol_of_file(name, mapping.venue, probe.name)
         found |= {"separator": separator}
         return Recognised(self, str(found["shape"]), CLOSES.name, mapping.venue, symbol, found)
 
@@ -94,40 +95,50 @@ class ClosesText:
             RejectedFileError: `too_large`, `wrong_schema`, or what the times raise.
         """
         mapping = probe.declared
-        text = b"".join(file_blocks(probe))
-        if len(text) > _MOST_BYTES:
-            raise RejectedFileError("too_large", "more than 1 GB of closes", where=probe.name, hint="Split the file.")
-        progress(len(text), len(text), "bytes")
-        try:
-            table = pl.read_csv(
-                io.BytesIO(text),
-                separator=str(claim.details["separator"]),
-                infer_schema=False,
-                skip_rows=mapping.skip_lines,
-                truncate_ragged_lines=False,
-                null_values=["", "null", "NA", "NaN", "nan", "N/A", "None"],
-            )
-        except pl.exceptions.PolarsError as error:
-            raise RejectedFileError(
-                "wrong_schema",
-                f"not one table ({error})"[:200],
-                where=probe.name,
-                hint="Rows have as many fields each.",
-            ) from error
-        table = table.rename({name: name.strip() for name in table.columns}).with_row_index(ROW_NUMBER, offset=1)
+        table = text_table(probe, str(claim.details["separator"]), progress)
         rows = _of_long(table, claim) if claim.preset == "long" else _of_wide(table, claim)
         times = Times(mapping.time, mapping.zone or "UTC", where=probe.name, bars=True)
         for start in range(0, rows.height, batch_rows):
             yield _batch(rows.slice(start, batch_rows), times, mapping, claim, source_ref)
 
 
-def _normal(name: str) -> str:
+def text_table(probe: FileProbe, separator: str, progress: Progress = no_progress) -> pl.DataFrame:
+    """Return a whole text file with a header as columns of text, and `ROW_NUMBER`.
+
+    Raises:
+        RejectedFileError: `too_large` or `wrong_schema`.
+    """
+    text = b"".join(file_blocks(probe))
+    if len(text) > _MOST_BYTES:
+        raise RejectedFileError("too_large", "more than 1 GB in one file", where=probe.name, hint="Split the file.")
+    progress(len(text), len(text), "bytes")
+    try:
+        table = pl.read_csv(
+            io.BytesIO(text),
+            separator=separator,
+            infer_schema=False,
+            skip_rows=probe.declared.skip_lines,
+            truncate_ragged_lines=False,
+            null_values=["", "null", "NA", "NaN", "nan", "N/A", "None"],
+        )
+    except pl.exceptions.PolarsError as error:
+        raise RejectedFileError(
+            "wrong_schema",
+            f"not one table ({error})"[:200],
+            where=probe.name,
+            hint="Rows have as many fields each.",
+        ) from error
+    return table.rename({name: name.strip() for name in table.columns}).with_row_index(ROW_NUMBER, offset=1)
+
+
+def normal_name(name: str) -> str:
+    """Return a header's name in lower case with underscores."""
     return re.sub(r"[\s-]+", "_", name.strip().lower())
 
 
 def _long(header: list[str], mapping: CsvMapping) -> dict[str, object] | None:
     """Return which columns are the day, the close, the adjusted close and the symbol."""
-    names = {_normal(name): name for name in reversed(header)}
+    names = {normal_name(name): name for name in reversed(header)}
     if isinstance(mapping.columns, dict):
         columns = dict(mapping.columns)
     else:
@@ -147,7 +158,7 @@ def _long(header: list[str], mapping: CsvMapping) -> dict[str, object] | None:
 def _wide(header: list[str], mapping: CsvMapping, *, declared: bool) -> dict[str, object] | None:
     """Return the columns of a table of days by symbols; undeclared, two at least and on a venue of no coins."""
     venue = mapping.venue or ""
-    if _normal(header[0]) not in _DAYS or len(header) < (2 if declared else 3):
+    if normal_name(header[0]) not in _DAYS or len(header) < (2 if declared else 3):
         return None
     if not declared and (not venue or market_kind(venue) == "coin" or mapping.symbol or mapping.interval):
         return None
@@ -166,7 +177,12 @@ def _wide(header: list[str], mapping: CsvMapping, *, declared: bool) -> dict[str
     )
 
 
-def _symbol(name: str | None, venue: str, where: str) -> str:
+def symbol_of_file(name: str | None, venue: str, where: str) -> str:
+    """Return the canonical symbol of a file without a column of symbols.
+
+    Raises:
+        RejectedFileError: `unknown_symbol`.
+    """
     if name is None:
         raise RejectedFileError(
             "unknown_symbol", "neither a column nor the name tells it", where=where, hint="Declare `symbol`."
@@ -202,13 +218,8 @@ def _of_wide(table: pl.DataFrame, claim: Recognised) -> pl.DataFrame:
     )
 
 
-def _batch(rows: pl.DataFrame, times: Times, mapping: CsvMapping, claim: Recognised, source_ref: str) -> Batch:
-    texts = rows.with_columns(_day=pl.col("ts"))
-    sieve = Sieve(
-        texts, lambda failing: pl.format("{},{},{}", "_day", "symbol", "close").pipe(failing.select).to_series()
-    )
-    sieve.skip(pl.col("close").is_null() & pl.col("raw_close").is_null())
-    venue = mapping.venue or ""
+def canonical_symbols(sieve: Sieve, venue: str) -> None:
+    """Write the symbols of a venue's rows canonically; set aside the rows of unknown ones."""
     names, refused = {}, {}
     for name in sieve.rows["symbol"].unique().drop_nulls():
         try:
@@ -219,6 +230,16 @@ def _batch(rows: pl.DataFrame, times: Times, mapping: CsvMapping, claim: Recogni
     why = pl.col("symbol").replace_strict(refused, default="symbol is empty", return_dtype=pl.String)
     sieve.reject(known.is_null(), "unknown_symbol", why)
     sieve.rows = sieve.rows.with_columns(known.alias("symbol"))
+
+
+def _batch(rows: pl.DataFrame, times: Times, mapping: CsvMapping, claim: Recognised, source_ref: str) -> Batch:
+    texts = rows.with_columns(_day=pl.col("ts"))
+    sieve = Sieve(
+        texts, lambda failing: pl.format("{},{},{}", "_day", "symbol", "close").pipe(failing.select).to_series()
+    )
+    sieve.skip(pl.col("close").is_null() & pl.col("raw_close").is_null())
+    venue = mapping.venue or ""
+    canonical_symbols(sieve, venue)
     decimal = pl.col("close", "raw_close").str.replace(",", ".", literal=True) if mapping.decimal == "," else None
     if decimal is not None:
         sieve.rows = sieve.rows.with_columns(decimal)

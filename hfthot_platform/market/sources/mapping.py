@@ -56,6 +56,7 @@ TARGETS: Final = (
         "buy_volume",
     ),
     *("trade_id", "price", "amount", "side", "maker_buys", "ts_received"),
+    *("kind", "ratio", "currency"),
 )
 
 
@@ -89,7 +90,9 @@ class CsvMapping(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    table: Literal["market.trades", "market.bars_1m", "market.bars", "market.closes"] | None = None
+    table: (
+        Literal["market.trades", "market.bars_1m", "market.bars", "market.closes", "market.corporate_actions"] | None
+    ) = None
     venue: Annotated[str, Field(pattern="^[a-z0-9_]+$")] | None = None
     #: Canonical or the vendor's spelling; or give a `symbol` column.
     symbol: str | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from hfthot_platform.errors import RejectedFileError
+from hfthot_platform.market.sources.actions import ActionsText
 from hfthot_platform.market.sources.base import (
     FileAdapter,
     FileProbe,
@@ -31,7 +32,10 @@ from hfthot_platform.market.sources.mapping import CsvMapping, declared_mapping,
 __all__ = ["ADAPTERS", "Member", "recognise", "recognise_members"]
 
 #: Asked in this order: the most particular content first.
-ADAPTERS: Final[tuple[FileAdapter, ...]] = (BinanceStream(), BinanceArchive(), ClosesText(), Json(), Columnar(), Csv())
+ADAPTERS: Final[tuple[FileAdapter, ...]] = (
+    *(BinanceStream(), BinanceArchive(), ActionsText(), ClosesText()),
+    *(Json(), Columnar(), Csv()),
+)
 
 
 @dataclass(frozen=True)
@@ -108,7 +112,7 @@ def _recognised(probe: FileProbe, declared: CsvMapping | None, now: datetime | N
         for _ in file_blocks(probe):
             pass  # reading checks the container's checksum
     # Whole declared columns leave nothing to recognise.
-    adapters = ADAPTERS if probe.declared.columns is None else (ClosesText(), Columnar(), Json(), Csv())
+    adapters = ADAPTERS if probe.declared.columns is None else (ActionsText(), ClosesText(), Columnar(), Json(), Csv())
     for adapter in adapters:
         claim = adapter.recognise(probe)
         if claim is not None:
