@@ -138,6 +138,22 @@ def test_a_client_makes_an_installation_where_it_is_told_to(elsewhere, make):
         assert client.list_users() == []
 
 
+def test_a_folder_that_is_named_absolutely_is_made_with_its_first_account_and_by_nothing_else(tmp_path, monkeypatch):
+    for name, value in CHEAP.items():
+        monkeypatch.setenv(f"HFTHOT_{name.upper()}", str(value))
+    with LakehouseClient(tmp_path / "here") as client:
+        with pytest.raises(StoreMissingError):
+            client.list_users()
+        with pytest.raises(LakeMissingError):
+            client.market("AAPL").closes().collect()
+        assert not any(tmp_path.iterdir())
+
+        ada = client.register("ada", "ada@example.org", "correct horse battery")
+
+    with LakehouseClient(tmp_path / "here") as again:
+        assert again.get_user(ada.user_id).username == "ada"
+
+
 def test_settings_that_name_absolute_places_are_word_enough(tmp_path):
     settings = load_settings(lake_root=str(tmp_path / "lake"), accounts=tmp_path / "accounts", **CHEAP)
 

@@ -109,7 +109,8 @@ class LakehouseClient:
         2
 
     Raises:
-        LakeMissingError: there is no installation in the folder; `create=True` makes one.
+        LakeMissingError: there is no installation in the folder; `create=True` makes one.  Where the folder is named
+            absolutely, so that no working folder can mislead, the first `register` makes it, too.
         StoreMissingError: there is a lake without accounts, and an account is asked for.
         InvalidTokenError, RevokedTokenError, InactiveAccountError: the API key is not (or no longer) good.
         BadRequestError: the folder is on an object store: use `from_settings`.
@@ -126,7 +127,8 @@ class LakehouseClient:
         session_token: str | Secret | None = None,
         create: bool = False,
     ) -> None:
-        self._start(settings_of_folder(base_path), api_key, session_token, utc_now, create=create)
+        absolute = Path(base_path).expanduser().is_absolute()
+        self._start(settings_of_folder(base_path), api_key, session_token, utc_now, create=create, absolute=absolute)
         if create:
             self._shared.install()
 
@@ -175,8 +177,9 @@ class LakehouseClient:
         clock: Callable[[], datetime],
         *,
         create: bool,
+        absolute: bool = False,
     ) -> None:
-        self._shared = _Shared(settings, clock, create=create)
+        self._shared = _Shared(settings, clock, create=create, absolute=absolute)
         self._network: tuple[str | None, str | None] = (None, None)
         self._identify(api_key, session_token)
         if self._key is not None or self._token is not None:
@@ -251,6 +254,7 @@ class LakehouseClient:
         arguments.optional_text(first_name, "first_name", least=0, most=1000)
         arguments.optional_text(last_name, "last_name", least=0, most=1000)
         level = arguments.choice(tier, TIERS, "tier")
+        self._shared.found()
         caller = self._caller()
         self._require_trusted(caller, "user.register")
         return self._accounts.register(
@@ -1191,7 +1195,9 @@ class LakehouseClient:
 class _Shared:
     """The lake and the accounts behind one client and those made from it; the accounts are opened when needed."""
 
-    def __init__(self, settings: Settings, clock: Callable[[], datetime], *, create: bool) -> None:
+    def __init__(
+        self, settings: Settings, clock: Callable[[], datetime], *, create: bool, absolute: bool = False
+    ) -> None:
         self.settings = settings
         self.clock = clock
         self._create = create
@@ -1199,15 +1205,30 @@ class _Shared:
         self.storage = Storage.parse(settings.lake_root, settings.plain_storage_options())
         self._accounts: Accounts | None = None
         self._lock = threading.Lock()
+        self._new = False
         if not create and self.storage.local is not None:
-            self._require_installation()
+            self._new = absolute and not self._installed()
+            if not self._new:
+                self._require_installation()
 
-    def _require_installation(self) -> None:
+    def _installed(self) -> bool:
         from hfthot_platform.accounts.store import Store
         from hfthot_platform.lakehouse import Lakehouse
 
-        if not Store.exists(self.settings):
+        return Store.exists(self.settings) or Lakehouse(self.storage).exists()
+
+    def _require_installation(self) -> None:
+        from hfthot_platform.lakehouse import Lakehouse
+
+        if not self._installed():
             Lakehouse(self.storage).require()
+
+    def found(self) -> None:
+        """Make the installation with its first account, where the folder was named absolutely and has none."""
+        if self._new:
+            self._new, self._create = False, True
+            vars(self).pop("lake", None)
+            self.install()
 
     def install(self) -> None:
         """Make what is not there: lake, store and keys."""
@@ -1218,8 +1239,9 @@ class _Shared:
     def lake(self) -> Lakehouse:
         from hfthot_platform.sql.models import open_lake
 
-        # Without accounts or a lake there would be no client; on an object store only reading tells.
-        return open_lake(self.settings, self.clock, new=self._create or self.storage.local is not None)
+        # On an object store only reading tells whether there is a lake.
+        known = self.storage.local is not None and not self._new
+        return open_lake(self.settings, self.clock, new=self._create or known)
 
     @property
     def accounts(self) -> Accounts:
