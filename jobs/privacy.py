@@ -113,7 +113,12 @@ def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pl
     stamp = Stamp(run_id=context.run_id, asset="audit_retention", code_version=__version__)
     with _redacted():
         report = apply_retention(platform.accounts, platform.lake, stamp=stamp)
+    if report.refused:
+        raise dg.Failure(
+            f"ClockError: {report.refused}", metadata={"proofs_ended": report.proofs_ended}, allow_retries=False
+        )
     counts = asdict(report)
+    del counts["refused"]
     context.add_output_metadata({**counts, "erasures": len(report.erasures), "seconds": round(report.seconds, 3)})
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hfthot_platform.cli.output import counted, print_json, print_table, progress_bar, size
+from hfthot_platform.cli.output import counted, note, print_json, print_table, progress_bar, size
 from hfthot_platform.cli.tables import opened_lake
 
 if TYPE_CHECKING:
@@ -413,15 +413,21 @@ def holds(
 
 @privacy.command()
 def retention(context: typer.Context, *, as_json: _Json = False) -> None:
-    """Remove everything whose time is over, and ask for the erasures that are due."""
+    """Remove everything whose time is over, and ask for the erasures that are due.
+
+    After the clock leapt ahead nothing is removed, and the command exits with 1.
+    """
     from hfthot_platform.privacy.retention import apply_retention
 
     with _accounts(context) as accounts:
         report = asdict(apply_retention(accounts, opened_lake(context)))
     if as_json:
         print_json(report)
-        return
-    print_table(("", ""), [(name.replace("_", " "), value) for name, value in report.items()])
+    elif not report["refused"]:
+        print_table(("", ""), [(name.replace("_", " "), value) for name, value in report.items() if name != "refused"])
+    if report["refused"]:
+        note(report["refused"])
+        raise typer.Exit(1)
 
 
 @privacy.command("rotate-keys")

@@ -68,13 +68,17 @@ class RetentionReport:
     #: Requests made for softly deleted accounts whose time is over.
     erasures: tuple[str, ...]
     seconds: float
+    #: What kept everything else from being removed, with what to do about it; empty when nothing did.
+    refused: str = ""
 
 
 def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None = None) -> RetentionReport:
     """Remove everything whose time is over, by the settings' periods and the accounts' clock.
 
+    When the clock leapt ahead, what it says is over may not be: then nothing is removed but what is sealed for a proof,
+    whose end is promised whatever the clock did.  The report says so in `refused`, and so does an incident.
+
     Raises:
-        ClockError: the clock leapt ahead, so what it says is over may not be; nothing was removed, an incident says so.
         PrivacyError: the audit log's chain is broken, so its oldest part, which is evidence of that, stays.
         LockTimeoutError: writers held a table's lock all the time.
     """
@@ -86,7 +90,8 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
     with accounts.store.exclusively("retention", 600.0):
         # First of all, since it is promised whatever else fails.
         proofs_ended = expire_sealed(accounts, lake)
-        _require_clock(accounts, lake)
+        if refused := _clock_problem(accounts, lake):
+            return _nothing(proofs_ended, refused, time.perf_counter() - started)
         flush(accounts.store, lake, stamp=stamp)
         erasures = _due(accounts, moment)
         exports = _old_exports(accounts, moment)
@@ -113,13 +118,32 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
     )
 
 
-def _require_clock(accounts: Accounts, lake: Lakehouse) -> None:
+def _clock_problem(accounts: Accounts, lake: Lakehouse) -> str:
+    """Return why the clock is not to be trusted with removing anything, empty if it is; an incident says so too."""
     try:
         accounts.store.require_clock()
     except ClockError as error:
         now = accounts.clock()
         record(lake, Incident(f"clock-{now:%Y-%m-%d}", now, "error", "clock", step="retention", message=str(error)))
-        raise
+        return str(error)
+    return ""
+
+
+def _nothing(proofs_ended: int, refused: str, seconds: float) -> RetentionReport:
+    return RetentionReport(
+        audit_rows=0,
+        audit_anchor=0,
+        session_rows=0,
+        sessions=0,
+        exports=0,
+        quarantined_rows=0,
+        login_attempts=0,
+        user_events=0,
+        proofs_ended=proofs_ended,
+        erasures=(),
+        seconds=seconds,
+        refused=refused,
+    )
 
 
 def cut_audit_log(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp) -> tuple[int, int]:

@@ -211,6 +211,18 @@ def test_retention_asks_for_what_is_due(run, platform, instance, zoe, clock):
     assert run("rgpd_erasure", config=asked.run_config).success
 
 
+def test_retention_under_a_clock_that_leapt_ahead_removes_nothing_and_fails(run, platform, zoe, clock):
+    sessions = platform.lake.table("sessions").scan().collect().height
+    clock.forward(days=400)
+
+    result = run("audit_retention", raise_on_error=False)
+
+    (failed,) = [each for each in result.all_node_events if each.is_step_failure]
+    assert "400 days" in str(failed.step_failure_data.user_failure_data or failed.step_failure_data.error)
+    assert not result.success
+    assert platform.lake.table("sessions").scan().collect().height == sessions > 0
+
+
 def test_keys_are_rotated(run, platform, zoe):
     result = run("key_rotation")
 

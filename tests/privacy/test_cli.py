@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from typer.testing import CliRunner
@@ -91,6 +92,21 @@ def test_retention_rotation_and_chain(zoe):
     assert "6 keys wrapped" in hfthot("rotate-keys").stdout
     assert "Intact" in hfthot("chain").stdout
     assert json.loads(hfthot("chain", "--json").stdout)["problems"] == []
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["table", "json"])
+def test_retention_refuses_under_a_clock_that_leapt_ahead(work, options):
+    long_ago = datetime.now(UTC) - timedelta(days=400)
+    with Accounts.open(work, lambda: long_ago, create=True) as accounts:
+        register(accounts, ZOE)
+        flush(accounts.store, Lakehouse.open(work.lake_root))
+
+    refused = hfthot("retention", *options)
+
+    assert refused.exit_code == 1
+    assert "400 days" in refused.stderr
+    assert "hfthot accounts clock --right" in refused.stderr
+    assert Lakehouse.open(work.lake_root).table("audit_log").scan().collect().height > 0
 
 
 def test_a_failed_erasure_is_looked_at_accepted_and_resumed_from_the_command_line(zoe, work):
