@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import numpy as np
 
@@ -19,6 +19,10 @@ from hfthot_platform.errors import BadRequestError, DataError, ModelError
 from hfthot_platform.models import _regime_loops as loops
 from hfthot_platform.models.arguments import number, whole
 from hfthot_platform.models.arrays import FloatArray, FloatLike, IntArray
+from hfthot_platform.models.display import Displayed
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = [
     "ABSURD",
@@ -152,8 +156,8 @@ class Multivariate:
         return features_of(y, self.scale, self.memory)
 
 
-@dataclass(frozen=True, eq=False)
-class RegimeModel:
+@dataclass(frozen=True, eq=False, repr=False)
+class RegimeModel(Displayed):
     """A fitted regime model.  Arrays are in the order of `labels`.
 
     Attributes:
@@ -194,7 +198,47 @@ class RegimeModel:
     reason: str
     evidence: Evidence
     selection: Selection | None = None
-    multivariate: Multivariate | None = field(default=None, repr=False)
+    multivariate: Multivariate | None = None
+
+    def __str__(self) -> str:
+        believed = "trending and mean-reverting are told apart" if self.identified else f"NOT identified: {self.reason}"
+        lines = [
+            f"Regime model {self.observation}, {self.n_observations:,} returns, "
+            f"log-likelihood {self.log_likelihood:,.1f}"
+            + ("" if self.converged else f"; NOT CONVERGED in {self.iterations} iterations"),
+            f"  {believed}",
+        ]
+        lines += [
+            f"  {row['regime']:<15} {row['long_run']:6.1%} of bars, {row['expected_bars']:7.1f} bars at a time, "
+            f"phi {row['phi']:+.3f}, sigma {row['sigma']:.4g}"
+            for row in self._states()
+        ]
+        return "\n".join(lines)
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per state: its names, parameters, how long it lasts, and the evidence for its label."""
+        import polars as pl
+
+        return pl.DataFrame(self._states())
+
+    def _states(self) -> list[dict[str, Any]]:
+        """Return the rows of `to_frame`; what the evidence does not hold is None."""
+        evidence = {name: values or (None,) * self.n_states for name, values in asdict(self.evidence).items()}
+        stays = np.diagonal(self.transition)
+        return [
+            {
+                "regime": self.names[j],
+                "label": self.labels[j],
+                "mu": float(self.mu[j]),
+                "phi": float(self.phi[j]),
+                "sigma": float(self.sigma[j]),
+                "stay": float(stays[j]),
+                "expected_bars": 1 / (1 - float(stays[j])) if stays[j] < 1 else math.inf,
+                "long_run": float(self.long_run[j]),
+                **{name: values[j] for name, values in evidence.items()},
+            }
+            for j in range(self.n_states)
+        ]
 
     @property
     def n_states(self) -> int:

@@ -34,7 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
@@ -46,7 +46,7 @@ from hfthot_platform.errors import BadRequestError, DataError, HfthotError, Look
 from hfthot_platform.models._compiled import compiled
 from hfthot_platform.models.arguments import number, symbol_names, whole
 from hfthot_platform.models.arrays import BoolArray, FloatArray, FloatLike, IntArray
-from hfthot_platform.models.display import as_html, escaped
+from hfthot_platform.models.display import Displayed, as_html
 
 __all__ = [
     "BacktestResult",
@@ -78,8 +78,8 @@ _FORETOLD: Final = 7.0
 # --- data -------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Bars:
+@dataclass(frozen=True, eq=False, repr=False)
+class Bars(Displayed):
     """Bars of one or several symbols at common times; arrays are read-only.
 
     Attributes:
@@ -162,15 +162,12 @@ class Bars:
     def __len__(self) -> int:
         return int(self.times.size)
 
-    def __repr__(self) -> str:
+    def __str__(self) -> str:
         names = ", ".join(self.symbols[:4]) + (", ..." if len(self.symbols) > 4 else "")
         return f"Bars({names}; {len(self):,} from {_moment(self.times[0])} to {_moment(self.times[-1])})"
 
     def _repr_html_(self) -> str:
         return as_html(f"{self!r}\n{self.to_frame().head(_SHOWN_ROWS)}")
-
-    def __rich__(self) -> str:
-        return escaped(repr(self))
 
     def to_frame(self) -> pl.DataFrame:
         """Return one row per time and symbol that has a bar: ts, open, high, low, close, volume, symbol."""
@@ -601,8 +598,8 @@ def _run(bars: Bars, target: FloatArray, costs: Costs) -> _Account:
 # --- the result -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class BacktestResult:
+@dataclass(frozen=True, eq=False, repr=False)
+class BacktestResult(Displayed):
     """What came of a strategy.  Equity starts at 1; figures cover the bars after the first decision (`start`).
 
     Attributes:
@@ -637,14 +634,14 @@ class BacktestResult:
     strategy: str
     symbols: tuple[str, ...]
     costs: Costs
-    times: IntArray = field(repr=False)
-    equity: FloatArray = field(repr=False)
-    drawdown: FloatArray = field(repr=False)
-    weights: FloatArray = field(repr=False)
-    turnover: FloatArray = field(repr=False)
-    paid: FloatArray = field(repr=False)
-    trips: pl.DataFrame = field(repr=False)
-    by_regime: pl.DataFrame = field(repr=False)
+    times: IntArray
+    equity: FloatArray
+    drawdown: FloatArray
+    weights: FloatArray
+    turnover: FloatArray
+    paid: FloatArray
+    trips: pl.DataFrame
+    by_regime: pl.DataFrame
     start: int
     bars_per_year: float
     total_return: float
@@ -676,15 +673,6 @@ class BacktestResult:
     def to_frame(self) -> pl.DataFrame:
         """Return the same as `frame`."""
         return self.frame()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-    def _repr_html_(self) -> str:
-        return as_html(str(self))
-
-    def __rich__(self) -> str:
-        return escaped(str(self))
 
     def metrics(self) -> dict[str, float | None]:
         """Return the figures by name, for tables and metadata; None where a figure is undefined."""

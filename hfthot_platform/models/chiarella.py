@@ -29,7 +29,7 @@ from __future__ import annotations
 import math
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from typing import Any, Final, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,10 @@ from hfthot_platform.errors import BadRequestError, DataError, ModelError, NotCo
 from hfthot_platform.models._compiled import compiled
 from hfthot_platform.models.arguments import array, number, whole
 from hfthot_platform.models.arrays import FloatArray, FloatLike
+from hfthot_platform.models.display import Displayed
+
+if TYPE_CHECKING:
+    import polars as pl
 
 __all__ = [
     "Calibration",
@@ -142,8 +146,8 @@ class ChiarellaParams:
 # ------------------------------------------------------------------------------------------------- simulation
 
 
-@dataclass(frozen=True, eq=False)
-class Simulation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Simulation(Displayed):
     """Simulated paths.
 
     Attributes:
@@ -168,6 +172,27 @@ class Simulation:
     def fan(self, levels: FloatLike = (0.05, 0.25, 0.5, 0.75, 0.95)) -> FloatArray:
         """Return quantiles of the price at each time, (levels, n_steps + 1)."""
         return np.asarray(np.quantile(self.prices, np.asarray(levels, dtype=np.float64), axis=0))
+
+    def __str__(self) -> str:
+        last = self.prices[:, -1]
+        last = last[np.isfinite(last)]
+        low, middle, high = np.quantile(last, (0.05, 0.5, 0.95)) if last.size else (math.nan,) * 3
+        diverged = f"\n  {self.diverged:,} paths DIVERGED beyond the floating point range" if self.diverged else ""
+        return (
+            f"{len(self.prices):,} simulated paths of {self.times.size - 1:,} steps to time {self.times[-1]:g}, "
+            f"{self.stability.kind} market\n"
+            f"  last price {middle:.6g}, 5 % to 95 % of paths {low:.6g} to {high:.6g}{diverged}"
+        )
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per time: time, mean, standard_error, and the quantiles q05, q25, q50, q75, q95."""
+        import polars as pl
+
+        levels = (0.05, 0.25, 0.5, 0.75, 0.95)
+        with np.errstate(invalid="ignore", over="ignore"):
+            mean, error = self.mean()
+            quantiles = dict(zip((f"q{100 * level:02.0f}" for level in levels), self.fan(levels), strict=True))
+        return pl.DataFrame({"time": self.times, "mean": mean, "standard_error": np.array(error), **quantiles})
 
 
 def _market(params: Any, where: str) -> ChiarellaParams:
@@ -446,8 +471,8 @@ def autocovariance(params: ChiarellaParams, n_lags: int = 20, dt: float = 1.0) -
 # --------------------------------------------------------------------------------------------------- impact
 
 
-@dataclass(frozen=True, eq=False)
-class Impact:
+@dataclass(frozen=True, eq=False, repr=False)
+class Impact(Displayed):
     """What an order does to the price.
 
     Attributes:
@@ -469,6 +494,19 @@ class Impact:
     permanent: float
     slippage: float
     material: bool
+
+    def __str__(self) -> str:
+        return (
+            f"{'Sale' if self.size < 0 else 'Purchase'} of {abs(self.size):.2%} of a day's volume"
+            + ("" if self.material else "; not material")
+            + f"\n  peak {self.peak:+.6g}, at the end {self.permanent:+.6g}, mean during execution {self.slippage:+.6g}"
+        )
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per time: time, move, standard_error."""
+        import polars as pl
+
+        return pl.DataFrame({"time": self.times, "move": self.path, "standard_error": self.standard_error})
 
 
 def order_impact(
@@ -538,8 +576,8 @@ class Estimate(NamedTuple):
         return Estimate(self.value * factor, self.low * factor, self.high * factor, self.identified)
 
 
-@dataclass(frozen=True, eq=False)
-class Calibration:
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration(Displayed):
     """A market fitted to data.
 
     Attributes:
@@ -566,6 +604,24 @@ class Calibration:
     evaluations: int
     converged: bool
     n_observations: int
+
+    def __str__(self) -> str:
+        lines = [
+            f"Chiarella market fitted to {self.n_observations:,} price changes, {self.stability.kind}, "
+            f"log-likelihood {self.log_likelihood:,.1f}" + ("" if self.converged else "; NOT CONVERGED")
+        ]
+        lines += [
+            f"  {name:<22} {each.value:12.5g}  ({each.low:.5g} to {each.high:.5g})"
+            + ("" if each.identified else "  not identified")
+            for name, each in self.estimates.items()
+        ]
+        return "\n".join(lines + [f"  warning: {each}" for each in self.warnings])
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per estimate: parameter, value, low, high (95 %), identified."""
+        import polars as pl
+
+        return pl.DataFrame([{"parameter": name, **each._asdict()} for name, each in self.estimates.items()])
 
 
 @compiled

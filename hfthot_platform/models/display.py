@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from html import escape
 
-__all__ = ["as_html", "escaped"]
+__all__ = ["Displayed", "as_html"]
 
 
 def as_html(text: str) -> str:
@@ -12,6 +13,19 @@ def as_html(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
-def escaped(text: str) -> str:
-    """Return text in which Rich finds no markup, for `__rich__`."""
-    return text.replace("[", r"\[")
+class Displayed(ABC):
+    """A result that a console, a notebook and Rich show as its `str`; a dataclass needs `repr=False` for that."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """Return a few lines that say what was found, and whether to believe it."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(str(self))
+
+    def __rich__(self) -> str:
+        # Rich must find no markup in it.
+        return str(self).replace("[", r"\[")

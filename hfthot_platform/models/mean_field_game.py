@@ -51,6 +51,7 @@ from hfthot_platform.errors import BadRequestError, DataError, NotConvergedError
 from hfthot_platform.models._mean_field_loops import fokker_planck, hjb, tangent
 from hfthot_platform.models.arguments import array, choice, number, whole
 from hfthot_platform.models.arrays import FloatArray, FloatLike
+from hfthot_platform.models.display import Displayed
 
 __all__ = [
     "ClosedForm",
@@ -230,8 +231,8 @@ class TradeCrowding:
         return self.cost_power == 2 and self.penalty_power == 2
 
 
-@dataclass(frozen=True, eq=False)
-class ClosedForm:
+@dataclass(frozen=True, eq=False, repr=False)
+class ClosedForm(Displayed):
     """The exact mean-field path of a linear-quadratic game: arrays of the shape of `times`."""
 
     times: FloatArray
@@ -240,9 +241,32 @@ class ClosedForm:
     #: alpha (E(t) - E(0)): the expected price less the initial one.
     price_path: FloatArray
 
+    def __str__(self) -> str:
+        if not self.times.size:
+            return "Exact mean-field path at no time"
+        return (
+            f"Exact mean-field path at {self.times.size:,} times, {self.times.min():g} to {self.times.max():g}\n"
+            f"  {_course(self.mean_inventory.ravel(), self.price_path.ravel())}"
+        )
 
-@dataclass(frozen=True, eq=False)
-class MeanFieldSolution:
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per time: time, mean_inventory, mean_trading_rate, price_move."""
+        return pl.DataFrame(
+            {
+                "time": self.times.ravel(),
+                "mean_inventory": self.mean_inventory.ravel(),
+                "mean_trading_rate": self.mean_trading_rate.ravel(),
+                "price_move": self.price_path.ravel(),
+            }
+        )
+
+
+def _course(inventory: FloatArray, price: FloatArray) -> str:
+    return f"mean inventory {inventory[0]:.6g} to {inventory[-1]:.6g}, price moves by {price[-1]:+.6g}"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class MeanFieldSolution(Displayed):
     """An equilibrium on a grid of n_time by n_inventory nodes, with its diagnostics.
 
     Attributes:
@@ -294,6 +318,29 @@ class MeanFieldSolution:
     converged: bool
     extrapolated: bool
     grid_error: float
+
+    def __str__(self) -> str:
+        found = "converged" if self.converged else "NOT CONVERGED"
+        return (
+            f"Mean-field equilibrium on {self.times.size} x {self.inventories.size} nodes of time and inventory, "
+            f"{found} in {self.iterations} iterations\n"
+            f"  {_course(self.mean_inventory, self.price_path)}\n"
+            f"  errors: grid {self.grid_error:.1e}, mass {self.mass_error:.1e}, at the ends of the grid "
+            f"{self.boundary_mass:.1e}, last residual {self.residuals[-1] if self.residuals.size else math.nan:.1e}"
+        )
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per time: time, mean_inventory, mean_trading_rate, price_move and its band, lower, upper."""
+        return pl.DataFrame(
+            {
+                "time": self.times,
+                "mean_inventory": self.mean_inventory,
+                "mean_trading_rate": self.mean_trading_rate,
+                "price_move": self.price_path,
+                "lower": self.price_band[:, 0],
+                "upper": self.price_band[:, 1],
+            }
+        )
 
 
 def closed_form(game: TradeCrowding, times: FloatLike | None = None) -> ClosedForm:
@@ -909,8 +956,8 @@ class CrowdingCalibration:
     spread_from: str
 
 
-@dataclass(frozen=True, eq=False)
-class PriceForecast:
+@dataclass(frozen=True, eq=False, repr=False)
+class PriceForecast(Displayed):
     """An expected price path with its band, and everything that it rests on.
 
     Attributes:
@@ -935,6 +982,21 @@ class PriceForecast:
     calibration: CrowdingCalibration
     game: TradeCrowding
     nodes: tuple[int, int]
+
+    def __str__(self) -> str:
+        found = self.calibration
+        return (
+            f"Price expected in {self.minutes[-1]:g} minutes: {self.expected[-1]:.8g}, now {found.last_price:.8g}\n"
+            f"  {self.confidence:.0%} band {self.lower[-1]:.8g} to {self.upper[-1]:.8g}\n"
+            f"  from {found.bins:,} intervals of {found.bin_minutes:g} minutes, signed by {found.signed_by}: Kyle's "
+            f"lambda {found.kyle_lambda:.3g} (t {found.kyle_t:.1f}), persistence of flow {found.flow_persistence:.2f} "
+            f"(t {found.flow_t:.1f})"
+        )
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per time: minutes, expected, lower, upper, agents_std, mean_inventory."""
+        names = ("minutes", "expected", "lower", "upper", "agents_std", "mean_inventory")
+        return pl.DataFrame({name: getattr(self, name) for name in names})
 
     @cached_property
     def solution(self) -> MeanFieldSolution:

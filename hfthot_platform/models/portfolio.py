@@ -32,6 +32,7 @@ from hfthot_platform.errors import BadRequestError, DataError, InfeasibleError, 
 from hfthot_platform.models._compiled import compiled
 from hfthot_platform.models.arguments import array, choice, number, symbol_names, whole
 from hfthot_platform.models.arrays import FloatArray, FloatLike
+from hfthot_platform.models.display import Displayed
 
 __all__ = [
     "AlignedReturns",
@@ -48,6 +49,8 @@ __all__ = [
 ]
 
 _WHERE: Final = "models.portfolio"
+#: Weights that a portfolio prints.
+_SHOWN: Final = 10
 #: A KKT residual up to this is called optimal.
 _OPTIMAL: Final = 1e-7
 #: Correlations may differ by this across the diagonal; single-precision covariances do.
@@ -259,8 +262,8 @@ def _bayes_stein(average: FloatArray, matrix: FloatArray, observations: float) -
 # --- the result and its constraints -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Allocation:
+@dataclass(frozen=True, eq=False, repr=False)
+class Allocation(Displayed):
     """A portfolio with its diagnostics.
 
     Attributes:
@@ -288,6 +291,31 @@ class Allocation:
     turnover: float
     cost: float
     iterations: int
+
+    def __str__(self) -> str:
+        rows = self.to_frame().filter(pl.col("weight") != 0)
+        expected = "" if self.expected_return is None else f"expected return {self.expected_return:+.4%}, "
+        rows = rows.sort(pl.col("weight").abs(), descending=True)
+        lines = [f"Portfolio {self.method}, {self.status} (optimality to {self.kkt_residual:.0e})"]
+        lines.append(
+            f"  {expected}volatility {self.volatility:.4%} per period, "
+            f"turnover {self.turnover:.2f}, cost {self.cost:.4%}"
+        )
+        lines += [
+            f"  {row['symbol']:<15} {row['weight']:+8.2%}, {row['risk_contribution']:7.1%} of the risk"
+            for row in rows.head(_SHOWN).iter_rows(named=True)
+        ]
+        if rows.height > _SHOWN:
+            lines.append(f"  and {rows.height - _SHOWN:,} more")
+        return "\n".join(lines)
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return one row per asset: symbol (its position, where no symbols were given), weight, risk_contribution."""
+        names = self.symbols or tuple(map(str, range(self.weights.size)))
+        return pl.DataFrame(
+            {"symbol": list(names), "weight": self.weights, "risk_contribution": self.risk_contributions},
+            schema_overrides={"symbol": pl.String},
+        )
 
 
 @dataclass(frozen=True, eq=False)

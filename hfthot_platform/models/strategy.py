@@ -55,6 +55,7 @@ from hfthot_platform.models.arguments import choice, number, whole
 from hfthot_platform.models.arrays import FloatArray
 from hfthot_platform.models.backtest import Bars, Costs, held_weights
 from hfthot_platform.models.chiarella import ChiarellaParams
+from hfthot_platform.models.display import Displayed
 from hfthot_platform.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
 from hfthot_platform.models.regime import QUIET, STRATEGIES, WalkForward, walk_forward
 
@@ -77,6 +78,8 @@ __all__ = [
 ]
 
 _WHERE: Final = "models.strategy"
+#: Rows that a result prints.
+_SHOWN: Final = 10
 _DAY: Final = 86_400_000_000
 #: The regime of a bar for which there is no model yet.
 UNKNOWN: Final = "unknown"
@@ -519,8 +522,8 @@ DECISION_SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, eq=False)
-class Decision:
+@dataclass(frozen=True, eq=False, repr=False)
+class Decision(Displayed):
     """Target weights at one bar and why.
 
     Attributes:
@@ -536,6 +539,26 @@ class Decision:
     weights: FloatArray
     orders: FloatArray
     rows: pl.DataFrame
+
+    def __str__(self) -> str:
+        gross = float(np.abs(self.weights).sum())
+        lines = [f"Decision for {len(self.symbols):,} symbols, {gross:.1%} of the capital held"]
+        if self.rows.height:
+            lines[0] += f", after the bar of {self.rows['ts'][0]:%Y-%m-%d %H:%M}"
+        for row, order in zip(self.rows.head(_SHOWN).iter_rows(named=True), self.orders, strict=False):
+            action = "left" if math.isnan(order) else "ordered"
+            sure = "" if row["confidence"] is None else f" ({row['confidence']:.0%})"
+            lines.append(
+                f"  {row['symbol']:<15} {row['weight']:+8.2%} {action:<8} {row['regime']}{sure}, "
+                f"{row['strategy']}: {row['reason']}"
+            )
+        if self.rows.height > _SHOWN:
+            lines.append(f"  and {self.rows.height - _SHOWN:,} more")
+        return "\n".join(lines)
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return `rows`, one per symbol."""
+        return self.rows
 
 
 @dataclass
@@ -842,8 +865,8 @@ def _rows(
 # --- walking forward --------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class AdaptiveRun:
+@dataclass(frozen=True, eq=False, repr=False)
+class AdaptiveRun(Displayed):
     """The pipeline's decisions over a history.
 
     Attributes:
@@ -853,6 +876,15 @@ class AdaptiveRun:
 
     targets: FloatArray
     decisions: pl.DataFrame
+
+    def __str__(self) -> str:
+        bars, width = self.targets.shape
+        orders = int((~np.isnan(self.targets)).sum())
+        return f"Adaptive run over {bars:,} bars of {width:,} symbols: {orders:,} orders\n{self.decisions.head(_SHOWN)}"
+
+    def to_frame(self) -> pl.DataFrame:
+        """Return `decisions`, one row per decision and symbol."""
+        return self.decisions
 
 
 def adaptive(
