@@ -12,6 +12,7 @@ from typing import Final
 from urllib.parse import unquote
 
 from hfthot_platform.contracts import TableContract
+from hfthot_platform.contracts.market import CORPORATE_ACTIONS
 from hfthot_platform.contracts.rules import AtLeast, Rule, Spike
 from hfthot_platform.errors import BadRequestError
 from hfthot_platform.lakehouse import Lakehouse
@@ -47,7 +48,10 @@ def checks_of(declared: TableContract) -> tuple[Check, ...]:
         _UNIQUE: True,
         _ORDER: True,
         _COMPLETE: series.is_series(declared),
-        _FRESH: declared.time_column is not None and {"venue", "symbol"} <= {*names},
+        # Of corporate actions nobody knows when the next one is due.
+        _FRESH: declared.time_column is not None
+        and {"venue", "symbol"} <= {*names}
+        and declared.name != CORPORATE_ACTIONS.name,
         _AGREE: declared.name in series.FINER,
         _KNOWN: declared.name != _INSTRUMENTS and {"venue", "symbol"} <= {*names},
     }

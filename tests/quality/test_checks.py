@@ -104,6 +104,7 @@ def test_which_checks_apply_follows_from_the_contract():
     assert names["market.bars_1m"] == everything | {"agreement", "known_symbols"}
     assert names["market.trades"] == everything - {"consistency", "completeness"} | {"known_symbols"}
     assert names["ops.ingest_files"] == {"values", "unique_key", "file_order"}
+    assert "staleness" not in names["market.corporate_actions"]
 
 
 def test_outcomes_are_plain_json(lake):
