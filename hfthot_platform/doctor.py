@@ -10,7 +10,9 @@ import fcntl
 import importlib.metadata
 import os
 import re
+import shlex
 import shutil
+import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -79,7 +81,8 @@ def diagnose(
         ("lake", lambda: _lake(settings)),
         ("feeds", lambda: _feeds(settings, now, online=online)),
         ("tables", lambda: _tables(settings, now)),
-        ("accounts", lambda: _accounts(settings)),
+        ("accounts", lambda: _accounts(settings, now)),
+        ("private folders", lambda: _loose(settings)),
         ("landing", lambda: _landing(settings, now)),
         ("scratch", lambda: _scratch(settings, now)),
         ("sql", lambda: _sql(settings)),
@@ -350,7 +353,7 @@ def _when(event: datetime | date) -> str:
     return f"{event:%Y-%m-%d %H:%M}" if isinstance(event, datetime) else f"{event:%Y-%m-%d}"
 
 
-def _accounts(settings: Settings) -> Iterator[Finding]:
+def _accounts(settings: Settings, now: datetime) -> Iterator[Finding]:
     from hfthot_platform.accounts.store import Store
 
     place = "the configured database" if settings.accounts_url else str(settings.accounts.absolute())
@@ -361,6 +364,32 @@ def _accounts(settings: Settings) -> Iterator[Finding]:
         yield Finding("error", "accounts", what, "Restore the file from a backup; no new keys can read the accounts.")
     else:
         yield Finding("ok", "accounts", f"they are in {place}")
+        yield from _store(settings, now)
+
+
+def _store(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Tell of what keeps the store from being published whole, or cut for its age."""
+    from hfthot_platform.accounts.store import Store
+    from hfthot_platform.errors import ClockError
+
+    with Store.open(settings, lambda: now) as store:
+        aside = store.waiting_aside()
+        try:
+            store.check_clock()
+        except ClockError as error:
+            yield _failed("clock", error)
+    if aside:
+        what = f"{_counted(len(aside), 'change')} could not be published and {'waits' if len(aside) == 1 else 'wait'}"
+        yield Finding("warn", "set aside", what, "`hfthot accounts set-aside` says why; `--retry` publishes them.")
+
+
+def _loose(settings: Settings) -> Iterator[Finding]:
+    """Tell of folders with personal data or keys that others may enter, for instance of an older version."""
+    private = {settings.accounts, settings.key_file.parent, settings.exports, settings.certificates}
+    for folder in sorted(each.absolute() for each in private):
+        if folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
+            what = f"others may enter {folder} (mode {mode:04o})"
+            yield Finding("warn", "private folders", what, f"`chmod go= {shlex.quote(str(folder))}`")
 
 
 # -- folders ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import subprocess
 import threading
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -105,6 +106,41 @@ def test_accounts_that_nobody_made_and_keys_that_are_lost_are_told(own, tmp_path
     (own / "keys" / "kek.json").unlink()
     assert about(look(own), "accounts").level == "error"
     assert "backup" in about(look(own), "accounts").next_step
+
+
+def test_private_folders_that_others_may_enter_are_told_with_the_command(own):
+    for name in ("accounts", "keys", "exports", "certificates"):
+        (own / name).mkdir(exist_ok=True)
+        (own / name).chmod(0o755)
+
+    told = [each for each in look(own) if each.subject == "private folders"]
+
+    assert [each.next_step for each in told] == [
+        f"`chmod go= {own / name}`" for name in ("accounts", "certificates", "exports", "keys")
+    ]
+    for each in told:
+        subprocess.run(each.next_step.strip("`"), shell=True, check=True)
+    assert "private folders" not in {each.subject for each in look(own)}
+
+
+def test_a_clock_that_leapt_ahead_is_told_and_only_looked_at(own):
+    with Accounts.open(settings_for(own)) as accounts:
+        accounts.store.accept_clock()
+    ahead = datetime.now(UTC) + timedelta(days=400)
+
+    for _ in range(2):
+        assert "400 days" in about(look(own, now=ahead), "clock").message
+    assert "hfthot accounts clock --right" in about(look(own, now=ahead), "clock").next_step
+    assert "clock" not in {each.subject for each in look(own, now=datetime.now(UTC))}
+
+
+def test_changes_that_were_set_aside_are_told(own, monkeypatch):
+    monkeypatch.setattr("hfthot_platform.accounts.store.Store.waiting_aside", lambda _store: ["one", "another"])
+
+    finding = about(look(own), "set aside")
+
+    assert finding.message.startswith("2 changes could not be published")
+    assert "hfthot accounts set-aside" in finding.next_step
 
 
 @pytest.mark.parametrize("how", ["a file", "a broken link", "closed"])

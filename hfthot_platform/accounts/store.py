@@ -480,9 +480,18 @@ class Store:
         Raises:
             ClockError: it did, now or before an entry that came in since.
         """
-        head = self.clock_head()
+        known = self.check_clock()
+        if known.seen_at > self.clock_head().seen_at + _A_DAY:
+            self._see(known)
+
+    def check_clock(self) -> Head:
+        """Return what is known of the time now, looking only.
+
+        Raises:
+            ClockError: as for `require_clock`.
+        """
         clock = microseconds(self.clock())
-        known = _observed(head, clock)
+        known = _observed(self.clock_head(), clock)
         if known.leapt_from is not None:
             days = (clock - known.leapt_from) / _A_DAY
             raise ClockError(
@@ -490,8 +499,7 @@ class Store:
                 where="clock",
                 hint="Set it right; or, if it is and the installation rested, say `hfthot accounts clock --right`.",
             )
-        if clock > head.seen_at + _A_DAY:
-            self._see(known)
+        return known
 
     def accept_clock(self) -> None:
         """Take the clock for right: somebody looked at it."""

@@ -668,7 +668,7 @@ def _filed(accounts: Accounts, case: _Case, certificate: ErasureCertificate) -> 
     folder = accounts.settings.certificates
     path = folder / f"{certificate.request_id}.json"
     if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         temporary = folder / f".{certificate.request_id}.json"
         with temporary.open("w", encoding="ascii") as out:
             out.write(certificate.text)

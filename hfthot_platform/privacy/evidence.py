@@ -125,7 +125,9 @@ def export_head(accounts: Accounts) -> Path:
         anchor = rx.execute(sa.select(anchors.c.seq, anchors.c.hash).order_by(anchors.c.seq.desc()).limit(1)).first()
     head = Head(seq, newest, accounts.now(), *((0, GENESIS) if anchor is None else anchor))
     folder = accounts.settings.certificates / _HEADS
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # The mode is that of the last folder made alone.
+    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{moment(head.at):%Y%m%dT%H%M%S}-{head.seq}.json"
     unfinished = path.with_suffix(".unfinished")
     unfinished.touch(mode=0o600)

@@ -167,7 +167,9 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
     subject_id = row["subject_id"]
     unfinished = folder.with_name(f".{request_id}")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(mode=0o700, parents=True)
+    # The mode is that of the last folder made alone.
+    unfinished.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    unfinished.mkdir(mode=0o700)
     try:
         flush(accounts.store, lake)
         manifest = _write(accounts, lake, subject_id, row, unfinished)
