@@ -36,7 +36,12 @@ def landing_folder(
     return dg.RunRequest(run_key=hashlib.sha256(facts.encode()).hexdigest())
 
 
-@dg.sensor(job_name="derive", minimum_interval_seconds=30, default_status=dg.DefaultSensorStatus.RUNNING)
+@dg.sensor(
+    job_name="derive",
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.RUNNING,
+    description="Derives the days of files that were withdrawn or read anew again.",
+)
 def withdrawn_files(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.SensorResult | dg.SkipReason:
