@@ -115,7 +115,7 @@ ARGUMENTS: dict[str, Callable[[Scene], dict[str, Any]]] = {
         "reason": "a word of the language",
         "everywhere": False,
     },
-    "verify_certificate": lambda scene: {"certificate": "{}"},
+    "verify_certificate": lambda scene: {"certificate": None, "path": "nowhere"},
     "get_audit_log": _whose(
         start_date=datetime(2024, 1, 1, tzinfo=UTC), end_date=datetime(2124, 1, 1, tzinfo=UTC), action_type="user"
     ),

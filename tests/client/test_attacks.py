@@ -134,6 +134,12 @@ def taken_as_a_value(name, argument, text, outcome) -> bool:
         return argument == "password" or (kept or "") == unicodedata.normalize("NFKC", text).strip()
     if name == "change_password":
         return argument == "new_password"
+    if name == "for_request" and argument in {"api_key", "session_token"}:
+        try:
+            outcome.flush()
+        except HfthotError:
+            return True
+        return False
     if name == "for_request":
         return outcome.verify_token(Scene(outcome).token) is not None
     if name == "get_audit_log":

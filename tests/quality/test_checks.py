@@ -20,7 +20,7 @@ NOW = datetime(2024, 3, 5, 6, tzinfo=UTC)
 
 @pytest.fixture
 def lake(tmp_path):
-    return Lakehouse.open(tmp_path / "lake", clock=lambda: NOW)
+    return Lakehouse.open(tmp_path / "lake", clock=lambda: NOW, new=True)
 
 
 def bars(minutes, *, symbol="BTC-USDT", start=START, venue="binance"):
