@@ -1130,7 +1130,7 @@ class LakehouseClient:
             return table
         policy = self._policy(caller)
         if name not in self._readable(policy):
-            above = replace(policy, denied=frozenset())
+            above = replace(policy, denied=frozenset(), history=None)
             kind = TierForbiddenError if name in self._readable(above) else PermissionDeniedError
             what = f"the tier {caller.tier!r} and the role {caller.role!r} may not read it"
             error = kind(what, where=name, hint="A larger plan, or an administrator, has it.")

@@ -240,7 +240,12 @@ class TestApiKey:
             signed_in("ada", tier="enterprise").read_version(name, 0)
 
     def test_models_over_open_tables_are_open(self, signed_in):
-        assert signed_in("ada").list_versions("marts.regime_durations") == []
+        assert signed_in("ada").list_versions("marts.daily_ohlcv") == []
+
+    def test_a_model_that_sums_up_all_history_is_for_plans_with_all_of_it(self, signed_in):
+        with pytest.raises(TierForbiddenError):
+            signed_in("ada", tier="professional").list_versions("marts.regime_durations")
+        assert signed_in("eve", tier="enterprise").list_versions("marts.regime_durations") == []
 
     def test_mean_field_games_need_a_larger_tier(self, client, signed_in):
         with pytest.raises(TierForbiddenError):
