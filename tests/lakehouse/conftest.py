@@ -16,7 +16,7 @@ DAY = date(2024, 1, 1)
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lakehouse:
-    return Lakehouse.open(tmp_path / "lake")
+    return Lakehouse.open(tmp_path / "lake", new=True)
 
 
 @pytest.fixture

@@ -69,7 +69,8 @@ class Shipped:
         self.models = models
         self._made: set[str] = set()
         settings = Settings(lake_root=str(root), sql_models=FOLDER)
-        self.lake: Lakehouse = open_lake(settings, lambda: start + timedelta(minutes=next(ticks)), models=models)
+        clock = lambda: start + timedelta(minutes=next(ticks))  # noqa: E731 - a clock that moves
+        self.lake: Lakehouse = open_lake(settings, clock, models=models, new=True)
 
     def add(self, table: str, rows: pl.DataFrame) -> None:
         """Add rows; columns that a test does not care about have plausible values."""
