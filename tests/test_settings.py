@@ -230,7 +230,7 @@ class TestTheExample:
 
         in_file = {each.name for each in effective(settings) if each.source.startswith("hfthot.toml:")}
         assert in_file == set(Settings.model_fields)
-        examples = {"storage_options", "feeds", "accounts_url", "keys"}
+        examples = {"storage_options", "feeds", "accounts_url", "keys", "dagster_home"}
         for name, field in Settings.model_fields.items():
             assert name in examples or getattr(settings, name) == field.default, name
         for feed in settings.feeds:
