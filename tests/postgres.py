@@ -38,7 +38,7 @@ class Server:
         if folder is None:
             pytest.skip(f"PostgreSQL's server is not installed under {_ROOT} (make system)")
         self._bin = folder
-        self._home = Path(tempfile.mkdtemp(prefix="hfthot-postgres-"))
+        self._home = Path(tempfile.mkdtemp(prefix="postgres-of-tests-"))
         self._identity: dict[str, object] = {}
         if os.geteuid() == 0:
             # The server refuses to run as root; Debian's package made this user.
