@@ -220,7 +220,7 @@ def test_a_view_that_does_not_bind_is_named(lake):
 
 def test_names_come_from_the_lake_and_not_from_the_platform(tmp_path):
     contract = replace(CONTRACTS["market.closes"], name="lab.closes")
-    lake = Lakehouse.open(tmp_path, contracts={"lab.closes": contract}, views={})
+    lake = Lakehouse.open(tmp_path, contracts={"lab.closes": contract}, views={}, new=True)
 
     assert query(lake, "FROM lab.closes").frame.height == 0
     with pytest.raises(UnknownTableError, match=r"lab\.closes"):
