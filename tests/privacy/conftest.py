@@ -58,7 +58,7 @@ def settings_in(work: Path) -> Settings:
 
 @pytest.fixture
 def lake(settings: Settings, clock: Clock) -> Lakehouse:
-    return Lakehouse.open(settings.lake_root, clock=clock)
+    return Lakehouse.open(settings.lake_root, clock=clock, new=True)
 
 
 @pytest.fixture

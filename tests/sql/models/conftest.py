@@ -120,7 +120,7 @@ def opened(tmp_path: Path, write: Write) -> Opened:
     def made(**files: str) -> tuple[Lakehouse, Models]:
         models = load_models(write(**files))
         settings = load_settings(lake_root=str(tmp_path / "lake"))
-        lake = open_lake(settings, lambda: NOW, models=models)
+        lake = open_lake(settings, lambda: NOW, models=models, new=True)
         if lake.table("market.bars_1m").version() is None:
             fill(lake)
         return lake, models
