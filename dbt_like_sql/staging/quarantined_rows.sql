@@ -23,6 +23,8 @@ WITH every AS (
     UNION ALL
     SELECT 'market.closes', source_ref, reason, detail, quarantined_at FROM quarantine.closes
     UNION ALL
+    SELECT 'market.corporate_actions', source_ref, reason, detail, quarantined_at FROM quarantine.corporate_actions
+    UNION ALL
     SELECT 'market.universe', source_ref, reason, detail, quarantined_at FROM quarantine.universe
     UNION ALL
     SELECT 'signals.regime_models', source_ref, reason, detail, quarantined_at FROM quarantine.regime_models

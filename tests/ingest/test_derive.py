@@ -28,7 +28,7 @@ def settings(tmp_path):
 
 @pytest.fixture
 def lake(tmp_path):
-    return Lakehouse.open(tmp_path / "lake")
+    return Lakehouse.open(tmp_path / "lake", new=True)
 
 
 def bars(minutes, *, close=10.0, origin="trades", final=True, ref="computed:1", symbol="BTC-EUR"):
