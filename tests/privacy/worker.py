@@ -48,7 +48,7 @@ def main() -> None:
     work, kind = Path(sys.argv[1]), sys.argv[2]
     os.environ["DAGSTER_HOME"] = str(work / "dagster_home")
     settings, clock = settings_of(work), clock_of(work)
-    lake = Lakehouse.open(settings.lake_root, clock=clock)
+    lake = Lakehouse.open(settings.lake_root, clock=clock, new=True)
     with Accounts.open(settings, clock) as accounts:
         while True:
             if kind == "erase":

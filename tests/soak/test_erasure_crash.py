@@ -71,7 +71,7 @@ def test_no_kill_at_any_moment_loses_or_leaves_anything(tmp_path, monkeypatch):
     (tmp_path / "clock.txt").write_text(now.isoformat())
     clock = worker.clock_of(tmp_path)
     settings = worker.settings_of(tmp_path)
-    lake = Lakehouse.open(settings.lake_root, clock=clock)
+    lake = Lakehouse.open(settings.lake_root, clock=clock, new=True)
     dice = random.Random(2024)
     spawner = subprocess.Popen(
         [sys.executable, "-c", SPAWNER.format(repository=repository)],

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.soak
 
 
 def test_eight_processes_for_thirty_seconds_lose_and_double_no_row(tmp_path):
-    lake = Lakehouse.open(tmp_path / "lake")
+    lake = Lakehouse.open(tmp_path / "lake", new=True)
     kinds = ["append", "append", "merge", "merge", "replace", "replace", "any", "any"]
     processes = [
         subprocess.Popen(

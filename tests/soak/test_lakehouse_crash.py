@@ -76,7 +76,7 @@ for line in sys.stdin:
 
 
 def test_no_kill_at_any_moment_breaks_the_table(tmp_path, batch):
-    lake = Lakehouse.open(tmp_path / "lake")
+    lake = Lakehouse.open(tmp_path / "lake", new=True)
     dice = random.Random(2024)
     sides = [tmp_path / f"{writer}.side" for writer in range(WRITERS)]
     spawners = [
