@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+# What the shell has set must not decide the tests: `make test` itself exports this variable.
+os.environ.pop("DAGSTER_HOME", None)
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -39,7 +39,7 @@ def test_a_day_goes_from_trades_to_closes(run, platform):
     assert trades["date"].unique().to_list() == [date(2024, 3, 4)]
     assert rows(platform, "market.bars_1m").height == bars_from_trades(trades).height
     bars = rows(platform, "market.bars")
-    assert set(bars["interval"]) == {"5m", "15m", "1h", "1d"}
+    assert set(bars["interval"]) == {"5m", "15m", "30m", "1h", "4h", "1d"}
     assert rows(platform, "market.closes").height == 3
     last = trades.sort("ts", "trade_id").group_by("symbol").agg(pl.col("price").last()).sort("symbol")
     assert rows(platform, "market.closes").sort("symbol")["close"].to_list() == last["price"].to_list()
@@ -214,11 +214,12 @@ def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platfo
 
 def test_a_wrong_computation_is_not_tried_again(platform, instance, monkeypatch):
     from assets import market
+    from hfthot_platform.ingest import tables
 
     def wrong(*_args, **_kwargs):
         raise TypeError("a mistake in the code")
 
-    monkeypatch.setattr(market, "bars_from_trades", wrong)
+    monkeypatch.setattr(tables, "bars_from_trades", wrong)
     result = dg.materialize(
         [market.bars_1m],
         instance=instance,

@@ -64,7 +64,7 @@ def options(endpoint):
 
 @pytest.fixture
 def lake(options, request):
-    return Lakehouse.open(f"s3://lake/{request.node.name}", options)
+    return Lakehouse.open(f"s3://lake/{request.node.name}", options, new=True)
 
 
 def test_writes_reads_versions_and_maintenance_work_as_on_a_disk(lake, trades):
