@@ -1,22 +1,27 @@
 """SQL models as assets: from their files alone, one asset with its checks per model.
 
 A table or incremental model is an asset like all others.  A view is never materialised: it is an external asset that
-is always current, with checks.
+is always current, with checks.  A model that is disabled by a mistake stays in the graph under its name: it says what
+is wrong, and its run fails with the same words.
 """
 
 from collections.abc import Collection, Iterable, Iterator
 
 import dagster as dg
 
-from assets.common import asset_key, columns_metadata, published, rule_results, table_asset
+from assets.common import DAILY, asset_key, columns_metadata, published, rule_results, table_asset
 from assets.conditions import FOLLOWS_AS_A_WHOLE, FOLLOWS_CHECKED_INPUTS
 from hfthot_platform.contracts.views import View
+from hfthot_platform.errors import SqlModelsError
 from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql.models import Models, SqlModel, TestOutcome
+from hfthot_platform.sql.models import DisabledModel, Models, SqlModel, TestOutcome
 from hfthot_platform.sql.models.runner import compute, inputs_of, judge, publish
 from resources.platform import LakeDuckDB, Platform, days_of
 
-__all__ = ["model_assets", "model_checks"]
+__all__ = ["SOUND", "model_assets", "model_checks"]
+
+#: Name of the check that a disabled model fails.
+SOUND = "model_is_sound"
 
 _Result = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
 
@@ -32,10 +37,12 @@ def model_assets(
         daily: keys of the platform's own assets that have a partition per day.
     """
     by_day = {*daily, *(asset_key(each.name) for each in models if each.materialized == "incremental")}
-    return [
+    sound = [
         _view(model) if model.materialized == "view" else _stored(model, _inputs(model, models, lake), by_day)
         for model in models
     ]
+    known = {*lake.contracts, *models.by_name, *(each.name for each in models.disabled)}
+    return [*sound, *(_disabled(model, known) for model in models.disabled)]
 
 
 def model_checks(models: Models) -> list[dg.AssetChecksDefinition]:
@@ -119,6 +126,34 @@ def _view(model: SqlModel) -> dg.AssetSpec:
         kinds={"duckdb", "sql", "view"},
         metadata=columns_metadata(model.name, model.columns, model.lineage),
     )
+
+
+def _disabled(model: DisabledModel, known: Collection[str]) -> dg.AssetsDefinition:
+    """Return an asset in the place of a model that is disabled: its page says why, and it makes nothing."""
+    incremental = model.header is not None and model.header.materialized == "incremental"
+
+    @dg.asset(
+        key=asset_key(model.name),
+        group_name=model.layer,
+        description=f"DISABLED. {model.why}",
+        deps=[asset_key(name) for name in model.depends_on if name in known],
+        # As before, so that what is known of its days stays with it.
+        partitions_def=DAILY if incremental else None,
+        backfill_policy=dg.BackfillPolicy.single_run() if incremental else None,
+        kinds={"sql", "disabled"},
+        check_specs=[
+            dg.AssetCheckSpec(SOUND, asset=asset_key(model.name), description="Its file, and what it reads, are sound.")
+        ],
+        metadata={"disabled": dg.MetadataValue.md("\n".join(f"- {each}" for each in model.reasons))},
+        output_required=False,
+    )
+    def disabled() -> _Result:
+        yield dg.AssetCheckResult(
+            check_name=SOUND, asset_key=asset_key(model.name), passed=False, description=model.why
+        )
+        raise SqlModelsError(model.why, where=model.name)
+
+    return disabled
 
 
 def _view_checks(model: SqlModel) -> dg.AssetChecksDefinition:

@@ -276,7 +276,7 @@ def compile_(context: typer.Context, names: _Names = None, *, as_json: _Json = F
 
     Exits with 2 if a file has a mistake; each is listed with its file, its line and a suggestion.
     """
-    models = _models(context)
+    models = _models(context).require_sound()
     chosen = models.select(names or ())
     if as_json:
         print_json([_described(each) for each in chosen])
@@ -363,7 +363,10 @@ def run(
     full: Annotated[bool, typer.Option("--full", help="All days for which the inputs have events.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Compute models, check them, and publish those that pass.  Exits with 1 if one did not."""
+    """Compute models, check them, and publish those that pass.  Exits with 1 if one did not.
+
+    Models that a mistake in a file disables are left out and named.
+    """
     from hfthot_platform.errors import BadRequestError
     from hfthot_platform.sql.models.runner import run_models
 
@@ -387,7 +390,7 @@ def run(
         print_json([_outcome_of(each) for each in runs])
     else:
         _tell_runs(runs)
-    if any(each.status in {"failed", "skipped"} for each in runs):
+    if _tell_disabled(models, names) or any(each.status in {"failed", "skipped"} for each in runs):
         raise typer.Exit(1)
 
 
@@ -474,7 +477,7 @@ def judge_tests(context: typer.Context, names: _Names = None, *, as_json: _Json 
             ],
             styles=lambda row: "red" if row[2] == "failed" else "",
         )
-    if not all(each.passed for _, each in found):
+    if _tell_disabled(models, names) or not all(each.passed for _, each in found):
         raise typer.Exit(1)
 
 
@@ -491,9 +494,21 @@ def docs(
     models = _models(context)
     pages = write_docs(models, output, select=names or ())
     note(f"{output / 'index.html'}: {counted(pages, 'model')}")
+    if _tell_disabled(models, names):
+        raise typer.Exit(1)
 
 
 def _models(context: typer.Context) -> Models:
     from hfthot_platform.sql.models import models_of
 
-    return models_of(context.obj.settings()).require_sound()
+    return models_of(context.obj.settings())
+
+
+def _tell_disabled(models: Models, names: list[str] | None) -> bool:
+    """Name the files that keep models out of a command on all models; return whether there are any."""
+    if names:
+        # Asking for a disabled model by name is an error already.
+        return False
+    for what in models.faults.values():
+        note(f"disabled: {what}")
+    return bool(models.mistakes)

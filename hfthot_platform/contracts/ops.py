@@ -66,6 +66,7 @@ INCIDENT_KINDS: Final = (
     "file_rejected",
     "set_aside",
     "clock",
+    "sql_model_disabled",
 )
 
 INCIDENTS = TableContract(

@@ -8,9 +8,10 @@ from hfthot_platform.sql.models.checks import ModelTest, TestOutcome
 from hfthot_platform.sql.models.header import Header, Mistake
 from hfthot_platform.sql.models.lake import models_folder, models_of, open_lake
 from hfthot_platform.sql.models.loader import load_models, read_models
-from hfthot_platform.sql.models.model import Models, SqlModel
+from hfthot_platform.sql.models.model import DisabledModel, Models, SqlModel
 
 __all__ = [
+    "DisabledModel",
     "Header",
     "Mistake",
     "ModelTest",

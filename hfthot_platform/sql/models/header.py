@@ -239,7 +239,12 @@ class Source:
 def read_source(path: Path, folder: Path) -> tuple[Source | None, list[Mistake]]:
     """Read a model file and validate its header; None where nothing of it can be used."""
     file = str(Path(folder.name) / path.relative_to(folder))
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        return None, [Mistake(file, 1, "the file is no text in UTF-8", "Save it as UTF-8.")]
+    except OSError as error:
+        return None, [Mistake(file, 1, f"the file cannot be read: {error.strerror}", "Correct or remove it.")]
     opening = text.find("/*")
     if opening < 0 or text[:opening].strip():
         return None, [Mistake(file, 1, "the file does not begin with a header", "Begin with /* description: ... */.")]

@@ -13,7 +13,7 @@ from hfthot_platform.contracts.views import VIEWS
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.lakehouse.lake import utc_now
 from hfthot_platform.settings import Settings
-from hfthot_platform.sql.models.loader import read_models
+from hfthot_platform.sql.models.loader import model_files, read_models
 from hfthot_platform.sql.models.model import Models
 
 __all__ = ["models_folder", "models_of", "open_lake"]
@@ -33,12 +33,16 @@ def models_of(settings: Settings) -> Models:
     Files that are as they were when this process last read them are not read again.
     """
     folder = models_folder(settings)
-    stats = ((path, path.stat()) for path in sorted(folder.rglob("*.sql")))
-    return _read(folder, tuple((path, stat.st_mtime_ns, stat.st_size) for path, stat in stats))
+    # Of links their own state: a dangling one is a mistake to be told, as any other.
+    stats = ((path, path.lstat(), path.exists() and path.stat()) for path in model_files(folder))
+    return _read(
+        folder,
+        tuple((path, own.st_mtime_ns, (to.st_mtime_ns, to.st_size) if to else None) for path, own, to in stats),
+    )
 
 
 @lru_cache(maxsize=4)
-def _read(folder: Path, files: tuple[tuple[Path, int, int], ...]) -> Models:
+def _read(folder: Path, files: tuple[tuple[Path, int, tuple[int, int] | None], ...]) -> Models:
     del files  # they tell this state of the folder from others
     return read_models(folder)
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import gc
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 import duckdb
 import pyarrow as pa
@@ -25,11 +25,14 @@ from hfthot_platform.contracts.views import VIEWS, SqlView, View
 from hfthot_platform.errors import ContractError, nearest
 from hfthot_platform.sql.models.checks import ModelTest, declared_tests, rules_of
 from hfthot_platform.sql.models.header import Mistake, Source, TypeName, read_source
-from hfthot_platform.sql.models.model import Models, SqlModel
+from hfthot_platform.sql.models.model import DisabledModel, Models, SqlModel
 from hfthot_platform.sql.models.statement import Origin, Statement, parse, sql_literal
 from hfthot_platform.sql.relations import SQL_TYPES
 
-__all__ = ["LAYERS", "load_models", "read_models"]
+__all__ = ["LAYERS", "load_models", "model_files", "read_models"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 #: The folders of models: reshaped tables, and what people ask for.
 LAYERS: Final = ("staging", "marts")
@@ -88,6 +91,15 @@ def read_models(
         return _read(folder, contracts, views)
 
 
+def model_files(folder: Path) -> list[Path]:
+    """Return the files of models.  Hidden ones, which editors and file systems leave, are none."""
+    return [
+        path
+        for path in sorted(folder.rglob("*.sql"))
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
 @contextmanager
 def _without_collection() -> Iterator[None]:
     """Keep Python's collector from walking the syntax trees again and again: an eighth of the time."""
@@ -101,11 +113,11 @@ def _without_collection() -> Iterator[None]:
 
 
 def _read(folder: Path, contracts: Mapping[str, TableContract], views: Mapping[str, View | SqlView]) -> Models:
-    sources, mistakes = _sources(folder)
+    files, sources, mistakes = _sources(folder)
     statements: dict[str, Statement] = {}
     sound: dict[str, Source] = {}
     for name, source in sources.items():
-        statement, found = parse(source)
+        statement, found = _guarded(source, parse, source)
         if statement is not None:
             found += _name_mistakes(source, contracts, views, sources)
             found += _parameter_mistakes(source, statement)
@@ -123,7 +135,7 @@ def _read(folder: Path, contracts: Mapping[str, TableContract], views: Mapping[s
         reads = [each.name for each in statements[name].tables]
         if name not in sound or any(each in sources and each not in models for each in reads):
             continue
-        model, found = binder.model(sound[name], statements[name])
+        model, found = _guarded(sound[name], binder.model, sound[name], statements[name])
         mistakes += found
         if model is not None and not found:
             models[name] = model
@@ -134,13 +146,40 @@ def _read(folder: Path, contracts: Mapping[str, TableContract], views: Mapping[s
         mistakes += found
         if found or any(each in sources and each not in models for each in model.depends_on):
             del models[name]
-    return Models(folder, models, tuple(sorted(mistakes)))
+    # A model that took the name of a table is not shown in that table's place.
+    files = {name: file for name, file in files.items() if name not in {*contracts, *views}}
+    disabled = _disabled(files, sources, statements, models, mistakes)
+    return Models(folder, models, tuple(sorted(mistakes)), tuple(disabled))
 
 
-def _sources(folder: Path) -> tuple[dict[str, Source], list[Mistake]]:
+def _disabled(
+    files: Mapping[str, str],
+    sources: Mapping[str, Source],
+    statements: Mapping[str, Statement],
+    models: Mapping[str, SqlModel],
+    mistakes: Iterable[Mistake],
+) -> Iterator[DisabledModel]:
+    """Return the models that are not usable, each with what is wrong with it or with what it reads."""
+    told: dict[str, list[str]] = {}
+    for each in sorted(mistakes):
+        told.setdefault(each.file, []).append(str(each))
+    for name, file in files.items():
+        if name in models:
+            continue
+        statement = statements.get(name)
+        reads = tuple(dict.fromkeys(each.name for each in statement.tables)) if statement else ()
+        missing = [each for each in reads if each in files and each not in models]
+        reasons = told.get(file) or [f"{file}: it reads {', '.join(missing)}, which is disabled."]
+        header = sources[name].header if name in sources else None
+        yield DisabledModel(name, file, tuple(reasons), header, reads)
+
+
+def _sources(folder: Path) -> tuple[dict[str, str], dict[str, Source], list[Mistake]]:
+    """Return the files of models by the models' names, what could be read of them, and what is wrong."""
+    files: dict[str, str] = {}
     sources: dict[str, Source] = {}
     mistakes: list[Mistake] = []
-    for path in sorted(folder.rglob("*.sql")):
+    for path in model_files(folder):
         file = str(Path(folder.name) / path.relative_to(folder))
         if path.parent.parent != folder or path.parent.name not in LAYERS:
             hint = nearest(path.parent.name, LAYERS) or f"Move it to {' or '.join(f'{each}/' for each in LAYERS)}."
@@ -150,11 +189,23 @@ def _sources(folder: Path) -> tuple[dict[str, Source], list[Mistake]]:
             hint = "Write it in small letters, digits and '_', as its table will be called."
             mistakes.append(Mistake(file, 1, f"{path.stem!r} is no name of a model", hint))
             continue
+        files[f"{path.parent.name}.{path.stem}"] = file
         source, found = read_source(path, folder)
         mistakes += found
         if source is not None and not found:
             sources[source.full_name] = source
-    return sources, mistakes
+    return files, sources, mistakes
+
+
+def _guarded(
+    source: Source, analyse: Callable[_P, tuple[_T | None, list[Mistake]]], *args: _P.args, **kwargs: _P.kwargs
+) -> tuple[_T | None, list[Mistake]]:
+    """Analyse a model; what makes the analysis itself fail, such as a thousand brackets, is that model's mistake."""
+    try:
+        return analyse(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - one file must not keep the others from loading
+        what = f"the statement cannot be analysed ({type(error).__name__})"
+        return None, [source.mistake(what, "Write it more simply.", line=1)]
 
 
 # -- what the text and the header tell --------------------------------------------------------------------------
@@ -271,6 +322,9 @@ class _Binder:
     def __init__(self, contracts: Mapping[str, TableContract], views: Mapping[str, View | SqlView]) -> None:
         self._columns: dict[str, tuple[Column, ...]] = {name: each.columns for name, each in contracts.items()}
         self._columns |= {name: each.declared() for name, each in views.items()}
+        self._connect()
+
+    def _connect(self) -> None:
         self._made: set[str] = set()
         self._connection = duckdb.connect(config={"threads": 1})
         for setting in (
@@ -298,6 +352,9 @@ class _Binder:
         try:
             described = self._connection.execute(f"DESCRIBE {statement.bound(literals)}").fetchall()
         except duckdb.Error as error:
+            if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
+                # The engine's own failure leaves a database that answers nothing any more.
+                self._connect()
             reads = [column for each in statement.tables for column in self.columns_of(each.name)]
             return None, [_bind_mistake(source, error, reads, statement.line)]
         found = [(str(row[0]), str(row[1])) for row in described]

@@ -15,7 +15,7 @@ from hfthot_platform.errors import SqlModelsError, UnknownTableError, nearest
 from hfthot_platform.sql.models.checks import ModelTest
 from hfthot_platform.sql.models.header import Header, Mistake
 
-__all__ = ["Models", "SqlModel"]
+__all__ = ["DisabledModel", "Models", "SqlModel"]
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,39 @@ class SqlModel:
 
 
 @dataclass(frozen=True)
+class DisabledModel:
+    """A model that nobody can use until its file, or one that it reads, is corrected."""
+
+    #: `layer.name`, as for a sound one.
+    name: str
+    file: str
+    #: What is wrong with its own file or, where that is sound, which model it reads that is disabled.
+    reasons: tuple[str, ...]
+    #: None where the header could not be read.
+    header: Header | None = None
+    #: Tables, views and models that it reads, as far as its statement could be read.
+    depends_on: tuple[str, ...] = ()
+
+    @property
+    def layer(self) -> str:
+        """Return the folder's name."""
+        return self.name.split(".")[0]
+
+    @property
+    def why(self) -> str:
+        """Return the reasons in one text."""
+        return " ".join(self.reasons)
+
+
+@dataclass(frozen=True)
 class Models:
     """All models of a folder, each after those that it reads."""
 
     folder: Path
     by_name: Mapping[str, SqlModel] = field(default_factory=dict)
-    #: What is wrong; the models concerned, and those that read them, are not among `by_name`.
+    #: What is wrong; the models concerned, and those that read them, are disabled and not among `by_name`.
     mistakes: tuple[Mistake, ...] = ()
+    disabled: tuple[DisabledModel, ...] = ()
 
     def __iter__(self) -> Iterator[SqlModel]:
         return iter(self.by_name.values())
@@ -89,6 +115,7 @@ class Models:
         """Return a model by `layer.name`, or by `name` alone where that is clear.
 
         Raises:
+            SqlModelsError: it is disabled; the message says by which mistake.
             UnknownTableError: there is none; the message suggests the nearest one.
         """
         if name in self.by_name:
@@ -96,6 +123,9 @@ class Models:
         alike = [each for each in self.by_name if each.split(".")[1] == name]
         if len(alike) == 1:
             return self.by_name[alike[0]]
+        for each in self.disabled:
+            if name in {each.name, each.name.split(".")[1]}:
+                raise SqlModelsError(each.why, where=each.name)
         hint = nearest(name, [*self.by_name, *(each.split(".")[1] for each in self.by_name)])
         known = f"Known models: {', '.join(self.by_name) or 'none'}."
         raise UnknownTableError(f"unknown model {name!r}", where=str(self.folder), hint=hint or known)
@@ -110,6 +140,23 @@ class Models:
     def views(self) -> dict[str, SqlView]:
         """Return the views."""
         return {model.name: model.view for model in self if model.view is not None}
+
+    @property
+    def faults(self) -> dict[str, str]:
+        """Return what is wrong by file: all its mistakes, and the models that are disabled because of them."""
+        told: dict[str, list[str]] = {}
+        for mistake in self.mistakes:
+            told.setdefault(mistake.file, []).append(str(mistake))
+        for file, texts in told.items():
+            lost = {each.name for each in self.disabled if each.file == file}
+            own = len(lost)
+            # Each after those that it reads or not, so until nothing more is found.
+            while more := {each.name for each in self.disabled if lost & set(each.depends_on)} - lost:
+                lost |= more
+            others = sorted(lost - {each.name for each in self.disabled if each.file == file})
+            if own and others:
+                texts.append(f"Disabled with it: {', '.join(others)}.")
+        return {file: " ".join(texts) for file, texts in told.items()}
 
     def require_sound(self) -> Models:
         """Return the models themselves.

@@ -10,9 +10,9 @@ import pytest
 
 from assets.common import RULES, asset_key
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.errors import SqlModelsError
 from hfthot_platform.settings import load_settings
 from resources.platform import Platform
+from sensors.sql_models import sql_model_files
 from tests.sql.models.conftest import BARS, NOW, RETURNS, fill
 from tests.sql.models.test_runner import TOTALS
 
@@ -171,15 +171,72 @@ def test_a_header_with_a_schedule_makes_one(definitions):
     assert "marts_totals_schedule" not in schedules
 
 
-def test_a_broken_file_keeps_the_definitions_from_loading_and_nothing_else(platform):
-    (platform.models.folder / "staging" / "broken.sql").write_text(BARS.replace("market.bars_1m", "market.bars_1n"))
-    broken = Platform(platform.settings, clock=lambda: NOW)
+@pytest.fixture
+def broken(platform):
+    """The platform after a typo in the file of a view that `returns` reads."""
+    (platform.models.folder / "staging" / "minutes.sql").write_text(BARS.replace("market.bars_1m", "market.bars_1n"))
+    return Platform(platform.settings, clock=lambda: NOW)
 
-    with pytest.raises(SqlModelsError, match=r"staging/broken\.sql:11: unknown table 'market\.bars_1n'"):
-        build_definitions(broken.settings, broken)
 
+def test_a_broken_file_disables_its_model_and_those_that_read_it_and_nothing_else(broken, instance):
+    definitions = build_definitions(broken.settings, broken)
+    graph = definitions.resolve_asset_graph()
+
+    assert graph.get(MINUTES_KEY).description == (
+        "DISABLED. dbt_like_sql/staging/minutes.sql:11: unknown table 'market.bars_1n'. Did you mean 'market.bars_1m'?"
+    )
+    assert graph.get(RETURNS_KEY).description == (
+        "DISABLED. dbt_like_sql/marts/returns.sql: it reads staging.minutes, which is disabled."
+    )
+    assert isinstance(graph.get(RETURNS_KEY).partitions_def, dg.DailyPartitionsDefinition)
+    assert graph.get(RETURNS_KEY).parent_keys == {MINUTES_KEY}
+    assert graph.get(TOTALS_KEY).is_materializable
+    jobs = {each.name for each in definitions.resolve_all_job_defs()}
+    assert {"ingest", "marts_nightly", "sql_models_whole"} <= jobs
     assert broken.lake.table("market.bars_1m").scan().collect().height == 12
-    assert "marts.returns" in broken.lake
+    assert "marts.returns" not in broken.lake
+    dg.Definitions.validate_loadable(definitions)
+
+
+def test_a_run_of_a_disabled_model_fails_with_the_mistake(broken, instance):
+    result = materialize(build_definitions(broken.settings, broken), instance, MINUTES_KEY)
+
+    assert not result.success
+    (check,) = result.get_asset_check_evaluations()
+    assert (check.check_name, check.passed) == ("model_is_sound", False)
+    (failure,) = result.get_step_failure_events()
+    assert "staging/minutes.sql:11: unknown table" in failure.step_failure_data.error.cause.message
+
+
+def test_a_mistake_fails_a_check_and_is_one_incident_until_it_is_corrected(platform, broken, instance):
+    def tick(cursor):
+        context = dg.build_sensor_context(instance=instance, cursor=cursor)
+        result = sql_model_files(context, platform=broken)
+        return result.skip_reason.skip_message, result.cursor
+
+    def check(key):
+        record = instance.event_log_storage.get_asset_check_execution_history(
+            dg.AssetCheckKey(key, "model_is_sound"), limit=1
+        )[0]
+        return record.event.asset_check_evaluation
+
+    said, cursor = tick(None)
+    again, cursor = tick(cursor)
+
+    assert said == again
+    assert said.startswith("2 SQL models are disabled. dbt_like_sql/staging/minutes.sql:11: unknown table")
+    assert not check(RETURNS_KEY).passed
+    assert "reads staging.minutes" in check(RETURNS_KEY).description
+    (incident,) = broken.lake.table("ops.incidents").scan().collect().to_dicts()
+    assert (incident["kind"], incident["severity"]) == ("sql_model_disabled", "error")
+    assert incident["message"].startswith("dbt_like_sql/staging/minutes.sql:11: unknown table 'market.bars_1n'.")
+    assert incident["message"].endswith("Disabled with it: marts.returns.")
+
+    (platform.models.folder / "staging" / "minutes.sql").write_text(BARS)
+    said, cursor = tick(cursor)
+    assert said == "all 4 SQL models are sound"
+    assert check(RETURNS_KEY).passed
+    assert broken.lake.table("ops.incidents").scan().collect().height == 1
 
 
 def test_the_lake_of_the_settings_knows_models_from_any_working_folder(tmp_path, monkeypatch):

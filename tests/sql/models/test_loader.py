@@ -535,5 +535,52 @@ def test_all_mistakes_are_told_at_once_and_the_sound_models_stay_usable(write):
     assert "staging/b.sql:6: unknown table 'market.barz'" in str(caught.value)
 
 
+def test_whatever_a_file_is_only_its_own_model_and_those_that_read_it_are_disabled(write):
+    folder = write(
+        staging__minutes=BARS,
+        marts__returns=RETURNS,
+        staging__empty="",
+        staging__deep=model(f"SELECT {'(' * 5000}1{')' * 5000} AS x"),
+        staging__nul=model("SELECT 1 AS x \0"),
+        staging__head="/* description: [unclosed */ SELECT 1",
+        staging__loop=model("SELECT x FROM marts.loop"),
+        marts__loop=model("SELECT x FROM staging.loop"),
+        marts__reads_loop=model("SELECT x FROM marts.loop"),
+        staging__own=model("SELECT x FROM staging.own"),
+    )
+    (folder / "staging" / "latin.sql").write_bytes(model("SELECT 'é' AS x").encode("latin-1"))
+    (folder / "staging" / "folder.sql").mkdir()
+    (folder / "staging" / "gone.sql").symlink_to(folder / "nowhere")
+    (folder / "staging" / ".#minutes.sql").symlink_to("somebody@host.1:2")
+
+    models = read_models(folder)
+
+    assert sorted(each.name for each in models) == ["marts.returns", "staging.minutes"]
+    assert sorted(each.name for each in models.disabled) == [
+        *("marts.loop", "marts.reads_loop", "staging.deep", "staging.empty", "staging.folder", "staging.gone"),
+        *("staging.head", "staging.latin", "staging.loop", "staging.nul", "staging.own"),
+    ]
+    assert all(each.reasons for each in models.disabled)
+    assert models["marts.returns"].name == "marts.returns"
+    with pytest.raises(SqlModelsError, match="is no text in UTF-8"):
+        models["staging.latin"]
+    cycle = models.faults["dbt_like_sql/marts/loop.sql"]
+    assert cycle.endswith("Disabled with it: marts.reads_loop, staging.loop.")
+
+
+def test_what_is_wrong_is_told_by_file_with_all_that_is_lost(write):
+    folder = write(
+        staging__a=model("SELECT clos FROM market.closes"),
+        staging__b=model("SELECT clos FROM staging.a"),
+        marts__c=model("SELECT clos FROM staging.b"),
+    )
+    assert read_models(folder).faults == {
+        "dbt_like_sql/staging/a.sql": (
+            "dbt_like_sql/staging/a.sql:6: unknown column 'clos'. Did you mean 'close'? "
+            "Disabled with it: marts.c, staging.b."
+        )
+    }
+
+
 def test_a_folder_without_models_is_no_mistake(tmp_path):
     assert len(load_models(tmp_path / "none")) == 0
