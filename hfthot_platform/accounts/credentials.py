@@ -1,11 +1,13 @@
 """API keys issued here, and the keys of data providers that people leave with us.
 
 A key issued here has 256 random bits, and is kept only as its SHA-256 and a prefix for display; a provider's key is
-kept encrypted, since it has to be used.
+kept encrypted, since it has to be used.  A provider that is none of the list is whatever a person typed, so its name is
+kept with the key, in the same envelope; everywhere else it goes by a keyed hash (`Quotas.provider_id`).
 """
 
 from __future__ import annotations
 
+import json
 import re
 import secrets
 from collections.abc import Mapping
@@ -21,7 +23,7 @@ from hfthot_platform.accounts.changes import RowChange
 from hfthot_platform.accounts.core import RANDOM_ID, AccountRow, inserting
 from hfthot_platform.accounts.journal import Tally
 from hfthot_platform.accounts.people import changed_at, users_row
-from hfthot_platform.accounts.quotas import PROVIDER_NAME, PROVIDERS, Counter, Quotas, provider_limit, window_of
+from hfthot_platform.accounts.quotas import OWN, PROVIDER_NAME, PROVIDERS, Counter, Quotas, window_of
 from hfthot_platform.accounts.records import ApiKey, ApiKeys, ProviderKey, Request, Secret, moment
 from hfthot_platform.accounts.sessions import Sessions
 from hfthot_platform.accounts.store import Prepared, Transaction
@@ -34,12 +36,14 @@ from hfthot_platform.errors import (
     RevokedTokenError,
 )
 
-__all__ = ["Credentials"]
+__all__ = ["Credentials", "provider_secret"]
 
 _HERE: Final = Request()
 _KEY: Final = re.compile(r"hft_(?:free|hob|pro|ent)_[A-Za-z0-9_-]{43}")
 #: Valid keys of one account at once.
 _MOST_KEYS: Final = 20
+#: Providers of one account that are none of the list.
+_MOST_OWN: Final = 20
 _LONGEST: Final = 4096
 _ADD_KEY: Final = inserting(schema.api_keys)
 _VERIFY: Final = Prepared(
@@ -247,8 +251,9 @@ class Credentials(Sessions, Quotas):
                 cipher = self.cipher(tx, subject_id, "credentials")
                 for provider, secret in found:
                     counter, _ = self._provider_counter(tx, subject_id, provider)
-                    keys[provider] = {
-                        "api_key": cipher.decrypt("api_keys", "secret", secret),
+                    name, key = provider_secret(provider, cipher.decrypt("api_keys", "secret", secret))
+                    keys[name] = {
+                        "api_key": key,
                         "queries_done": counter.used,
                         "queries_remaining": counter.remaining,
                         "queries_limit": counter.quota,
@@ -274,12 +279,15 @@ class Credentials(Sessions, Quotas):
             user_id: whose keys.
             provider_keys: by provider the key, or `{"api_key": ..., "queries_limit": ...}` for a plan of its own
                 (`queries_limit` None is unlimited; `window_seconds` where the window is not the provider's usual one),
-                or None to remove it.  Providers that are not named keep their keys.
+                or None to remove it.  Providers that are not named keep their keys.  One that is none of the list may
+                have any name of a letter and up to 39 letters, digits and `_`; nobody but the person reads it, and it
+                has no limit unless one is given.
             data_sharing_consent: None leaves it as it is.
             request: who asks.
 
         Raises:
-            BadRequestError: a provider is none of the list, or a key is empty or too long.
+            BadRequestError: a provider's name cannot be one, a key is empty or too long, or the account has 20
+                providers outside of the list.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         wanted = {provider: _given(provider, value) for provider, value in provider_keys.items()}
@@ -288,28 +296,41 @@ class Credentials(Sessions, Quotas):
             row = self._open_account(tx, user_id)
             changes: list[RowChange] = []
             for provider, given in sorted(wanted.items()):
-                changes += self._save_provider(tx, row["subject_id"], provider, given)
+                provider_id = self.provider_id(user_id, provider)
+                changes += self._save_provider(tx, row["subject_id"], provider_id, provider, given)
+            self._require_few(tx, row["subject_id"])
             if data_sharing_consent is not None and data_sharing_consent != row["data_sharing_consent"]:
                 values = {"data_sharing_consent": bool(data_sharing_consent), "updated_at": changed_at(tx, row)}
                 row.update(values)
                 tx.execute(sa.update(schema.users).where(schema.users.c.user_id == user_id).values(values))
                 changes.append(users_row(row))
             detail = {
-                "providers": sorted(wanted.keys() & PROVIDERS.keys()),
+                "providers": sorted(self.provider_id(user_id, provider) for provider in wanted),
                 "data_sharing_consent": row["data_sharing_consent"],
             }
             tx.log(changes, self.event(tx, "api_keys.save", row["subject_id"], actor, request, detail=detail))
         return self.get_api_keys(user_id, request=request)
 
-    def _save_provider(self, tx: Transaction, subject_id: str, provider: str, given: _Given | None) -> list[RowChange]:
+    def _require_few(self, tx: Transaction, subject_id: str) -> None:
+        stored = schema.provider_keys.c
+        own = sa.select(sa.func.count()).where(stored.subject_id == subject_id, stored.provider.like(f"{OWN}%"))
+        if tx.execute(own).scalar_one() > _MOST_OWN:
+            raise BadRequestError(
+                f"an account keeps {_MOST_OWN} providers at most that are none of the list",
+                where="provider_keys",
+                hint="Remove one first: its name with None.",
+            )
+
+    def _save_provider(
+        self, tx: Transaction, subject_id: str, provider: str, name: str, given: _Given | None
+    ) -> list[RowChange]:
         stored = schema.provider_keys
         this = sa.and_(stored.c.subject_id == subject_id, stored.c.provider == provider)
         old = tx.execute(sa.select(stored).where(this)).mappings().first()
         changes: list[RowChange] = []
         cipher = self.cipher(tx, subject_id, "credentials")
-        same = (
-            old is not None and given is not None and cipher.decrypt("api_keys", "secret", old["secret"]) == given.key
-        )
+        sealed = None if given is None else _sealed(provider, name, given.key)
+        same = old is not None and sealed is not None and cipher.decrypt("api_keys", "secret", old["secret"]) == sealed
         if not same:
             key_id = secrets.token_hex(16) if given else None
             if old is not None:
@@ -317,18 +338,23 @@ class Credentials(Sessions, Quotas):
                 # What is no longer used is no longer kept: the row stays, its secret goes.
                 ended = dict(old) | {"secret": None, "revoked_at": tx.now, "replaced_by": key_id}
                 changes.append(provider_row(ended))
-            if given is not None:
+            if sealed is not None:
                 row = {
                     "subject_id": subject_id,
                     "provider": provider,
                     "key_id": key_id,
-                    "secret": cipher.encrypt("api_keys", "secret", given.key),
+                    "secret": cipher.encrypt("api_keys", "secret", sealed),
                     "created_at": tx.now,
                 }
                 tx.execute(sa.insert(stored).values(row))
                 changes.append(provider_row(row | {"revoked_at": None, "replaced_by": None}))
         if given is not None:
             changes += self._set_quota(tx, subject_id, provider, given)
+        elif provider.startswith(OWN):
+            # Names may be made up without end; their counters go with the keys.
+            usage = schema.usage.c
+            mine = sa.and_(usage.subject_id == subject_id, usage.resource == f"provider:{provider}")
+            tx.execute(sa.delete(schema.usage).where(mine))
         return changes
 
     def _set_quota(self, tx: Transaction, subject_id: str, provider: str, given: _Given) -> list[RowChange]:
@@ -338,10 +364,14 @@ class Credentials(Sessions, Quotas):
             found = self._stored_counter(tx, subject_id, provider)
             counter = found.limited(*window, tx.clock) if found else Counter.new(*window, tx.clock)
             stored = found is not None
-        else:
+        elif provider in PROVIDERS:
             counter, stored = self._provider_counter(tx, subject_id, provider)
             if stored:
                 return []
+        else:
+            if self._stored_counter(tx, subject_id, provider):
+                return []
+            counter, stored = Counter.new(*window_of(None), tx.clock), False
         resource = f"provider:{provider}"
         self._write(tx, subject_id, resource, counter, stored=stored)
         return [counter.row(subject_id, resource, tx.now)]
@@ -362,29 +392,45 @@ _ACCEPTED: Final = frozenset({"api_key", "queries_limit", "window_seconds", "que
 
 
 def _given(provider: str, value: str | Mapping[str, Any] | None) -> _Given | None:
-    if value is None and PROVIDER_NAME.fullmatch(str(provider)):
-        # Keys of providers that an older version took may be removed.
+    if not PROVIDER_NAME.fullmatch(str(provider)):
+        raise BadRequestError(
+            "a provider's name does not have the form of one",
+            where="provider_keys",
+            hint="A letter, then letters, digits and _, all lower-case, at most 40.",
+        )
+    if value is None:
         return None
-    # What a caller makes up would lie in clear in the lake for ever: only names from the list do.
-    provider_limit(str(provider))
+    # A name from the list may be repeated, what somebody typed may not.
+    where = f"provider_keys[{provider}]" if provider in PROVIDERS else "provider_keys"
     fields: Mapping[str, Any] = value if isinstance(value, Mapping) else {"api_key": value}
     key, quota, seconds = fields.get("api_key"), fields.get("queries_limit"), fields.get("window_seconds")
     if odd := sorted(str(name)[:40] for name in fields.keys() - _ACCEPTED):
-        raise BadRequestError(f"unknown fields {odd}", where=f"provider_keys[{provider}]", hint="See save_api_keys.")
+        raise BadRequestError(f"unknown fields {odd}", where=where, hint="See save_api_keys.")
     # The key itself is never quoted.
     if not isinstance(key, str) or not 1 <= len(key) <= _LONGEST or any(category(c) in {"Cc", "Cs"} for c in key):
-        raise BadRequestError(
-            f"the key is not text of 1 to {_LONGEST} characters", where=f"provider_keys[{provider}]", hint="Check it."
-        )
+        raise BadRequestError(f"the key is not text of 1 to {_LONGEST} characters", where=where, hint="Check it.")
     for name, number, least, most in (("queries_limit", quota, 0, 10**12), ("window_seconds", seconds, 1, 31_622_400)):
         whole = isinstance(number, int) and not isinstance(number, bool)
         if number is not None and not (whole and least <= number <= most):
             raise BadRequestError(
                 f"{name} is not a whole number of {least} to {most}",
-                where=f"provider_keys[{provider}]",
+                where=where,
                 hint="Correct it.",
             )
     return _Given(key, "queries_limit" in fields, quota, seconds)
+
+
+def _sealed(provider: str, name: str, key: str) -> str:
+    """Return what is encrypted of a provider's key: the key, with the name of a provider that is none of the list."""
+    return key if provider in PROVIDERS else json.dumps({"provider": name, "api_key": key}, ensure_ascii=False)
+
+
+def provider_secret(provider: str, text: str) -> tuple[str, str]:
+    """Return the name of a provider as its owner knows it, and the key, from what was encrypted."""
+    if not provider.startswith(OWN):
+        return provider, text
+    known = json.loads(text)
+    return str(known["provider"]), str(known["api_key"])
 
 
 def _api_key(row: Mapping[str, Any] | Any, account: AccountRow) -> ApiKey:

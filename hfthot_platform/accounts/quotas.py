@@ -31,7 +31,17 @@ from hfthot_platform.errors import (
     nearest,
 )
 
-__all__ = ["MOST_USES", "PROVIDERS", "PROVIDER_NAME", "Counter", "Quotas", "Resource", "provider_limit", "window_of"]
+__all__ = [
+    "MOST_USES",
+    "OWN",
+    "PROVIDERS",
+    "PROVIDER_NAME",
+    "Counter",
+    "Quotas",
+    "Resource",
+    "provider_limit",
+    "window_of",
+]
 
 _HERE: Final = Request()
 _DAY: Final = 86_400_000_000
@@ -41,6 +51,8 @@ MOST_USES: Final = 10**15
 #: Clocks are set back by seconds, or by an hour where somebody takes local time for UTC.
 _LONGEST_SET_BACK: Final = _DAY
 PROVIDER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
+#: What stands before the keyed hash of the name that a person gave a provider outside of the list.
+OWN: Final = "own_"
 Resource = Literal["requests", "sql_queries", "optimisations"]
 
 _MINUTE, _HOUR, _WHOLE_DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -76,7 +88,8 @@ def provider_limit(provider: str) -> Limit:
         raise BadRequestError(
             "it is none of the known data providers",
             where="provider",
-            hint=nearest(str(provider), PROVIDERS) or f"Known: {', '.join(PROVIDERS)}.",
+            hint=nearest(str(provider), PROVIDERS)
+            or f"Known: {', '.join(PROVIDERS)}. Any other one is known once its key was saved.",
         )
     return found
 
@@ -221,7 +234,7 @@ class Quotas(Core):
             BadRequestError: the provider is not known, or the increment is not a positive number.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        return self._count(user_id, _resource(provider), increment, request)
+        return self._count(user_id, self._resource(user_id, provider), increment, request, provider)
 
     def count_use(self, user_id: str, resource: Resource, amount: int = 1, *, request: Request = _HERE) -> QueryStats:
         """Count uses of the platform itself against the account's tier, durably.
@@ -265,7 +278,24 @@ class Quotas(Core):
             self._refused("usage.count", refused, request, user_id, "requests")
             raise refused
 
-    def _count(self, user_id: str, resource: str, amount: int, request: Request) -> QueryStats:
+    def provider_id(self, user_id: str, provider: str) -> str:
+        """Return what a person's provider is called in the store, the lake and the audit log.
+
+        Names from the list are as they are.  Any other is whatever somebody typed: of it nothing is seen but a keyed
+        hash, another one for every account; the name itself lies encrypted with the provider's key.
+        """
+        if provider in PROVIDERS:
+            return provider
+        return OWN + self.look_up("provider", f"{user_id}\0{provider}").hex()[:32]
+
+    def _resource(self, user_id: str, provider: str) -> str:
+        if not PROVIDER_NAME.fullmatch(str(provider)):
+            provider_limit(str(provider))
+        return f"provider:{self.provider_id(user_id, provider)}"
+
+    def _count(
+        self, user_id: str, resource: str, amount: int, request: Request, provider: str | None = None
+    ) -> QueryStats:
         given: object = amount
         if not isinstance(given, int) or isinstance(given, bool) or not 1 <= amount <= _MOST:
             raise BadRequestError(f"it is not a whole number of 1 to {_MOST}", where="increment", hint="Count uses.")
@@ -273,7 +303,7 @@ class Quotas(Core):
         try:
             with self.store.transaction() as tx:
                 actor = SYSTEM if request.actor_id is None else self.actor(tx, request, user_id)
-                subject_id, before, stored = self._counter(tx, user_id, resource)
+                subject_id, before, stored = self._counter(tx, user_id, resource, provider)
                 counter = before
                 if before.quota == 0 and resource in _TIERED:
                     refused = TierForbiddenError(
@@ -312,7 +342,7 @@ class Quotas(Core):
         if refused is not None:
             self._refused("usage.count", refused, request, user_id, resource)
             raise refused
-        return _stats(resource, counter)
+        return _stats(provider or resource, counter)
 
     def _stored_counter(self, tx: Transaction, subject_id: str, provider: str) -> Counter | None:
         found = tx.run(_COUNTER, {"whom": subject_id, "what": f"provider:{provider}"})
@@ -325,7 +355,9 @@ class Quotas(Core):
             return found, True
         return Counter.new(*window_of(provider_limit(provider)), tx.clock), False
 
-    def _counter(self, connected: Transaction, user_id: str, resource: str) -> tuple[str, Counter, bool]:
+    def _counter(
+        self, connected: Transaction, user_id: str, resource: str, provider: str | None = None
+    ) -> tuple[str, Counter, bool]:
         """Return the account's subject, its counter as of now, and whether the store has one."""
         known = RANDOM_ID.fullmatch(str(user_id))
         found = connected.run(_COUNTED, {"by": user_id, "what": resource}) if known else []
@@ -344,7 +376,7 @@ class Quotas(Core):
             window = window_of(getattr(tier(level), resource))
             counter = (counter or Counter.new(*window, connected.clock)).limited(*window, connected.clock)
         elif counter is None:
-            counter = Counter.new(*window_of(provider_limit(resource.partition(":")[2])), connected.clock)
+            counter = Counter.new(*window_of(provider_limit(str(provider))), connected.clock)
         return str(subject_id), counter, stored
 
     def _write(self, tx: Transaction, subject_id: str, resource: str, counter: Counter, *, stored: bool) -> None:
@@ -374,12 +406,12 @@ class Quotas(Core):
             BadRequestError: the provider is not known.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        resource = _resource(provider)
+        resource = self._resource(user_id, provider)
         with self.operation("usage.read", request, user_id) as tx:
             actor = self.actor(tx, request, user_id)
-            subject_id, counter, _ = self._counter(tx, user_id, resource)
+            subject_id, counter, _ = self._counter(tx, user_id, resource, provider)
             tx.log([], self.event(tx, "usage.read", subject_id, actor, request, resource=resource))
-        return _stats(resource, counter)
+        return _stats(provider, counter)
 
     def usage(self, user_id: str, *, request: Request = _HERE) -> Usage:
         """Return what an account used today and what its tier allows.
@@ -438,14 +470,9 @@ def _seconds(span: int) -> float:
     return max(0.001, span / 1e6)
 
 
-def _resource(provider: str) -> str:
-    provider_limit(provider)
-    return f"provider:{provider}"
-
-
-def _stats(resource: str, counter: Counter) -> QueryStats:
+def _stats(name: str, counter: Counter) -> QueryStats:
     return QueryStats(
-        provider=resource.removeprefix("provider:"),
+        provider=name,
         queries_done=counter.used,
         queries_remaining=counter.remaining,
         queries_limit=counter.quota,
@@ -456,5 +483,5 @@ def _stats(resource: str, counter: Counter) -> QueryStats:
 
 def _plain(resource: str) -> str | None:
     """Return a resource for the audit log; what a caller made up is left out."""
-    known = resource in _TIERED or resource.partition(":")[2] in PROVIDERS
-    return resource if known else None
+    provider = resource.partition(":")[2]
+    return resource if resource in _TIERED or provider in PROVIDERS or provider.startswith(OWN) else None

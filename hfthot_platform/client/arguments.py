@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
+from hfthot_platform.accounts.quotas import PROVIDERS
 from hfthot_platform.errors import BadRequestError, nearest
 
 __all__ = [
@@ -177,7 +178,8 @@ def provider_secrets(value: object, name: str = "provider_keys") -> dict[str, An
     found: dict[str, Any] = {}
     for provider, secret in value.items():
         known = name_of_provider(provider, f"{name}: a provider's name")
-        where = f"{name}[{known!r}]"
+        # A name from the list may be repeated, what somebody typed may not.
+        where = f"{name}[{known!r}]" if known in PROVIDERS else name
         if isinstance(secret, Mapping):
             if not set(secret) <= _PLAN:
                 raise _wrong(where, "it has a field that is not known", f"Known: {', '.join(sorted(_PLAN))}.")

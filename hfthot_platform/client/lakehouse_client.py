@@ -489,7 +489,8 @@ class LakehouseClient:
         Args:
             user_id: whose keys.
             provider_keys: by provider the key, or `{"api_key": ..., "queries_limit": ...}` for a plan of its own, or
-                None to remove it.  Providers that are not named keep their keys.
+                None to remove it.  Providers that are not named keep their keys.  One that is none of the list may
+                have any name of a letter and up to 39 letters, digits and `_`; nobody but the person reads it.
             data_sharing_consent: None leaves it as it is.
 
         Example:
@@ -498,7 +499,8 @@ class LakehouseClient:
             10
 
         Raises:
-            BadRequestError: a provider is none of the list, or a key is empty or too long.
+            BadRequestError: a provider's name cannot be one, a key is empty or too long, or there are 20 providers
+                outside of the list.
         """
         arguments.identifier(user_id)
         given = arguments.provider_secrets(provider_keys)

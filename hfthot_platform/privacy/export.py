@@ -350,9 +350,9 @@ _STORED: Final[dict[sa.Table, tuple[str, dict[str, str]]]] = {
     schema.provider_keys: (
         "Keys of other services that you stored (operational store)",
         {
-            "provider": "The service",
+            "provider": "The service; own_ and a hash for one that is none of the known ones",
             "key_id": "Random id",
-            "secret": "The key",
+            "secret": "The key, with the service's name where it is none of the known ones",
             "created_at": "When you stored it",
         },
     ),

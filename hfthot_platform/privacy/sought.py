@@ -264,7 +264,7 @@ def collected(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: 
                 if kind is None:
                     continue
                 for text in dict.fromkeys(cipher.decrypt(contract.name, column.name, each) for each in texts):
-                    found.add(kind, *(_spellings(text) if kind == "email" else (text,)))
+                    found.add(kind, *_FORMS.get(kind, _as_is)(text))
                     if kind in names and text not in names[kind]:
                         names[kind].append(text)
     for first in names["first_name"][:20]:
@@ -291,6 +291,21 @@ def _spellings(email: str) -> tuple[str, ...]:
         with suppress(UnicodeError):
             found.append(f"{local}@{spell()}")
     return tuple(dict.fromkeys(found))
+
+
+def _keys(text: str) -> tuple[str, ...]:
+    """Return a provider's key: the text, or what stands in it beside the name of a provider outside of the list."""
+    with suppress(ValueError, TypeError, KeyError):
+        return text, str(json.loads(text)["api_key"])
+    return (text,)
+
+
+def _as_is(text: str) -> tuple[str, ...]:
+    return (text,)
+
+
+#: In which forms a value is looked for, where it has more than one.
+_FORMS: Final[dict[str, Callable[[str], tuple[str, ...]]]] = {"email": _spellings, "secret": _keys}
 
 
 def _own_rows(lake: Lakehouse, contract: TableContract, subject_id: str) -> Iterator[pl.DataFrame]:

@@ -15,9 +15,10 @@ from hfthot_platform.errors import (
     BadRequestError,
     InactiveAccountError,
     InvalidTokenError,
+    QuotaExceededError,
     RevokedTokenError,
 )
-from tests.accounts.conftest import NOW
+from tests.accounts.conftest import NOW, PASSWORD
 
 
 @pytest.mark.parametrize(("tier", "prefix"), [(tier.name, tier.key_prefix) for tier in TIERS.values()])
@@ -199,21 +200,13 @@ def test_what_was_returned_can_be_given_back(accounts, alice):
     assert accounts.save_api_keys(alice.user_id, before["provider_keys"], before["data_sharing_consent"]) == before
 
 
-def test_a_provider_that_is_not_on_the_list_is_refused_and_its_name_is_kept_nowhere(accounts, alice, entries):
-    entries()
-    for name, given in (("finhub", "key"), ("my_feed", {"api_key": "key", "queries_limit": 2})):
-        with pytest.raises(BadRequestError, match="none of the known") as caught:
-            accounts.save_api_keys(alice.user_id, {name: given})
-        assert name not in str(caught.value)
-    assert accounts.get_api_keys(alice.user_id)["provider_keys"] == {}
-    assert "my_feed" not in repr(entries())
-
-
 @pytest.mark.parametrize(
     "given",
     [
         {"x' OR '1'='1": "canary"},
         {"Finnhub": "canary"},
+        {"my_canary_broker": ""},
+        {"my_canary_broker": {"api_key": "k", "limit": 5}},
         {"finnhub": ""},
         {"finnhub": "canary\n"},
         {"finnhub": 7},
@@ -225,10 +218,48 @@ def test_a_provider_that_is_not_on_the_list_is_refused_and_its_name_is_kept_nowh
         {"finnhub": {"api_key": "canary", "limit": 5}},
         {"finnhub": {"queries_limit": 5}},
     ],
-    ids=range(12),
+    ids=range(14),
 )
 def test_a_malformed_key_is_refused_without_quoting_it_and_nothing_is_stored(accounts, alice, given):
     with pytest.raises(BadRequestError) as caught:
         accounts.save_api_keys(alice.user_id, {"kraken": "fine"} | given)
     assert "canary" not in str(caught.value)
     assert accounts.get_api_keys(alice.user_id)["provider_keys"] == {}
+
+
+def test_a_provider_outside_of_the_list_is_known_to_its_owner_alone(accounts, alice, entries):
+    entries()
+    saved = accounts.save_api_keys(alice.user_id, {"my_broker": "a key of mine"})
+    assert saved["provider_keys"]["my_broker"] == {
+        "api_key": "a key of mine",
+        "queries_done": 0,
+        "queries_remaining": None,
+        "queries_limit": None,
+    }
+    assert accounts.update_query_count(alice.user_id, "my_broker", 3).provider == "my_broker"
+    assert accounts.get_query_stats(alice.user_id, "my_broker").queries_done == 3
+    logged = entries()
+    assert "my_broker" not in repr(logged)
+    with accounts.store.reading() as rx:
+        stored = [repr(rx.execute(sa.select(table)).all()) for table in schema.metadata.sorted_tables]
+    assert not any("my_broker" in rows for rows in stored)
+
+
+def test_two_accounts_name_a_provider_alike_and_nobody_else_can_tell(accounts, alice):
+    bob = accounts.register("bob", "bob@example.com", PASSWORD)
+    assert accounts.provider_id(alice.user_id, "my_broker") != accounts.provider_id(bob.user_id, "my_broker")
+    accounts.save_api_keys(alice.user_id, {"my_broker": {"api_key": "k", "queries_limit": 5}})
+    with pytest.raises(BadRequestError, match="none of the known"):
+        accounts.get_query_stats(bob.user_id, "my_broker")
+    with pytest.raises(QuotaExceededError):
+        accounts.update_query_count(alice.user_id, "my_broker", 6)
+
+
+def test_providers_outside_of_the_list_are_few_and_leave_nothing_behind(accounts, alice):
+    accounts.save_api_keys(alice.user_id, {f"broker_{i}": "k" for i in range(20)})
+    with pytest.raises(BadRequestError, match="20 providers"):
+        accounts.save_api_keys(alice.user_id, {"broker_20": "k"})
+    kept = accounts.save_api_keys(alice.user_id, {f"broker_{i}": None for i in range(20)} | {"broker_20": "k"})
+    assert list(kept["provider_keys"]) == ["broker_20"]
+    with accounts.store.reading() as rx:
+        assert len(rx.execute(sa.select(schema.usage)).all()) == 1

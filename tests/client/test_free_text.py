@@ -67,8 +67,8 @@ def test_no_text_of_any_call_lies_in_clear(client, folder, signed_in):
     assert _in_clear(folder) == []
 
 
-@pytest.mark.parametrize("name", ["zoe_quintessa", "my_feed", "finhub", "provider:finnhub", "\ud800", "", "a" * 41])
-def test_a_providers_name_is_one_of_the_list(client, register, name):
+@pytest.mark.parametrize("name", ["Zoe Quintessa", "provider:finnhub", "\ud800", "", "a" * 41])
+def test_a_providers_name_has_the_form_of_one(client, register, name):
     user = register()
     for given in ("key", {"api_key": "key", "queries_limit": 1}):
         with pytest.raises(ValueError, match=r"provider"):
@@ -76,6 +76,16 @@ def test_a_providers_name_is_one_of_the_list(client, register, name):
     for count in (client.update_query_count, client.get_query_stats):
         with pytest.raises(ValueError, match=r"provider"):
             count(user.user_id, name)
+
+
+def test_what_somebody_calls_a_provider_keeps_nobody_elses_erasure_from_being_proven(client, folder, register):
+    somebody, other = register("zoe_quintessabel"), register()
+    client.save_api_keys(other.user_id, {MARKER: {"api_key": "k", "queries_limit": 5}})
+    client.update_query_count(other.user_id, MARKER)
+    client.flush()
+    assert client.get_api_keys(other.user_id)["provider_keys"][MARKER]["queries_remaining"] == 4
+    assert _in_clear(folder) == []
+    assert client.delete_user_permanent(somebody.user_id).verification
 
 
 def test_a_symbol_that_the_lake_has_is_named_in_the_audit_log_and_another_is_not(client, signed_in):

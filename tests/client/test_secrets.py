@@ -142,7 +142,10 @@ def failures(here: LakehouseClient, user_id: str, token: str, key: str) -> dict[
         "no such field": Attempt(here.update_user, user_id, **{SECRET: PERSON}),
         "preferences": Attempt(here.update_user, user_id, preferences={SECRET: object()}),
         "provider": Attempt(here.save_api_keys, user_id, {SECRET: SECRET}),
-        "unknown provider": Attempt(here.save_api_keys, user_id, {"nobody_knows": SECRET}),
+        "too many providers": Attempt(
+            here.save_api_keys, user_id, {f"{WORD[:7].lower()}_{number}": SECRET for number in range(21)}
+        ),
+        "a made-up provider's shape": Attempt(here.save_api_keys, user_id, {WORD[:7].lower(): {SECRET: SECRET}}),
         "provider's key": Attempt(here.save_api_keys, user_id, {"finnhub": SECRET * 1000}),
         "provider's plan": Attempt(
             here.save_api_keys, user_id, {"finnhub": {"api_key": SECRET, "queries_limit": SECRET}}
