@@ -4,7 +4,9 @@ Run with `python benchmarks/bench_calibration.py [PICTURE]`; some minutes.  It p
 `docs/models/regime.md` and draws their picture, by default `docs/images/reliability.png`.
 
 On simulated truth the states are known: a call is right or wrong, on bars after the ones fitted.  On the S&P 500
-nobody knows them; there the causal filter is compared with the smoother of a model fitted to everything.
+nobody knows them, so what everybody can see later is the judge: the probability of the regime that was called, by the
+model of the day, once the returns of the following months are known; and whether the next day's move was a large one.
+Models are refitted every quarter on the past alone.  Beside each error stands the one of a perfect forecaster.
 """
 
 from __future__ import annotations
@@ -13,48 +15,33 @@ import sys
 from pathlib import Path
 
 import numpy as np
-from bench_regime import followed, known, sp500
+from bench_regime import known, sp500
 
-from hfthot_platform.models.regime import LABELS, fit_regimes
+from hfthot_platform.models.regime import LABELS, fit_regimes, walk_forward
+from hfthot_platform.models.reliability import reliability
 
 OBSERVATIONS = ("ar1", "multivariate")
-EDGES = np.linspace(1 / 3, 1, 11)
 TRUTHS = {
     "fitted on 5,000 bars": (known((0.4, -0.45, 0.0), (0.6, 0.6, 2.0), 0.985), 5000),
     "fitted on 1,000 bars": (known((0.4, -0.45, 0.0), (0.6, 0.6, 2.0), 0.985), 1000),
     "hardly told apart, 5,000": (known((0.2, -0.2, 0.0), (1.0, 0.8, 2.0), 0.97), 5000),
 }
 SERIES, NEW = 12, 3000
+#: Bars of a quarter: a daily series is refitted more often still by the assets.
+REFIT = 63
 TARGET = 0.03
 
 
-def bins(said, right):
-    """Return (share, mean said, share right) of each of ten bins of confidence, as rows; NaN where a bin is empty."""
-    place = np.clip(np.digitize(said, EDGES) - 1, 0, 9)
-    rows = [(place == k, (place == k).mean()) for k in range(10)]
-    return np.array([(share, said[b].mean(), right[b].mean()) if share else (0, np.nan, np.nan) for b, share in rows])
-
-
-def expected_error(table):
-    """Return the mean over the bars of the distance between said and right of their bin."""
-    return float(np.nansum(table[:, 0] * np.abs(table[:, 1] - table[:, 2])))
-
-
-def show(title, said, right):
-    table = bins(said, right)
-    error = expected_error(table)
-    print(
-        f"\n{title}: said {said.mean():.3f}, right {right.mean():.3f}, expected calibration error {error:.4f} "
-        f"({'within' if error <= TARGET else 'ABOVE'} {TARGET}), {said.size:,} bars"
-    )
-    print(f"  {'confidence':>14}{'bars':>8}{'said':>8}{'right':>8}")
-    for low, high, (share, mean, good) in zip(EDGES[:-1], EDGES[1:], table, strict=True):
-        print(f"  {low:6.2f} to {high:4.2f}{share:8.1%}{mean:8.3f}{good:8.3f}")
-    return table
+def show(title, found):
+    said, right = (found.share @ np.nan_to_num(each) for each in (found.said, found.right))
+    verdict = "within" if found.error <= TARGET else "ABOVE"
+    print(f"\n{title}: said {said:.3f}, right {right:.3f}, {verdict} {TARGET}")
+    print(found)
+    return found
 
 
 def simulated(observation, truth, bars):
-    """Return what was said and whether it was right, (SERIES * NEW,), on bars after the fitted ones."""
+    """Return the reliability of the calls on bars after the fitted ones, of SERIES series of NEW bars each."""
     said, right = [], []
     for seed in range(SERIES):
         y, path = truth.simulate(bars + NEW, seed=seed)
@@ -63,18 +50,48 @@ def simulated(observation, truth, bars):
         names = np.array([LABELS.index(each) for each in model.labels])
         said.append(found.max(axis=1))
         right.append(names[found.argmax(axis=1)] == path[bars:])
-    each = [expected_error(bins(*pair)) for pair in zip(said, right, strict=True)]
-    print(f"\n  of one series alone: median {np.median(each):.3f}, worst {max(each):.3f}", end="")
-    return np.concatenate(said), np.concatenate(right)
+    alone = [reliability(*pair, least=1 / 3, draws=100) for pair in zip(said, right, strict=True)]
+    each, chance = ([getattr(one, name) for one in alone] for name in ("error", "chance_95"))
+    print(f"\n  of one series alone: median {np.median(each):.3f}, worst {max(each):.3f}; ", end="")
+    print(f"a perfect forecaster: 95 % below {np.median(chance):.3f}", end="")
+    return reliability(np.concatenate(said), np.concatenate(right), least=1 / 3)
 
 
-def confirmed(observation, first):
-    """Return what the causal filter said and whether hindsight confirms it, yearly refits."""
+def followed(observation, first):
+    """Return the S&P 500's returns and the walk over it."""
     days, returns = sp500()
     start = int(np.searchsorted(days, np.datetime64(first)))
-    walk, hindsight, _, _ = followed(returns, start, 252, observation)
-    said = walk.probabilities[start:].max(axis=1)
-    return said, walk.regime[start:] == hindsight.smooth(returns).argmax(axis=1)[start:]
+    return returns, walk_forward(returns, start=start, refit_every=REFIT, observation=observation)
+
+
+def large_moves(returns, walk):
+    """Return the reliability of the probability that the next day's move is larger than the past's median one."""
+    said, right = [], []
+    for k, model in enumerate(walk.models):
+        bars = np.flatnonzero(walk.model == k)
+        past = returns[: bars[-1] + 1]
+        usual = float(np.median(np.abs(past[: walk.fitted_until[k]])))
+        inside = model.predictive_probability(past, usual) - model.predictive_probability(past, -usual)
+        said.append(1.0 - inside[bars])
+        right.append(np.abs(past[bars]) > usual)
+    return reliability(np.concatenate(said), np.concatenate(right))
+
+
+def stocks():
+    """Return the reliability of the multivariate model on ten US stocks together, refitted every three years."""
+    from skfolio.datasets import load_sp500_dataset
+
+    prices = load_sp500_dataset()
+    start = int(np.searchsorted(prices.index.to_numpy().astype("datetime64[D]")[1:], np.datetime64("2000")))
+    said, later = [], []
+    for name in prices.columns[:10]:
+        returns = np.diff(np.log(prices[name].to_numpy()))
+        options = {"n_restarts": 3, "n_bootstrap": 20, "observation": "multivariate"}
+        pair = walk_forward(returns, start=start, refit_every=756, **options).judged(returns)
+        print(f"\n  {name}: error {reliability(*pair, least=1 / 3, draws=100).error:.3f}", end="")
+        said.append(pair[0])
+        later.append(pair[1])
+    return reliability(np.concatenate(said), np.concatenate(later), least=1 / 3)
 
 
 def draw(panels, path):
@@ -83,17 +100,22 @@ def draw(panels, path):
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.4 * len(panels), 3.5), sharey=True, layout="constrained")
-    for axis, (title, tables) in zip(axes, panels.items(), strict=True):
-        axis.plot([1 / 3, 1], [1 / 3, 1], color="0.6", linewidth=1)
-        for name, table in tables.items():
-            shown = table[table[:, 0] >= 0.005]
-            label = f"{name}, error {expected_error(table):.3f}"
-            axis.plot(shown[:, 1], shown[:, 2], marker="o", markersize=4, linewidth=1.2, label=label)
-        axis.set(title=title, xlabel="said", xlim=(0.32, 1.01), ylim=(0, 1.01))
+    columns = (len(panels) + 1) // 2
+    figure, axes = plt.subplots(2, columns, figsize=(3.4 * columns, 7.0), sharey=True, layout="constrained")
+    for axis in axes.flat[len(panels) :]:
+        axis.axis("off")
+    for axis, (title, found) in zip(axes.flat, panels.items(), strict=False):
+        axis.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+        for name, each in found.items():
+            shown = each.share >= 0.005
+            label = f"{name}: {each.error:.3f} (chance {each.chance_95:.3f})"
+            axis.plot(each.said[shown], each.right[shown], marker="o", markersize=4, linewidth=1.2, label=label)
+        low = min(each.edges[0] for each in found.values())
+        axis.set(title=title, xlabel="said", xlim=(low - 0.01, 1.01), ylim=(0, 1.01))
         axis.title.set_fontsize(9)
         axis.legend(fontsize=7, loc="lower right", frameon=False)
-    axes[0].set_ylabel("right (S&P 500: confirmed in hindsight)")
+    for axis in axes[:, 0]:
+        axis.set_ylabel("right")
     figure.savefig(path, dpi=90, metadata={"Software": None})
 
 
@@ -101,14 +123,22 @@ def main(path):
     panels = {}
     for title, (truth, bars) in TRUTHS.items():
         panels[f"Simulated, {title}"] = {
-            each: show(f"Simulated truth, {title}, {each}", *simulated(each, truth, bars)) for each in OBSERVATIONS
+            each: show(f"Simulated truth, {title}, {each}", simulated(each, truth, bars)) for each in OBSERVATIONS
         }
-    for first in ("2018", "2000"):
+    for first in ("2000", "2018"):
         title = f"S&P 500, {first} to 2022"
-        panels[title] = {
-            each: show(f"{title}, causal filter against hindsight, {each}", *confirmed(each, first))
-            for each in OBSERVATIONS
+        walks = {each: followed(each, first) for each in OBSERVATIONS}
+        panels[f"{title}: the regime"] = {
+            each: show(
+                f"{title}, regime called, against later returns, {each}", reliability(*walk.judged(y), least=1 / 3)
+            )
+            for each, (y, walk) in walks.items()
         }
+        panels[f"{title}: a large move"] = {
+            each: show(f"{title}, a large move tomorrow, {each}", large_moves(y, walk))
+            for each, (y, walk) in walks.items()
+        }
+    show("Ten US stocks, 2000 to 2022, regime called, against later returns, multivariate", stocks())
     draw(panels, path)
     print(f"\nPicture: {path}")
 

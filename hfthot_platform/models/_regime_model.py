@@ -332,6 +332,58 @@ class RegimeModel(Displayed):
         out[np.isnan(y)] = np.nan
         return out
 
+    def predictive_probability(self, returns: FloatLike, at: FloatLike, *, allow_missing: bool = False) -> FloatArray:
+        """Return p(r_t <= at | returns before t), (T,); NaN for missing bars.
+
+        With `at` the returns themselves it is the probability integral transform, uniform if the model is right: what
+        happened next is seen by everybody, so this is how a model is judged where nobody knows the regimes.
+
+        Args:
+            returns: (T,). at: a number, or one for each bar, (T,), in units of the returns.
+            allow_missing: as for `filter`.
+
+        Raises:
+            DataError: as for `filter`, or `at` is neither a number nor (T,) numbers.
+        """
+        from scipy.special import ndtr
+
+        y = self._checked(returns, allow_missing=allow_missing)
+        try:
+            found = np.asarray(at)
+            if found.dtype.kind not in "fiu":
+                raise TypeError(f"type {found.dtype}")
+            point = np.broadcast_to(found.astype(np.float64), y.shape)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"at is no number and not {y.size} of them ({error})", where="RegimeModel.predictive_probability"
+            ) from error
+        f, _ = self.filtered(y, densities=False)
+        prediction = np.vstack([self.initial, f[:-1] @ self.transition])
+        mean, deviation = self._next_return(y)
+        out = (prediction * ndtr((point[:, None] - mean) / deviation)).sum(axis=1)
+        out[np.isnan(y) | np.isnan(point)] = np.nan
+        return np.asarray(out)
+
+    def _next_return(self, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Return mean and standard deviation of each return given those before it, in each state, (T, K) twice.
+
+        The laws of the compiled densities (`ar_density`, `law_density`); a test holds the two together.
+        """
+        last, gap = np.empty(y.size), np.empty(y.size, dtype=np.int64)
+        loops.gaps(y, gap, last)
+        fade = np.where(gap[:, None] > 0, self.phi ** np.maximum(gap, 1)[:, None], 0.0)
+        level = self.mu / (1.0 - self.phi)
+        mean = level + fade * (last[:, None] - level)
+        deviation = self.sigma * np.sqrt((1.0 - fade**2) / (1.0 - self.phi**2))
+        if part := self.multivariate:
+            features, known = part.features(y)
+            now = np.flatnonzero((gap[1:] == 1) & (known[:-1] == 2)) + 1
+            c, phi, a, b = part.law.T
+            mean[now] = part.scale * (c + phi * features[now - 1, :1])
+            log_deviation = np.maximum(a + b * features[now - 1, 3:], math.log(0.05))
+            deviation[now] = part.scale * np.exp(log_deviation)
+        return mean, deviation
+
     def conditional_log_likelihood(self, returns: FloatLike, *, allow_missing: bool = False) -> float:
         """Return the likelihood that the fit maximises: returns without a direct predecessor are given.
 

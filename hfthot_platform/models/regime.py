@@ -387,6 +387,37 @@ class WalkForward:
     models: tuple[RegimeModel, ...]
     fitted_until: tuple[int, ...]
 
+    def judged(self, returns: FloatLike, *, ahead: int = 60) -> tuple[FloatArray, FloatArray]:
+        """Return what was said of each bar's regime, and what the same model says once later returns are known.
+
+        Nobody knows the regimes of a real series, but a probability must hold up against what comes after: if it is
+        one, the later probability of the regime called equals the one said, on average over all bars that were called
+        with it.  Both are of the model that was in use, so the later one uses new returns and never a new definition
+        of the regimes; `reliability.reliability` compares the two.
+
+        Args:
+            returns: those walked forward over, (T,). ahead: returns beyond a model's last bar that may be used.
+
+        Returns:
+            From the first filtered bar on: the probability of the most probable regime, and its later probability.
+
+        Raises:
+            DataError: not as many returns as were walked over.
+        """
+        where = "WalkForward.judged"
+        whole(ahead, "ahead", where, least=0)
+        y = checked_returns(returns, allow_missing=True)
+        if y.size != self.model.size:
+            raise DataError(f"{y.size} returns", where=where, hint=f"Give the {self.model.size} walked forward over.")
+        said, later = [], []
+        for k, model in enumerate(self.models):
+            bars = np.flatnonzero(self.model == k)
+            called = self.regime[bars]
+            smoothed = model.smooth(y[: bars[-1] + 1 + ahead], allow_missing=True)
+            said.append(self.probabilities[bars, called])
+            later.append(smoothed[bars, called])
+        return np.concatenate(said), np.concatenate(later)
+
 
 def walk_forward(
     returns: FloatLike,

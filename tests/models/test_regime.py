@@ -33,6 +33,7 @@ from hfthot_platform.models.regime import (
     fit_regimes,
     walk_forward,
 )
+from hfthot_platform.models.reliability import reliability
 
 
 def known(phi, sigma, stay, mu=(0.0, 0.0, 0.0)) -> RegimeModel:
@@ -102,14 +103,14 @@ def short(series):
 
 @pytest.fixture(scope="module")
 def compared(sp500):
-    """Agreement of the causal filter, walk-forward from 2018, with the smoother of a fit to everything; confidence."""
+    """By model, walk-forward from 2018: agreement with the smoother of a fit to everything; confidence; the walk."""
     returns, start = sp500
 
     def compare(observation):
         walk = walk_forward(returns, start=start, refit_every=252, observation=observation, n_restarts=3)
         hindsight = fit_regimes(returns, observation=observation, n_restarts=3, previous=walk.models[-1])
         found = agreement(walk.regime[start:], hindsight.smooth(returns).argmax(axis=1)[start:])
-        return found, float(walk.probabilities[start:].max(axis=1).mean())
+        return found, float(walk.probabilities[start:].max(axis=1).mean()), walk
 
     return {each: compare(each) for each in ("multivariate", "ar1")}
 
@@ -640,16 +641,88 @@ class TestChoice:
         assert np.trapezoid(density, grid) == pytest.approx(1.0, abs=1e-6)
 
 
+class TestPredictiveProbability:
+    """p(r_t <= x | returns before t)."""
+
+    @pytest.mark.parametrize("which", ["fitted", "multivariate", "gaussian"])
+    def test_grows_by_the_density(self, which, request, series):
+        model = request.getfixturevalue(which)
+        y = series[0][:300].copy()
+        y[[40, 41, 90, 200]] = np.nan
+        low, high = (model.predictive_probability(y, y + step, allow_missing=True) for step in (-1e-4, 1e-4))
+        density = np.exp(model.predictive_log_density(y, allow_missing=True))
+        assert (high - low) / 2e-4 == pytest.approx(density, rel=1e-5, abs=1e-9, nan_ok=True)
+        assert np.isnan(high).sum() == 4
+
+    def test_of_what_came_is_uniform(self, fitted):
+        y, _ = fitted.simulate(4000, seed=9)
+        found = np.sort(fitted.predictive_probability(y, y))
+        # Kolmogorov's 1 % point.
+        assert np.abs(found - np.arange(1, 4001) / 4000).max() < 1.63 / math.sqrt(4000)
+
+    def test_ends_at_nothing_and_everything(self, fitted, series):
+        assert (fitted.predictive_probability(series[0][:50], -np.inf) == 0).all()
+        assert fitted.predictive_probability(series[0][:50], np.inf) == pytest.approx(np.ones(50))
+
+    @pytest.mark.parametrize("at", [[0.0, 1.0], "x", None, 1j])
+    def test_other_points_are_refused(self, fitted, series, at):
+        with pytest.raises(DataError, match="at is no number"):
+            fitted.predictive_probability(series[0][:50], at)
+
+
+class TestJudgedLater:
+    def test_a_call_is_judged_by_the_model_that_made_it(self, series):
+        y = series[0][:1500]
+        walk = walk_forward(y, start=1000, refit_every=250, observation="ar1", n_restarts=1, n_bootstrap=20)
+        said, later = walk.judged(y, ahead=30)
+        assert said == pytest.approx(walk.probabilities[1000:].max(axis=1))
+        bars = np.arange(1000, 1250)
+        smoothed = walk.models[0].smooth(y[:1280])
+        assert later[:250] == pytest.approx(smoothed[bars, walk.regime[bars]])
+
+    def test_other_returns_are_refused(self, series):
+        y = series[0][:1200]
+        walk = walk_forward(y, start=1000, refit_every=200, observation="ar1", n_restarts=1, n_bootstrap=20)
+        with pytest.raises(DataError, match="1199 returns"):
+            walk.judged(y[1:])
+
+
 class TestStandardAndPoors500:
     """1990 to 2022; walk-forward from 2018, against the smoother of a model fitted on all of it."""
 
     @pytest.mark.parametrize("observation", ["multivariate", "ar1"])
     def test_is_as_often_right_in_hindsight_as_it_said(self, compared, observation):
-        found, said = compared[observation]
+        found, said, _ = compared[observation]
         assert found.rate == pytest.approx(said, abs=0.03)
         assert 0.75 < found.rate < 0.88
         assert found.occupancy.min() >= 0.05
         assert found.confusion.sum() == 1257
+
+    def test_the_regime_called_holds_up_against_later_returns(self, compared, sp500):
+        said, later = compared["multivariate"][2].judged(sp500[0])
+        found = reliability(said, later, least=1 / 3)
+        assert found.n == 1257
+        assert found.error <= max(0.03, found.chance_95)
+        assert found.error <= 0.04
+        assert found.said @ found.share == pytest.approx(np.nan_to_num(found.right) @ found.share, abs=0.03)
+
+    @pytest.mark.soak
+    def test_a_confidence_is_a_probability_over_twenty_three_years(self, sp500):
+        returns, _ = sp500
+        walk = walk_forward(returns, start=2527, refit_every=252, observation="multivariate", n_restarts=4)
+        assert reliability(*walk.judged(returns), least=1 / 3).error <= 0.03
+
+    def test_large_moves_come_as_often_as_foretold(self, compared, sp500):
+        returns, start = sp500
+        walk = compared["multivariate"][2]
+        said = np.empty(returns.size)
+        for k, model in enumerate(walk.models):
+            bars = np.flatnonzero(walk.model == k)
+            past = returns[: bars[-1] + 1]
+            inside = model.predictive_probability(past, 0.5) - model.predictive_probability(past, -0.5)
+            said[bars] = 1 - inside[bars]
+        found = reliability(said[start:], np.abs(returns[start:]) > 0.5)
+        assert found.error <= max(0.03, found.chance_95)
 
     def test_trending_and_mean_reverting_do_not_separate(self, sp500):
         model = fit_regimes(sp500[0], n_restarts=3, observation="ar1")
@@ -689,13 +762,6 @@ class TestSimulatedTruth:
         assert all(fit >= 0.85 for own, fit in found if own >= 0.86)
 
 
-def calibration_error(said: np.ndarray, right: np.ndarray) -> float:
-    """Return the mean distance of what was said from what was right, over ten bins of what was said."""
-    place = np.clip(((said - 1 / 3) * 15).astype(int), 0, 9)
-    bins = [place == k for k in range(10)]
-    return sum(b.mean() * abs(said[b].mean() - right[b].mean()) for b in bins if b.any())
-
-
 @pytest.mark.parametrize("observation", ["ar1", "multivariate"])
 def test_a_confidence_is_a_probability_on_new_bars(observation):
     said, right = [], []
@@ -706,7 +772,7 @@ def test_a_confidence_is_a_probability_on_new_bars(observation):
         names = np.array([LABELS.index(each) for each in model.labels])
         said.append(f.max(axis=1))
         right.append(names[f.argmax(axis=1)] == path[4_000:])
-    assert calibration_error(np.concatenate(said), np.concatenate(right)) < 0.03
+    assert reliability(np.concatenate(said), np.concatenate(right), least=1 / 3).error < 0.03
 
 
 class TestFlatSeriesWithJumps:
