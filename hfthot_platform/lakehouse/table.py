@@ -77,6 +77,8 @@ Rows = pl.DataFrame | pl.LazyFrame | Audited
 
 _OPTIMISTIC = 4
 _ATTEMPTS = 12
+# delta-rs counts up to the version that it is asked for (37 ns each), so those that cannot be are never asked for.
+_FAR = 100_000
 #: Versions of a table whose lists of files are kept.
 _KEPT = 4
 _VERSION_PROPERTY = "hfthot.schema_version"
@@ -740,6 +742,10 @@ class Table:
         return handle
 
     def _open(self, version: int | None = None) -> DeltaTable | None:
+        if version is not None and version > _FAR:
+            newest = self._open()
+            if newest is not None and version > newest.version():
+                raise self._unavailable(f"version {version}", self.readable_versions())
         try:
             with translated(self.contract.name):
                 handle = _Handle(self._location, version=version, storage_options=self._options)

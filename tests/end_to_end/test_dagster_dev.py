@@ -110,7 +110,7 @@ def test_the_workspace_loads_with_every_asset_and_everything_that_runs_by_itself
     schedules = {each["name"]: each["scheduleState"]["status"] for each in repository["schedules"]}
     assert {"/".join(each["assetKey"]["path"]) for each in found["assetNodes"]} >= ASSETS
     names = ["automation", "landing_folder", "regime_change", "run_failure", "withdrawn_files"]
-    names += ["accounts_changes", "user_events", "erasure_requests", "export_requests"]
+    names += ["accounts_changes", "user_events", "erasure_requests", "export_requests", "sql_model_files"]
     assert sensors == dict.fromkeys(names, "RUNNING")
     assert schedules.keys() >= {"ingest_daily", "derive_daily", "maintenance_nightly", "deep_quality_weekly"}
     # What needs a live feed, and the rotation of keys, wait until somebody switches them on.

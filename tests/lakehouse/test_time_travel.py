@@ -69,7 +69,7 @@ def test_a_time_before_the_first_version_is_refused_with_the_readable_range(thre
     assert "version 0 (2024-05-01T00:00:00+00:00) to 3 (2024-05-04T00:00:00+00:00)" in str(caught.value)
 
 
-@pytest.mark.parametrize("version", [-1, 4, 2**70])
+@pytest.mark.parametrize("version", [-1, 4, 10**9, 2**63 - 1, 2**70])
 def test_a_version_that_does_not_exist_is_refused_with_the_readable_range(three, version):
     with pytest.raises(
         VersionUnavailableError, match=rf"version {version} is not readable. Readable: version 0 .* to 3"
