@@ -5,6 +5,9 @@ that is killed leaves all of a file's rows or none.  Each step can be repeated a
 there count as published by this very file (their `source_ref` holds its content hash), the record is merged by
 content hash, and a file that is recorded but not moved is only announced and moved.
 
+An archive that fills several tables is judged over all of them, and has an outcome and a commit for each.  Before the
+first commit its records say `publishing`; what a killed run left so is taken back by the next run of anything here.
+
 A file that fails, however it fails, never stops the others.
 
 What is no candidate in a landing folder and stays where it is: folders, hidden files, files with the suffix of
@@ -23,8 +26,8 @@ import stat
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -35,6 +38,7 @@ from polars.exceptions import PanicException
 from hfthot_platform.errors import (
     BadRequestError,
     LakehouseError,
+    LockTimeoutError,
     RejectedFileError,
     SchemaMismatchError,
     StorageFullError,
@@ -51,13 +55,16 @@ from hfthot_platform.ingest.records import FileOutcome, Known
 from hfthot_platform.lakehouse import Lakehouse, Staging, Stamp
 from hfthot_platform.lakehouse.locks import writers_lock
 from hfthot_platform.lakehouse.publication import Former
-from hfthot_platform.market.sources.base import Batch, FileProbe, Progress, Recognised, content_hash, no_progress
+from hfthot_platform.market.sources.base import FileProbe, Progress, Recognised, content_hash, no_progress
+from hfthot_platform.market.sources.containers import archives_kept_open
+from hfthot_platform.market.sources.delimited import is_table_of_numbers
 from hfthot_platform.market.sources.mapping import (
     FOLDER_MAPPING,
     SIDECAR_SUFFIX,
     CsvMapping,
     declared_mapping,
     sidecar_of,
+    write_mapping,
 )
 
 if TYPE_CHECKING:
@@ -87,8 +94,10 @@ _LAKE_IS_DOWN: Final = (StorageFullError, StorageReadOnlyError, StorageUnavailab
 #: What a file's reason holds of each rejected row at most.
 _SHOWN_CHARACTERS: Final = 500
 _SHORTEST_HASH: Final = 8
+#: For so long a file may be under publication on another host.
+_AT_WORK: Final = timedelta(days=1)
 #: Why a member of an archive is left out where others are read.
-_NO_MARKET_DATA: Final = ("unrecognised", "empty")
+_NO_MARKET_DATA: Final = ("unrecognised", "empty", "left_out")
 
 #: Called with a file's outcome as soon as its rows and its record are there.
 OnOutcome = Callable[[FileOutcome], None]
@@ -168,15 +177,16 @@ def ingest_landing(
     """
     landing.mkdir(parents=True, exist_ok=True)
     lake.expect_new()
-    outcomes = []
+    outcomes: list[FileOutcome] = []
     fault: LakehouseError | None = None
     with writers_lock(landing / ".landing.lock", exclusive=True):
+        _take_back_unfinished(lake, stamp or Stamp())
         done, rejected = _folder(landing, _DONE), _folder(landing, _REJECTED)
         _finish_filing(landing, done, rejected)
         for path in waiting_files(landing, now=now, settle_seconds=settle_seconds):
             one = _OneFile(lake, path, stamp or Stamp(), scratch, progress, on_unexpected, follow=False)
             try:
-                outcome = one.ingest()
+                found = one.ingest()
             except FileNotFoundError:
                 continue  # taken away in the meantime
             except _LAKE_IS_DOWN:
@@ -185,20 +195,23 @@ def ingest_landing(
                 error.add_note(f"while ingesting {path.name!r}, which stays in the landing folder")
                 fault = fault or error
                 continue
-            done_before = outcome.status == "repeated" and _only_to_be_moved(lake, outcome, path, done)
+            done_before = found[0].status == "repeated" and _only_to_be_moved(lake, found[0], path, done)
             if done_before:
-                (file,) = records.known(lake, pl.col("content_hash") == outcome.content_hash)
-                outcome = replace(outcome, days=file.days)
-            outcomes.append(outcome)
-            on_outcome(outcome)
-            if outcome.reason == _CHANGED:
+                days = {each.content_hash: each.days for each in records.known_of(lake, found[0].digest)}
+                found = [replace(each, days=days[each.content_hash]) for each in found]
+            outcomes += found
+            for outcome in found:
+                on_outcome(outcome)
+            if found[0].reason == _CHANGED:
                 continue
-            if outcome.reason == _PERSONAL:
-                _put_away(path, landing, outcome)
-            elif outcome.status == "published" or done_before:
-                _file_away(path, done, outcome)
+            if found[0].reason == _PERSONAL:
+                _put_away(path, landing, found[0])
+                continue
+            one.keep_mapping()
+            if found[0].status == "published" or done_before:
+                _file_away(path, done, found)
             else:
-                _file_away(path, rejected, outcome, with_reason=True)
+                _file_away(path, rejected, found, with_reason=True)
     if fault is not None:
         raise fault
     return outcomes
@@ -216,7 +229,8 @@ def ingest_files(
 ) -> list[FileOutcome]:
     """Ingest files where they are (folders are walked, links to files followed); nothing is moved.
 
-    Every file has an outcome, whatever happens to it; a file that is named twice has one.
+    Every file has an outcome, whatever happens to it (one for each table that it fills); a file that is named twice
+    is ingested once.
 
     Raises:
         BadRequestError: there is no such file or folder; nothing was ingested.
@@ -228,21 +242,23 @@ def ingest_files(
             raise BadRequestError("there is no such file or folder", where=str(path), hint="Check the path.")
     lake.expect_new()
     stamp = stamp or Stamp()
-    outcomes = []
+    _take_back_unfinished(lake, stamp)
+    outcomes: list[FileOutcome] = []
     for path in dict.fromkeys(each.absolute() for given in paths for each in _walked(given)):
         one = _OneFile(lake, path, stamp, scratch, progress, on_unexpected, follow=True)
         try:
-            outcome = one.ingest()
+            found = one.ingest()
         except FileNotFoundError:
-            outcome = one.rejected("vanished", "the file was taken away before it was read")
+            found = [one.rejected("vanished", "the file was taken away before it was read")]
         except _LAKE_IS_DOWN:
             raise
         except LakehouseError as error:
-            outcome = replace(one.rejected(_snake(error), str(error)), status="failed")
-        if outcome.reason == _UNEXPECTED:
-            record_incident(lake, incident_of(outcome, lake.clock(), stamp))
-        outcomes.append(outcome)
-        on_outcome(outcome)
+            found = [replace(one.rejected(_snake(error), str(error)), status="failed")]
+        if found[0].reason == _UNEXPECTED:
+            record_incident(lake, incident_of(found[0], lake.clock(), stamp))
+        outcomes += found
+        for outcome in found:
+            on_outcome(outcome)
     return outcomes
 
 
@@ -262,6 +278,22 @@ def _walked(path: Path) -> Iterator[Path]:
 def _snake(error: Exception) -> str:
     name = type(error).__name__.removesuffix("Error")
     return "".join(f"_{sign.lower()}" if sign.isupper() else sign for sign in name).lstrip("_")
+
+
+@dataclass
+class _Part:
+    """What a file holds for one table: its members, and the rows of them that were read."""
+
+    staging: Staging
+    members: list[tuple[FileProbe, Recognised]]
+    reference: str
+    gaps: int = 0
+    first: datetime | None = None
+    last: datetime | None = None
+
+    @property
+    def table(self) -> str:
+        return self.staging.table.contract.name
 
 
 class _OneFile:
@@ -288,7 +320,13 @@ class _OneFile:
         self._digest: str | None = None
         self._size = 0
         self._mapping_hash: str | None = None
-        self._known: Known | None = None
+        self._declared: CsvMapping | None = None
+        #: What is recorded of this content, for each table.
+        self._known: list[Known] = []
+        self._stands = False
+        #: What is to be recorded of tables into which the file was read before, and is not any more.
+        self._gone: list[FileOutcome] = []
+        self._until_recorded = ExitStack()
 
     def rejected(self, reason: str, detail: str | None = None) -> FileOutcome:
         """Return a refusal; nothing is recorded."""
@@ -303,32 +341,45 @@ class _OneFile:
             name, detail = redacted(name), "no adapter knows this content"
         return FileOutcome(name, digest, self._size, "rejected", reason, detail, mapping_hash=self._mapping_hash)
 
-    def ingest(self) -> FileOutcome:
-        """Take the file in, and record what became of it.
+    def ingest(self) -> list[FileOutcome]:
+        """Take the file in, and record what became of it: of each table that it fills.
 
         Raises:
             FileNotFoundError: it was taken away.
             LakehouseError: a table cannot be read or written.
         """
+        with ExitStack() as self._until_recorded:
+            return self._recorded()
+
+    def _recorded(self) -> list[FileOutcome]:
         try:
-            outcome = self._ingest()
+            outcomes = self._ingest()
         except RejectedFileError as error:
-            outcome = self.rejected(error.reason, str(error))
+            outcomes = [self.rejected(error.reason, str(error))]
         except (FileNotFoundError, LakehouseError):
             raise
         except (Exception, PanicException) as error:  # noqa: BLE001 - one file must not keep all others waiting
             self._on_unexpected(self._path, error)
-            outcome = self.rejected(_UNEXPECTED, _where_it_failed(error))
-        if outcome.status == "repeated" or outcome.reason == _CHANGED:
-            return outcome
-        if outcome.status == "rejected" and self._stands:
+            outcomes = [self.rejected(_UNEXPECTED, _where_it_failed(error))]
+        if outcomes[0].status == "repeated" or outcomes[0].reason == _CHANGED:
+            return outcomes
+        if outcomes[0].status == "rejected" and self._stands:
             # The record is that of the reading whose rows are in the table.
-            detail = f"{outcome.detail or outcome.reason} The rows of the reading before it stay."
-            return replace(outcome, detail=detail)
-        _record(self._lake, outcome, self._stamp)
-        return outcome
+            return [
+                replace(each, detail=f"{each.detail or each.reason} The rows of the reading before it stay.")
+                for each in outcomes
+            ]
+        _record(self._lake, [*outcomes, *self._gone], self._stamp)
+        return outcomes
 
-    def _ingest(self) -> FileOutcome:
+    def keep_mapping(self) -> None:
+        """Write the mapping that the file was read with beside it, where a part of it is its folder's."""
+        own = sidecar_of(self._path)
+        if self._declared is None or not self._path.with_name(FOLDER_MAPPING).is_file():
+            return
+        write_mapping(own, self._declared)
+
+    def _ingest(self) -> list[FileOutcome]:
         path = self._path
         facts = path.lstat()
         self._size = facts.st_size
@@ -355,113 +406,176 @@ class _OneFile:
             why = os.strerror(error.errno or 0)
             raise RejectedFileError("unreadable", f"the file cannot be read ({why})") from error
         self._digest = digest
-        self._known = next(iter(records.known(self._lake, pl.col("content_hash") == digest)), None)
-        self._stands = self._known is not None and records.stands(self._lake, self._known)
-        declared = declared_mapping(path)
-        self._mapping_hash = _hash_of(declared)
-        if self._known and self._stands and self._known.mapping_hash == self._mapping_hash:
-            return replace(
-                self.rejected("already_ingested", f"the same content was ingested as {self._known.name}"),
+        self._known = records.known_of(self._lake, digest)
+        if any(each.status == "publishing" for each in self._known):
+            _take_back_unfinished(self._lake, self._stamp, of=digest)
+            self._known = records.known_of(self._lake, digest)
+        published = [each for each in self._known if each.status == "published"]
+        self._stands = bool(published) and all(records.stands(self._lake, each) for each in published)
+        self._declared = declared_mapping(path)
+        self._mapping_hash = _hash_of(self._declared)
+        if self._stands and published[0].mapping_hash == self._mapping_hash:
+            again = replace(
+                self.rejected("already_ingested", f"the same content was ingested as {published[0].name}"),
                 status="repeated",
-                table=self._known.target,
             )
+            return [
+                replace(again, table=each.target, content_hash=each.content_hash, file_hash=each.file_hash)
+                for each in published
+            ]
         from hfthot_platform.ingest.users import holds_personal_data
         from hfthot_platform.market.sources.recognise import recognise_members
 
-        if holds_personal_data(path):
-            raise RejectedFileError(
-                _PERSONAL,
-                "the file has fields of persons; files of user events belong in users/, within the landing folder",
-            )
-        members = list(recognise_members(path, declared, now=self._lake.clock()))
-        return self._judged(members, before)
+        with archives_kept_open():
+            if holds_personal_data(path):
+                raise RejectedFileError(
+                    _PERSONAL,
+                    "the file has fields of persons; files of user events belong in users/, within the landing folder",
+                )
+            members = list(recognise_members(path, self._declared, now=self._lake.clock()))
+            return self._judged(members, before)
 
-    _stands = False
-
-    def _judged(self, members: list[Member], before: tuple[int, ...] | None) -> FileOutcome:
+    def _judged(self, members: list[Member], before: tuple[int, ...] | None) -> list[FileOutcome]:
         """Read the file, all members of an archive, to its end, and then publish all of it or nothing."""
         readable, left_out = _readable(members)
-        claims = [claim for _, claim in readable]
-        digest = self._digest or ""
-        reference = f"{claims[0].adapter.name}:{digest[:16]}"
-        if self._mapping_hash is not None:
-            reference += f".{self._mapping_hash[:8]}"
-        table = self._lake.table(claims[0].table)
         refusal: RejectedFileError | None = None
-        gaps = 0
-        first = last = None
         with ExitStack() as open_until_the_end:
-            staging = open_until_the_end.enter_context(Staging(table, self._scratch))
+            parts = [
+                self._part(table, [each for each in readable if each[1].table == table], open_until_the_end)
+                for table in sorted({claim.table for _, claim in readable})
+            ]
             try:
-                for batch in self._batches(readable, reference):
-                    rejected = batch.rejected.with_columns(pl.lit(batch.source_ref).alias("source_ref"))
-                    gaps += batch.gaps
-                    audited = _audited(staging, with_proven_bars(table, batch, self._lake.clock()), rejected)
-                    first, last = _span(audited, table.contract.time_column, first, last)
+                for part in parts:
+                    self._read(part)
             except RejectedFileError as error:
                 refusal = error
             if _mark(self._path) != before:
                 detail = "the file changed while it was read; it is ingested when it has settled"
-                return self.rejected(_CHANGED, detail)
-            outcome = replace(
-                self.rejected("", None),
-                reason=None,
-                adapter=claims[0].label,
-                table=claims[0].table,
-                source_ref=reference,
-                rows_read=staging.read + gaps,
-                rows_gaps=gaps,
-                rejections=tuple(staging.rejections.values()),
-            )
-            refusal = refusal or _refusal(staging, gaps)
+                return [self.rejected(_CHANGED, detail)]
+            refusal = refusal or _refusal(parts)
             if refusal is not None:
-                if staging.read:
-                    self._clear_quarantine(standing=self._stands)
-                    staging.withhold(refusal.what, source_ref=reference, stamp=self._stamp)
-                return replace(
-                    outcome,
-                    reason=refusal.reason,
-                    detail=_printable(str(refusal)),
-                    rows_duplicate=staging.duplicates,
-                    rows_quarantined=staging.read - staging.duplicates,
-                )
-            published = self._published(staging, outcome, first, last)
-        if left_out and published.status == "published":
-            detail = "; ".join(filter(None, (published.detail, f"left out of the archive: {', '.join(left_out)}")))
-            return replace(published, detail=_printable(detail))
-        return published
+                return self._withheld(parts, refusal)
+            outcomes = self._published_all(parts)
+        if left_out and outcomes[0].status == "published":
+            detail = "; ".join(filter(None, (outcomes[0].detail, f"left out of the archive: {', '.join(left_out)}")))
+            outcomes[0] = replace(outcomes[0], detail=_printable(detail))
+        return outcomes
 
-    def _batches(self, readable: list[tuple[FileProbe, Recognised]], reference: str) -> Iterator[Batch]:
-        for probe, claim in readable:
-            yield from claim.adapter.read(probe, claim, source_ref=reference, progress=self._progress)
+    def _part(self, table: str, members: list[tuple[FileProbe, Recognised]], end: ExitStack) -> _Part:
+        reference = f"{members[0][1].adapter.name}:{(self._digest or '')[:16]}"
+        if self._mapping_hash is not None:
+            reference += f".{self._mapping_hash[:8]}"
+        return _Part(end.enter_context(Staging(self._lake.table(table), self._scratch)), members, reference)
+
+    def _read(self, part: _Part) -> None:
+        table, now = part.staging.table, self._lake.clock()
+        for probe, claim in part.members:
+            for batch in claim.adapter.read(probe, claim, source_ref=part.reference, progress=self._progress):
+                rejected = batch.rejected.with_columns(pl.lit(batch.source_ref).alias("source_ref"))
+                part.gaps += batch.gaps
+                audited = _audited(part.staging, with_proven_bars(table, batch, now), rejected)
+                part.first, part.last = _span(audited, table.contract.time_column, part.first, part.last)
+
+    def _outcome(self, part: _Part, place: int) -> FileOutcome:
+        """Return what a part's outcome is to begin with."""
+        digest = self._digest or ""
+        key = records.row_key(digest, part.table, place)
+        return replace(
+            self.rejected("", None),
+            reason=None,
+            content_hash=key,
+            file_hash=None if key == digest else digest,
+            adapter=part.members[0][1].label,
+            table=part.table,
+            source_ref=part.reference,
+            rows_read=part.staging.read + part.gaps,
+            rows_gaps=part.gaps,
+            rejections=tuple(part.staging.rejections.values()),
+        )
+
+    def _withheld(self, parts: list[_Part], refusal: RejectedFileError) -> list[FileOutcome]:
+        """Keep all rows out of all tables, and return why."""
+        read = [each for each in parts if each.staging.read] or parts[:1]
+        self._clear_quarantine(standing=self._stands)
+        for part in read:
+            if part.staging.read:
+                part.staging.withhold(refusal.what, source_ref=part.reference, stamp=self._stamp)
+        return [
+            replace(
+                self._outcome(part, place),
+                reason=refusal.reason,
+                detail=_printable(str(refusal)),
+                rows_duplicate=part.staging.duplicates,
+                rows_quarantined=part.staging.read - part.staging.duplicates,
+            )
+            for place, part in enumerate(read)
+        ]
 
     def _clear_quarantine(self, *, standing: bool = False) -> None:
         """Take out what an earlier reading of this content left in quarantine, unless that reading still stands."""
-        if self._known is not None:
-            but = self._known.source_ref if standing else None
-            _take_out_of_quarantine(self._lake, self._known, but or "", self._stamp)
+        for each in self._known:
+            _take_out_of_quarantine(self._lake, each, (each.source_ref or "") if standing else "", self._stamp)
 
-    def _published(
-        self, staging: Staging, outcome: FileOutcome, first: datetime | None, last: datetime | None
-    ) -> FileOutcome:
-        known = self._known if self._stands else None
-        reference = outcome.source_ref or ""
+    def _published_all(self, parts: list[_Part]) -> list[FileOutcome]:
+        """Publish all parts, one commit for each, and take out what another reading has published elsewhere."""
+        standing = [each for each in self._known if self._stands and each.status == "published"]
+        former = {each.target: each for each in standing}
+        elsewhere = [each for each in standing if each.target not in {part.table for part in parts}]
+        self._clear_quarantine()
+        outcomes = [self._outcome(part, place) for place, part in enumerate(parts)]
+        if len(parts) > 1:
+            self._until_recorded.enter_context(writers_lock(_publishing_lock(self._lake), exclusive=False))
+            # A table keeps the row that it has; so a killed run leaves one for each table that may have changed.
+            keys = {each.target: each.content_hash for each in standing}
+            outcomes = [self._keyed(each, keys) for each in outcomes]
+            begun = [_begun(each, former.get(each.table)) for each in outcomes]
+            _record(self._lake, [*begun, *(_begun(_outcome_of(each), each) for each in elsewhere)], self._stamp)
+        outcomes = [self._published(part, each, former) for part, each in zip(parts, outcomes, strict=True)]
+        for known in elsewhere:
+            outcomes[0] = self._took_out(known, outcomes[0])
+        recorded = {each.content_hash for each in outcomes}
+        self._gone = [
+            replace(_outcome_of(each), detail="another reading of the content took its place")
+            for each in elsewhere
+            if each.content_hash not in recorded
+        ]
+        if any(each.status == "published" for each in outcomes):
+            outcomes = [replace(each, status="published", reason=None) for each in outcomes]
+        return [_with_note_of_the_reading_before(each) for each in outcomes] if standing else outcomes
+
+    def _keyed(self, outcome: FileOutcome, keys: dict[str | None, str]) -> FileOutcome:
+        """Return an outcome under the key of the record that its table has, or under a free one."""
+        digest = self._digest or ""
+        is_free = outcome.content_hash == digest and digest not in keys.values()
+        key = keys.get(outcome.table) or (digest if is_free else records.row_key(digest, outcome.table or "", 1))
+        return replace(outcome, content_hash=key, file_hash=None if key == digest else digest)
+
+    def _took_out(self, known: Known, outcome: FileOutcome) -> FileOutcome:
+        """Take out what another reading has published in another table, and add that to an outcome."""
+        former, note = records.former_of(self._lake, known)
+        taken = _take_out(self._lake, known, former, self._stamp)
+        return replace(
+            outcome,
+            detail="; ".join(filter(None, (outcome.detail, note))) or None,
+            rows_withdrawn=outcome.rows_withdrawn + taken.rows_withdrawn,
+            rows_restored=outcome.rows_restored + taken.rows_restored,
+            days=outcome.days | taken.days,
+        )
+
+    def _published(self, part: _Part, outcome: FileOutcome, known_of: dict[str | None, Known]) -> FileOutcome:
+        """Publish a part, in place of what another reading of this content has published."""
+        reference, staging = part.reference, part.staging
         former: Former | None = None
         note = None
+        known = known_of.get(part.table)
         if known is not None:
             former, note = records.former_of(self._lake, known, but=reference)
-        same_table = known is not None and known.target == outcome.table
-        self._clear_quarantine()
         commit = staging.merge(
-            on_change=CONFLICTS.get(outcome.table or "", "update"),
+            on_change=CONFLICTS.get(part.table, "update"),
             source_ref=reference,
-            in_place_of=former if same_table else None,
+            in_place_of=former,
             stamp=self._stamp,
         )
-        withdrawn, restored, days = commit.rows_withdrawn, commit.rows_restored, commit.days
-        if known is not None and former is not None and not same_table:
-            taken = _take_out(self._lake, known, former, self._stamp)
-            withdrawn, restored, days = taken.rows_withdrawn, taken.rows_restored, days | taken.days
         published, duplicate = commit.rows_published, commit.rows_duplicate
         if commit.rows_replayed and not commit.changed:
             # An earlier run published the file and died.  A row that a later batch repeats looks like one of them.
@@ -472,10 +586,7 @@ class _OneFile:
             own = next((each for each in staging.table.lineage() if each.source_ref == reference), None)
             if own is not None:
                 version, commit_id, updated = own.version, own.commit_id, own.updated
-        if known is not None:
-            took = f"took the place of another reading of the same content: {withdrawn:,} rows withdrawn"
-            note = "; ".join(filter(None, (f"{took}, {restored:,} brought back", note)))
-        bad = published == 0 and duplicate == 0
+        bad = published == 0 and duplicate == 0 and part.staging.read > 0
         return replace(
             outcome,
             status="rejected" if bad else "published",
@@ -484,39 +595,97 @@ class _OneFile:
             rows_published=published,
             rows_duplicate=duplicate,
             rows_quarantined=commit.rows_quarantined,
-            rows_withdrawn=withdrawn,
-            rows_restored=restored,
+            rows_withdrawn=commit.rows_withdrawn,
+            rows_restored=commit.rows_restored,
             rows_updated=updated,
-            first_ts=first if published else None,
-            last_ts=last if published else None,
+            first_ts=part.first if published else None,
+            last_ts=part.last if published else None,
             version=version,
             commit_id=commit_id or None,
-            days=days,
+            days=commit.days,
         )
+
+
+def _begun(outcome: FileOutcome, known: Known | None) -> FileOutcome:
+    """Return what is recorded of a table before its commit, with what is known of the reading that is there."""
+    return replace(
+        outcome,
+        status="publishing",
+        rows_read=0,
+        rows_gaps=0,
+        rows_updated=known.rows_updated if known else 0,
+        version=known.version if known else None,
+        commit_id=known.commit_id if known else None,
+    )
+
+
+def _outcome_of(file: Known) -> FileOutcome:
+    """Return what is recorded of a file, without its counts."""
+    return FileOutcome(
+        file.name,
+        file.content_hash,
+        file.bytes,
+        "withdrawn",
+        adapter=file.adapter,
+        table=file.target,
+        mapping_hash=file.mapping_hash,
+        source_ref=file.source_ref,
+        version=file.version,
+        commit_id=file.commit_id,
+        file_hash=file.file_hash,
+    )
+
+
+def _with_note_of_the_reading_before(outcome: FileOutcome) -> FileOutcome:
+    if outcome.status != "published":
+        return outcome
+    took = f"took the place of another reading of the same content: {outcome.rows_withdrawn:,} rows withdrawn"
+    note = "; ".join(filter(None, (f"{took}, {outcome.rows_restored:,} brought back", outcome.detail)))
+    return replace(outcome, detail=note)
 
 
 def _readable(members: list[Member]) -> tuple[list[tuple[FileProbe, Recognised]], list[str]]:
     """Return what is to be read of a file, and the names of an archive's members that are no market data.
 
     Raises:
-        RejectedFileError: a member cannot be read, there is nothing to read, or members belong in several tables.
+        RejectedFileError: a member cannot be read, or there is nothing to read.
     """
     readable = [(each.probe, each.claim) for each in members if each.claim is not None]
     refused = [each for each in members if each.error is not None]
     # Read-me files and empty ones come in archives; what is market data in a wrong form refuses the whole.
-    fatal = [each for each in refused if not readable or (each.error and each.error.reason not in _NO_MARKET_DATA)]
-    if fatal and (error := fatal[0].error) is not None:
-        raise error
-    tables = sorted({claim.table for _, claim in readable})
-    if len(tables) > 1:
-        raise RejectedFileError(
-            "several_tables",
-            f"the archive holds rows of {' and '.join(tables)}",
-            hint="Drop its files one by one, or in one archive for each table.",
-        )
+    fatal = [
+        each
+        for each in refused
+        if not readable
+        or (each.error and each.error.reason not in _NO_MARKET_DATA)
+        or (each.error and each.error.reason == "unrecognised" and is_table_of_numbers(each.probe))
+    ]
+    if fatal:
+        raise _refused_for(fatal, len(members))
     if not readable:
         raise RejectedFileError("empty", "the archive holds no file")
     return readable, [each.name for each in refused]
+
+
+def _refused_for(fatal: list[Member], count: int) -> RejectedFileError:
+    """Return the refusal of a file for what is wrong with it, or with some files of an archive."""
+    fatal.sort(key=lambda each: each.error is not None and each.error.reason == "left_out")
+    member, error = fatal[0], fatal[0].error
+    assert error is not None
+    if count == 1:
+        return error
+    if error.reason == "left_out":
+        what = f"`members` in the mapping leaves out all {count:,} files of the archive, as {member.name}"
+        return RejectedFileError("left_out", what, where=member.probe.name, hint="Correct the patterns.")
+    others = f" (and {len(fatal) - 1:,} more of its {count:,} files are refused)" if len(fatal) > 1 else ""
+    way_out = f'Or leave the file out: `members: "!{member.name}"` in {sidecar_of(member.probe.path).name}.'
+    numbers = error.reason == "unrecognised" and is_table_of_numbers(member.probe)
+    return RejectedFileError(
+        "wrong_schema" if numbers else error.reason,
+        f"{member.name}: {'a table of numbers in no known form' if numbers else error.what}{others}",
+        where=member.probe.name,
+        hint=f"{error.hint or ''} {way_out}".strip(),
+    )
 
 
 def _hash_of(declared: CsvMapping | None) -> str | None:
@@ -545,22 +714,26 @@ def _span(
     return (low if first is None else min(first, low)), (high if last is None else max(last, high))
 
 
-def _refusal(staging: Staging, gaps: int) -> RejectedFileError | None:
+def _refusal(parts: list[_Part]) -> RejectedFileError | None:
     """Return why a file that was read to its end is not published, judged over all its rows."""
-    contract = staging.table.contract
-    if staging.read == 0:
+    if not any(part.staging.read for part in parts):
+        gaps = sum(part.gaps for part in parts)
         what = f"all {gaps:,} rows say that nothing was traded" if gaps else "the file holds no rows"
         return RejectedFileError("empty", what)
-    if staging.publishable:
-        return None
-    if staging.rejected == staging.read:
-        return RejectedFileError("no_good_rows", f"all {staging.read:,} rows were quarantined")
-    return RejectedFileError(
-        _TOO_MANY,
-        f"{staging.rejected:,} of {staging.read:,} rows break a rule; at most {contract.max_rejected_share:.0%} may",
-        where=contract.name,
-        hint="Correct the file or its mapping, and drop it again.",
-    )
+    for part in parts:
+        staging, contract = part.staging, part.staging.table.contract
+        if staging.publishable:
+            continue
+        if len(parts) == 1 and staging.rejected == staging.read:
+            return RejectedFileError("no_good_rows", f"all {staging.read:,} rows were quarantined")
+        share = f"at most {contract.max_rejected_share:.0%} may"
+        return RejectedFileError(
+            _TOO_MANY,
+            f"{staging.rejected:,} of {staging.read:,} rows break a rule; {share}",
+            where=contract.name,
+            hint="Correct the file or its mapping, and drop it again.",
+        )
+    return None
 
 
 def _stored(staging: Staging, reference: str) -> int:
@@ -615,31 +788,93 @@ def withdraw_file(lake: Lakehouse, which: str, *, stamp: Stamp | None = None) ->
         LakehouseError: the table cannot be written.
     """
     stamp = stamp or Stamp()
-    file = _named(lake, which)
-    if file.target == "users":
+    _take_back_unfinished(lake, stamp)
+    files = _named(lake, which)
+    if files[0].target == "users":
         raise BadRequestError(
             "events of users are changes of accounts, which cannot be withdrawn",
-            where=file.name,
+            where=files[0].name,
             hint="Correct the accounts themselves.",
         )
+    outcomes = [_withdrawn(lake, each, stamp) for each in files]
+    _record(lake, outcomes, stamp)
+    return replace(
+        outcomes[0],
+        content_hash=files[0].digest,
+        table=", ".join(each.target or "" for each in files) or None,
+        detail="; ".join(each.detail for each in outcomes if each.detail) or None,
+        rows_withdrawn=sum(each.rows_withdrawn for each in outcomes),
+        rows_restored=sum(each.rows_restored for each in outcomes),
+        days=frozenset().union(*(each.days for each in outcomes)),
+    )
+
+
+def _withdrawn(lake: Lakehouse, file: Known, stamp: Stamp) -> FileOutcome:
+    """Take a file's rows out of one table, and out of its quarantine."""
     former, note = records.former_of(lake, file)
     taken = _take_out(lake, file, former, stamp)
     _take_out_of_quarantine(lake, file, "", stamp)
-    outcome = replace(
-        taken,
+    return replace(
+        _outcome_of(file),
         detail=note,
-        adapter=file.adapter,
-        mapping_hash=file.mapping_hash,
-        source_ref=file.source_ref,
-        version=file.version,
-        commit_id=file.commit_id,
+        rows_withdrawn=taken.rows_withdrawn,
+        rows_restored=taken.rows_restored,
+        days=taken.days,
+        first_ts=taken.first_ts,
+        last_ts=taken.last_ts,
     )
-    _record(lake, outcome, stamp)
-    return outcome
 
 
-def _named(lake: Lakehouse, which: str) -> Known:
-    """Return the record of the one published file that is meant."""
+def _publishing_lock(lake: Lakehouse) -> Path | None:
+    """Return the lock that is held while a file is published; None on an object store."""
+    local = lake.storage.local
+    return local / "_locks" / "ingest.publishing.lock" if local else None
+
+
+def _take_back_unfinished(lake: Lakehouse, stamp: Stamp, *, of: str | None = None) -> None:
+    """Take out what killed runs have published of files with several tables, as if the files had never come.
+
+    Files in a landing folder are ingested again afterwards, whole.  A run that is at work is left alone: on one host
+    its lock tells; on an object store what was begun within a day counts as at work, unless that very file comes.
+
+    Args:
+        lake: the lake.
+        stamp: who and why.
+        of: the SHA-256 of a file that is about to be ingested; others are then left.
+
+    Raises:
+        LockTimeoutError: the file is being published by another process for longer than two minutes.
+    """
+    publishing = pl.col("status") == "publishing"
+    if not records.known(lake, publishing):
+        return
+    lock = _publishing_lock(lake)
+    try:
+        with writers_lock(lock, exclusive=True, timeout=0.0 if of is None else 120.0):
+            for file in records.known(lake, publishing):
+                age = lake.clock() - file.ingested_at
+                if file.digest != of and (of is not None or (lock is None and age < _AT_WORK)):
+                    continue
+                _record(lake, [_taken_back(lake, file, stamp)], stamp)
+    except LockTimeoutError:
+        if of is not None:
+            raise
+
+
+def _taken_back(lake: Lakehouse, file: Known, stamp: Stamp) -> FileOutcome:
+    table = lake.table(file.target or "")
+    own = None
+    if table.version() is not None:
+        own = next((each for each in table.lineage() if each.source_ref == file.source_ref), None)
+    if own is not None:
+        file = replace(file, version=own.version, commit_id=own.commit_id, rows_updated=own.updated or 0)
+    outcome = _outcome_of(file) if table.version() is None else _withdrawn(lake, file, stamp)
+    note = "a run ended before all tables of the file were published; its rows were taken out again"
+    return replace(outcome, reason="interrupted", detail=note)
+
+
+def _named(lake: Lakehouse, which: str) -> list[Known]:
+    """Return the records of the one published file that is meant, one for each of its tables."""
     path = Path(which)
     found: list[Known] = []
     try:
@@ -647,22 +882,22 @@ def _named(lake: Lakehouse, which: str) -> Known:
     except (OSError, ValueError):
         is_file = False  # what cannot be a path may still be a name
     if is_file:
-        found = records.known(lake, pl.col("content_hash") == content_hash(path))
+        found = records.known_of(lake, content_hash(path))
     if not found:
         found = records.known(lake, pl.col("name") == _printable(path.name))
     digits = which.lower()
     if not found and len(digits) >= _SHORTEST_HASH and not set(digits) - set("0123456789abcdef"):
-        found = records.known(lake, pl.col("content_hash").str.starts_with(digits))
-    published = [each for each in found if each.status == "published"]
-    if len(published) > 1:
-        listed = "; ".join(
-            f"{each.content_hash[:12]} {each.target} {each.ingested_at:%Y-%m-%d %H:%M}" for each in published
+        found = records.known(
+            lake, pl.col("content_hash").str.starts_with(digits) | pl.col("file_hash").str.starts_with(digits)
         )
+    published = [each for each in found if each.status == "published"]
+    if len(meant := {each.digest for each in published}) > 1:
+        listed = "; ".join(f"{each.digest[:12]} {each.target} {each.ingested_at:%Y-%m-%d %H:%M}" for each in published)
         raise BadRequestError(
-            f"{len(published)} files are meant: {listed}", where=which, hint="Give the first digits of one's hash."
+            f"{len(meant)} files are meant: {listed}", where=which, hint="Give the first digits of one's hash."
         )
     if published:
-        return published[0]
+        return [each for each in records.known_of(lake, published[0].digest) if each.status == "published"]
     if found:
         raise BadRequestError(
             f"the file was {found[-1].status}: none of its rows is in a table",
@@ -698,13 +933,13 @@ def _take_out_of_quarantine(lake: Lakehouse, file: Known, but: str, stamp: Stamp
         return
     name = lake.table(file.target).contract.quarantine
     if name in lake.contracts and lake.table(name).version() is not None:
-        former = Former(file.content_hash[:16], but)
+        former = Former(file.digest[:16], but)
         lake.table(name).publish(lambda: (), in_place_of=former, stamp=stamp)
 
 
 def incident_of(outcome: FileOutcome, now: datetime, stamp: Stamp, *, job: str | None = None) -> Incident:
     """Return what somebody should look at where a file was rejected; the same rejection is the same incident."""
-    what = f"{outcome.content_hash}:{outcome.mapping_hash}:{outcome.reason}"
+    what = f"{outcome.digest}:{outcome.mapping_hash}:{outcome.reason}"
     return Incident(
         incident_id=hashlib.sha256(what.encode()).hexdigest(),
         ts=now.astimezone(UTC),
@@ -722,11 +957,10 @@ def incident_of(outcome: FileOutcome, now: datetime, stamp: Stamp, *, job: str |
 
 def _only_to_be_moved(lake: Lakehouse, outcome: FileOutcome, path: Path, done: Path) -> bool:
     """Whether a run that published and recorded this very file died before it could move it."""
-    file = records.known(lake, pl.col("content_hash") == outcome.content_hash)
-    if [each.name for each in file] != [outcome.name]:
+    if {each.name for each in records.known_of(lake, outcome.digest)} != {outcome.name}:
         return False
-    there = (done / name for name in (path.name, _other_name(path.name, outcome.content_hash)))
-    return not any(each.is_file() and content_hash(each) == outcome.content_hash for each in there)
+    there = (done / name for name in (path.name, _other_name(path.name, outcome.digest)))
+    return not any(each.is_file() and content_hash(each) == outcome.digest for each in there)
 
 
 def _put_away(path: Path, landing: Path, outcome: FileOutcome) -> None:
@@ -748,16 +982,19 @@ def _folder(landing: Path, name: str) -> Path:
     return folder
 
 
-def _file_away(path: Path, folder: Path, outcome: FileOutcome, *, with_reason: bool = False) -> None:
+def _file_away(path: Path, folder: Path, outcomes: list[FileOutcome], *, with_reason: bool = False) -> None:
     """Move a file, its mapping beside it; never over another file."""
     mapping = path.with_name(path.name + SIDECAR_SUFFIX)
     has_mapping = len(os.fsencode(path.name)) <= _LONGEST_NAME and mapping.is_file()
-    names = (_other_name(path.name, outcome.content_hash, number) for number in count(0))
+    names = (_other_name(path.name, outcomes[0].digest, number) for number in count(0))
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
         next(names)
     target = next(each for name in names if not _is_taken(each := folder / name, mapping if has_mapping else None))
     if with_reason:
-        text = json.dumps(_reason(outcome), indent=2, default=str)
+        facts = _reason(outcomes[0])
+        if len(outcomes) > 1:
+            facts["tables"] = [_reason(each) for each in outcomes]
+        text = json.dumps(facts, indent=2, default=str)
         target.with_name(target.name + _REASON_SUFFIX).write_text(text + "\n", encoding="utf-8")
     if has_mapping:
         _link(mapping, sidecar_of(target))

@@ -1,12 +1,15 @@
-"""What is known of every file: one row of `ops.ingest_files` per content, and whether its rows still stand.
+"""What is known of every file: one row of `ops.ingest_files` per content and table, and whether its rows still stand.
 
 A file is known by its content; a reading of it, by the content and the mapping that was declared for it.  Of a
-content one reading at most is published: another takes its place.  Whether a reading stands is for its table to
+content one reading at most is published: another takes its place.  An archive may fill several tables: each has a row
+and a commit of its own, and before the first of these commits all rows say `publishing`, so that what a killed run
+leaves half done is seen and taken back.  Whether a reading stands is for its table to
 say: rows that a restore took away are not there, whatever the record says.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
@@ -20,7 +23,18 @@ from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.lakehouse.publication import Former
 from hfthot_platform.lakehouse.staging import Rejection
 
-__all__ = ["FILES", "FileOutcome", "Known", "days_in_words", "former_of", "known", "record", "stands"]
+__all__ = [
+    "FILES",
+    "FileOutcome",
+    "Known",
+    "days_in_words",
+    "former_of",
+    "known",
+    "known_of",
+    "record",
+    "row_key",
+    "stands",
+]
 
 FILES: Final = "ops.ingest_files"
 #: The `source_ref` of a file's rows: adapter, content, and mapping where one is declared.
@@ -28,18 +42,19 @@ _OF_A_FILE: Final = re.compile(r"[a-z_]+:[0-9a-f]{16}(\.[0-9a-f]{8})?")
 #: How many versions from before a file are looked at for rows that come back.
 _MOST_VERSIONS: Final = 20
 
-Status = Literal["published", "rejected", "repeated", "withdrawn", "failed"]
+Status = Literal["publishing", "published", "rejected", "repeated", "withdrawn", "failed"]
 
 
 @dataclass(frozen=True)
 class FileOutcome:
-    """What became of one file.
+    """What became of one file, or of what it holds for one of several tables.
 
     `rows_read = rows_published + rows_duplicate + rows_quarantined + rows_gaps`.
     """
 
     name: str
-    #: SHA-256 of the content; of reason and name for a file whose content was not looked at.
+    #: SHA-256 of the content; of reason and name for a file whose content was not looked at.  Of the second and
+    #: further tables that one file fills, as `row_key` makes it.
     content_hash: str
     bytes: int
     #: `repeated`: its rows are there already.  `failed`: the lake, not the file, is at fault, and the file waits.
@@ -72,6 +87,13 @@ class FileOutcome:
     days: frozenset[date] = field(default_factory=frozenset)
     #: What was kept out, by reason, with the first rows of each.
     rejections: tuple[Rejection, ...] = ()
+    #: SHA-256 of the file where `content_hash` is not.
+    file_hash: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the file's bytes."""
+        return self.file_hash or self.content_hash
 
     @property
     def query(self) -> str | None:
@@ -95,6 +117,7 @@ class Known:
 
     content_hash: str
     name: str
+    bytes: int
     status: str
     target: str | None
     adapter: str | None
@@ -109,6 +132,12 @@ class Known:
     ingested_at: datetime
     run_id: str
     days: frozenset[date]
+    file_hash: str | None
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256 of the file's bytes."""
+        return self.file_hash or self.content_hash
 
 
 _COLUMNS: Final = tuple(Known.__dataclass_fields__)
@@ -118,6 +147,17 @@ def known(lake: Lakehouse, *conditions: pl.Expr) -> list[Known]:
     """Return the records of files that meet the conditions, newest last."""
     rows = lake.table(FILES).scan().filter(*conditions).select(_COLUMNS).sort("ingested_at", "content_hash")
     return [_known(row) for row in rows.collect().iter_rows(named=True)]
+
+
+def known_of(lake: Lakehouse, digest: str) -> list[Known]:
+    """Return the records of a file by the SHA-256 of its bytes: one for each table that it fills."""
+    found = known(lake, (pl.col("content_hash") == digest) | (pl.col("file_hash") == digest))
+    return sorted(found, key=lambda each: each.target or "")
+
+
+def row_key(digest: str, table: str, place: int) -> str:
+    """Return the key of a file's row for a table: the file's own hash for its first table."""
+    return digest if place == 0 else hashlib.sha256(f"{digest}:{table}".encode()).hexdigest()
 
 
 def _known(row: dict[str, Any]) -> Known:
@@ -135,21 +175,22 @@ def _known(row: dict[str, Any]) -> Known:
     )
 
 
-def record(lake: Lakehouse, outcome: FileOutcome, stamp: Stamp) -> None:
-    """Record what became of a file; a row of the same content is replaced."""
+def record(lake: Lakehouse, outcomes: Iterable[FileOutcome], stamp: Stamp) -> None:
+    """Record what became of a file, for all its tables at once; rows of the same keys are replaced."""
     table = lake.table(FILES)
     names = {name: name for name in table.contract.column_names} | {"target": "table"}
-    values = {
-        column: getattr(outcome, name) for column, name in names.items() if name in FileOutcome.__dataclass_fields__
-    }
-    row = {
-        **values,
-        "days": days_in_words(outcome.days) or None,
-        "ingested_at": lake.clock().astimezone(UTC),
-        "run_id": stamp.run_id,
-    }
-    schema = {name: dtype for name, dtype in table.contract.polars_schema.items() if name in row}
-    table.merge(pl.DataFrame([row], schema=schema), stamp=stamp)
+    names = {column: name for column, name in names.items() if name in FileOutcome.__dataclass_fields__}
+    rows = [
+        {
+            **{column: getattr(outcome, name) for column, name in names.items()},
+            "days": days_in_words(outcome.days) or None,
+            "ingested_at": lake.clock().astimezone(UTC),
+            "run_id": stamp.run_id,
+        }
+        for outcome in outcomes
+    ]
+    schema = {name: dtype for name, dtype in table.contract.polars_schema.items() if name in rows[0]}
+    table.merge(pl.DataFrame(rows, schema=schema), stamp=stamp)
 
 
 def stands(lake: Lakehouse, file: Known) -> bool:
@@ -186,7 +227,7 @@ def former_of(lake: Lakehouse, file: Known, *, but: str = "") -> tuple[Former, s
         file: its record.
         but: the `source_ref` of a reading of the same content that stays.
     """
-    reference = file.content_hash[:16]
+    reference = file.digest[:16]
     if file.target is None or not file.rows_updated or file.version is None:
         return Former(reference, but, first=file.first_ts, last=file.last_ts), None
     table = lake.table(file.target)

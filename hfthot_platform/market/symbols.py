@@ -29,6 +29,7 @@ __all__ = [
     "Contract",
     "contract_of",
     "find_in_name",
+    "find_with_minutes",
     "from_concatenated",
     "from_pair",
     "from_vendor",
@@ -217,6 +218,24 @@ def find_in_name(name: str, venue: str = "") -> str | None:
                 break
         place += 1
     return next(iter(found.values())) if len(found) == 1 else None
+
+
+def find_with_minutes(name: str, venue: str = "") -> tuple[str, int] | None:
+    """Return the pair and the minutes of its bars that a file's name spells, as `EURUSD60.csv` and `XBTUSD_1440.csv`.
+
+    So MetaTrader 4 names its exports, and Kraken its bars.  The pair is in the vendor's spelling.  None where anything
+    else is possible: a name that is no pair of two (`GER30.csv` is an index), digits that end the pair, or a number
+    after an underscore, which counts parts of a download, except on Kraken.
+    """
+    found = re.match(r"(?:.*[-. _])?([A-Z0-9]*[A-Z])(_?)(1|5|15|30|60|240|720|1440|10080|43200)\.[A-Za-z]", name)
+    if found is None or (found[2] and venue != "kraken"):
+        return None
+    try:
+        symbol = from_vendor(found[1], venue=venue)
+    except BadRequestError:
+        return None
+    is_pair = "-" in symbol and symbol.split("-")[1] in _MONEY and symbol.count("-") == 1
+    return (found[1], int(found[3])) if is_pair else None
 
 
 def _in_name(text: str, venue: str, *, whole: bool) -> str | None:

@@ -85,7 +85,7 @@ def test_a_good_file_is_published_recorded_and_moved_to_done(landing, csv_of):
         "last_ts": start + timedelta(seconds=99),
         "ingested_at": NOW,
         "run_id": "run-7",
-        "schema_version": 2,
+        "schema_version": 3,
         "rows_gaps": 0,
         "rows_updated": 0,
         "rows_withdrawn": 0,
@@ -95,6 +95,7 @@ def test_a_good_file_is_published_recorded_and_moved_to_done(landing, csv_of):
         "version": 1,
         "commit_id": landing.lake.table("market.trades").versions()[1].commit_id,
         "days": "2024-01-01",
+        "file_hash": None,
     }
 
 
@@ -782,6 +783,20 @@ def test_a_mapping_is_never_separated_from_its_file(landing, csv_of, monkeypatch
     assert landing.run() == []
     assert landing.waiting() == set()
     assert {"a.csv", "a.csv.mapping.yaml"} <= {each.name for each in folder.iterdir()}
+
+
+@pytest.mark.parametrize("own", [None, {"symbol": "BTC-EUR"}])
+def test_the_mapping_of_a_folder_travels_with_each_of_its_files(landing, csv_of, own):
+    (landing.folder / "mapping.yaml").write_text("venue: kraken\nsymbol: ETH-EUR\nzone: Europe/Berlin\n")
+    landing.drop("a.csv", csv_of(0, 5), mapping=own)
+    landing.run()
+    beside = landing.done / "a.csv.mapping.yaml"
+    symbol = "BTC-EUR" if own else "ETH-EUR"
+    assert beside.read_text() == f"venue: kraken\nsymbol: {symbol}\nzone: Europe/Berlin\n"
+    assert landing.rows()["symbol"].unique().to_list() == [symbol]
+    assert landing.waiting() == {"mapping.yaml"}
+    (again,) = ingest_files(landing.lake, [landing.done / "a.csv"])
+    assert again.status == "repeated", "the same content with the same mapping"
 
 
 def test_a_mapping_dropped_before_its_file_waits_for_it(landing, csv_of):

@@ -10,7 +10,9 @@ import polars as pl
 import pytest
 
 from hfthot_platform.errors import BadRequestError
-from hfthot_platform.ingest import ingest_files
+from hfthot_platform.ingest import files as files_module
+from hfthot_platform.ingest import ingest_files, ingest_landing, withdraw_file
+from hfthot_platform.lakehouse.locks import writers_lock
 from tests.ingest.conftest import HEADER, NOW, assert_accounted, trade_line, trades_csv
 
 
@@ -130,18 +132,182 @@ def test_what_is_no_market_data_in_an_archive_is_left_out_and_named(landing):
     assert outcome.detail == "left out of the archive: read_me.txt"
 
 
-def test_an_archive_for_two_tables_is_refused_as_a_whole(landing):
-    bars = "ts,open,high,low,close,volume\n" + "".join(
-        f"{1_704_067_200_000 + n * 60_000},10,11,9,10,1\n" for n in range(5)
-    )
-    landing.drop(
-        "kraken.zip",
-        archive(a__csv=trades_csv(0, 10), b__csv=bars),
-        mapping={"venue": "kraken", "symbol": "BTC-EUR"},
-    )
+# --- archives for several tables -------------------------------------------------------------------------------------
+
+BEGIN = 1_704_067_200
+
+
+def kraken_bars(minutes: int, count: int = 3, *, close: float = 10, volume: float = 1) -> str:
+    """Return bars as Kraken's archives have them, without a header."""
+    return "".join(f"{BEGIN + n * 60 * minutes},10,11,9,{close},{volume},5\n" for n in range(count))
+
+
+def of_two_tables(*, hourly: str | None = None) -> bytes:
+    return archive(XBTEUR_1__csv=kraken_bars(1, 5), XBTEUR_60__csv=hourly or kraken_bars(60))
+
+
+def counts(outcomes) -> dict[str, tuple[str, int]]:
+    return {each.table: (each.status, each.rows_published) for each in outcomes}
+
+
+def test_an_archive_for_two_tables_has_an_outcome_and_a_commit_for_each(landing):
+    landing.drop("kraken.zip", of_two_tables())
+    outcomes = landing.run()
+    assert counts(outcomes) == {"market.bars": ("published", 3), "market.bars_1m": ("published", 5)}
+    assert landing.rows("market.bars")["interval"].unique().to_list() == ["1h"]
+    for table in ("market.bars", "market.bars_1m"):
+        assert [each.operation for each in landing.lake.table(table).versions()] == ["CREATE TABLE", "PUBLISH"]
+    assert {each.name for each in landing.done.iterdir()} == {"kraken.zip"}
+    again = ingest_files(landing.lake, [landing.done / "kraken.zip"])
+    assert [(each.status, each.table) for each in again] == [
+        ("repeated", "market.bars"),
+        ("repeated", "market.bars_1m"),
+    ]
+
+
+def test_a_bad_member_keeps_the_rows_of_all_tables_out(landing):
+    landing.drop("kraken.zip", of_two_tables(hourly=kraken_bars(60, volume=-1)))
+    outcomes = landing.run()
+    assert {each.reason for each in outcomes} == {"too_many_bad_rows"}
+    assert landing.rows("market.bars_1m").height == 0
+    assert landing.quarantined("market.bars_1m") == {"withheld": 5}
+    assert [each["table"] for each in landing.reason("kraken.zip")["tables"]] == ["market.bars", "market.bars_1m"]
+
+
+def test_a_member_of_numbers_in_no_known_form_refuses_the_archive(landing):
+    landing.drop("kraken.zip", of_two_tables(hourly=kraken_bars(60, close=99)))
     outcome = landing.run_one()
-    assert outcome.reason == "several_tables"
-    assert landing.rows().height == 0
+    assert outcome.reason == "wrong_schema"
+    assert "XBTEUR_60.csv: a table of numbers in no known form" in outcome.detail
+
+
+def test_a_withdrawn_archive_leaves_no_row_in_any_table(landing):
+    landing.drop("kraken.zip", of_two_tables())
+    landing.run()
+    outcome = withdraw_file(landing.lake, "kraken.zip")
+    assert (outcome.table, outcome.rows_withdrawn) == ("market.bars, market.bars_1m", 8)
+    assert landing.rows("market.bars").height == landing.rows("market.bars_1m").height == 0
+    assert_accounted(landing.lake)
+
+
+def test_a_corrected_mapping_of_an_archive_may_lead_to_fewer_tables(landing):
+    landing.drop("kraken.zip", of_two_tables())
+    landing.run()
+    landing.drop("kraken.zip", of_two_tables(), mapping={"members": "*_60.csv"})
+    (outcome,) = landing.run()
+    assert (outcome.table, outcome.rows_published, outcome.rows_withdrawn) == ("market.bars", 3, 8)
+    assert "left out of the archive: XBTEUR_1.csv" in outcome.detail
+    assert landing.rows("market.bars_1m").height == 0
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def killed_between_the_tables(landing, monkeypatch) -> None:
+    merge, done = files_module.Staging.merge, []
+
+    def first_only(*arguments, **named):
+        if done:
+            raise Killed
+        done.append(merge(*arguments, **named))
+        return done[0]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module.Staging, "merge", first_only)
+        with pytest.raises(Killed):
+            ingest_landing(landing.lake, landing.folder, now=NOW)
+    assert landing.rows("market.bars").height == 3
+    assert landing.lake.table("market.bars_1m").version() is None
+
+
+def test_a_run_that_is_killed_between_the_tables_is_taken_back_and_the_file_ingested_whole(landing, monkeypatch):
+    landing.drop("kraken.zip", of_two_tables())
+    killed_between_the_tables(landing, monkeypatch)
+    outcomes = landing.run()
+    assert counts(outcomes) == {"market.bars": ("published", 3), "market.bars_1m": ("published", 5)}
+    assert landing.waiting() == set()
+
+
+def test_what_a_killed_run_has_published_of_a_file_that_never_comes_again_is_taken_out(landing, monkeypatch):
+    path = landing.drop("kraken.zip", of_two_tables())
+    killed_between_the_tables(landing, monkeypatch)
+    path.unlink()
+    landing.drop("kraken_BTCEUR.csv", trades_csv(0, 3))
+    landing.run()
+    assert landing.rows("market.bars").height == 0
+    states = landing.lake.table("ops.ingest_files").scan().collect().filter(pl.col("name") == "kraken.zip")
+    assert set(states["status"]) == {"withdrawn"}
+    assert set(states["reason"]) == {"interrupted"}
+
+
+def test_a_run_that_is_at_work_is_left_alone(landing, monkeypatch):
+    path = landing.drop("kraken.zip", of_two_tables())
+    killed_between_the_tables(landing, monkeypatch)
+    path.unlink()
+    with writers_lock(files_module._publishing_lock(landing.lake), exclusive=False):
+        ingest_landing(landing.lake, landing.folder, now=NOW)
+    assert landing.rows("market.bars").height == 3
+
+
+def test_a_killed_reading_that_was_to_take_the_place_of_another_leaves_neither(landing, monkeypatch):
+    landing.drop("kraken.zip", of_two_tables())
+    landing.run()
+    path = landing.drop("kraken.zip", of_two_tables(), mapping={"zone": "UTC"})
+    merge, done = files_module.Staging.merge, []
+
+    def dies(*arguments, **named):
+        done.append(1)
+        if len(done) == 2:
+            raise Killed
+        return merge(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files_module.Staging, "merge", dies)
+        with pytest.raises(Killed):
+            ingest_landing(landing.lake, landing.folder, now=NOW)
+    content = path.read_bytes()
+    path.unlink()
+    landing.run()
+    assert landing.rows("market.bars").height == landing.rows("market.bars_1m").height == 0
+    landing.drop("kraken.zip", content)
+    assert counts(landing.run()) == {"market.bars": ("published", 3), "market.bars_1m": ("published", 5)}
+
+
+def test_a_member_that_is_refused_is_named_with_the_way_to_leave_it_out(landing):
+    odd = archive(XBTEUR_60__csv=kraken_bars(60), NOPE_60__csv=kraken_bars(60))
+    landing.drop("kraken.zip", odd)
+    outcome = landing.run_one()
+    assert outcome.reason == "unknown_symbol"
+    assert "NOPE_60.csv: " in outcome.detail
+    assert '`members: "!NOPE_60.csv"` in kraken.zip.mapping.yaml' in outcome.detail
+    landing.drop("kraken.zip", odd, mapping={"members": ["!NOPE_*"]})
+    assert landing.run_one().rows_published == 3
+
+
+def test_members_that_match_nothing_are_told(landing):
+    landing.drop("kraken.zip", of_two_tables(), mapping={"members": "*_5.csv"})
+    outcome = landing.run_one()
+    assert (outcome.reason, outcome.status) == ("left_out", "rejected")
+
+
+def test_the_directory_of_an_archive_is_read_once_for_all_its_members(landing, monkeypatch):
+    opened = []
+    begin = zipfile.ZipFile.__init__
+
+    def counted(self, *arguments, **named):
+        opened.append(1)
+        begin(self, *arguments, **named)
+
+    inner = archive(**{f"A{n}/XBTEUR_60__csv": kraken_bars(60, 2 + n) for n in range(12)})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as packed:
+        packed.writestr("inner.zip", inner)
+    landing.drop("kraken.zip", buffer.getvalue())
+    monkeypatch.setattr(zipfile.ZipFile, "__init__", counted)
+    (outcome,) = ingest_landing(landing.lake, landing.folder, now=NOW)
+    assert outcome.rows_published == 13
+    assert len(opened) < 8
 
 
 # --- files of persons in the wrong place -----------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.symbols import contract_of, find_in_name, from_vendor, to_binance
+from hfthot_platform.market.symbols import contract_of, find_in_name, find_with_minutes, from_vendor, to_binance
 
 # What each venue writes, and what it is; restated from the venues' own lists of instruments.
 SPELLINGS = {
@@ -381,3 +381,22 @@ def test_the_list_of_kraken(shared_data) -> None:
             base, quote = (names.get(each, each) for each in pair["wsname"].split("/"))
             expected |= dict.fromkeys((code, pair["altname"], pair["wsname"]), f"{base}-{quote}")
     assert not wrong("kraken", expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "venue", "found"),
+    [
+        ("EURUSD60.csv", "fx", ("EURUSD", 60)),
+        ("XAUUSD10080.csv", "fx", ("XAUUSD", 10_080)),
+        ("BTCUSD1440.csv", "bitstamp", ("BTCUSD", 1440)),
+        ("XBTUSD_1.csv", "kraken", ("XBTUSD", 1)),
+        ("1INCHEUR_60.csv", "kraken", ("1INCHEUR", 60)),
+        ("GER30.csv", "fx", None),  # an index
+        ("US3060.csv", "fx", None),  # US30 by the hour, or anything else
+        ("BTCUSD_1.csv", "bitstamp", None),  # a part of a download
+        ("EURUSD7.csv", "fx", None),
+        ("AAPL60.csv", "us_equity", None),
+    ],
+)
+def test_minutes_at_the_end_of_a_name_are_those_of_its_bars_where_nothing_else_is_possible(name, venue, found):
+    assert find_with_minutes(name, venue) == found

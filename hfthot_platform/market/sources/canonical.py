@@ -51,7 +51,7 @@ REQUIRED: Final[dict[str, tuple[str, ...]]] = {
 _CONTRACTS: Final = {each.name: each for each in (TRADES, BARS_1M, BARS)}
 _SIDES: Final = {
     **dict.fromkeys(("buy", "b", "bid", "buyer", "long", "taker_buy"), "buy"),
-    **dict.fromkeys(("sell", "s", "ask", "seller", "short", "taker_sell"), "sell"),
+    **dict.fromkeys(("sell", "s", "a", "ask", "seller", "short", "taker_sell"), "sell"),
 }
 _PRICES: Final = ("open", "high", "low", "close")
 #: Bitcoin's first block is of 2009-01-03: no market for crypto is older.
@@ -76,13 +76,16 @@ def interval_in_name(name: str) -> str | None:
     return (canonical_name(found[0]) or found[0]) if found else None
 
 
-def bar_interval(times: pl.DataFrame, name: str, *, declared: str | None = None, where: str) -> str:
+def bar_interval(
+    times: pl.DataFrame, name: str, *, declared: str | None = None, minutes: str | None = None, where: str
+) -> str:
     """Return the length of the bars: what is declared or named if the times agree, else what the times show.
 
     Args:
         times: first rows, with `ts` (UTC) and, if the file has several, `symbol`.
         name: file name, which may spell the interval.
         declared: what the mapping says.
+        minutes: what a number at the end of the name says, which is the length where nothing else is spelled.
         where: file name for messages.
 
     Raises:
@@ -93,7 +96,7 @@ def bar_interval(times: pl.DataFrame, name: str, *, declared: str | None = None,
         (pl.col("ts").diff().over(keys) if keys else pl.col("ts").diff()).dt.total_microseconds().alias("gap")
     )["gap"]
     gaps = gaps.filter(gaps > 0)
-    named = declared or interval_in_name(name)
+    named = declared or interval_in_name(name) or (minutes and canonical_name(minutes))
     if named is not None and canonical_name(named) is None:
         raise _unsupported(named, where)
     if gaps.len() == 0:
@@ -106,18 +109,20 @@ def bar_interval(times: pl.DataFrame, name: str, *, declared: str | None = None,
             )
         return named
     if named is not None:
-        _check_grid(gaps, named, where, said="the mapping" if declared else "the name")
+        # Of a pair that is seldom traded, two distances may be equal by chance; eight are not.
+        few = 8 if minutes and not declared else 2
+        _check_grid(gaps, named, where, said="the mapping" if declared else "the name", few=few)
         return named
     if shown := of_distances(gaps):
         return shown.name
     raise _unsupported(f"{int(gaps.min() or 0) / 1e6:g} s", where)  # type: ignore[arg-type]
 
 
-def _check_grid(gaps: pl.Series, interval: str, where: str, *, said: str) -> None:
+def _check_grid(gaps: pl.Series, interval: str, where: str, *, said: str, few: int) -> None:
     """Refuse bars that lie on another grid than that of their length.
 
     Most distances are whole multiples of the length.  If all of them are whole multiples of a longer one, the bars
-    are longer: two equal distances or eight of any kind are evidence, fewer are chance.
+    are longer: `few` equal distances or eight of any kind are evidence, fewer are chance.
     """
     step = interval_of(interval).microseconds
     common = math.gcd(*gaps.to_list())
@@ -127,7 +132,7 @@ def _check_grid(gaps: pl.Series, interval: str, where: str, *, said: str) -> Non
         if shown is not None and shown.months and interval_of(interval).months % shown.months == 0:
             return
     on_grid = (gaps % step == 0).sum() >= 0.75 * gaps.len()
-    longer = common > step and ((gaps.len() >= 2 and gaps.n_unique() == 1) or gaps.len() >= 8)
+    longer = common > step and ((gaps.len() >= few and gaps.n_unique() == 1) or gaps.len() >= 8)
     if on_grid and not longer:
         return
     raise RejectedFileError(

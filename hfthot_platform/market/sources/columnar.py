@@ -62,7 +62,7 @@ class Columnar:
                 hint=f"Declare `columns` in {probe.name}.mapping.yaml (target: column).",
             )
         head = next(_frames(probe, matched), pl.DataFrame()).head(20_000)
-        mapping, table = complete(probe.declared, probe, tuple(matched), head)
+        mapping, table = complete(probe.declared, probe, tuple(matched), head, matched)
         return Recognised(
             self,
             f"{probe.container}_{'trades' if table == TRADES.name else 'bars'}",

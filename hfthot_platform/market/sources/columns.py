@@ -8,15 +8,16 @@ the names of file and folder.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Mapping, Sequence
+from typing import Final, Literal
 
 from hfthot_platform.errors import RejectedFileError
 from hfthot_platform.market.sources.base import FileProbe
 from hfthot_platform.market.sources.canonical import CRYPTO_ASSETS
 
-__all__ = ["PRICES", "match_columns", "normalised", "refuse_by_name", "refuse_other_tables"]
+__all__ = ["PRICES", "match_columns", "normalised", "refuse_by_name", "refuse_other_tables", "words_of_side"]
 
 PRICES: Final = ("open", "high", "low", "close")
 #: Usual names of each target, best first.  Compared as `normalised` writes them.
@@ -25,6 +26,7 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
         *(
             "open_time",
             "opentime",
+            "microtimestamp",
             "timestampms",
             "timestamp",
             "unix",
@@ -36,7 +38,16 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
         ),
         *("ts", "ts_event", "datetime", "date_time", "time", "gmt_time", "utc_time", "date_utc", "time_utc"),
         *("timestamp_utc", "datetime_utc", "date", "local_time", "day", "transact_time", "trade_time", "exec_time"),
-        *("created_time", "created_at", "window_start", "sip_timestamp", "participant_timestamp", "start_time"),
+        *(
+            "create_time_ms",
+            "create_time",
+            "created_time",
+            "created_at",
+            "window_start",
+            "sip_timestamp",
+            "participant_timestamp",
+            "start_time",
+        ),
         *("start", "bucket", "candle_begin_time", "begin", "period", "time_est", "time_eet", "t", "index", "unnamed_0"),
     ),
     "symbol": (
@@ -47,6 +58,10 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
         "instrument",
         "inst_id",
         "instid",
+        "product_id",
+        "currency_pair",
+        "contract",
+        "coin",
         "market",
         "code",
         "s",
@@ -71,8 +86,22 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "trade_id": ("trade_id", "tradeid", "id", "agg_trade_id", "trdmatchid", "tid", "exec_id", "sequence_number"),
     "price": ("price", "p", "trade_price", "px", "rate", "last_price"),
-    "amount": ("homenotional", "amount", "qty", "quantity", "size", "base_amount", "trade_size", "sz", "base_qty"),
-    "side": ("side", "taker_side", "direction", "aggressor_side", "aggressor", "taker_or_maker_side"),
+    "amount": (
+        "homenotional",
+        "amount",
+        "qty",
+        "quantity",
+        "size",
+        "base_amount",
+        "trade_size",
+        "sz",
+        "base_qty",
+        "trade_volume",
+    ),
+    "side": (
+        *("taker_side", "side", "direction", "aggressor_side", "aggressor", "taker_or_maker_side", "maker_side"),
+        "ask_bid",
+    ),
     "maker_buys": ("is_buyer_maker", "isbuyermaker", "buyer_maker", "m"),
     "ts_received": ("ts_received", "local_timestamp", "receipt_timestamp", "ts_recv", "received_at", "receive_ts"),
 }
@@ -91,7 +120,7 @@ _DAY: Final = re.compile(
 _STAMP: Final = re.compile(r"(\d{4}[-./]\d{1,2}[-./]\d{1,2}|\d{1,2}[-./]\d{1,2}[-./]\d{2,4})[ T]\d{1,2}:\d{2}.*")
 _CLOCK: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}([.,:]\d+)?)?\s*([AaPp]\.?[Mm]\.?)?|\d{1,6}(\.0)?|\d{9}")
 #: Names that are as often those of something else: a `market` may be spot.
-_DOUBTFUL_SYMBOLS: Final = frozenset({"market", "code", "s", "instrument", "name"})
+_DOUBTFUL_SYMBOLS: Final = frozenset({"market", "code", "s", "instrument", "name", "contract", "coin"})
 _SYMBOL: Final = re.compile(r"(?!(SPOT|LINEAR|INVERSE|FUTURES?|MARGIN|SWAP|OPTIONS?|STOCKS?)$)[A-Z0-9][A-Z0-9./_:-]*")
 _QUOTE_NAMES: Final = frozenset(
     {"usd", "usdt", "usdc", "busd", "eur", "gbp", "jpy", "krw", "currency", "quote", "base", "tusd", "try", "aud"}
@@ -136,10 +165,19 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
         if not words or not all(_SYMBOL.fullmatch(each) for each in words):
             del found["symbol"]
     found.update(_volumes(names, candidates("volume"), values))
+    if len(letters := places.get("s", [])) == 2 and "i" in places:
+        # Bybit's messages: s is the symbol, S the side, i the trade.
+        sides = [place for place in letters if {each.lower() for each in values(place)} <= {"buy", "sell"}]
+        if len(sides) == 1 and rows:
+            found["side"], found["trade_id"] = sides[0], places["i"][0]
+            found["symbol"] = next(place for place in letters if place != sides[0])
     if "side" not in found and (types := places.get("type")):
         kinds = {each.lower() for each in values(types[0])} - _NOTHING
-        if kinds and kinds <= {"buy", "sell"}:
+        # Bitstamp writes 0 and 1.
+        if kinds and (kinds <= {"buy", "sell"} or (kinds <= {"0", "1"} and {"price", "amount"} <= set(found))):
             found["side"] = types[0]
+    if "price" in found and "amount" in found:
+        found["amount"] = _in_base(found["price"], candidates("amount"), values)
     if all(each in found for each in ("open", "high", "low")) and "close" not in found and "price" in found:
         found["close"] = found.pop("price")  # an index's "Price" beside open, high and low is the last one
     if "amount" not in found and "price" in found and "open" not in found and "volume" in found:
@@ -182,6 +220,25 @@ def _volumes(names: Sequence[str], usual: list[int], values: object) -> dict[str
     return found
 
 
+def _in_base(price: int, amounts: list[int], values: object) -> int:
+    """Return the column of the amount; of two of which one is the price times the other, the other."""
+    assert callable(values)
+
+    def numbers(place: int) -> list[float]:
+        try:
+            return [float(each) for each in values(place)]
+        except ValueError:
+            return []
+
+    prices = numbers(price)
+    for place in amounts[1:]:
+        pairs = list(zip(prices, numbers(place), numbers(amounts[0]), strict=False))
+        # Where all prices are 1 it cannot be told, and does not matter.
+        if pairs and all(math.isclose(cost * amount, money, rel_tol=1e-3) for cost, amount, money in pairs):
+            return place
+    return amounts[0]
+
+
 def _nonzero(text: str) -> bool:
     return text.lower() not in _NOTHING and bool(re.search(r"[1-9]", text))
 
@@ -216,6 +273,32 @@ def _time(names: Sequence[str], usual: list[int], values: object) -> dict[str, i
     # A column of midnights only is worth less than one with the time of day.
     whole = [place for place in named if place not in days]
     return {"ts": (whole or named)[0]} if days else {"ts": named[0]}
+
+
+#: The names that Coinbase gives to what it says of a trade; Tardis, ccxt and cryptofeed have others.
+_COINBASE: Final = {"ts": "time", "trade_id": "trade_id", "amount": "size", "side": "side"}
+_OPPOSITE: Final[dict[str, Literal["buy", "sell"]]] = {
+    **dict.fromkeys(("buy", "b", "bid", "bids"), "sell"),
+    **dict.fromkeys(("sell", "s", "a", "ask", "asks"), "buy"),
+}
+
+
+def words_of_side(columns: Mapping[str, str], venue: str) -> dict[str, Literal["buy", "sell"]]:
+    """Return what the words of a column of sides mean for the taker, where they do not say it themselves.
+
+    Coinbase names the side of the maker, in REST answers and in messages (docs.cdp.coinbase.com, "Get product trades"
+    and "Matches channel"), and so does a column `maker_side` (Gemini's messages).  Bitstamp writes 0 for buy, 1 for
+    sell.
+
+    Args:
+        columns: the file's name of each target, normalised.
+        venue: where the trades were made.
+    """
+    if columns.get("side") == "maker_side":
+        return dict(_OPPOSITE)
+    if venue.startswith("coinbase") and _COINBASE.items() <= columns.items():
+        return dict(_OPPOSITE)
+    return {"0": "buy", "1": "sell"} if columns.get("side") == "type" else {}
 
 
 # --- what is not trades or bars -----------------------------------------------------------------------------------
@@ -257,6 +340,8 @@ _UNTRADED: Final = re.compile(
     r"|(?<=-)(mark|index|premiumindex|funding_rate)(?=[.-]|$)",
     re.IGNORECASE,
 )
+#: Columns of sides that only trades have, so that bid and ask in them are no order book.
+_OF_TRADES: Final = frozenset({"maker_side", "taker_side", "ask_bid", "aggressor_side", "aggressor"})
 _LOBSTER: Final = re.compile(r"_\d{8,}_\d{8,}_(message|orderbook)_\d+", re.IGNORECASE)
 _BOOK_ACTIONS: Final = frozenset({"insert", "update", "delete", "partial", "add", "modify", "cancel", "a", "c", "m"})
 _BOOK_EVENTS: Final = frozenset({"open", "received", "done", "change", "snapshot", "l2update", "delta"})
@@ -324,9 +409,13 @@ def refuse_other_tables(
     for pattern, what in _LIKELY:
         if what.startswith("funding") and {"price", "side"} <= set(used):
             continue
+        if what == "liquidations" and "liquidation" in words:
+            told = {row[place].strip().lower() for row in rows if (place := words.index("liquidation")) < len(row)}
+            if told & {"", "none", "null", "false", "0", "no"}:
+                continue  # a flag of some trades among others
         if column := next((each for each in used if re.fullmatch(pattern, each)), None):
             raise _other(probe, f"the column {column!r} belongs to {what}")
-    sides = next((used[each] for each in _NAMES["side"] if each in used), set())
+    sides = next((used[each] for each in _NAMES["side"] if each in used and each not in _OF_TRADES), set())
     if sides and sides <= {"bid", "ask", "bids", "asks"} and not probe.declared.sides:
         raise _other(probe, f"side is {' or '.join(sorted(sides))}, as in an order book")
 

@@ -17,7 +17,8 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
@@ -28,6 +29,7 @@ __all__ = [
     "HEAD_BYTES",
     "Payload",
     "Route",
+    "archives_kept_open",
     "data_members",
     "inner_name",
     "kind_of",
@@ -100,6 +102,39 @@ def kind_of(magic: bytes, name: str) -> str:
     return next((kind for start, kind in _MAGIC if magic.startswith(start)), "text")
 
 
+class _Archive:
+    """An open zip: at which place of which file, and what closes it."""
+
+    def __init__(self, path: Path, before: Route, file: zipfile.ZipFile, closing: ExitStack) -> None:
+        self._path = path
+        self._before = before
+        self.file = file
+        self.closing = closing
+
+    def is_of(self, path: Path, route: Route) -> bool:
+        """Return whether the zip is the one on the way to a payload, at its own depth."""
+        return path == self._path and route[: len(self._before)] == self._before
+
+
+_KEPT: ContextVar[dict[int, _Archive] | None] = ContextVar("archives", default=None)
+
+
+@contextmanager
+def archives_kept_open() -> Iterator[None]:
+    """Within this, read the directory of an archive once for all of its members, and not for each.
+
+    A vendor's zip may hold ten thousand files, each of which is opened three times.
+    """
+    kept: dict[int, _Archive] = {}
+    token = _KEPT.set(kept)
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        for archive in kept.values():
+            archive.closing.close()
+
+
 class Payload(io.RawIOBase):
     """The decompressed bytes at the end of a route; a context manager that closes everything on the way.
 
@@ -115,16 +150,46 @@ class Payload(io.RawIOBase):
         self._done = 0
         self._packed = bool(route)
         self._stack = ExitStack()
+        kept = _KEPT.get()
         try:
-            stream: IO[bytes] = self._stack.enter_context(path.open("rb"))
-            for position, (kind, member) in enumerate(route):
-                if kind == "zip" and position:
-                    stream = self._spooled(stream)
-                stream = self._unpacked(stream, kind, member)
+            self._stream = self._opened(path, route, {} if kept is None else kept)
         except BaseException:
             self._stack.close()
             raise
-        self._stream = stream
+
+    def _opened(self, path: Path, route: Route, kept: dict[int, _Archive]) -> IO[bytes]:
+        """Go along the route, from the last archive on it that is open."""
+        stream: IO[bytes] | None = None
+        known = [n for n, (kind, _) in enumerate(route) if kind == "zip" and n in kept and kept[n].is_of(path, route)]
+        for position in range(known[-1] if known else 0, len(route)):
+            kind, member = route[position]
+            if kind != "zip":
+                stream = self._unpacked(stream or self._stack.enter_context(path.open("rb")), kind)
+                continue
+            archive = kept.get(position)
+            if archive is None or not archive.is_of(path, route):
+                archive = self._archive(path, route[:position], stream, kept)
+            stream = self._member(archive.file, member)
+        return stream or self._stack.enter_context(path.open("rb"))
+
+    def _archive(self, path: Path, before: Route, stream: IO[bytes] | None, kept: dict[int, _Archive]) -> _Archive:
+        """Open an archive: for this payload, or for all of its members where archives are kept open."""
+        with ExitStack() as opening:
+            if before:
+                assert stream is not None
+                source: IO[bytes] = self._spooled(stream, opening)
+            else:
+                source = opening.enter_context(path.open("rb"))
+            file = opening.enter_context(zipfile.ZipFile(source))
+            archive = _Archive(path, before, file, opening.pop_all())
+        if _KEPT.get() is None:
+            self._stack.push(archive.closing)
+            return archive
+        # One at each depth: the members of an archive are asked for one after the other.
+        for depth in [each for each in kept if each >= len(before)]:
+            kept.pop(depth).closing.close()
+        kept[len(before)] = archive
+        return archive
 
     def readable(self) -> bool:
         return True
@@ -144,7 +209,7 @@ class Payload(io.RawIOBase):
 
     def members(self) -> list[str]:
         """Return the data files of the payload, which is a zip."""
-        stream = self._spooled(self._stream) if self._packed else self._stream
+        stream = self._spooled(self._stream, self._stack) if self._packed else self._stream
         with zipfile.ZipFile(stream) as archive:
             return data_members(archive, self._where)
 
@@ -162,25 +227,25 @@ class Payload(io.RawIOBase):
                 hint="Unpack it yourself if this is right, and drop the plain file.",
             )
 
-    def _spooled(self, stream: IO[bytes]) -> IO[bytes]:
+    def _spooled(self, stream: IO[bytes], closing: ExitStack) -> IO[bytes]:
         """Return a seekable copy of a nested archive, bounded like everything else."""
         copy = tempfile.SpooledTemporaryFile(max_size=_SPOOL_BYTES)  # noqa: SIM115 - closed with the rest
-        self._stack.enter_context(copy)
+        closing.enter_context(copy)
         while block := stream.read(1 << 20):
             self._count(len(block))
             copy.write(block)
         copy.seek(0)
         return cast("IO[bytes]", copy)
 
-    def _unpacked(self, stream: IO[bytes], kind: str, member: str) -> IO[bytes]:
-        if kind == "zip":
-            archive = self._stack.enter_context(zipfile.ZipFile(stream))
-            try:
-                return self._stack.enter_context(archive.open(member))
-            except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown method
-                raise RejectedFileError(
-                    "unsupported_container", f"{member}: {error}", where=self._where, hint="Unpack it yourself."
-                ) from error
+    def _member(self, archive: zipfile.ZipFile, member: str) -> IO[bytes]:
+        try:
+            return self._stack.enter_context(archive.open(member))
+        except (RuntimeError, NotImplementedError) as error:  # encrypted, or an unknown method
+            raise RejectedFileError(
+                "unsupported_container", f"{member}: {error}", where=self._where, hint="Unpack it yourself."
+            ) from error
+
+    def _unpacked(self, stream: IO[bytes], kind: str) -> IO[bytes]:
         opened: Any
         if kind == "gzip":
             opened = gzip.GzipFile(fileobj=stream, mode="rb")

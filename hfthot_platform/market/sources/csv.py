@@ -19,7 +19,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -46,12 +46,18 @@ from hfthot_platform.market.sources.canonical import (
     last_bar_open,
     needs_unit,
 )
-from hfthot_platform.market.sources.columns import match_columns, refuse_by_name, refuse_other_tables
+from hfthot_platform.market.sources.columns import (
+    match_columns,
+    normalised,
+    refuse_by_name,
+    refuse_other_tables,
+    words_of_side,
+)
 from hfthot_platform.market.sources.containers import HEAD_BYTES
 from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, gather, read_sieves
 from hfthot_platform.market.sources.mapping import CsvMapping
 from hfthot_platform.market.sources.times import TIME, Times, join_day_and_clock
-from hfthot_platform.market.symbols import find_in_name, from_vendor
+from hfthot_platform.market.symbols import find_in_name, find_with_minutes, from_vendor
 
 __all__ = [
     "Csv",
@@ -103,6 +109,8 @@ class _Plan:
     names: list[str]
     #: Lines before the first row.
     skip_lines: int
+    #: The header; empty where there is none.
+    header: Sequence[str] = ()
 
 
 class Csv:
@@ -120,7 +128,8 @@ class Csv:
         names = _fitted(plan, mapping, probe)
         layout = _layout(names, mapping)
         head = _head(probe, layout, plan.skip_lines)
-        mapping, table = complete(mapping, probe, layout.keep, head)
+        columns = dict(zip(plan.names, plan.header, strict=False))
+        mapping, table = complete(mapping, probe, layout.keep, head, columns)
         return Recognised(
             self,
             plan.preset,
@@ -156,7 +165,11 @@ class Csv:
 
 
 def complete(
-    mapping: CsvMapping, probe: FileProbe, targets: Sequence[str], head: pl.DataFrame
+    mapping: CsvMapping,
+    probe: FileProbe,
+    targets: Sequence[str],
+    head: pl.DataFrame,
+    columns: Mapping[str, str] | None = None,
 ) -> tuple[CsvMapping, str]:
     """Fill in what a mapping leaves open, and return it with the target table.
 
@@ -165,6 +178,7 @@ def complete(
         probe: the file; names of folders and files may tell venue and symbol.
         targets: target columns that the file has.
         head: its first rows as target columns, for the interval.
+        columns: the file's name of each target, where it has names.
 
     Raises:
         RejectedFileError: `wrong_schema`, `unknown_venue`, `unknown_symbol`, or an interval's trouble.
@@ -182,10 +196,18 @@ def complete(
                 hint=f"Declare `venue` in {probe.name}.mapping.yaml, or put the file into a folder named by the venue.",
             )
         update["venue"] = venue
+    named = {target: normalised(name) for target, name in (columns or {}).items()}
+    if mapping.perpetual is None and named.get("symbol") == "contract":
+        update["perpetual"] = True
     symbol = mapping.symbol
     mapping = mapping.model_copy(update=update)
+    if "side" in targets and not mapping.sides:
+        update["sides"] = words_of_side(named, mapping.venue or "")
+    if mapping.amount_unit is None and named.get("amount") in ("homenotional", "home_notional"):
+        update["amount_unit"] = "base"
+    with_minutes = find_with_minutes(probe.inner_name, mapping.venue or "") if is_bars else None
     if symbol is None and "symbol" not in targets:
-        symbol = find_in_name(probe.inner_name, mapping.venue or "")
+        symbol = with_minutes[0] if with_minutes else find_in_name(probe.inner_name, mapping.venue or "")
     if symbol is not None:
         try:
             update["symbol"] = from_vendor(symbol, perpetual=mapping.is_perpetual, venue=mapping.venue or "")
@@ -230,7 +252,8 @@ def complete(
                     where=probe.name,
                     hint="Digits of the times may be missing; or declare `time` in the mapping.",
                 )
-        interval = bar_interval(times, probe.inner_name, declared=wanted, where=probe.name)
+        minutes = ("1mo" if with_minutes[1] == 43_200 else str(with_minutes[1])) if with_minutes else None
+        interval = bar_interval(times, probe.inner_name, declared=wanted, minutes=minutes, where=probe.name)
         update["interval"] = interval
         table = BARS_1M.name if interval == "1m" else BARS.name
     mapping = mapping.model_copy(update=update)
@@ -288,7 +311,7 @@ def _declared(probe: FileProbe) -> _Plan:
         filled = [place for place in same if any(place < len(row) and row[place].strip() for row in rows)]
         places[target] = (filled or same)[0]
     refuse_other_tables(header, rows, probe, bars="open" in columns or "close" in columns)
-    return _Plan("mapping", mapping.over(CsvMapping(separator=separator)), _targets(header, places), skip + 1)
+    return _Plan("mapping", mapping.over(CsvMapping(separator=separator)), _targets(header, places), skip + 1, header)
 
 
 def _preset(probe: FileProbe) -> _Plan | None:
@@ -304,7 +327,7 @@ def _preset(probe: FileProbe) -> _Plan | None:
         if (several := _yfinance(header, lines[index : index + 3], separator)) is not None:
             names, symbol = several
             mapping = probe.declared.over(CsvMapping(separator=separator, symbol=symbol))
-            return _Plan("yfinance", mapping, _targets(names, match_columns(names)), index + 3)
+            return _Plan("yfinance", mapping, _targets(names, match_columns(names)), index + 3, names)
         matched = match_columns(header, rows)
         if not matched:
             if _is_header(header):
@@ -320,7 +343,7 @@ def _preset(probe: FileProbe) -> _Plan | None:
         if (zone := _zone_in(header[matched.get("ts", matched.get("date", 0))])) is not None:
             defaults = CsvMapping(zone=zone).over(defaults)
         mapping = probe.declared.over(defaults)
-        return _Plan(preset, mapping, _targets(header, matched), index + 1)
+        return _Plan(preset, mapping, _targets(header, matched), index + 1, header)
     return _headless(probe)
 
 

@@ -33,7 +33,7 @@ from hfthot_platform.market.sources.base import (
 )
 from hfthot_platform.market.sources.containers import CONTAINER_ERRORS, to_plain
 
-__all__ = ["NO_VALUE", "Layout", "Sieve", "file_blocks", "gather", "read_sieves", "read_values"]
+__all__ = ["NO_VALUE", "Layout", "Sieve", "file_blocks", "gather", "is_table_of_numbers", "read_sieves", "read_values"]
 
 #: Bytes read and parsed at once: some 10^5 rows.
 BLOCK_BYTES: Final = 1 << 24
@@ -41,6 +41,7 @@ _TRUE: Final = ("true", "t", "1", "1.0")
 _FALSE: Final = ("false", "f", "0", "0.0")
 #: Words for the absence of a value, in lower case.
 NO_VALUE: Final = ("", "nan", "na", "n/a", "null", "none", "nil", "-", "--", "<na>")
+_PLAIN_NUMBER: Final = re.compile(r"\s*[-+]?\d[\d.]*([eE][-+]?\d+)?\s*")
 _PRICES: Final = ("open", "high", "low", "close")
 #: What groups digits besides a declared character: blanks of all widths and apostrophes.
 _GROUPS: Final = " \u00a0\u202f\u2009'\u2019_"
@@ -134,6 +135,14 @@ def file_blocks(probe: FileProbe, *, size: int = BLOCK_BYTES) -> Iterator[bytes]
             yield from to_plain(iter(lambda: stream.read(size), b""), probe.encoding, probe.line_end)
     except CONTAINER_ERRORS as error:
         raise truncated(probe.name, error) from error
+
+
+def is_table_of_numbers(probe: FileProbe) -> bool:
+    """Return whether most of a text's first lines have three or more fields of which at least two are numbers."""
+    lines = [each for each in probe.lines[:100] if each.strip()] if probe.is_text else []
+    fields = (re.split(r"[,;\t|]", each) for each in lines)
+    rows = sum(sum(bool(_PLAIN_NUMBER.fullmatch(cell)) for cell in row) >= 2 for row in fields if len(row) >= 3)
+    return rows > 0.5 * len(lines)
 
 
 def read_sieves(

@@ -4,7 +4,7 @@
   high, low; Coinbase: low, high, open, close) or `columns` declares, klines of Binance, Bybit and Kraken,
   freqtrade's trades `[ms, id, type, side, price, amount, cost]`, Bitfinex's `[id, ms, amount, price]`;
 - records: `[{...}, ...]`, and ccxt's trades, whose `info` has the exchange's own time;
-- lines: one record or array on each;
+- lines: one record or array on each, or one message of a stream with records inside;
 - documents: a table under any key (`{"result": [...]}`), columns (`{"t": [...], "o": [...]}`), rows by time
   (Alpha Vantage), pandas' `split`, `columns` and `index`, Yahoo's chart.
 """
@@ -32,7 +32,13 @@ from hfthot_platform.market.sources.base import (
     no_progress,
 )
 from hfthot_platform.market.sources.canonical import Canonical, last_bar_open
-from hfthot_platform.market.sources.columns import PRICES, match_columns, refuse_by_name, refuse_other_tables
+from hfthot_platform.market.sources.columns import (
+    PRICES,
+    match_columns,
+    normalised,
+    refuse_by_name,
+    refuse_other_tables,
+)
 from hfthot_platform.market.sources.csv import complete, is_in_order, type_of
 from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, gather, read_sieves, read_values
 from hfthot_platform.market.sources.mapping import CsvMapping
@@ -56,6 +62,9 @@ _ORDERS: Final = (("open", "high", "low", "close"), ("open", "close", "high", "l
 _BINANCE_KLINE: Final = (
     *("ts", "open", "high", "low", "close", "volume", None, "quote_volume", "trades", "buy_volume", None, None),
 )
+_PRICE_NAMES: Final = frozenset({"price", "px", "p", "open", "close", "c", "trade_price"})
+#: Keys of a stream's message that name its channel, which may be that of one instrument.
+_CHANNELS: Final = ("channel", "topic", "ch", "stream", "table")
 _QUOTED: Final = re.compile(rb'"((?:[^"\\]|\\.)*)"')
 
 
@@ -96,9 +105,11 @@ class Json:
                 # A complete array ends with brackets, so a row without one is cut off whatever the container.
                 sieves = read_sieves(_array_lines(file_blocks(probe)), layout, end="cut", progress=progress)
             else:
-                elements = claim.details.get("elements") or _elements(probe)
                 keys = claim.details["keys"]
                 assert isinstance(keys, dict)
+                elements = claim.details.get("elements") or _elements(probe)
+                if shape == "messages":
+                    elements = _unwrapped(_elements(probe), probe.name, keys)
                 sieves = _chunks(iter(elements), _RecordReader(layout, keys), progress)  # type: ignore[call-overload]
         batches = gather((canonical.apply(each) for each in sieves), claim.table, source_ref, batch_rows)
         yield from last_bar_open(batches) if claim.table != TRADES.name and mapping.as_of is None else batches
@@ -115,10 +126,22 @@ class Json:
         return self._claim(probe, names, rows, _preset(names), shape="flat")
 
     def _records(self, probe: FileProbe, preset: str) -> Recognised | None:
-        return self._table(probe, _head_elements(probe), preset)
+        elements = _head_elements(probe)
+        messages = [each for each in elements if isinstance(each, dict) and not _is_record(each)]
+        if len(messages) > 0.5 * len(elements) and not match_columns(list(_flat(messages[0]))):
+            rows = [row for each in messages for row in _inside(each)]
+            if match_columns(list(dict.fromkeys(key for row in rows for key in row))) or probe.declared.columns:
+                return self._table(probe, rows, "messages", shape="messages")
+        return self._table(probe, elements, preset)
 
     def _table(
-        self, probe: FileProbe, elements: Sequence[Any], preset: str, *, whole: Sequence[Any] | None = None
+        self,
+        probe: FileProbe,
+        elements: Sequence[Any],
+        preset: str,
+        *,
+        whole: Sequence[Any] | None = None,
+        shape: str = "elements",
     ) -> Recognised | None:
         """Return the claim on rows that are records, or arrays within a document."""
         arrays = [each for each in elements if isinstance(each, list)]
@@ -149,8 +172,15 @@ class Json:
         refuse_by_name(probe)
         refuse_other_tables(keys, rows, probe, bars="open" in matched)
         if not matched:
+            if _PRICE_NAMES & {normalised(each) for each in keys}:
+                raise RejectedFileError(
+                    "wrong_schema",
+                    f"records with {', '.join(map(repr, keys))} are neither bars nor trades",
+                    where=probe.name,
+                    hint=f"Declare `columns` in {probe.name}.mapping.yaml (target: key).",
+                )
             return None
-        return self._claim(probe, list(matched), records, preset, shape="elements", keys=dict(matched), elements=whole)
+        return self._claim(probe, list(matched), records, preset, shape=shape, keys=dict(matched), elements=whole)
 
     def _claim(
         self,
@@ -170,7 +200,7 @@ class Json:
         layout = Layout({name: type_of(name) for name in places}, required, keep)
         reader = _RecordReader(layout, keys or {name: place for place, name in enumerate(places) if name in keep})
         head = reader(list(sample[:_SAMPLE]), 1).rows
-        mapping, table = complete(probe.declared, probe, keep, head)
+        mapping, table = complete(probe.declared, probe, keep, head, keys)
         details: dict[str, object] = {"mapping": mapping, "layout": layout, "shape": shape, "keys": reader.keys}
         if elements is not None:
             details["elements"] = elements
@@ -248,6 +278,54 @@ def _is_lines(probe: FileProbe) -> bool:
 
 def _is_record(element: dict[str, Any]) -> bool:
     return not any(isinstance(each, (dict, list)) for each in element.values())
+
+
+class _NoRows:
+    """Stands for a message without records: a heartbeat, an acknowledgement."""
+
+
+def _inside(message: Any, depth: int = 0) -> list[dict[str, Any]]:
+    """Return the records within a message: those of its lists, or else of a record that is nested in it."""
+    if depth > 5:
+        return []
+    if isinstance(message, list):
+        records = [each for each in message if isinstance(each, dict)]
+        return [row for each in records for row in _inside(each, depth + 1) or [each]]
+    if not isinstance(message, dict):
+        return []
+    lists = [each for each in message.values() if isinstance(each, list)]
+    nested = [each for each in message.values() if isinstance(each, dict)]
+    rows = [row for each in lists for row in _inside(each, depth + 1)]
+    rows = rows or [row for each in nested for row in _inside(each, depth + 1)]
+    return rows or [each for each in nested if len(each) >= 3 and _is_record(each)]
+
+
+def _unwrapped(messages: Iterator[Any], where: str, keys: dict[str, str]) -> Iterator[Any]:
+    """Yield the records within messages that have some of the keys, and `_NoRows` for a message without any.
+
+    Raises:
+        RejectedFileError: `several_channels`, whose records do not say of which instrument they are.
+    """
+    channels: set[str] = set()
+    known = set(keys.values())
+    for message in messages:
+        if isinstance(message, _Cut):
+            yield message
+            continue
+        rows = [each for each in _inside(message) if not known.isdisjoint(each)]
+        if rows and "symbol" not in keys:
+            channels |= {str(message[key]) for key in _CHANNELS if isinstance(message.get(key), str)}
+            if len(channels) > 1:
+                raise RejectedFileError(
+                    "several_channels",
+                    f"records of {' and '.join(sorted(channels))} do not say of which instrument they are",
+                    where=where,
+                    hint="Write each channel to a file of its own.",
+                )
+        if rows:
+            yield from rows
+        else:
+            yield _NoRows()
 
 
 def _array_names(rows: Sequence[list[Any]], probe: FileProbe) -> list[str | None]:
@@ -346,17 +424,19 @@ class _RecordReader:
 
     def __call__(self, elements: list[Any], first: int) -> Sieve:
         cells: dict[str, list[str | None]] = {name: [] for name in self._layout.keep}
-        for element in elements:
+        places = [place for place, element in enumerate(elements) if not isinstance(element, _NoRows)]
+        for element in (elements[place] for place in places):
             record = _flat(element) if isinstance(element, dict) else element
             for name, column in cells.items():
                 column.append(_cell(record, self.keys[name]))
         rows = pl.DataFrame(
             {
                 **{name: pl.Series(column, dtype=_TEXT) for name, column in cells.items()},
-                ROW_NUMBER: pl.int_range(first, first + len(elements), dtype=_INT, eager=True),
+                ROW_NUMBER: pl.Series(places, dtype=_INT) + first,
             }
         )
         sieve = Sieve(rows, lambda failing: _as_json(elements, failing[ROW_NUMBER] - first))
+        sieve.gaps += len(elements) - len(places)
         read_values(sieve, self._layout)
         return sieve
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import codecs
 from datetime import UTC, datetime
 from datetime import date as Date  # noqa: N812 - the field `date` would hide it
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import available_timezones
@@ -29,6 +30,7 @@ __all__ = [
     "declared_mapping",
     "load_mapping",
     "sidecar_of",
+    "write_mapping",
 ]
 
 SIDECAR_SUFFIX: Final = ".mapping.yaml"
@@ -137,6 +139,8 @@ class CsvMapping(BaseModel):
     contract_unit: Literal["base", "quote"] | None = None
     #: Of closes: whether they are adjusted for splits and dividends; an `adj_close` column says so by itself.
     adjusted: bool | None = None
+    #: Of an archive, the files that are read, by name or pattern (`*_60.csv`); with `!` in front, those that are not.
+    members: tuple[str, ...] = ()
     source: str = "vendor_history"
     #: When the file was made: bars that close later are not final.
     as_of: Annotated[datetime, AfterValidator(_utc)] | None = None
@@ -151,6 +155,11 @@ class CsvMapping(BaseModel):
             rest = {target: name for target, name in columns.items() if target != "ts"}
             return {"date": columns["ts"][0], "time": columns["ts"][1], **rest}
         return columns
+
+    @field_validator("members", mode="before")
+    @classmethod
+    def _listed(cls, members: Any) -> Any:
+        return [members] if isinstance(members, str) else members
 
     @field_validator("interval", mode="before")
     @classmethod
@@ -184,6 +193,17 @@ class CsvMapping(BaseModel):
     def over(self, other: CsvMapping) -> CsvMapping:
         """Return `other` with everything that is declared here put over it."""
         return other.model_copy(update={name: getattr(self, name) for name in self.model_fields_set})
+
+    def reads(self, member: str) -> bool:
+        """Return whether a file within an archive is read: by its path in the archive, or its own name."""
+        names = {member.lower(), member.rpartition("/")[2].lower()}
+
+        def any_of(patterns: list[str]) -> bool:
+            return any(fnmatchcase(name, pattern.lower()) for name in names for pattern in patterns)
+
+        wanted = [each for each in self.members if not each.startswith("!")]
+        unwanted = [each[1:] for each in self.members if each.startswith("!")]
+        return (not wanted or any_of(wanted)) and not any_of(unwanted)
 
     @property
     def is_perpetual(self) -> bool:
@@ -222,6 +242,17 @@ def declared_mapping(path: Path) -> CsvMapping | None:
         return CsvMapping.model_validate(together)
     except ValidationError as error:
         raise _bad(error, own, hint=f"It is read over {FOLDER_MAPPING} of the folder.") from error
+
+
+def write_mapping(path: Path, mapping: CsvMapping) -> None:
+    """Write what a mapping declares, and nothing that it leaves open; whoever reads the file gets the same."""
+    import yaml
+
+    said = mapping.model_dump(mode="json", exclude_unset=True)
+    text = yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
 
 
 def load_mapping(path: Path) -> CsvMapping:

@@ -91,6 +91,10 @@ def recognise_members(
     if declared is None:
         declared = declared_mapping(path)
     for probe in probe_members(path):
+        if declared is not None and probe.member and not declared.reads(probe.member):
+            error = RejectedFileError("left_out", "`members` in the mapping leaves it out", where=probe.member)
+            yield Member(probe.member, probe, error=error)
+            continue
         try:
             probe, claim = _recognised(probe, declared, now)  # noqa: PLW2901
         except RejectedFileError as error:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import re
+import zipfile
 from datetime import datetime
 from pathlib import Path
 
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import RejectedFileError
 from hfthot_platform.market.sources.mapping import CsvMapping
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.market.sources.recognise import Member, recognise_members
 
 PAGE = Path(__file__).parents[3] / "docs" / "files.md"
 _BLOCK = re.compile(r"```\w+ (?P<facts>[^\n]+)\n(?P<body>.*?)```", re.DOTALL)
@@ -37,29 +37,45 @@ def test_an_example_gives_the_rows_that_it_says(tmp_path, title, text) -> None:
     for block in _BLOCK.finditer(text):
         facts = dict(each.split("=", 1) for each in block["facts"].split(" "))
         if "file" in facts:
-            path = tmp_path / facts["file"]
-            path.parent.mkdir(parents=True, exist_ok=True)
             # The line feed before the fence is the page's, where an example is about its absence.
-            path.write_text(block["body"].removesuffix("\n") if "line feed" in title else block["body"])
+            body = block["body"].removesuffix("\n") if "line feed" in title else block["body"]
+            path = _write(tmp_path, facts["file"], body)
             data = data if path.name.endswith("mapping.yaml") else path
             continue
         assert data is not None, title
         checked += 1
+        members = list(recognise_members(data))
         if "refused" in facts:
-            with pytest.raises(RejectedFileError) as caught:
-                recognise(data)
-            assert caught.value.reason == facts["refused"]
+            assert facts["refused"] in [each.error.reason for each in members if each.error]
             continue
-        probe, claim = recognise(data)
-        batches = list(claim.adapter.read(probe, claim, source_ref="page"))
-        assert {each.table for each in batches} == {facts["rows"]}
-        assert sum(each.gaps for each in batches) == int(facts.get("gaps", 0))
-        assert [each.rejected.rows() for each in batches] == [[]] * len(batches)
-        header, *expected = [line.split(",") for line in block["body"].splitlines()]
-        rows = pl.concat([each.rows for each in batches])
-        columns = [rows[name].to_list() if name in rows.columns else [claim.venue] * rows.height for name in header]
-        assert [[_written(value) for value in row] for row in zip(*columns, strict=True)] == expected
+        _check(block["body"], members, facts)
     assert checked, f"{title} shows nothing"
+
+
+def _write(folder: Path, name: str, body: str) -> Path:
+    """Write a file of the page, or a file within an archive, and return the path of what is ingested."""
+    archive, within, member = name.partition(".zip/")
+    path = folder / f"{archive}.zip" if within else folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if within:
+        with zipfile.ZipFile(path, "a") as packed:
+            packed.writestr(member, body)
+    else:
+        path.write_text(body)
+    return path
+
+
+def _check(body: str, members: list[Member], facts: dict[str, str]) -> None:
+    """Compare what the members of a file hold for a table with the rows that the page shows."""
+    claims = [(each.probe, each.claim) for each in members if each.claim and each.claim.table == facts["rows"]]
+    batches = [batch for probe, claim in claims for batch in claim.adapter.read(probe, claim, source_ref="page")]
+    assert {each.table for each in batches} == {facts["rows"]}
+    assert sum(each.gaps for each in batches) == int(facts.get("gaps", 0))
+    assert [each.rejected.rows() for each in batches] == [[]] * len(batches)
+    header, *expected = [line.split(",") for line in body.splitlines()]
+    rows = pl.concat([each.rows for each in batches])
+    columns = [rows[name].to_list() if name in rows.columns else [claims[0][1].venue] * rows.height for name in header]
+    assert [[_written(value) for value in row] for row in zip(*columns, strict=True)] == expected
 
 
 @pytest.mark.parametrize("field", list(CsvMapping.model_fields))

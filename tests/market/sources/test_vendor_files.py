@@ -624,3 +624,35 @@ def test_clocks_of_recordings_have_any_unit(tmp_path, read_file, digits) -> None
     )
     got = read_file(tmp_path / "a.txt").rows["ts_received"][0]
     assert got.microsecond == (123_000 if digits == 13 else 123_456)
+
+
+# --- lengths in the name ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "distances", "interval"),
+    [
+        ("EURUSD60.csv", [60, 60], "1h"),
+        ("EURUSD5.csv", [], "5m"),  # one bar alone
+        ("EURUSD1.csv", [7, 13, 4, 22, 9], None),  # no most frequent distance: the name decides
+        ("EURUSD1440.csv", [1440, 4320], "1d"),
+        ("EURUSD43200.csv", [31 * 1440, 29 * 1440, 31 * 1440], "1mo"),
+    ],
+)
+def test_the_minutes_that_metatrader_writes_behind_the_pair_are_the_length(tmp_path, name, distances, interval):
+    times = [NINE.replace(day=1, hour=0)]
+    for minutes in distances:
+        times.append(times[-1] + timedelta(minutes=minutes))
+    rows = "".join(f"{each:%Y.%m.%d,%H:%M},1.1,1.2,1.0,1.15,40\n" for each in times)
+    path = tmp_path / name
+    path.write_text("date,time,open,high,low,close,volume\n" + rows)
+    _, claim = recognise(path, CsvMapping(venue="fx"))
+    assert claim.symbol == "EUR-USD"
+    assert claim.table == ("market.bars" if interval else "market.bars_1m")
+    assert claim.details["mapping"].interval == (interval or "1m")
+
+
+def test_minutes_in_a_name_that_the_times_contradict_refuse_the_file(tmp_path):
+    path = tmp_path / "EURUSD60.csv"
+    path.write_text(BARS.replace("1705140000", "1705137300"))
+    assert _refused(path, venue="fx").reason == "interval_mismatch"
