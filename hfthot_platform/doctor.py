@@ -22,8 +22,8 @@ from typing import Literal
 from urllib.parse import urlparse
 
 from hfthot_platform.contracts.model import TableContract
-from hfthot_platform.errors import DamagedTableError, DocumentError, HfthotError
-from hfthot_platform.lakehouse import Lakehouse, Table
+from hfthot_platform.errors import ClockError, DamagedTableError, DocumentError, HfthotError
+from hfthot_platform.lakehouse import Lakehouse, Table, check_clock
 from hfthot_platform.lakehouse.commits import Snapshot
 from hfthot_platform.settings import (
     ArchiveFeedSettings,
@@ -251,6 +251,11 @@ def _tables(settings: Settings, now: datetime) -> Iterator[Finding]:
             yield from _staleness(contract, snapshot, fed[contract.name], settings.stale_after_hours, now)
     if not written:
         yield Finding("warn", "tables", "the lake is empty", "`hfthot demo` fills it with real sample data.")
+    lake.clock = lambda: now
+    try:
+        check_clock(lake)
+    except ClockError as error:
+        yield _failed("clock (lake)", error)
     yield from _incidents(lake, now)
 
 
@@ -370,7 +375,6 @@ def _accounts(settings: Settings, now: datetime) -> Iterator[Finding]:
 def _store(settings: Settings, now: datetime) -> Iterator[Finding]:
     """Tell of what keeps the store from being published whole, or cut for its age."""
     from hfthot_platform.accounts.store import Store
-    from hfthot_platform.errors import ClockError
 
     with Store.open(settings, lambda: now) as store:
         aside = store.waiting_aside()

@@ -3,9 +3,9 @@
 import dagster as dg
 
 from assets.quality import CHECKS
-from hfthot_platform.errors import LakehouseError
+from hfthot_platform.errors import ClockError, LakehouseError
 from hfthot_platform.incidents import Incident, notify, record
-from hfthot_platform.lakehouse import MaintenanceReport, Stamp, maintain, sweep_scratch
+from hfthot_platform.lakehouse import MaintenanceReport, Stamp, check_clock, maintain, sweep_scratch
 from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED
 from jobs.common import whole_schedule
 from resources.platform import Platform
@@ -19,6 +19,7 @@ __all__ = ["SCHEDULES", "deep_quality", "maintenance"]
 )
 def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Maintain table after table; one that fails does not keep the others waiting, but fails the run."""
+    _require_clock(context, platform)
     failed, withheld = [], []
     for table in platform.lake.tables():
         name = table.contract.name
@@ -57,6 +58,27 @@ def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[P
     context.log.info("%d abandoned folders removed from the scratch space", swept)
     if failed:
         raise dg.Failure(f"maintenance failed for {', '.join(failed)}", metadata={"tables": ", ".join(failed)})
+
+
+def _require_clock(context: dg.OpExecutionContext, platform: Platform) -> None:
+    """Fail the run, with an incident, before anything is removed for its age under a clock that leapt ahead."""
+    try:
+        check_clock(platform.lake)
+    except ClockError as error:
+        now = platform.clock()
+        incident = Incident(
+            f"clock-maintenance-{now:%Y-%m-%d}",
+            now,
+            "error",
+            "clock",
+            job="maintenance",
+            run_id=context.run_id,
+            step="maintain_tables",
+            message=str(error),
+        )
+        record(platform.lake, incident)
+        notify(platform.settings, incident)
+        raise dg.Failure(f"ClockError: {error}", allow_retries=False) from None
 
 
 def _raise_incident(context: dg.OpExecutionContext, platform: Platform, report: MaintenanceReport) -> None:

@@ -14,6 +14,7 @@ import dagster as dg
 from assets.privacy import CHAIN
 from hfthot_platform import __version__
 from hfthot_platform.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
+from hfthot_platform.ingest.users import sweep_user_files
 from hfthot_platform.lakehouse import Stamp
 from hfthot_platform.privacy.erasure import erasure_hits, list_erasures, pending_erasures, run_erasure
 from hfthot_platform.privacy.evidence import export_head
@@ -109,6 +110,9 @@ def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pl
     """Apply the periods of retention."""
     if not platform.has_accounts:
         context.log.info(NO_ACCOUNTS)
+        with _redacted():
+            swept = sweep_user_files(platform.settings, platform.lake, None, platform.clock())
+        context.add_output_metadata({"user_files": swept})
         return
     stamp = Stamp(run_id=context.run_id, asset="audit_retention", code_version=__version__)
     with _redacted():
@@ -117,9 +121,15 @@ def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pl
         raise dg.Failure(
             f"ClockError: {report.refused}", metadata={"proofs_ended": report.proofs_ended}, allow_retries=False
         )
-    counts = asdict(report)
+    with _redacted():
+        swept = sweep_user_files(platform.settings, platform.lake, platform.accounts, platform.clock())
+    counts = asdict(report) | {
+        "user_files": swept,
+        "erasures": len(report.erasures),
+        "seconds": round(report.seconds, 3),
+    }
     del counts["refused"]
-    context.add_output_metadata({**counts, "erasures": len(report.erasures), "seconds": round(report.seconds, 3)})
+    context.add_output_metadata(counts)
 
 
 @dg.op(description="Wrap every key with a new key-encryption key; the lake is not touched.", pool="key_rotation")

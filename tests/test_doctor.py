@@ -129,7 +129,9 @@ def test_a_clock_that_leapt_ahead_is_told_and_only_looked_at(own):
     ahead = datetime.now(UTC) + timedelta(days=400)
 
     for _ in range(2):
-        assert "400 days" in about(look(own, now=ahead), "clock").message
+        findings = look(own, now=ahead)
+        assert "400 days" in about(findings, "clock").message
+        assert "nothing was written" in about(findings, "clock (lake)").message
     assert "hfthot accounts clock --right" in about(look(own, now=ahead), "clock").next_step
     assert "clock" not in {each.subject for each in look(own, now=datetime.now(UTC))}
 

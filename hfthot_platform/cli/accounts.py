@@ -33,8 +33,14 @@ def clock(
 ) -> None:
     """Say whether the clock can be trusted with removing what is past its time.  Exits with 1 if it cannot."""
     from hfthot_platform.accounts.service import Accounts
+    from hfthot_platform.lakehouse import accept_clock, check_clock
 
     with Accounts.open(context.obj.settings()) as opened:
+        lake = opened_lake(context)
+        if lake.exists():
+            if right:
+                accept_clock(lake, stamp=new_stamp("accounts-clock"))
+            check_clock(lake)
         if right:
             opened.store.accept_clock()
         opened.store.require_clock()

@@ -412,18 +412,30 @@ def holds(
 
 
 @privacy.command()
-def retention(context: typer.Context, *, as_json: _Json = False) -> None:
+def retention(
+    context: typer.Context,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and change nothing.")] = False,
+    as_json: _Json = False,
+) -> None:
     """Remove everything whose time is over, and ask for the erasures that are due.
 
-    After the clock leapt ahead nothing is removed, and the command exits with 1.
+    After the clock leapt ahead nothing is removed, and the command exits with 1; `--dry-run` says what would be.
     """
+    from hfthot_platform.ingest.users import sweep_user_files
     from hfthot_platform.privacy.retention import apply_retention
 
     with _accounts(context) as accounts:
-        report = asdict(apply_retention(accounts, opened_lake(context)))
+        lake = opened_lake(context)
+        report = asdict(apply_retention(accounts, lake, dry_run=dry_run))
+        report["user_files"] = 0
+        if not dry_run and not report["refused"]:
+            report["user_files"] = sweep_user_files(accounts.settings, lake, accounts, accounts.clock())
+    if dry_run:
+        report["erasures"] = len(report["erasures"])
     if as_json:
         print_json(report)
-    elif not report["refused"]:
+    elif dry_run or not report["refused"]:
         print_table(("", ""), [(name.replace("_", " "), value) for name, value in report.items() if name != "refused"])
     if report["refused"]:
         note(report["refused"])

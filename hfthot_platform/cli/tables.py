@@ -391,13 +391,21 @@ def maintain(
     yes: Annotated[
         bool, typer.Option("--yes", help="Remove rows past their retention even if they are most of a table.")
     ] = False,
+    clock_right: Annotated[
+        bool, typer.Option("--clock-right", help="Somebody looked: the clock is right although the lake rested.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Compact, checkpoint, vacuum and clean up, and report sizes before and after.
 
+    Nothing is done where the clock leapt more than 14 days ahead of all that was committed, unless `--clock-right` says
+    that it is right, or with `--dry-run`.
+
     Rows leave when they were written longer ago than their table's retention.  Where that is more than a quarter of a
     table, it asks first; without a terminal nothing of that table is removed, and the command exits with 1.
     """
+    from hfthot_platform.errors import ClockError
+    from hfthot_platform.lakehouse import accept_clock, check_clock
     from hfthot_platform.lakehouse import maintain as run
     from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED
 
@@ -408,6 +416,14 @@ def maintain(
     chosen = [lake.table(name).contract.name for name in names or ()]
     chosen = chosen or [table.contract.name for table in lake.tables() if table.version() is not None]
     stamp = new_stamp("maintain")
+    if clock_right and not dry_run:
+        accept_clock(lake, stamp=stamp)
+    try:
+        check_clock(lake)
+    except ClockError as error:
+        if not dry_run:
+            raise
+        note(f"What follows is what would go if the clock were right. {error}")
     reports = []
     with progress_bar("maintaining") as progress:
         for done, name in enumerate(chosen, 1):

@@ -17,6 +17,7 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,14 +27,14 @@ import polars as pl
 
 from hfthot_platform.accounts.events import EventsReport, ingest_user_events
 from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import BadRequestError, RejectedFileError
+from hfthot_platform.errors import BadRequestError, ClockError, RejectedFileError
 from hfthot_platform.ingest.files import waiting_files
-from hfthot_platform.lakehouse import Lakehouse, Stamp
+from hfthot_platform.lakehouse import Lakehouse, Stamp, check_clock
 from hfthot_platform.lakehouse.locks import writers_lock
 from hfthot_platform.market.sources.base import FileProbe, probe_members
 from hfthot_platform.settings import Settings
 
-__all__ = ["UserFile", "ingest_user_files", "ingest_user_landing", "waiting_user_files"]
+__all__ = ["UserFile", "ingest_user_files", "ingest_user_landing", "sweep_user_files", "waiting_user_files"]
 
 _FILES: Final = "ops.ingest_files"
 _DONE: Final = "done"
@@ -84,6 +85,9 @@ def ingest_user_files(
 def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None = None) -> list[UserFile]:
     """Take in every complete file of the folder, and delete what has been kept long enough.
 
+    Under a clock that leapt ahead nothing is deleted for its age, and a file whose accounts are not known goes on
+    waiting.
+
     Raises:
         LockTimeoutError: another process works on this folder for longer than two minutes.
         StoreError, LakehouseError: the store or the lake failed; the remaining files wait.
@@ -95,14 +99,18 @@ def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | N
     lake.expect_new()
     outcomes = []
     with writers_lock(folder / ".users.lock", exclusive=True):
-        _sweep(folder / _DONE, now, settings.user_file_days)
-        _sweep(folder / _REJECTED, now, max(settings.user_file_days, _REJECTED_DAYS))
+        trusted = False
+        with suppress(ClockError):
+            # The daily retention tells of it.
+            _require_clock(lake, accounts)
+            _sweep_kept(settings, now)
+            trusted = True
         for path in waiting_user_files(settings, now):
             try:
                 age = now.timestamp() - path.lstat().st_ctime
             except FileNotFoundError:
                 continue  # taken away since
-            wait = age < timedelta(hours=settings.user_event_wait_hours).total_seconds()
+            wait = not trusted or age < timedelta(hours=settings.user_event_wait_hours).total_seconds()
             outcome = _ingest(path, accounts, lake, stamp or Stamp(), wait=wait, follow=False)
             outcomes.append(outcome)
             if outcome.status == "rejected":
@@ -112,6 +120,35 @@ def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | N
             elif outcome.status == "published":
                 path.unlink(missing_ok=True)
     return outcomes
+
+
+def sweep_user_files(settings: Settings, lake: Lakehouse, accounts: Accounts | None, now: datetime) -> int:
+    """Delete files of user events that have been kept long enough, whether or not new ones come; return how many.
+
+    Market files with personal data are put there too, also where there are no accounts.
+
+    Raises:
+        ClockError: the clock leapt ahead, so nothing was deleted.
+        LockTimeoutError: another process works on this folder for longer than two minutes.
+    """
+    folder = settings.landing / "users"
+    if not folder.is_dir():
+        return 0
+    _require_clock(lake, accounts)
+    with writers_lock(folder / ".users.lock", exclusive=True):
+        return _sweep_kept(settings, now)
+
+
+def _require_clock(lake: Lakehouse, accounts: Accounts | None) -> None:
+    check_clock(lake)
+    if accounts is not None:
+        accounts.store.check_clock()
+
+
+def _sweep_kept(settings: Settings, now: datetime) -> int:
+    folder = settings.landing / "users"
+    gone = _sweep(folder / _DONE, now, settings.user_file_days)
+    return gone + _sweep(folder / _REJECTED, now, max(settings.user_file_days, _REJECTED_DAYS))
 
 
 def _ingest(
@@ -223,10 +260,11 @@ def _move(path: Path, folder: Path, name: str) -> None:
         os.utime(target, (time.time(), time.time()))
 
 
-def _sweep(folder: Path, now: datetime, days: int) -> None:
-    """Delete what has been in a folder for so many days."""
+def _sweep(folder: Path, now: datetime, days: int) -> int:
+    """Delete what has been in a folder for so many days; return how much that was."""
     if not folder.is_dir():
-        return
-    for path in folder.iterdir():
-        if now.timestamp() - path.lstat().st_mtime >= days * 86_400:
-            path.unlink(missing_ok=True)
+        return 0
+    old = [path for path in folder.iterdir() if now.timestamp() - path.lstat().st_mtime >= days * 86_400]
+    for path in old:
+        path.unlink(missing_ok=True)
+    return len(old)

@@ -2,10 +2,11 @@
 
 `lake` and `table` are the way in; `audit` is the gate before each commit; `commits` is what a version says
 of itself; `spans` are the days that a write replaces; `storage` and `locks` are the ground; `maintenance`
-keeps tables small and fast.  Nothing here knows where rows come from or who orchestrates.
+keeps tables small and fast, once `clock` trusts the time.  Nothing here knows where rows come from or who orchestrates.
 """
 
 from hfthot_platform.lakehouse.audit import Audited, RuleResult
+from hfthot_platform.lakehouse.clock import accept_clock, check_clock
 from hfthot_platform.lakehouse.commits import Commit, Stamp, VersionInfo
 from hfthot_platform.lakehouse.lake import Lakehouse
 from hfthot_platform.lakehouse.maintenance import MaintenanceReport, maintain, overdue_share
@@ -22,6 +23,8 @@ __all__ = [
     "Stamp",
     "Table",
     "VersionInfo",
+    "accept_clock",
+    "check_clock",
     "maintain",
     "overdue_share",
     "sweep_scratch",

@@ -47,6 +47,8 @@ class Lakehouse:
         self.clock = clock
         #: Whether a lake that is not there yet reads as an empty one, for those who are about to write it.
         self.new = new
+        #: When the clock was last found to agree with the commits (`lakehouse.clock`).
+        self.clock_checked: datetime | None = None
         self._found = False
         self._tables: dict[str, Table] = {}
 

@@ -24,7 +24,8 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from hfthot_platform.contracts import TableContract
-from hfthot_platform.errors import CommitConflictError
+from hfthot_platform.errors import ClockError, CommitConflictError
+from hfthot_platform.lakehouse.clock import check_clock
 from hfthot_platform.lakehouse.commits import Stamp, active_files, history_of, properties
 from hfthot_platform.lakehouse.lake import Lakehouse
 from hfthot_platform.lakehouse.locks import writers_lock
@@ -89,11 +90,13 @@ def maintain(
         history_days: for how long old versions stay readable; by default what the contract says.
         most_expired: largest share of the table's rows that may be dropped as past their retention; if there are more,
             none is (`rows_withheld`), since a clock or a contract may be wrong.
-        dry_run: only say what would be done; the log's clean-up is not foreseen.
+        dry_run: only say what would be done; the log's clean-up is not foreseen, and the clock is not doubted.
         stamp: who and why.
 
     Raises:
         LakeMissingError: there is no lake.
+        ClockError: the clock leapt ahead of all that was committed, so nothing is removed for its age.  Without
+            history (`history_days` 0) files go whatever their age, and only rows and log entries stay.
         LockTimeoutError: writers held the table's lock all the time.
         CommitConflictError: a writer of another host committed in between.
     """
@@ -106,6 +109,7 @@ def maintain(
         return MaintenanceReport(name, *before, *before, 0, 0, 0, 0, 0, 0, None, 0.0)
     days = contract.history_days if history_days is None else history_days
     stamp = stamp or Stamp()
+    doubted = not dry_run and _clock_is_doubted(lake, days)
     try:
         with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(name):
             handle = DeltaTable(lake.storage.location(contract), storage_options=dict(lake.storage.options))
@@ -113,14 +117,16 @@ def maintain(
             withheld = overdue.rows if overdue.share > most_expired else 0
             if dry_run:
                 return _foreseen(table, handle, overdue.rows - withheld, withheld, days, before, started)
-            expired = 0 if withheld or overdue.predicate is None else _expire(handle, overdue, stamp)
+            keeps = withheld or doubted or overdue.predicate is None
+            expired = 0 if keeps else _expire(handle, overdue, stamp)
             compacted = _compact(table, handle, stamp)
             _sync(folder)
             vacuumed = _vacuum(lake, handle, days, stamp, folder)
             handle.create_checkpoint()
             _sync(folder)
             entries = _log_entries(folder)
-            handle.cleanup_metadata()
+            if not doubted:
+                handle.cleanup_metadata()
             removed = entries - _log_entries(folder)
             leftovers = _leftovers(folder)
     except CommitFailedError:
@@ -146,6 +152,17 @@ def maintain(
         oldest_readable=readable[0].version if readable else None,
         seconds=time.perf_counter() - started,
     )
+
+
+def _clock_is_doubted(lake: Lakehouse, days: float) -> bool:
+    """Whether the clock may have leapt ahead; an error where files are to go by their age."""
+    try:
+        check_clock(lake)
+    except ClockError:
+        if days > 0:
+            raise
+        return True
+    return False
 
 
 def overdue_share(lake: Lakehouse, name: str) -> tuple[int, float]:

@@ -30,7 +30,7 @@ from hfthot_platform.contracts import TableContract
 from hfthot_platform.contracts.accounts import AUDIT_LOG, SESSIONS
 from hfthot_platform.errors import ClockError, PrivacyError
 from hfthot_platform.incidents import Incident, record
-from hfthot_platform.lakehouse import Lakehouse, Stamp
+from hfthot_platform.lakehouse import Lakehouse, Stamp, check_clock
 from hfthot_platform.privacy._files import retained
 from hfthot_platform.privacy._history import clean_log
 from hfthot_platform.privacy.erasure import expire_sealed, request_erasure
@@ -65,15 +65,19 @@ class RetentionReport:
     user_events: int
     #: Requests whose proof failed or waited for too long, so that what it sought was destroyed.
     proofs_ended: int
-    #: Requests made for softly deleted accounts whose time is over.
+    #: Requests made for softly deleted accounts whose time is over; in a dry run those accounts.
     erasures: tuple[str, ...]
     seconds: float
     #: What kept everything else from being removed, with what to do about it; empty when nothing did.
     refused: str = ""
 
 
-def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None = None) -> RetentionReport:
+def apply_retention(
+    accounts: Accounts, lake: Lakehouse, *, dry_run: bool = False, stamp: Stamp | None = None
+) -> RetentionReport:
     """Remove everything whose time is over, by the settings' periods and the accounts' clock.
+
+    With `dry_run` only say what that would be, also under a clock that leapt ahead; `refused` says then that it did.
 
     When the clock leapt ahead, what it says is over may not be: then nothing is removed but what is sealed for a proof,
     whose end is promised whatever the clock did.  The report says so in `refused`, and so does an incident.
@@ -87,6 +91,8 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
     settings = accounts.settings
     now = accounts.clock()
     moment = microseconds(now)
+    if dry_run:
+        return _foreseen(accounts, lake, now, started)
     with accounts.store.exclusively("retention", 600.0):
         # First of all, since it is promised whatever else fails.
         proofs_ended = expire_sealed(accounts, lake)
@@ -121,12 +127,68 @@ def apply_retention(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | None 
 def _clock_problem(accounts: Accounts, lake: Lakehouse) -> str:
     """Return why the clock is not to be trusted with removing anything, empty if it is; an incident says so too."""
     try:
+        # The lake first: the store takes a look at the clock for a proof of it.
+        check_clock(lake)
         accounts.store.require_clock()
     except ClockError as error:
         now = accounts.clock()
         record(lake, Incident(f"clock-{now:%Y-%m-%d}", now, "error", "clock", step="retention", message=str(error)))
         return str(error)
     return ""
+
+
+def _foreseen(accounts: Accounts, lake: Lakehouse, now: datetime, started: float) -> RetentionReport:
+    """Return what a round would remove; changes nothing.  What it publishes first is not counted in."""
+    settings, moment = accounts.settings, microseconds(now)
+    refused = ""
+    try:
+        check_clock(lake)
+        accounts.store.check_clock()
+    except ClockError as error:
+        refused = str(error)
+    longest = timedelta(days=settings.session_retention_days, hours=settings.session_hours)
+    audit_limit = now.date() - timedelta(days=settings.audit_retention_days)
+    quarantine_limit = (now - timedelta(days=settings.quarantine_retention_days)).date()
+    old_sessions, old_attempts, old_events = _past(accounts, moment)
+    exports = schema.exports.c
+    with accounts.store.reading() as rx:
+        anchor = rx.execute(sa.select(sa.func.max(schema.retention_anchors.c.seq))).scalar() or 0
+        late = sa.and_(exports.state == "ready", exports.expires_at <= moment)
+        counts = [
+            int(rx.execute(sa.select(sa.func.count()).select_from(table).where(where)).scalar_one())
+            for table, where in (
+                (schema.sessions, old_sessions),
+                (schema.login_attempts, old_attempts),
+                (schema.user_events, old_events),
+                (schema.exports, late),
+            )
+        ]
+        due = list(rx.execute(_overdue(moment)).scalars())
+    return RetentionReport(
+        audit_rows=_rows_before(lake, AUDIT_LOG.name, "date", audit_limit),
+        audit_anchor=anchor,
+        session_rows=_rows_before(lake, SESSIONS.name, "date", (now - longest).date()),
+        sessions=counts[0],
+        exports=counts[3],
+        quarantined_rows=sum(
+            _rows_before(lake, table.contract.name, "quarantined_on", quarantine_limit)
+            for table in lake.tables()
+            if table.contract.namespace == "quarantine"
+        ),
+        login_attempts=counts[1],
+        user_events=counts[2],
+        proofs_ended=0,
+        erasures=tuple(due),
+        seconds=time.perf_counter() - started,
+        refused=refused,
+    )
+
+
+def _rows_before(lake: Lakehouse, name: str, column: str, limit: date) -> int:
+    table = lake.table(name)
+    if table.version() is None:
+        return 0
+    return int(table.scan().filter(pl.col(column) < limit).select(pl.len()).collect().item())
 
 
 def _nothing(proofs_ended: int, refused: str, seconds: float) -> RetentionReport:
@@ -253,12 +315,16 @@ def _since(limit: date, rows: pl.LazyFrame) -> pl.DataFrame:
 
 def _due(accounts: Accounts, now: int) -> list[str]:
     """Ask for the erasure of softly deleted accounts whose time is over."""
+    with accounts.store.reading() as rx:
+        due = list(rx.execute(_overdue(now)).scalars())
+    return [request_erasure(accounts, user_id) for user_id in due]
+
+
+def _overdue(now: int) -> sa.Select[tuple[str]]:
+    """Return the accounts that were deleted softly, whose time is over, and whose erasure nobody asked for yet."""
     users, requests = schema.users.c, schema.erasure_requests.c
     asked = sa.select(requests.subject_id).where(requests.state != "done")
-    chosen = sa.select(users.user_id).where(users.erase_after <= now, users.subject_id.not_in(asked))
-    with accounts.store.reading() as rx:
-        due = list(rx.execute(chosen).scalars())
-    return [request_erasure(accounts, user_id) for user_id in due]
+    return sa.select(users.user_id).where(users.erase_after <= now, users.subject_id.not_in(asked))
 
 
 def _old_exports(accounts: Accounts, now: int) -> int:
@@ -284,19 +350,27 @@ def _old_exports(accounts: Accounts, now: int) -> int:
 def _old_rows(accounts: Accounts, now: int) -> dict[str, int]:
     """Remove rows of the operational store; the lake has its own of the sessions."""
     sessions, attempts, events = schema.sessions, schema.login_attempts, schema.user_events
-    ended = now - accounts.settings.session_retention_days * _DAY
+    old_sessions, old_attempts, old_events = _past(accounts, now)
     with accounts.store.transaction() as tx:
         counts = {
-            "sessions": tx.execute(sa.delete(sessions).where(sessions.c.expires_at <= ended)).rowcount,
-            "login_attempts": tx.execute(
-                sa.delete(attempts).where(
-                    attempts.c.window_start <= now - _ATTEMPT_DAYS * _DAY,
-                    sa.or_(attempts.c.blocked_until.is_(None), attempts.c.blocked_until <= now),
-                )
-            ).rowcount,
+            "sessions": tx.execute(sa.delete(sessions).where(old_sessions)).rowcount,
+            "login_attempts": tx.execute(sa.delete(attempts).where(old_attempts)).rowcount,
             "places": forget_places(tx),
-            "user_events": tx.execute(sa.delete(events).where(events.c.ts <= now - _EVENT_DAYS * _DAY)).rowcount,
+            "user_events": tx.execute(sa.delete(events).where(old_events)).rowcount,
         }
         if any(counts.values()):
             tx.log([], AuditEvent(action="privacy.retention", detail=to_json(counts)))
     return counts
+
+
+def _past(accounts: Accounts, now: int) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return what tells sessions, failed sign-ins and user events that are past their time."""
+    sessions, attempts, events = schema.sessions.c, schema.login_attempts.c, schema.user_events.c
+    return (
+        sessions.expires_at <= now - accounts.settings.session_retention_days * _DAY,
+        sa.and_(
+            attempts.window_start <= now - _ATTEMPT_DAYS * _DAY,
+            sa.or_(attempts.blocked_until.is_(None), attempts.blocked_until <= now),
+        ),
+        events.ts <= now - _EVENT_DAYS * _DAY,
+    )

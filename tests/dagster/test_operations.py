@@ -6,6 +6,7 @@ import gzip
 import json
 import os
 import threading
+from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import dagster as dg
@@ -256,6 +257,42 @@ def test_maintenance_of_a_damaged_table_fails_the_run_but_not_the_others(run, pl
     failure = result.get_step_failure_events()[0].event_specific_data.user_failure_data
     assert "market.trades" in failure.description
     assert platform.lake.table("market.simulated_regimes").scan().collect().height
+
+
+def test_rows_past_their_retention_that_are_most_of_a_table_stay_and_raise_one_incident_a_day(run, platform):
+    clock = platform.lake.clock
+    platform.lake.clock = lambda: NOW - timedelta(days=400)
+    bad = {"venue": "kraken", "symbol": "ALPHA-USDT", "trade_id": 1, "price": -1.0, "amount": 1.0, "side": "buy"}
+    rows = pl.DataFrame([bad | {"ts": NOW - timedelta(days=401), "source": "replay", "source_ref": "test"}])
+    good = [rows.with_columns(price=1.0, trade_id=pl.lit(number, pl.Int64)) for number in range(2, 40)]
+    platform.lake.table("market.trades").merge(pl.concat([rows, *good]))
+    platform.lake.clock = clock
+
+    for _ in range(2):
+        assert run("maintenance").success
+
+    quarantined = platform.lake.table("quarantine.trades").scan().collect()
+    assert quarantined.height == 1
+    (incident,) = platform.lake.table("ops.incidents").scan().collect().to_dicts()
+    assert (incident["kind"], incident["severity"], incident["job"]) == ("retention_blocked", "error", "maintenance")
+    assert "`hfthot maintain quarantine.trades --yes`" in incident["message"]
+
+
+def test_maintenance_under_a_clock_that_leapt_ahead_removes_nothing_and_fails(run, platform):
+    table = platform.lake.table("market.closes")
+    for close in (1.0, 2.0):
+        row = {"date": date(2024, 3, 1), "venue": "us_equity", "symbol": "AAPL", "close": close, "adjusted": False}
+        table.merge(pl.DataFrame([row | {"source": "vendor_history", "source_ref": "test"}]))
+    versions = len(table.readable_versions())
+    for part in (platform, platform.lake):
+        part.clock = lambda: datetime.now(UTC) + timedelta(days=365)
+
+    result = run("maintenance", raise_on_error=False)
+
+    (failed,) = result.get_step_failure_events()
+    assert "nothing was removed" in failed.event_specific_data.user_failure_data.description
+    assert len(table.readable_versions()) == versions
+    assert platform.lake.table("ops.incidents").scan().collect()["kind"].to_list() == ["clock"]
 
 
 def test_the_deep_checks_cover_every_market_table_and_leave_pages(run, platform):

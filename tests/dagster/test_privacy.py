@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from datetime import timedelta
 
 import dagster as dg
@@ -221,6 +222,23 @@ def test_retention_under_a_clock_that_leapt_ahead_removes_nothing_and_fails(run,
     assert "400 days" in str(failed.step_failure_data.user_failure_data or failed.step_failure_data.error)
     assert not result.success
     assert platform.lake.table("sessions").scan().collect().height == sessions > 0
+
+
+@pytest.mark.parametrize("with_accounts", [True, False], ids=["accounts", "no accounts"])
+def test_rejected_user_files_leave_with_the_daily_retention(run, request, settings, clock, with_accounts):
+    if with_accounts:
+        request.getfixturevalue("zoe")
+    rejected = settings.landing / "users" / "rejected"
+    rejected.mkdir(parents=True)
+    for name, days in (("old", 8), ("new", 6)):
+        (rejected / name).write_text(ZOE.email)
+        written = (clock() - timedelta(days=days)).timestamp()
+        os.utime(rejected / name, (written, written))
+
+    result = run("audit_retention")
+
+    assert outputs(result, "remove_expired")["user_files"] == 1
+    assert [each.name for each in rejected.iterdir()] == ["new"]
 
 
 def test_keys_are_rotated(run, platform, zoe):

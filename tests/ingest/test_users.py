@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.cli import app as cli
-from hfthot_platform.ingest.users import ingest_user_files, ingest_user_landing
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.errors import ClockError
+from hfthot_platform.ingest.users import ingest_user_files, ingest_user_landing, sweep_user_files
+from hfthot_platform.lakehouse import Lakehouse, accept_clock
 from hfthot_platform.settings import load_settings
 
 NAME = "ada@analytical.example.jsonl"
@@ -109,6 +110,28 @@ def test_a_file_that_comes_again_changes_nothing_and_keeps_its_account(installat
         ingest_user_landing(accounts, lake)
     (record,) = recorded(lake)
     assert (record["rows_read"], record["rows_published"], record["rows_duplicate"]) == (2, 2, 0)
+
+
+def test_under_a_clock_a_year_ahead_no_file_is_rejected_or_deleted(installation, drop, clock, tmp_path):
+    accounts, lake = installation
+    drop(event(1))
+    ingest_user_landing(accounts, lake)
+    path = drop(event(2, "api_call", username="nobody", email="no@body.example"))
+    kept = tmp_path / "landing" / "users" / "rejected" / "user_events-0"
+    kept.parent.mkdir()
+    kept.write_text("{")
+    clock.ahead = timedelta(days=365)
+
+    assert [each.status for each in ingest_user_landing(accounts, lake)] == ["waiting"]
+    with pytest.raises(ClockError):
+        sweep_user_files(accounts.settings, lake, accounts, clock())
+    assert path.exists()
+    assert kept.exists()
+
+    accept_clock(lake)
+    accounts.store.accept_clock()
+    assert sweep_user_files(accounts.settings, lake, accounts, clock()) == 1
+    assert [each.status for each in ingest_user_landing(accounts, lake)] == ["published"]
 
 
 def test_a_setting_keeps_files_for_some_days_under_another_name(make, drop, clock, tmp_path):

@@ -45,6 +45,12 @@ def _value(declared: TableContract, column: Column, about: datetime, written: da
     return False if kind == pl.Boolean else f"{number:032x}"
 
 
+def looked_at(lake: Lakehouse) -> Lakehouse:
+    """Return a lake whose clock somebody looked at a moment ago: whether it is right is not the matter here."""
+    lake.clock_checked = lake.clock()
+    return lake
+
+
 def written(lake: Lakehouse, name: str, rows: pl.DataFrame) -> None:
     """Commit rows in two pieces, past the audit, which is not the matter here."""
     table = lake.table(name)
@@ -72,9 +78,9 @@ def test_rows_leave_once_they_were_written_longer_ago_than_the_retention(tmp_pat
     written(lake, name, rows_about(declared, LONG_AGO, now))
 
     now += timedelta(days=declared.retention_days - 1)
-    assert maintain(lake, name, most_expired=1.0).rows_expired == 0
+    assert maintain(looked_at(lake), name, most_expired=1.0).rows_expired == 0
     now += timedelta(days=3)
-    assert maintain(lake, name, most_expired=1.0).rows_expired == 3
+    assert maintain(looked_at(lake), name, most_expired=1.0).rows_expired == 3
     assert lake.table(name).scan().collect().height == 0
 
 
@@ -85,7 +91,7 @@ class TestALargeShare:
     def lake(self, tmp_path) -> Lakehouse:
         lake = Lakehouse.open(tmp_path / "lake", clock=lambda: datetime.now(UTC) + timedelta(days=500))
         written(lake, "ops.incidents", rows_about(lake.table("ops.incidents").contract, LONG_AGO, LONG_AGO))
-        return lake
+        return looked_at(lake)
 
     def test_stays_and_is_counted(self, lake):
         report = maintain(lake, "ops.incidents")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hfthot_platform.accounts.records import Request, User
 from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.lakehouse import Lakehouse, accept_clock
 from hfthot_platform.privacy.retention import RetentionReport, apply_retention
 
 
@@ -89,5 +89,6 @@ def register(accounts: Accounts, person: Person) -> User:
 
 def expire(accounts: Accounts, lake: Lakehouse) -> RetentionReport:
     """Let go what is past its time; tests move the clock by months, and somebody looked."""
+    accept_clock(lake)
     accounts.store.accept_clock()
     return apply_retention(accounts, lake)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 
 import polars as pl
@@ -14,7 +15,7 @@ from hfthot_platform.accounts.publisher import flush
 from hfthot_platform.errors import InvalidTokenError, KeySourceError, PrivacyError
 from hfthot_platform.lakehouse import maintain
 from hfthot_platform.privacy import retention as module
-from hfthot_platform.privacy.erasure import pending_erasures, run_erasure
+from hfthot_platform.privacy.erasure import pending_erasures, request_erasure, run_erasure
 from hfthot_platform.privacy.export import export_user_data
 from hfthot_platform.privacy.retention import apply_retention
 from hfthot_platform.privacy.rotation import rotate_keys
@@ -289,6 +290,51 @@ def test_a_clock_a_year_ahead_removes_nothing(accounts, lake, user, clock, setti
     clock.forward(days=-365)
     mended = apply_retention(accounts, lake)
     assert (mended.refused, mended.audit_rows) == ("", 0), "put right, it is trusted again"
+
+
+def test_a_store_that_never_saw_the_time_trusts_no_clock_that_the_lake_contradicts(accounts, lake, user, clock):
+    flush(accounts.store, lake)
+    with accounts.store.transaction() as tx:
+        tx.execute(sa.update(schema.change_head).values(seen_at=0, leapt_from=None))
+    clock.forward(days=(datetime.now(UTC) - clock()).days + 365)  # the commits have the machine's time
+
+    report = apply_retention(accounts, lake)
+
+    assert "nothing was written" in report.refused
+    assert accounts.store.clock_head().seen_at == 0, "and it does not take this time for seen"
+
+
+def test_a_dry_run_says_what_would_leave_and_changes_nothing(accounts, lake, user, clock, settings):
+    accounts.delete_user_soft(user.user_id)
+    export_user_data(accounts, lake, accounts.register(YAN.username, YAN.email, YAN.password).user_id)
+    flush(accounts.store, lake)
+    clock.forward(days=365)
+    before = lake.table("audit_log").version(), sorted(Path(settings.exports).rglob("*"))
+
+    foreseen = apply_retention(accounts, lake, dry_run=True)
+
+    assert "365 days" in foreseen.refused
+    assert (lake.table("audit_log").version(), sorted(Path(settings.exports).rglob("*"))) == before
+    assert pending_erasures(accounts) == []
+    accounts.store.accept_clock()
+    done = apply_retention(accounts, lake)
+    names = ("session_rows", "sessions", "exports", "quarantined_rows", "login_attempts", "user_events")
+    assert [getattr(foreseen, name) for name in names] == [getattr(done, name) for name in names]
+    assert foreseen.audit_rows == done.audit_rows > 0
+    assert (foreseen.exports, foreseen.erasures) == (1, (user.user_id,))
+
+
+def test_an_erasure_under_a_clock_that_leapt_ahead_is_proven_and_takes_nobodys_history(accounts, lake, user, clock):
+    accounts.update_user(user.user_id, preferences={"a": 1})
+    other = accounts.register(YAN.username, YAN.email, YAN.password)
+    flush(accounts.store, lake)
+    versions = len(lake.table("users").readable_versions())
+    clock.forward(days=(datetime.now(UTC) - clock()).days + 365)
+
+    request_id = request_erasure(accounts, user.user_id)
+    assert run_erasure(accounts, lake, request_id).verification
+    assert len(lake.table("users").readable_versions()) >= versions
+    assert accounts.get_user(other.user_id).email == YAN.email
 
 
 def test_a_clock_that_somebody_looked_at_is_trusted(accounts, lake, user, clock):

@@ -15,7 +15,7 @@ from pathlib import Path
 from hfthot_platform.accounts.publisher import flush
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Lakehouse, maintain
+from hfthot_platform.lakehouse import Lakehouse, accept_clock, maintain
 from hfthot_platform.privacy.erasure import pending_erasures, run_erasure
 from hfthot_platform.privacy.retention import apply_retention
 from hfthot_platform.privacy.rotation import rotate_keys
@@ -58,6 +58,7 @@ def main() -> None:
                 for contract in USER_TABLES:
                     maintain(lake, contract.name, history_days=0)
             elif kind == "retention":
+                accept_clock(lake)
                 accounts.store.accept_clock()
                 apply_retention(accounts, lake)
             elif kind == "rotate":
