@@ -594,6 +594,14 @@ def law_deviation(a: float, b: float, v: float) -> float:
 
 
 @compiled
+def _law_density_of(r: float, before: float, v: float, c: float, phi: float, a: float, b: float) -> float:
+    """Return the log-density of a return after the return `before` and log volatility v, in one state."""
+    deviation = law_deviation(a, b, v)
+    z = (r - c - phi * before) * math.exp(-deviation)
+    return -0.5 * z * z - deviation - _HALF_LOG_2PI
+
+
+@compiled
 def law_density(
     x: FloatArray,
     known: IntArray,
@@ -623,9 +631,9 @@ def law_density(
             if gap[t] < 0:
                 out[t, j] = 0.0
             elif gap[t] == 1 and known[t - 1] == 2:
-                deviation = law_deviation(law[j, 2], law[j, 3], x[t - 1, 3])
-                z = (x[t, 0] - law[j, 0] - law[j, 1] * x[t - 1, 0]) * math.exp(-deviation)
-                out[t, j] = -0.5 * z * z - deviation - _HALF_LOG_2PI
+                out[t, j] = _law_density_of(
+                    x[t, 0], x[t - 1, 0], x[t - 1, 3], law[j, 0], law[j, 1], law[j, 2], law[j, 3]
+                )
             elif conditional:
                 out[t, j] = 0.0
             else:
@@ -716,25 +724,24 @@ def online_multivariate(
         law: (K, 4). mu: (K,). phi: (K,). sigma: (K,). A: (K, K). pi: (K,).
     """
     states = pi.size
-    prediction, row = np.empty(states), np.zeros((1, states))
-    # Two bars: the one before as far as the law asks for it, and this one.
-    x, known = np.zeros((2, 4)), np.zeros(2, dtype=np.int64)
-    gap, last = np.zeros(2, dtype=np.int64), np.zeros(2)
+    prediction, row, features = np.empty(states), np.zeros((1, states)), np.empty((1, 4))
     _predict(f, memory, A, pi, prediction)
     sums = memory[3:]
-    if _settled(sums, decay):
-        known[0] = 2
-        x[0, 0], x[0, 3] = sums[9], 0.5 * math.log(sums[1] / sums[0] + 1e-6)
-    _remember(sums, r, decay, x, 1)
+    # The bar before, as far as the law asks for it.
+    settled = _settled(sums, decay)
+    before = sums[9]
+    v = 0.5 * math.log(sums[1] / sums[0] + 1e-6) if settled else 0.0
+    _remember(sums, r, decay, features, 0)
     if math.isnan(r):
         if memory[2] > 0.0:
             memory[2] += 1.0
     else:
-        gap[1], last[1] = int(memory[2]), memory[1]
-        rows = np.zeros((2, states))
-        gap[0] = -1
-        law_density(x, known, gap, last, law, mu, phi, sigma, False, rows)
-        row[0] = rows[1]
+        gap = int(memory[2])
+        for j in range(states):
+            if gap == 1 and settled:
+                row[0, j] = _law_density_of(r, before, v, law[j, 0], law[j, 1], law[j, 2], law[j, 3])
+            else:
+                row[0, j] = ar_density(r, memory[1], gap, mu[j], phi[j], sigma[j], math.log(sigma[j]))
         memory[1], memory[2] = r, 1.0
     advance(row, 0, prediction, f)
     return int(np.argmax(f[0]))
