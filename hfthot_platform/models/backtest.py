@@ -915,7 +915,9 @@ def _cuts(events: IntArray, start: int, count: int, early: int, generator: np.ra
 
     def take(first: int, end: int, *kinds: int) -> None:
         for kind in kinds:
-            candidates = np.setdiff1d(np.flatnonzero(events[first:end] == kind) + first + 1, found)
+            candidates = np.flatnonzero(events[first:end] == kind) + first + 1
+            for known in found:
+                candidates = candidates[candidates != known]
             if candidates.size:
                 found.append(int(generator.choice(candidates)))
                 return

@@ -612,13 +612,13 @@ def test_the_pipeline_walks_forward():
 
 
 def test_what_was_held_is_what_the_account_holds():
-    data = walk(420, 2, seed=29, drift=0.001)
+    data = walk(330, 2, seed=29, drift=0.001)
     costs = Costs(0.001, 0.0)
 
     run = adaptive(data, rules=QUICK, costs=costs)
 
     result = backtest(lambda _: run.targets, data, costs, causality_cuts=0)
-    for t in range(200, 420, 25):
+    for t in range(200, 330, 25):
         rows = run.decisions.filter(pl.col("ts").to_physical() == data.times[t])
         held = dict(rows.select("symbol", "previous_weight").rows())
         assert [held[name] for name in data.symbols] == pytest.approx(result.weights[t].tolist(), abs=1e-12)
