@@ -373,9 +373,16 @@ def restore(
     name: _Table,
     version: Annotated[int, typer.Argument(min=0, metavar="VERSION", help="A readable version of its history.")],
 ) -> None:
-    """Make an older version current again, as a new version: nothing in between is lost."""
+    """Make an older version current again, as a new version: nothing in between is lost.
+
+    A user table follows the operational store: it is refused unless it is damaged; see `hfthot accounts restore`.
+    """
+    from hfthot_platform.contracts.accounts import USER_TABLES
+
     commit = opened_lake(context).table(name).restore(version, stamp=new_stamp("restore"))
     typer.echo(f"{name}: version {version} is current again, as version {commit.version}")
+    if any(each.name == name for each in USER_TABLES):
+        note("Now run `hfthot accounts restore --accept-loss --rewrite`: the store has what this version has not.")
 
 
 def maintain(

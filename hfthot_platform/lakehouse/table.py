@@ -27,6 +27,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.schema import Field, Schema
 
 from hfthot_platform.contracts import TableContract
+from hfthot_platform.contracts.accounts import USER_TABLES
 from hfthot_platform.contracts.model import ROW_NUMBER
 from hfthot_platform.errors import (
     AuditFailedError,
@@ -682,7 +683,12 @@ class Table:
         Where the log itself is damaged, its entries past `version` are set aside in the lake's `_damaged` folder:
         what they published is no longer part of the table.
 
+        The user tables follow the operational store: what it published stays published, so an older version of them
+        would stand beside newer entries, row by row until each is written again.  They go back only where the present
+        version is damaged, and then `hfthot accounts restore --rewrite` has to follow.
+
         Raises:
+            BadRequestError: it is a user table, and whole.
             VersionUnavailableError: that version cannot be read any more.
             DamagedTableError: that version is damaged too.
         """
@@ -698,6 +704,14 @@ class Table:
                 aside = True
             if handle is None:
                 raise self._unavailable(f"version {version}", [])
+            if self.contract in USER_TABLES and not aside and next(self._faults(handle), None) is None:
+                raise BadRequestError(
+                    "a user table follows the operational store, so going back to an older version has no lasting "
+                    "effect",
+                    where=self.contract.name,
+                    hint="Restore a backup of the store, then run `hfthot accounts restore`; `--rewrite` writes every "
+                    "row of the user tables anew from the store. Older versions stay readable as they are.",
+                )
             target = self._open(version)
             if target is not None and (fault := next(self._faults(target), None)):
                 raise self._damage(fault)

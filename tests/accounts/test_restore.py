@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import deltalake
 import polars as pl
@@ -15,7 +16,13 @@ from hfthot_platform.accounts.publisher import Publisher, flush
 from hfthot_platform.accounts.records import Request
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.errors import CertificateError, ErasedSubjectError, StoreError
+from hfthot_platform.errors import (
+    BadRequestError,
+    CertificateError,
+    DamagedTableError,
+    ErasedSubjectError,
+    StoreError,
+)
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.privacy.erasure import delete_user_permanent, request_erasure, run_erasure
 from hfthot_platform.privacy.holds import place_hold
@@ -295,3 +302,31 @@ def test_a_user_table_that_somebody_altered_can_be_written_anew(accounts, lake, 
     for name in tables:
         after = lake.table(name).scan().drop("seq").sort("subject_id").collect()
         assert after.drop("updated_at", strict=False).equals(before[name].drop("updated_at", strict=False)), name
+
+
+@SQLITE
+@pytest.mark.parametrize("name", ["users", "audit_log"])
+def test_a_user_table_that_is_whole_does_not_go_back_by_itself(accounts, lake, bob, name):
+    flush(accounts.store, lake)
+    with pytest.raises(BadRequestError, match="hfthot accounts restore"):
+        lake.table(name).restore(0)
+
+
+@SQLITE
+def test_a_damaged_user_table_goes_back_and_is_written_anew_from_the_store(accounts, lake, alice, bob):
+    flush(accounts.store, lake)
+    version = lake.table("users").version()
+    accounts.update_user(bob.user_id, email="bob.new@example.org")
+    flush(accounts.store, lake)
+    for path in lake.table("users").snapshot().paths:
+        Path(path).unlink(missing_ok=True)
+    opened = Lakehouse.open(lake.storage.root, clock=lake.clock)
+    with pytest.raises(DamagedTableError):
+        opened.table("users").scan()
+    opened.table("users").restore(0)
+    assert version > 0
+
+    restore(accounts, opened, rewrite=True)
+
+    assert in_lake(accounts, opened, bob.user_id) == ["bob.new@example.org"]
+    assert in_lake(accounts, opened, alice.user_id) == [alice.email]
