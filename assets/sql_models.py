@@ -135,7 +135,7 @@ def _disabled(model: DisabledModel, known: Collection[str]) -> dg.AssetsDefiniti
     @dg.asset(
         key=asset_key(model.name),
         group_name=model.layer,
-        description=f"DISABLED. {model.why}",
+        description="\n".join(["**Disabled.**", "", *(f"- {each}" for each in model.reasons)]),
         deps=[asset_key(name) for name in model.depends_on if name in known],
         # As before, so that what is known of its days stays with it.
         partitions_def=DAILY if incremental else None,

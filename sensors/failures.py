@@ -4,9 +4,12 @@ import re
 from typing import Final
 
 import dagster as dg
+from dagster_shared.error import SerializableErrorInfo
 
+from assets.common import asset_key
 from hfthot_platform import errors
 from hfthot_platform.incidents import Incident, notify, record
+from hfthot_platform.sql.models import models_of
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]
@@ -23,7 +26,7 @@ _OURS: Final = re.compile(rf"\b({'|'.join(name for name in errors.__all__ if nam
 def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
     """Write a row of `ops.incidents` and tell whoever is to look."""
     steps = context.get_step_failure_events()
-    error = steps[0].step_failure_data.error if steps else None
+    error = steps[0].step_failure_data.error if steps else _outside_of_steps(context)
     # The outermost error is Dagster's own wrapper; what went wrong is its cause.
     cause = error.cause or error if error else None
     # Dagster puts the error's class before its message; it has a column of its own.
@@ -31,6 +34,9 @@ def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[
     if cause is not None and not _OURS.search(cause.message):
         # What a library says after the first line may quote rows.
         message = (message or "").strip().partition("\n")[0]
+    if disabled := _disabled(context, platform):
+        # The run was asked for before the file was broken: what Dagster says of its checks helps nobody.
+        message = disabled
     incident = Incident(
         incident_id=context.dagster_run.run_id,
         ts=platform.clock(),
@@ -44,6 +50,22 @@ def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[
     )
     record(platform.lake, incident)
     notify(platform.settings, incident)
+
+
+def _outside_of_steps(context: dg.RunFailureSensorContext) -> SerializableErrorInfo | None:
+    """Return what kept a run from reaching its first step; its failure itself says only that it failed."""
+    events = context.instance.all_logs(context.dagster_run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    errors = [entry.dagster_event.engine_event_data.error for entry in events if entry.dagster_event is not None]
+    return next((error for error in reversed(errors) if error is not None), None)
+
+
+def _disabled(context: dg.RunFailureSensorContext, platform: Platform) -> str:
+    """Return why SQL models that the run was to make are disabled."""
+    asked = context.dagster_run.asset_selection or frozenset()
+    if not asked:
+        return ""
+    models = models_of(platform.settings).disabled
+    return " ".join(f"{model.name} is disabled. {model.why}" for model in models if asset_key(model.name) in asked)
 
 
 SENSORS = [run_failure]

@@ -12,9 +12,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import dagster as dg
 import polars as pl
 import pytest
+from dagster._core.events import EngineEventData
+from dagster_shared.error import SerializableErrorInfo
 
 from hfthot_platform.definitions import build_definitions
 from hfthot_platform.incidents import Incident, notify, record, redacted
+from resources.platform import Platform
 from sensors.failures import run_failure
 from sensors.landing import landing_folder, withdrawn_files
 from tests.dagster.conftest import NOW
@@ -151,6 +154,36 @@ def test_a_failed_run_becomes_an_incident_once(platform, instance, caplog):
     assert "pw@" not in rows["message"][0]
     assert "incident" in caplog.text
     assert "abc123secret" not in caplog.text
+
+
+def failed_before_its_first_step(instance, platform, asked: frozenset[dg.AssetKey]):
+    """Return the incident of a run whose process could not load what it was to run."""
+    run = instance.create_run_for_job(build_definitions(platform.settings, platform).resolve_job_def("ingest"))
+    run = run._replace(asset_selection=asked) if asked else run
+    error = SerializableErrorInfo("DagsterInvalidSubsetError: no such check\nand more", [], "DagsterInvalidSubsetError")
+    instance.report_engine_event("An exception was thrown", run, EngineEventData(error=error))
+    failure = instance.report_run_failed(run)
+    context = dg.build_run_status_sensor_context(
+        "run_failure", failure, instance, run, resources={"platform": platform}
+    ).for_run_failure()
+    run_failure(context)
+    return platform.lake.table("ops.incidents").scan().collect().row(0, named=True)
+
+
+def test_the_incident_of_a_run_that_did_not_start_says_what_kept_it(platform, instance):
+    incident = failed_before_its_first_step(instance, platform, frozenset())
+
+    assert (incident["error_class"], incident["message"]) == ("DagsterInvalidSubsetError", "no such check")
+
+
+def test_the_incident_of_a_run_whose_model_was_broken_meanwhile_says_the_mistake(settings, instance, tmp_path):
+    (tmp_path / "models" / "marts").mkdir(parents=True)
+    (tmp_path / "models" / "marts" / "draft.sql").write_text("SELECT 1")
+    platform = Platform(settings.model_copy(update={"sql_models": tmp_path / "models"}), clock=lambda: NOW)
+
+    incident = failed_before_its_first_step(instance, platform, frozenset({dg.AssetKey(["marts", "draft"])}))
+
+    assert incident["message"].startswith("marts.draft is disabled. models/marts/draft.sql:1: the file does not begin")
 
 
 @pytest.mark.parametrize(

@@ -183,10 +183,11 @@ def test_a_broken_file_disables_its_model_and_those_that_read_it_and_nothing_els
     graph = definitions.resolve_asset_graph()
 
     assert graph.get(MINUTES_KEY).description == (
-        "DISABLED. dbt_like_sql/staging/minutes.sql:11: unknown table 'market.bars_1n'. Did you mean 'market.bars_1m'?"
+        "**Disabled.**\n\n"
+        "- dbt_like_sql/staging/minutes.sql:11: unknown table 'market.bars_1n'. Did you mean 'market.bars_1m'?"
     )
     assert graph.get(RETURNS_KEY).description == (
-        "DISABLED. dbt_like_sql/marts/returns.sql: it reads staging.minutes, which is disabled."
+        "**Disabled.**\n\n- dbt_like_sql/marts/returns.sql: it reads staging.minutes, which is disabled."
     )
     assert isinstance(graph.get(RETURNS_KEY).partitions_def, dg.DailyPartitionsDefinition)
     assert graph.get(RETURNS_KEY).parent_keys == {MINUTES_KEY}
