@@ -379,6 +379,17 @@ def test_sql_as_csv_can_be_read_back(hfthot, filled):
     assert pl.read_csv(io.StringIO(printed)).height == rows_in(filled)
 
 
+def test_sql_as_csv_has_the_values_as_they_are_unless_a_spreadsheet_is_to_open_them(hfthot, filled, tmp_path):
+    statement = "SELECT '=1+1' AS a, -1 AS b, '-x' AS c FROM market.trades LIMIT 1"
+    target = tmp_path / "out.csv"
+
+    assert hfthot("sql", statement, "--format", "csv").stdout.splitlines()[1] == "=1+1,-1,-x"
+    assert hfthot("sql", statement, "--format", "csv", "--spreadsheet").stdout.splitlines()[1] == "'=1+1,-1,'-x"
+    hfthot("sql", statement, "--output", str(target), "--spreadsheet")
+    assert target.read_text().splitlines()[1] == "'=1+1,-1,'-x"
+    assert hfthot("sql", statement, "--format", "json", "--spreadsheet").exit_code == 2
+
+
 @pytest.mark.parametrize("ending", ["csv", "json", "parquet", "txt"])
 def test_sql_writes_a_file_in_the_format_of_its_ending(hfthot, tmp_path, filled, ending):
     target = tmp_path / f"out.{ending}"

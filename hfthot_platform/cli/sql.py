@@ -89,19 +89,32 @@ def query(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Rows to show of a table.")] = 40,
+    spreadsheet: Annotated[
+        bool,
+        typer.Option(
+            "--spreadsheet", help="CSV to open in a spreadsheet: an apostrophe before texts that it would run."
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Answer one SELECT over any version of the tables (DuckDB's dialect, read-only, times in UTC)."""
+    """Answer one SELECT over any version of the tables (DuckDB's dialect, read-only, times in UTC).
+
+    CSV has the values as they are, for programs; what a person opens in a spreadsheet is written with --spreadsheet.
+    """
     from hfthot_platform.sql import opened
 
     form = Format.JSON if as_json else kind or _format_of(output)
+    if spreadsheet and form is not Format.CSV:
+        from hfthot_platform.errors import BadRequestError
+
+        raise BadRequestError("spreadsheets take CSV", where="--spreadsheet", hint="Add --format csv.")
     text = _statement(statement)
     limits = sql_limits(context)
     lake, time = opened_lake(context), _time(as_of)
     versions = dict(_version(given, text, lake) for given in at_version or ())
     with opened(lake, text, versions=versions, as_of=time, limits=limits) as stream:
         if output is not None:
-            rows = _to_file(stream, form, output)
+            rows = _to_file(stream, form, output, spreadsheet=spreadsheet)
             note(f"{output}: {counted(rows, 'row')}")
         elif form is Format.TABLE:
             _show(stream, limit)
@@ -110,7 +123,7 @@ def query(
 
             raise BadRequestError("Parquet goes to a file", where="sql", hint="Add --output result.parquet.")
         else:
-            _write(stream, form, sys.stdout)
+            _write(stream, form, sys.stdout, spreadsheet=spreadsheet)
 
 
 def _format_of(output: Path | None) -> Format:
@@ -190,7 +203,7 @@ def _show(stream: SqlStream, limit: int) -> None:
     note(counted(total, "row") + (f" from {read}" if read else ""))
 
 
-def _to_file(stream: SqlStream, form: Format, output: Path) -> int:
+def _to_file(stream: SqlStream, form: Format, output: Path, *, spreadsheet: bool) -> int:
     """Write all rows; the file appears under its name only when it is complete."""
     partial = output.with_name(f".{output.name}.partial")
     try:
@@ -198,7 +211,7 @@ def _to_file(stream: SqlStream, form: Format, output: Path) -> int:
             rows = _write_parquet(stream, partial)
         else:
             with partial.open("w", encoding="utf-8", newline="") as handle:
-                rows = _write(stream, form, handle)
+                rows = _write(stream, form, handle, spreadsheet=spreadsheet)
         partial.replace(output)
     finally:
         partial.unlink(missing_ok=True)
@@ -222,7 +235,7 @@ def _write_parquet(stream: SqlStream, path: Path) -> int:
     return rows
 
 
-def _write(stream: SqlStream, form: Format, handle: Any) -> int:
+def _write(stream: SqlStream, form: Format, handle: Any, *, spreadsheet: bool) -> int:
     rows = 0
     if form is Format.TABLE:
         import polars as pl
@@ -235,7 +248,12 @@ def _write(stream: SqlStream, form: Format, handle: Any) -> int:
         handle.write("[")
     for number, batch in enumerate(stream.batches()):
         if form is Format.CSV:
-            handle.write(_flat(batch).write_csv(include_header=number == 0))
+            flat = _flat(batch)
+            if spreadsheet:
+                from hfthot_platform.privacy.export import neutralised
+
+                flat = neutralised(flat)
+            handle.write(flat.write_csv(include_header=number == 0))
         else:
             _write_json(batch, handle, first=rows == 0)
         rows += batch.height

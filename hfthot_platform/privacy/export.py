@@ -46,6 +46,7 @@ __all__ = [
     "delete_exports",
     "export_user_data",
     "list_exports",
+    "neutralised",
     "request_export",
     "run_export",
 ]
@@ -657,12 +658,12 @@ def _write_csv(sink: _Hashing, section: _Section) -> int:
     sink.write(head.getvalue().encode())
     rows = 0
     for batch in section.batches():
-        sink.write(_neutralised(_as_text_times(batch)).write_csv(include_header=False).encode())
+        sink.write(neutralised(_as_text_times(batch)).write_csv(include_header=False).encode())
         rows += batch.height
     return rows
 
 
-def _neutralised(batch: pl.DataFrame) -> pl.DataFrame:
+def neutralised(batch: pl.DataFrame) -> pl.DataFrame:
     """Return texts so that no spreadsheet takes one for a formula: an apostrophe stands before what begins like one.
 
     What a person once typed (a name such as `=HYPERLINK(...)`) is opened by somebody else, often in a spreadsheet.

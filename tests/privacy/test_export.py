@@ -101,7 +101,7 @@ def test_no_text_of_a_csv_export_is_run_by_a_spreadsheet(accounts, lake):
 
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t=1", " =1", "\u200b=1", "\uff1d1", "\r1", "\xa0-1"])
 def test_whatever_begins_like_a_formula_is_neutralised(text):
-    assert module._neutralised(pl.DataFrame({"a": [text, "a=1", None]}))["a"].to_list() == [f"'{text}", "a=1", None]
+    assert module.neutralised(pl.DataFrame({"a": [text, "a=1", None]}))["a"].to_list() == [f"'{text}", "a=1", None]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
