@@ -1,6 +1,8 @@
 """The platform's own work: the landing folder."""
 
 from collections.abc import Iterator
+from datetime import timedelta
+from typing import Final
 
 import dagster as dg
 
@@ -41,6 +43,8 @@ def ingest_files(
     stamp = platform.stamp(context)
 
     def report(outcome: FileOutcome) -> None:
+        if by_hand := _to_derive_by_hand(outcome):
+            context.log.warning(by_hand)
         for event in announcements(outcome, table=outcome.table, run_id=context.run.run_id):
             # At once, so that a run that dies before its end has told of what it published.
             context.instance.report_runless_asset_event(event)
@@ -71,6 +75,7 @@ def ingest_files(
             "duplicate": each.rows_duplicate,
             "quarantined": each.rows_quarantined,
             "gaps": each.rows_gaps,
+            "to do": _to_derive_by_hand(each),
         }
         for each in outcomes
     ]
@@ -100,6 +105,26 @@ def announcements(
     )
     # The check after the days: it counts for the newest materialisation only if it came later.
     return [*(dg.AssetMaterialization(key, partition=day, metadata=about) for day in days), check]
+
+
+#: Which tables are computed from a table, in the order in which they are.
+_COMPUTED: Final = {
+    "market.trades": ("market.bars_1m", "market.bars", "market.closes"),
+    "market.bars_1m": ("market.bars", "market.closes"),
+    "market.bars": ("market.closes",),
+}
+
+
+def _to_derive_by_hand(file: FileOutcome) -> str:
+    """Return the commands for a file's days before the first partition, of which the graph is told nothing; or ''."""
+    first = DAILY.start.date()
+    older = sorted(day for day in file.days if day < first)
+    tables = _COMPUTED.get(file.table or "", ())
+    if not older or not tables:
+        return ""
+    span = f"{older[0]} {older[-1] + timedelta(days=1)}"
+    commands = "; ".join(f"`hfthot derive {table} {span}`" for table in tables)
+    return f"{file.name}: {len(older):,} days before {first} are no partitions. Run {commands}."
 
 
 def _checks(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:

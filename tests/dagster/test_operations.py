@@ -17,6 +17,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from hfthot_platform.definitions import build_definitions
 from hfthot_platform.incidents import Incident, notify, record, redacted
+from hfthot_platform.ingest.tables import derive_table
 from resources.platform import Platform
 from sensors.failures import run_failure
 from sensors.landing import landing_folder, withdrawn_files
@@ -28,10 +29,10 @@ CANDLES = "timestamp,open,high,low,close,volume\n" + "\n".join(
 )
 
 
-def drop(settings, name: str, content: str) -> None:
+def drop(settings, name: str, content: str, mapping: dict[str, str] | None = None) -> None:
     settings.landing.mkdir(parents=True, exist_ok=True)
     (settings.landing / name).write_bytes(gzip.compress(content.encode(), mtime=0))
-    mapping = {"venue": "somewhere", "symbol": "ALPHA-USDT", "interval": "1m"}
+    mapping = mapping or {"venue": "somewhere", "symbol": "ALPHA-USDT", "interval": "1m"}
     (settings.landing / f"{name}.mapping.yaml").write_text(json.dumps(mapping))
     settled = NOW.timestamp() - 60
     os.utime(settings.landing / name, (settled, settled))
@@ -59,6 +60,40 @@ def test_what_is_computed_from_a_table_follows_the_days_of_a_dropped_file(run, s
 
     found = dg.evaluate_automation_conditions(defs=definitions, instance=instance, cursor=cursor)
     assert found.get_requested_partitions(dg.AssetKey(["market", "bars"])) == {DAY}
+
+
+def test_old_days_are_announced_and_derived_and_what_no_partition_has_is_told(
+    run, settings, platform, instance, caplog
+):
+    days = ["1969-12-30", "1969-12-31", "1970-01-01", "2008-03-05"]
+    bars = "date,open,high,low,close,volume\n" + "".join(f"{day},10,12,9,11,5\n" for day in days)
+    closes = dg.AssetKey(["market", "closes"])
+    definitions = build_definitions(settings, platform)
+    cursor = dg.evaluate_automation_conditions(defs=definitions, instance=instance).cursor
+    mapping = {"venue": "us_equity", "symbol": "KO", "interval": "1d", "as_of": "2009-01-01T00:00:00Z"}
+    drop(settings, "old.csv.gz", bars, mapping)
+
+    landed = run("landing")
+
+    assert instance.get_materialized_partitions(dg.AssetKey(["market", "bars"])) == set(days[2:])
+    found = dg.evaluate_automation_conditions(defs=definitions, instance=instance, cursor=cursor)
+    assert found.get_requested_partitions(closes) == set(days[2:])
+    command = "`hfthot derive market.closes 1969-12-30 1970-01-01`"
+    told = f"old.csv.gz: 2 days before 1970-01-01 are no partitions. Run {command}."
+    assert told in [each.user_message for each in instance.all_logs(landed.run_id)]
+    run("derive", days[3])
+    assert platform.lake.table("market.closes").scan().collect()["date"].cast(pl.String).to_list() == days[3:]
+    derive_table(platform.lake, "market.closes", (date(1969, 12, 30), date(1970, 1, 1)), settings=settings)
+    assert sorted(platform.lake.table("market.closes").scan().collect()["date"].cast(pl.String)) == [*days[:2], days[3]]
+
+
+def test_a_file_of_closes_of_old_days_is_announced(run, settings, platform, instance):
+    drop(settings, "closes.csv.gz", "Date,KO,PEP\n1985-01-02,1.5,2.5\n2007-06-01,3.5,4.5\n", {"venue": "us_equity"})
+
+    run("landing")
+
+    assert instance.get_materialized_partitions(dg.AssetKey(["market", "closes"])) == {"1985-01-02", "2007-06-01"}
+    assert platform.lake.table("market.closes").scan().collect().height == 4
 
 
 def test_a_rejected_file_fails_a_check_and_is_an_incident_once(run, settings, platform, caplog):

@@ -23,11 +23,18 @@ from hfthot_platform.market.sources.base import (
     Recognised,
     no_progress,
 )
-from hfthot_platform.market.sources.closes import canonical_symbols, normal_name, symbol_of_file, text_table
 from hfthot_platform.market.sources.delimited import Sieve
 from hfthot_platform.market.sources.mapping import CsvMapping
+from hfthot_platform.market.sources.tables_of_days import (
+    canonical_symbols,
+    normal_name,
+    opening,
+    pieces,
+    text_table,
+    usual_columns,
+    venue_and_symbol,
+)
 from hfthot_platform.market.sources.times import Times
-from hfthot_platform.market.symbols import find_in_name
 
 __all__ = ["ActionsText"]
 
@@ -63,13 +70,10 @@ class ActionsText:
         """
         mapping = probe.declared
         declared = mapping.table == CORPORATE_ACTIONS.name
-        if not probe.is_text or (mapping.table is not None and not declared):
+        begins = opening(probe, CORPORATE_ACTIONS.name)
+        if begins is None:
             return None
-        lines = [line for line in probe.lines[mapping.skip_lines :] if line.strip()]
-        if not lines:
-            return None
-        separator = mapping.separator or max(",;\t|", key=lines[0].count)
-        header = [each.strip().strip('"') for each in lines[0].split(separator)]
+        header = begins.header
         columns = _columns(header, mapping)
         if not declared and (columns is None or mapping.columns is not None or not _of_nothing_else(header, columns)):
             return None
@@ -80,17 +84,10 @@ class ActionsText:
                 where=probe.name,
                 hint="Declare `columns: {date: ..., kind: ..., ratio: ..., amount: ...}` in the mapping.",
             )
-        if mapping.venue is None:
-            raise RejectedFileError(
-                "unknown_venue", "nothing tells the venue", where=probe.name, hint="Declare `venue`, as us_equity."
-            )
-        symbol = None
-        if "symbol" not in columns:
-            name = mapping.symbol or find_in_name(probe.inner_name, mapping.venue)
-            symbol = symbol_of_file(name, mapping.venue, probe.name)
-        details: dict[str, object] = {"columns": columns, "separator": separator}
+        venue, symbol = venue_and_symbol(probe, with_symbol="symbol" in columns)
+        details: dict[str, object] = {"columns": columns, "separator": begins.separator}
         preset = "kinds" if "kind" in columns else "columns"
-        return Recognised(self, preset, CORPORATE_ACTIONS.name, mapping.venue, symbol, details)
+        return Recognised(self, preset, CORPORATE_ACTIONS.name, venue, symbol, details)
 
     def read(
         self,
@@ -106,25 +103,17 @@ class ActionsText:
         Raises:
             RejectedFileError: `too_large`, `wrong_schema`, or what the times raise.
         """
-        mapping = probe.declared
-        table = text_table(probe, str(claim.details["separator"]), progress)
-        rows = _actions(table, claim)
-        times = Times(mapping.time, mapping.zone or "UTC", where=probe.name, bars=True)
-        for start in range(0, rows.height, batch_rows):
-            yield _batch(rows.slice(start, batch_rows), times, mapping, claim, source_ref)
+        rows = _actions(text_table(probe, str(claim.details["separator"]), progress), claim)
+        for piece, times in pieces(rows, probe, batch_rows):
+            yield _batch(piece, times, probe.declared, claim, source_ref)
 
 
 def _columns(header: list[str], mapping: CsvMapping) -> dict[str, str] | None:
     """Return the header's name of each target, or None where days or values are missing."""
-    names = {normal_name(name): name for name in reversed(header)}
     if isinstance(mapping.columns, dict):
         columns = {"ts" if target == "date" else target: name for target, name in mapping.columns.items()}
     else:
-        columns = {
-            target: names[found]
-            for target, words in _WORDS.items()
-            if (found := next((word for word in words if word in names), None)) is not None
-        }
+        columns = usual_columns(header, _WORDS)
         # One column of values has both, if another one tells the kinds.
         if columns.get("ratio") == columns.get("amount") and "kind" not in columns:
             columns.pop("ratio", None)

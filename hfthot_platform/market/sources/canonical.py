@@ -21,8 +21,8 @@ from hfthot_platform.errors import BadRequestError, RejectedFileError
 from hfthot_platform.intervals import canonical_name, close_times, of_distances, open_times
 from hfthot_platform.intervals import interval as interval_of
 from hfthot_platform.market import symbol_facts as facts
-from hfthot_platform.market.sources.base import ROW_NUMBER, Batch
-from hfthot_platform.market.sources.delimited import NO_VALUE, Sieve
+from hfthot_platform.market.sources.base import ROW_NUMBER, Batch, FileProbe, Recognised
+from hfthot_platform.market.sources.delimited import NO_VALUE, Sieve, gather
 from hfthot_platform.market.sources.mapping import CsvMapping
 from hfthot_platform.market.sources.times import TIME, Times, join_day_and_clock
 from hfthot_platform.market.symbols import contract_of, from_vendor
@@ -35,6 +35,7 @@ __all__ = [
     "REQUIRED",
     "Canonical",
     "bar_interval",
+    "canonical_batches",
     "interval_in_name",
     "is_crypto",
     "last_bar_open",
@@ -483,6 +484,15 @@ class Canonical:
         sieve.rows = sieve.rows.with_columns(
             close_times(pl.col("ts"), name, known).alias("ts_close"), pl.lit("vendor").alias("origin")
         ).with_columns((pl.col("ts_close") <= as_of if as_of else pl.lit(value=True)).alias("final"))
+
+
+def canonical_batches(
+    sieves: Iterable[Sieve], mapping: CsvMapping, probe: FileProbe, claim: Recognised, source_ref: str, batch_rows: int
+) -> Iterator[Batch]:
+    """Yield the canonical rows of a file's sieves; of bars, those whose end the file does not prove are not final."""
+    canonical = Canonical(mapping, claim.table, source_ref=source_ref, where=probe.name, now=probe.now)
+    batches = gather((canonical.apply(each) for each in sieves), claim.table, source_ref, batch_rows)
+    yield from last_bar_open(batches) if claim.table != TRADES.name and mapping.as_of is None else batches
 
 
 def last_bar_open(batches: Iterable[Batch]) -> Iterator[Batch]:

@@ -7,8 +7,6 @@ for splits and dividends (Yahoo's `Close` and `Adj Close`), the adjusted one is 
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Iterator
 from typing import Final
 
@@ -25,18 +23,26 @@ from hfthot_platform.market.sources.base import (
     Recognised,
     no_progress,
 )
-from hfthot_platform.market.sources.delimited import Sieve, file_blocks
+from hfthot_platform.market.sources.delimited import Sieve
 from hfthot_platform.market.sources.mapping import CsvMapping
+from hfthot_platform.market.sources.tables_of_days import (
+    canonical_symbols,
+    normal_name,
+    opening,
+    pieces,
+    text_table,
+    usual_columns,
+    venue_and_symbol,
+)
 from hfthot_platform.market.sources.times import Times
-from hfthot_platform.market.symbols import find_in_name, from_vendor, market_kind
+from hfthot_platform.market.symbols import from_vendor, market_kind
 
-__all__ = ["ClosesText", "canonical_symbols", "normal_name", "symbol_of_file", "text_table"]
+__all__ = ["ClosesText"]
 
 _DAYS: Final = ("date", "day", "datetime", "timestamp", "time", "")
 _CLOSES: Final = ("close", "price", "last", "value", "px_last", "settle")
 _ADJUSTED: Final = ("adj_close", "adjclose", "adjusted_close", "close_adj", "adj._close")
 _SYMBOLS: Final = ("symbol", "ticker", "name", "instrument")
-_MOST_BYTES: Final = 1 << 30
 
 
 class ClosesText:
@@ -52,13 +58,10 @@ class ClosesText:
         """
         mapping = probe.declared
         declared = mapping.table == CLOSES.name
-        if not probe.is_text or (mapping.table is not None and not declared):
+        begins = opening(probe, CLOSES.name)
+        if begins is None or begins.lines < 2:
             return None
-        lines = [line for line in probe.lines[mapping.skip_lines :] if line.strip()]
-        if len(lines) < 2:
-            return None
-        separator = mapping.separator or max(",;\t|", key=lines[0].count)
-        header = [each.strip().strip('"') for each in lines[0].split(separator)]
+        header = begins.header
         found = _long(header, mapping) or _wide(header, mapping, declared=declared)
         if not declared and (found is None or found["shape"] != "wide"):
             return None
@@ -69,16 +72,10 @@ class ClosesText:
                 where=probe.name,
                 hint="Declare `columns: {ts: ..., close: ...}` in the mapping.",
             )
-        if mapping.venue is None:
-            raise RejectedFileError(
-                "unknown_venue", "nothing tells the venue", where=probe.name, hint="Declare `venue`, as us_equity."
-            )
-        symbol = None
-        if found["shape"] == "long" and "symbol" not in found["columns"]:  # type: ignore[operator]
-            name = mapping.symbol or find_in_name(probe.inner_name, mapping.venue)
-            symbol = symbol_of_file(name, mapping.venue, probe.name)
-        found |= {"separator": separator}
-        return Recognised(self, str(found["shape"]), CLOSES.name, mapping.venue, symbol, found)
+        with_symbol = found["shape"] != "long" or "symbol" in found["columns"]  # type: ignore[operator]
+        venue, symbol = venue_and_symbol(probe, with_symbol=with_symbol)
+        found |= {"separator": begins.separator}
+        return Recognised(self, str(found["shape"]), CLOSES.name, venue, symbol, found)
 
     def read(
         self,
@@ -94,60 +91,18 @@ class ClosesText:
         Raises:
             RejectedFileError: `too_large`, `wrong_schema`, or what the times raise.
         """
-        mapping = probe.declared
         table = text_table(probe, str(claim.details["separator"]), progress)
         rows = _of_long(table, claim) if claim.preset == "long" else _of_wide(table, claim)
-        times = Times(mapping.time, mapping.zone or "UTC", where=probe.name, bars=True)
-        for start in range(0, rows.height, batch_rows):
-            yield _batch(rows.slice(start, batch_rows), times, mapping, claim, source_ref)
-
-
-def text_table(probe: FileProbe, separator: str, progress: Progress = no_progress) -> pl.DataFrame:
-    """Return a whole text file with a header as columns of text, and `ROW_NUMBER`.
-
-    Raises:
-        RejectedFileError: `too_large` or `wrong_schema`.
-    """
-    text = b"".join(file_blocks(probe))
-    if len(text) > _MOST_BYTES:
-        raise RejectedFileError("too_large", "more than 1 GB in one file", where=probe.name, hint="Split the file.")
-    progress(len(text), len(text), "bytes")
-    try:
-        table = pl.read_csv(
-            io.BytesIO(text),
-            separator=separator,
-            infer_schema=False,
-            skip_rows=probe.declared.skip_lines,
-            truncate_ragged_lines=False,
-            null_values=["", "null", "NA", "NaN", "nan", "N/A", "None"],
-        )
-    except pl.exceptions.PolarsError as error:
-        raise RejectedFileError(
-            "wrong_schema",
-            f"not one table ({error})"[:200],
-            where=probe.name,
-            hint="Rows have as many fields each.",
-        ) from error
-    return table.rename({name: name.strip() for name in table.columns}).with_row_index(ROW_NUMBER, offset=1)
-
-
-def normal_name(name: str) -> str:
-    """Return a header's name in lower case with underscores."""
-    return re.sub(r"[\s-]+", "_", name.strip().lower())
+        for piece, times in pieces(rows, probe, batch_rows):
+            yield _batch(piece, times, probe.declared, claim, source_ref)
 
 
 def _long(header: list[str], mapping: CsvMapping) -> dict[str, object] | None:
     """Return which columns are the day, the close, the adjusted close and the symbol."""
-    names = {normal_name(name): name for name in reversed(header)}
     if isinstance(mapping.columns, dict):
         columns = dict(mapping.columns)
     else:
-        usual = {"ts": _DAYS, "close": _CLOSES, "adj_close": _ADJUSTED, "symbol": _SYMBOLS}
-        columns = {
-            target: names[found]
-            for target, words in usual.items()
-            if (found := next((word for word in words if word in names), None)) is not None
-        }
+        columns = usual_columns(header, {"ts": _DAYS, "close": _CLOSES, "adj_close": _ADJUSTED, "symbol": _SYMBOLS})
     if "close" not in columns and "adj_close" in columns:
         columns["close"] = columns.pop("adj_close")
         columns["only_adjusted"] = ""
@@ -177,22 +132,6 @@ def _wide(header: list[str], mapping: CsvMapping, *, declared: bool) -> dict[str
     )
 
 
-def symbol_of_file(name: str | None, venue: str, where: str) -> str:
-    """Return the canonical symbol of a file without a column of symbols.
-
-    Raises:
-        RejectedFileError: `unknown_symbol`.
-    """
-    if name is None:
-        raise RejectedFileError(
-            "unknown_symbol", "neither a column nor the name tells it", where=where, hint="Declare `symbol`."
-        )
-    try:
-        return from_vendor(name, venue=venue)
-    except BadRequestError as error:
-        raise RejectedFileError("unknown_symbol", error.what, where=where, hint=error.hint) from error
-
-
 def _of_long(table: pl.DataFrame, claim: Recognised) -> pl.DataFrame:
     columns = claim.details["columns"]
     assert isinstance(columns, dict)
@@ -216,20 +155,6 @@ def _of_wide(table: pl.DataFrame, claim: Recognised) -> pl.DataFrame:
         .with_columns(raw_close=pl.lit(None, pl.String))
         .sort(ROW_NUMBER, maintain_order=True)
     )
-
-
-def canonical_symbols(sieve: Sieve, venue: str) -> None:
-    """Write the symbols of a venue's rows canonically; set aside the rows of unknown ones."""
-    names, refused = {}, {}
-    for name in sieve.rows["symbol"].unique().drop_nulls():
-        try:
-            names[name] = from_vendor(name, venue=venue)
-        except BadRequestError as error:
-            refused[name] = f"{error.what}. {error.hint}"
-    known = pl.col("symbol").replace_strict(names, default=None, return_dtype=pl.String)
-    why = pl.col("symbol").replace_strict(refused, default="symbol is empty", return_dtype=pl.String)
-    sieve.reject(known.is_null(), "unknown_symbol", why)
-    sieve.rows = sieve.rows.with_columns(known.alias("symbol"))
 
 
 def _batch(rows: pl.DataFrame, times: Times, mapping: CsvMapping, claim: Recognised, source_ref: str) -> Batch:

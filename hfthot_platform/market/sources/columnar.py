@@ -20,10 +20,10 @@ from hfthot_platform.market.sources.base import (
     no_progress,
     truncated,
 )
-from hfthot_platform.market.sources.canonical import Canonical, last_bar_open
+from hfthot_platform.market.sources.canonical import canonical_batches
 from hfthot_platform.market.sources.columns import match_columns, refuse_by_name, refuse_other_tables
 from hfthot_platform.market.sources.csv import complete, type_of
-from hfthot_platform.market.sources.delimited import Sieve, gather
+from hfthot_platform.market.sources.delimited import Sieve
 from hfthot_platform.market.sources.mapping import CsvMapping
 
 __all__ = ["Columnar"]
@@ -84,10 +84,8 @@ class Columnar:
         mapping, columns = claim.details["mapping"], claim.details["columns"]
         assert isinstance(mapping, CsvMapping)
         assert isinstance(columns, dict)
-        canonical = Canonical(mapping, claim.table, source_ref=source_ref, where=probe.name, now=probe.now)
         sieves = _columnar_sieves(probe, columns, progress)
-        batches = gather((canonical.apply(each) for each in sieves), claim.table, source_ref, batch_rows)
-        yield from last_bar_open(batches) if claim.table != TRADES.name and mapping.as_of is None else batches
+        yield from canonical_batches(sieves, mapping, probe, claim, source_ref, batch_rows)
 
 
 def _source(probe: FileProbe) -> object:

@@ -40,10 +40,9 @@ from hfthot_platform.market.sources.canonical import (
     CRYPTO_BEGINS,
     CRYPTO_VENUES,
     REQUIRED,
-    Canonical,
     bar_interval,
+    canonical_batches,
     is_crypto,
-    last_bar_open,
     needs_unit,
 )
 from hfthot_platform.market.sources.columns import (
@@ -54,7 +53,7 @@ from hfthot_platform.market.sources.columns import (
     words_of_side,
 )
 from hfthot_platform.market.sources.containers import HEAD_BYTES
-from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, gather, read_sieves
+from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, read_sieves
 from hfthot_platform.market.sources.mapping import CsvMapping
 from hfthot_platform.market.sources.times import TIME, Times, join_day_and_clock
 from hfthot_platform.market.symbols import find_in_name, find_with_minutes, from_vendor
@@ -152,7 +151,6 @@ class Csv:
         assert isinstance(mapping, CsvMapping)
         assert isinstance(layout, Layout)
         assert isinstance(skip_lines, int)
-        canonical = Canonical(mapping, claim.table, source_ref=source_ref, where=probe.name, now=probe.now)
         sieves = read_sieves(
             file_blocks(probe),
             layout,
@@ -160,8 +158,7 @@ class Csv:
             end="sound" if probe.checks_its_end or mapping.complete else "judged",
             progress=progress,
         )
-        batches = gather((canonical.apply(each) for each in sieves), claim.table, source_ref, batch_rows)
-        yield from (last_bar_open(batches) if claim.table != TRADES.name and mapping.as_of is None else batches)
+        yield from canonical_batches(sieves, mapping, probe, claim, source_ref, batch_rows)
 
 
 def complete(

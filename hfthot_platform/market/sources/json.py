@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import polars as pl
 
-from hfthot_platform.contracts.market import TRADES
 from hfthot_platform.errors import RejectedFileError
 from hfthot_platform.market.sources.base import (
     BATCH_ROWS,
@@ -31,7 +30,7 @@ from hfthot_platform.market.sources.base import (
     Recognised,
     no_progress,
 )
-from hfthot_platform.market.sources.canonical import Canonical, last_bar_open
+from hfthot_platform.market.sources.canonical import canonical_batches
 from hfthot_platform.market.sources.columns import (
     PRICES,
     match_columns,
@@ -40,7 +39,7 @@ from hfthot_platform.market.sources.columns import (
     refuse_other_tables,
 )
 from hfthot_platform.market.sources.csv import complete, is_in_order, type_of
-from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, gather, read_sieves, read_values
+from hfthot_platform.market.sources.delimited import Layout, Sieve, file_blocks, read_sieves, read_values
 from hfthot_platform.market.sources.mapping import CsvMapping
 
 __all__ = ["Json"]
@@ -96,7 +95,6 @@ class Json:
     ) -> Iterator[Batch]:
         mapping, layout, shape = (claim.details[name] for name in ("mapping", "layout", "shape"))
         assert isinstance(mapping, CsvMapping)
-        canonical = Canonical(mapping, claim.table, source_ref=source_ref, where=probe.name, now=probe.now)
         if shape == "ccxt":
             sieves = _chunks(_elements(probe), _ccxt_sieve, progress)
         else:
@@ -111,8 +109,7 @@ class Json:
                 if shape == "messages":
                     elements = _unwrapped(_elements(probe), probe.name, keys)
                 sieves = _chunks(iter(elements), _RecordReader(layout, keys), progress)  # type: ignore[call-overload]
-        batches = gather((canonical.apply(each) for each in sieves), claim.table, source_ref, batch_rows)
-        yield from last_bar_open(batches) if claim.table != TRADES.name and mapping.as_of is None else batches
+        yield from canonical_batches(sieves, mapping, probe, claim, source_ref, batch_rows)
 
     def _arrays(self, probe: FileProbe) -> Recognised | None:
         rows = [each for each in _head_elements(probe) if isinstance(each, list)]
