@@ -212,7 +212,7 @@ def test_the_store_refuses_such_a_row_and_enters_nothing(store, columns, said):
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_of_random_entries_only_the_bad_ones_wait(store, lake, publisher, unchecked, monkeypatch, seed):
     monkeypatch.setattr(module, "_BATCH", 16)
     dice = random.Random(seed)
@@ -451,10 +451,10 @@ def test_a_publisher_killed_at_any_step_is_continued_by_the_next(store, store_ur
     entries = ledger.log(store, some(40, seed=9))
     model = ledger.Model(entries)
     ends = []
-    for _ in range(8):
+    for _ in range(4):
         ends.append(run(spawner, store_url, lake.storage.root, 9, dice.randrange(1, 40)))
         model.check(lake)
-    assert ends.count(-9) >= 4
+    assert ends.count(-9) >= 2
 
     Publisher(store, lake).publish()
 

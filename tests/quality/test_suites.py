@@ -95,7 +95,7 @@ def counted(rule, frame):
     return int(frame.select(rule.violated().sum()).item())
 
 
-@settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bad_rows())
 def test_the_suite_and_the_rules_flag_the_same_number_of_rows(frame):
     found = validate(EVERYTHING, frame)
@@ -117,7 +117,7 @@ def test_the_suite_and_the_rules_flag_the_same_number_of_rows(frame):
     assert found.passed == (found.statistics["failed"] == 0)
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from([1.0, 1.01, 0.99, 30.0, 0.02]), min_size=1, max_size=60), st.integers(1, 20))
 def test_spikes_are_found_by_the_suite_where_the_rule_finds_them(values, length):
     frame = calm(len(values)).with_columns(

@@ -286,7 +286,7 @@ def _compare(lake: Lakehouse, statements: list[str]) -> None:
         assert outcomes[0] == outcomes[1], sql
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(_statements())
 def test_rows_do_not_depend_on_pruning(lake, sql):
     _compare(lake, [sql])
