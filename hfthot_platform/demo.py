@@ -9,6 +9,8 @@ is proven.
 from __future__ import annotations
 
 import secrets
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -122,6 +124,11 @@ def run(settings: Settings, console: Console | None = None) -> None:
         raise ConfigError(
             f"the lake is at {settings.lake_root}", where="demo", hint="Set HFTHOT_LAKE_ROOT to a local folder."
         )
+    with _compiling_ahead():
+        _run(settings, out)
+
+
+def _run(settings: Settings, out: Console) -> None:
     begun = time.perf_counter()
     ready_landing(settings)
     lake = _open(settings)
@@ -165,6 +172,25 @@ def run(settings: Settings, console: Console | None = None) -> None:
     out.print(
         f"  every table {_UI}/asset-groups", f"  the SQL marts {_UI}/locations/hfthot/asset-groups/marts", sep="\n"
     )
+
+
+@contextmanager
+def _compiling_ahead() -> Iterator[None]:
+    """Compile the models' loops in another process while data are read: on a first run half a minute of work.
+
+    What it has not finished when it is needed is compiled here; whatever becomes of it changes no result.
+    """
+    helper = subprocess.Popen(
+        [sys.executable, "-m", "hfthot_platform.models._compile_ahead"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        helper.kill()
+        helper.wait()
 
 
 def _open(settings: Settings) -> Lakehouse:

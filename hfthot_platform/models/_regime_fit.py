@@ -529,12 +529,10 @@ def _improved_law(law: FloatArray, weight: FloatArray, z: FloatArray, x: FloatAr
     design, scale_design = np.column_stack([np.ones_like(x), x]), np.column_stack([np.ones_like(v), v])
     floor = math.log(_SIGMA_FLOOR)
 
-    def expected(j: int, a: float, b: float, squared: FloatArray) -> float:
-        deviation = np.maximum(a + b * v, floor)
-        return -float(weight[:, j] @ (deviation + 0.5 * squared * np.exp(-2.0 * deviation)))
-
     for j in np.flatnonzero(weight.sum(axis=0) > 1e-6).tolist():
-        inverse = weight[:, j] * np.exp(-2.0 * np.maximum(scale_design @ out[j, 2:], floor))
+        own = weight[:, j]
+        raw = scale_design @ out[j, 2:]
+        inverse = own * np.exp(-2.0 * np.maximum(raw, floor))
         gram = _ridged(design.T @ (inverse[:, None] * design))
         c, phi = np.linalg.solve(gram, design.T @ (inverse * z))
         if abs(phi) > _PHI_LIMIT:
@@ -542,23 +540,27 @@ def _improved_law(law: FloatArray, weight: FloatArray, z: FloatArray, x: FloatAr
             c = float(inverse @ (z - phi * x)) / float(inverse.sum())
         out[j, :2] = c, phi
         squared = (z - c - phi * x) ** 2
-        value = expected(j, out[j, 2], out[j, 3], squared)
+        deviation = np.maximum(raw, floor)
+        ratio = squared * np.exp(-2.0 * deviation)
+        value = -float(own @ (deviation + 0.5 * ratio))
         for _ in range(3):
-            raw = scale_design @ out[j, 2:]
-            free = weight[:, j] * (raw > floor)
-            ratio = squared * np.exp(-2.0 * np.maximum(raw, floor))
+            free = own * (raw > floor)
             information = _ridged(2.0 * scale_design.T @ (free[:, None] * scale_design))
             step = np.linalg.solve(information, scale_design.T @ (free * (ratio - 1.0)))
             size = 1.0
             while size > 1e-3:
                 a, b = out[j, 2] + size * step[0], min(max(out[j, 3] + size * step[1], -_MOST_EXPONENT), _MOST_EXPONENT)
-                better = expected(j, a, b, squared)
+                tried = scale_design @ np.array([a, b])
+                deviation = np.maximum(tried, floor)
+                tried_ratio = squared * np.exp(-2.0 * deviation)
+                better = -float(own @ (deviation + 0.5 * tried_ratio))
                 if better >= value:
                     break
                 size *= 0.5
             else:
                 break
             gained, value = better - value, better
+            raw, ratio = tried, tried_ratio
             out[j, 2:] = a, b
             if gained < 1e-6 * abs(value):
                 break
@@ -576,7 +578,8 @@ def select(fit: Fit, y: FloatArray) -> Selection:
     failed: list[ModelError] = []
     for observation in candidates:
         try:
-            model = fit.run(y[:split], observation, None)
+            # The names of its states are not asked for.
+            model = replace(fit, n_bootstrap=20).run(y[:split], observation, None)
         except ModelError as error:
             failed.append(error)
             continue
