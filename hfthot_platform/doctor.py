@@ -394,6 +394,11 @@ def _loose(settings: Settings) -> Iterator[Finding]:
         if folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
             what = f"others may enter {folder} (mode {mode:04o})"
             yield Finding("warn", "private folders", what, f"`chmod go= {shlex.quote(str(folder))}`")
+    # Other applications may drop files there, as the folder's group.
+    users = (settings.landing / "users").absolute()
+    if users.is_dir() and (mode := stat.S_IMODE(users.stat().st_mode)) & 0o007:
+        what = f"everybody may enter {users}, where files of user events wait in clear (mode {mode:04o})"
+        yield Finding("warn", "private folders", what, f"`chmod o= {shlex.quote(str(users))}`")
 
 
 # -- folders ----------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import shutil
+import stat
 import subprocess
 import threading
 from datetime import UTC, datetime, timedelta
@@ -120,6 +121,16 @@ def test_private_folders_that_others_may_enter_are_told_with_the_command(own):
     ]
     for each in told:
         subprocess.run(each.next_step.strip("`"), shell=True, check=True)
+    assert "private folders" not in {each.subject for each in look(own)}
+
+
+def test_a_folder_of_user_events_that_everybody_may_enter_is_told_and_a_groups_is_not(own):
+    users = settings_for(own).landing / "users"
+    users.mkdir(parents=True)
+    users.chmod(0o755)
+    (told,) = [each for each in look(own) if each.subject == "private folders"]
+    subprocess.run(told.next_step.strip("`"), shell=True, check=True)
+    assert stat.S_IMODE(users.stat().st_mode) == 0o750
     assert "private folders" not in {each.subject for each in look(own)}
 
 

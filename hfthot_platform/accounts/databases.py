@@ -11,7 +11,6 @@ import contextlib
 import fcntl
 import os
 import sqlite3
-import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +23,7 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.pool import NullPool
 
 from hfthot_platform.errors import LockTimeoutError, StoreError, StoreMissingError
+from hfthot_platform.private_files import open_private, tighten
 
 __all__ = ["Database", "Head", "Postgres", "Sqlite", "translated", "upgrade"]
 
@@ -243,7 +243,7 @@ class Sqlite:
     @contextlib.contextmanager
     def exclusively(self, name: str, seconds: float) -> Iterator[None]:
         path = self._path.with_name(f"{name}.lock")
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = open_private(path)
         try:
             deadline = time.monotonic() + seconds
             while not _taken(handle):
@@ -274,8 +274,7 @@ class Sqlite:
 
     def _opened(self) -> tuple[int, int]:
         if self._locks is None:
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            gate, lock = (os.open(self._path.with_suffix(end), flags, 0o600) for end in (".gate", ".lock"))
+            gate, lock = (open_private(self._path.with_suffix(end)) for end in (".gate", ".lock"))
             self._locks = gate, lock
         return self._locks
 
@@ -299,8 +298,10 @@ def _make_private(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        if stat.S_IMODE(path.stat().st_mode) != 0o600:
-            path.chmod(0o600)
+        for each in path.parent.glob(f"{path.name}*"):
+            with contextlib.suppress(FileNotFoundError):
+                # SQLite takes its journals away when it closes.
+                tighten(each)
 
 
 def _taken(handle: int) -> bool:

@@ -32,6 +32,7 @@ from hfthot_platform.ingest.files import waiting_files
 from hfthot_platform.lakehouse import Lakehouse, Stamp, check_clock
 from hfthot_platform.lakehouse.locks import writers_lock
 from hfthot_platform.market.sources.base import FileProbe, probe_members
+from hfthot_platform.private_files import tighten
 from hfthot_platform.settings import Settings
 
 __all__ = ["UserFile", "ingest_user_files", "ingest_user_landing", "sweep_user_files", "waiting_user_files"]
@@ -253,6 +254,7 @@ def put_into_rejected(path: Path, folder: Path, name: str) -> None:
 
 def _move(path: Path, folder: Path, name: str) -> None:
     folder.mkdir(mode=0o700, exist_ok=True)
+    tighten(folder)
     target = folder / name
     os.replace(path, target)  # noqa: PTH105 - atomic, and says so
     if not target.is_symlink():

@@ -11,7 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from hfthot_platform.errors import LockTimeoutError
 from hfthot_platform.lakehouse.storage import translated
+from hfthot_platform.private_files import open_private
 
 __all__ = ["writers_lock"]
 
@@ -56,17 +56,9 @@ def writers_lock(path: Path | None, *, exclusive: bool, timeout: float = 120.0) 
 def _open(path: Path, table: str, closing: ExitStack) -> int:
     with translated(table):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        handle = open_private(path)
     closing.callback(os.close, handle)
-    _tighten(handle)
     return handle
-
-
-def _tighten(handle: int) -> None:
-    """Keep others of the host away from a lock that an older version left open to them: whoever opens it, holds it."""
-    facts = os.fstat(handle)
-    if stat.S_IMODE(facts.st_mode) != 0o600 and facts.st_uid == os.geteuid():
-        os.fchmod(handle, 0o600)
 
 
 def _take(handle: int, mode: int, deadline: float) -> bool:

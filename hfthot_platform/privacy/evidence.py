@@ -34,6 +34,7 @@ from hfthot_platform.accounts.records import moment
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.errors import CertificateError
 from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.private_files import open_private
 
 __all__ = ["Destruction", "Head", "check_log", "destructions", "export_head", "exported_heads", "record_destruction"]
 
@@ -78,7 +79,7 @@ def record_destruction(accounts: Accounts, request_id: str, subject_id: str, cat
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = _signed(accounts, {**vars(entry), "categories": list(entry.categories)})
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    handle = open_private(path)
     try:
         # A line that a crash cut off was never acknowledged.
         os.lseek(handle, 0, os.SEEK_SET)

@@ -29,6 +29,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hfthot_platform.errors import DecryptionError, KeySourceError
+from hfthot_platform.private_files import open_private
 from hfthot_platform.settings import Settings
 
 __all__ = ["KeyRing", "SubjectCipher", "Vault", "Wrapped"]
@@ -290,7 +291,7 @@ class _File(_Unpicklable):
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
         with self._translated():
-            handle = os.open(self._path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            handle = open_private(self._path.with_suffix(".lock"))
         try:
             fcntl.flock(handle, fcntl.LOCK_EX)
             yield

@@ -137,6 +137,21 @@ def test_sqlite_files_are_their_owners_alone(make_settings):
         os.umask(old)
 
 
+def test_sqlite_files_that_an_older_version_left_open_to_others_are_closed_to_them(make_settings):
+    settings = make_settings()
+    with Store.open(settings) as first:
+        with first.exclusively("erasure"), first.transaction() as tx:
+            subject(tx, 1)
+        folder = first.files()[0].parent
+        for path in folder.iterdir():
+            path.chmod(0o644)
+        with Store.open(settings) as store, store.exclusively("erasure"), store.transaction() as tx:
+            subject(tx, 2)
+        assert len(list(folder.iterdir())) > 4
+        for path in folder.iterdir():
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
 def test_postgresql_is_told_to_wait_for_the_disk():
     with Store.open(postgres.server().database()) as store, store.transaction() as tx:
         assert tx.execute(sa.text("SHOW synchronous_commit")).scalar() == "on"

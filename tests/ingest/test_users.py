@@ -226,3 +226,13 @@ def test_the_command_line_takes_files_in_and_says_nothing_of_anybody(make, drop,
     assert "ada" not in result.output
     assert lake.table("quarantine.users").scan().select(pl.len()).collect().item() == 1
     assert Path(path).exists()
+
+
+def test_a_folder_of_rejected_files_that_others_may_enter_is_closed_to_them(installation, drop, tmp_path):
+    accounts, lake = installation
+    rejected = tmp_path / "landing" / "users" / "rejected"
+    rejected.mkdir(parents=True)
+    rejected.chmod(0o755)
+    drop("no event")
+    assert ingest_user_landing(accounts, lake)[0].status == "rejected"
+    assert rejected.stat().st_mode & 0o777 == 0o700
