@@ -57,7 +57,6 @@ from hfthot_platform.lakehouse.locks import writers_lock
 from hfthot_platform.lakehouse.publication import Former
 from hfthot_platform.market.sources.base import FileProbe, Progress, Recognised, content_hash, no_progress
 from hfthot_platform.market.sources.containers import archives_kept_open
-from hfthot_platform.market.sources.delimited import is_table_of_numbers
 from hfthot_platform.market.sources.mapping import (
     FOLDER_MAPPING,
     SIDECAR_SUFFIX,
@@ -653,13 +652,7 @@ def _readable(members: list[Member]) -> tuple[list[tuple[FileProbe, Recognised]]
     readable = [(each.probe, each.claim) for each in members if each.claim is not None]
     refused = [each for each in members if each.error is not None]
     # Read-me files and empty ones come in archives; what is market data in a wrong form refuses the whole.
-    fatal = [
-        each
-        for each in refused
-        if not readable
-        or (each.error and each.error.reason not in _NO_MARKET_DATA)
-        or (each.error and each.error.reason == "unrecognised" and is_table_of_numbers(each.probe))
-    ]
+    fatal = [each for each in refused if not readable or (each.error and each.error.reason not in _NO_MARKET_DATA)]
     if fatal:
         raise _refused_for(fatal, len(members))
     if not readable:
@@ -679,10 +672,9 @@ def _refused_for(fatal: list[Member], count: int) -> RejectedFileError:
         return RejectedFileError("left_out", what, where=member.probe.name, hint="Correct the patterns.")
     others = f" (and {len(fatal) - 1:,} more of its {count:,} files are refused)" if len(fatal) > 1 else ""
     way_out = f'Or leave the file out: `members: "!{member.name}"` in {sidecar_of(member.probe.path).name}.'
-    numbers = error.reason == "unrecognised" and is_table_of_numbers(member.probe)
     return RejectedFileError(
-        "wrong_schema" if numbers else error.reason,
-        f"{member.name}: {'a table of numbers in no known form' if numbers else error.what}{others}",
+        error.reason,
+        f"{member.name}: {error.what}{others}",
         where=member.probe.name,
         hint=f"{error.hint or ''} {way_out}".strip(),
     )

@@ -67,6 +67,10 @@ CRYPTO_VENUES: Final = frozenset(facts.FAMILIES)
 CRYPTO_ASSETS: Final = facts.KNOWN_BASES | (frozenset(facts.DOLLARS) - {"USD"})
 _CONTRACT: Final = re.compile(r"-(PERP|\d{6})$")
 _INTERVAL_TOKEN: Final = re.compile(r"(?:^|[-_. ])(\d+(?:[mhdwM]|mo|[-_ ]?min))(?=$|[-_. ])")
+#: Lengths that vendors offer; of two bars alone, another distance is rather a weekend.
+_USUAL: Final = frozenset(
+    ("1m", "2m", "3m", "5m", "10m", "15m", "30m", "1h", "2h", "3h", "4h", "6h", "8h", "12h", "1d", "1w", "1mo")
+)
 #: From here on a float no longer tells whole numbers apart.
 _EXACT_FLOAT: Final = 2.0**53
 
@@ -115,6 +119,13 @@ def bar_interval(
         _check_grid(gaps, named, where, said="the mapping" if declared else "the name", few=few)
         return named
     if shown := of_distances(gaps):
+        if gaps.len() == 1 and shown.name not in _USUAL:
+            raise RejectedFileError(
+                "unknown_interval",
+                f"two bars that are {shown.name} apart may be shorter, with a gap between them",
+                where=where,
+                hint="Declare `interval` in the mapping.",
+            )
         return shown.name
     raise _unsupported(f"{int(gaps.min() or 0) / 1e6:g} s", where)  # type: ignore[arg-type]
 

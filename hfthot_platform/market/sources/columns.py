@@ -39,6 +39,10 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
         *("ts", "ts_event", "datetime", "date_time", "time", "gmt_time", "utc_time", "date_utc", "time_utc"),
         *("timestamp_utc", "datetime_utc", "date", "local_time", "day", "transact_time", "trade_time", "exec_time"),
         *(
+            "time_period_start",
+            "time_exchange",
+            "dates",
+            "ticks",
             "create_time_ms",
             "create_time",
             "created_time",
@@ -68,10 +72,10 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
         "name",
     ),
     "interval": ("interval", "tf", "timeframe", "per"),
-    "open": ("open", "o", "open_price", "1_open", "px_open"),
-    "high": ("high", "h", "high_price", "2_high", "px_high", "max"),
-    "low": ("low", "l", "low_price", "3_low", "px_low", "min"),
-    "close": ("close", "c", "close_price", "4_close", "px_last", "close_last"),
+    "open": ("open", "o", "open_price", "price_open", "1_open", "px_open"),
+    "high": ("high", "h", "high_price", "price_high", "2_high", "px_high", "max"),
+    "low": ("low", "l", "low_price", "price_low", "3_low", "px_low", "min"),
+    "close": ("close", "c", "close_price", "price_close", "4_close", "px_last", "close_last"),
     "volume": (
         *("volume", "vol", "v", "volumefrom", "base_volume", "5_volume", "volume_base", "tickvol", "tick_volume"),
         *("tickvolume", "volume_traded", "total_volume", "homenotional", "px_volume", "vol."),
@@ -80,7 +84,17 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
         *("quote_volume", "quote_asset_volume", "volumeto", "volume_quote", "turnover", "quote_vol", "volume_currency"),
         *("volccyquote", "foreignnotional"),
     ),
-    "trades": ("trades", "count", "number_of_trades", "num_trades", "tradecount", "transactions", "trade_count", "n"),
+    "trades": (
+        "trades",
+        "count",
+        "number_of_trades",
+        "num_trades",
+        "tradecount",
+        "transactions",
+        "trade_count",
+        "trades_count",
+        "n",
+    ),
     "buy_volume": (
         *("buy_volume", "taker_buy_volume", "taker_buy_base", "taker_buy_base_asset_volume", "taker_buy_base_volume"),
     ),
@@ -102,8 +116,16 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
         *("taker_side", "side", "direction", "aggressor_side", "aggressor", "taker_or_maker_side", "maker_side"),
         "ask_bid",
     ),
-    "maker_buys": ("is_buyer_maker", "isbuyermaker", "buyer_maker", "m"),
-    "ts_received": ("ts_received", "local_timestamp", "receipt_timestamp", "ts_recv", "received_at", "receive_ts"),
+    "maker_buys": ("is_buyer_maker", "isbuyermaker", "buyer_maker", "m", "taker_side_sell", "sell"),
+    "ts_received": (
+        "ts_received",
+        "local_timestamp",
+        "receipt_timestamp",
+        "ts_recv",
+        "received_at",
+        "receive_ts",
+        "time_coinapi",
+    ),
 }
 _BAR_TARGETS: Final = frozenset(
     {"ts", "date", "time", "symbol", "interval", *PRICES, "volume", "quote_volume", "trades", "buy_volume"}
@@ -182,6 +204,10 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
         found["close"] = found.pop("price")  # an index's "Price" beside open, high and low is the last one
     if "amount" not in found and "price" in found and "open" not in found and "volume" in found:
         found["amount"] = found.pop("volume")
+    if "homenotional" in places and "volume" in found and "open" in found:
+        found["volume"] = places["homenotional"][0]
+        if "foreignnotional" in places:  # beside it, a turnover counts satoshis
+            found["quote_volume"] = places["foreignnotional"][0]
     found.update(_time(names, candidates("ts"), values))
     if not {"ts", "date"} & set(found):
         return {}
@@ -386,9 +412,10 @@ def refuse_other_tables(
     Raises:
         RejectedFileError: `unsupported_content`.
     """
+    words = [normalised(each) for each in names]
+    _refuse_fixed_point(words, rows, probe)
     if bars:
         return
-    words = [normalised(each) for each in names]
 
     def values(place: int) -> set[str]:
         return {row[place].strip().lower() for row in rows if place < len(row)} - _NOTHING
@@ -418,6 +445,21 @@ def refuse_other_tables(
     sides = next((used[each] for each in _NAMES["side"] if each in used and each not in _OF_TRADES), set())
     if sides and sides <= {"bid", "ask", "bids", "asks"} and not probe.declared.sides:
         raise _other(probe, f"side is {' or '.join(sorted(sides))}, as in an order book")
+
+
+def _refuse_fixed_point(words: list[str], rows: Sequence[Sequence[str]], probe: FileProbe) -> None:
+    """Refuse Databento's prices in whole numbers of 1e-9, which read as prices a thousand million times too high."""
+    if not {"rtype", "publisher_id"} <= set(words):
+        return
+    places = [place for place, word in enumerate(words) if word in ("price", *PRICES)]
+    cells = [row[place] for row in rows for place in places if place < len(row)]
+    if cells and all(re.fullmatch(r"-?\d{5,}", each) for each in cells):
+        raise RejectedFileError(
+            "wrong_schema",
+            f"prices are whole numbers of 1e-9, as {cells[0]}",
+            where=probe.name,
+            hint="Export the file again with decimal prices (`pretty_px`).",
+        )
 
 
 def _other(probe: FileProbe, what: str, *, overridable: bool = True) -> RejectedFileError:

@@ -194,14 +194,20 @@ def complete(
             )
         update["venue"] = venue
     named = {target: normalised(name) for target, name in (columns or {}).items()}
-    if mapping.perpetual is None and named.get("symbol") == "contract":
+    if mapping.perpetual is None and (
+        named.get("symbol") == "contract" or _is_of_bybit_contracts(mapping, update, columns)
+    ):
         update["perpetual"] = True
     symbol = mapping.symbol
     mapping = mapping.model_copy(update=update)
     if "side" in targets and not mapping.sides:
         update["sides"] = words_of_side(named, mapping.venue or "")
-    if mapping.amount_unit is None and named.get("amount") in ("homenotional", "home_notional"):
-        update["amount_unit"] = "base"
+    size = named.get("volume" if is_bars else "amount")
+    if mapping.venue == "bitmex" and size in ("homenotional", "home_notional"):
+        if mapping.amount_unit is None:
+            update["amount_unit"] = "base"
+        if is_bars and "stamp" not in mapping.model_fields_set:
+            update["stamp"] = "close"  # its buckets bear the time of their end
     with_minutes = find_with_minutes(probe.inner_name, mapping.venue or "") if is_bars else None
     if symbol is None and "symbol" not in targets:
         symbol = with_minutes[0] if with_minutes else find_in_name(probe.inner_name, mapping.venue or "")
@@ -263,6 +269,14 @@ def complete(
             "and contract_unit.",
         )
     return mapping, table
+
+
+def _is_of_bybit_contracts(
+    mapping: CsvMapping, update: Mapping[str, object], columns: Mapping[str, str] | None
+) -> bool:
+    """Return whether trades are those of Bybit's archive of contracts: that of its spot market has no `trdMatchID`."""
+    venue = update.get("venue") or mapping.venue
+    return venue == "bybit" and (columns or {}).get("trade_id", "").lower() == "trdmatchid"
 
 
 def venue_in_path(probe: FileProbe) -> str | None:

@@ -138,11 +138,11 @@ def file_blocks(probe: FileProbe, *, size: int = BLOCK_BYTES) -> Iterator[bytes]
 
 
 def is_table_of_numbers(probe: FileProbe) -> bool:
-    """Return whether most of a text's first lines have three or more fields of which at least two are numbers."""
+    """Return whether half of a text's first lines have three or more fields of which at least two are numbers."""
     lines = [each for each in probe.lines[:100] if each.strip()] if probe.is_text else []
     fields = (re.split(r"[,;\t|]", each) for each in lines)
     rows = sum(sum(bool(_PLAIN_NUMBER.fullmatch(cell)) for cell in row) >= 2 for row in fields if len(row) >= 3)
-    return rows > 0.5 * len(lines)
+    return bool(rows) and rows >= 0.5 * len(lines)
 
 
 def read_sieves(

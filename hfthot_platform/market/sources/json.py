@@ -15,6 +15,7 @@ import codecs
 import json
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import polars as pl
@@ -251,9 +252,10 @@ class Json:
         if found is None:
             return None
         rows, symbol = found
+        if b'"category":"linear"' in data.replace(b" ", b"") and probe.declared.perpetual is None:
+            # Bybit's answers name the market beside the pair.
+            probe = replace(probe, declared=CsvMapping(perpetual=True).over(probe.declared))
         if symbol is not None and probe.declared.symbol is None:
-            from dataclasses import replace
-
             probe = replace(probe, declared=CsvMapping(symbol=symbol).over(probe.declared))
         return self._table(probe, rows[:_SAMPLE], "document", whole=rows)
 
@@ -352,10 +354,11 @@ def _array_names(rows: Sequence[list[Any]], probe: FileProbe) -> list[str | None
         6: ("volume",),
         7: ("volume", "quote_volume"),
         8: (None, "volume", "trades"),
+        9: ("volume", None, "quote_volume", None),
         12: _BINANCE_KLINE[5:],
     }
     if width not in tails:
-        raise _other_width(probe, f"JSON arrays of {width} values; bars have 5, 6, 7, 8 or 12, trades 4, 6 or 7")
+        raise _other_width(probe, f"JSON arrays of {width} values; bars have 5 to 9 or 12, trades 4, 6 or 7")
     order = _price_order(sample, probe)
     return ["ts", *order, *tails[width]]
 

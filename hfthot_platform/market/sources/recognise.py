@@ -25,7 +25,7 @@ from hfthot_platform.market.sources.columnar import Columnar
 from hfthot_platform.market.sources.columns import refuse_by_name
 from hfthot_platform.market.sources.containers import kind_of
 from hfthot_platform.market.sources.csv import Csv
-from hfthot_platform.market.sources.delimited import file_blocks
+from hfthot_platform.market.sources.delimited import file_blocks, is_table_of_numbers
 from hfthot_platform.market.sources.json import Json
 from hfthot_platform.market.sources.mapping import CsvMapping, declared_mapping, sidecar_of
 
@@ -122,10 +122,18 @@ def _recognised(probe: FileProbe, declared: CsvMapping | None, now: datetime | N
         if claim is not None:
             return probe, claim
     refuse_by_name(probe)
+    beside = sidecar_of(probe.path).name
+    if is_table_of_numbers(probe):
+        raise RejectedFileError(
+            "wrong_schema",
+            "a table of numbers in no known form",
+            where=probe.name,
+            hint=f"Declare `columns` (which column is what), `venue` and `symbol` in {beside}.",
+        )
     first = next(iter(probe.lines), "")[:80]
     raise RejectedFileError(
         "unrecognised",
         f"no adapter knows this content ({probe.container}, beginning with {first!r})",
         where=probe.name,
-        hint=f"Describe it in {sidecar_of(probe.path).name}: venue, symbol, columns, time.",
+        hint=f"Describe it in {beside}: venue, symbol, columns, time.",
     )

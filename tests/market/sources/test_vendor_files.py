@@ -261,7 +261,7 @@ def test_the_index_of_a_frame_is_its_time_where_it_looks_like_one(tmp_path, read
     (tmp_path / "a.csv").write_text(header + "".join(_bar(f"2024-01-13 {9 + n:02}:00:00") for n in range(3)))
     assert read_file(tmp_path / "a.csv", **KRAKEN).rows["ts"][0] == NINE
     (tmp_path / "b.csv").write_text(header + "".join(_bar(n) for n in range(3)))
-    assert _refused(tmp_path / "b.csv", **KRAKEN).reason == "unrecognised"
+    assert _refused(tmp_path / "b.csv", **KRAKEN).reason == "wrong_schema"
 
 
 def test_a_market_that_is_no_symbol_names_none(tmp_path, read_file) -> None:
@@ -656,3 +656,90 @@ def test_minutes_in_a_name_that_the_times_contradict_refuse_the_file(tmp_path):
     path = tmp_path / "EURUSD60.csv"
     path.write_text(BARS.replace("1705140000", "1705137300"))
     assert _refused(path, venue="fx").reason == "interval_mismatch"
+
+
+# --- layouts of vendors ---------------------------------------------------------------------------------------------
+
+
+def _rows(path, **declared) -> pl.DataFrame:
+    path.parent.mkdir(exist_ok=True)
+    probe, claim = recognise(path, CsvMapping(**declared) if declared else None)
+    return pl.concat([each.rows for each in claim.adapter.read(probe, claim, source_ref="test")])
+
+
+def _write(path, text: str):
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def test_coinapi_bars_open_at_the_start_of_their_period(tmp_path):
+    path = _write(
+        tmp_path / "ohlcv.csv",
+        "time_period_start;time_period_end;time_open;time_close;price_open;price_high;price_low;price_close;"
+        "volume_traded;trades_count\n"
+        "2024-01-13T09:00:00.0000000Z;2024-01-13T10:00:00.0000000Z;2024-01-13T09:00:07.1Z;2024-01-13T09:59:59.9Z;10;12;9;11;5;7\n"
+        "2024-01-13T10:00:00.0000000Z;2024-01-13T11:00:00.0000000Z;2024-01-13T10:00:03.1Z;2024-01-13T10:59:59.9Z;11;12;9;10;6;8\n",
+    )
+    rows = _rows(path, **KRAKEN)
+    assert rows.select("ts", "interval", "close", "volume", "trades").row(0) == (NINE, "1h", 11, 5, 7)
+
+
+def test_kaikos_flag_says_that_the_taker_sold(tmp_path):
+    trades = "1,krkn,btcusd,1705136400123,10,1,true\n2,krkn,btcusd,1705136401123,10,1,false\n"
+    text = f"id,exchange,symbol,date,price,amount,taker_side_sell\n{trades}"
+    assert _rows(_write(tmp_path / "trades.csv", text), **KRAKEN)["side"].to_list() == ["sell", "buy"]
+
+
+def test_buckets_of_bitmex_bear_the_time_of_their_end_and_count_dollars(tmp_path):
+    bucket = {"symbol": "XBTUSD", "open": 40000, "high": 41000, "low": 39000, "close": 40000, "trades": 9}
+    bucket |= {"volume": 400_000, "turnover": 10**9, "homeNotional": 10, "foreignNotional": 400_000}
+    buckets = [bucket | {"timestamp": f"2024-01-13T{hour}:00:00.000Z"} for hour in (10, 11)]
+    rows = _rows(_write(tmp_path / "bitmex" / "bucketed.json", json.dumps(buckets)))
+    assert rows.select("ts", "volume", "quote_volume").row(0) == (NINE, 10, 400_000)
+
+
+def test_bybits_archive_of_contracts_holds_no_spot_trades(tmp_path):
+    header = "timestamp,symbol,side,size,price,tickDirection,trdMatchID,grossValue,homeNotional,foreignNotional\n"
+    linear = header + "1705136400.1234,BTCUSDT,Buy,0.5,40000,PlusTick,a-1,2e+12,0.5,20000\n"
+    rows = _rows(_write(tmp_path / "bybit" / "BTCUSDT2024-01-13.csv", linear))
+    assert rows.select("symbol", "amount").row(0) == ("BTC-USDT-PERP", 0.5)
+    # Of inverse contracts the home currency is the dollar.
+    inverse = header + "1705136400.1234,BTCUSD,Buy,20000,40000,PlusTick,a-1,5e7,20000,0.5\n"
+    rows = _rows(_write(tmp_path / "BTCUSD2024-01-13.csv", inverse), venue="bybit_inverse")
+    assert rows.select("symbol", "amount").row(0) == ("BTC-USD-PERP", 0.5)
+    spot = "id,timestamp,price,volume,side\n1,1705136400123,40000,0.5,buy\n"
+    assert _rows(_write(tmp_path / "bybit" / "BTCUSDT_spot.csv", spot))["symbol"].to_list() == ["BTC-USDT"]
+
+
+def test_bybits_answers_name_the_market_beside_the_pair(tmp_path):
+    bars = [[str(1_705_136_400_000 + n * 3_600_000), "10", "12", "9", "11", "5", "55"] for n in (1, 0)]
+    answer = {"retCode": 0, "result": {"category": "linear", "symbol": "BTCUSDT", "list": bars}}
+    rows = _rows(_write(tmp_path / "bybit" / "kline.json", json.dumps(answer)))
+    assert rows["symbol"].unique().to_list() == ["BTC-USDT-PERP"]
+
+
+def test_prices_in_whole_numbers_of_a_thousand_millionth_are_refused(tmp_path):
+    header = "ts_event,rtype,publisher_id,instrument_id,open,high,low,close,volume,symbol\n"
+    row = "1705136400000000000,33,2,38,500000000,510000000,490000000,505000000,4930,AAPL\n"
+    error = _refused(_write(tmp_path / "ohlcv.csv", header + row), venue="us_equity")
+    assert (error.reason, "pretty_px" in str(error)) == ("wrong_schema", True)
+
+
+def test_two_bars_over_a_weekend_do_not_show_their_length(tmp_path):
+    text = "Date,Open,High,Low,Close,Volume\n2024-01-12,10,12,9,11,5\n2024-01-16,11,12,9,10,6\n"
+    error = _refused(_write(tmp_path / "KO.csv", text), venue="us_equity", symbol="KO")
+    assert (error.reason, "`interval`" in str(error)) == ("unknown_interval", True)
+    assert _rows(tmp_path / "KO.csv", venue="us_equity", symbol="KO", interval="1d")["interval"].to_list() == [
+        "1d",
+        "1d",
+    ]
+
+
+@pytest.mark.parametrize("header", ["Jour;Ouv;Haut;Bas;Clot;Vol", "time,open,high,low,a,b", "1,2,3,4,5,6"])
+def test_numbers_in_no_known_form_are_refused_with_the_keys_that_help(tmp_path, header):
+    rows = "".join(f"{n},3,1,2,5,9\n" for n in range(3)).replace(",", ";" if ";" in header else ",")
+    error = _refused(_write(tmp_path / "a.csv", f"{header}\n{rows}"), **KRAKEN)
+    assert error.reason == "wrong_schema"
+    assert "`columns`" in str(error)
+    assert "a.csv.mapping.yaml" in str(error)
