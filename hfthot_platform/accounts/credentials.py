@@ -23,7 +23,8 @@ from hfthot_platform.accounts.changes import RowChange
 from hfthot_platform.accounts.core import RANDOM_ID, AccountRow, inserting
 from hfthot_platform.accounts.journal import Tally
 from hfthot_platform.accounts.people import changed_at, users_row
-from hfthot_platform.accounts.quotas import OWN, PROVIDER_NAME, PROVIDERS, Counter, Quotas, window_of
+from hfthot_platform.accounts.providers import OWN, PROVIDER_NAME, PROVIDERS
+from hfthot_platform.accounts.quotas import Counter, Quotas, window_of
 from hfthot_platform.accounts.records import ApiKey, ApiKeys, ProviderKey, Request, Secret, moment
 from hfthot_platform.accounts.sessions import Sessions
 from hfthot_platform.accounts.store import Prepared, Transaction

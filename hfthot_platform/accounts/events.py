@@ -55,7 +55,8 @@ from hfthot_platform.accounts.identities import (
     username_skeleton,
 )
 from hfthot_platform.accounts.people import users_row
-from hfthot_platform.accounts.quotas import PROVIDERS, Counter, window_of
+from hfthot_platform.accounts.providers import PROVIDERS
+from hfthot_platform.accounts.quotas import Counter, window_of
 from hfthot_platform.accounts.records import Request, moment
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.accounts.store import Prepared, Transaction, microseconds

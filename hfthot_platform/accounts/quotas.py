@@ -6,9 +6,7 @@ row of `usage`; counting reads and writes it in one transaction, so that no use 
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import lru_cache
 from typing import Final, Literal
 
@@ -18,6 +16,7 @@ from hfthot_platform.accounts import schema
 from hfthot_platform.accounts.changes import AuditEvent, RowChange, to_json
 from hfthot_platform.accounts.core import RANDOM_ID, SYSTEM, Core, inserting
 from hfthot_platform.accounts.journal import Tally
+from hfthot_platform.accounts.providers import OWN, PROVIDER_NAME, PROVIDERS
 from hfthot_platform.accounts.records import QueryStats, Request, Usage, moment
 from hfthot_platform.accounts.store import Prepared, Transaction
 from hfthot_platform.accounts.tiers import Limit, tier
@@ -33,9 +32,6 @@ from hfthot_platform.errors import (
 
 __all__ = [
     "MOST_USES",
-    "OWN",
-    "PROVIDERS",
-    "PROVIDER_NAME",
     "Counter",
     "Quotas",
     "Resource",
@@ -50,31 +46,7 @@ _MOST: Final = 1_000_000_000
 MOST_USES: Final = 10**15
 #: Clocks are set back by seconds, or by an hour where somebody takes local time for UTC.
 _LONGEST_SET_BACK: Final = _DAY
-PROVIDER_NAME: Final = re.compile(r"[a-z][a-z0-9_]{0,39}")
-#: What stands before the keyed hash of the name that a person gave a provider outside of the list.
-OWN: Final = "own_"
 Resource = Literal["requests", "sql_queries", "optimisations"]
-
-_MINUTE, _HOUR, _WHOLE_DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
-
-#: Data providers and what their free plans allow, as they publish it; a key of a larger plan brings its own limit
-#: (`queries_limit` in `save_api_keys`).
-PROVIDERS: Final[dict[str, Limit]] = {
-    "alpha_vantage": Limit(25, _WHOLE_DAY),
-    "binance": Limit(6000, _MINUTE),  # request weight per address
-    "bitfinex": Limit(30, _MINUTE),  # the strictest of its public endpoints' 10 to 90
-    "coinbase": Limit(600, _MINUTE),  # 10 per second
-    "coingecko": Limit(30, _MINUTE),
-    "eodhd": Limit(20, _WHOLE_DAY),
-    "financial_modeling_prep": Limit(250, _WHOLE_DAY),
-    "finnhub": Limit(60, _MINUTE),
-    "fred": Limit(120, _MINUTE),
-    "kraken": Limit(60, _MINUTE),  # 1 per second
-    "nasdaq_data_link": Limit(50_000, _WHOLE_DAY),
-    "polygon": Limit(5, _MINUTE),
-    "tiingo": Limit(50, _HOUR),
-    "twelve_data": Limit(800, _WHOLE_DAY),
-}
 
 
 def provider_limit(provider: str) -> Limit:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
-from hfthot_platform.accounts.quotas import PROVIDERS
+from hfthot_platform.accounts.providers import PROVIDERS
 from hfthot_platform.errors import BadRequestError, nearest
 
 __all__ = [

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfthot_platform.accounts.quotas import PROVIDERS, Counter
+from hfthot_platform.accounts.providers import PROVIDERS
+from hfthot_platform.accounts.quotas import Counter
 from hfthot_platform.errors import (
     BadRequestError,
     InactiveAccountError,
