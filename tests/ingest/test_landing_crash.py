@@ -7,6 +7,7 @@ the same files in `done/` and `rejected/`.
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import random
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -89,7 +91,7 @@ def a_file(n: int, dice: random.Random, csv_of, line_of) -> tuple[str, bytes, di
     """Return a file of one of the kinds that a landing folder meets."""
     first = n * 20
     kraken = {"venue": "kraken", "symbol": "BTC-EUR"}
-    match dice.randrange(7):
+    match dice.randrange(8):
         case 0:  # good, of several batches, with a repetition in a later one
             return f"kraken_BTCEUR_{n}.csv", (csv_of(first, 25) + line_of(first + 2)).encode(), None
         case 1:  # bad rows among good ones, and a mapping beside it
@@ -102,6 +104,13 @@ def a_file(n: int, dice: random.Random, csv_of, line_of) -> tuple[str, bytes, di
             return f"{n}.csv", (csv_of(0, 0) + line_of(first, price=-1)).encode(), kraken
         case 5:  # no market data
             return f"notes_{n}.txt", f"note {n}\n".encode(), None
+        case 6:  # an archive for two tables
+            lines = "".join(f"{START_MS // 1000 + (first + m) * 60},10,11,9,10,1,5\n" for m in range(9))
+            packed = io.BytesIO()
+            with zipfile.ZipFile(packed, "w") as archive:
+                archive.writestr(zipfile.ZipInfo("XBTEUR_1.csv"), lines)
+                archive.writestr(zipfile.ZipInfo("trades.csv"), csv_of(first, 12))
+            return f"kraken_{n}.zip", packed.getvalue(), kraken
         case _:  # bars
             lines = "".join(f"{START_MS + (first + m) * 60_000},10,11,9,10,1\n" for m in range(12))
             return f"kraken_BTCEUR-1m_{n}.csv", ("ts,open,high,low,close,volume\n" + lines).encode(), None

@@ -341,7 +341,7 @@ def test_coinbase_and_bitfinex_hours_newest_first(lab):
     assert bars.height == sum(each.rows_published for each in outcomes)
     assert sorted(bars["venue"].unique()) == ["bitfinex", "coinbase"]
     (wide,) = made.ingest("csv", f"{folder}/bitstamp_(BTC,ETH,LTC)USD_d.csv.gz")
-    assert (wide.status, wide.reason) == ("rejected", "unrecognised")
+    assert (wide.status, wide.reason) == ("rejected", "wrong_schema")
 
 
 def test_an_orderflow_csv_needs_its_mapping(lab):

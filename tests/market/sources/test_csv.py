@@ -104,7 +104,7 @@ def test_freqtrade_trades_as_csv(shared_data, read_file) -> None:
 def test_a_wide_file_is_not_guessed_at(shared_data) -> None:
     with pytest.raises(RejectedFileError) as caught:
         recognise(shared_data / "ohlcv/coinbase_bitfinex_csv/bitstamp_(BTC,ETH,LTC)USD_d.csv.gz")
-    assert caught.value.reason == "unrecognised"
+    assert caught.value.reason == "wrong_schema"
 
 
 # --- declared mappings --------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from hfthot_platform.market.sources.recognise import recognise
         ("half.feather", b"ARROW1\0\0 and no more", "truncated"),
         ("hollow.parquet", b"PAR1\x00\x00\x00\x00PAR1", "truncated"),
         ("hollow.feather", b"ARROW1\x00\x00ARROW1", "truncated"),
-        ("closes.csv", b"date,AAPL,MSFT\n2024-01-01,1,2\n", "unrecognised"),
+        ("closes.csv", b"date,AAPL,MSFT\n2024-01-01,1,2\n", "wrong_schema"),
     ],
 )
 def test_what_cannot_be_read_is_refused_with_a_reason(tmp_path, name, content, reason) -> None:
