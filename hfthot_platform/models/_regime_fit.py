@@ -87,6 +87,13 @@ class Fit:
         Raises:
             NotConvergedError: the linear algebra or the arithmetic failed on these data.
         """
+        spread = float(np.nanstd(y))
+        if not spread > 1e-12 * float(np.nanmax(np.abs(y))):
+            raise DataError(
+                f"the returns are constant ({float(y[np.isfinite(y)][0])!r})",
+                where="fit_regimes",
+                hint="Check the price series.",
+            )
         try:
             if observation == "multivariate":
                 return self._multivariate(y, previous)
@@ -584,8 +591,8 @@ def select(fit: Fit, y: FloatArray) -> Selection:
             failed.append(error)
             continue
         density[observation] = model.predictive_log_density(y, allow_missing=True)[split:]
-    if not density:
-        raise failed[0]
+    if not density:  # a first part that is flat, for example, has nothing to say about the rest
+        return Selection("ar1", {}, math.nan, 0)
     present = np.isfinite(y[split:])
     means = {name: float(each[present].mean()) for name, each in density.items()}
     if failed:  # the model that can be fitted is the one to take

@@ -381,7 +381,8 @@ class RegimeModel(Displayed):
             c, phi, a, b = part.law.T
             mean[now] = part.scale * (c + phi * features[now - 1, :1])
             log_deviation = np.maximum(a + b * features[now - 1, 3:], math.log(0.05))
-            deviation[now] = part.scale * np.exp(log_deviation)
+            with np.errstate(over="ignore"):  # of a state that no bar is in
+                deviation[now] = part.scale * np.exp(log_deviation)
         return mean, deviation
 
     def conditional_log_likelihood(self, returns: FloatLike, *, allow_missing: bool = False) -> float:

@@ -784,7 +784,9 @@ def _checked(values: FloatLike, name: str, least: int) -> FloatArray:
         where = int((~np.isfinite(out)).argmax())
         raise DataError(f"{name}[{where}] is {out[where]!r}", where="chiarella.calibrate", hint="Fill or cut gaps.")
     if np.ptp(out) <= 1e-12 * float(np.abs(out).max()) or (name == "prices" and not np.diff(out).any()):
-        raise DataError(f"{name} is constant ({out[0]!r})", where="chiarella.calibrate", hint="Check the source.")
+        raise DataError(
+            f"{name} is constant ({float(out[0])!r})", where="chiarella.calibrate", hint="Check the source."
+        )
     return out
 
 

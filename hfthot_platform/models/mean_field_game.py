@@ -295,7 +295,7 @@ class MeanFieldSolution(Displayed):
         grid_error: upper estimate of the error of the mean inventory, over |E(0)| (or the largest |E|, or a tiny part
             of the standard deviation where buyers and sellers balance): from the comparison with coarser grids, the
             probability that reached the ends of the grid, and the last residual; infinite where the fixed point was
-            not found.
+            not found, or a step of time is longer than 4 kappa / alpha: use more nodes of time, or `closed_form`.
     """
 
     game: TradeCrowding
@@ -846,6 +846,9 @@ def _solution(
             error = error * (_DOUBT if game.is_linear_quadratic else 1) + _SAFETY * float(
                 np.abs(mean[::4] + raw[::2] - before).max()
             )
+        else:
+            # One comparison alone cannot tell whether the grids are fine enough for it.
+            error *= 2
         mean = mean + _refine(raw)
         rate = rate + _refine(rate[::2] - half.rate)
     # What has reached an end of the grid is not where the game would have it; nor is what Newton has left undone.
@@ -853,7 +856,9 @@ def _solution(
     residuals = [*(each.residual for each in coarse), found.residuals[-1]]
     if max(residuals) > tolerance:
         error += max(residuals) * game.horizon * float(np.abs(rate).max())
-    if max(residuals) > _LOST:
+    # Over a step longer than the crowd's own time, kappa / alpha, all grids are wrong alike: they tell nothing.
+    blind = game.is_linear_quadratic and game.impact * float(np.max(grid.dt)) > 4 * game.temporary_cost
+    if max(residuals) > _LOST or blind:
         error = math.inf
     scale = max(abs(game.mean_initial_inventory), float(np.abs(mean).max()), _BALANCED * density.std)
     error /= scale

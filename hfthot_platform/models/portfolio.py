@@ -222,6 +222,9 @@ def estimate_moments(
         elif mean == "bayes_stein":
             average, pull = _bayes_stein(average, matrix, observations)
         values = np.linalg.eigvalsh(matrix)
+        if values[0] <= 0:
+            # Where volatilities lie eight orders of magnitude apart, only a bound is free of rounding (Ostrowski).
+            values[0] = np.linalg.eigvalsh(correlation)[0] * np.diag(matrix).min()
         condition = float(values[-1] / values[0])
     if not (condition > 0 and math.isfinite(pull) and np.isfinite(average).all()):
         raise DataError(

@@ -275,10 +275,13 @@ def fit_regimes(
             where=where,
             hint=f"Pass {50 * n_states} or more; 1000 and more give stable regimes.",
         )
-    spread = float(np.nanstd(y))
-    if not spread > 1e-12 * float(np.nanmax(np.abs(y))):
+    with np.errstate(over="ignore"):
+        spread = float(np.nanstd(y))
+    if not math.isfinite(spread):
         raise DataError(
-            f"the returns are constant ({y[np.isfinite(y)][0]!r})", where=where, hint="Check the price series."
+            f"returns up to {np.nanmax(np.abs(y)):g} have no variance in double precision",
+            where=where,
+            hint="Look for absurd prices, or pass the returns in another unit.",
         )
     if previous is not None and previous.n_states != n_states:
         raise BadRequestError(f"previous has {previous.n_states} states", where=where, hint=f"n_states={n_states}.")

@@ -189,7 +189,7 @@ def fit_switching_mean(
         raise DataError(f"{y.size} values", where=_WHERE, hint=f"Give {least} or more.")
     shift, unit = float(y.mean()), float(y.std())
     if not unit > 1e-12 * float(np.abs(y).max()):
-        raise DataError(f"the series is constant ({y[0]!r})", where=_WHERE, hint="Check the series.")
+        raise DataError(f"the series is constant ({float(y[0])!r})", where=_WHERE, hint="Check the series.")
     z = (y - shift) / unit
     sequences = _Sequences(n_states, order)
 

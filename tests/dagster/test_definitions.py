@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from assets.common import DAILY
 from hfthot_platform.contracts import CONTRACTS
 from hfthot_platform.definitions import build_definitions
 
@@ -117,3 +119,10 @@ def test_the_project_file_has_no_section_that_makes_dagster_ignore_the_workspace
     text = (REPOSITORY / "pyproject.toml").read_text()
     assert "[tool.dagster]" not in text
     assert "[tool.dg]" not in text
+
+
+@pytest.mark.parametrize("now", [None, datetime(1969, 12, 30, tzinfo=UTC), datetime(2024, 2, 29, 12, tzinfo=UTC)])
+def test_the_days_are_those_that_dagster_would_find(now):
+    found = dg.DailyPartitionsDefinition(start_date="1970-01-01", timezone="UTC", end_offset=1)
+    assert found == DAILY
+    assert DAILY.get_partition_keys(now) == found.get_partition_keys(now)

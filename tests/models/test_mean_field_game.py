@@ -247,6 +247,14 @@ class TestLinearQuadraticGames:
     def test_the_grid_error_bounds_the_error_of_200_random_games(self):
         self.random_games_keep_their_word(range(200))
 
+    def test_steps_longer_than_the_crowds_own_time_tell_nothing(self):
+        # Every grid that is too coarse for a crowd that unwinds at once is wrong in the same way.
+        crowd = TradeCrowding(9.0, 0.0, 0.004, 0.15, 0.4, 1.0)
+        found = solve(crowd, 51, 51)
+        assert np.abs(found.mean_inventory - closed_form(crowd, found.times).mean_inventory).max() > 0.5
+        assert found.grid_error == math.inf
+        assert not found.converged
+
     def test_a_grid_that_allows_one_comparison_only_is_judged_more_strictly(self):
         two, one = (solve(game_of("wide density"), 101, n).grid_error for n in (101, 103))
         assert one > 3 * two

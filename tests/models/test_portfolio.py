@@ -573,6 +573,18 @@ class TestInputs:
 
 
 class TestMoments:
+    @pytest.mark.parametrize("method", ["ledoit_wolf", "sample", "ewma"])
+    def test_volatilities_may_lie_far_apart(self, method):
+        x = np.random.default_rng(3).standard_normal((60, 3))
+        unit = np.array([1e-8, 1.0, 1e8])
+        found = estimate_moments(x * unit, covariance=method)
+        assert found.covariance == pytest.approx(
+            estimate_moments(x, covariance=method).covariance * np.outer(unit, unit)
+        )
+        assert found.condition_number > 1e20
+        weights = risk_parity(found.covariance).weights
+        assert weights[0] / weights[1] == pytest.approx(1e8, rel=1.0)
+
     def test_the_default_covariance_is_scikit_learns_ledoit_wolf_of_the_standardised_returns(self, stocks):
         from sklearn.covariance import ledoit_wolf
 

@@ -788,6 +788,12 @@ class TestFlatSeriesWithJumps:
         model = fit_regimes(self.peg, observation="auto", n_restarts=3)
         assert model.observation == model.selection.chosen == "ar1"
 
+    def test_a_series_that_wakes_late_is_not_chosen_for_on_its_flat_part(self):
+        late = np.concatenate([np.zeros(900), np.random.default_rng(0).standard_normal(300)])
+        model = fit_regimes(late, observation="auto", n_restarts=2, n_bootstrap=20)
+        assert model.observation == "ar1"
+        assert model.selection.held_out == 0
+
     def test_singular_matrices_are_a_typed_error(self, monkeypatch):
         def singular(*_):
             raise np.linalg.LinAlgError("Singular matrix")
@@ -835,7 +841,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("returns", "message"),
         [
-            (np.zeros(500), "constant"),
+            (np.zeros(500), r"constant \(0.0\)"),
+            (np.random.default_rng(0).standard_normal(500) * 1e200, "no variance in double precision"),
             (np.full(500, 0.01), "constant"),
             (np.arange(30.0), "30 returns cannot carry 3 states"),
             (np.r_[np.arange(500.0), np.nan], "NaN at index 500"),
