@@ -93,6 +93,10 @@ _LAKE_IS_DOWN: Final = (StorageFullError, StorageReadOnlyError, StorageUnavailab
 #: What a file's reason holds of each rejected row at most.
 _SHOWN_CHARACTERS: Final = 500
 _SHORTEST_HASH: Final = 8
+_UNKNOWN_CONTENT: Final = (
+    "no adapter knows this content. If it is market data, describe it in a mapping beside it: `columns`, `venue`, "
+    "`symbol`, `separator`, `time`."
+)
 #: For so long a file may be under publication on another host.
 _AT_WORK: Final = timedelta(days=1)
 #: Why a member of an archive is left out where others are read.
@@ -337,7 +341,7 @@ class _OneFile:
             name = f"{_PERSONAL}-{digest[:16]}"
         elif reason == "unrecognised":
             # What is no market data may be anything: an address in its name is not kept, nor its first line.
-            name, detail = redacted(name), "no adapter knows this content"
+            name, detail = redacted(name), _UNKNOWN_CONTENT
         return FileOutcome(name, digest, self._size, "rejected", reason, detail, mapping_hash=self._mapping_hash)
 
     def ingest(self) -> list[FileOutcome]:

@@ -8,7 +8,7 @@ from typing import Final
 import polars as pl
 import pyarrow as pa
 
-from hfthot_platform.contracts.market import TRADES
+from hfthot_platform.contracts.market import CLOSES, CORPORATE_ACTIONS, TRADES
 from hfthot_platform.errors import RejectedFileError
 from hfthot_platform.market.sources.base import (
     BATCH_ROWS,
@@ -43,6 +43,13 @@ class Columnar:
             return None
         refuse_by_name(probe)
         names = _schema(probe).names
+        if probe.declared.table in (CLOSES.name, CORPORATE_ACTIONS.name):
+            raise RejectedFileError(
+                "unsupported_container",
+                f"rows of {probe.declared.table} are read from text only",
+                where=probe.name,
+                hint="Write the table as CSV.",
+            )
         sample = _sample(probe, names)
         declared = probe.declared.columns
         matched = (
@@ -59,7 +66,8 @@ class Columnar:
                 if absent
                 else f"columns {', '.join(names)} are neither bars nor trades",
                 where=probe.name,
-                hint=f"Declare `columns` in {probe.name}.mapping.yaml (target: column).",
+                hint=f"Declare `columns` in {probe.name}.mapping.yaml (target: column). Daily closes and corporate "
+                "actions are read from text: write them as CSV.",
             )
         head = next(_frames(probe, matched), pl.DataFrame()).head(20_000)
         mapping, table = complete(probe.declared, probe, tuple(matched), head, matched)

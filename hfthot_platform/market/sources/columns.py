@@ -114,7 +114,7 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
     ),
     "side": (
         *("taker_side", "side", "direction", "aggressor_side", "aggressor", "taker_or_maker_side", "maker_side"),
-        "ask_bid",
+        *("ask_bid", "is_buy", "isbuy", "is_buyer_taker", "isbuyertaker", "taker_buys"),
     ),
     "maker_buys": ("is_buyer_maker", "isbuyermaker", "buyer_maker", "m", "taker_side_sell", "sell"),
     "ts_received": (
@@ -303,6 +303,8 @@ def _time(names: Sequence[str], usual: list[int], values: object) -> dict[str, i
 
 #: The names that Coinbase gives to what it says of a trade; Tardis, ccxt and cryptofeed have others.
 _COINBASE: Final = {"ts": "time", "trade_id": "trade_id", "amount": "size", "side": "side"}
+#: Columns that say whether the taker bought.
+_FLAGS_OF_BUYERS: Final = frozenset({"is_buy", "isbuy", "is_buyer_taker", "isbuyertaker", "taker_buys"})
 _OPPOSITE: Final[dict[str, Literal["buy", "sell"]]] = {
     **dict.fromkeys(("buy", "b", "bid", "bids"), "sell"),
     **dict.fromkeys(("sell", "s", "a", "ask", "asks"), "buy"),
@@ -324,6 +326,8 @@ def words_of_side(columns: Mapping[str, str], venue: str) -> dict[str, Literal["
         return dict(_OPPOSITE)
     if venue.startswith("coinbase") and _COINBASE.items() <= columns.items():
         return dict(_OPPOSITE)
+    if columns.get("side") in _FLAGS_OF_BUYERS:
+        return {"true": "buy", "1": "buy", "1.0": "buy", "false": "sell", "0": "sell", "0.0": "sell"}
     return {"0": "buy", "1": "sell"} if columns.get("side") == "type" else {}
 
 

@@ -63,6 +63,7 @@ _MAGIC: Final = (
 _UNREAD: Final = (
     (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive", "Unpack it, or pack it as zip."),
     (b"Rar!\x1a\x07", "a RAR archive", "Unpack it, or pack it as zip."),
+    (b"PK\x07\x08", "a part of a split zip", "Join the parts first: zip -s 0 split.zip --out whole.zip."),
     (b"\x04\x22\x4d\x18", "compressed with LZ4", "Decompress it, or use zstd, gzip or zip."),
     (b"\x1f\x9d", "compressed with compress (.Z)", "Decompress it, or use gzip."),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "Save it as CSV."),

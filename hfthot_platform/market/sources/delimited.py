@@ -42,6 +42,7 @@ _FALSE: Final = ("false", "f", "0", "0.0")
 #: Words for the absence of a value, in lower case.
 NO_VALUE: Final = ("", "nan", "na", "n/a", "null", "none", "nil", "-", "--", "<na>")
 _PLAIN_NUMBER: Final = re.compile(r"\s*[-+]?\d[\d.]*([eE][-+]?\d+)?\s*")
+_DAY: Final = re.compile(r"\d{4}[-./]\d{1,2}[-./]\d|\d{1,2}[-./]\d{1,2}[-./]\d{2}")
 _PRICES: Final = ("open", "high", "low", "close")
 #: What groups digits besides a declared character: blanks of all widths and apostrophes.
 _GROUPS: Final = " \u00a0\u202f\u2009'\u2019_"
@@ -138,11 +139,19 @@ def file_blocks(probe: FileProbe, *, size: int = BLOCK_BYTES) -> Iterator[bytes]
 
 
 def is_table_of_numbers(probe: FileProbe) -> bool:
-    """Return whether half of a text's first lines have three or more fields of which at least two are numbers."""
+    """Return whether half of a text's first lines are rows of two or more fields with numbers in them.
+
+    That is, a number beside a day, or two numbers among three fields.
+    """
     lines = [each for each in probe.lines[:100] if each.strip()] if probe.is_text else []
     fields = (re.split(r"[,;\t|]", each) for each in lines)
-    rows = sum(sum(bool(_PLAIN_NUMBER.fullmatch(cell)) for cell in row) >= 2 for row in fields if len(row) >= 3)
+    rows = sum(_has_numbers(row) for row in fields)
     return bool(rows) and rows >= 0.5 * len(lines)
+
+
+def _has_numbers(row: list[str]) -> bool:
+    numbers = sum(bool(_PLAIN_NUMBER.fullmatch(cell)) for cell in row)
+    return (len(row) >= 3 and numbers >= 2) or (len(row) == 2 and numbers == 1 and bool(_DAY.match(row[0].strip())))
 
 
 def read_sieves(

@@ -129,12 +129,13 @@ def _recognised(probe: FileProbe, declared: CsvMapping | None, now: datetime | N
             "wrong_schema",
             "a table of numbers in no known form",
             where=probe.name,
-            hint=f"Declare `columns` (which column is what), `venue` and `symbol` in {beside}.",
+            hint=f"Declare `columns` (which column is what), `venue` and `symbol` in {beside}; of daily closes, "
+            "`table: market.closes`.",
         )
     first = next(iter(probe.lines), "")[:80]
     raise RejectedFileError(
         "unrecognised",
         f"no adapter knows this content ({probe.container}, beginning with {first!r})",
         where=probe.name,
-        hint=f"Describe it in {beside}: venue, symbol, columns, time.",
+        hint=f"Describe it in {beside}: venue, symbol, columns, separator, time.",
     )

@@ -736,6 +736,33 @@ def test_two_bars_over_a_weekend_do_not_show_their_length(tmp_path):
     ]
 
 
+@pytest.mark.parametrize("name", ["is_buy", "isBuyerTaker"])
+def test_a_flag_that_the_taker_bought_is_the_side(tmp_path, name):
+    text = f"ts,price,amount,{name}\n1705136400,5,1,true\n1705136401,5,1,False\n"
+    assert _rows(_write(tmp_path / "a.csv", text), **KRAKEN)["side"].to_list() == ["buy", "sell"]
+    flags = pl.DataFrame(
+        {"ts": [1705136400, 1705136401], "price": [5.0, 5.0], "amount": [1.0, 1.0], name: [True, False]}
+    )
+    flags.write_parquet(tmp_path / "a.parquet")
+    assert _rows(tmp_path / "a.parquet", **KRAKEN)["side"].to_list() == ["buy", "sell"]
+
+
+def test_closes_that_are_not_declared_are_refused_with_the_key_that_helps(tmp_path):
+    error = _refused(
+        _write(tmp_path / "a.csv", "date,close\n2024-01-12,10\n2024-01-16,11\n"), venue="us_equity", symbol="KO"
+    )
+    assert (error.reason, "`table: market.closes`" in str(error)) == ("wrong_schema", True)
+    pl.DataFrame({"date": ["2024-01-12"], "close": [10.0]}).write_parquet(tmp_path / "a.parquet")
+    error = _refused(tmp_path / "a.parquet", venue="us_equity", symbol="KO", table="market.closes")
+    assert (error.reason, "CSV" in str(error)) == ("unsupported_container", True)
+
+
+def test_a_part_of_a_split_zip_is_refused_with_the_way_to_join_it(tmp_path):
+    (tmp_path / "a.z01").write_bytes(b"PK\x07\x08PK\x03\x04" + bytes(60))
+    error = _refused(tmp_path / "a.z01", **KRAKEN)
+    assert (error.reason, "Join the parts" in str(error)) == ("unsupported_container", True)
+
+
 @pytest.mark.parametrize("header", ["Jour;Ouv;Haut;Bas;Clot;Vol", "time,open,high,low,a,b", "1,2,3,4,5,6"])
 def test_numbers_in_no_known_form_are_refused_with_the_keys_that_help(tmp_path, header):
     rows = "".join(f"{n},3,1,2,5,9\n" for n in range(3)).replace(",", ";" if ";" in header else ",")
