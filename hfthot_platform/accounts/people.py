@@ -24,7 +24,13 @@ from hfthot_platform.accounts.identities import (
 from hfthot_platform.accounts.records import UNCHANGED, Request, Unchanged, User, moment
 from hfthot_platform.accounts.store import Prepared, Transaction, _Connected
 from hfthot_platform.accounts.tiers import ROLES, Role, TierName, tier
-from hfthot_platform.errors import BadRequestError, DuplicateAccountError, ErasedSubjectError, nearest
+from hfthot_platform.errors import (
+    BadRequestError,
+    DuplicateAccountError,
+    ErasedSubjectError,
+    UnknownUserError,
+    nearest,
+)
 from hfthot_platform.privacy.vault import SubjectCipher
 
 __all__ = ["People", "changed_at", "users_row"]
@@ -213,7 +219,13 @@ class People(Core):
         with self.operation("user.read", request) as tx:
             actor = self.actor(tx, request, None, admin=True)
             found = tx.run(_TAKEN[field], {"look_up": look_up})
-            row = self.account(tx, found[0][0] if found else "")
+            if not found:
+                raise UnknownUserError(
+                    f"no account has this {'username' if field == 'username' else 'e-mail address'}",
+                    where=field,
+                    hint="Look at its spelling; of erased persons nothing can be found.",
+                )
+            row = self.account(tx, found[0][0])
             tx.log([], self.event(tx, "user.read", row["subject_id"], actor, request))
             return _user(row, self.cipher(tx, row["subject_id"], "identity"))
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import polars as pl
 
-from hfthot_platform.errors import BadRequestError, nearest
+from hfthot_platform.errors import BadRequestError, UnknownSymbolError, nearest, nearest_symbol
 from hfthot_platform.ingest.derive import Days, derive
 from hfthot_platform.intervals import DERIVED
 from hfthot_platform.intervals import interval as interval_of
@@ -110,20 +110,30 @@ def missing_in(
 
     Args and errors are those of `hfthot_platform.market.gaps.missing_runs`; `interval` chooses among those of
     `market.bars`.
+
+    Raises:
+        UnknownSymbolError: no row of the table has the symbol; nothing missing of it would be no answer.
+        BadRequestError: nor the venue, or the interval; or the table has one interval only.
     """
     _require(table)
     declared = lake.table(table)
     rows = declared.scan()
-    for name, value in (("symbol", symbol), ("venue", venue)):
+    if interval is not None:
+        interval = interval_of(interval).name
+        if "interval" not in declared.contract.column_names:
+            raise BadRequestError(f"{table} has one interval only", where="interval", hint="Leave it out.")
+    for name, value in (("symbol", symbol), ("venue", venue), ("interval", interval)):
         if value is not None:
-            rows = rows.filter(pl.col(name).cast(pl.String) == value)
+            chosen = rows.filter(pl.col(name).cast(pl.String) == value)
+            if chosen.select(name).head(1).collect().is_empty():
+                raise _unknown(table, name, value, rows)
+            rows = chosen
     if first is not None or end is not None:
         low = first.date() if first else date.min
         high = end.date() if end else date.max - timedelta(days=32)
         rows = rows.filter(within(declared.contract, (low, high)))
     if "interval" in declared.contract.column_names:
-        names = rows.select(pl.col("interval").cast(pl.String).unique()).collect()["interval"].to_list()
-        wanted = [interval_of(interval).name] if interval else names
+        wanted = rows.select(pl.col("interval").cast(pl.String).unique()).collect()["interval"].to_list()
     else:
         wanted = ["1m" if table == "market.bars_1m" else "1d"]
     wanted.sort(key=lambda name: interval_of(name).microseconds)
@@ -137,6 +147,12 @@ def missing_in(
         "venue", "symbol", pl.lit("").alias("interval"), "start", "end", "missing"
     )
     return pl.concat([empty, *parts])
+
+
+def _unknown(table: str, name: str, value: str, rows: pl.LazyFrame) -> BadRequestError:
+    known = rows.select(pl.col(name).cast(pl.String).unique()).collect()[name].to_list()
+    error = UnknownSymbolError if name == "symbol" else BadRequestError
+    return error(f"{table} has no rows of the {name} {value!r}", where=name, hint=nearest_symbol(value, known))
 
 
 def _require(table: str) -> None:

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
+from hfthot_platform.errors import BadRequestError, UnknownSymbolError
 from hfthot_platform.ingest.tables import derive_table, missing_in
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.settings import Settings
@@ -68,6 +68,16 @@ def test_gaps_are_listed_with_their_series_interval_and_span(lake) -> None:
     assert missing_in(lake, "market.bars").rows() == [
         ("binance", "OLD-USD", "1d", FIRST + 9 * DAY, FIRST + 10 * DAY, 1)
     ]
-    assert missing_in(lake, "market.bars", symbol="BTC-USDT").is_empty()
     wider = missing_in(lake, "market.bars", interval="1d", first=FIRST - 2 * DAY, end=FIRST + 14 * DAY)
     assert wider["missing"].to_list() == [2, 1]
+
+
+def test_gaps_of_a_series_that_is_not_there_are_no_answer(lake) -> None:
+    with pytest.raises(UnknownSymbolError, match=r"no rows of the symbol 'oldusd'\. Did you mean 'OLD-USD'\?"):
+        missing_in(lake, "market.bars", symbol="oldusd")
+    with pytest.raises(BadRequestError, match=r"no rows of the venue 'kraken'\. There are binance"):
+        missing_in(lake, "market.bars", venue="kraken")
+    with pytest.raises(BadRequestError, match=r"no rows of the interval '5m'\. There are 1d"):
+        missing_in(lake, "market.bars", interval="5m")
+    with pytest.raises(BadRequestError, match="one interval only"):
+        missing_in(lake, "market.closes", interval="1d")
