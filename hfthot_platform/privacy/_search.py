@@ -15,7 +15,7 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Final
@@ -25,7 +25,8 @@ import numpy as np
 
 __all__ = ["ENCODINGS", "OVERLAP", "Hit", "Needle", "Searcher"]
 
-#: In which forms a value is looked for.  `text` is any mixture of UTF-8, Latin-1, URL encoding, JSON and HTML escapes.
+#: In which forms a value is looked for.  `text` is any mixture of UTF-8, Latin-1, and escapes of URLs, JSON, HTML and
+#: mail (quoted-printable).
 ENCODINGS: Final = ("text", "utf-16-le", "utf-16-be", "base64", "hex")
 #: No match is longer, so blocks of a stream that overlap by this much lose none.
 OVERLAP: Final = 4096
@@ -310,6 +311,8 @@ def _patterns(needle: Needle) -> Iterator[_Pattern]:
     else:
         # Too many mixtures of ways to write its first characters: each way for itself.
         yield from (each for each in map(partial(_alike, text), range(5)) if each.prefixes(4))
+    # Letters stay as they are in the forms above; here every single character is escaped, as some programs do it.
+    yield from (_Pattern(needle, "text", tuple(_all_escaped(sign, way) for sign in value)) for way in _ESCAPES)
     for encoding in ("utf-16-le", "utf-16-be"):
         atoms = tuple(
             tuple({form.encode(encoding, "surrogatepass") for way in _letter(sign) for form in _forms(way)})
@@ -371,7 +374,7 @@ def _written(sign: str) -> _Atom:
             percent = quote_from_bytes(raw, safe="")
             if percent == form:
                 percent = f"%{raw[0]:02X}"
-            for text in (percent, percent.replace("%", "%25")):
+            for text in (percent, percent.replace("%", "%25"), percent.replace("%", "=")):
                 ways |= {text.encode(), text.lower().encode(), text.upper().encode()}
             ways |= _escaped(form)
         if ord(each[0]) < 256 and not each.isascii() and len(each) == 1:
@@ -400,6 +403,25 @@ def _escaped(form: str) -> set[bytes]:
         if name := html.entities.codepoint2name.get(ord(form)):
             ways.add(f"&{name};".encode())
     return ways
+
+
+#: How a character is written as an escape, whatever it is: URL, quoted-printable, HTML in both bases, JSON.
+_ESCAPES: Final[tuple[Callable[[str], str], ...]] = (
+    lambda sign: "".join(f"%{byte:02x}" for byte in sign.encode("utf-8", "surrogatepass")),
+    lambda sign: "".join(f"={byte:02x}" for byte in sign.encode("utf-8", "surrogatepass")),
+    lambda sign: "".join(f"&#{ord(each)};" for each in sign),
+    lambda sign: "".join(f"&#x{ord(each):x};" for each in sign),
+    lambda sign: "".join(f"\\u{unit:04x}" for each in sign for unit in _utf16_units(each)),
+)
+
+
+def _all_escaped(sign: str, way: Callable[[str], str]) -> _Atom:
+    forms = (form for each in _letter(sign) for form in _forms(each))
+    return tuple(sorted({cased.encode() for form in forms for cased in (way(form), _upper_digits(way(form)))}))
+
+
+def _upper_digits(escaped: str) -> str:
+    return escaped.upper().replace("\\U", "\\u").replace("&#X", "&#x")
 
 
 def _utf16_units(sign: str) -> Sequence[int]:

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-__all__ = ["HEAD", "Salvaged", "container", "local_members", "salvaged", "salvaged_member"]
+__all__ = ["HEAD", "Salvaged", "container", "local_members", "looks_packed", "salvaged", "salvaged_member"]
 
 #: Bytes from the beginning of a file that tell what it is: a tar's mark is the last.
 HEAD: Final = 512
@@ -60,6 +60,28 @@ _UNKNOWN: Final = (
     (b"-----BEGIN PGP MESSAGE", "pgp"),
     (b"LUKS\xba\xbe", "luks"),
 )
+
+
+#: What is packed and holds no text: pictures and fonts.
+_PICTURES: Final = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"RIFF", b"wOF2", b"wOFF")
+#: Of so many bytes it is told whether a file looks packed; of fewer than the second it is not.
+_SAMPLE: Final = 64 * 1024
+_TELLING: Final = 512
+#: Packed or encrypted bytes do not become smaller by packing them again; text and tables do.
+_PACKED: Final = 0.97
+
+
+def looks_packed(handle: BinaryIO) -> bool:
+    """Return whether a file of no known format has packed or encrypted bytes at its beginning or end."""
+    handle.seek(0)
+    begin = handle.read(_SAMPLE)
+    size = handle.seek(0, io.SEEK_END)
+    handle.seek(max(0, size - _SAMPLE))
+    end = handle.read(_SAMPLE)
+    handle.seek(0)
+    return not begin.startswith(_PICTURES) and any(
+        len(part) >= _TELLING and len(zlib.compress(part, 1)) > _PACKED * len(part) for part in (begin, end)
+    )
 
 
 def container(head: bytes) -> tuple[str, str] | None:

@@ -104,7 +104,8 @@ LIMITS: Final[tuple[str, ...]] = (
     "A PostgreSQL server's write-ahead log and its archives are outside the platform.",
     (
         "Names and addresses are searched as they were written, full names with and without a blank: not other "
-        "spellings, inflections or translations, and in UTF-8, UTF-16 and Latin-1, not in other encodings."
+        "spellings, inflections or translations, and in UTF-8, UTF-16 and Latin-1, not in other encodings (UTF-32, "
+        "EBCDIC, Base32, Base85, uuencode)."
     ),
     (
         "Short values, words of the platform's own texts or of its market tables, and values that others have too are "

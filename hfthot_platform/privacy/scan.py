@@ -41,7 +41,15 @@ from urllib.parse import quote
 from hfthot_platform.errors import ErasureUnverifiedError
 from hfthot_platform.privacy._outside import SQLITE, Outside
 from hfthot_platform.privacy._search import ENCODINGS, OVERLAP, Hit, Needle, Searcher
-from hfthot_platform.privacy._unpack import HEAD, Salvaged, container, local_members, salvaged, salvaged_member
+from hfthot_platform.privacy._unpack import (
+    HEAD,
+    Salvaged,
+    container,
+    local_members,
+    looks_packed,
+    salvaged,
+    salvaged_member,
+)
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -952,6 +960,13 @@ class _Reader:
     def contained(self, file: str, head: bytes, handle: BinaryIO, prefix: str, depth: int) -> None:
         """Decode what a file contains, by what it begins with."""
         known = container(head)
+        if known is None and depth == 0:
+            # An archive may have a program before it, and what is packed need not say so.
+            if zipfile.is_zipfile(handle):
+                known = "format", "zip"
+            elif looks_packed(handle):
+                self.undecodable(file, "unknown, looks packed or encrypted")
+            handle.seek(0)
         if known is None:
             return
         kind, name = known

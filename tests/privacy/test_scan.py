@@ -10,6 +10,7 @@ import itertools
 import json
 import lzma
 import os
+import quopri
 import random
 import socket
 import sqlite3
@@ -58,6 +59,12 @@ ENCODED = {
     "base64, second alignment": base64.b64encode(b"~" + EMAIL.encode() + b"~~~"),
     "base64, third alignment": base64.b64encode(b"~~" + EMAIL.encode() + b"~"),
     "base64 for urls": base64.urlsafe_b64encode(b"??>" + EMAIL.encode()),
+    "quoted-printable": quopri.encodestring(EMAIL.encode(), quotetabs=True),
+    "every character for urls": "".join(f"%{byte:02X}" for byte in EMAIL.encode()).encode(),
+    "every character for mail": "".join(f"={byte:02X}" for byte in EMAIL.encode()).encode(),
+    "every character for html": "".join(f"&#{ord(each)};" for each in EMAIL).encode(),
+    "every character for html, base 16": "".join(f"&#x{ord(each):X};" for each in EMAIL).encode(),
+    "every character for json": "".join(f"\\u{ord(each):04x}" for each in EMAIL).encode(),
     "base64 of lower case": base64.b64encode(EMAIL.lower().encode()),
 }
 
@@ -71,6 +78,29 @@ def place(tmp_path: Path) -> Folder:
 
 def looked(place: Folder, *needles: Needle):
     return scan(needles or (NEEDLE,), [place])
+
+
+@pytest.mark.parametrize("around", ["%0A", "=0A", "&#10;", "\\u000a", "&quot;"])
+def test_an_escape_beside_a_value_is_no_part_of_it(place, around):
+    (place.root / "some.log").write_bytes(around.encode() + EMAIL.encode() + around.encode())
+    assert len(looked(place).findings) == 1
+
+
+def test_a_packed_file_that_does_not_say_so_is_unpacked_or_named(place):
+    text = "\n".join(f"{number:x}{number**9:x}" for number in range(3000)) + EMAIL
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as out:
+        out.writestr("a", text)
+    (place.root / "with a program").write_bytes(b"#!/bin/sh\nexit\n" + archive.getvalue())
+    packed = zlib.compress(text.encode() + random.Random(1).randbytes(4000))
+    (place.root / "bare").write_bytes(packed[2:-4])
+    (place.root / "behind a line").write_bytes(b"dump:\n" + gzip.compress(packed))
+    (place.root / "picture").write_bytes(b"\x89PNG" + random.Random(1).randbytes(4000))
+    (place.root / "plain").write_text(text.replace(EMAIL, ""))
+    report = looked(place)
+    assert {finding.file for finding in report.findings} == {"with a program"}
+    told = {"bare (unknown, looks packed or encrypted)", "behind a line (unknown, looks packed or encrypted)"}
+    assert set(report.places[0].undecoded) == told
 
 
 @pytest.mark.parametrize("form", ENCODED)
