@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfthot_platform.market.trade_ids import arrival_rank, synthetic_trade_id, venue_trade_id
@@ -52,6 +52,7 @@ def test_a_negative_integer_is_not_an_id() -> None:
     assert _ids([-1]) == [None]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, max_size=20, unique_by=str.strip))
 def test_ids_are_positive_and_do_not_depend_on_neighbours(texts: list[str]) -> None:
     together = _ids(texts, pl.String())

@@ -349,18 +349,32 @@ def _array_names(rows: Sequence[list[Any]], probe: FileProbe) -> list[str | None
         return ["price", "amount", "ts", "side", None, None, "trade_id"][:width]
     if width == 4 and _number(first[1]) > _MS[0]:
         return ["trade_id", "ts", "amount", "price"]
+    tail = _tail(sample, width)
+    if tail is None:
+        what = f"JSON arrays of {width} values in no known order; bars have 5 to 9 or 12, trades 4, 6 or 7"
+        raise _other_width(probe, what)
+    return ["ts", *_price_order(sample, probe), *tail]
+
+
+def _tail(rows: Sequence[list[Any]], width: int) -> tuple[str | None, ...] | None:
+    """Return what follows the prices of bars, as their number and the first rows tell; None if nothing known does."""
+    if width in (7, 8) and all(0 < _number(row[0]) <= _number(row[6]) <= 1.02 * _number(row[0]) for row in rows):
+        # The time of the close, within a year of that of the opening: MEXC, and whoever cuts Binance's klines.
+        return ("volume", None, "quote_volume")[: width - 5]
+    if width == 8:
+        # Kraken: the mean price, the volume, the number of trades.
+        within = [min(map(_number, row[1:5])) <= _number(row[5]) <= max(map(_number, row[1:5])) for row in rows]
+        counts = [_number(row[7]).is_integer() for row in rows]
+        fits = [(a or _number(row[7]) == 0) and b for row, a, b in zip(rows, within, counts, strict=True)]
+        return (None, "volume", "trades") if all(fits) else None
     tails: dict[int, tuple[str | None, ...]] = {
         5: (),
         6: ("volume",),
         7: ("volume", "quote_volume"),
-        8: (None, "volume", "trades"),
         9: ("volume", None, "quote_volume", None),
         12: _BINANCE_KLINE[5:],
     }
-    if width not in tails:
-        raise _other_width(probe, f"JSON arrays of {width} values; bars have 5 to 9 or 12, trades 4, 6 or 7")
-    order = _price_order(sample, probe)
-    return ["ts", *order, *tails[width]]
+    return tails.get(width)
 
 
 def _price_order(rows: Sequence[list[Any]], probe: FileProbe) -> tuple[str, ...]:

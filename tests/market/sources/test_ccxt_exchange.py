@@ -760,7 +760,8 @@ def test_requests_keep_the_distance_that_the_rate_limit_asks_for(serve: Serve) -
     list(feed.fetch("market.trades", START, END))
     times = [each.at for each in running.seen]
     assert len(times) > 8
-    assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= 0.055
+    # Over five requests, so that one that the server saw late does not count.
+    assert min(later - earlier for earlier, later in zip(times, times[5:], strict=False)) >= 5 * 0.055
 
 
 def test_the_exchanges_own_rate_limit_is_the_default(serve: Serve) -> None:

@@ -416,7 +416,7 @@ _PIECES = st.one_of(
 _EDITS = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 4), _PIECES), max_size=8)
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(_EDITS, st.booleans(), st.integers(1, 7))
 def test_no_corruption_ever_loses_a_row(tmp_path, read_file, edits, bars, batch_rows) -> None:
     _check_corrupted(tmp_path, read_file, edits, bars, batch_rows)

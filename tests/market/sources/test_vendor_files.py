@@ -367,7 +367,7 @@ def _twice(content: bytes) -> bytes:
 @pytest.mark.parametrize("wrap", [gzip.compress, _twice, lambda content: _zip({"a.csv": content})])
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, wrap) -> None:
     monkeypatch.setattr("hfthot_platform.market.sources.containers.FREE_BYTES", 1 << 20)
-    (tmp_path / "a.csv").write_bytes(wrap(BARS.encode() + b"0" * (64 << 20)))
+    (tmp_path / "a.csv").write_bytes(wrap(BARS.encode() + b"0" * (8 << 20)))
     assert _refused(tmp_path / "a.csv", **KRAKEN).reason == "decompression_bomb"
 
 
@@ -734,6 +734,31 @@ def test_two_bars_over_a_weekend_do_not_show_their_length(tmp_path):
         "1d",
         "1d",
     ]
+
+
+@pytest.mark.parametrize(
+    ("tail", "found"),
+    [
+        ([5, 1_705_139_999_999, 55], (5, 55, None)),  # MEXC: the time of the close between the volumes
+        (["11", "5", 7], (5, None, 7)),  # Kraken: the mean price before, the number of trades after
+        ([5, 1_705_139_999_999], (5, None, None)),
+        ([5, 55], (5, 55, None)),
+        ([5, 9_000_000_000_000], (5, 9_000_000_000_000, None)),  # larger than the time, and no time
+    ],
+)
+def test_what_follows_the_prices_of_an_array_shows_in_its_values(tmp_path, tail, found):
+    bars = [[(1_705_136_400 + n * 3600) * 1000, 10, 12, 9, 11, *tail] for n in range(2)]
+    bars[1] = [value + 3_600_000 if value == 1_705_139_999_999 else value for value in bars[1]]
+    rows = _rows(_write(tmp_path / "a.json", json.dumps(bars)), **KRAKEN)
+    rows = rows.with_columns(
+        pl.lit(None).alias(each) for each in ("quote_volume", "trades") if each not in rows.columns
+    )
+    assert rows.select("volume", "quote_volume", "trades").row(0) == found
+
+
+def test_arrays_whose_values_fit_no_known_order_are_refused(tmp_path):
+    bars = [[1_705_136_400_000 + n * 3_600_000, 10, 12, 9, 11, 500, 1.5, 7.5] for n in range(2)]
+    assert _refused(_write(tmp_path / "a.json", json.dumps(bars)), **KRAKEN).reason == "wrong_schema"
 
 
 @pytest.mark.parametrize("name", ["is_buy", "isBuyerTaker"])
