@@ -53,6 +53,14 @@ def main(descriptor: int) -> None:
     worker.warm(connection)
     gc.collect()
     gc.freeze()
+    try:
+        _obey(control, connection)
+    except ConnectionError:
+        # The parent died between a word and its answer.
+        os._exit(0)
+
+
+def _obey(control: socket.socket, connection: duckdb.DuckDBPyConnection) -> NoReturn:
     threads = len(list(Path("/proc/self/task").iterdir()))
     control.send(json.dumps({"threads": threads, "cage": cage.report()}).encode())
     while True:
