@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
@@ -445,11 +445,13 @@ class RegimeModel(Displayed):
                         "it was fitted by an earlier version, whose probabilities were too sure: fit again"
                     )
                 values["multivariate"] = Multivariate(Memory(**part["memory"]), part["scale"], **arrays)
-            return cls(**values)
-        except (KeyError, TypeError, ValueError) as error:
+            model = cls(**values)
+            _whole(model)
+        except (KeyError, TypeError, ValueError, BadRequestError) as error:
             raise ModelError(
                 f"not a regime model ({error})", where="RegimeModel.from_json", hint="Pass what to_json returned."
             ) from error
+        return model
 
     def _checked(self, returns: FloatLike, *, allow_missing: bool) -> FloatArray:
         return checked_returns(returns, allow_missing=allow_missing, absurd=self.absurd)
@@ -486,6 +488,33 @@ class RegimeModel(Displayed):
             rows = np.empty_like(f)
             loops.filter_autoregressive(y, self.mu, self.phi, self.sigma, self.transition, pi, False, rows, f, out)
         return f, out
+
+
+def _whole(model: RegimeModel) -> None:
+    """Raise ValueError where a stored model's parts are not those of one model: it was damaged or written by hand."""
+    K = len(model.labels)
+    if K not in {2, 3} or not set(model.labels) <= set(LABELS) or len(set(model.labels)) < K:
+        raise ValueError(f"labels {model.labels}")
+    if model.observation not in get_args(Observation) or (model.observation == "multivariate") != bool(
+        model.multivariate
+    ):
+        raise ValueError(f"observation {model.observation!r}")
+    shapes = {"mu": (K,), "phi": (K,), "sigma": (K,), "transition": (K, K), "initial": (K,)}
+    arrays = [(name, getattr(model, name), shape) for name, shape in shapes.items()]
+    if part := model.multivariate:
+        number(part.scale, "scale", "multivariate", above=0.0)
+        arrays += [("mean", part.mean, (K, 4)), ("covariance", part.covariance, (K, 4, 4)), ("law", part.law, (K, 4))]
+    for name, values, shape in arrays:
+        if values.shape != shape or not np.isfinite(values).all():
+            raise ValueError(f"{name} of shape {values.shape}, or not finite")
+    if not ((model.sigma > 0).all() and (np.abs(model.phi) < 1).all()):
+        raise ValueError("sigma is not positive or phi not below 1")
+    for name in ("transition", "initial"):
+        values = getattr(model, name)
+        if not ((values >= 0).all() and np.allclose(values.sum(axis=-1), 1.0, atol=1e-6)):
+            raise ValueError(f"{name} is no probability")
+    if len(model.evidence.volatility) not in {0, K}:
+        raise ValueError("evidence of other states")
 
 
 def _plain(value: object) -> object:

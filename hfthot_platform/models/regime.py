@@ -170,9 +170,13 @@ class RegimeFilter:
             )
         values = np.array(state.values)
         probabilities = values[: model.n_states]
-        if not (np.isfinite(probabilities).all() and abs(probabilities.sum() - 1.0) < 1e-6):
+        # Only the last return may be unknown, where its bar was missing.
+        known = values[:-1] if part else values
+        if not (np.isfinite(known).all() and probabilities.min() >= 0 and abs(probabilities.sum() - 1.0) < 1e-6):
             raise BadRequestError(
-                "the state's probabilities do not add up to one", where="RegimeFilter", hint="Filter the returns again."
+                "the state's probabilities do not add up to one, or its memory holds what is no number",
+                where="RegimeFilter",
+                hint="Filter the returns again.",
             )
         self._probabilities[0] = probabilities
         self._memory[:] = values[model.n_states :]

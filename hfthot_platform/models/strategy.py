@@ -611,8 +611,14 @@ def decide(
     """
     rules, costs, held = _settings(rules, costs, previous, capital, seed, f"{_WHERE}.decide")
     _are_bars(data, f"{_WHERE}.decide")
-    for name, given in (("regimes", regimes), ("markets", markets)):
+    parts: tuple[tuple[str, Any, Any], ...] = (
+        ("regimes", regimes, SymbolRegime | None),
+        ("markets", markets, FittedMarket | ModelError | None),
+    )
+    for name, given, kind in parts:
         _is_a(given, Mapping, name, f"{_WHERE}.decide")
+        for symbol, value in given.items():
+            _is_a(value, kind, f"{name}[{symbol!r}]", f"{_WHERE}.decide")
     if len(data) < rules.window + 1:
         raise DataError(f"{len(data)} bars", where=f"{_WHERE}.decide", hint=f"Give {rules.window + 1} or more.")
     recent = data.tail(rules.window + 1)

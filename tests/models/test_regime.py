@@ -949,3 +949,37 @@ def test_the_loops_agree_with_each_other(series):
         y, x, (gap == 1).astype(np.int64), True, 0.0, 1e-4, 1e-9, 1, *parameters, trace
     )
     assert likelihood == pytest.approx(TRUTH.conditional_log_likelihood(y), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mu": [1.0, 2.0]},
+        {"mu": [math.nan] * 3},
+        {"sigma": [-1.0, 1.0, 1.0]},
+        {"phi": [2.0, 0.0, 0.0]},
+        {"transition": [[1.0, 0.0, 0.0]]},
+        {"transition": [[0.5, 0.5, 0.5]] * 3},
+        {"initial": [2.0, -1.0, 0.0]},
+        {"labels": ["a", "b", "c"]},
+        {"labels": ["volatile"] * 3},
+        {"observation": "garch"},
+        {"observation": "multivariate"},
+    ],
+)
+def test_a_damaged_model_is_refused_when_it_is_read(short, change):
+    with pytest.raises(ModelError, match="not a regime model"):
+        RegimeModel.from_json(json.dumps(json.loads(short[1].to_json()) | change))
+
+
+@pytest.mark.parametrize("which", ["fitted", "multivariate"])
+@pytest.mark.parametrize("damage", [{0: 1.5, 1: -0.5, 2: 0.0}, {3: math.nan}, {5: math.inf}])
+def test_a_damaged_state_is_refused(which, damage, request):
+    model = request.getfixturevalue(which)
+    live = RegimeFilter(model)
+    live.update(0.1)
+    values = list(live.state.values)
+    for place, value in damage.items():
+        values[place] = value
+    with pytest.raises(BadRequestError, match="Filter the returns again"):
+        RegimeFilter(model, FilterState(model.version, tuple(values)))

@@ -684,3 +684,9 @@ def test_the_pipeline_on_stocks_explains_itself(shared_data):
     assert run.decisions["reason"].str.len_chars().min() > 20
     assert result.start == 500
     assert result.max_drawdown > -0.5
+
+
+@pytest.mark.parametrize("regimes", [{"S0": ("trending", 0.9, True)}, {"S0": "trending"}])
+def test_regimes_of_another_type_are_refused(regimes):
+    with pytest.raises(BadRequestError, match=r"regimes\['S0'\]"):
+        decide(walk(300), regimes, {})
