@@ -138,8 +138,11 @@ def waiting_files(landing: Path, *, now: datetime, settle_seconds: float) -> lis
 
 
 def _is_no_candidate(name: str) -> bool:
-    suffixes = (*_UNFINISHED, SIDECAR_SUFFIX, _REASON_SUFFIX)
-    return name.startswith(".") or name.lower().endswith(suffixes) or name == FOLDER_MAPPING
+    return name.startswith(".") or name.lower().endswith((*_UNFINISHED, _REASON_SUFFIX)) or _is_mapping(name)
+
+
+def _is_mapping(name: str) -> bool:
+    return name.lower().endswith(SIDECAR_SUFFIX) or name == FOLDER_MAPPING
 
 
 def ingest_landing(
@@ -233,21 +236,24 @@ def ingest_files(
     """Ingest files where they are (folders are walked, links to files followed); nothing is moved.
 
     Every file has an outcome, whatever happens to it (one for each table that it fills); a file that is named twice
-    is ingested once.
+    is ingested once.  Mappings that stand among the files, as `*` names them, are read with what they describe.
 
     Raises:
-        BadRequestError: there is no such file or folder; nothing was ingested.
+        BadRequestError: there is no such file or folder, or only mappings are named; nothing was ingested.
         LakehouseError: the whole lake cannot be written.
     """
     paths = list(paths)
     for path in paths:
         if not os.path.lexists(path):
             raise BadRequestError("there is no such file or folder", where=str(path), hint="Check the path.")
+    files = [path for path in paths if not _is_mapping(path.name)]
+    if paths and not files:
+        raise BadRequestError("a mapping holds no rows", where=str(paths[0]), hint="Name the file that it describes.")
     lake.expect_new()
     stamp = stamp or Stamp()
     _take_back_unfinished(lake, stamp)
     outcomes: list[FileOutcome] = []
-    for path in dict.fromkeys(each.absolute() for given in paths for each in _walked(given)):
+    for path in dict.fromkeys(each.absolute() for given in files for each in _walked(given)):
         one = _OneFile(lake, path, stamp, scratch, progress, on_unexpected, follow=True)
         try:
             found = one.ingest()

@@ -113,6 +113,18 @@ def test_a_path_that_is_not_there_is_refused_before_anything_is_taken_in(landing
 # --- archives of several files ---------------------------------------------------------------------------------------
 
 
+def test_mappings_among_the_named_files_are_read_with_what_they_describe(landing, tmp_path):
+    (tmp_path / "mine.csv").write_text("1709510400,100,1\n1709510460,101,2\n")
+    (tmp_path / "mine.csv.mapping.yaml").write_text("{symbol: BTC-EUR, columns: [ts, price, amount], time: s}")
+    (tmp_path / "mapping.yaml").write_text("venue: kraken")
+
+    outcomes = ingest_files(landing.lake, sorted(tmp_path.glob("m*")))
+
+    assert reasons(outcomes) == {"mine.csv": None}
+    with pytest.raises(BadRequestError, match="a mapping holds no rows"):
+        ingest_files(landing.lake, [tmp_path / "mapping.yaml"])
+
+
 def test_the_files_of_an_archive_are_judged_together(landing):
     bad = HEADER + "".join(trade_line(n, price=-1) for n in range(100, 130))
     landing.drop(
