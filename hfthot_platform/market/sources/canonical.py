@@ -59,6 +59,8 @@ _PRICES: Final = ("open", "high", "low", "close")
 CRYPTO_BEGINS: Final = datetime(2009, 1, 1, tzinfo=UTC)
 #: Epoch numbers of trades and of bars within a day come from electronic markets; older ones are cut off.
 _EPOCHS_BEGIN: Final = datetime(1980, 1, 1, tzinfo=UTC)
+#: The years that a time of Python's has; numbers beyond are no times.
+_CALENDAR: Final = (datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC))
 #: How far the clock of a venue may be ahead of ours.
 _AHEAD: Final = timedelta(minutes=5)
 #: Venues of crypto only.
@@ -307,10 +309,13 @@ class Canonical:
         except RejectedFileError:
             sieve.rows = sieve.rows.drop("ts_received")
             return
-        sieve.rows = sieve.rows.drop("ts_received").join(part.rows, on=ROW_NUMBER, how="left", maintain_order="left")
+        readable = part.rows.filter(pl.col("ts_received").is_between(*_CALENDAR))
+        sieve.rows = sieve.rows.drop("ts_received").join(readable, on=ROW_NUMBER, how="left", maintain_order="left")
 
     def _check_times(self, sieve: Sieve) -> None:
         """Set aside times at which nothing can have been traded."""
+        far = pl.format("ts is {} microseconds from 1970", pl.col("ts").to_physical())
+        sieve.reject(~pl.col("ts").is_between(*_CALENDAR), "time_out_of_range", far)
         rows = sieve.rows
         if rows.height == 0:
             return

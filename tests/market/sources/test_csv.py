@@ -410,6 +410,16 @@ def test_inside_a_container_a_last_line_needs_no_line_feed(tmp_path, read_file) 
     assert read_file(tmp_path / "a.csv.gz", **TRADES).rows.height == 2
 
 
+@pytest.mark.parametrize("stray", ["17e11", "-9e11", "92e11"])
+def test_a_time_beyond_any_calendar_costs_its_row_alone(tmp_path, read_file, stray) -> None:
+    text = b"".join(b"%d,%d.5,2\n" % (1_700_000_000 + i, i) for i in range(12))
+    (tmp_path / "a.csv").write_bytes(text.replace(b"1700000009", stray.encode()))
+    # Read row by row, a row is a run of its own, whose unit nothing contradicts.
+    got = read_file(tmp_path / "a.csv", **TRADES, time="s", batch_rows=1)
+    assert got.rows.height == 11
+    assert set(got.reasons) <= {"time_out_of_range", "mixed_time_unit", "bad_time"}
+
+
 _PIECES = st.one_of(
     st.binary(max_size=3), st.sampled_from([b"\n", b",", b'"', b"\r", b"\x00", b"-", b"e", b"\n\n", b" "])
 )
