@@ -57,11 +57,12 @@ def environment_in(folder: Path) -> dict[str, str]:
     """Return the environment with every place of the platform inside a folder."""
     home = folder / "home"
     home.mkdir()
+    (folder / "empty.toml").touch()
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", home)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("HFTHOT_", "DAGSTER_"))}
     return inherited | {
         "DAGSTER_HOME": str(home),
-        "HFTHOT_CONFIG": str(folder / "absent.toml"),
+        "HFTHOT_CONFIG": str(folder / "empty.toml"),
         "HFTHOT_LAKE_ROOT": str(folder / "lake"),
         "HFTHOT_LANDING": str(folder / "landing"),
         "HFTHOT_SCRATCH": str(folder / "data" / "scratch"),

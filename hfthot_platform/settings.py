@@ -17,7 +17,16 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from urllib.parse import unquote, urlparse
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -34,6 +43,19 @@ __all__ += ["ready_landing"]
 
 #: Variables with our prefix that are no settings: the settings' file, and what the tests are told.
 _NO_SETTINGS: Final = ("CONFIG", "SHARED_DATA", "UPDATE_SNAPSHOT", "SCREENSHOTS", "CANARY", "SOAK_", "FUZZ_")
+
+
+#: Settings that are local places.
+_PLACES: Final = (
+    "landing",
+    "scratch",
+    "sql_models",
+    "accounts",
+    "key_file",
+    "exports",
+    "certificates",
+    "dagster_home",
+)
 
 
 class _Feed(BaseModel):
@@ -181,6 +203,21 @@ class Settings(BaseSettings):
         """Take arguments first, then the environment, then the TOML file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _config_file())
 
+    @field_validator("lake_root", *_PLACES, mode="before")
+    @classmethod
+    def _place(cls, given: object) -> object:
+        """Take `~` for the home folder, as shells do, and no empty path, which would be the working folder."""
+        if given is None or not isinstance(given, str | Path):
+            return given
+        if not str(given).strip():
+            raise ValueError("it is empty; name a place, or leave the setting out")
+        if not str(given).startswith("~"):
+            return given
+        home = _at_home(str(given))
+        if home.startswith("~"):
+            raise ValueError("the home folder that it begins with is not known; write the whole path")
+        return type(given)(home)
+
     @model_validator(mode="before")
     @classmethod
     def _beside_the_lake(cls, given: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +263,12 @@ def _local(root: str) -> Path | None:
     url = urlparse(root)
     if url.scheme == "file":
         return Path(unquote(url.path))
-    return None if len(url.scheme) > 1 else Path(root).expanduser()
+    return None if len(url.scheme) > 1 else Path(_at_home(root))
+
+
+def _at_home(path: str) -> str:
+    """Put the home folder for `~`; what no home is known for stays as it is (`pathlib` raises)."""
+    return os.path.expanduser(path)  # noqa: PTH111 - said above
 
 
 def load_settings(**overrides: object) -> Settings:
@@ -236,6 +278,7 @@ def load_settings(**overrides: object) -> Settings:
         ConfigError: a setting is malformed or unknown; the message names it, its file and line, never its value.
     """
     _refuse_unknown_variables()
+    _refuse_no_file()
     try:
         return Settings(**overrides)
     except ValidationError as error:
@@ -261,6 +304,18 @@ def load_settings(**overrides: object) -> Settings:
 
 def _config_file() -> Path:
     return Path(os.environ.get("HFTHOT_CONFIG", "hfthot.toml"))
+
+
+def _refuse_no_file() -> None:
+    """Refuse a named file that is not there: the defaults in its place would be another installation."""
+    file = _config_file()
+    if file.is_file() or not (file.exists() or os.environ.get("HFTHOT_CONFIG") is not None):
+        return
+    raise ConfigError(
+        f"the file of settings {str(file.absolute())!r} is {'no file' if file.exists() else 'not there'}",
+        where="HFTHOT_CONFIG in the environment" if "HFTHOT_CONFIG" in os.environ else f"{file.absolute()}",
+        hint="Name an existing file, or take the variable away." if "HFTHOT_CONFIG" in os.environ else "Move it away.",
+    )
 
 
 def _refuse_unknown_variables() -> None:

@@ -56,6 +56,40 @@ def test_another_file_can_be_named(monkeypatch, tmp_path):
     assert load_settings().lake_root == "s3://bucket/lake"
 
 
+@pytest.mark.parametrize("named", ["absent.toml", "folder", ""])
+def test_a_named_file_that_is_not_there_is_refused_instead_of_taking_the_defaults(monkeypatch, tmp_path, named):
+    (tmp_path / "folder").mkdir()
+    monkeypatch.setenv("HFTHOT_CONFIG", named)
+
+    with pytest.raises(ConfigError, match="HFTHOT_CONFIG in the environment: the file of settings"):
+        load_settings()
+
+
+def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path):
+    (tmp_path / "hfthot.toml").mkdir()
+
+    with pytest.raises(ConfigError, match="is no file"):
+        load_settings()
+
+
+@pytest.mark.parametrize("name", ["lake_root", "landing", "accounts", "exports", "key_file"])
+@pytest.mark.parametrize(("value", "says"), [("", "is empty"), ("~nobody-of-this-name/x", "home folder")])
+def test_a_place_that_means_nothing_is_refused(monkeypatch, name, value, says):
+    monkeypatch.setenv(f"HFTHOT_{name.upper()}", value)
+
+    with pytest.raises(ConfigError, match=says):
+        load_settings()
+
+
+def test_a_tilde_in_any_place_is_the_home_folder(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.setenv("HFTHOT_LANDING", "~/drop")
+
+    settings = load_settings(lake_root="~/data/lake")
+
+    assert (str(settings.landing), str(settings.accounts)) == ("/home/ada/drop", "/home/ada/data/accounts")
+
+
 def test_feeds_are_told_apart_by_kind(tmp_path):
     (tmp_path / "hfthot.toml").write_text(
         '[[feeds]]\nkind = "binance_archive"\nsymbols = ["BTCUSDT"]\n'

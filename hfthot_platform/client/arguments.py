@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from hfthot_platform.accounts.providers import PROVIDERS
@@ -23,6 +24,7 @@ __all__ = [
     "name_of_symbol",
     "name_of_venue",
     "optional_text",
+    "path_text",
     "provider_secrets",
     "text",
     "versions_by_table",
@@ -58,6 +60,19 @@ def text(value: object, name: str, *, least: int = 1, most: int = 256) -> str:
 def optional_text(value: object, name: str, *, least: int = 1, most: int = 256) -> str | None:
     """Return None for None, and otherwise as `text`."""
     return None if value is None else text(value, name, least=least, most=most)
+
+
+def path_text(value: object, name: str = "path") -> str:
+    """Return a path, or its text, as text.
+
+    Raises:
+        BadRequestError: it is neither.
+    """
+    if isinstance(value, Path):
+        value = str(value)
+    elif not isinstance(value, str):
+        raise _wrong(name, f"it is a {type(value).__name__}", "Give a path or its text.")
+    return text(value, name, most=4000)
 
 
 def identifier(value: object, name: str = "user_id") -> str:
@@ -133,13 +148,14 @@ def flag(value: object, name: str) -> bool:
     return value
 
 
-def moment(value: object, name: str, *, naive: bool = False) -> datetime | None:
+def moment(value: object, name: str, *, naive: bool = False, days: bool = False) -> datetime | None:
     """Return a time in UTC, or None for None.
 
     Args:
         value: a datetime, or an ISO 8601 text, which is in UTC unless it says otherwise.
         name: of the argument.
         naive: whether a datetime without a zone is taken as UTC.
+        days: whether a date stands for its midnight UTC, as its text does.
 
     Raises:
         BadRequestError: it is no time, or has no time zone.
@@ -152,6 +168,8 @@ def moment(value: object, name: str, *, naive: bool = False) -> datetime | None:
         except ValueError:
             raise _wrong(name, "it is no ISO 8601 time", "Write it as 2026-01-15T14:00:00Z.") from None
         naive = True
+    if days and isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
     if naive and isinstance(value, datetime) and value.tzinfo is None:
         value = value.replace(tzinfo=UTC)
     if not isinstance(value, datetime):

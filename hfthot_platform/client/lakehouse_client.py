@@ -127,8 +127,9 @@ class LakehouseClient:
         session_token: str | Secret | None = None,
         create: bool = False,
     ) -> None:
+        settings = settings_of_folder(base_path)
         absolute = Path(base_path).expanduser().is_absolute()
-        self._start(settings_of_folder(base_path), api_key, session_token, utc_now, create=create, absolute=absolute)
+        self._start(settings, api_key, session_token, utc_now, create=create, absolute=absolute)
         if create:
             self._shared.install()
 
@@ -971,7 +972,7 @@ class LakehouseClient:
             )
         given: str | Path
         if path is not None:
-            given = Path(arguments.text(str(path), "path", most=4000))
+            given = Path(arguments.path_text(path))
         else:
             text = certificate.text if isinstance(certificate, ErasureCertificate) else certificate
             given = arguments.text(text, "certificate", most=1_000_000)
@@ -1266,18 +1267,25 @@ def settings_of_folder(base_path: str | Path) -> Settings:
     """Return the settings of a data folder, or of the folder around a lake; the rest as everywhere.
 
     Raises:
-        BadRequestError: it is a URL.
+        BadRequestError: it is no path, or a URL.
     """
     from hfthot_platform.settings import load_settings
 
-    text = arguments.text(str(base_path), "base_path", most=4000)
+    text = arguments.path_text(base_path, "base_path")
     if len(urlparse(text).scheme) > 1:
         raise BadRequestError(
             "it is a URL, and the accounts need a folder of their own",
             where="argument 'base_path'",
             hint="Use LakehouseClient.from_settings(load_settings(lake_root=...)).",
         )
-    base = Path(text).expanduser().absolute()
+    try:
+        base = Path(text).expanduser().absolute()
+    except RuntimeError:
+        raise BadRequestError(
+            "the home folder that it begins with is not known",
+            where="argument 'base_path'",
+            hint="Write the whole path.",
+        ) from None
     lake = base / "lake"
     tables = (path for pattern in ("*/_delta_log", "*/*/_delta_log") for path in base.glob(pattern))
     if not lake.is_dir() and (base.name == "lake" or any(tables)):

@@ -108,11 +108,11 @@ class Market:
     def ohlcv(
         self,
         interval: str = "1m",
-        start: datetime | None = None,
-        end: datetime | None = None,
+        start: date | datetime | str | None = None,
+        end: date | datetime | str | None = None,
         *,
         version: int | None = None,
-        as_of: datetime | None = None,
+        as_of: datetime | str | None = None,
     ) -> MarketQuery:
         """Return the bars.  An interval without trades has none.
 
@@ -120,8 +120,8 @@ class Market:
 
         Args:
             interval: a whole number of minutes, hours, days, weeks or months: 1m, 5m, 4h, 1d, 1w, 1mo, ...
-            start: first time, inclusive, with a time zone.
-            end: last time, exclusive, with a time zone.
+            start: first time, inclusive: an aware time, a day (from midnight UTC), or either as ISO 8601 text.
+            end: last time, exclusive; the same.
             version: version of the table, the current one by default.
             as_of: instead of `version`: the table as it was at a time.
 
@@ -135,22 +135,22 @@ class Market:
 
     def trades(
         self,
-        start: datetime | None = None,
-        end: datetime | None = None,
+        start: date | datetime | str | None = None,
+        end: date | datetime | str | None = None,
         *,
         version: int | None = None,
-        as_of: datetime | None = None,
+        as_of: datetime | str | None = None,
     ) -> MarketQuery:
         """Return the trades of `market.trades`; arguments as for `ohlcv`."""
         return self._query("market.trades", start, end, version, as_of)
 
     def closes(
         self,
-        start: datetime | None = None,
-        end: datetime | None = None,
+        start: date | datetime | str | None = None,
+        end: date | datetime | str | None = None,
         *,
         version: int | None = None,
-        as_of: datetime | None = None,
+        as_of: datetime | str | None = None,
     ) -> MarketQuery:
         """Return the daily closes of `market.closes`; arguments as for `ohlcv`, days from midnight UTC."""
         return self._query("market.closes", start, end, version, as_of)
@@ -158,21 +158,21 @@ class Market:
     def _query(
         self,
         name: str,
-        start: datetime | None,
-        end: datetime | None,
+        start: date | datetime | str | None,
+        end: date | datetime | str | None,
         version: int | None,
-        as_of: datetime | None,
+        as_of: datetime | str | None,
         *conditions: pl.Expr,
     ) -> MarketQuery:
-        start, end = moment(start, "start"), moment(end, "end")
-        if start is not None and end is not None and end <= start:
-            raise BadRequestError(f"the span {start} to {end} is empty", where="end", hint="It is exclusive.")
+        first, last = moment(start, "start", days=True), moment(end, "end", days=True)
+        if first is not None and last is not None and last <= first:
+            raise BadRequestError(f"the span {first} to {last} is empty", where="end", hint="It is exclusive.")
         if version is not None:
             count(version, "version", least=0)
         conditions = (pl.col("symbol") == self.symbol, *conditions)
         if self.venue is not None:
             conditions = (*conditions, pl.col("venue") == self.venue)
-        return MarketQuery(self, name, start, end, version, moment(as_of, "as_of"), conditions)
+        return MarketQuery(self, name, first, last, version, moment(as_of, "as_of"), conditions)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 from hfthot_platform.contracts import CONTRACTS, TableContract, contract
 from hfthot_platform.contracts.ops import INCIDENTS
 from hfthot_platform.contracts.views import VIEWS, SqlView, View
-from hfthot_platform.errors import LakeMissingError, UnknownTableError
+from hfthot_platform.errors import ConfigError, LakeMissingError, UnknownTableError
 from hfthot_platform.lakehouse.storage import Storage
 from hfthot_platform.lakehouse.table import Table
 
@@ -91,8 +91,20 @@ class Lakehouse:
         return self._found
 
     def create(self) -> None:
-        """Make the lake if there is none: the table of incidents, empty."""
+        """Make the lake if there is none: the table of incidents, empty.
+
+        Raises:
+            ConfigError: a part of the lake's path is a file.
+        """
         if not self.exists():
+            local = self.storage.local
+            file = next((each for each in (local, *local.parents) if each.is_file()), None) if local else None
+            if file is not None:
+                raise ConfigError(
+                    f"no lake can be made at {str(local)!r}: {str(file)!r} is a file",
+                    where="lake root",
+                    hint="Move the file away, or name another folder.",
+                )
             Table(self, INCIDENTS).create()
             self._found = True
 

@@ -28,6 +28,7 @@ from hfthot_platform.errors import (
     StorageReadOnlyError,
     StorageUnavailableError,
     UnsupportedTableError,
+    nearest,
 )
 
 __all__ = [
@@ -57,8 +58,10 @@ _DAMAGES = (
     (re.compile(r"contiguous|no table metadata", re.IGNORECASE), "is missing from the log or stands before a gap"),
     (re.compile(r"parquet|thrift|snappy|arrow error|unexpected eof|corrupt", re.IGNORECASE), "is not readable"),
 )
-#: Characters that some route takes for an escape, a part of a URL, a pattern, or a partition.
-_MISREAD = re.compile(r"[%#?*\[\]=]")
+#: Characters that some route takes for an escape, a part of a URL, a pattern, or a partition; or that nobody sees.
+_MISREAD = re.compile(r"[%#?*\[\]=\x00-\x1f\x7f]")
+#: The object stores that the Delta library knows.
+_SCHEMES = frozenset({"s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss"})
 _FILE = re.compile(r"(?:[\w.=%-]+/)?[\w.=%-]+\.(?:parquet|json)\b")
 #: The leading words of a message of the Delta library; what follows them may quote data.
 _KIND = re.compile(r"[A-Z][A-Za-z ]{2,40}(?=:)")
@@ -83,8 +86,15 @@ class Storage:
                 raise ConfigError(
                     f"the URL {text!r} names no bucket", where="lake root", hint="Write s3://bucket/path."
                 )
+            if url.scheme not in _SCHEMES:
+                raise ConfigError(
+                    f"there is no object store of the kind {url.scheme!r}",
+                    where="lake root",
+                    hint=nearest(url.scheme, _SCHEMES)
+                    or f"Write a folder, or a URL that begins with one of {', '.join(sorted(_SCHEMES))}.",
+                )
             return cls(text.rstrip("/"), dict(options or {}))
-        path = str(Path(text).expanduser().resolve())
+        path = os.path.abspath(os.path.realpath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - these never raise
         if odd := _MISREAD.search(path):
             raise ConfigError(
                 f"the folder {path!r} has {odd.group(0)!r} in its name, which Delta readers take for something else",

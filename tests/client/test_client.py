@@ -449,6 +449,12 @@ def test_a_time_without_a_zone_is_refused(client, when):
         client.read_at_timestamp("users", when)
 
 
+@pytest.mark.parametrize("folder", [None, 5, float("nan"), b"data", [], LakehouseClient, "", "~nobody-of-this-name/x"])
+def test_a_folder_that_is_no_path_is_refused(folder):
+    with pytest.raises(BadRequestError, match="base_path"):
+        LakehouseClient(folder)
+
+
 def test_a_secret_may_be_given_as_text_or_as_secret(client, register):
     user = register("ada")
     token = client.login("ada", PASSWORD).token

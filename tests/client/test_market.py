@@ -126,6 +126,15 @@ def test_trades_and_closes_are_there_too(client):
     assert found["date"].to_list() == [(FIRST + timedelta(days=1)).date()]
 
 
+def test_a_bound_may_be_a_day_which_begins_at_midnight_utc(client):
+    day = FIRST.date() + timedelta(days=1)
+    market = client.market("ALPHA-USDT")
+
+    for bound in (day, day.isoformat(), FIRST + timedelta(days=1)):
+        assert market.closes(start=bound).collect()["date"].min() == day
+        assert market.ohlcv(end=bound).collect()["ts"].max() < FIRST + timedelta(days=1)
+
+
 def test_prices_of_two_venues_are_never_mixed(client, lake):
     lake.table("market.bars_1m").append(minutes(venue="kraken", count=5))
 

@@ -112,12 +112,13 @@ def _loaded(dev: DagsterDev) -> bool:
 
 def _environment(root: Path) -> dict[str, str]:
     """Return everything that the server is told; nothing of it comes from whoever runs the tests."""
+    (root / "empty.toml").touch()
     return {
         "PATH": os.environ["PATH"],
         "HOME": os.environ.get("HOME", str(root)),
         "LANG": "C.UTF-8",
         "DAGSTER_HOME": str(root / "home"),
-        "HFTHOT_CONFIG": str(root / "absent.toml"),
+        "HFTHOT_CONFIG": str(root / "empty.toml"),
         "HFTHOT_LAKE_ROOT": str(root / "lake"),
         "HFTHOT_LANDING": str(root / "landing"),
         "HFTHOT_LANDING_SETTLE_SECONDS": "1",

@@ -210,7 +210,7 @@ def test_a_file_url_with_escapes_is_the_folder_that_it_names(tmp_path):
     assert Storage.parse(f"file://{tmp_path}/my%20lake").local == tmp_path / "my lake"
 
 
-@pytest.mark.parametrize("name", ["a%20b", "a#b", "a?b", "a*b", "a[b]", "a=b"])
+@pytest.mark.parametrize("name", ["a%20b", "a#b", "a?b", "a*b", "a[b]", "a=b", "a\nb", "a\tb"])
 def test_a_folder_that_some_reader_would_misread_is_refused(tmp_path, name):
     with pytest.raises(ConfigError, match="Choose a folder without any of"):
         Lakehouse.open(tmp_path / name)
@@ -241,3 +241,16 @@ def test_an_object_store_url_keeps_its_options_out_of_sight():
 def test_a_url_without_a_bucket_is_refused():
     with pytest.raises(ConfigError, match="names no bucket"):
         Storage.parse("s3:///lake")
+
+
+@pytest.mark.parametrize("url", ["ftp://host/lake", "https://host/lake", "ss3://bucket/lake"])
+def test_a_url_of_no_object_store_is_refused(url):
+    with pytest.raises(ConfigError, match="no object store of the kind"):
+        Storage.parse(url)
+
+
+def test_a_lake_below_a_file_is_refused_with_the_file(tmp_path):
+    (tmp_path / "file").write_text("x")
+
+    with pytest.raises(ConfigError, match="file' is a file"):
+        Lakehouse.open(tmp_path / "file" / "deeper" / "lake").create()

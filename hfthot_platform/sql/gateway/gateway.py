@@ -501,7 +501,8 @@ def _text(sql: object) -> str:
 def _values(params: Params | None) -> dict[str, object] | list[object] | None:
     if params is None:
         return None
-    if isinstance(params, (str, bytes)):
+    given: object = params
+    if not isinstance(given, Mapping | Sequence) or isinstance(given, str | bytes | bytearray):
         raise BadRequestError("parameters are a mapping or a list", where="params", hint="Write [value].")
     values: dict[str, object] | list[object] = dict(params) if isinstance(params, Mapping) else list(params)
     total = 0

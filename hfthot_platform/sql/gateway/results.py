@@ -58,7 +58,7 @@ class QueryResult:
     reason: str = ""
 
 
-def format_of(name: str) -> Format:
+def format_of(name: object) -> Format:
     """Return a format by its name.
 
     Raises:
@@ -68,6 +68,8 @@ def format_of(name: str) -> Format:
         if each == name:
             return each  # type: ignore[no-any-return]
     known = get_args(Format)
+    if not isinstance(name, str):
+        raise BadRequestError(f"it is a {type(name).__name__}", where="format", hint=f"Formats: {', '.join(known)}.")
     raise BadRequestError(
         f"unknown format {name[:40]!r}", where="format", hint=nearest(name, known) or f"Formats: {', '.join(known)}."
     )

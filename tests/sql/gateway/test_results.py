@@ -172,10 +172,20 @@ def test_other_values_are_refused(gateway, value):
         gateway.query("SELECT $v", {"v": value})
 
 
-@pytest.mark.parametrize("params", ["x", ["x" * 2**21], [1] * 2_000], ids=["text", "huge", "many"])
+@pytest.mark.parametrize(
+    "params",
+    ["x", ["x" * 2**21], [1] * 2_000, 5, float("nan"), True, object(), dict, {1, 2}],
+    ids=["text", "huge", "many", "number", "nan", "flag", "object", "class", "set"],
+)
 def test_unreasonable_parameters_are_refused(gateway, params):
     with pytest.raises(BadRequestError, match="params"):
         gateway.query("SELECT ?", params)
+
+
+@pytest.mark.parametrize("chosen", [None, 5, float("nan"), {}, list, "jsn"])
+def test_a_format_that_is_none_is_refused(gateway, chosen):
+    with pytest.raises(BadRequestError, match="format"):
+        gateway.query("SELECT 1", format=chosen)
 
 
 def test_versions_join_in_one_statement(gateway):
