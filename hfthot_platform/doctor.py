@@ -405,7 +405,7 @@ def _loose(settings: Settings) -> Iterator[Finding]:
 
 
 def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
-    from hfthot_platform.ingest import waiting_files
+    from hfthot_platform.ingest import folders_not_read, waiting_files
 
     landing = settings.landing.absolute()
     if not landing.exists() and not landing.is_symlink():
@@ -426,6 +426,9 @@ def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
         yield Finding("warn", "landing", f"{waiting} waiting in {landing}", step)
     else:
         yield Finding("ok", "landing", f"nothing waits in {landing}")
+    for folder, files in folders_not_read(landing).items():
+        step = f"Folders in the landing folder are not read; `hfthot ingest {shlex.quote(str(folder))}` reads this one."
+        yield Finding("warn", "landing", f"{_counted(files, 'file')} in {folder}, where nothing takes them in", step)
     rejected = landing / "rejected"
     reasons = list(rejected.glob("*.reason.json")) if rejected.is_dir() else []
     if reasons:

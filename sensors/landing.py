@@ -7,7 +7,7 @@ import polars as pl
 
 from assets.common import DAILY
 from assets.ops import announcements
-from hfthot_platform.ingest import waiting_files
+from hfthot_platform.ingest import folders_not_read, waiting_files
 from hfthot_platform.ingest.records import Known, known
 from resources.platform import Platform
 
@@ -28,7 +28,9 @@ def landing_folder(
     now = platform.clock()
     files = waiting_files(folder, now=now, settle_seconds=platform.settings.landing_settle_seconds)
     if not files:
-        return dg.SkipReason(f"nothing waits in {folder}")
+        left = ", ".join(each.name for each in folders_not_read(folder))
+        note = f"; folders in it are not read: {left} (`hfthot ingest FOLDER` reads them)" if left else ""
+        return dg.SkipReason(f"nothing waits in {folder}{note}")
     # Name, size and time of change: the same files do not start a second run while the first is at work, and a
     # file that comes back changed does.
     facts = "\n".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)

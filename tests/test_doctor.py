@@ -285,12 +285,22 @@ def test_waiting_and_rejected_files_are_counted(own):
     rejected.mkdir(parents=True)
     (rejected / "a.csv.reason.json").write_text("{}")
     (own / "landing" / "b.csv").write_text("x")
+    (own / "landing" / "my venue").mkdir()
+    (own / "landing" / "my venue" / "c.csv").write_text("x")
+    (own / "landing" / "users").mkdir()
+    (own / "landing" / "users" / "events.jsonl").write_text("x")
     past = NOW.timestamp() - 60
     os.utime(own / "landing" / "b.csv", (past, past))
 
-    messages = [each.message for each in look(own) if each.subject == "landing"]
+    found = [each for each in look(own) if each.subject == "landing"]
 
-    assert messages == [f"1 file waiting in {own / 'landing'}", "1 file rejected"]
+    aside = own / "landing" / "my venue"
+    assert [each.message for each in found] == [
+        f"1 file waiting in {own / 'landing'}",
+        f"1 file in {aside}, where nothing takes them in",
+        "1 file rejected",
+    ]
+    assert f"`hfthot ingest '{aside}'`" in found[1].next_step
 
 
 def test_spill_folders_of_dead_processes_are_told(own):

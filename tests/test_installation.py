@@ -53,6 +53,11 @@ def one_close() -> pl.DataFrame:
         ("restore", "market.trades", "0"),
         ("maintain",),
         ("sql", "run"),
+        ("ingest", "closes.csv"),
+        ("ingest", "--landing"),
+        ("ingest", "--feed", "sample", "--table", "market.closes", "--from", "2022-12-01"),
+        ("ingest-users", "events.jsonl"),
+        ("derive", "market.closes", "2022-12-01", "2022-12-02"),
     ],
     ids=" ".join,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -192,11 +193,17 @@ def _from_files(context: typer.Context, paths: list[Path]) -> list[FileOutcome]:
 
 
 def _from_landing(context: typer.Context) -> list[FileOutcome]:
-    from hfthot_platform.ingest import ingest_landing
+    from hfthot_platform.ingest import folders_not_read, ingest_landing
     from hfthot_platform.settings import ready_landing
 
     settings = context.obj.settings()
-    ready_landing(settings)
+    if not settings.landing.exists():
+        opened_lake(context, new=True)  # no landing folder is made in passing where there is no installation
+    for folder, files in folders_not_read(ready_landing(settings)).items():
+        note(
+            f"{counted(files, 'file')} in {folder} not read: folders in the landing folder are left alone; "
+            f"`hfthot ingest {shlex.quote(str(folder))}` reads them."
+        )
     with progress_bar("ingesting") as progress:
         return ingest_landing(
             opened_lake(context, new=True),

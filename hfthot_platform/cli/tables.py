@@ -33,14 +33,18 @@ def opened_lake(context: typer.Context, models: Models | None = None, *, new: bo
     Args:
         context: of the command.
         models: the models, where they were read already.
-        new: whether the command writes, so that the lake may be new.
+        new: whether the command writes, so that the lake may be new where it was named by `--lake` or a whole path;
+            a place that the working folder decides on may be the wrong one.
 
     Raises:
         LakeMissingError: there is none.
     """
     from hfthot_platform.sql.models import open_lake
 
-    lake = open_lake(context.obj.settings(), models=models, new=new)
+    settings = context.obj.settings()
+    folder = settings.lake_folder()
+    named = context.obj.lake is not None or folder is None or folder.is_absolute()
+    lake = open_lake(settings, models=models, new=new and named)
     lake.require()
     return lake
 

@@ -8,7 +8,14 @@ command line.
 
 from hfthot_platform.ingest.derive import Derivation, derive
 from hfthot_platform.ingest.feeds import build_feeds, ingest_feed, stage_feeds
-from hfthot_platform.ingest.files import incident_of, ingest_files, ingest_landing, waiting_files, withdraw_file
+from hfthot_platform.ingest.files import (
+    folders_not_read,
+    incident_of,
+    ingest_files,
+    ingest_landing,
+    waiting_files,
+    withdraw_file,
+)
 from hfthot_platform.ingest.records import FileOutcome
 
 __all__ = [
@@ -16,6 +23,7 @@ __all__ = [
     "FileOutcome",
     "build_feeds",
     "derive",
+    "folders_not_read",
     "incident_of",
     "ingest_feed",
     "ingest_files",

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FileOutcome",
+    "folders_not_read",
     "incident_of",
     "ingest_files",
     "ingest_landing",
@@ -80,6 +81,7 @@ __all__ = [
 
 _DONE: Final = "done"
 _REJECTED: Final = "rejected"
+_USERS: Final = "users"
 _REASON_SUFFIX: Final = ".reason.json"
 _UNFINISHED: Final = (".part", ".tmp", ".crdownload", ".filepart")
 #: File systems take 255 bytes, and a mapping or a reason beside the file needs its suffix.
@@ -135,6 +137,16 @@ def waiting_files(landing: Path, *, now: datetime, settle_seconds: float) -> lis
         if now.timestamp() - changed >= settle_seconds:
             ready.append((changed, path.name, path))
     return [path for _, _, path in sorted(ready)]
+
+
+def folders_not_read(landing: Path) -> dict[Path, int]:
+    """Return the folders within a landing folder in which files lie that nothing will read, with their number."""
+    if not landing.is_dir():
+        return {}
+    own = {_DONE, _REJECTED, _USERS}
+    folders = sorted(each for each in landing.iterdir() if each.is_dir() and not each.is_symlink())
+    found = {each: sum(1 for _ in _walked(each)) for each in folders if each.name not in own and each.name[0] != "."}
+    return {folder: files for folder, files in found.items() if files}
 
 
 def _is_no_candidate(name: str) -> bool:
