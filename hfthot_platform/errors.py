@@ -80,6 +80,7 @@ __all__ = [
     "VersionUnavailableError",
     "nearest",
     "nearest_symbol",
+    "same_symbol",
 ]
 
 
@@ -420,12 +421,16 @@ def nearest_symbol(symbol: str, candidates: Iterable[str]) -> str:
     Letters' case and separators are all that may differ: a similar name (SPY, SPX) is another instrument.
     """
     known = sorted(candidates)
-    for each in known:
-        if _letters(each) == _letters(symbol):
-            return f"Did you mean {each!r}?"
+    if (meant := same_symbol(symbol, known)) is not None:
+        return f"Did you mean {meant!r}?"
     if not known:
         return "It is empty."
     return f"There are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}."
+
+
+def same_symbol(symbol: str, known: Iterable[str]) -> str | None:
+    """Return the known symbol with the same letters and digits in any case, or None."""
+    return next((each for each in sorted(known) if _letters(each) == _letters(symbol)), None)
 
 
 def _letters(symbol: str) -> str:

@@ -720,7 +720,28 @@ class LakehouseClient:
             self._audit(caller, "table.read", name)
             return self._earliest(caller)
 
-        return Market(self._lake, arguments.name_of_symbol(symbol), arguments.name_of_venue(venue), opened)
+        try:
+            name = arguments.name_of_symbol(symbol)
+        except BadRequestError as error:
+            if (meant := self._in_other_letters(symbol)) is None:
+                raise
+            raise BadRequestError(error.what, where=error.where, hint=f"Did you mean {meant!r}?") from None
+        return Market(self._lake, name, arguments.name_of_venue(venue), opened)
+
+    def _in_other_letters(self, symbol: object) -> str | None:
+        """Return the symbol that the lake has and the caller wrote otherwise (`btc/usdt`), where they may read it."""
+        from hfthot_platform.client.market import SYMBOL_TABLES, known_symbols
+        from hfthot_platform.errors import same_symbol
+
+        if not isinstance(symbol, str):
+            return None
+        try:
+            caller = self._caller()
+            for name in SYMBOL_TABLES:
+                self._require_readable(caller, name, "table.read")
+            return same_symbol(symbol, known_symbols(self._lake))
+        except HfthotError:
+            return None
 
     def sql(
         self,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hfthot_platform.contracts import TableContract
     from hfthot_platform.lakehouse import Lakehouse
 
-__all__ = ["Market", "MarketQuery", "between", "may_hold"]
+__all__ = ["SYMBOL_TABLES", "Market", "MarketQuery", "between", "known_symbols", "may_hold"]
 
 #: What is done to rows, one by one.
 _Step = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -27,7 +27,8 @@ _VENUES: Final = pl.col("venue").cast(pl.String).unique()
 _GROWTH: Final = 4
 #: Where a symbol may be known from, and those whose symbols are quickly listed.
 _TABLES: Final = ("market.bars_1m", "market.bars", "market.closes", "market.trades")
-_SMALL_TABLES: Final = ("market.bars", "market.closes")
+#: Tables that are small enough to be read for their symbols.
+SYMBOL_TABLES: Final = ("market.bars", "market.closes")
 #: What comes after a row's time.
 _LEAD: Final = ("open", "high", "low", "close", "price", "amount", "side", "volume")
 #: Delta cuts longer texts in its statistics.
@@ -89,6 +90,15 @@ def _partition_of(contract: TableContract, moment_: datetime | None) -> date | i
             return day.year
         case _:
             return day
+
+
+def known_symbols(lake: Lakehouse) -> set[str]:
+    """Return the symbols of the tables that are small enough to be read for their symbols."""
+    known: set[str] = set()
+    for name in SYMBOL_TABLES:
+        symbols = lake.table(name).scan().select(pl.col("symbol").cast(pl.String).unique())
+        known.update(symbols.collect().to_series())
+    return known
 
 
 @dataclass(frozen=True)
@@ -337,10 +347,7 @@ class MarketQuery:
             rows = lake.table(name).scan().filter(pl.col("symbol") == symbol)
             if rows.select("symbol").head(1).collect().height:
                 return
-        known: set[str] = set()
-        for name in _SMALL_TABLES:
-            symbols = lake.table(name).scan().select(pl.col("symbol").cast(pl.String).unique())
-            known.update(symbols.collect().to_series())
+        known = known_symbols(lake)
         raise UnknownSymbolError(
             f"no market table has the symbol {symbol!r}", where="market", hint=nearest_symbol(symbol, known)
         )

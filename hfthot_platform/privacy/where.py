@@ -65,6 +65,8 @@ def searched_places(accounts: Accounts, lake: Lakehouse) -> tuple[tuple[Place, .
                 limits.append(f"An object store that was used as {place.kind} was not searched.")
         elif path.exists() or path.is_symlink():
             found.append(_folder(name(place.kind), place.kind, path))
+        elif place.kind == "dagster" and place not in recorded:
+            limits.append("The folder of Dagster that is configured is not there, and was not searched.")
         elif place in recorded:
             limits.append(f"A folder that was used as {place.kind} is not there (any more), and was not searched.")
     # One that was never made is searched too: it may come while the proof runs.

@@ -11,15 +11,16 @@ import pyarrow as pa
 
 from hfthot_platform.errors import SqlError
 
-__all__ = ["as_frame", "narrowed"]
+__all__ = ["as_frame", "narrowed", "require_own_names"]
 
 
 def as_frame(table: pa.Table) -> pl.DataFrame:
     """Return an Arrow table as Polars: intervals as durations, times labelled as UTC, which the sessions run in.
 
     Raises:
-        SqlError: an interval has months, which have no fixed length.
+        SqlError: an interval has months, which have no fixed length, or two columns have one name.
     """
+    require_own_names(table)
     for position, field in enumerate(table.schema):
         if field.type == pa.month_day_nano_interval():
             table = table.set_column(position, field.name, _durations(table.column(position)))
@@ -31,6 +32,22 @@ def as_frame(table: pa.Table) -> pl.DataFrame:
         for name, kind in frame.schema.items()
         if isinstance(kind, pl.Datetime)
     )
+
+
+def require_own_names(table: pa.Table) -> None:
+    """Refuse columns of one name: where columns are known by their names, one of them would be lost.
+
+    Raises:
+        SqlError: two columns have one name.
+    """
+    names = table.column_names
+    if len(set(names)) < len(names):
+        twice = next(each for place, each in enumerate(names) if each in names[:place])
+        raise SqlError(
+            f"two columns of the answer are called {twice!r}",
+            where="SQL",
+            hint="Give each its own name (SELECT a.x, b.x AS other_x), or leave columns out (SELECT * EXCLUDE (x)).",
+        )
 
 
 def narrowed(frame: pl.DataFrame) -> pl.DataFrame:

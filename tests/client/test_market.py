@@ -135,6 +135,21 @@ def test_a_bound_may_be_a_day_which_begins_at_midnight_utc(client):
         assert market.ohlcv(end=bound).collect()["ts"].max() < FIRST + timedelta(days=1)
 
 
+@pytest.mark.parametrize("written", ["alpha-usdt", "ALPHA/USDT", "alpha_usdt", "Alpha usdt"])
+def test_a_symbol_in_other_letters_is_suggested_as_the_lake_writes_it(client, written):
+    with pytest.raises(BadRequestError, match="Did you mean 'ALPHA-USDT'"):
+        client.market(written).ohlcv().collect()
+
+
+@pytest.mark.parametrize("written", ["alpha-usdx", "correct horse", "a/b"])
+def test_no_other_instrument_is_suggested_and_what_was_written_is_not_repeated(client, written):
+    with pytest.raises(BadRequestError) as caught:
+        client.market(written)
+
+    assert "Did you mean" not in str(caught.value)
+    assert written not in str(caught.value)
+
+
 def test_prices_of_two_venues_are_never_mixed(client, lake):
     lake.table("market.bars_1m").append(minutes(venue="kraken", count=5))
 

@@ -287,6 +287,8 @@ def test_places_of_every_process_are_searched_and_those_that_are_gone_told(
         places, limits = searched_places(accounts, lake)
         assert {disk, home, tmp_path / "elsewhere"} <= {each.root for each in places if isinstance(each, Folder)}
         assert limits == ["A folder that was used as landing is not there (any more), and was not searched."]
+        monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "never made"))
+        assert "The folder of Dagster that is configured is not there" in " ".join(searched_places(accounts, lake)[1])
         (disk / "waiting.jsonl").write_text(json.dumps({"email": ZOE.email}))
         with pytest.raises(ErasureUnverifiedError, match="email in landing"):
             delete_user_permanent(accounts, lake, register(accounts, ZOE).user_id)

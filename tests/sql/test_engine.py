@@ -388,3 +388,8 @@ def test_the_road_of_object_stores_gives_the_same_rows(lake, monkeypatch):
     monkeypatch.setattr(Storage, "local", property(lambda _self: None))
 
     assert all(query(lake, sql).frame.equals(frame) for sql, frame in zip(statements, directly, strict=True))
+
+
+def test_two_columns_of_one_name_are_refused_with_the_name(lake):
+    with pytest.raises(SqlError, match="two columns of the answer are called 'a'"):
+        query(lake, "SELECT 1 AS a, 2 AS a")

@@ -190,8 +190,8 @@ def complete(
                 "unknown_venue",
                 "nothing tells which venue the file is from",
                 where=probe.name,
-                hint=f"Declare `venue` in {probe.name}.mapping.yaml, put it into the file's name (kraken_BTCEUR.csv), or "
-                "`hfthot ingest` a folder that is named by it.",
+                hint=f"Declare `venue` in {probe.name}.mapping.yaml, put it into the file's name (kraken_BTCEUR.csv), "
+                "or `hfthot ingest` a folder that is named by it.",
             )
         update["venue"] = venue
     named = {target: normalised(name) for target, name in (columns or {}).items()}

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from hfthot_platform import errors
 from hfthot_platform.errors import BadRequestError, HfthotError, SqlError, SqlWorkerError, nearest
-from hfthot_platform.sql.frames import as_frame, narrowed
+from hfthot_platform.sql.frames import as_frame, narrowed, require_own_names
 from hfthot_platform.sql.gateway.worker import weight
 
 __all__ = ["Format", "QueryResult", "encoded", "error_of", "format_of", "read_batch", "read_schema"]
@@ -198,12 +198,14 @@ def encoded(table: pa.Table, form: Format, most: int, go_on: Callable[[], None] 
         go_on: called now and then; what it raises ends the work.
 
     Raises:
-        SqlError: a column has no form in that format, such as an interval of months.
+        SqlError: a column has no form in that format, such as an interval of months, or two columns have one name
+            and the format is none of Arrow and CSV.
     """
     if form == "arrow":
         return table, table.num_rows
     try:
         if form == "json":
+            require_own_names(table)
             return _text(table, most, go_on, opening="[", between=",", closing="]", line=_json_lines)
         if form == "csv":
             return _text(table, most, go_on, opening=_csv_line(table.column_names), line=_csv_lines)

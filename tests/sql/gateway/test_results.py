@@ -182,6 +182,17 @@ def test_unreasonable_parameters_are_refused(gateway, params):
         gateway.query("SELECT ?", params)
 
 
+@pytest.mark.parametrize("chosen", ["json", "polars", "parquet"])
+def test_columns_of_one_name_are_refused_where_one_of_them_would_be_lost(gateway, chosen):
+    with pytest.raises(SqlError, match="two columns of the answer are called 'a'"):
+        gateway.query("SELECT 1 AS a, 2 AS b, 3 AS a", format=chosen)
+
+
+def test_columns_of_one_name_are_all_there_in_arrow_and_csv(gateway):
+    assert gateway.query("SELECT 1 AS a, 2 AS a", format="csv").data == "a,a\n1,2\n"
+    assert gateway.query("SELECT 1 AS a, 2 AS a", format="arrow").data.column_names == ["a", "a"]
+
+
 @pytest.mark.parametrize("chosen", [None, 5, float("nan"), {}, list, "jsn"])
 def test_a_format_that_is_none_is_refused(gateway, chosen):
     with pytest.raises(BadRequestError, match="format"):
