@@ -60,8 +60,8 @@ dev: $(READY)  ## Open the Dagster UI on http://127.0.0.1:3000 (PORT=3001 for an
 test: $(READY)  ## Run the fast tests
 	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
-soak: $(READY)  ## Run the long crash, fuzz and load suites
-	@$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist worksteal
+soak: $(READY)  ## Run the long crash, fuzz and load suites, those on PostgreSQL, and the UI in a browser
+	@$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist loadfile
 
 fuzz: $(READY)  ## Send generated statements to the SQL gateway for ten minutes
 	@HFTHOT_FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -m soak tests/soak/test_gateway_fuzz.py

@@ -31,6 +31,10 @@ class Clock:
         self.now += timedelta(**delta)
 
 
+#: Everything is tested on both; the fast tests are those on SQLite.
+DATABASES = ["sqlite", pytest.param("postgresql", marks=pytest.mark.soak)]
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -68,7 +72,7 @@ def empty_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "accounts.db"
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def settings(request: pytest.FixtureRequest, make_settings: Callable[..., Settings], empty_sqlite: Path) -> Settings:
     """Settings of an installation whose store is empty."""
     if request.param == "postgresql":
@@ -79,7 +83,7 @@ def settings(request: pytest.FixtureRequest, make_settings: Callable[..., Settin
     return made
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
+@pytest.fixture(params=DATABASES)
 def new_settings(request: pytest.FixtureRequest, make_settings: Callable[..., Settings]) -> Settings:
     """Settings whose database has nothing in it yet."""
     if request.param == "postgresql":

@@ -395,6 +395,7 @@ def test_a_second_publisher_waits_for_the_first(store, lake, publisher, monkeypa
     assert publisher.publish().entries == 2
 
 
+@pytest.mark.soak
 def test_publishers_at_once_publish_everything_once(store, lake, monkeypatch):
     monkeypatch.setattr(module, "_BATCH", 3)
     chosen = some(60)
@@ -446,6 +447,7 @@ def run(spawner, *words):
     return int(spawner.stdout.readline().split()[1])
 
 
+@pytest.mark.soak
 def test_a_publisher_killed_at_any_step_is_continued_by_the_next(store, store_url, lake, spawner):
     dice = random.Random(4)
     entries = ledger.log(store, some(40, seed=9))

@@ -412,6 +412,7 @@ while True:
 """
 
 
+@pytest.mark.soak
 def test_a_killed_writer_leaves_all_or_nothing_of_each_operation(settings):
     url = settings.accounts_url.get_secret_value() if settings.accounts_url else f"sqlite:///{settings.accounts}"
     Store.open(settings).close()

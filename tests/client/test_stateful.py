@@ -330,7 +330,7 @@ def run(machine: type[RuleBasedStateMachine], examples: int, steps: int, *, shri
 
 
 def test_a_random_life_matches_the_model():
-    run(Life, examples=10, steps=25)
+    run(Life, examples=4, steps=25)
 
 
 @pytest.mark.soak

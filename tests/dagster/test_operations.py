@@ -363,6 +363,7 @@ def test_maintenance_under_a_clock_that_leapt_ahead_removes_nothing_and_fails(ru
     assert platform.lake.table("ops.incidents").scan().collect()["kind"].to_list() == ["clock"]
 
 
+@pytest.mark.soak
 def test_the_deep_checks_cover_every_market_table_and_leave_pages(run, platform):
     run("describe_instruments")
     run("ingest", DAY)

@@ -24,6 +24,9 @@ from tests.end_to_end.conftest import START_SECONDS, WORK_SECONDS, DagsterDev
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
+# The server with its daemon and code location wants both cores for minutes.
+pytestmark = pytest.mark.soak
+
 DAY = date(2024, 3, 4)
 #: Ten minutes of another day, as a user would export them.
 CANDLES_START = datetime(2024, 3, 7, 10, tzinfo=UTC)

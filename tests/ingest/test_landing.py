@@ -829,6 +829,7 @@ print(sum(each.status == "published" for each in outcomes), len(outcomes))
 """
 
 
+@pytest.mark.soak
 def test_two_processes_on_one_folder_share_the_files(landing, csv_of, accounted):
     for n in range(12):
         landing.drop(f"kraken_BTCEUR_{n}.csv", csv_of(n * 8, 10))

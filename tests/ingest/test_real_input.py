@@ -161,6 +161,7 @@ def test_no_minute_is_missing(perp):
     assert found["present"].sum() == 708_180
 
 
+@pytest.mark.soak
 def test_every_coarser_interval_equals_an_independent_computation(perp):
     lake = perp.lake
     minutes = lake.table("market.bars_1m")
@@ -220,6 +221,7 @@ def test_the_collected_set_of_5m_1h_1d_is_published(lab):
 # --- 22 symbols, 31,973 hours --------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_the_hourly_set_and_its_local_time_csv_state_the_same(lab):
     made = lab("hours")
     folder = "ohlcv/binance_perp_1h_2020_2024"
@@ -233,6 +235,7 @@ def test_the_hourly_set_and_its_local_time_csv_state_the_same(lab):
 # --- Bitfinex 2016 -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_exactly_233809_missing_minutes_are_reported(lab):
     made = lab("bitfinex")
     outcomes = made.ingest("bitfinex", "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz")

@@ -191,7 +191,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(ROWS)
 def test_every_row_that_is_read_is_published_duplicate_or_quarantined(rows):
     types = {name: TRADES.polars_schema[name] for name in TRADES.column_names if name != "date"}

@@ -41,6 +41,7 @@ def acknowledged(folder):
     return ids, versions
 
 
+@pytest.mark.soak
 def test_processes_that_append_merge_replace_and_compact_at_once_lose_and_double_no_row(lake, table, trades, tmp_path):
     table.append(trades(1, 999_999_999))
     kinds = ["append", "merge", "replace", "any"]

@@ -132,6 +132,7 @@ def test_a_day_has_about_the_asked_number_of_trades() -> None:
     assert np.mean(counts) == pytest.approx(2_000, rel=0.15)
 
 
+@pytest.mark.soak
 def test_no_seam_at_midnight(month: pl.DataFrame) -> None:
     over_midnight = month.filter(pl.col("ts").dt.time() == pl.time(0, 0))["r"].drop_nulls().abs()
     assert len(over_midnight) == 87
@@ -150,6 +151,7 @@ def test_a_regime_continues_over_midnight_as_often_as_within_the_day() -> None:
     assert at_midnight.sum() <= 8  # about 1.7 are expected in 200 nights
 
 
+@pytest.mark.soak
 def test_regimes_last_as_long_as_declared() -> None:
     exchange = SimulatedExchange(symbols=[SYMBOL])
     (batch,) = exchange.fetch("market.simulated_regimes", at(0), at(300))

@@ -18,6 +18,8 @@ from hfthot_platform.privacy.scan import Database, Needle, scan
 from tests import postgres
 from tests.privacy.people import YAN, ZOE, expire, register
 
+pytestmark = pytest.mark.soak
+
 
 @pytest.fixture
 def accounts(settings, clock):

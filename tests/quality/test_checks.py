@@ -307,6 +307,7 @@ def test_a_naive_present_and_an_unknown_table_are_refused(lake):
         run_checks(lake, "market.trade", None, NOW)
 
 
+@pytest.mark.soak
 def test_every_missing_minute_of_a_real_year_is_reported(lake, shared_data):
     """The vendor's file of BTC-USD in 2016 lacks exactly 233,809 minutes between its first and its last row."""
     path = shared_data / "ohlcv" / "bitfinex_1m_2016" / "BTCUSD_2016_1m.csv.gz"

@@ -83,6 +83,7 @@ DAILY = tuple(
 )
 
 
+@pytest.mark.soak
 def test_days_computed_one_by_one_are_those_of_a_single_run_to_the_last_bit(messy):
     # Around a Sunday and the days with trades, and where the first windows are not full yet.
     days = [date(2024, 1, 2), date(2024, 1, 20), *(date(2024, 2, 2) + timedelta(days=each) for each in range(3))]
@@ -94,6 +95,7 @@ def test_days_computed_one_by_one_are_those_of_a_single_run_to_the_last_bit(mess
     assert [(run.model.name, run.days) for run in runs if run.status != "unchanged"] == []
 
 
+@pytest.mark.soak
 def test_a_second_run_changes_nothing(messy):
     messy.run()
 
