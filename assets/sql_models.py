@@ -42,7 +42,34 @@ def model_assets(
         for model in models
     ]
     known = {*lake.contracts, *models.by_name, *(each.name for each in models.disabled)}
-    return [*sound, *(_disabled(model, known) for model in models.disabled)]
+    reads = _without_circles(models.disabled)
+    return [
+        *sound,
+        *(_disabled(model, [each for each in reads[model.name] if each in known]) for model in models.disabled),
+    ]
+
+
+def _without_circles(models: Collection[DisabledModel]) -> dict[str, list[str]]:
+    """Return what each disabled model reads, but for what closes a circle: Dagster loads no graph that has one."""
+    reads: dict[str, list[str]] = {model.name: [] for model in models}
+
+    def leads_to(name: str, goal: str) -> bool:
+        seen: set[str] = set()
+        ahead = [name]
+        while ahead:
+            here = ahead.pop()
+            if here == goal:
+                return True
+            if here not in seen:
+                seen.add(here)
+                ahead += reads.get(here, ())
+        return False
+
+    for model in models:
+        for name in model.depends_on:
+            if not leads_to(name, model.name):
+                reads[model.name].append(name)
+    return reads
 
 
 def model_checks(models: Models) -> list[dg.AssetChecksDefinition]:
@@ -128,7 +155,7 @@ def _view(model: SqlModel) -> dg.AssetSpec:
     )
 
 
-def _disabled(model: DisabledModel, known: Collection[str]) -> dg.AssetsDefinition:
+def _disabled(model: DisabledModel, reads: Collection[str]) -> dg.AssetsDefinition:
     """Return an asset in the place of a model that is disabled: its page says why, and it makes nothing."""
     incremental = model.header is not None and model.header.materialized == "incremental"
 
@@ -136,7 +163,7 @@ def _disabled(model: DisabledModel, known: Collection[str]) -> dg.AssetsDefiniti
         key=asset_key(model.name),
         group_name=model.layer,
         description="\n".join(["**Disabled.**", "", *(f"- {each}" for each in model.reasons)]),
-        deps=[asset_key(name) for name in model.depends_on if name in known],
+        deps=[asset_key(name) for name in reads],
         # As before, so that what is known of its days stays with it.
         partitions_def=DAILY if incremental else None,
         backfill_policy=dg.BackfillPolicy.single_run() if incremental else None,

@@ -39,7 +39,20 @@ _WITHIN = re.compile(r"(\d+(?:\.\d+)?)\s*(m|h|d)")
 _UNITS = {"m": "minutes", "h": "hours", "d": "days"}
 _OWNER = re.compile(r"[\w.+-]+@[\w-]+(\.[\w-]+)+|(team:)?[A-Za-z][\w-]*")
 _WORD = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}")
-_CRON_FIELD = re.compile(r"[\d*/,\-A-Za-z]+")
+#: An entry of a cron string's field: all, one, or a range, and a step of the first or the last.
+_CRON_ENTRY = re.compile(r"(?:\*|(?P<one>[a-z]{3}|\d{1,2})(?:-(?P<last>[a-z]{3}|\d{1,2}))?)(?:/(?P<step>\d{1,2}))?")
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+#: Lowest and highest value of a cron string's fields, and the names of the values from the lowest on.
+_CRON_FIELDS: tuple[tuple[int, int, tuple[str, ...]], ...] = (
+    (0, 59, ()),
+    (0, 23, ()),
+    (1, 31, ()),
+    (1, 12, _MONTHS),
+    (0, 6, _WEEKDAYS),
+)
+#: Days that each month has at most.
+_LONGEST = (31, 29, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 
 
 @dataclass(frozen=True, order=True)
@@ -194,8 +207,7 @@ class Header(_Strict):
     @field_validator("schedule")
     @classmethod
     def _cron(cls, value: str | None) -> str | None:
-        fields = (value or "").split()
-        if value is not None and (len(fields) != 5 or not all(map(_CRON_FIELD.fullmatch, fields))):
+        if value is not None and not _is_cron(value):
             raise ValueError(f"{value!r} is no cron string of five fields; '30 2 * * *' is every day at 02:30 UTC")
         return value
 
@@ -204,6 +216,37 @@ class Header(_Strict):
         if self.schedule is not None and self.automation is not None:
             raise ValueError("a model has a schedule or an automation, not both")
         return self
+
+
+def _is_cron(text: str) -> bool:
+    """Whether a text is a cron string that comes true: one that is not would keep all definitions from loading."""
+    fields = text.lower().split()
+    if len(fields) != len(_CRON_FIELDS):
+        return False
+    values = [_cron_values(field, *facts) for field, facts in zip(fields, _CRON_FIELDS, strict=True)]
+    if not all(values):
+        return False
+    days, months = values[2], values[3]
+    return min(days) <= max(_LONGEST[month - 1] for month in months)
+
+
+def _cron_values(field: str, low: int, high: int, names: tuple[str, ...]) -> set[int]:
+    """Return the values that a field of a cron string stands for; none if it is malformed."""
+    numbers = {name: low + place for place, name in enumerate(names)} | {str(n): n for n in range(low, high + 1)}
+    numbers |= {f"0{n}": n for n in range(low, min(high, 9) + 1)}
+    values: set[int] = set()
+    for entry in field.split(","):
+        found = _CRON_ENTRY.fullmatch(entry)
+        if found is None:
+            return set()
+        one, last, step = found["one"], found["last"], found["step"]
+        first = low if one is None else numbers.get(one)
+        final = high if one is None else numbers.get(last or one)
+        is_bad_step = step is not None and (not 0 < int(step) <= high or (one is not None and last is None))
+        if first is None or final is None or final < first or is_bad_step:
+            return set()
+        values.update(range(first, final + 1, int(step or 1)))
+    return values
 
 
 @dataclass(frozen=True)

@@ -199,6 +199,20 @@ def test_a_broken_file_disables_its_model_and_those_that_read_it_and_nothing_els
     dg.Definitions.validate_loadable(definitions)
 
 
+def test_models_that_read_each_other_or_themselves_are_disabled_and_everything_else_loads(platform):
+    for name, read in (("one", "two"), ("two", "one"), ("three", "three")):
+        text = TOTALS.replace("market.bars_1m", f"marts.{read}")
+        (platform.models.folder / "marts" / f"{name}.sql").write_text(text)
+    after = Platform(platform.settings, clock=lambda: NOW)
+
+    definitions = build_definitions(after.settings, after)
+
+    dg.Definitions.validate_loadable(definitions)
+    graph = definitions.resolve_asset_graph()
+    assert all("**Disabled.**" in graph.get(asset_key(f"marts.{each}")).description for each in ("one", "two", "three"))
+    assert graph.get(TOTALS_KEY).is_materializable
+
+
 def test_a_run_of_a_disabled_model_fails_with_the_mistake(broken, instance):
     result = materialize(build_definitions(broken.settings, broken), instance, MINUTES_KEY)
 

@@ -5,13 +5,18 @@ from __future__ import annotations
 import datetime as dt
 from pathlib import Path
 
+import dagster as dg
 import duckdb
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from hfthot_platform.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
 from hfthot_platform.contracts.rules import Between, NotNull, OneOf
 from hfthot_platform.errors import SqlModelsError, UnknownTableError
 from hfthot_platform.sql.models import load_models, read_models
+from hfthot_platform.sql.models.header import Header
 from hfthot_platform.sql.models.statement import VOLATILE
 from tests.sql.models.conftest import BARS, RETURNS
 
@@ -320,6 +325,10 @@ def test_a_mistake_in_the_statement_is_told_with_line_and_suggestion(write, sql,
             "schedule: daily\n",
             ("5: schedule: 'daily' is no cron string of five fields; '30 2 * * *' is every day at 02:30 UTC."),
         ),
+        (
+            "schedule: 99 99 * * *\n",
+            ("5: schedule: '99 99 * * *' is no cron string of five fields; '30 2 * * *' is every day at 02:30 UTC."),
+        ),
         ("columns: {}\ncolumns: {}\n", "6: 'columns' is there twice."),
         ("columns:\n  y: {description: no such}\n", "6: the SELECT does not give the column 'y'. It gives x."),
         (
@@ -584,3 +593,49 @@ def test_what_is_wrong_is_told_by_file_with_all_that_is_lost(write):
 
 def test_a_folder_without_models_is_no_mistake(tmp_path):
     assert len(load_models(tmp_path / "none")) == 0
+
+
+_FIELDS = st.sampled_from(
+    [
+        "*",
+        "*/2",
+        "5",
+        "0",
+        "59",
+        "60",
+        "1-5",
+        "5-1",
+        "1-40/3",
+        "*/61",
+        "31",
+        "30",
+        "2",
+        "feb",
+        "mon",
+        "sat-sun",
+        "08",
+        "2,",
+    ]
+)
+
+
+@given(st.lists(_FIELDS, min_size=4, max_size=6))
+def test_every_cron_string_that_a_header_may_have_is_one_for_the_orchestrator(fields):
+    text = " ".join(fields)
+    try:
+        Header(description="x", owner="research", materialized="table", schedule=text)
+    except ValidationError:
+        return
+
+    dg.ScheduleDefinition(name="any", job_name="any", cron_schedule=text)
+
+
+@pytest.mark.parametrize("text", ["30 2 * * *", "*/5 8-18 * * mon-fri", "0 0 1,15 jan-jun/2 *", "00 05 29 2 *"])
+def test_usual_cron_strings_are_taken(text):
+    assert Header(description="x", owner="research", materialized="table", schedule=text).schedule == text
+
+
+@pytest.mark.parametrize("text", ["0 24 * * *", "0 0 31 4 *", "0 0 30 2 1", "*/0 * * * *", "@daily", "", "0 0 * 13 *"])
+def test_a_time_that_never_comes_is_no_schedule(text):
+    with pytest.raises(ValidationError, match="no cron string"):
+        Header(description="x", owner="research", materialized="table", schedule=text)
