@@ -465,7 +465,10 @@ def _models(settings: Settings) -> Iterator[Finding]:
     for mistake in models.mistakes:
         step = mistake.hint or "Correct the file; `hfthot sql compile` looks at it again."
         yield Finding("error", "sql models", f"{mistake.file}:{mistake.line}: {mistake.what}", step)
-    if not models.mistakes:
+    if not models.folder.is_dir():
+        step = "Correct HFTHOT_SQL_MODELS, or leave it out."
+        yield Finding("error", "sql models", f"there is no folder {models.folder.absolute()}", step)
+    elif not models.mistakes:
         yield Finding("ok", "sql models", f"{_counted(len(models), 'model')} in {models_folder(settings)}")
 
 

@@ -410,8 +410,8 @@ class NotConvergedError(ModelError):
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """Return `" Did you mean 'x'?"` for the closest candidate, or an empty string."""
-    close = difflib.get_close_matches(name, list(candidates), n=1, cutoff=0.5)
+    """Return `" Did you mean 'x'?"` for the closest candidate that is another name, or an empty string."""
+    close = difflib.get_close_matches(name, [each for each in candidates if each != name], n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else ""
 
 

@@ -52,6 +52,8 @@ _WHERE: Final = "research"
 _LEAST_FOR_REGIMES: Final = 600
 #: Length of a day as text, in the longest of its forms (2024-01-31, 2024-W05-3).
 _LONGEST_DAY: Final = 10
+#: The first year that a bound may have: the very first ones have no time in every zone.
+_EARLIEST: Final = 1000
 _last = threading.local()
 
 
@@ -93,6 +95,10 @@ def load_dataset(
     named: Sequence[object] = symbols
     if wrong := [each for each in named if not isinstance(each, str)]:
         raise BadRequestError(f"{wrong[0]!r} is no symbol", where=f"{_WHERE}.load_dataset", hint="Symbols are texts.")
+    if venue is not None:
+        _require(venue, str, "venue", 'Name it, as "kraken".')
+    if lake is not None:
+        _require(lake, Lakehouse, "lake", "Pass Lakehouse.open(path), or leave it out for the configured one.")
     first, last = _moment(start, "start"), _moment(end, "end")
     if first is not None and last is not None and last <= first:
         raise BadRequestError(f"the span {start} to {end} is empty", where="end", hint="It is exclusive.")
@@ -126,6 +132,11 @@ def load_dataset(
     return bars
 
 
+def _require(value: object, kind: type, what: str, hint: str) -> None:
+    if not isinstance(value, kind):
+        raise BadRequestError(f"{value!r} is no {what}", where=f"{_WHERE}.load_dataset", hint=hint)
+
+
 def _moment(given: date | datetime | str | None, name: str) -> datetime | None:
     """Return a bound as a time with a zone: a day stands for its midnight UTC."""
     value = given
@@ -141,11 +152,16 @@ def _moment(given: date | datetime | str | None, name: str) -> datetime | None:
         return None
     if not isinstance(value, date):
         raise BadRequestError(f"{given!r} is no time", where=name, hint="Pass a time, a day, or either as ISO text.")
+    if value.year < _EARLIEST:
+        raise BadRequestError(f"the year {value.year} is out of range", where=name, hint="Check how it was made.")
     if not isinstance(value, datetime):
         return datetime(value.year, value.month, value.day, tzinfo=UTC)
     if value.tzinfo is None:
         raise BadRequestError(f"{given} has no time zone", where=name, hint="Add one, such as +00:00 for UTC.")
-    return value
+    try:
+        return value.astimezone(UTC)
+    except OverflowError:
+        raise BadRequestError(f"{given} is out of range", where=name, hint="Check how it was made.") from None
 
 
 def _of(lake: Lakehouse, table: str, interval: str, symbols: Sequence[str]) -> pl.LazyFrame:
@@ -217,6 +233,12 @@ def backtest(
                 where=f"{_WHERE}.backtest",
                 hint='Say load_dataset("SPX", interval="1d") first, or pass the data.',
             )
+    if isinstance(regimes, str) and regimes != "walk_forward":
+        raise BadRequestError(
+            f"regimes = {regimes!r}",
+            where=f"{_WHERE}.backtest",
+            hint="Give one name for each bar, 'walk_forward', or None.",
+        )
     bars = data if isinstance(data, Bars) else Bars.from_frame(data)
     labels = None if regimes is None or isinstance(regimes, str) else regimes
     if regimes == "walk_forward" and len(bars) >= _LEAST_FOR_REGIMES:
@@ -225,6 +247,14 @@ def backtest(
 
 
 def equity_plot(result: BacktestResult) -> bytes:
-    """Draw equity and drawdown of a backtest as a PNG."""
+    """Draw equity and drawdown of a backtest as a PNG.
+
+    Raises:
+        BadRequestError: it is no result of a backtest.
+    """
+    given: object = result
+    if not isinstance(given, BacktestResult):
+        what = f"it is a {type(given).__name__}"
+        raise BadRequestError(what, where=f"{_WHERE}.equity_plot", hint="Pass what backtest(...) returned.")
     title = f"{result.strategy}, {', '.join(result.symbols[:3])}{', ...' if len(result.symbols) > 3 else ''}"
     return plots.equity(result.frame(), title=title)

@@ -188,6 +188,12 @@ def test_what_the_orchestrator_tells_of_its_runs_is_told_with_the_rest(own):
     assert dead in diagnose(settings_for(own), NOW, dagster_home=HOME, runs=lambda: [dead])
 
 
+def test_a_folder_of_sql_models_that_is_not_there_is_an_error(own):
+    found = about(look(own, sql_models=own / "nowhere"), "sql models")
+
+    assert (found.level, found.message) == ("error", f"there is no folder {own / 'nowhere'}")
+
+
 def test_an_empty_lake_points_to_the_demo(tmp_path):
     (tmp_path / "lake" / "other" / "_delta_log").mkdir(parents=True)
 

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 
 from hfthot_platform import research
-from hfthot_platform.errors import BadRequestError, DataError, LookAheadError, nearest_symbol
+from hfthot_platform.errors import BadRequestError, DataError, LookAheadError, nearest, nearest_symbol
 from hfthot_platform.lakehouse import Lakehouse
 from hfthot_platform.research import MeanReversion, TrendFollowing, backtest, equity_plot, load_dataset
 
@@ -288,3 +288,29 @@ def test_results_show_themselves_and_become_frames(lake):
     with Console(width=200, record=True, quiet=True) as console:
         console.print(result)
         console.print(bars)
+
+
+@pytest.mark.parametrize(
+    "named",
+    [{"venue": 5}, {"lake": "data/lake"}, {"start": "0001-01-01T00:00+14:00"}, {"end": "9999-12-31T23:00-10:00"}],
+    ids=str,
+)
+def test_a_venue_a_lake_or_a_bound_that_is_none_is_refused(named):
+    with pytest.raises(BadRequestError):
+        load_dataset("SPX", **named)
+
+
+@pytest.mark.parametrize("given", [None, 5, "result"])
+def test_only_a_result_is_drawn(given):
+    with pytest.raises(BadRequestError, match="equity_plot"):
+        equity_plot(given)
+
+
+def test_a_word_that_is_no_way_to_regimes_is_refused_instead_of_ignored():
+    with pytest.raises(BadRequestError, match="walk_forward"):
+        backtest(TrendFollowing(), pl.DataFrame(), regimes="walkforward")
+
+
+def test_a_name_itself_is_never_suggested_for_it():
+    assert nearest("symbol", ["symbol", "symbols"]) == "Did you mean 'symbols'?"
+    assert nearest("symbol", ["symbol"]) == ""

@@ -517,9 +517,17 @@ def docs(
 
 
 def _models(context: typer.Context) -> Models:
+    from hfthot_platform.errors import ConfigError
     from hfthot_platform.sql.models import models_of
 
-    return models_of(context.obj.settings())
+    models = models_of(context.obj.settings())
+    if not models.folder.is_dir():
+        raise ConfigError(
+            f"there is no folder {str(models.folder.absolute())!r}",
+            where="setting 'sql_models'",
+            hint="Correct HFTHOT_SQL_MODELS, or leave it out.",
+        )
+    return models
 
 
 def _tell_disabled(models: Models, names: list[str] | None) -> bool:

@@ -150,3 +150,12 @@ def test_a_broken_file_keeps_nobody_from_tables_and_the_doctor_reports_it(hfthot
     assert found.level == "error"
     assert found.message == "dbt_like_sql/staging/broken.sql:10: unknown column 'volum'"
     assert found.next_step == "Did you mean 'volume'?"
+
+
+def test_a_folder_of_models_that_is_not_there_is_told_with_its_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HFTHOT_SQL_MODELS", str(tmp_path / "nowhere"))
+
+    done = CliRunner().invoke(app, ["sql", "compile"])
+
+    assert done.exit_code == 2
+    assert f"there is no folder '{tmp_path / 'nowhere'}'" in done.stderr
