@@ -95,7 +95,8 @@ class HfthotError(Exception):
         self.where = where
         self.hint = hint
         message = f"{where}: {what}" if where else what
-        super().__init__(f"{message}. {hint}" if hint else message)
+        stop = "" if message.endswith("?") else "."
+        super().__init__(f"{message}{stop} {hint}" if hint else message)
 
 
 class ConfigError(HfthotError):

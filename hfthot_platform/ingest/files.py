@@ -954,6 +954,7 @@ def _take_out_of_quarantine(lake: Lakehouse, file: Known, but: str, stamp: Stamp
 def incident_of(outcome: FileOutcome, now: datetime, stamp: Stamp, *, job: str | None = None) -> Incident:
     """Return what somebody should look at where a file was rejected; the same rejection is the same incident."""
     what = f"{outcome.digest}:{outcome.mapping_hash}:{outcome.reason}"
+    detail = outcome.detail or outcome.reason or ""
     return Incident(
         incident_id=hashlib.sha256(what.encode()).hexdigest(),
         ts=now.astimezone(UTC),
@@ -962,7 +963,7 @@ def incident_of(outcome: FileOutcome, now: datetime, stamp: Stamp, *, job: str |
         job=job,
         run_id=stamp.run_id,
         error_class=outcome.reason,
-        message=f"{outcome.name}: {outcome.detail or outcome.reason}",
+        message=detail if detail.startswith(outcome.name) else f"{outcome.name}: {detail}",
     )
 
 

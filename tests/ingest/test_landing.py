@@ -24,7 +24,7 @@ from hfthot_platform.errors import (
     SchemaMismatchError,
 )
 from hfthot_platform.ingest import files as files_module
-from hfthot_platform.ingest import ingest_files, ingest_landing, waiting_files
+from hfthot_platform.ingest import incident_of, ingest_files, ingest_landing, waiting_files
 from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.lakehouse.datafiles import DataFiles
 from hfthot_platform.lakehouse.locks import writers_lock
@@ -874,3 +874,21 @@ def test_files_can_be_ingested_where_they_are(landing, csv_of, tmp_path, account
 def test_a_path_that_is_not_there_is_named(landing, tmp_path):
     with pytest.raises(BadRequestError, match="no such file or folder"):
         ingest_files(landing.lake, [Path(tmp_path / "missing.csv")])
+
+
+def test_an_incident_names_its_file_once(landing):
+    landing.drop("empty.csv", "")
+    landing.drop("notes.txt", "hello\n")
+
+    outcomes = landing.run()
+
+    for outcome in outcomes:
+        assert incident_of(outcome, NOW, Stamp()).message.count(outcome.name) == 1
+
+
+def test_a_suggestion_in_a_message_ends_with_its_question_mark(landing, csv_of):
+    landing.drop("kraken_BTCEUR.csv", csv_of(0, 10), mapping={"vnue": "kraken"})
+
+    (outcome,) = landing.run()
+
+    assert "Did you mean 'venue'? Correct the mapping" in outcome.detail
