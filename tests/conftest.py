@@ -9,6 +9,9 @@ import pytest
 
 # What the shell has set must not decide the tests: `make test` itself exports this variable.
 os.environ.pop("DAGSTER_HOME", None)
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a worker for each core: further threads only wait for each other (a fifth of the time).
+    os.environ.setdefault("POLARS_MAX_THREADS", "1")
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
