@@ -65,7 +65,8 @@ _TRUTH = """
 SELECT found.symbol, count(*) AS bars_of_5m, arg_max(found.regime, found.ts) AS latest,
        round(100 * avg(((found.regime = 'volatile') = (truth.regime = 'volatile'))::INT), 1) AS volatile_told_pct,
        -- Where trending and mean-reverting are not told apart, no regime bears these names.
-       round(100 * avg((found.regime = truth.regime)::INT) FILTER (found.identified), 1) AS all_told_pct
+       coalesce(round(100 * avg((found.regime = truth.regime)::INT) FILTER (found.identified), 1)::VARCHAR,
+                'not told apart') AS all_told_pct
 FROM signals.regimes AS found
 JOIN market.simulated_regimes AS truth ON truth.symbol = found.symbol AND truth.ts = found.ts + INTERVAL 4 MINUTE
 WHERE found.interval = '5m' GROUP BY found.symbol ORDER BY found.symbol
