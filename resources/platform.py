@@ -20,6 +20,7 @@ from dagster_duckdb import DuckDBResource
 from hfthot_platform import __version__
 from hfthot_platform.accounts.service import Accounts
 from hfthot_platform.accounts.store import Store
+from hfthot_platform.errors import BadRequestError
 from hfthot_platform.ingest import build_feeds
 from hfthot_platform.lakehouse import Lakehouse, Stamp
 from hfthot_platform.lakehouse.lake import utc_now
@@ -115,7 +116,17 @@ def _partition(context: dg.AssetExecutionContext) -> str:
 
 
 def days_of(context: dg.AssetExecutionContext) -> tuple[date, date]:
-    """Return the days that a partitioned run is for, from the first to before the second."""
+    """Return the days that a partitioned run is for, from the first to before the second.
+
+    Raises:
+        BadRequestError: the run is for no days.
+    """
+    if not (context.has_partition_key or context.has_partition_key_range):
+        raise BadRequestError(
+            "the run is for no days",
+            where=context.asset_key.to_user_string(),
+            hint="Choose days where it is started: `Materialize` asks for them, and so does a job's launch page.",
+        )
     window = context.partition_time_window
     return window.start.date(), window.end.date()
 

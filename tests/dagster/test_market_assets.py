@@ -245,3 +245,11 @@ def test_the_present_day_is_read_from_the_clock(run, platform):
 
     assert bars.filter(pl.col("ts_close") <= datetime(2024, 3, 4, 10, 30, 30, tzinfo=UTC))["final"].all()
     assert not bars.filter(pl.col("ts_close") > datetime(2024, 3, 4, 10, 30, 30, tzinfo=UTC))["final"].any()
+
+
+def test_a_run_without_days_says_that_it_needs_them(run):
+    result = run("derive", raise_on_error=False)
+
+    assert not result.success
+    failure = result.get_step_failure_events()[0].step_failure_data
+    assert "the run is for no days" in str(failure.error.cause.message)
