@@ -1,7 +1,6 @@
 """Speed and accuracy of the mean field game solver.
 
-Run with `python benchmarks/bench_mean_field_game.py`.  The peer's figure (141 ms for 101 x 101, of a solution that
-does not solve the equations) was measured on a machine of the same size; the peer itself is not run here.
+Run with `python benchmarks/bench_mean_field_game.py`.
 """
 
 from __future__ import annotations
@@ -11,8 +10,6 @@ import time
 import numpy as np
 
 from hfthot_platform.models.mean_field_game import InventoryDensity, TradeCrowding, closed_form, solve
-
-PEER_MS = 141.0
 
 GAMES = {
     "reference": TradeCrowding(0.4, 0.1, 0.2, 2.5, 5.0, 10.0),
@@ -62,10 +59,6 @@ def main():
         times = f"{ms:>9.1f} {cpu:>9.1f} {1e3 * cpu / n**2:>9.3f}"
         errors = (solution.residuals[-1], solution.hjb_residual, solution.fokker_planck_residual, solution.mass_error)
         print(f"{n:>5} x {n:<4}", times, *(f"{error:>9.1e}" for error in errors), f"{solution.iterations:>9}")
-        if n == 101:
-            print(
-                f"            peer, 101 x 101: {PEER_MS:.0f} ms (and wrong); ours is {PEER_MS / ms:.1f} times as fast"
-            )
 
     print("\nAccuracy: largest error of the mean inventory over |E0|, against the closed form")
     print(f"{'game':<20} {'101':>9} {'201':>9} {'401':>9} {'order':>6} {'first order 201':>16} {'ms at 101':>10}")

@@ -23,10 +23,10 @@ from hfthot_platform.market.sources.base import (
     Recognised,
     no_progress,
 )
+from hfthot_platform.market.sources.canonical import canonical_symbols
 from hfthot_platform.market.sources.delimited import Sieve
 from hfthot_platform.market.sources.mapping import CsvMapping
 from hfthot_platform.market.sources.tables_of_days import (
-    canonical_symbols,
     normal_name,
     opening,
     pieces,

@@ -36,6 +36,7 @@ __all__ = [
     "Canonical",
     "bar_interval",
     "canonical_batches",
+    "canonical_symbols",
     "interval_in_name",
     "is_crypto",
     "last_bar_open",
@@ -344,17 +345,7 @@ class Canonical:
             symbol = from_vendor(self._mapping.symbol, perpetual=perpetual, venue=venue)
             sieve.rows = sieve.rows.with_columns(pl.lit(symbol).alias("symbol"))
             return
-        names, refused = {}, {}
-        for name in sieve.rows["symbol"].cast(pl.String).unique().drop_nulls():
-            try:
-                names[name] = from_vendor(name, perpetual=perpetual, venue=venue)
-            except BadRequestError as error:
-                refused[name] = f"{error.what}. {error.hint}"
-        known = pl.col("symbol").cast(pl.String).replace_strict(names, default=None, return_dtype=pl.String)
-        why = pl.col("symbol").cast(pl.String).replace_strict(refused, default=None, return_dtype=pl.String)
-        detail = pl.format("symbol {}", why.fill_null("is empty"))
-        sieve.reject(known.is_null(), "unknown_symbol", detail)
-        sieve.rows = sieve.rows.with_columns(known.alias("symbol"))
+        canonical_symbols(sieve, venue, perpetual=perpetual)
 
     def _trades(self, sieve: Sieve) -> None:
         columns = sieve.rows.columns
@@ -500,6 +491,21 @@ class Canonical:
         sieve.rows = sieve.rows.with_columns(
             close_times(pl.col("ts"), name, known).alias("ts_close"), pl.lit("vendor").alias("origin")
         ).with_columns((pl.col("ts_close") <= as_of if as_of else pl.lit(value=True)).alias("final"))
+
+
+def canonical_symbols(sieve: Sieve, venue: str, *, perpetual: bool = False) -> None:
+    """Write the symbols of a venue's rows canonically; set aside the rows of unknown ones."""
+    names, refused = {}, {}
+    given = pl.col("symbol").cast(pl.String)
+    for name in sieve.rows.select(given.unique()).to_series().drop_nulls():
+        try:
+            names[name] = from_vendor(name, perpetual=perpetual, venue=venue)
+        except BadRequestError as error:
+            refused[name] = f"{error.what}. {error.hint}"
+    known = given.replace_strict(names, default=None, return_dtype=pl.String)
+    why = given.replace_strict(refused, default=None, return_dtype=pl.String)
+    sieve.reject(known.is_null(), "unknown_symbol", pl.format("symbol {}", why.fill_null("is empty")))
+    sieve.rows = sieve.rows.with_columns(known.alias("symbol"))
 
 
 def canonical_batches(

@@ -11,13 +11,12 @@ import polars as pl
 
 from hfthot_platform.errors import BadRequestError, RejectedFileError
 from hfthot_platform.market.sources.base import ROW_NUMBER, FileProbe, Progress, no_progress
-from hfthot_platform.market.sources.delimited import Sieve, file_blocks
+from hfthot_platform.market.sources.delimited import file_blocks
 from hfthot_platform.market.sources.times import Times
 from hfthot_platform.market.symbols import find_in_name, from_vendor
 
 __all__ = [
     "Opening",
-    "canonical_symbols",
     "normal_name",
     "opening",
     "pieces",
@@ -132,17 +131,3 @@ def _symbol_of_file(name: str | None, venue: str, where: str) -> str:
         return from_vendor(name, venue=venue)
     except BadRequestError as error:
         raise RejectedFileError("unknown_symbol", error.what, where=where, hint=error.hint) from error
-
-
-def canonical_symbols(sieve: Sieve, venue: str) -> None:
-    """Write the symbols of a venue's rows canonically; set aside the rows of unknown ones."""
-    names, refused = {}, {}
-    for name in sieve.rows["symbol"].unique().drop_nulls():
-        try:
-            names[name] = from_vendor(name, venue=venue)
-        except BadRequestError as error:
-            refused[name] = f"{error.what}. {error.hint}"
-    known = pl.col("symbol").replace_strict(names, default=None, return_dtype=pl.String)
-    why = pl.col("symbol").replace_strict(refused, default="symbol is empty", return_dtype=pl.String)
-    sieve.reject(known.is_null(), "unknown_symbol", why)
-    sieve.rows = sieve.rows.with_columns(known.alias("symbol"))
