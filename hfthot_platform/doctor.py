@@ -278,7 +278,7 @@ def _fed(settings: Settings) -> dict[str, str]:
 
 def _table(lake: Lakehouse, table: Table, snapshot: Snapshot) -> Iterator[Finding]:
     from hfthot_platform.lakehouse import overdue_share
-    from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED
+    from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED, unfinished_files
 
     name = table.contract.name
     problems = table.problems()
@@ -304,7 +304,7 @@ def _table(lake: Lakehouse, table: Table, snapshot: Snapshot) -> Iterator[Findin
     folder = Path(table.uri)
     if not folder.is_dir():
         return
-    if leftovers := sum(1 for pattern in ("*.parquet#*", "*.json#*") for _ in folder.rglob(pattern)):
+    if leftovers := len(unfinished_files(folder)):
         what = _counted(leftovers, "leftover file")
         yield Finding("warn", name, f"{what} of interrupted writers", f"`hfthot maintain {name}` removes them.")
     lock = folder.parent.parent / "_locks" / f"{name}.lock"

@@ -408,6 +408,12 @@ def _leftovers(folder: Path | None) -> int:
 
 
 def _dead(folder: Path | None) -> list[Path]:
-    if folder is None:
-        return []
-    return [*folder.rglob("*.parquet#*"), *folder.rglob("*.json#*"), *(folder / "_delta_log").glob("*.tmp")]
+    return [] if folder is None else [*unfinished_files(folder), *(folder / "_delta_log").glob("*.tmp")]
+
+
+def unfinished_files(folder: Path) -> list[Path]:
+    """Return the staging files in a table's folder: a file that is being written, or was when its writer died.
+
+    The object store of delta-rs writes any file, also `_last_checkpoint`, as `<name>#<number>` and renames it.
+    """
+    return [path for path in folder.rglob("*#*") if path.name.rpartition("#")[2].isdecimal() and path.is_file()]

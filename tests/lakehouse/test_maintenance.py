@@ -86,6 +86,7 @@ def test_files_of_crashed_writers_are_removed_and_live_ones_are_not(lake, small_
         folder / "date=2024-01-01" / "part-00000-orphan-c000.snappy.parquet",
         folder / "_delta_log" / "00000000000000000009.checkpoint.parquet#3",
         folder / "_delta_log" / f"{9:020d}.json#2",
+        folder / "_delta_log" / "_last_checkpoint#1",
         folder / "_delta_log" / "_commit_dead.json.tmp",
     ]
     for path in dead:
@@ -94,7 +95,7 @@ def test_files_of_crashed_writers_are_removed_and_live_ones_are_not(lake, small_
     report = maintain(lake, "market.trades", history_days=0)
 
     assert not any(path.exists() for path in dead)
-    assert report.leftovers_removed == 4
+    assert report.leftovers_removed == 5
     assert small_files.scan().collect().height == 100
     assert small_files.problems(deep=True) == []
 
