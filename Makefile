@@ -20,7 +20,7 @@ endif
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo dev test lint format soak fuzz bench lock dictionary clean
+.PHONY: help setup system demo dev test lint format soak fuzz explore bench lock dictionary clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,9 @@ test: $(READY)  ## Run the fast tests
 
 soak: $(READY)  ## Run the long crash, fuzz and load suites, those on PostgreSQL, and the UI in a browser
 	@$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist loadfile
+
+explore: $(READY)  ## Run the property tests on new examples
+	@HFTHOT_EXPLORE=1 $(BIN)/python -m pytest -m "not browser" -n $(WORKERS) --dist loadfile
 
 fuzz: $(READY)  ## Send generated statements to the SQL gateway for ten minutes
 	@HFTHOT_FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -m soak tests/soak/test_gateway_fuzz.py
