@@ -10,12 +10,12 @@ from typing import Any, Final
 import dagster as dg
 
 from assets.common import RULES, asset_key, published, rule_check, static_metadata, table_rows
-from hfthot_platform import __version__
-from hfthot_platform.accounts.publisher import Published, Publisher
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Stamp
-from hfthot_platform.quality import CheckOutcome
-from hfthot_platform.quality.accounts import ScanState, account_checks_of, run_account_checks
+from hfthot_platform.core.version import __version__
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.publication.publisher import Published, Publisher
+from hfthot_platform.services.quality import CheckOutcome
+from hfthot_platform.services.quality.accounts import ScanState, account_checks_of, run_account_checks
+from hfthot_platform.storage.lakehouse import Stamp
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["ASSETS", "CHECKS", "POOL", "TABLES"]

@@ -12,9 +12,9 @@ import polars as pl
 
 from assets import pictures
 from assets.conditions import FOLLOWS_CHECKED_INPUTS
-from hfthot_platform.contracts import Column, TableContract, contract
-from hfthot_platform.errors import CommitConflictError, LockTimeoutError, SourceUnavailableError
-from hfthot_platform.lakehouse import Audited, Commit, Staging, Table
+from hfthot_platform.core.errors import CommitConflictError, LockTimeoutError, SourceUnavailableError
+from hfthot_platform.domain.contracts import Column, TableContract, contract
+from hfthot_platform.storage.lakehouse import Audited, Commit, Staging, Table
 from resources.platform import Platform
 
 __all__ = [

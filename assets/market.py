@@ -8,13 +8,14 @@ import polars as pl
 
 from assets import pictures
 from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
-from hfthot_platform.ingest import derive, stage_feeds
-from hfthot_platform.ingest.derive import Days
-from hfthot_platform.ingest.feeds import CONFLICTS
-from hfthot_platform.ingest.tables import rows_of_days
-from hfthot_platform.lakehouse import Table
-from hfthot_platform.lakehouse.spans import within
-from hfthot_platform.market.universe import universe_over
+from hfthot_platform.core.time import Days
+from hfthot_platform.domain.market.universe import universe_over
+from hfthot_platform.services.derive.derivation import derive
+from hfthot_platform.services.derive.tables import rows_of_days
+from hfthot_platform.services.ingest import stage_feeds, stated_by
+from hfthot_platform.services.ingest.feeds import CONFLICTS
+from hfthot_platform.storage.lakehouse import Table
+from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
 
 __all__ = ["ASSETS"]
@@ -152,7 +153,8 @@ def _computed(
     def compute(piece: Days) -> pl.DataFrame:
         return rows_of_days(platform.lake, name, piece, now=now)
 
-    with derive(platform.lake, name, days, compute, feeds=platform.feeds, settings=platform.settings) as derivation:
+    stated = stated_by(platform.feeds, platform.lake, name, settings=platform.settings)
+    with derive(platform.lake, name, days, compute, stated=stated, settings=platform.settings) as derivation:
         yield from rule_results(derivation.staging)
         if not derivation.staging.publishable:
             derivation.staging.quarantine(stamp=stamp)

@@ -7,10 +7,10 @@ from typing import Final
 import dagster as dg
 
 from assets.common import DAILY, RULES, asset_key, published, static_metadata, table_rows
-from hfthot_platform.contracts import contract
-from hfthot_platform.incidents import notify, record
-from hfthot_platform.ingest import FileOutcome, incident_of, ingest_landing
-from hfthot_platform.ingest.records import Known
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.services.ingest import FileOutcome, incident_of, ingest_landing
+from hfthot_platform.services.ingest.records import Known
+from hfthot_platform.storage.incidents import notify, record
 from resources.platform import Platform
 
 __all__ = ["ASSETS", "announcements"]

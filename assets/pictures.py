@@ -12,12 +12,12 @@ from typing import Final
 
 import polars as pl
 
-from hfthot_platform import plots
-from hfthot_platform.ingest.derive import Days
-from hfthot_platform.intervals import DERIVED
-from hfthot_platform.lakehouse import Lakehouse, Table
-from hfthot_platform.lakehouse.spans import within
-from hfthot_platform.market.gaps import presence
+from hfthot_platform.core.intervals import DERIVED
+from hfthot_platform.core.time import Days
+from hfthot_platform.domain import plots
+from hfthot_platform.domain.market.gaps import presence
+from hfthot_platform.storage.lakehouse import Lakehouse, Table
+from hfthot_platform.storage.lakehouse.days import within
 
 __all__ = ["of_bars", "of_closes", "of_forecasts", "of_minutes", "of_signals", "of_trades", "of_universe"]
 
@@ -109,7 +109,7 @@ def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
 
 def _density(trades: pl.DataFrame, made_at: datetime) -> dict[str, str]:
     """The equilibrium behind a mean-field-game forecast: where the agents' inventories go."""
-    from hfthot_platform.signals.forecasts import mfg_forecast
+    from hfthot_platform.domain.signals.forecasts import mfg_forecast
 
     found = mfg_forecast(trades, made_at=made_at).solution
     return _shown(

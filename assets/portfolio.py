@@ -8,9 +8,9 @@ import dagster as dg
 import polars as pl
 
 from assets.common import YESTERDAY, asset_key, publish_days, table_asset
-from hfthot_platform.ingest.derive import Days
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.spans import within
+from hfthot_platform.core.time import Days
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
 
 __all__ = ["ASSETS", "EQUITY"]
@@ -60,7 +60,7 @@ def _before(lake: Lakehouse, name: str, first: date) -> pl.DataFrame:
 )
 def weights(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Compute CARA, risk-parity and sparse weights for each day, from the closes before it."""
-    from hfthot_platform.signals.portfolios import weight_rows
+    from hfthot_platform.domain.signals.portfolios import weight_rows
 
     days = days_of(context)
     lake = platform.lake
@@ -80,7 +80,7 @@ def weights(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
 )
 def adaptive_weights(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Decide on each day's weights: regime, strategy, simulated move, costs, sizing, with the reasons."""
-    from hfthot_platform.signals.portfolios import adaptive_rows
+    from hfthot_platform.domain.signals.portfolios import adaptive_rows
 
     days = days_of(context)
     lake = platform.lake
@@ -118,7 +118,7 @@ EQUITY = dg.AssetSpec(
 )
 def backtests(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Run the rules and the recorded weights over the closes before the last of the days."""
-    from hfthot_platform.signals.backtests import backtest_rows
+    from hfthot_platform.domain.signals.backtests import backtest_rows
 
     days = days_of(context)
     lake = platform.lake

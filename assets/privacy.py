@@ -3,8 +3,8 @@
 import dagster as dg
 
 from assets.common import asset_key
-from hfthot_platform.contracts.accounts import AUDIT_LOG
-from hfthot_platform.privacy.evidence import check_log
+from hfthot_platform.domain.contracts.accounts import AUDIT_LOG
+from hfthot_platform.services.privacy.evidence import check_log
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["CHAIN"]

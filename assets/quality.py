@@ -11,8 +11,8 @@ import dagster as dg
 import polars as pl
 
 from assets.common import asset_key, table_rows
-from hfthot_platform.contracts import CONTRACTS, TableContract
-from hfthot_platform.quality import CheckOutcome, checks_of, run_checks, validate, write_report
+from hfthot_platform.domain.contracts import CONTRACTS, TableContract
+from hfthot_platform.services.quality import CheckOutcome, checks_of, run_checks, validate, write_report
 from resources.platform import Platform
 
 __all__ = ["CHECKS", "EXPECTATIONS"]

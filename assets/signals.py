@@ -10,13 +10,13 @@ from pydantic import Field
 
 from assets import pictures
 from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
-from hfthot_platform.ingest.derive import Days
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.spans import within
+from hfthot_platform.core.time import Days
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
 
 if TYPE_CHECKING:
-    from hfthot_platform.signals.forecasts import Forecasts
+    from hfthot_platform.domain.signals.forecasts import Forecasts
 
 __all__ = ["ASSETS"]
 
@@ -66,7 +66,7 @@ def _closes(lake: Lakehouse, interval: str, days: Days) -> pl.DataFrame:
 )
 def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Fit the regime models that are due, each on bars before the day from which it is used."""
-    from hfthot_platform.signals.regimes import RegimeSettings, model_rows
+    from hfthot_platform.domain.signals.regimes import RegimeSettings, model_rows
 
     days = days_of(context)
     known = platform.lake.table("signals.regime_models").scan().collect()
@@ -95,7 +95,7 @@ def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[
 )
 def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Filter the regime after each bar, with the model of its day."""
-    from hfthot_platform.signals.regimes import RegimeSettings, regime_rows
+    from hfthot_platform.domain.signals.regimes import RegimeSettings, regime_rows
 
     days = days_of(context)
     models = platform.lake.table("signals.regime_models").scan().collect()
@@ -118,7 +118,7 @@ def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
 )
 def regime_changes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Find the bars after which another regime is certain."""
-    from hfthot_platform.signals.regimes import change_rows
+    from hfthot_platform.domain.signals.regimes import change_rows
 
     days = days_of(context)
     table = platform.lake.table("signals.regimes")
@@ -133,7 +133,7 @@ def mfg_prices(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], config: ForecastHours
 ) -> _Result:
     """Forecast price paths with the mean field game, at each hour of the day that has no forecast yet."""
-    from hfthot_platform.signals.forecasts import mfg_price_rows
+    from hfthot_platform.domain.signals.forecasts import mfg_price_rows
 
     yield from _forecasts(context, platform, config, "signals.mfg_prices", "market.trades", mfg_price_rows)
 
@@ -143,7 +143,7 @@ def chiarella_forecasts(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], config: ForecastHours
 ) -> _Result:
     """Forecast price fans with Chiarella's market, at each hour of the day that has no forecast yet."""
-    from hfthot_platform.signals.forecasts import chiarella_rows
+    from hfthot_platform.domain.signals.forecasts import chiarella_rows
 
     yield from _forecasts(context, platform, config, "signals.chiarella_forecasts", "market.bars_1m", chiarella_rows)
 

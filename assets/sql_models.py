@@ -11,11 +11,11 @@ import dagster as dg
 
 from assets.common import DAILY, asset_key, columns_metadata, published, rule_results, table_asset
 from assets.conditions import FOLLOWS_AS_A_WHOLE, FOLLOWS_CHECKED_INPUTS
-from hfthot_platform.contracts.views import View
-from hfthot_platform.errors import SqlModelsError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql.models import DisabledModel, Models, SqlModel, TestOutcome
-from hfthot_platform.sql.models.runner import compute, inputs_of, judge, publish
+from hfthot_platform.core.errors import SqlModelsError
+from hfthot_platform.domain.contracts.views import View
+from hfthot_platform.services.sql.models import DisabledModel, Models, SqlModel, TestOutcome
+from hfthot_platform.services.sql.models.runner import compute, inputs_of, judge, publish
+from hfthot_platform.storage.lakehouse import Lakehouse
 from resources.platform import LakeDuckDB, Platform, days_of
 
 __all__ = ["SOUND", "model_assets", "model_checks"]

@@ -18,7 +18,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
+from hfthot_platform.domain.market.bars import bars_from_bars, bars_from_trades
 
 SYMBOLS = 10
 DAYS = 10

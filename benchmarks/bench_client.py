@@ -61,8 +61,8 @@ def timed(work: Callable[[], object], repeats: int) -> float:
 def main() -> None:
     os.environ |= {"HFTHOT_ARGON2_MEMORY_KIB": "8", "HFTHOT_ARGON2_PASSES": "1", "HFTHOT_ARGON2_LANES": "1"}
     from hfthot_platform import LakehouseClient
-    from hfthot_platform.client.personal import decrypted
-    from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.interfaces.client.personal import decrypted
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
     grid = Table("", "figure", "limit", title="LakehouseClient", title_justify="left")
     with tempfile.TemporaryDirectory() as name:

@@ -22,8 +22,8 @@ import numpy as np
 import polars as pl
 import psutil
 
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.services.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 QUESTION = (
@@ -139,7 +139,7 @@ def main() -> None:
         gateway = SqlGateway(lake, Policy.of("enterprise", "registered", "bench", LIMITS), pool)
         started = time.perf_counter()
         gateway.query("SELECT 1")
-        print(f"first statement of a cold gateway: {time.perf_counter() - started:.2f} s; {pool.facts()['cage']}")
+        print(f"first statement of a cold gateway: {time.perf_counter() - started:.2f} s; {pool.facts()['sandbox']}")
         overhead(lake, gateway)
         load(lake, pool, seconds)
         streams(gateway)

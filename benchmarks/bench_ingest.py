@@ -69,9 +69,8 @@ def _make(millions: float, folder: Path) -> None:
 
 
 def _ingest(path: Path, lake: Path) -> int:
-    from hfthot_platform.ingest import ingest_files
-    from hfthot_platform.lakehouse import Lakehouse
-    from hfthot_platform.market.sources import recognise  # noqa: F401 - not part of the measurement
+    from hfthot_platform.services.ingest import ingest_files
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
     begin = time.perf_counter()
     (outcome,) = ingest_files(Lakehouse.open(lake), [path])

@@ -52,7 +52,7 @@ def make_trades(rows: int, seed: int = 1, first_id: int = 0) -> pl.DataFrame:
 
 
 def publish(folder: Path) -> None:
-    from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
     Lakehouse.open(folder / "lake").table("market.trades").append(pl.scan_parquet(folder / "trades.parquet"))
 
@@ -70,7 +70,7 @@ STEPS: dict[str, Callable[[Path], None]] = {"publish": publish, "bare": bare}
 def child(step: str, folder: Path) -> None:
     import deltalake  # noqa: F401 - imported before the clock starts, as in a running process
 
-    from hfthot_platform.lakehouse import Lakehouse  # noqa: F401
+    from hfthot_platform.storage.lakehouse import Lakehouse  # noqa: F401
 
     started = time.perf_counter()
     STEPS[step](folder)
@@ -119,7 +119,7 @@ def main() -> None:
 
         from deltalake import DeltaTable
 
-        from hfthot_platform.lakehouse import Lakehouse
+        from hfthot_platform.storage.lakehouse import Lakehouse
 
         trades = Lakehouse.open(folder / "lake").table("market.trades")
         symbols = ["S03-USDT", "S17-USDT", "S42-USDT"]

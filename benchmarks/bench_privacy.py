@@ -22,16 +22,16 @@ import numpy as np
 import polars as pl
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.publisher import Publisher, flush
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts.accounts import AUDIT_LOG
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy import erasure
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.domain.contracts.accounts import AUDIT_LOG
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy import erasure
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.publication.publisher import Publisher, flush
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.changes import AuditEvent
 
 ERASE_SECONDS, EXPORT_SECONDS, SCAN_MB = 2.0, 2.0, 400.0
 

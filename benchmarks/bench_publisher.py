@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from hfthot_platform.accounts.changes import AuditEvent, RowChange
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational.changes import AuditEvent, RowChange
+from hfthot_platform.storage.operational.store import Store
 
 DAYS = 10
 DAY = 86_400_000_000

@@ -20,10 +20,10 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.audit import audit, conform
-from hfthot_platform.quality import SAMPLE_ROWS, run_checks, suites, validate
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.services.quality import SAMPLE_ROWS, run_checks, suites, validate
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.audit import audit, conform
 
 SYMBOLS = 20
 REPEATS = 3

@@ -13,8 +13,8 @@ import time
 import numpy as np
 from hmmlearn.hmm import GaussianHMM
 
-from hfthot_platform.models import _regime_loops as loops
-from hfthot_platform.models.regime import (
+from hfthot_platform.domain.models import _regime_loops as loops
+from hfthot_platform.domain.models.regime import (
     LABELS,
     Evidence,
     Memory,

@@ -24,9 +24,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from hfthot_platform.models.arrays import FloatArray
-from hfthot_platform.models.backtest import BacktestResult, Bars, Costs, backtest, on_change
-from hfthot_platform.models.strategy import AdaptiveRules, MeanReversion, TrendFollowing, adaptive
+from hfthot_platform.domain.models.arrays import FloatArray
+from hfthot_platform.domain.models.backtest import BacktestResult, Bars, Costs, backtest, on_change
+from hfthot_platform.domain.models.strategy import AdaptiveRules, MeanReversion, TrendFollowing, adaptive
 
 BLOCK, DRAWS = 20, 2_000
 #: Of liquid US equities at a broker, and of a spot exchange.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets import accounts, market, ops, portfolio, privacy, quality, signals, sql_models
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.settings import Settings, load_settings
 from jobs import accounts as account_jobs
 from jobs import maintenance, research
 from jobs import market as market_jobs

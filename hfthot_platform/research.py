@@ -20,15 +20,15 @@ from typing import Final, Literal
 
 import polars as pl
 
-from hfthot_platform import plots
-from hfthot_platform.errors import BadRequestError, DataError, nearest_symbol
-from hfthot_platform.intervals import canonical_name
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.market.bars import bars_at
-from hfthot_platform.models import backtest as _engine
-from hfthot_platform.models.backtest import BacktestResult, Bars, Costs, Strategy, assert_causal, on_change
-from hfthot_platform.models.strategy import Adaptive, AdaptiveRules, MeanReversion, TrendFollowing, regime_labels
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.errors import BadRequestError, DataError, nearest_symbol
+from hfthot_platform.core.intervals import canonical_name
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.domain import plots
+from hfthot_platform.domain.market.bars import bars_at
+from hfthot_platform.domain.models import backtest as _engine
+from hfthot_platform.domain.models.backtest import BacktestResult, Bars, Costs, Strategy, assert_causal, on_change
+from hfthot_platform.domain.models.strategy import Adaptive, AdaptiveRules, MeanReversion, TrendFollowing, regime_labels
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 __all__ = [
     "Adaptive",
@@ -207,7 +207,7 @@ def backtest(
     regimes: Sequence[str] | Literal["walk_forward"] | None = "walk_forward",
     causality_cuts: int = 8,
 ) -> BacktestResult:
-    """Run a strategy over bars; see `hfthot_platform.models.backtest.backtest`.
+    """Run a strategy over bars; see `hfthot_platform.domain.models.backtest.backtest`.
 
     Args:
         strategy: `MeanReversion()`, `TrendFollowing()`, or any function from bars to target weights.

@@ -5,9 +5,9 @@ from typing import Any
 import dagster as dg
 
 from assets.accounts import CHECKS, TABLES
-from hfthot_platform import __version__
-from hfthot_platform.ingest.users import ingest_user_landing
-from hfthot_platform.lakehouse import Stamp
+from hfthot_platform.core.version import __version__
+from hfthot_platform.services.ingest.users import ingest_user_landing
+from hfthot_platform.storage.lakehouse import Stamp
 from jobs.common import tables_with_gates, whole_schedule
 from resources.platform import Platform
 

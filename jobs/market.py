@@ -5,9 +5,9 @@ from typing import Any
 import dagster as dg
 
 from assets.common import asset_key
-from hfthot_platform import __version__
-from hfthot_platform.ingest import withdraw_file
-from hfthot_platform.lakehouse import Stamp
+from hfthot_platform.core.version import __version__
+from hfthot_platform.services.ingest import withdraw_file
+from hfthot_platform.storage.lakehouse import Stamp
 from jobs.common import TODAY, YESTERDAY, daily_schedule, tables_with_gates, whole_schedule
 from resources.platform import Platform
 

@@ -12,15 +12,15 @@ from typing import Any
 import dagster as dg
 
 from assets.privacy import CHAIN
-from hfthot_platform import __version__
-from hfthot_platform.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
-from hfthot_platform.ingest.users import sweep_user_files
-from hfthot_platform.lakehouse import Stamp
-from hfthot_platform.privacy.erasure import erasure_hits, list_erasures, pending_erasures, run_erasure
-from hfthot_platform.privacy.evidence import export_head
-from hfthot_platform.privacy.export import run_export
-from hfthot_platform.privacy.retention import apply_retention
-from hfthot_platform.privacy.rotation import rotate_keys
+from hfthot_platform.core.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
+from hfthot_platform.core.version import __version__
+from hfthot_platform.services.ingest.users import sweep_user_files
+from hfthot_platform.services.privacy.erasure import erasure_hits, list_erasures, pending_erasures, run_erasure
+from hfthot_platform.services.privacy.evidence import export_head
+from hfthot_platform.services.privacy.export import run_export
+from hfthot_platform.services.privacy.retention import apply_retention
+from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.storage.lakehouse import Stamp
 from jobs.common import whole_schedule
 from resources.platform import NO_ACCOUNTS, Platform
 

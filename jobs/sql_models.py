@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.common import asset_key
-from hfthot_platform.sql.models import Models, SqlModel
+from hfthot_platform.services.sql.models import Models, SqlModel
 from jobs.common import YESTERDAY, daily_schedule, whole_schedule
 
 __all__ = ["model_jobs", "model_schedules"]

@@ -18,7 +18,7 @@ import psutil
 # The two classes of Dagster's launchers' interface that it does not export.
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 
-from hfthot_platform.doctor import Finding
+from hfthot_platform.app.findings import Finding
 
 __all__ = ["DeadRun", "Launcher", "dead_runs", "diagnose_runs", "end_dead_runs"]
 

@@ -4,8 +4,8 @@ import hashlib
 
 import dagster as dg
 
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.ingest.users import waiting_user_files
+from hfthot_platform.services.ingest.users import waiting_user_files
+from hfthot_platform.services.publication.publisher import Publisher
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["SENSORS"]

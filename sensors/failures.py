@@ -7,9 +7,9 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from assets.common import asset_key
-from hfthot_platform import errors
-from hfthot_platform.incidents import Incident, notify, record
-from hfthot_platform.sql.models import models_of
+from hfthot_platform.app.lake import models_of
+from hfthot_platform.core import errors
+from hfthot_platform.storage.incidents import Incident, notify, record
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]

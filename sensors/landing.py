@@ -7,8 +7,8 @@ import polars as pl
 
 from assets.common import DAILY
 from assets.ops import announcements
-from hfthot_platform.ingest import folders_not_read, waiting_files
-from hfthot_platform.ingest.records import Known, known
+from hfthot_platform.services.ingest import folders_not_read, waiting_files
+from hfthot_platform.services.ingest.records import Known, known
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]

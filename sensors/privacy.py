@@ -6,9 +6,9 @@ from collections.abc import Iterator
 import dagster as dg
 import sqlalchemy as sa
 
-from hfthot_platform.accounts.schema import exports
-from hfthot_platform.incidents import notify, record
-from hfthot_platform.privacy.erasure import incident_of, list_erasures, pending_erasures
+from hfthot_platform.services.privacy.erasure import incident_of, list_erasures, pending_erasures
+from hfthot_platform.storage.incidents import notify, record
+from hfthot_platform.storage.operational.schema import exports
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["SENSORS"]

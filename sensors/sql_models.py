@@ -7,8 +7,9 @@ import dagster as dg
 
 from assets.common import asset_key
 from assets.sql_models import SOUND
-from hfthot_platform.incidents import Incident, notify, record
-from hfthot_platform.sql.models import Models, models_of
+from hfthot_platform.app.lake import models_of
+from hfthot_platform.services.sql.models import Models
+from hfthot_platform.storage.incidents import Incident, notify, record
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]

@@ -16,9 +16,9 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from hfthot_platform import __version__
-from hfthot_platform.cli import app, output
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.core.version import __version__
+from hfthot_platform.interfaces.cli import app, output
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 FEEDS = json.dumps([{"kind": "sample"}, {"kind": "simulated", "trades_per_day": 50}])
 COMMANDS = (
@@ -93,7 +93,7 @@ def test_every_command_has_help(hfthot, command):
 
 def test_help_loads_nothing_heavy():
     code = (
-        "import sys\nfrom typer.testing import CliRunner\nfrom hfthot_platform.cli import app\n"
+        "import sys\nfrom typer.testing import CliRunner\nfrom hfthot_platform.interfaces.cli import app\n"
         "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
         "heavy = {'polars', 'deltalake', 'duckdb', 'pyarrow', 'dagster', 'pandas', 'numpy', 'pydantic_settings'}\n"
         "print(sorted(heavy & set(sys.modules)))"

@@ -14,15 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.doctor import Finding, diagnose, worst
-from hfthot_platform.incidents import Incident
-from hfthot_platform.incidents import record as record_incident
-from hfthot_platform.ingest import ingest_feed
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.locks import writers_lock
-from hfthot_platform.settings import (
+from hfthot_platform.app.feeds import build_feeds
+from hfthot_platform.app.findings import Finding, worst
+from hfthot_platform.core.settings import (
     ArchiveFeedSettings,
     CcxtFeedSettings,
     SampleFeedSettings,
@@ -30,6 +24,14 @@ from hfthot_platform.settings import (
     SimulatedFeedSettings,
     dagster_home,
 )
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.interfaces.doctor import diagnose
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.ingest import ingest_feed
+from hfthot_platform.storage.incidents import Incident
+from hfthot_platform.storage.incidents import record as record_incident
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 NOW = datetime(2024, 1, 3, 6, tzinfo=UTC)
 HOME = Path(__file__).resolve().parent.parent / "dagster_home"
@@ -50,9 +52,9 @@ def filled(tmp_path_factory) -> Path:
     """A folder with a lake of one day of trades."""
     folder = tmp_path_factory.mktemp("doctor")
     settings = settings_for(folder)
-    day = NOW.date() - timedelta(days=1)
+    lake, day = Lakehouse.open(settings.lake_root), NOW.date() - timedelta(days=1)
     for table in ("market.instruments", "market.trades", "market.simulated_regimes"):
-        ingest_feed(Lakehouse.open(settings.lake_root), settings, "simulated", table, (day, NOW.date()))
+        ingest_feed(lake, build_feeds(settings), "simulated", table, (day, NOW.date()), settings=settings)
     Accounts.open(settings, create=True).close()
     return folder
 
@@ -148,7 +150,9 @@ def test_a_clock_that_leapt_ahead_is_told_and_only_looked_at(own):
 
 
 def test_changes_that_were_set_aside_are_told(own, monkeypatch):
-    monkeypatch.setattr("hfthot_platform.accounts.store.Store.waiting_aside", lambda _store: ["one", "another"])
+    monkeypatch.setattr(
+        "hfthot_platform.storage.operational.store.Store.waiting_aside", lambda _store: ["one", "another"]
+    )
 
     finding = about(look(own), "set aside")
 
@@ -173,7 +177,9 @@ def test_a_landing_folder_that_cannot_be_used_is_an_error(own, how):
 
 
 def test_rows_that_maintenance_does_not_remove_unasked_are_told(own, monkeypatch):
-    monkeypatch.setattr("hfthot_platform.lakehouse.overdue_share", lambda _lake, name: (7, float("trades" in name)))
+    monkeypatch.setattr(
+        "hfthot_platform.storage.lakehouse.overdue_share", lambda _lake, name: (7, float("trades" in name))
+    )
 
     finding = about(look(own), "market.trades")
 

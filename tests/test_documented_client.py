@@ -16,9 +16,9 @@ import polars as pl
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.client.results import AuditLog, Rows
-from hfthot_platform.errors import BadRequestError, VersionUnavailableError
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.errors import BadRequestError, VersionUnavailableError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.interfaces.client.results import AuditLog, Rows
 
 PASSWORD = "correct horse battery"
 

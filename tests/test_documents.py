@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hfthot_platform.documents import MAX_BYTES, MAX_VALUES, line_of, load_yaml, parse_yaml
-from hfthot_platform.errors import DocumentError, RejectedFileError
-from hfthot_platform.market.sources.mapping import load_mapping
+from hfthot_platform.adapters.files.mapping import load_mapping
+from hfthot_platform.core.documents import MAX_BYTES, MAX_VALUES, line_of, load_yaml, parse_yaml
+from hfthot_platform.core.errors import DocumentError, RejectedFileError
 
 
 def _merges(levels: int) -> str:

@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from hfthot_platform import Lakehouse, LakehouseClient
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.cli import app
-from hfthot_platform.errors import KeySourceError, LakeMissingError, StoreMissingError
-from hfthot_platform.privacy.vault import KeyRing
+from hfthot_platform.core.errors import KeySourceError, LakeMissingError, StoreMissingError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.interfaces.cli import app
 from hfthot_platform.research import load_dataset
-from hfthot_platform.settings import load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.operational.store import Store
+from hfthot_platform.storage.vault import KeyRing
 
 CHEAP = {"argon2_memory_kib": 8, "argon2_passes": 1, "argon2_lanes": 1}
 

@@ -8,8 +8,15 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.intervals import NAME_PATTERN, canonical_name, close_times, coarsest_base, interval, of_distances
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.intervals import (
+    NAME_PATTERN,
+    canonical_name,
+    close_times,
+    coarsest_base,
+    interval,
+    of_distances,
+)
 
 DAY = 86_400_000_000
 

@@ -14,9 +14,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hfthot_platform import plots
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.gaps import presence
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain import plots
+from hfthot_platform.domain.market.gaps import presence
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -243,7 +243,7 @@ def test_markdown_holds_the_picture_itself() -> None:
 def test_matplotlib_is_imported_on_use_and_never_its_global_state() -> None:
     code = (
         "import sys, polars as pl\n"
-        "from hfthot_platform import plots\n"
+        "from hfthot_platform.domain import plots\n"
         "assert 'matplotlib' not in sys.modules\n"
         "plots.lines(pl.DataFrame({'x': [1, 2], 'y': [1.0, 2.0]}), 'x', ['y'], title='t')\n"
         "assert 'matplotlib' in sys.modules\n"

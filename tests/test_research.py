@@ -11,9 +11,9 @@ import polars as pl
 import pytest
 
 from hfthot_platform import research
-from hfthot_platform.errors import BadRequestError, DataError, LookAheadError, nearest, nearest_symbol
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.core.errors import BadRequestError, DataError, LookAheadError, nearest, nearest_symbol
 from hfthot_platform.research import MeanReversion, TrendFollowing, backtest, equity_plot, load_dataset
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

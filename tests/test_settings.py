@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from hfthot_platform.errors import ConfigError
-from hfthot_platform.settings import (
+from hfthot_platform.core.errors import ConfigError
+from hfthot_platform.core.settings import (
     ArchiveFeedSettings,
     CcxtFeedSettings,
     SampleFeedSettings,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.settings import Settings, load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.operational.store import Store
 from tests import postgres
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)

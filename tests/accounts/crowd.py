@@ -12,10 +12,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import DuplicateAccountError, QuotaExceededError, RevokedTokenError
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.errors import DuplicateAccountError, QuotaExceededError, RevokedTokenError
+from hfthot_platform.core.settings import Settings, load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.operational import schema
 
 PASSWORD = "correct horse battery"
 REPOSITORY = Path(__file__).resolve().parent.parent.parent

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-from hfthot_platform.accounts import publisher as module
-from hfthot_platform.accounts.changes import AuditEvent, Entry, RowChange
-from hfthot_platform.accounts.publisher import APPLICATION, Publisher
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Lakehouse, datafiles, rewrite
-from hfthot_platform.lakehouse.table import Table
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.publication import publisher as module
+from hfthot_platform.services.publication.publisher import APPLICATION, Publisher
+from hfthot_platform.storage.lakehouse import Lakehouse, datafiles, rewrite
+from hfthot_platform.storage.lakehouse.table import Table
+from hfthot_platform.storage.operational.changes import AuditEvent, Entry, RowChange
+from hfthot_platform.storage.operational.store import Store
 
 DAY = 86_400_000_000
 NOW = 19_700 * DAY

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfthot_platform.accounts.changes import (
+from hfthot_platform.core.errors import StoreError
+from hfthot_platform.storage.operational.changes import (
     GENESIS,
     AuditEvent,
     RowChange,
@@ -19,7 +20,6 @@ from hfthot_platform.accounts.changes import (
     encode,
     personal_digest,
 )
-from hfthot_platform.errors import StoreError
 
 TEXT = st.text(max_size=20)
 EVENT = st.builds(

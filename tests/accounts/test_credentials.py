@@ -9,15 +9,15 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.tiers import TIERS
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     InactiveAccountError,
     InvalidTokenError,
     QuotaExceededError,
     RevokedTokenError,
 )
+from hfthot_platform.domain.access.plans import TIERS
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import NOW, PASSWORD
 
 

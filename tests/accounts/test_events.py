@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts.events import ingest_user_events
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.errors import InvalidCredentialsError, RejectedFileError
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.core.errors import InvalidCredentialsError, RejectedFileError
+from hfthot_platform.services.ingest.user_events import ingest_user_events
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.accounts.conftest import NOW, PASSWORD
 
 ON_SQLITE = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
@@ -247,11 +247,11 @@ def test_a_file_of_another_kind_is_refused_as_a_whole(accounts, lake, tmp_path, 
 CRASHING = """
 import os, signal, sys
 from pathlib import Path
-from hfthot_platform.accounts import events
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.accounts.store import Transaction
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import load_settings
+from hfthot_platform.services.ingest import user_events as events
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.operational.store import Transaction
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.core.settings import load_settings
 path, kill_at, given = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 settings = load_settings(**__import__("json").loads(given))
 genuine, count = Transaction.run, 0

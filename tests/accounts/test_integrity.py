@@ -8,12 +8,12 @@ import json
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Lakehouse, maintain
-from hfthot_platform.quality.accounts import ScanState, account_checks_of, run_account_checks
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.services.quality.accounts import ScanState, account_checks_of, run_account_checks
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.storage.operational.changes import AuditEvent
+from hfthot_platform.storage.operational.store import Store
 from tests.accounts import ledger
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.lookalikes import skeleton
-from hfthot_platform.errors import BadRequestError, DuplicateAccountError
+from hfthot_platform.core.errors import BadRequestError, DuplicateAccountError
+from hfthot_platform.services.accounts.lookalikes import skeleton
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import PASSWORD
 
 pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)

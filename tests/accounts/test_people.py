@@ -6,9 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     DuplicateAccountError,
     ErasedSubjectError,
@@ -18,6 +16,8 @@ from hfthot_platform.errors import (
     RevokedTokenError,
     UnknownUserError,
 )
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
 from tests.accounts.conftest import NOW, PASSWORD
 
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts import publisher as module
-from hfthot_platform.accounts import store as store_module
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.changes import GENESIS, AuditEvent, RowChange
-from hfthot_platform.accounts.publisher import APPLICATION, Publisher, flush
-from hfthot_platform.errors import AuditFailedError, LockTimeoutError, RowRefusedError, StoreError
-from hfthot_platform.lakehouse import Lakehouse, Stamp
+from hfthot_platform.core.errors import AuditFailedError, LockTimeoutError, RowRefusedError, StoreError
+from hfthot_platform.services.publication import publisher as module
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import APPLICATION, Publisher, flush
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
+from hfthot_platform.storage.operational import store as store_module
+from hfthot_platform.storage.operational.changes import GENESIS, AuditEvent, RowChange
 from tests.accounts import ledger
 
 CLEAR = "ada@example.org"

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfthot_platform.accounts.providers import PROVIDERS
-from hfthot_platform.accounts.quotas import Counter
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     InactiveAccountError,
     QuotaExceededError,
     TierForbiddenError,
     UnknownUserError,
 )
+from hfthot_platform.services.accounts.providers import PROVIDERS
+from hfthot_platform.services.accounts.quotas import Counter
 from tests.accounts.conftest import NOW
 
 MINUTE = 60_000_000

@@ -10,23 +10,23 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import Publisher, flush
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     CertificateError,
     DamagedTableError,
     ErasedSubjectError,
     StoreError,
 )
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy.erasure import delete_user_permanent, request_erasure, run_erasure
-from hfthot_platform.privacy.holds import place_hold
-from hfthot_platform.privacy.restore import forgotten_destructions, restore
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy.erasure import delete_user_permanent, request_erasure, run_erasure
+from hfthot_platform.services.privacy.holds import place_hold
+from hfthot_platform.services.privacy.restore import forgotten_destructions, restore
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import Publisher, flush
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational import schema
 
 from .conftest import PASSWORD
 

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.accounts import rows as module
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.contracts.model import FLAG, INT, TEXT, TIME
-from hfthot_platform.contracts.rules import AtLeast, Between, Matches, OneOf
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.domain.contracts.model import FLAG, INT, TEXT, TIME
+from hfthot_platform.domain.contracts.rules import AtLeast, Between, Matches, OneOf
+from hfthot_platform.storage.operational import rows as module
 
 END = 253_402_300_799_999_999
 TABLES = {each.name: each for each in USER_TABLES}

@@ -12,10 +12,7 @@ import traceback
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     AccountError,
     AuthenticationError,
     BadRequestError,
@@ -25,6 +22,9 @@ from hfthot_platform.errors import (
     PrivacyError,
     StoreError,
 )
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import PASSWORD
 
 HOSTILE = (

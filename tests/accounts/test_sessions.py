@@ -9,10 +9,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.records import Request, Secret
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     ExpiredTokenError,
     InvalidCredentialsError,
@@ -21,6 +18,9 @@ from hfthot_platform.errors import (
     RevokedTokenError,
     TooManyAttemptsError,
 )
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request, Secret
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import NOW, PASSWORD
 
 NEW = "a new long password"

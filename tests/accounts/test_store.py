@@ -20,11 +20,11 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from hfthot_platform.accounts import databases, schema
-from hfthot_platform.accounts import store as module
-from hfthot_platform.accounts.changes import GENESIS, AuditEvent
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.errors import LockTimeoutError, StoreError
+from hfthot_platform.core.errors import LockTimeoutError, StoreError
+from hfthot_platform.storage.operational import databases, schema
+from hfthot_platform.storage.operational import store as module
+from hfthot_platform.storage.operational.changes import GENESIS, AuditEvent
+from hfthot_platform.storage.operational.store import Store
 from tests import postgres
 from tests.accounts import ledger
 
@@ -78,7 +78,7 @@ def test_opening_an_existing_store_does_not_even_import_alembic(settings):
     Store.open(settings).close()
     code = (
         "import sys\n"
-        "from hfthot_platform.accounts.store import Store\n"
+        "from hfthot_platform.storage.operational.store import Store\n"
         "Store.open(sys.argv[1]).close()\n"
         "assert not [name for name in sys.modules if name.startswith(('alembic', 'polars', 'deltalake', 'pandas'))]\n"
     )
@@ -397,9 +397,9 @@ def test_a_server_that_was_restarted_costs_one_failed_call():
 WRITER = """
 import sys
 import sqlalchemy as sa
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.store import Store
+from hfthot_platform.services.accounts import schema
+from hfthot_platform.storage.operational.changes import AuditEvent
+from hfthot_platform.storage.operational.store import Store
 
 store = Store.open(sys.argv[1])
 number = int(sys.argv[2])
@@ -435,7 +435,7 @@ def test_a_killed_writer_leaves_all_or_nothing_of_each_operation(settings):
 def test_losing_sqlites_locks_to_a_reader_of_its_files_loses_no_operation(make_settings):
     """A process that opens and closes the files loses its locks; the next to close the store clears the log away."""
     settings = make_settings()
-    code = "import sys; from hfthot_platform.accounts.store import Store; Store.open(sys.argv[1]).close()"
+    code = "import sys; from hfthot_platform.storage.operational.store import Store; Store.open(sys.argv[1]).close()"
     with Store.open(settings) as store:
         with store.transaction() as tx:
             subject(tx, 1)

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from keyring.backend import KeyringBackend
 
-from hfthot_platform.contracts.accounts import ENVELOPE
-from hfthot_platform.errors import DecryptionError, KeySourceError
-from hfthot_platform.privacy.vault import KeyRing, Vault, Wrapped
+from hfthot_platform.core.errors import DecryptionError, KeySourceError
+from hfthot_platform.domain.contracts.accounts import ENVELOPE
+from hfthot_platform.storage.vault import KeyRing, Vault, Wrapped
 
 SUBJECT, OTHER = "a" * 32, "b" * 32
 

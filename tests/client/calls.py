@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.client import Market, MarketQuery
+from hfthot_platform.interfaces.client import Market, MarketQuery
 
 from .conftest import PASSWORD
 

@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from hfthot_platform.client import LakehouseClient
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.market.bars import bars_from_bars
+from hfthot_platform.domain.market.bars import bars_from_bars
+from hfthot_platform.interfaces.client import LakehouseClient
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 #: Recent, so that the free tier's thirty days reach it.
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)

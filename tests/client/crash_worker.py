@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.privacy.rotation import rotate_keys
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.privacy.rotation import rotate_keys
 
 KINDS = ("register", "login", "update", "count", "publish", "rotate")
 #: How often each is done: publishing and rotating are slow and few.

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from deltalake import write_deltalake
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.accounts import schema
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     AuthenticationError,
     DecryptionError,
     ExpiredTokenError,
@@ -22,8 +21,9 @@ from hfthot_platform.errors import (
     InvalidTokenError,
     RevokedTokenError,
 )
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.storage.operational import schema
 
 from .calls import ARGUMENTS, MAKING, OF_POLARS, Scene, call, parameters, public
 from .conftest import PASSWORD
@@ -351,7 +351,7 @@ def test_a_stolen_lake_reveals_no_personal_field(client, folder, tmp_path):
     client.restore_user(user.user_id)
     client.sql("SELECT count(*) FROM users")
     client.flush()
-    from hfthot_platform.lakehouse import maintain
+    from hfthot_platform.storage.lakehouse import maintain
 
     maintain(client._lake, "users")
     stolen = tmp_path / "stolen"

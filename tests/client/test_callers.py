@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.client import settings_of_folder
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     InvalidTokenError,
     PermissionDeniedError,
     QuotaExceededError,
     RevokedTokenError,
 )
+from hfthot_platform.interfaces.client import settings_of_folder
 
 from .conftest import PASSWORD
 

@@ -11,9 +11,7 @@ import polars as pl
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.records import Secret
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     CertificateError,
     ErasedSubjectError,
@@ -26,7 +24,9 @@ from hfthot_platform.errors import (
     TierForbiddenError,
     VersionUnavailableError,
 )
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.accounts.records import Secret
+from hfthot_platform.services.publication.chain import verify_chain
 
 from .conftest import PASSWORD, TODAY, minutes
 
@@ -125,7 +125,7 @@ class TestUserTables:
         assert found == [[], ["ada"], ["ada b"], ["ada c"]]
 
     def test_many_chunks_are_decrypted_as_one(self, client, register, monkeypatch):
-        monkeypatch.setattr("hfthot_platform.client.personal._CHUNK", 2)
+        monkeypatch.setattr("hfthot_platform.interfaces.client.personal._CHUNK", 2)
         for name in "abcde":
             register(f"user.{name}")
 
@@ -395,7 +395,7 @@ def test_the_settings_decide_where_everything_is(tmp_path):
 def test_the_demonstration_ends_with_an_erasure_and_its_proof(folder, capsys):
     from rich.console import Console
 
-    from hfthot_platform.demo import _forget_somebody
+    from hfthot_platform.interfaces.demo import _forget_somebody
 
     _forget_somebody(Console(width=200), load_settings(lake_root=str(folder / "lake")))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
 
 from .conftest import PASSWORD
 

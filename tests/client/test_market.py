@@ -11,10 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.client import LakehouseClient
-from hfthot_platform.client.market import Market, MarketQuery
-from hfthot_platform.errors import AmbiguousVenueError, BadRequestError, UnknownSymbolError, VersionUnavailableError
-from hfthot_platform.lakehouse import Lakehouse, maintain
+from hfthot_platform.core.errors import (
+    AmbiguousVenueError,
+    BadRequestError,
+    UnknownSymbolError,
+    VersionUnavailableError,
+)
+from hfthot_platform.interfaces.client import LakehouseClient
+from hfthot_platform.interfaces.client.market import Market, MarketQuery
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
 
 from .conftest import TODAY, closes, minutes
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.errors import BadRequestError, InvalidTokenError, PermissionDeniedError, PrivacyError
+from hfthot_platform.core.errors import BadRequestError, InvalidTokenError, PermissionDeniedError, PrivacyError
 
 from .calls import ARGUMENTS, MAKING, OF_POLARS, Scene, call, public
 from .conftest import PASSWORD

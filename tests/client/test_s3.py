@@ -12,7 +12,7 @@ from datetime import timedelta
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
 
 from .conftest import PASSWORD, TODAY, minutes
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.errors import HfthotError
+from hfthot_platform.core.errors import HfthotError
 
 from .calls import ARGUMENTS, Scene, public
 

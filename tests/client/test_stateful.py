@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from hfthot_platform import LakehouseClient, errors
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.settings import load_settings
+from hfthot_platform import LakehouseClient
+from hfthot_platform.core import errors
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.publication.chain import verify_chain
 
 NAMES = st.sampled_from([f"user{number}" for number in range(5)])
 PICK = st.integers(0, 1000)

@@ -7,10 +7,10 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, contract
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
-from hfthot_platform.contracts.rules import Between, Finite, NotNull
-from hfthot_platform.errors import ContractError, UnknownTableError
+from hfthot_platform.core.errors import ContractError, UnknownTableError
+from hfthot_platform.domain.contracts import CONTRACTS, contract
+from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
+from hfthot_platform.domain.contracts.rules import Between, Finite, NotNull
 
 GOOD = TableContract(
     name="test.table",

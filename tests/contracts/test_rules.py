@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts.rules import (
+from hfthot_platform.domain.contracts.rules import (
     AtLeast,
     Between,
     Finite,

@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from hfthot_platform.core.settings import Settings, load_settings
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.settings import Settings, load_settings
 from resources.platform import Platform
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)

@@ -11,13 +11,13 @@ import pytest
 
 from assets.accounts import TABLES
 from assets.common import RULES
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.core.settings import load_settings
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.storage.operational.changes import AuditEvent
 from resources.platform import Platform
 from sensors.accounts import SENSORS as ACCOUNT_SENSORS
 from sensors.accounts import accounts_changes, user_events
@@ -132,7 +132,7 @@ def test_a_second_run_makes_no_versions(platform, run):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Let the store take rows that it refuses, as an older version did."""
-    monkeypatch.setattr("hfthot_platform.accounts.store.require_rows", lambda rows: None)
+    monkeypatch.setattr("hfthot_platform.storage.operational.store.require_rows", lambda rows: None)
 
 
 def test_a_bad_entry_fails_the_check_of_its_table_and_the_others_are_published(platform, run, unchecked):

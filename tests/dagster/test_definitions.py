@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 
 from assets.common import DAILY
-from hfthot_platform.contracts import CONTRACTS
 from hfthot_platform.definitions import build_definitions
+from hfthot_platform.domain.contracts import CONTRACTS
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
 REPOSITORY = Path(__file__).resolve().parents[2]

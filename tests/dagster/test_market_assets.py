@@ -9,8 +9,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
-from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
-from hfthot_platform.market.sources.base import Batch
+from hfthot_platform.adapters.ports import Batch
+from hfthot_platform.domain.market.bars import bars_from_bars, bars_from_trades
 from resources.platform import Platform
 
 DAY = "2024-03-04"
@@ -214,7 +214,7 @@ def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platfo
 
 def test_a_wrong_computation_is_not_tried_again(platform, instance, monkeypatch):
     from assets import market
-    from hfthot_platform.ingest import tables
+    from hfthot_platform.services.derive import tables
 
     def wrong(*_args, **_kwargs):
         raise TypeError("a mistake in the code")

@@ -16,8 +16,8 @@ from dagster._core.events import EngineEventData
 from dagster_shared.error import SerializableErrorInfo
 
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.incidents import Incident, notify, record, redacted
-from hfthot_platform.ingest.tables import derive_table
+from hfthot_platform.services.derive.tables import derive_table
+from hfthot_platform.storage.incidents import Incident, notify, record, redacted
 from resources.platform import Platform
 from sensors.failures import run_failure
 from sensors.landing import landing_folder, withdrawn_files

@@ -9,15 +9,15 @@ from datetime import timedelta
 import dagster as dg
 import pytest
 
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.core.settings import load_settings
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.privacy.certificate import verify
-from hfthot_platform.privacy.erasure import list_erasures, public_key, request_erasure
-from hfthot_platform.privacy.export import request_export
-from hfthot_platform.privacy.holds import place_hold, release_hold
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.certificate import verify
+from hfthot_platform.services.privacy.erasure import list_erasures, public_key, request_erasure
+from hfthot_platform.services.privacy.export import request_export
+from hfthot_platform.services.privacy.holds import place_hold, release_hold
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.publication.publisher import flush
 from jobs.privacy import erasures_resumed
 from resources.platform import Platform
 from sensors.privacy import erasure_requests, export_requests
@@ -179,7 +179,7 @@ def test_an_unexpected_error_tells_its_class_alone(run, platform, instance, zoe,
     def broken(*_):
         raise ValueError(f"row of {ZOE.email}")
 
-    monkeypatch.setattr("hfthot_platform.privacy.erasure._destroy", broken)
+    monkeypatch.setattr("hfthot_platform.services.privacy.erasure._destroy", broken)
 
     result = run("rgpd_erasure", config=config("erase_person", request_id), raise_on_error=False)
 

@@ -8,8 +8,8 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from hfthot_platform.adapters.sample import SampleFeed
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.market.sources.sample import SampleFeed
 from sensors.changes import regime_change
 
 

@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.conftest import REPOSITORY
 
 FEEDS = '[{"kind":"simulated","symbols":["ALPHA-USDT"],"trades_per_day":300}]'

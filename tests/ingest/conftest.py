@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.ingest import FileOutcome, ingest_landing
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.services.ingest import FileOutcome, ingest_landing
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 START = datetime(2024, 1, 1, tzinfo=UTC)

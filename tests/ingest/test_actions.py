@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hfthot_platform.market.adjust import adjusted_closes
+from hfthot_platform.domain.market.adjust import adjusted_closes
 
 MAPPING = {"table": "market.corporate_actions", "venue": "us_equity"}
 ACTIONS = "date,symbol,kind,ratio,amount\n2024-01-03,KO,split,2,\n2024-01-04,KO,dividend,,1\n"

@@ -9,12 +9,13 @@ from itertools import pairwise
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import AuditFailedError
-from hfthot_platform.ingest import derive
-from hfthot_platform.lakehouse import Lakehouse, Stamp, staging
-from hfthot_platform.market.bars import bars_from_trades
-from hfthot_platform.market.sources.base import Batch
-from hfthot_platform.settings import load_settings
+from hfthot_platform.adapters.ports import Batch
+from hfthot_platform.core.errors import AuditFailedError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.domain.market.bars import bars_from_trades
+from hfthot_platform.services.derive.derivation import derive
+from hfthot_platform.services.ingest import stated_by
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, staging
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = (date(2024, 1, 1), date(2024, 1, 3))
@@ -66,7 +67,8 @@ class StatingFeed:
 
 
 def publish(lake, settings, compute, *, feeds=(), days=DAYS, meanwhile=None, table=TABLE):
-    with derive(lake, table, days, compute, feeds=feeds, settings=settings) as derivation:
+    stated = stated_by(feeds, lake, table, settings=settings)
+    with derive(lake, table, days, compute, stated=stated, settings=settings) as derivation:
         if meanwhile is not None:
             meanwhile()
         return derivation.publish(Stamp(run_id="r"))
@@ -239,7 +241,7 @@ def test_decades_of_sparse_rows_take_a_dozen_pieces(lake, settings):
 def test_pieces_stay_short_where_rows_are_dense(lake, settings, monkeypatch):
     import importlib
 
-    module = importlib.import_module("hfthot_platform.ingest.derive")
+    module = importlib.import_module("hfthot_platform.services.derive.derivation")
     monkeypatch.setattr(module, "_SMALL_PIECE_ROWS", 2)
     asked = []
 

@@ -16,18 +16,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     DamagedTableError,
     LockTimeoutError,
     RejectedFileError,
     SchemaMismatchError,
 )
-from hfthot_platform.ingest import files as files_module
-from hfthot_platform.ingest import incident_of, ingest_files, ingest_landing, waiting_files
-from hfthot_platform.lakehouse import Lakehouse, Stamp
-from hfthot_platform.lakehouse.datafiles import DataFiles
-from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.services.ingest import files as files_module
+from hfthot_platform.services.ingest import incident_of, ingest_files, ingest_landing, waiting_files
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
+from hfthot_platform.storage.lakehouse.datafiles import DataFiles
+from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 HEADER = "timestamp,trade_id,price,amount,side\n"
 START_MS = 1_704_067_200_000
@@ -429,7 +429,7 @@ def test_bars_with_as_many_unfinished_and_bad_rows_as_allowed_are_published(land
 @pytest.fixture
 def small_batches(monkeypatch):
     """Make every file one of batches of ten rows."""
-    from hfthot_platform.market.sources import csv as csv_module
+    from hfthot_platform.adapters.files import csv as csv_module
 
     read = csv_module.Csv.read
 
@@ -526,7 +526,7 @@ def test_a_file_of_mostly_bad_rows_is_refused_whole_although_it_begins_well(land
 
 @pytest.mark.usefixtures("small_batches")
 def test_a_file_that_breaks_off_is_refused_whole(landing, csv_of, monkeypatch):
-    from hfthot_platform.market.sources import csv as csv_module
+    from hfthot_platform.adapters.files import csv as csv_module
 
     read = csv_module.Csv.read
 
@@ -820,8 +820,8 @@ TWO = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from hfthot_platform.ingest import ingest_landing
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.services.ingest import ingest_landing
+from hfthot_platform.storage.lakehouse import Lakehouse
 print("ready", flush=True)
 sys.stdin.readline()
 outcomes = ingest_landing(Lakehouse.open(sys.argv[1]), Path(sys.argv[2]), now=datetime.now(UTC), settle_seconds=0)

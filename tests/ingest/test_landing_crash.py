@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 LANDER = Path(__file__).with_name("lander.py")
 START_MS = 1_704_067_200_000

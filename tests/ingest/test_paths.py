@@ -9,10 +9,10 @@ import zipfile
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.ingest import files as files_module
-from hfthot_platform.ingest import ingest_files, ingest_landing, withdraw_file
-from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.services.ingest import files as files_module
+from hfthot_platform.services.ingest import ingest_files, ingest_landing, withdraw_file
+from hfthot_platform.storage.lakehouse.locks import writers_lock
 from tests.ingest.conftest import HEADER, NOW, assert_accounted, trade_line, trades_csv
 
 

@@ -11,14 +11,15 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.ingest import derive, ingest_files
-from hfthot_platform.intervals import DERIVED
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.spans import within
-from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
-from hfthot_platform.market.gaps import completeness, missing_runs
-from hfthot_platform.quality import run_checks
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.intervals import DERIVED
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.domain.market.bars import bars_from_bars, bars_from_trades
+from hfthot_platform.domain.market.gaps import completeness, missing_runs
+from hfthot_platform.services.derive import derivation as derive
+from hfthot_platform.services.ingest import ingest_files
+from hfthot_platform.services.quality import run_checks
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.days import within
 
 NOW = datetime(2025, 7, 1, tzinfo=UTC)
 CANDLE = ["ts", "open", "high", "low", "close", "volume"]

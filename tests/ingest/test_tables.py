@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError, UnknownSymbolError
-from hfthot_platform.ingest.tables import derive_table, missing_in
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import Settings
+from hfthot_platform.core.errors import BadRequestError, UnknownSymbolError
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.services.derive.tables import derive_table, missing_in
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 FIRST = datetime(1955, 3, 7, tzinfo=UTC)  # a Monday
 DAY = timedelta(days=1)

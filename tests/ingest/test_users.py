@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.cli import app as cli
-from hfthot_platform.errors import ClockError
-from hfthot_platform.ingest.users import ingest_user_files, ingest_user_landing, sweep_user_files
-from hfthot_platform.lakehouse import Lakehouse, accept_clock
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.errors import ClockError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.interfaces.cli import app as cli
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.ingest.users import ingest_user_files, ingest_user_landing, sweep_user_files
+from hfthot_platform.storage.lakehouse import Lakehouse, accept_clock
 
 NAME = "ada@analytical.example.jsonl"
 

@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.ingest import files as files_module
-from hfthot_platform.ingest import ingest_files, ingest_landing, withdraw_file
-from hfthot_platform.ingest.records import days_in_words
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.services.ingest import files as files_module
+from hfthot_platform.services.ingest import ingest_files, ingest_landing, withdraw_file
+from hfthot_platform.services.ingest.records import days_in_words
 from tests.ingest.conftest import NOW, assert_accounted, trades_csv
 
 BARS = "market.bars"
@@ -158,7 +158,7 @@ def test_what_is_withdrawn_itself_does_not_come_back_but_what_was_before_it_does
 
 
 def test_it_is_said_where_history_does_not_go_back_far_enough(landing):
-    from hfthot_platform.lakehouse import maintain
+    from hfthot_platform.storage.lakehouse import maintain
 
     for name, close in (("a.csv", 10), ("b.csv", 11)):
         landing.drop(name, hours(close), mapping=KRAKEN)
@@ -277,7 +277,7 @@ def test_the_reason_beside_a_rejected_file_has_rules_first_rows_and_the_query(la
     assert json.loads(worst["first"][0]["row"])["price"] == "-1.0"
     assert reason["query"].startswith("SELECT reason, detail, row_number, row FROM quarantine.trades WHERE")
 
-    from hfthot_platform.sql import query
+    from hfthot_platform.services.sql import query
 
     found = query(landing.lake, reason["query"])
     assert found.frame.height == 11

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse, Table
+from hfthot_platform.storage.lakehouse import Lakehouse, Table
 
 DAY = date(2024, 1, 1)
 

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import AuditFailedError, BadRequestError, CommitConflictError, SchemaMismatchError
-from hfthot_platform.lakehouse import maintain, rewrite
-from hfthot_platform.lakehouse.commits import active_files
+from hfthot_platform.core.errors import AuditFailedError, BadRequestError, CommitConflictError, SchemaMismatchError
+from hfthot_platform.storage.lakehouse import maintain, rewrite
+from hfthot_platform.storage.lakehouse.commits import active_files
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LOG = "test.log"

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.contracts.model import ROW_NUMBER
-from hfthot_platform.errors import SchemaMismatchError
-from hfthot_platform.lakehouse.audit import audit, conform
+from hfthot_platform.core.errors import SchemaMismatchError
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.domain.contracts.model import ROW_NUMBER
+from hfthot_platform.storage.lakehouse.audit import audit, conform
 
 TRADES = contract("market.trades")
 
@@ -160,7 +160,7 @@ def test_rows_that_the_source_could_not_parse_join_the_rejected(trades):
 def test_personal_values_do_not_reach_the_quarantine():
     from dataclasses import replace
 
-    from hfthot_platform.contracts.model import TEXT, Column
+    from hfthot_platform.domain.contracts.model import TEXT, Column
 
     people = replace(TRADES, columns=(*TRADES.columns, Column("mail", TEXT, "Address", nullable=True, personal=True)))
     frame = pl.DataFrame(schema=people.polars_schema).clear(1).with_columns(mail=pl.lit("a@b.example"))

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hfthot_platform.errors import ClockError
-from hfthot_platform.lakehouse import Lakehouse, accept_clock, check_clock, maintain
-from hfthot_platform.lakehouse import clock as clocks
+from hfthot_platform.core.errors import ClockError
+from hfthot_platform.storage.lakehouse import Lakehouse, accept_clock, check_clock, maintain
+from hfthot_platform.storage.lakehouse import clock as clocks
 
 
 @pytest.fixture

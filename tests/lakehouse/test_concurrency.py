@@ -14,10 +14,10 @@ import polars as pl
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from hfthot_platform.errors import CommitConflictError, LockTimeoutError
-from hfthot_platform.lakehouse import Stamp, locks, maintain
-from hfthot_platform.lakehouse import table as table_module
-from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.core.errors import CommitConflictError, LockTimeoutError
+from hfthot_platform.storage.lakehouse import Stamp, locks, maintain
+from hfthot_platform.storage.lakehouse import table as table_module
+from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 WRITER = Path(__file__).parent / "writer.py"
 BATCH = 5
@@ -138,7 +138,7 @@ def test_what_failed_after_the_commit_counts_as_published(table, trades, monkeyp
     original = table._write
 
     def then_fail(*args, **kwargs):
-        from hfthot_platform.errors import StorageFullError
+        from hfthot_platform.core.errors import StorageFullError
 
         original(*args, **kwargs)
         raise StorageFullError("no room for the checkpoint")
@@ -198,7 +198,7 @@ def test_a_waiting_maintenance_is_not_starved_by_a_stream_of_writers(tmp_path):
 def test_the_lock_of_a_dead_process_is_free(tmp_path):
     path = tmp_path / "t.lock"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom hfthot_platform.lakehouse.locks import writers_lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom hfthot_platform.storage.lakehouse.locks import writers_lock\n"
         "with writers_lock(Path(sys.argv[1]), exclusive=True):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)

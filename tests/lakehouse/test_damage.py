@@ -7,8 +7,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from hfthot_platform.errors import DamagedTableError
-from hfthot_platform.lakehouse import maintain
+from hfthot_platform.core.errors import DamagedTableError
+from hfthot_platform.storage.lakehouse import maintain
 
 DAY = date(2024, 1, 1)
 

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse, Stamp, accept_clock, maintain
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, accept_clock, maintain
 
 DAY = date(2024, 1, 1)
 

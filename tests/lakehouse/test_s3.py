@@ -14,8 +14,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import StorageUnavailableError, VersionUnavailableError
-from hfthot_platform.lakehouse import Lakehouse, maintain
+from hfthot_platform.core.errors import StorageUnavailableError, VersionUnavailableError
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
 
 WRITER = Path(__file__).parent / "writer.py"
 DAY = date(2024, 1, 1)

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.contracts.model import FLOAT, INT, TEXT, Column
-from hfthot_platform.errors import SchemaMismatchError, UnknownTableError, UnsupportedTableError
-from hfthot_platform.lakehouse import Table
+from hfthot_platform.core.errors import SchemaMismatchError, UnknownTableError, UnsupportedTableError
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.domain.contracts.model import FLOAT, INT, TEXT, Column
+from hfthot_platform.storage.lakehouse import Table
 
 TRADES = CONTRACTS["market.trades"]
 FEE = Column("fee", FLOAT, "Fee paid", unit="quote", nullable=True)

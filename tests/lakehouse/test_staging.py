@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Staging, sweep_scratch
-from hfthot_platform.lakehouse import staging as module
+from hfthot_platform.storage.lakehouse import Staging, sweep_scratch
+from hfthot_platform.storage.lakehouse import staging as module
 
 NOW = datetime(2024, 3, 10, tzinfo=UTC)
 

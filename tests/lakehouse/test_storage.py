@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     ConfigError,
     DamagedTableError,
@@ -23,8 +22,9 @@ from hfthot_platform.errors import (
     StorageUnavailableError,
     UnsupportedTableError,
 )
-from hfthot_platform.lakehouse import Lakehouse, maintain
-from hfthot_platform.lakehouse.storage import Storage, translated
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.storage.lakehouse.storage import Storage, translated
 
 TRADES = contract("market.trades")
 
@@ -32,8 +32,8 @@ TRADES = contract("market.trades")
 CHILD = """
 import json, os, resource, signal, sys
 import numpy as np, polars as pl
-from hfthot_platform.lakehouse import Lakehouse, maintain
-from hfthot_platform.errors import HfthotError
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.core.errors import HfthotError
 root, restriction, *steps = sys.argv[1:]
 lake = Lakehouse.open(root)
 table = lake.table("market.trades")

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hfthot_platform.errors import BadRequestError, DamagedTableError, VersionUnavailableError
-from hfthot_platform.lakehouse import Lakehouse, maintain
+from hfthot_platform.core.errors import BadRequestError, DamagedTableError, VersionUnavailableError
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
 
 
 def heights(table):

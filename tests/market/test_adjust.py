@@ -9,8 +9,8 @@ from datetime import date
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.adjust import adjusted_closes
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.market.adjust import adjusted_closes
 
 
 def closes(prices: list[float], symbol: str = "KO") -> pl.DataFrame:

@@ -10,10 +10,10 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.intervals import DERIVED
-from hfthot_platform.market.bars import bars_at, bars_from_bars, bars_from_trades
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.intervals import DERIVED
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.domain.market.bars import bars_at, bars_from_bars, bars_from_trades
 
 MIDNIGHT = datetime(2024, 3, 1, tzinfo=UTC)
 VALUES = ["open", "high", "low", "close", "volume"]

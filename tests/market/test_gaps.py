@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.calendar import us_trading_days
-from hfthot_platform.market.gaps import agreement, completeness, missing_runs, presence, staleness
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.market.calendar import us_trading_days
+from hfthot_platform.domain.market.gaps import agreement, completeness, missing_runs, presence, staleness
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

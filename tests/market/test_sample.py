@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.errors import BadRequestError, SourceUnavailableError
-from hfthot_platform.market.gaps import agreement, completeness
-from hfthot_platform.market.sources import sample
-from hfthot_platform.market.sources.base import Feed
-from hfthot_platform.market.sources.sample import INDEX, SampleFeed
+from hfthot_platform.adapters import sample
+from hfthot_platform.adapters.ports import Feed
+from hfthot_platform.adapters.sample import INDEX, SampleFeed
+from hfthot_platform.core.errors import BadRequestError, SourceUnavailableError
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.domain.market.gaps import agreement, completeness
 
 EVER = (datetime(1900, 1, 1, tzinfo=UTC), datetime(2100, 1, 1, tzinfo=UTC))
 
@@ -105,7 +105,7 @@ def test_a_package_without_its_file_says_how_to_get_it(monkeypatch: pytest.Monke
 def test_the_packages_are_not_imported() -> None:
     code = (
         "import sys, datetime as d\n"
-        "from hfthot_platform.market.sources.sample import SampleFeed\n"
+        "from hfthot_platform.adapters.sample import SampleFeed\n"
         "utc = d.timezone.utc\n"
         "for table in SampleFeed.tables:\n"
         "    list(SampleFeed().fetch(table, d.datetime(2000, 1, 1, tzinfo=utc), d.datetime(2001, 1, 1, tzinfo=utc)))\n"

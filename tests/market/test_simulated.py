@@ -10,12 +10,12 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.bars import bars_from_trades
-from hfthot_platform.market.sources import simulated
-from hfthot_platform.market.sources.base import Feed
-from hfthot_platform.market.sources.simulated import REGIMES, SimulatedExchange
+from hfthot_platform.adapters import simulated
+from hfthot_platform.adapters.ports import Feed
+from hfthot_platform.adapters.simulated import REGIMES, SimulatedExchange
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.domain.market.bars import bars_from_trades
 
 DAY = date(2024, 3, 1)
 SYMBOL = "ALPHA-USDT"

@@ -9,8 +9,8 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.symbols import contract_of, find_in_name, find_with_minutes, from_vendor, to_binance
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.market.symbols import contract_of, find_in_name, find_with_minutes, from_vendor, to_binance
 
 # What each venue writes, and what it is; restated from the venues' own lists of instruments.
 SPELLINGS = {

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.symbols import from_concatenated
-from hfthot_platform.market.universe import universe_over
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.domain.market.symbols import from_concatenated
+from hfthot_platform.domain.market.universe import universe_over
 
 FIRST = date(2024, 1, 1)
 

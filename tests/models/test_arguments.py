@@ -17,11 +17,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-import hfthot_platform.models
+import hfthot_platform.domain.models
 from hfthot_platform import research
-from hfthot_platform.errors import HfthotError
-from hfthot_platform.models import backtest as bt
-from hfthot_platform.models import chiarella, mean_field_game, portfolio
+from hfthot_platform.core.errors import HfthotError
+from hfthot_platform.domain.models import backtest as bt
+from hfthot_platform.domain.models import chiarella, mean_field_game, portfolio
 
 COVARIANCE = np.array([[4.0, 1.0, 0.5], [1.0, 3.0, -0.5], [0.5, -0.5, 2.0]]) * 1e-4
 MEAN = np.array([3e-4, 1e-4, 2e-4])
@@ -283,10 +283,10 @@ NAMED = [("A", "A", "B"), ("A", "A"), (), ("A",), (1, 2, 3), "ABC", 5, ("A", Non
 @cache
 def public():
     found = {}
-    for module in pkgutil.iter_modules(hfthot_platform.models.__path__):
+    for module in pkgutil.iter_modules(hfthot_platform.domain.models.__path__):
         if module.name.startswith("_") or module.name in TOOLS:
             continue
-        loaded = importlib.import_module(f"hfthot_platform.models.{module.name}")
+        loaded = importlib.import_module(f"hfthot_platform.domain.models.{module.name}")
         for name in loaded.__all__:
             each = getattr(loaded, name)
             if inspect.isfunction(each) or inspect.isclass(each):

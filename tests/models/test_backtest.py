@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError, LookAheadError, StrategyError
-from hfthot_platform.models.backtest import Bars, Costs, _futures, assert_causal, backtest, on_change
-from hfthot_platform.models.strategy import MeanReversion, TrendFollowing
+from hfthot_platform.core.errors import BadRequestError, DataError, LookAheadError, StrategyError
+from hfthot_platform.domain.models.backtest import Bars, Costs, _futures, assert_causal, backtest, on_change
+from hfthot_platform.domain.models.strategy import MeanReversion, TrendFollowing
 
 HOUR = 3_600_000_000
 FREE = Costs(0.0, 0.0)
@@ -175,7 +175,7 @@ def test_bars_that_no_symbol_has_change_no_figure():
 
 
 def test_nights_weekends_and_holidays_belong_to_the_pace_of_an_exchange():
-    from hfthot_platform.market.calendar import us_trading_days
+    from hfthot_platform.domain.market.calendar import us_trading_days
 
     days = us_trading_days(date(2000, 1, 1), date(2010, 1, 1)).astype("datetime64[us]").astype(np.int64)
     opens = (days[:, None] + HOUR * (14 + np.arange(7))).ravel()

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError, ModelError
-from hfthot_platform.models.chiarella import (
+from hfthot_platform.core.errors import BadRequestError, DataError, ModelError
+from hfthot_platform.domain.models.chiarella import (
     ChiarellaParams,
     autocovariance,
     calibrate,
@@ -290,7 +290,7 @@ class TestCalibration:
         assert not found.identified
 
     def test_likelihood_is_that_of_the_joint_gaussian(self):
-        from hfthot_platform.models.chiarella import _kalman
+        from hfthot_platform.domain.models.chiarella import _kalman
 
         generator = np.random.default_rng(0)
         price, move, y = generator.standard_normal((3, 6))

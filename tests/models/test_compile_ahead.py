@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from hfthot_platform.models import _compile_ahead, _regime_loops, backtest, chiarella, portfolio
-from hfthot_platform.models.backtest import Bars
-from hfthot_platform.models.regime import fit_regimes
-from hfthot_platform.models.strategy import TrendFollowing
+from hfthot_platform.domain.models import _compile_ahead, _regime_loops, backtest, chiarella, portfolio
+from hfthot_platform.domain.models.backtest import Bars
+from hfthot_platform.domain.models.regime import fit_regimes
+from hfthot_platform.domain.models.strategy import TrendFollowing
 
 
 def compiled() -> dict[str, int]:

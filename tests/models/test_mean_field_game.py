@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError
-from hfthot_platform.models.mean_field_game import (
+from hfthot_platform.core.errors import BadRequestError, DataError
+from hfthot_platform.domain.models.mean_field_game import (
     InventoryDensity,
     TradeCrowding,
     calibrate_crowding,

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError, InfeasibleError, NotConvergedError
-from hfthot_platform.models.portfolio import (
+from hfthot_platform.core.errors import BadRequestError, DataError, InfeasibleError, NotConvergedError
+from hfthot_platform.domain.models.portfolio import (
     Constraints,
     Group,
     MeanVariance,

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError
-from hfthot_platform.models.backtest import Bars, Costs, assert_causal, backtest
-from hfthot_platform.models.chiarella import ChiarellaParams
-from hfthot_platform.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
-from hfthot_platform.models.strategy import (
+from hfthot_platform.core.errors import BadRequestError, DataError
+from hfthot_platform.domain.models.backtest import Bars, Costs, assert_causal, backtest
+from hfthot_platform.domain.models.chiarella import ChiarellaParams
+from hfthot_platform.domain.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
+from hfthot_platform.domain.models.strategy import (
     DECISION_SCHEMA,
     UNKNOWN,
     Adaptive,

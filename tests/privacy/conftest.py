@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.settings import Settings, load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational.store import Store
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
 

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hfthot_platform.errors import CertificateError
-from hfthot_platform.privacy import certificate as module
-from hfthot_platform.privacy.certificate import (
+from hfthot_platform.core.errors import CertificateError
+from hfthot_platform.services.privacy import certificate as module
+from hfthot_platform.services.privacy.certificate import (
     commitment,
     issue,
     key_id,

@@ -7,11 +7,11 @@ import threading
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.changes import AuditEvent, RowChange, chain_hash
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.contracts.accounts import AUDIT_LOG
+from hfthot_platform.domain.contracts.accounts import AUDIT_LOG
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.changes import AuditEvent, RowChange, chain_hash
 
 ALICE, BORIS = "a" * 32, "b" * 32
 ENVELOPE = "e1." + "x" * 60

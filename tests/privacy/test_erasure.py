@@ -13,13 +13,7 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     ErasedSubjectError,
     ErasureUnverifiedError,
     InactiveAccountError,
@@ -29,11 +23,13 @@ from hfthot_platform.errors import (
     PrivacyError,
     UnknownUserError,
 )
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy import _outside
-from hfthot_platform.privacy import erasure as module
-from hfthot_platform.privacy.certificate import ErasureCertificate, verify
-from hfthot_platform.privacy.erasure import (
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy import erasure as module
+from hfthot_platform.services.privacy.certificate import ErasureCertificate, verify
+from hfthot_platform.services.privacy.erasure import (
     delete_user_permanent,
     pending_erasures,
     places_of,
@@ -41,10 +37,14 @@ from hfthot_platform.privacy.erasure import (
     request_erasure,
     run_erasure,
 )
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.holds import list_holds, place_hold, release_hold
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import Settings
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.holds import list_holds, place_hold, release_hold
+from hfthot_platform.services.privacy.proof import sqlite_reader
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational import schema
 from tests.privacy.conftest import NOW, Clock, settings_in
 from tests.privacy.people import YAN, ZOE, register
 
@@ -250,14 +250,14 @@ def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, se
 def test_a_place_that_cannot_be_searched_stops_the_certificate(accounts, lake, zoe, settings, monkeypatch):
     settings.landing.mkdir(parents=True)
     (settings.landing / "locked.txt").write_text("x")
-    real = _outside._opened
+    real = sqlite_reader._opened
 
     def refused(path, flags):
         if Path(path).name == "locked.txt":
             raise PermissionError(13, "Permission denied")
         return real(path, flags)
 
-    monkeypatch.setattr(_outside, "_opened", refused)
+    monkeypatch.setattr(sqlite_reader, "_opened", refused)
 
     with pytest.raises(ErasureUnverifiedError, match="could not be searched"):
         delete_user_permanent(accounts, lake, zoe.user_id)

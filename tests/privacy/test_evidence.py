@@ -8,11 +8,11 @@ import deltalake
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.errors import CertificateError
-from hfthot_platform.privacy.evidence import check_log, export_head, exported_heads
+from hfthot_platform.core.errors import CertificateError
+from hfthot_platform.services.privacy.evidence import check_log, export_head, exported_heads
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.changes import AuditEvent
 
 
 def write(store, count):

@@ -13,13 +13,13 @@ import zipfile
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.errors import BadRequestError, ErasedSubjectError, PermissionDeniedError, PrivacyError
-from hfthot_platform.privacy import export as module
-from hfthot_platform.privacy.erasure import request_erasure, run_erasure
-from hfthot_platform.privacy.export import export_user_data, request_export, run_export
-from hfthot_platform.privacy.holds import place_hold
+from hfthot_platform.core.errors import BadRequestError, ErasedSubjectError, PermissionDeniedError, PrivacyError
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy import export as module
+from hfthot_platform.services.privacy.erasure import request_erasure, run_erasure
+from hfthot_platform.services.privacy.export import export_user_data, request_export, run_export
+from hfthot_platform.services.privacy.holds import place_hold
+from hfthot_platform.services.publication.publisher import flush
 from tests.privacy.people import YAN, ZOE, register
 
 

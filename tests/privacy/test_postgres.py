@@ -6,15 +6,15 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import ErasedSubjectError, ErasureUnverifiedError
-from hfthot_platform.privacy.certificate import verify
-from hfthot_platform.privacy.erasure import places_of, public_key, request_erasure, run_erasure
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.rotation import rotate_keys
-from hfthot_platform.privacy.scan import Database, Needle, scan
+from hfthot_platform.core.errors import ErasedSubjectError, ErasureUnverifiedError
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.certificate import verify
+from hfthot_platform.services.privacy.erasure import places_of, public_key, request_erasure, run_erasure
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.proof.scan import Database, Needle, scan
+from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import flush
 from tests import postgres
 from tests.privacy.people import YAN, ZOE, expire, register
 

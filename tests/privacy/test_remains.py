@@ -9,22 +9,19 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.places import UsedPlace, used_places
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.doctor import diagnose
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     ErasureUnverifiedError,
     InvalidCredentialsError,
     PermissionDeniedError,
     PrivacyError,
 )
-from hfthot_platform.privacy import erasure as module
-from hfthot_platform.privacy.certificate import verify
-from hfthot_platform.privacy.erasure import (
+from hfthot_platform.interfaces.doctor import diagnose
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy import erasure as module
+from hfthot_platform.services.privacy.certificate import verify
+from hfthot_platform.services.privacy.erasure import (
     accept_erasure_hit,
     delete_user_permanent,
     erasure_hits,
@@ -35,11 +32,14 @@ from hfthot_platform.privacy.erasure import (
     request_erasure,
     run_erasure,
 )
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.privacy.sought import Sought
-from hfthot_platform.privacy.where import searched_places
-from hfthot_platform.privacy.words import is_own_text
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.privacy.sought import Sought
+from hfthot_platform.services.privacy.where import searched_places
+from hfthot_platform.services.privacy.words import is_own_text
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.places import UsedPlace, used_places
 from tests.privacy.conftest import NOW
 from tests.privacy.people import YAN, ZOE, Person, register
 

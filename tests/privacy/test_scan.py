@@ -30,10 +30,10 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
 
-from hfthot_platform.errors import ErasureUnverifiedError
-from hfthot_platform.privacy import scan as module
-from hfthot_platform.privacy._outside import SQLITE, Outside
-from hfthot_platform.privacy.scan import Folder, Needle, scan
+from hfthot_platform.core.errors import ErasureUnverifiedError
+from hfthot_platform.services.privacy.proof import scan as module
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.privacy.proof.sqlite_reader import SQLITE, Outside
 
 EMAIL = "Zoé.Müller+test@example.org"
 NEEDLE = Needle("email", EMAIL)

@@ -7,11 +7,11 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, contract
-from hfthot_platform.errors import BadRequestError, UnknownTableError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.market.bars import bars_from_trades
-from hfthot_platform.quality import checks_of, rows, run_checks
+from hfthot_platform.core.errors import BadRequestError, UnknownTableError
+from hfthot_platform.domain.contracts import CONTRACTS, contract
+from hfthot_platform.domain.market.bars import bars_from_trades
+from hfthot_platform.services.quality import checks_of, rows, run_checks
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 DAY = date(2024, 3, 4)
 START = datetime(2024, 3, 4, tzinfo=UTC)
@@ -163,7 +163,7 @@ def test_series_are_counted_alike_when_taken_a_few_at_a_time(lake, monkeypatch):
         pl.concat([bars([0, 2, 5], symbol=f"S{i}-USDT") for i in range(5)], how="vertical")
     )
     whole = outcome(lake, "market.bars_1m", "completeness", span=None).observed
-    monkeypatch.setattr("hfthot_platform.quality.series._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("hfthot_platform.services.quality.series._ROWS_AT_ONCE", 7)
     assert outcome(lake, "market.bars_1m", "completeness", span=None).observed == whole
     assert whole["missing"] == 15
 
@@ -177,7 +177,7 @@ def test_a_key_appended_twice_is_found(lake):
 
 @pytest.mark.parametrize("at_once", [5_000_000, 3])
 def test_a_trade_id_repeated_on_another_day_is_found_across_memory_bounded_pieces(lake, monkeypatch, at_once):
-    monkeypatch.setattr("hfthot_platform.lakehouse.spans._CHUNK_ROWS", 5)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.days._CHUNK_ROWS", 5)
     monkeypatch.setattr(rows, "_KEYS_AT_ONCE", at_once)
     lake.table("market.trades").append(trades(5))
     lake.table("market.trades").append(trades(5, first_id=4, start=START + timedelta(days=1)))
@@ -188,7 +188,9 @@ def test_rows_that_got_past_the_gate_are_found_by_the_contracts_rules(lake, monk
     """A table written before a rule was added, or by somebody else."""
     table = lake.table("market.bars_1m")
     bad = bars(range(4)).with_columns(high=pl.Series([100.0, 50.0, 102.0, 103.0]), close=pl.Series([100.0, 1, 102, -3]))
-    monkeypatch.setattr("hfthot_platform.lakehouse.audit._apply_rules", lambda _c, frame: (frame, none(frame), ()))
+    monkeypatch.setattr(
+        "hfthot_platform.storage.lakehouse.audit._apply_rules", lambda _c, frame: (frame, none(frame), ())
+    )
     table.append(bad)
     assert outcome(lake, "market.bars_1m", "consistency").observed["violations"] == {
         "inconsistent_bar:high": 1,
@@ -269,7 +271,7 @@ def test_vendor_bars_that_equal_their_trades_agree(lake):
 
 @pytest.mark.parametrize("chunk", [1_000_000, 50])
 def test_vendor_bars_that_differ_from_their_trades_are_counted(lake, monkeypatch, chunk):
-    monkeypatch.setattr("hfthot_platform.lakehouse.spans._CHUNK_ROWS", chunk)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.days._CHUNK_ROWS", chunk)
     done = pl.concat([trades(60), trades(60, first_id=1000, start=START + timedelta(days=1))])
     lake.table("market.trades").append(done)
     off = (pl.col("ts").dt.minute() == 7).cast(pl.Float64)

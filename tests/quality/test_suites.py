@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts import CONTRACTS, TableContract
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, TEXT, TIME, Column
-from hfthot_platform.contracts.rules import AtLeast, Between, Finite, Matches, NotNull, OneOf, Spike, TimeBetween
-from hfthot_platform.quality import suites, validate, write_report
+from hfthot_platform.domain.contracts import CONTRACTS, TableContract
+from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, TEXT, TIME, Column
+from hfthot_platform.domain.contracts.rules import AtLeast, Between, Finite, Matches, NotNull, OneOf, Spike, TimeBetween
+from hfthot_platform.services.quality import suites, validate, write_report
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 

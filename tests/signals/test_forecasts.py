@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts.model import TableContract
-from hfthot_platform.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.lakehouse.audit import audit
-from hfthot_platform.models import strategy
-from hfthot_platform.models.backtest import Bars
-from hfthot_platform.models.chiarella import ChiarellaParams, calibrate, forecast
-from hfthot_platform.models.strategy import FittedMarket
-from hfthot_platform.signals.forecasts import _present, chiarella_rows, mfg_forecast, mfg_price_rows
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts.model import TableContract
+from hfthot_platform.domain.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
+from hfthot_platform.domain.models import strategy
+from hfthot_platform.domain.models.backtest import Bars
+from hfthot_platform.domain.models.chiarella import ChiarellaParams, calibrate, forecast
+from hfthot_platform.domain.models.strategy import FittedMarket
+from hfthot_platform.domain.signals.forecasts import _present, chiarella_rows, mfg_forecast, mfg_price_rows
+from hfthot_platform.storage.lakehouse.audit import audit
 
 MADE_AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

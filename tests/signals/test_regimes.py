@@ -8,12 +8,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts.signals import REGIME_CHANGES, REGIME_MODELS, REGIMES
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.lakehouse.audit import audit
-from hfthot_platform.market.sources.sample import SampleFeed
-from hfthot_platform.models.regime import RegimeModel
-from hfthot_platform.signals.regimes import RegimeSettings, change_rows, model_rows, regime_rows
+from hfthot_platform.adapters.sample import SampleFeed
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts.signals import REGIME_CHANGES, REGIME_MODELS, REGIMES
+from hfthot_platform.domain.models.regime import RegimeModel
+from hfthot_platform.domain.signals.regimes import RegimeSettings, change_rows, model_rows, regime_rows
+from hfthot_platform.storage.lakehouse.audit import audit
 
 DAYS = (date(2022, 11, 1), date(2022, 12, 24))
 SETTINGS = RegimeSettings(refit_days=30, history_bars=1500, n_restarts=2)

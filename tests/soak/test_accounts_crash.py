@@ -22,8 +22,8 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.storage.operational import schema
 
 WORKER = Path(__file__).parent.parent / "client" / "crash_worker.py"
 KILLS = int(os.environ.get("HFTHOT_SOAK_ACCOUNT_KILLS", "120"))
@@ -36,7 +36,7 @@ SPAWNER = """
 import os, sys, traceback
 sys.path.insert(0, {folder!r})
 import crash_worker
-import hfthot_platform.accounts.service, hfthot_platform.accounts.publisher
+import hfthot_platform.services.accounts.accounts, hfthot_platform.services.publication.publisher
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:

@@ -18,13 +18,10 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import ErasedSubjectError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy.certificate import verify
-from hfthot_platform.privacy.erasure import (
+from hfthot_platform.core.errors import ErasedSubjectError
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.certificate import verify
+from hfthot_platform.services.privacy.erasure import (
     list_erasures,
     pending_erasures,
     places_of,
@@ -32,7 +29,10 @@ from hfthot_platform.privacy.erasure import (
     request_erasure,
     run_erasure,
 )
-from hfthot_platform.privacy.scan import Needle, scan
+from hfthot_platform.services.privacy.proof.scan import Needle, scan
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.privacy import worker
 from tests.privacy.people import register, someone
 
@@ -47,7 +47,7 @@ SPAWNER = """
 import os, sys, traceback
 sys.path.insert(0, {repository!r})
 from tests.privacy import worker
-import hfthot_platform.privacy._candidates
+import hfthot_platform.services.privacy.proof.prefilter
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:

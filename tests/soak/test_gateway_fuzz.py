@@ -18,14 +18,14 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     SqlError,
     SqlMemoryError,
     SqlWorkerError,
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.services.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
 from tests.sql.gateway.attacks import BOMBS, HARMLESS, REFUSED
 from tests.sql.gateway.conftest import CANARIES, OLD_CANARY
 from tests.sql.gateway.conftest import lake as lake  # noqa: PLC0414 - the fixture

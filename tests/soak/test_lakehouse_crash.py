@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse, Stamp, maintain
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, maintain
 
 WRITER = Path(__file__).parent.parent / "lakehouse" / "writer.py"
 KILLS = int(os.environ.get("HFTHOT_SOAK_KILLS", "200"))

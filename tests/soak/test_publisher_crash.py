@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.publisher import APPLICATION, Publisher
-from hfthot_platform.accounts.records import moment
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.lakehouse import Lakehouse, maintain
+from hfthot_platform.core.time import moment
+from hfthot_platform.services.publication.publisher import APPLICATION, Publisher
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.storage.operational.store import Store
 from tests import postgres
 from tests.accounts import ledger
 

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from hfthot_platform.cli.app import app
-from hfthot_platform.contracts import Column, TableContract
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, TEXT, TIME
-from hfthot_platform.errors import UnknownColumnError, UnknownTableError, VersionUnavailableError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.storage import Storage
-from hfthot_platform.sql import Limits
-from hfthot_platform.sql.diff import diff
+from hfthot_platform.core.errors import UnknownColumnError, UnknownTableError, VersionUnavailableError
+from hfthot_platform.domain.contracts import Column, TableContract
+from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, TEXT, TIME
+from hfthot_platform.interfaces.cli.app import app
+from hfthot_platform.services.sql import Limits
+from hfthot_platform.services.sql.diff import diff
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.storage import Storage
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 PEOPLE = TableContract(

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.contracts.views import VIEWS
-from hfthot_platform.lakehouse import Lakehouse, Stamp
-from hfthot_platform.sql import query
-from hfthot_platform.sql.discovery import relations
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.domain.contracts.views import VIEWS
+from hfthot_platform.services.sql import query
+from hfthot_platform.services.sql.discovery import relations
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -116,7 +116,7 @@ def test_logs_are_read_only_when_versions_are_asked_for(lake, monkeypatch):
     def never(_table):
         raise AssertionError("a log was read")
 
-    monkeypatch.setattr("hfthot_platform.lakehouse.table.Table.versions", never)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.table.Table.versions", never)
 
     assert query(lake, "SELECT count(*) FROM hfthot.columns, hfthot.tables").frame.item() > 0
 

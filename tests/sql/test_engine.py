@@ -10,9 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, Column
-from hfthot_platform.contracts.model import FLOAT
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     DamagedTableError,
     SqlError,
@@ -20,9 +18,11 @@ from hfthot_platform.errors import (
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.storage import Storage
-from hfthot_platform.sql import Limits, opened, query
+from hfthot_platform.domain.contracts import CONTRACTS, Column
+from hfthot_platform.domain.contracts.model import FLOAT
+from hfthot_platform.services.sql import Limits, opened, query
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.storage import Storage
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 SYMBOLS = ("BTC-USDT", "ETH-USDT")

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts import Column, TableContract
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, TEXT, TIME
-from hfthot_platform.contracts.views import SqlView, View
-from hfthot_platform.errors import DamagedTableError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql import query, relations
+from hfthot_platform.core.errors import DamagedTableError
+from hfthot_platform.domain.contracts import Column, TableContract
+from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, TEXT, TIME
+from hfthot_platform.domain.contracts.views import SqlView, View
+from hfthot_platform.services.sql import query, relations
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = 12

@@ -12,11 +12,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from hfthot_platform.errors import SqlError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import load_settings
-from hfthot_platform.sql import Limits, query
-from hfthot_platform.sql.spill import spill_folder
+from hfthot_platform.core.errors import SqlError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.sql import Limits, query
+from hfthot_platform.services.sql.spill import spill_folder
+from hfthot_platform.storage.lakehouse import Lakehouse
 from resources.platform import Platform, duckdb_resource
 
 #: Rows of 64 characters to sort, 26 MB for 400,000.
@@ -53,7 +53,7 @@ def test_a_sort_and_a_group_by_of_gigabytes_finish_in_200_megabytes(lake, tmp_pa
 
 def test_what_a_killed_process_spilled_is_swept_by_the_next_statement(lake, tmp_path):
     code = (
-        "import sys; from hfthot_platform.lakehouse import Lakehouse; from hfthot_platform.sql import Limits, query\n"
+        "import sys; from hfthot_platform import Lakehouse; from hfthot_platform.services.sql import Limits, query\n"
         "from pathlib import Path\n"
         f"query(Lakehouse.open(sys.argv[1]), {SORT.format(rows=30_000_000)!r},"
         " limits=Limits(memory='30MB', threads=1, spill=Path(sys.argv[2])))"

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import SqlError, UnknownTableError
-from hfthot_platform.sql.statement import DISCOVERY, parse, tokens_of, view_of
+from hfthot_platform.core.errors import SqlError, UnknownTableError
+from hfthot_platform.services.sql.statement import DISCOVERY, parse, tokens_of, view_of
 
 KNOWN = {"market.ohlcv", "market.bars_1m", "users", "usage", *DISCOVERY}
 

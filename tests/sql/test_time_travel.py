@@ -11,10 +11,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, Column
-from hfthot_platform.contracts.model import FLOAT, TEXT
-from hfthot_platform.contracts.views import VIEWS, SqlView
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     SqlError,
     UnknownColumnError,
@@ -22,8 +19,11 @@ from hfthot_platform.errors import (
     UnsupportedTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql import query
+from hfthot_platform.domain.contracts import CONTRACTS, Column
+from hfthot_platform.domain.contracts.model import FLOAT, TEXT
+from hfthot_platform.domain.contracts.views import VIEWS, SqlView
+from hfthot_platform.services.sql import query
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 

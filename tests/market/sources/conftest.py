@@ -10,10 +10,11 @@ from typing import Any
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts.market import BARS, BARS_1M, TRADES
-from hfthot_platform.market.sources.base import ROW_NUMBER, Recognised
-from hfthot_platform.market.sources.mapping import CsvMapping
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.adapters.files.adapter import Recognised
+from hfthot_platform.adapters.files.mapping import CsvMapping
+from hfthot_platform.adapters.recognise import recognise
+from hfthot_platform.domain.contracts.market import BARS, BARS_1M, TRADES
+from hfthot_platform.domain.contracts.model import ROW_NUMBER
 
 _CONTRACTS = {each.name: each for each in (TRADES, BARS_1M, BARS)}
 

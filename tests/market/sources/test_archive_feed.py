@@ -13,8 +13,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError, ChecksumMismatchError, SourceRefusedError, SourceUnavailableError
-from hfthot_platform.market.sources.binance_archive import ArchiveFeed
+from hfthot_platform.adapters.binance.archive import ArchiveFeed
+from hfthot_platform.core.errors import (
+    BadRequestError,
+    ChecksumMismatchError,
+    SourceRefusedError,
+    SourceUnavailableError,
+)
 
 MINUTE = 60_000
 

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.errors import RejectedFileError
-from hfthot_platform.market.sources.binance_archive import contract_size
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.adapters.binance.archive import contract_size
+from hfthot_platform.adapters.recognise import recognise
+from hfthot_platform.core.errors import RejectedFileError
 
 START = 1_704_067_200_000  # 2024-01-01
 KLINES_HEADER = (
@@ -289,6 +289,6 @@ def test_a_blank_line_is_no_row(tmp_path, read_file) -> None:
 def test_blocks_cut_anywhere_give_the_same_rows(tmp_path, read_file, monkeypatch) -> None:
     path = zipped(tmp_path / "BTCUSDT-aggTrades-2024-01-01.zip", agg_trades(200, spot=True))
     whole = read_file(path).rows
-    monkeypatch.setattr("hfthot_platform.market.sources.delimited.file_blocks.__kwdefaults__", {"size": 97})
+    monkeypatch.setattr("hfthot_platform.adapters.files.delimited.file_blocks.__kwdefaults__", {"size": 97})
     pieces = read_file(path).rows
     assert whole.equals(pieces)

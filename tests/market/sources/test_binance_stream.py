@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import RejectedFileError
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.adapters.recognise import recognise
+from hfthot_platform.core.errors import RejectedFileError
 
 CLOCK = 1_723_161_255_088_176_367
 

@@ -19,15 +19,15 @@ import pyarrow as pa
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.errors import (
+from hfthot_platform.adapters.ccxt.exchange import CcxtFeed, CcxtOptions, Credentials
+from hfthot_platform.adapters.ports import Batch
+from hfthot_platform.core.errors import (
     BadRequestError,
     HistoryUnavailableError,
     SourceRefusedError,
     SourceUnavailableError,
 )
-from hfthot_platform.market.sources.base import Batch
-from hfthot_platform.market.sources.ccxt_exchange import CcxtFeed, CcxtOptions, Credentials
+from hfthot_platform.domain.contracts import contract
 
 # The helper lies beside this file and is no package: tests are imported by path.
 _spec = importlib.util.spec_from_file_location("replay_server", Path(__file__).with_name("replay_server.py"))

@@ -6,9 +6,9 @@ from datetime import date
 
 import pytest
 
-from hfthot_platform.errors import RejectedFileError
-from hfthot_platform.market.sources.mapping import CsvMapping
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.adapters.files.mapping import CsvMapping
+from hfthot_platform.adapters.recognise import recognise
+from hfthot_platform.core.errors import RejectedFileError
 
 
 def read(tmp_path, lines, name="closes.csv", **mapping):

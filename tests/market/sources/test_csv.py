@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import RejectedFileError
-from hfthot_platform.market.sources.base import ROW_NUMBER
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.adapters.recognise import recognise
+from hfthot_platform.core.errors import RejectedFileError
+from hfthot_platform.domain.contracts.model import ROW_NUMBER
 
 BARS = ["ts", "open", "high", "low", "close", "volume"]
 TRADES = {"venue": "kraken", "symbol": "BTC-EUR", "columns": ["ts", "price", "amount"], "table": "market.trades"}
@@ -170,7 +170,7 @@ def test_a_mapping_without_a_needed_column_is_a_wrong_schema(tmp_path) -> None:
 
 
 def _mapping(**fields):
-    from hfthot_platform.market.sources.mapping import CsvMapping
+    from hfthot_platform.adapters.files.mapping import CsvMapping
 
     return CsvMapping(**{"venue": "kraken", "symbol": "BTC-EUR", "table": "market.trades"} | fields)
 
@@ -259,19 +259,19 @@ def test_trades_of_one_second_are_told_apart_across_batches_and_blocks(tmp_path,
     whole = read_file(path, **TRADES).rows["trade_id"]
     assert whole.n_unique() == 6000
     assert whole.is_sorted()
-    monkeypatch.setattr("hfthot_platform.market.sources.delimited.file_blocks.__kwdefaults__", {"size": 1000})
+    monkeypatch.setattr("hfthot_platform.adapters.files.delimited.file_blocks.__kwdefaults__", {"size": 1000})
     assert read_file(path, **TRADES, batch_rows=500).rows["trade_id"].equals(whole)
 
 
 def test_a_descending_file_gives_the_same_count_of_ids(tmp_path, read_file, monkeypatch) -> None:
-    monkeypatch.setattr("hfthot_platform.market.sources.delimited.file_blocks.__kwdefaults__", {"size": 1000})
+    monkeypatch.setattr("hfthot_platform.adapters.files.delimited.file_blocks.__kwdefaults__", {"size": 1000})
     path = _write(tmp_path / "a.csv", [f"{1_700_000_000 - i // 7},1,2" for i in range(3000)])
     got = read_file(path, **TRADES)
     assert got.rows["trade_id"].n_unique() == got.rows.height == 3000
 
 
 def test_a_trade_without_id_far_out_of_order_is_rejected_not_merged(tmp_path, read_file, monkeypatch) -> None:
-    monkeypatch.setattr("hfthot_platform.market.sources.delimited.file_blocks.__kwdefaults__", {"size": 1000})
+    monkeypatch.setattr("hfthot_platform.adapters.files.delimited.file_blocks.__kwdefaults__", {"size": 1000})
     lines = [f"{1_700_000_000 + i},1,2" for i in range(3000)]
     got = read_file(_write(tmp_path / "a.csv", [*lines, lines[5]]), **TRADES)
     assert got.reasons == ["out_of_order"]

@@ -10,8 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.market.sources.mapping import CsvMapping
-from hfthot_platform.market.sources.recognise import Member, recognise_members
+from hfthot_platform.adapters.files.mapping import CsvMapping
+from hfthot_platform.adapters.recognise import Member, recognise_members
 
 PAGE = Path(__file__).parents[3] / "docs" / "files.md"
 _BLOCK = re.compile(r"```\w+ (?P<facts>[^\n]+)\n(?P<body>.*?)```", re.DOTALL)

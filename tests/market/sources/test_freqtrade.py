@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import RejectedFileError
-from hfthot_platform.market.sources.base import ROW_NUMBER
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.adapters.recognise import recognise
+from hfthot_platform.core.errors import RejectedFileError
+from hfthot_platform.domain.contracts.model import ROW_NUMBER
 
 FOLDER = "trades/binance_kraken_trades"
 

@@ -7,8 +7,8 @@ import zipfile
 
 import pytest
 
-from hfthot_platform.errors import RejectedFileError
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.adapters.recognise import recognise
+from hfthot_platform.core.errors import RejectedFileError
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,9 @@ import json
 
 import pytest
 
-from hfthot_platform.errors import RejectedFileError
-from hfthot_platform.market.sources.mapping import CsvMapping
-from hfthot_platform.market.sources.recognise import recognise
+from hfthot_platform.adapters.files.mapping import CsvMapping
+from hfthot_platform.adapters.recognise import recognise
+from hfthot_platform.core.errors import RejectedFileError
 
 S, MS, NS = 1_704_189_600, 1_704_189_600_000, 1_704_189_600_000_000_000
 ISO = "2024-01-02T10:00:00.123456Z"

@@ -14,9 +14,9 @@ import polars as pl
 import pyarrow as pa
 import pytest
 
-from hfthot_platform.errors import RejectedFileError
-from hfthot_platform.market.sources.mapping import CsvMapping
-from hfthot_platform.market.sources.recognise import recognise, recognise_members
+from hfthot_platform.adapters.files.mapping import CsvMapping
+from hfthot_platform.adapters.recognise import recognise, recognise_members
+from hfthot_platform.core.errors import RejectedFileError
 
 HEADER = "time,open,high,low,close,volume\n"
 NINE = datetime(2024, 1, 13, 9, tzinfo=UTC)
@@ -366,7 +366,7 @@ def _twice(content: bytes) -> bytes:
 
 @pytest.mark.parametrize("wrap", [gzip.compress, _twice, lambda content: _zip({"a.csv": content})])
 def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path, monkeypatch, wrap) -> None:
-    monkeypatch.setattr("hfthot_platform.market.sources.containers.FREE_BYTES", 1 << 20)
+    monkeypatch.setattr("hfthot_platform.adapters.files.containers.FREE_BYTES", 1 << 20)
     (tmp_path / "a.csv").write_bytes(wrap(BARS.encode() + b"0" * (8 << 20)))
     assert _refused(tmp_path / "a.csv", **KRAKEN).reason == "decompression_bomb"
 

@@ -10,10 +10,10 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, Column, TableContract
-from hfthot_platform.contracts.model import FLOAT, INT, TEXT, TIME
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
+from hfthot_platform.domain.contracts.model import FLOAT, INT, TEXT, TIME
+from hfthot_platform.services.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.sql.test_engine import bars
 
 #: Strings that nobody without the right may ever see: in a path, in rows, in a table's name, in the environment.

@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 import hfthot_platform
-from hfthot_platform.errors import SqlError, UnknownTableError, VersionUnavailableError
-from hfthot_platform.sql.gateway import Policy, SqlGateway
+from hfthot_platform.core.errors import SqlError, UnknownTableError, VersionUnavailableError
+from hfthot_platform.services.sql.gateway import Policy, SqlGateway
 from tests.sql.gateway.attacks import BOMBS, HARMLESS, REFUSED
 from tests.sql.gateway.conftest import CANARIES, ENVIRONMENT_CANARY
 
@@ -149,7 +149,7 @@ def test_nothing_is_left_behind(lake, pool, gateway):
     for sql in ("SELECT 1", "SELECT sum(range) FROM range(10000000000)", "SELECT * FROM users"):
         attempt(SqlGateway(lake, gateway._policy.with_limits(replace(gateway._policy.limits, seconds=0.3)), pool), sql)
 
-    starter = psutil.Process(pool._zygote.process.pid)
+    starter = psutil.Process(pool._spawner.process.pid)
     deadline = time.monotonic() + 5
     while len(starter.children()) > pool._ready and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -10,16 +10,16 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts.tiers import Limit
-from hfthot_platform.contracts import CONTRACTS, Column, TableContract
-from hfthot_platform.contracts.model import DATE, INT, TEXT
-from hfthot_platform.contracts.views import VIEWS, SqlView
-from hfthot_platform.errors import BadRequestError, SqlError, SqlQuotaError, SqlRefusedError, UnknownTableError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.storage import Storage
-from hfthot_platform.sql.gateway import Policy, QueryLimits, SqlGateway, catalog
-from hfthot_platform.sql.gateway import readable as readable_by
-from hfthot_platform.sql.gateway.catalog import Catalog
+from hfthot_platform.core.errors import BadRequestError, SqlError, SqlQuotaError, SqlRefusedError, UnknownTableError
+from hfthot_platform.domain.access.plans import Limit
+from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
+from hfthot_platform.domain.contracts.model import DATE, INT, TEXT
+from hfthot_platform.domain.contracts.views import VIEWS, SqlView
+from hfthot_platform.services.sql.gateway import Policy, QueryLimits, SqlGateway, catalog
+from hfthot_platform.services.sql.gateway import readable as readable_by
+from hfthot_platform.services.sql.gateway.catalog import Catalog
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.storage import Storage
 from tests.sql.gateway.conftest import EXTRA, NOW, OLD_CANARY, kanarien
 from tests.sql.test_engine import bars
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     HfthotError,
     SqlBusyError,
     SqlCancelledError,
@@ -24,10 +24,10 @@ from hfthot_platform.errors import (
     SqlError,
     SqlWorkerError,
 )
-from hfthot_platform.settings import load_settings
-from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway, cage
-from hfthot_platform.sql.gateway import pool as module
-from hfthot_platform.sql.gateway.pool import Ticket
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway, sandbox
+from hfthot_platform.services.sql.gateway import pool as module
+from hfthot_platform.services.sql.gateway.pool import Ticket
 
 LONG = "SELECT sum(range) FROM range(1000000000000)"
 
@@ -224,12 +224,12 @@ def test_a_killed_starter_is_started_again(lake, limits):
     with GatewayPool(workers=1) as pool:
         gateway = of(lake, pool, "a", limits)
         assert gateway.query("SELECT 1").rows == 1
-        first = pool._zygote.process.pid
+        first = pool._spawner.process.pid
         os.kill(first, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(first)] if psutil.pid_exists(first) else [], timeout=5)
         wait_until(lambda: answers(gateway))
         assert [gateway.query("SELECT 1").rows for _ in range(5)] == [1] * 5
-        assert pool._zygote.process.pid != first
+        assert pool._spawner.process.pid != first
 
 
 def test_a_killed_worker_is_an_error_of_its_statement_alone(lake, pool, limits):
@@ -249,7 +249,7 @@ def test_nothing_outlives_a_closed_pool(lake, limits):
     gateway = of(lake, pool, "a", limits)
     handle = gateway.submit(LONG)
     wait_until(lambda: handle._stream._worker is not None)
-    starter = psutil.Process(pool._zygote.process.pid)
+    starter = psutil.Process(pool._spawner.process.pid)
     family = [starter, *starter.children(recursive=True)]
 
     pool.close()
@@ -263,8 +263,8 @@ def test_nothing_outlives_a_closed_pool(lake, limits):
 
 def test_nothing_outlives_a_killed_server(tmp_path):
     program = (
-        "import os, sys; from hfthot_platform.sql.gateway import GatewayPool\n"
-        "pool = GatewayPool(workers=2); pool.warm(); print(pool._zygote.process.pid, flush=True); sys.stdin.read()"
+        "import os, sys; from hfthot_platform.services.sql.gateway import GatewayPool\n"
+        "pool = GatewayPool(workers=2); pool.warm(); print(pool._spawner.process.pid, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -279,7 +279,7 @@ def test_nothing_outlives_a_killed_server(tmp_path):
 
 def test_the_starter_has_one_thread_and_an_empty_past(pool):
     facts = pool.facts()
-    starter = psutil.Process(pool._zygote.process.pid)
+    starter = psutil.Process(pool._spawner.process.pid)
     pool.warm()
 
     assert facts["threads"] == starter.num_threads() == 1
@@ -300,11 +300,11 @@ def test_the_shared_pool_is_one_and_takes_its_ceilings_from_the_settings():
     GatewayPool.default().close()
 
 
-# -- the cage -------------------------------------------------------------------------------------------------------
+# -- the sandbox -------------------------------------------------------------------------------------------------------
 
-CAGED = """
+SANDBOXED = """
 import ctypes, json, os, resource, socket, subprocess, sys, threading
-from hfthot_platform.sql.gateway import cage
+from hfthot_platform.services.sql.gateway import sandbox
 open_file, closed_file, folder = sys.argv[1:]
 out = os.dup(1)
 libc = ctypes.CDLL(None, use_errno=True)
@@ -317,9 +317,9 @@ def attempt(what):
         return "done"
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         return type(error).__name__
-cage.renounce()
-cage.confine(2**26, 10)
-walls = cage.confine_files([open_file])
+sandbox.renounce()
+sandbox.confine(2**26, 10)
+walls = sandbox.confine_files([open_file])
 said = {
     "read": attempt(lambda: open(open_file).read()),
     "read another": attempt(lambda: open(closed_file).read()),
@@ -350,14 +350,14 @@ os._exit(0)
 
 
 def test_the_kernel_holds_what_gets_out_of_the_engine(tmp_path):
-    walls = cage.report()
+    walls = sandbox.report()
     if not all(walls.values()):
         pytest.skip(f"this kernel lacks some of the walls: {walls}")
     for name in ("open", "closed"):
         (tmp_path / name).write_text(name)
 
     done = subprocess.run(
-        [sys.executable, "-c", CAGED, str(tmp_path / "open"), str(tmp_path / "closed"), str(tmp_path)],
+        [sys.executable, "-c", SANDBOXED, str(tmp_path / "open"), str(tmp_path / "closed"), str(tmp_path)],
         capture_output=True,
         check=True,
     )

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     HfthotError,
     SqlDeadlineError,
@@ -31,8 +31,8 @@ from hfthot_platform.errors import (
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.sql.gateway import QueryLimits, SqlGateway, wire
-from hfthot_platform.sql.gateway.results import error_of, read_batch, read_schema
+from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway, wire
+from hfthot_platform.services.sql.gateway.results import error_of, read_batch, read_schema
 
 BARS = "SELECT symbol, ts, close FROM market.bars_1m ORDER BY symbol, ts"
 

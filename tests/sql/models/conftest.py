@@ -9,9 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import load_settings
-from hfthot_platform.sql.models import Models, load_models, open_lake
+from hfthot_platform.app.lake import open_lake
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.sql.models import Models, load_models
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 BARS = """\
 /*

@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from assets.common import RULES, asset_key
+from hfthot_platform.core.settings import load_settings
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.settings import load_settings
 from resources.platform import Platform
 from sensors.sql_models import sql_model_files
 from tests.sql.models.conftest import BARS, NOW, RETURNS, fill
@@ -257,7 +257,7 @@ def test_a_mistake_fails_a_check_and_is_one_incident_until_it_is_corrected(platf
 def test_the_lake_of_the_settings_knows_models_from_any_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = load_settings(lake_root=str(tmp_path / "lake"))
-    from hfthot_platform.sql.models import models_folder
+    from hfthot_platform.app.lake import models_folder
 
     assert models_folder(settings).is_dir()
     assert models_folder(settings.model_copy(update={"sql_models": tmp_path})) == tmp_path

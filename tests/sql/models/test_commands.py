@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner
 
-from hfthot_platform.cli import app
-from hfthot_platform.doctor import diagnose
-from hfthot_platform.settings import load_settings
-from hfthot_platform.sql.models import load_models
-from hfthot_platform.sql.models.docs import lineage_levels, write_docs
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.interfaces.cli import app
+from hfthot_platform.interfaces.doctor import diagnose
+from hfthot_platform.services.sql.models import load_models
+from hfthot_platform.services.sql.models.docs import lineage_levels, write_docs
 from tests.sql.models.conftest import BARS, RETURNS
 from tests.sql.models.test_runner import TOTALS
 

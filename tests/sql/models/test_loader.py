@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
-from hfthot_platform.contracts.rules import Between, NotNull, OneOf
-from hfthot_platform.errors import SqlModelsError, UnknownTableError
-from hfthot_platform.sql.models import load_models, read_models
-from hfthot_platform.sql.models.header import Header
-from hfthot_platform.sql.models.statement import VOLATILE
+from hfthot_platform.core.errors import SqlModelsError, UnknownTableError
+from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
+from hfthot_platform.domain.contracts.rules import Between, NotNull, OneOf
+from hfthot_platform.services.sql.models import load_models, read_models
+from hfthot_platform.services.sql.models.header import Header
+from hfthot_platform.services.sql.models.statement import VOLATILE
 from tests.sql.models.conftest import BARS, RETURNS
 
 

@@ -8,9 +8,9 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.lakehouse import Stamp
-from hfthot_platform.sql.models.runner import judge, run_models, span_of
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.services.sql.models.runner import judge, run_models, span_of
+from hfthot_platform.storage.lakehouse import Stamp
 from tests.sql.models.conftest import BARS, DAYS, RETURNS, minutes
 
 SPAN = (date(2024, 3, 1), date(2024, 3, 4))

@@ -10,12 +10,12 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import Settings
-from hfthot_platform.sql.engine import query
-from hfthot_platform.sql.models.lake import models_of, open_lake
-from hfthot_platform.sql.models.model import Models
-from hfthot_platform.sql.models.runner import run_models
+from hfthot_platform.app.lake import models_of, open_lake
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.services.sql.engine import query
+from hfthot_platform.services.sql.models.model import Models
+from hfthot_platform.services.sql.models.runner import run_models
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 #: The models of the repository, whatever the working folder is.
 FOLDER = Path(__file__).resolve().parents[3] / "dbt_like_sql"
@@ -132,7 +132,7 @@ def shipped(models, tmp_path_factory) -> MakeLake:
 @pytest.fixture(scope="session")
 def real(shipped) -> Shipped:
     """The S&P 500's daily bars of 1999 to 2018, and closes of the index and of 20 US stocks, as packages ship them."""
-    from hfthot_platform.market.sources.sample import SampleFeed
+    from hfthot_platform.adapters.sample import SampleFeed
 
     feed = SampleFeed()
     span = datetime(2007, 1, 1, tzinfo=UTC), datetime(2010, 1, 1, tzinfo=UTC)

@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import AuthenticationError, TooManyAttemptsError
-from hfthot_platform.settings import Settings
-from hfthot_platform.sql.models.runner import run_models
+from hfthot_platform.core.errors import AuthenticationError, TooManyAttemptsError
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.services.sql.models.runner import run_models
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
 SUBJECTS = [f"{number:032x}" for number in range(1, 8)]

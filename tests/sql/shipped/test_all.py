@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hfthot_platform.settings import Settings
-from hfthot_platform.sql.models.lake import models_of
-from hfthot_platform.sql.models.runner import run_models
+from hfthot_platform.app.lake import models_of
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.services.sql.models.runner import run_models
 from tests.sql.shipped.conftest import FOLDER
 
 NAMES = sorted(f"{path.parent.name}.{path.stem}" for path in FOLDER.rglob("*.sql"))

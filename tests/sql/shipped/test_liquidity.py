@@ -171,7 +171,7 @@ def test_constant_prices_cost_nothing_to_amihud_and_have_no_roll_spread(shipped)
 
 def test_the_simulated_exchange_is_traded_at_about_its_spread(shipped):
     """Its makers quote 0.8 bp; takers buy when the price rises within the minute, which the model counts as spread."""
-    from hfthot_platform.market.sources.simulated import SimulatedExchange
+    from hfthot_platform.adapters.simulated import SimulatedExchange
 
     exchange = SimulatedExchange(seed=7, trades_per_day=20_000)
     day = datetime(2024, 3, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hfthot_platform.signals.portfolios import weight_rows
+from hfthot_platform.domain.signals.portfolios import weight_rows
 
 FIRST = date(2024, 3, 1)
 SYMBOLS = ("A", "B", "C")

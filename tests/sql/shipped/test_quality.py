@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.incidents import Incident, record
+from hfthot_platform.storage.incidents import Incident, record
 
 SCORES = "marts.data_quality_scoreboard"
 REASONS = "marts.quarantine_reasons"
@@ -160,7 +160,7 @@ def test_tables_that_are_not_due_every_day_miss_none(shipped):
 
 
 def test_every_quarantine_of_market_data_signals_and_portfolios_is_looked_at(models):
-    from hfthot_platform.contracts import CONTRACTS
+    from hfthot_platform.domain.contracts import CONTRACTS
 
     data = {each.quarantine for each in CONTRACTS.values() if each.namespace in {"market", "signals", "portfolio"}}
     # The truth behind the simulated exchange is no data of anybody.

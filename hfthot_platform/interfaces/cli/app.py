@@ -1,0 +1,139 @@
+"""The root command: options that all commands share, and errors as one line and a hint."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+from typer.exceptions import TyperException
+
+from hfthot_platform.core.errors import (
+    BadRequestError,
+    ConfigError,
+    HfthotError,
+    LakeMissingError,
+    SqlError,
+    StoreMissingError,
+    UnknownTableError,
+)
+from hfthot_platform.core.version import __version__
+from hfthot_platform.interfaces.cli import accounts, data, health, privacy, setup, sql, tables, users
+from hfthot_platform.interfaces.cli.output import complain
+
+if TYPE_CHECKING:
+    from hfthot_platform.core.settings import Settings
+
+__all__ = ["app", "main"]
+
+#: Errors of whoever typed the command; they exit with 2, as a wrong option does, and all others with 1.
+_USAGE = (BadRequestError, ConfigError, LakeMissingError, SqlError, StoreMissingError, UnknownTableError)
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The options of the root command."""
+
+    lake: str | None
+    debug: bool
+
+    def settings(self) -> Settings:
+        """Return the settings, with the options of the command line on top."""
+        from hfthot_platform.core.settings import load_settings
+
+        return load_settings(lake_root=self.lake) if self.lake else load_settings()
+
+
+class _Group(TyperGroup):
+    """Turns errors into one red line, a hint and an exit code; `--debug` shows where they come from."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort, TyperException):
+            raise
+        except BrokenPipeError:
+            # The reader (`| head`) has seen enough.  What is still buffered has nowhere to go.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(0) from None
+        except Exception as error:
+            if ctx.obj is not None and ctx.obj.debug:
+                raise
+            complain(*_in_words(error))
+            raise typer.Exit(2 if isinstance(error, _USAGE) else 1) from None
+
+
+def _in_words(error: Exception) -> tuple[str, str]:
+    if isinstance(error, HfthotError):
+        return (f"{error.where}: {error.what}" if error.where else error.what), error.hint
+    if isinstance(error, OSError) and error.strerror:
+        return (f"{error.filename}: {error.strerror}" if error.filename else error.strerror), ""
+    return (
+        f"unexpected {type(error).__name__}",
+        "Run the same command as `hfthot --debug ...` and report the traceback.",
+    )
+
+
+app = typer.Typer(
+    name="hfthot",
+    cls=_Group,
+    help="A lakehouse of market data: versioned tables, nothing published unchecked.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - Typer calls it with the option's value
+    if wanted:
+        typer.echo(f"hfthot {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    context: typer.Context,
+    *,
+    lake: Annotated[
+        str | None, typer.Option("--lake", help="Folder or URL of the lake, instead of HFTHOT_LAKE_ROOT.")
+    ] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[  # noqa: ARG001 - handled by its callback
+        bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    context.obj = Shared(lake, debug)
+
+
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    setup.init,
+    setup.settings,
+    data.demo,
+    data.ingest,
+    data.withdraw,
+    data.gaps,
+    data.derive,
+    users.ingest_users,
+    tables.tables,
+    tables.describe,
+    tables.history,
+    tables.diff,
+    tables.check,
+    tables.restore,
+    tables.maintain,
+    health.doctor,
+)
+for _command in _COMMANDS:
+    app.command()(_command)
+app.add_typer(sql.sql, name="sql")
+app.add_typer(privacy.privacy, name="privacy")
+app.add_typer(accounts.accounts, name="accounts")
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

@@ -1,0 +1,59 @@
+"""Commands about the platform itself."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hfthot_platform.interfaces.cli.output import print_json, print_table, progress_bar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hfthot_platform.app.findings import Finding
+
+__all__ = ["doctor"]
+
+
+def doctor(
+    context: typer.Context,
+    *,
+    online: Annotated[bool, typer.Option("--online", help="Also ask the remote feeds for a little data.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what is configured, reachable, stale or broken, and what to do.  Exits with 1 on an error."""
+    from hfthot_platform.app.findings import worst
+    from hfthot_platform.interfaces.doctor import diagnose
+
+    settings = context.obj.settings()
+    with progress_bar("looking"):
+        home = settings.dagster_folder()
+        findings = diagnose(settings, datetime.now(UTC), dagster_home=home, online=online, runs=lambda: _runs(home))
+    if as_json:
+        print_json([asdict(each) for each in findings])
+    else:
+        print_table(
+            ("", "subject", "found"),
+            [(each.level, each.subject, each.message) for each in findings],
+            styles=lambda row: {"error": "red", "warn": "yellow"}.get(row[0], ""),
+        )
+        steps = {each.next_step: each.subject for each in findings if each.next_step}
+        if steps:
+            typer.echo("\nWhat to do:")
+        for step, subject in steps.items():
+            typer.echo(f"  {subject}: {step}")
+    if worst(findings) == "error":
+        raise typer.Exit(1)
+
+
+def _runs(home: Path | None) -> Iterator[Finding]:
+    """Look at Dagster's runs, where there is an instance: importing it takes seconds."""
+    if home is None or not (home / "history").is_dir():
+        return
+    from resources.runs import diagnose_runs
+
+    yield from diagnose_runs(home)

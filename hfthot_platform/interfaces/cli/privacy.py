@@ -1,0 +1,501 @@
+"""Commands of the data-protection officer: find, rectify, restrict, export, erase, prove, hold, retain, check."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfthot_platform.interfaces.cli.output import counted, note, print_json, print_table, progress_bar, size
+from hfthot_platform.interfaces.cli.tables import opened_lake
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from hfthot_platform.services.accounts.accounts import Accounts
+
+__all__ = ["privacy"]
+
+privacy = typer.Typer(
+    name="privacy",
+    help="Personal data: export, erasure and its proof, legal holds, retention, keys.",
+    no_args_is_help=True,
+)
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+_User = Annotated[str, typer.Argument(metavar="USER_ID", help="The account's id.", show_default=False)]
+_RequestOnly = Annotated[
+    bool,
+    typer.Option("--request-only", help="Only ask for it and print the request's id, which Dagster's jobs take."),
+]
+
+
+@contextmanager
+def _accounts(context: typer.Context) -> Iterator[Accounts]:
+    from hfthot_platform.services.accounts.accounts import Accounts
+
+    with Accounts.open(context.obj.settings()) as accounts:
+        yield accounts
+
+
+@privacy.command()
+def find(
+    context: typer.Context,
+    email: Annotated[
+        str | None, typer.Argument(metavar="[EMAIL]", help="The person's address; asked for where it is left out.")
+    ] = None,
+    *,
+    username: Annotated[str | None, typer.Option("--username", help="The person's username instead.")] = None,
+    as_json: _Json = False,
+) -> None:
+    """Find a person's account, and print its id and how it stands.  It is audited."""
+    if email is None and username is None:
+        email = typer.prompt("E-mail address")
+    with _accounts(context) as accounts:
+        user = accounts.find_user(username=username, email=email)
+        subject_id = accounts.subject_of(user.user_id)
+    shown = {
+        "user_id": user.user_id,
+        "subject_id": subject_id,
+        "username": user.username,
+        "email": user.email,
+        "first_name": user.first_name,
+        "last_name": user.last_name,
+        "role": user.role,
+        "tier": user.tier,
+        "active": user.active,
+        "registered": user.created_at,
+        "changed": user.updated_at,
+        "deleted": user.deleted_at,
+        "erased_by_itself": user.erase_after,
+    }
+    if as_json:
+        print_json(shown)
+        return
+    print_table(("", ""), [(name.replace("_", " "), value) for name, value in shown.items()])
+
+
+@privacy.command()
+def rectify(
+    context: typer.Context,
+    user_id: _User,
+    *,
+    username: Annotated[str | None, typer.Option("--username", help="The right username.")] = None,
+    email: Annotated[str | None, typer.Option("--email", help="The right address.")] = None,
+    first_name: Annotated[
+        str | None, typer.Option("--first-name", help="The right first name; empty removes it.")
+    ] = None,
+    last_name: Annotated[str | None, typer.Option("--last-name", help="The right last name; empty removes it.")] = None,
+) -> None:
+    """Correct what is held about a person (GDPR, article 16); print which fields were changed."""
+    from hfthot_platform.core.errors import BadRequestError
+
+    given = {"username": username, "email": email, "first_name": first_name, "last_name": last_name}
+    changes: dict[str, Any] = {
+        name: value or (None if name.endswith("_name") else value) for name, value in given.items() if value is not None
+    }
+    if not changes:
+        raise BadRequestError(
+            "nothing is to be changed",
+            where="rectify",
+            hint="Give --username, --email, --first-name or --last-name.",
+        )
+    with _accounts(context) as accounts:
+        accounts.update_user(user_id, **changes)
+    typer.echo(f"changed: {', '.join(sorted(changes))}")
+
+
+@privacy.command()
+def restrict(
+    context: typer.Context,
+    user_id: _User,
+    *,
+    lift: Annotated[bool, typer.Option("--lift", help="End the restriction instead.")] = False,
+) -> None:
+    """Keep a person's data and do nothing else with it (GDPR, article 18): no sign-in, no keys, until it is lifted.
+
+    To keep data from erasure as well, place a hold on it: `hfthot privacy holds --place`.
+    """
+    with _accounts(context) as accounts:
+        user = accounts.approve_user(user_id) if lift else accounts.deactivate(user_id)
+    typer.echo("may sign in again" if user.active else "restricted: sign-in and keys are refused")
+
+
+@privacy.command()
+def requests(
+    context: typer.Context,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Those that are done, too.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """List the open requests of export and erasure, with the ids that Dagster's jobs take, and their deadlines."""
+    from hfthot_platform.services.privacy.erasure import list_erasures
+    from hfthot_platform.services.privacy.export import list_exports
+
+    with _accounts(context) as accounts:
+        found = [
+            ("erasure", each.request_id, each.state, each.requested_at, each.deadline, each.problem)
+            for each in list_erasures(accounts)
+            if every or each.state not in {"done", "unproven"}
+        ]
+        found += [
+            ("export", each.request_id, each.state, each.requested_at, each.expires_at, None)
+            for each in list_exports(accounts)
+            if every or each.state == "requested"
+        ]
+    columns = ("kind", "request", "state", "asked for", "until", "what is in the way")
+    if as_json:
+        print_json([dict(zip(columns, row, strict=True)) for row in found])
+        return
+    print_table(columns, found)
+
+
+@privacy.command()
+def verify(
+    context: typer.Context,
+    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A certificate's file.")],
+    *,
+    key: Annotated[
+        str | None,
+        typer.Option(
+            "--public-key", help="The public key (a line or a file) to check with, instead of this platform's."
+        ),
+    ] = None,
+    user_id: Annotated[
+        str | None, typer.Option("--user-id", help="Also say whether it concerns the account that had this id.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Check an erasure certificate's signature and content.  Exits with 1 unless it is genuine."""
+    from hfthot_platform.services.privacy.certificate import read_public_key
+    from hfthot_platform.services.privacy.certificate import verify as check
+
+    if key is None:
+        from hfthot_platform.services.privacy.erasure import public_key
+
+        with _accounts(context) as accounts:
+            chosen = public_key(accounts)
+    else:
+        chosen = read_public_key(Path(key).read_text(encoding="ascii") if Path(key).is_file() else key)
+    found = check(certificate, chosen)
+    if as_json:
+        typer.echo(found.text, nl=False)
+        return
+    searched = found.verification
+    typer.echo(f"Genuine: signed with the key {found.key_id}, and not altered since.\n")
+    rows: list[tuple[str, Any]] = [
+        ("request", found.request_id),
+        ("asked for", found.requested_at),
+        ("unreadable everywhere since", found.destroyed_at),
+        ("proven", found.verified_at),
+        ("history kept for others", found.keep_history),
+        ("last ciphertext leaves the disk", found.ciphertext_until or "it has"),
+        ("searched", f"{size(searched['scanned_bytes'])} in {counted(searched['scanned_files'], 'file')}"),
+        ("self-test", f"{searched['canaries_found']} of {searched['canaries_planted']} planted values found"),
+        ("versions read", searched["versions_read"]),
+        ("values of others decrypted", searched["envelopes_decrypted"]),
+        ("removed", ", ".join(f"{name} {count}" for name, count in sorted(found.counts.items()))),
+    ]
+    print_table(("", ""), rows)
+    if user_id is not None:
+        typer.echo(f"\nIt concerns this account: {'yes' if found.concerns(user_id) else 'NO'}.")
+    for each in found.accepted:
+        typer.echo(
+            f"\nAccepted: {each['kind']} in {each['place']}: {each['file']} ({each['count']} times). {each['reason']}"
+        )
+    typer.echo("\nIt does not cover:")
+    for limit in found.limits:
+        typer.echo(f"  - {limit}")
+    if user_id is not None and not found.concerns(user_id):
+        raise typer.Exit(1)
+
+
+@privacy.command("public-key")
+def public_key_(context: typer.Context) -> None:
+    """Print the public key that this installation's certificates are checked with."""
+    from hfthot_platform.services.privacy.certificate import public_key_text
+    from hfthot_platform.services.privacy.erasure import public_key
+
+    with _accounts(context) as accounts:
+        typer.echo(public_key_text(public_key(accounts)))
+
+
+@privacy.command()
+def export(
+    context: typer.Context,
+    user_id: _User,
+    *,
+    format: Annotated[  # noqa: A002
+        str, typer.Option("--format", "-f", help="json, csv, parquet, or html: a page to read and print.")
+    ] = "json",
+    request_only: _RequestOnly = False,
+) -> None:
+    """Write everything held about a person into one file, and print its path."""
+    from hfthot_platform.services.privacy.export import export_user_data, request_export
+
+    with _accounts(context) as accounts:
+        if request_only:
+            typer.echo(request_export(accounts, user_id, format))
+            return
+        typer.echo(export_user_data(accounts, opened_lake(context), user_id, format))
+
+
+@privacy.command()
+def erase(
+    context: typer.Context,
+    user_id: Annotated[str | None, typer.Argument(metavar="[USER_ID]", help="The account's id.")] = None,
+    *,
+    keep_history: Annotated[
+        bool, typer.Option("--keep-history/--no-history", help="Whether others keep old versions of the user tables.")
+    ] = True,
+    resume: Annotated[str | None, typer.Option("--resume", help="Run this request again instead.")] = None,
+    listed: Annotated[bool, typer.Option("--list", help="List the requests and their states instead.")] = False,
+    request_only: _RequestOnly = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Erase a person for good, prove it, and print the certificate's path.  Nothing brings the data back."""
+    from hfthot_platform.core.errors import BadRequestError
+    from hfthot_platform.services.privacy.erasure import list_erasures, request_erasure
+
+    with _accounts(context) as accounts:
+        if listed:
+            print_table(
+                ("request", "state", "asked for", "history kept", "provable until", "open hits", "what is in the way"),
+                [
+                    (
+                        each.request_id,
+                        each.state,
+                        each.requested_at,
+                        each.keep_history,
+                        each.deadline,
+                        each.hits,
+                        each.problem,
+                    )
+                    for each in list_erasures(accounts)
+                ],
+            )
+            return
+        if (user_id is None) == (resume is None):
+            raise BadRequestError("give a user id, or --resume with a request's id", where="erase")
+        if resume is None:
+            assert user_id is not None
+            accounts.subject_of(user_id)
+            if not yes:
+                typer.confirm(f"Erase the account {user_id} for good?", abort=True)
+            resume = request_erasure(accounts, user_id, keep_history=keep_history)
+            if request_only:
+                typer.echo(resume)
+                return
+            typer.echo(f"request {resume}", err=True)
+        _run_erasure(context, accounts, resume)
+
+
+@privacy.command()
+def resume(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+) -> None:
+    """Go on with an erasure that failed, was interrupted or was held; print the certificate's path."""
+    with _accounts(context) as accounts:
+        _run_erasure(context, accounts, request_id)
+
+
+def _run_erasure(context: typer.Context, accounts: Accounts, request_id: str) -> None:
+    from hfthot_platform.services.privacy.erasure import run_erasure
+
+    with progress_bar("searching") as progress:
+
+        def told(done: int, total: int | None, unit: str) -> None:
+            progress(done // 1_000_000, None if total is None else total // 1_000_000, f"M{unit}")
+
+        certificate = run_erasure(accounts, opened_lake(context), request_id, progress=told)
+    typer.echo(accounts.settings.certificates / f"{certificate.request_id}.json")
+
+
+@privacy.command()
+def hits(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+    *,
+    reveal: Annotated[
+        bool, typer.Option("--reveal", help="Show true file names and what is around each value: personal data.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """List what the last proof of an erasure found, by place and form, and what of it was accepted."""
+    from hfthot_platform.services.privacy.erasure import erasure_hits
+
+    with _accounts(context) as accounts:
+        found = erasure_hits(accounts, request_id, reveal=reveal)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    more = ("where", "around it") if reveal else ()
+    print_table(
+        ("hit", "kind", "place", "file", "form", "times", "before", "file changed", "accepted", *more),
+        [
+            (
+                each.hit,
+                each.kind,
+                each.place,
+                each.file,
+                f"{each.encoding} {each.inside}".strip(),
+                each.count,
+                each.before,
+                each.modified,
+                each.accepted,
+                *((each.path, each.context) if reveal else ()),
+            )
+            for each in found
+        ],
+    )
+
+
+@privacy.command()
+def accept(
+    context: typer.Context,
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+    hit: Annotated[str, typer.Argument(metavar="HIT", help="From `hfthot privacy hits`.", show_default=False)],
+    *,
+    reason: Annotated[str, typer.Option("--reason", help="Why it is no trace; the certificate carries it.")],
+    everywhere: Annotated[
+        bool, typer.Option("--everywhere", help="Accept the value wherever it is: a name that is an ordinary word.")
+    ] = False,
+) -> None:
+    """Accept that a hit is nothing of the erased person's; then `hfthot privacy resume`."""
+    from hfthot_platform.services.privacy.erasure import accept_erasure_hit
+
+    with _accounts(context) as accounts:
+        accept_erasure_hit(accounts, request_id, hit, reason, everywhere=everywhere)
+
+
+@privacy.command()
+def holds(
+    context: typer.Context,
+    *,
+    place: Annotated[str | None, typer.Option("--place", help="Place a hold on this account (a user id).")] = None,
+    release: Annotated[str | None, typer.Option("--release", help="Release this hold.")] = None,
+    categories: Annotated[
+        str, typer.Option("--categories", help="Comma-separated: identity, sessions, credentials, audit.")
+    ] = "",
+    reason: Annotated[str, typer.Option("--reason", help="Why; it is audited.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="List the released ones too.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """List legal holds, or place or release one."""
+    from hfthot_platform.core.errors import BadRequestError
+    from hfthot_platform.services.privacy.holds import list_holds, place_hold, release_hold
+
+    if place and release:
+        raise BadRequestError("give --place or --release, not both", where="holds")
+    with _accounts(context) as accounts:
+        if place:
+            names = [each.strip() for each in categories.split(",") if each.strip()]
+            typer.echo(place_hold(accounts, place, names, reason).hold_id)
+            return
+        if release:
+            typer.echo(release_hold(accounts, release, reason).hold_id)
+            return
+        found = list_holds(accounts, active=not every)
+    if as_json:
+        print_json([asdict(each) for each in found])
+        return
+    print_table(
+        ("hold", "subject", "categories", "placed", "released", "reason"),
+        [
+            (each.hold_id, each.subject_id, each.categories, each.placed_at, each.released_at, each.reason)
+            for each in found
+        ],
+    )
+
+
+@privacy.command()
+def retention(
+    context: typer.Context,
+    *,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and change nothing.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """Remove everything whose time is over, and ask for the erasures that are due.
+
+    After the clock leapt ahead nothing is removed, and the command exits with 1; `--dry-run` says what would be.
+    """
+    from hfthot_platform.services.ingest.users import sweep_user_files
+    from hfthot_platform.services.privacy.retention import apply_retention
+
+    with _accounts(context) as accounts:
+        lake = opened_lake(context)
+        report = asdict(apply_retention(accounts, lake, dry_run=dry_run))
+        report["user_files"] = 0
+        if not dry_run and not report["refused"]:
+            report["user_files"] = sweep_user_files(accounts.settings, lake, accounts, accounts.clock())
+    if dry_run:
+        report["erasures"] = len(report["erasures"])
+    if as_json:
+        print_json(report)
+    elif dry_run or not report["refused"]:
+        print_table(("", ""), [(name.replace("_", " "), value) for name, value in report.items() if name != "refused"])
+    if report["refused"]:
+        note(report["refused"])
+        raise typer.Exit(1)
+
+
+@privacy.command("rotate-keys")
+def rotate_keys(
+    context: typer.Context,
+    *,
+    keep_old: Annotated[
+        bool,
+        typer.Option("--keep-old", help="Keep the old key-encryption keys, so that older backups can be restored."),
+    ] = False,
+) -> None:
+    """Wrap every key with a new key-encryption key; the lake is not touched."""
+    from hfthot_platform.services.privacy.rotation import rotate_keys as rotate
+
+    with _accounts(context) as accounts:
+        report = rotate(accounts, drop=not keep_old)
+    typer.echo(
+        f"{counted(report.subject_keys + report.installation_keys, 'key')} wrapped with {report.kek_id}; "
+        f"{counted(len(report.dropped), 'old key')} dropped"
+    )
+
+
+@privacy.command()
+def head(context: typer.Context) -> None:
+    """Export the newest entry's number and hash, signed, and print the file's path; keep a copy elsewhere.
+
+    A log whose tail was cut off later, or whose anchor was moved, no longer fits it.
+    """
+    from hfthot_platform.services.privacy.evidence import export_head
+
+    with _accounts(context) as accounts:
+        typer.echo(export_head(accounts))
+
+
+@privacy.command()
+def chain(context: typer.Context, *, as_json: _Json = False) -> None:
+    """Prove that no entry of the audit log was altered, dropped, inserted or moved.  Exits with 1 if one was.
+
+    It is compared with the heads that `hfthot privacy head` exported, too.
+    """
+    from hfthot_platform.services.privacy.evidence import check_log
+
+    with _accounts(context) as accounts:
+        report = check_log(accounts, opened_lake(context))
+    if as_json:
+        print_json(asdict(report))
+    elif report.intact:
+        typer.echo(
+            f"Intact: {counted(report.entries, 'entry').replace('entrys', 'entries')} in the lake and {report.pending} "
+            f"waiting, from {report.anchor_seq + 1} to {report.head_seq}; {report.redacted} redacted by erasures; "
+            f"{counted(report.exported_heads, 'exported head')} fit."
+        )
+        if report.lost:
+            typer.echo(f"On record as lost, since the lake was restored from before them: {report.lost}.")
+    else:
+        for each in report.problems:
+            typer.echo(str(each))
+    if not report.intact:
+        raise typer.Exit(1)

@@ -1,0 +1,502 @@
+"""Commands about tables: list, describe, history, diff, check, restore, maintain."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hfthot_platform.interfaces.cli.output import counted, note, print_json, print_table, progress_bar, size
+from hfthot_platform.interfaces.cli.output import text as shown
+
+if TYPE_CHECKING:
+    from hfthot_platform.domain.contracts.model import Column
+    from hfthot_platform.domain.contracts.views import SqlView, View
+    from hfthot_platform.services.sql import Limits
+    from hfthot_platform.services.sql.diff import Kind
+    from hfthot_platform.services.sql.models import Models
+    from hfthot_platform.storage.lakehouse import Lakehouse, MaintenanceReport
+
+__all__ = ["check", "describe", "diff", "history", "maintain", "restore", "tables"]
+
+_Table = Annotated[str, typer.Argument(metavar="TABLE", help="A table such as market.trades.", show_default=False)]
+_Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def opened_lake(context: typer.Context, models: Models | None = None, *, new: bool = False) -> Lakehouse:
+    """Return the lake that the settings and the command line name, with the SQL models that are sound.
+
+    Args:
+        context: of the command.
+        models: the models, where they were read already.
+        new: whether the command writes, so that the lake may be new where it was named by `--lake` or a whole path;
+            a place that the working folder decides on may be the wrong one.
+
+    Raises:
+        LakeMissingError: there is none.
+    """
+    from hfthot_platform.app.lake import open_lake
+
+    settings = context.obj.settings()
+    folder = settings.lake_folder()
+    named = context.obj.lake is not None or folder is None or folder.is_absolute()
+    lake = open_lake(settings, models=models, new=new and named)
+    lake.require()
+    return lake
+
+
+def sql_limits(context: typer.Context) -> Limits:
+    """Return what an SQL statement of this command may use."""
+    from hfthot_platform.services.sql import Limits
+
+    settings = context.obj.settings()
+    return Limits(settings.duckdb_memory, settings.duckdb_threads, settings.scratch)
+
+
+def new_stamp(what: str) -> Any:
+    """Return a stamp that tells the commits of one command from all others."""
+    import uuid
+
+    from hfthot_platform.core.version import __version__
+    from hfthot_platform.storage.lakehouse import Stamp
+
+    return Stamp(run_id=f"cli-{what}-{uuid.uuid4().hex[:12]}", code_version=__version__)
+
+
+def tables(
+    context: typer.Context,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="Also the quarantines that are empty.")] = False,
+    as_json: _Json = False,
+) -> None:
+    """List the tables with their rows, size and last event, from their logs alone."""
+    from hfthot_platform.core.errors import LakehouseError
+
+    rows = []
+    for table in opened_lake(context).tables():
+        problem = None
+        try:
+            snapshot = table.snapshot()
+        except LakehouseError as error:
+            snapshot, problem = None, error.what
+        if snapshot is None and not problem and table.contract.namespace == "quarantine" and not every:
+            continue
+        row: dict[str, Any] = dict.fromkeys(("rows", "bytes", "files", "version", "committed_at", "last_event"))
+        if snapshot is not None:
+            row |= {
+                "rows": snapshot.rows,
+                "bytes": snapshot.bytes,
+                "files": len(snapshot.paths),
+                "version": snapshot.version,
+                "committed_at": snapshot.committed_at,
+                "last_event": snapshot.last_event,
+            }
+        rows.append({"table": table.contract.name, **row, "problem": problem})
+    if as_json:
+        print_json(rows)
+        return
+    print_table(
+        ("table", "rows", "size", "files", "version", "committed", "last event"),
+        [
+            (
+                row["table"],
+                "damaged" if row["problem"] else _counted(row["rows"]),
+                None if row["bytes"] is None else size(row["bytes"]),
+                row["files"],
+                row["version"],
+                _to_second(row["committed_at"]),
+                _to_second(row["last_event"]),
+            )
+            for row in rows
+        ],
+        right=("rows", "size", "files", "version"),
+        styles=lambda row: "red" if row[1] == "damaged" else ("dim" if row[4] == "-" else ""),
+    )
+    if any(row["problem"] for row in rows):
+        note("`hfthot doctor` says what is damaged and what to do.")
+
+
+def describe(context: typer.Context, name: _Table, *, as_json: _Json = False) -> None:
+    """Show what a table is: columns, units, key, rules, layout and present size."""
+    from hfthot_platform.domain.contracts.dictionary import keeping
+
+    lake = opened_lake(context)
+    if name in lake.views:
+        _describe_view(lake.views[name], as_json=as_json)
+        return
+    table = lake.table(name)
+    contract, snapshot = table.contract, table.snapshot()
+    if as_json:
+        print_json(
+            {
+                "table": contract.name,
+                "description": contract.description,
+                "columns": _columns(contract.columns),
+                "primary_key": contract.primary_key,
+                "partition_by": contract.partition_by,
+                "sort_by": contract.sort_by,
+                "rules": [{"name": rule.name, "says": rule.says} for rule in contract.rules],
+                "schema_version": contract.schema_version,
+                "history_days": contract.history_days,
+                "retention_days": contract.retention_days,
+                "max_rejected_share": contract.max_rejected_share,
+                "version": snapshot and snapshot.version,
+                "rows": snapshot and snapshot.rows,
+                "bytes": snapshot and snapshot.bytes,
+                "files": snapshot and len(snapshot.paths),
+                "first_event": snapshot and snapshot.first_event,
+                "last_event": snapshot and snapshot.last_event,
+            }
+        )
+        return
+    typer.echo(f"{contract.name}: {contract.description}\n")
+    print_table(_COLUMN_TITLES, _column_rows(contract.columns, contract.primary_key))
+    typer.echo(f"\nKey: {', '.join(contract.primary_key)}")
+    typer.echo(f"Layout: {keeping(contract).replace('`', '')}")
+    if snapshot is None:
+        typer.echo("Now: nothing was written yet")
+    else:
+        typer.echo(
+            f"Now: version {snapshot.version}, {_counted(snapshot.rows)} rows, {size(snapshot.bytes)} "
+            f"in {counted(len(snapshot.paths), 'file')}"
+        )
+    typer.echo(f"\nRules (a batch with more than {contract.max_rejected_share:.0%} of broken rows is not published):")
+    for rule in contract.rules:
+        typer.echo(f"  {rule.says}")
+
+
+def _describe_view(view: View | SqlView, *, as_json: bool) -> None:
+    from hfthot_platform.domain.contracts.views import View
+
+    of = view.of.name if isinstance(view, View) else None
+    if as_json:
+        facts = {"view": view.name, "of": of, "description": view.description}
+        print_json({**facts, "columns": _columns(view.declared())})
+        return
+    typer.echo(f"{view.name}: {view.description} An SQL view{f' of {of}' if of else ''}.\n")
+    print_table(_COLUMN_TITLES, _column_rows(view.declared(), view.of.primary_key if isinstance(view, View) else ()))
+
+
+_COLUMN_TITLES = ("column", "type", "unit", "key", "empty", "meaning")
+
+
+def _columns(columns: Iterable[Column]) -> list[dict[str, Any]]:
+    from hfthot_platform.domain.contracts.dictionary import TYPE_NAMES
+
+    return [
+        {
+            "name": column.name,
+            "type": TYPE_NAMES[column.dtype],
+            "unit": column.unit,
+            "nullable": column.nullable,
+            "personal": column.personal,
+            "description": column.description,
+        }
+        for column in columns
+    ]
+
+
+def _column_rows(columns: Iterable[Column], key: Iterable[str]) -> list[tuple[object, ...]]:
+    keys = set(key)
+    return [
+        (
+            each["name"],
+            each["type"],
+            each["unit"],
+            "key" if each["name"] in keys else "",
+            "may be" if each["nullable"] else "",
+            each["description"],
+        )
+        for each in _columns(columns)
+    ]
+
+
+def history(
+    context: typer.Context,
+    name: _Table,
+    *,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="Show at most this many, newest first.")] = 20,
+    as_json: _Json = False,
+) -> None:
+    """Show a table's versions: when, by which run, how many rows, and whether they can still be read."""
+    table = opened_lake(context).table(name)
+    versions = table.versions()
+    readable = {each.version for each in table.readable_versions()}
+    newest = versions[::-1][:limit]
+    if as_json:
+        print_json([{**asdict(each), "readable": each.version in readable} for each in newest])
+        return
+    if not versions:
+        typer.echo(f"{name}: nothing was written yet")
+        return
+    print_table(
+        ("version", "time", "operation", "rows", "readable", "run", "asset", "partition"),
+        [
+            (
+                each.version,
+                each.timestamp,
+                each.operation,
+                _counted(each.rows),
+                each.version in readable,
+                each.run_id or None,
+                each.asset or None,
+                each.partition or None,
+            )
+            for each in newest
+        ],
+        right=("version", "rows"),
+        styles=lambda row: "dim" if row[4] == "no" else "",
+    )
+    if len(versions) > limit:
+        note(f"... {counted(len(versions) - limit, 'older version')} (--limit shows more)")
+
+
+def diff(
+    context: typer.Context,
+    name: _Table,
+    before: Annotated[int, typer.Argument(min=0, metavar="V1", help="The version to start from.")],
+    after: Annotated[int, typer.Argument(min=0, metavar="V2", help="The version to compare with it.")],
+    *,
+    key: Annotated[
+        list[str] | None, typer.Option("--key", help="Pair rows by these columns instead of the primary key.")
+    ] = None,
+    rows: Annotated[int, typer.Option("--rows", "-n", min=0, help="Show at most this many rows of each kind.")] = 10,
+    as_json: _Json = False,
+) -> None:
+    """Show which rows and values changed between two versions; what both have in common is not even read."""
+    from hfthot_platform.services.sql.diff import diff as compare
+
+    found = compare(opened_lake(context), name, before, after, key=key, limits=sql_limits(context))
+    kinds: dict[Kind, int] = {"added": found.added, "removed": found.removed, "changed": found.changed}
+    frames = {kind: found.rows(kind, rows) for kind, count in kinds.items() if count and rows}
+    if as_json:
+        print_json(
+            {
+                "table": name,
+                "before": before,
+                "after": after,
+                "key": found.key,
+                "added": found.added,
+                "removed": found.removed,
+                "changed": found.changed,
+                "columns": found.columns,
+                "files_read": found.files_read,
+                "files_shared": found.files_shared,
+                "rows": {kind: frame.to_dicts() for kind, frame in frames.items()},
+            }
+        )
+        return
+    if not any(kinds.values()):
+        typer.echo(f"{name}: no difference between versions {before} and {after}")
+        return
+    counts = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
+    typer.echo(f"{name}, version {before} to {after}: {counts}")
+    if found.columns:
+        print_table(("column", "changed"), list(found.columns.items()), right=("changed",))
+    key_shown = [column for column in found.key if all(column in frame.columns for frame in frames.values())]
+    table = [
+        (_MARKS[kind], *(row[column] for column in key_shown), _values(kind, row, found.columns, key_shown))
+        for kind, frame in frames.items()
+        for row in frame.to_dicts()
+    ]
+    if table:
+        print_table(
+            ("", *key_shown, "values"),
+            table,
+            styles=lambda row: {"+": "green", "-": "red"}.get(row[0], "yellow"),
+        )
+    if sum(kinds.values()) > len(table):
+        note(f"... {counted(sum(kinds.values()) - len(table), 'more row')} (--rows shows more)")
+
+
+_MARKS = {"added": "+", "removed": "-", "changed": "~"}
+
+
+def _values(kind: str, row: dict[str, Any], changed: Iterable[str], key: Sequence[str]) -> str:
+    """Return the values of a row in one line: all of a new or lost one, the different ones of a changed one."""
+    if kind != "changed":
+        return ", ".join(f"{name}: {shown(value)}" for name, value in row.items() if name not in key)
+    pairs = [(name, row[f"{name}_before"], row[f"{name}_after"]) for name in changed if f"{name}_before" in row]
+    # NaN is no change to itself.
+    different = [each for each in pairs if each[1] != each[2] and not (each[1] != each[1] and each[2] != each[2])]
+    said = ", ".join(f"{name}: {shown(old)} → {shown(new)}" for name, old, new in different)
+    return said or "(personal values)"
+
+
+def check(
+    context: typer.Context,
+    name: _Table,
+    *,
+    first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day to check.")] = None,
+    end: Annotated[
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Day before which the check ends.")
+    ] = None,
+    as_json: _Json = False,
+) -> None:
+    """Check a table as it stands: its files, and its rows against the contract.  Exits with 1 on an error."""
+    from hfthot_platform.core.errors import BadRequestError
+    from hfthot_platform.services.quality import run_checks
+
+    if (first is None) != (end is None):
+        raise BadRequestError("give both --from and --to, or neither", where="check")
+    lake = opened_lake(context)
+    span = None if first is None or end is None else (first.date(), end.date())
+    problems = lake.table(name).problems()
+    found: list[dict[str, Any]] = [
+        {
+            "check": "files",
+            "passed": not problems,
+            "severity": "error",
+            "description": "; ".join(problems) or "Every file of the current version is there and readable.",
+        }
+    ]
+    if not problems:
+        with progress_bar(f"checking {name}"):
+            for each in run_checks(lake, name, span, datetime.now(UTC)):
+                outcome = asdict(each)
+                found.append({"check": outcome.pop("name"), **outcome})
+    failed = [each for each in found if not each["passed"] and each["severity"] == "error"]
+    if as_json:
+        print_json(found)
+    else:
+        print_table(
+            ("check", "result", "found"),
+            [(each["check"], "passed" if each["passed"] else each["severity"], each["description"]) for each in found],
+            styles=lambda row: {"error": "red", "warn": "yellow"}.get(row[1], ""),
+        )
+    if failed:
+        raise typer.Exit(1)
+
+
+def restore(
+    context: typer.Context,
+    name: _Table,
+    version: Annotated[int, typer.Argument(min=0, metavar="VERSION", help="A readable version of its history.")],
+) -> None:
+    """Make an older version current again, as a new version: nothing in between is lost.
+
+    A user table follows the operational store: it is refused unless it is damaged; see `hfthot accounts restore`.
+    """
+    from hfthot_platform.domain.contracts.accounts import USER_TABLES
+
+    commit = opened_lake(context).table(name).restore(version, stamp=new_stamp("restore"))
+    typer.echo(f"{name}: version {version} is current again, as version {commit.version}")
+    if any(each.name == name for each in USER_TABLES):
+        note("Now run `hfthot accounts restore --accept-loss --rewrite`: the store has what this version has not.")
+
+
+def maintain(
+    context: typer.Context,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="[TABLE]...", help="Tables; all that were written if none is given.")
+    ] = None,
+    *,
+    history_days: Annotated[
+        float | None, typer.Option(min=0, help="Days for which old versions stay readable, instead of the contract's.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Remove rows past their retention even if they are most of a table.")
+    ] = False,
+    clock_right: Annotated[
+        bool, typer.Option("--clock-right", help="Somebody looked: the clock is right although the lake rested.")
+    ] = False,
+    as_json: _Json = False,
+) -> None:
+    """Compact, checkpoint, vacuum and clean up, and report sizes before and after.
+
+    Nothing is done where the clock leapt more than 14 days ahead of all that was committed, unless `--clock-right` says
+    that it is right, or with `--dry-run`.
+
+    Rows leave when they were written longer ago than their table's retention.  Where that is more than a quarter of a
+    table, it asks first; without a terminal nothing of that table is removed, and the command exits with 1.
+    """
+    from hfthot_platform.core.errors import ClockError
+    from hfthot_platform.storage.lakehouse import accept_clock, check_clock
+    from hfthot_platform.storage.lakehouse import maintain as run
+    from hfthot_platform.storage.lakehouse.maintenance import MOST_EXPIRED
+
+    def once(name: str, most_expired: float) -> MaintenanceReport:
+        return run(lake, name, history_days=history_days, most_expired=most_expired, dry_run=dry_run, stamp=stamp)
+
+    lake = opened_lake(context)
+    chosen = [lake.table(name).contract.name for name in names or ()]
+    chosen = chosen or [table.contract.name for table in lake.tables() if table.version() is not None]
+    stamp = new_stamp("maintain")
+    if clock_right and not dry_run:
+        accept_clock(lake, stamp=stamp)
+    try:
+        check_clock(lake)
+    except ClockError as error:
+        if not dry_run:
+            raise
+        note(f"What follows is what would go if the clock were right. {error}")
+    reports = []
+    with progress_bar("maintaining") as progress:
+        for done, name in enumerate(chosen, 1):
+            reports.append(once(name, 1.0 if yes else MOST_EXPIRED))
+            progress(done, len(chosen), "tables")
+    for at, report in enumerate(reports):
+        if report.rows_withheld and not dry_run and sys.stdin.isatty() and _agreed(report):
+            reports[at] = once(report.table, 1.0)
+    if as_json:
+        print_json([asdict(each) for each in reports])
+    elif reports:
+        _print_reports(reports)
+    else:
+        typer.echo("Nothing was written yet, so there is nothing to maintain.")
+    withheld = [each for each in reports if each.rows_withheld]
+    for each in withheld:
+        note(
+            f"{each.table}: {counted(each.rows_withheld, 'row')} past the retention stayed: they are more than "
+            f"{MOST_EXPIRED:.0%} of the table. Check the machine's clock; `hfthot maintain {each.table} --yes` removes "
+            "them."
+        )
+    if withheld and not dry_run:
+        raise typer.Exit(1)
+
+
+def _agreed(report: MaintenanceReport) -> bool:
+    what = f"{report.table}: {counted(report.rows_withheld, 'row')} are past the retention, a large share of it."
+    return typer.confirm(f"{what} Remove them?", err=True)
+
+
+def _print_reports(reports: Sequence[MaintenanceReport]) -> None:
+    columns = (
+        *("table", "size before", "size after", "files before", "files after", "rows expired", "withheld", "compacted"),
+        *("vacuumed", "log entries", "leftovers", "readable from", "seconds"),
+    )
+    print_table(
+        columns,
+        [
+            (
+                each.table,
+                size(each.bytes_before),
+                size(each.bytes_after),
+                each.files_before,
+                each.files_after,
+                each.rows_expired,
+                each.rows_withheld,
+                each.files_compacted,
+                each.files_vacuumed,
+                each.log_entries_removed,
+                each.leftovers_removed,
+                each.oldest_readable,
+                round(each.seconds, 2),
+            )
+            for each in reports
+        ],
+        right=columns[1:],
+    )
+
+
+def _to_second(time: Any) -> Any:
+    return time.replace(microsecond=0) if isinstance(time, datetime) else time
+
+
+def _counted(number: int | None) -> str | None:
+    return None if number is None else f"{number:,}"

@@ -1,0 +1,239 @@
+"""The user tables' old versions: taking them away, and proving what they still say and what not."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import sqlalchemy as sa
+from deltalake import DeltaTable
+
+from hfthot_platform.core.errors import ClockError, DecryptionError, ErasureUnverifiedError, LakehouseError
+from hfthot_platform.domain.contracts import TableContract
+from hfthot_platform.domain.contracts.accounts import CATEGORY, USER_TABLES, Category
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.files_of_subject import DataFile, read_file, retained
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, maintain
+from hfthot_platform.storage.lakehouse.locks import writers_lock
+from hfthot_platform.storage.lakehouse.storage import translated
+from hfthot_platform.storage.operational import schema
+
+__all__ = ["check_history", "clean_log", "log_store"]
+
+_ENTRY: Final = re.compile(r"(\d{20})\.(?:(\d{20})\.)?(?:json|crc|compacted\.json|checkpoint\..*)")
+_CHUNK: Final = 500
+
+
+def clean_log(
+    lake: Lakehouse, contract: TableContract, *, stamp: Stamp, keep_history: bool, history_days: float | None = None
+) -> int:
+    """Remove data files that no version within the time travel needs; return how many.
+
+    Without history that is every file that the newest version does not need, and after them every log entry and
+    checkpoint before it: they hold names and statistics of what is gone.
+
+    Under a clock that leapt ahead the history that is kept stays whole: its files go with a later round.
+
+    Raises:
+        LockTimeoutError: writers held the table's lock all the time.
+    """
+    try:
+        report = maintain(lake, contract.name, history_days=history_days if keep_history else 0, stamp=stamp)
+    except ClockError:
+        return 0
+    if report.oldest_readable is None or keep_history:
+        return report.files_vacuumed
+    with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(contract.name):
+        handle = DeltaTable(lake.storage.location(contract), storage_options=dict(lake.storage.options))
+        newest = handle.version()
+        # Everything that the older entries say of the present is in it, and in the newest entry.
+        handle.create_checkpoint()
+        names, remove = log_store(lake, contract)
+        older = [
+            (int(match.group(2) or match.group(1)), match.group(0))
+            for match in map(_ENTRY.fullmatch, names())
+            if match and int(match.group(2) or match.group(1)) < newest
+        ]
+        # The oldest first: what a vacuum took is told by an entry that goes after all that it concerns, so that
+        # whenever this is interrupted the log says no version readable that is not.
+        for _, name in sorted(older):
+            remove(name)
+    return report.files_vacuumed
+
+
+def log_store(lake: Lakehouse, contract: TableContract) -> tuple[Callable[[], list[str]], Callable[[str], None]]:
+    """Return how to list a table's log, and how to remove one of its files."""
+    folder = lake.storage.local_table(contract)
+    if folder is not None:
+        log = folder / "_delta_log"
+
+        def remove(name: str) -> None:
+            (log / name).unlink(missing_ok=True)
+            _fsync(log)
+
+        return lambda: [path.name for path in log.iterdir() if path.is_file()], remove
+    from deltalake.fs import DeltaStorageHandler
+    from pyarrow.fs import FileSelector, PyFileSystem
+
+    handler = DeltaStorageHandler(lake.storage.uri(contract), dict(lake.storage.options))
+    remote = PyFileSystem(handler)
+    return (
+        lambda: [info.base_name for info in remote.get_file_info(FileSelector("_delta_log", recursive=False))],
+        lambda name: remote.delete_file(f"_delta_log/{name}"),
+    )
+
+
+def _fsync(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def check_history(
+    accounts: Accounts, lake: Lakehouse, subject_id: str, *, keep_history: bool, where: str
+) -> dict[str, int]:
+    """Read every retained version of every user table, each data file once.
+
+    Of the erased subject no key is left and no row of a newest version has an envelope; without history no data
+    file of any kind has one.  Every envelope of everybody else decrypts.
+
+    Returns:
+        Versions, files, and envelopes of others that were decrypted (each state of a row once).
+
+    Raises:
+        ErasureUnverifiedError: any of this is not so; the message says in which table and file.
+    """
+    counts = {"versions_read": 0, "files_read": 0, "envelopes_decrypted": 0}
+    with accounts.store.reading() as rx:
+        keys = schema.subject_keys.c
+        left = rx.execute(sa.select(sa.func.count()).where(keys.subject_id == subject_id)).scalar_one()
+    if left:
+        raise ErasureUnverifiedError(f"{left} keys of the person are still there", where=where, hint="Run it again.")
+    for contract in USER_TABLES:
+        try:
+            found = retained(lake, contract)
+            if found is None:
+                continue
+            counts["versions_read"] += len(found.versions)
+            counts["files_read"] += len(found.files)
+            # The newest files first: their rows' states repeat in older ones.
+            files = sorted(found.files, key=lambda each: each.name not in found.current)
+            reader = _Reader(accounts, lake, contract, subject_id)
+            for file in files:
+                counts["envelopes_decrypted"] += reader.read(file)
+                if reader.own and (not keep_history or file.name in found.current):
+                    raise ErasureUnverifiedError(
+                        f"{reader.own} rows still have ciphertext of the person",
+                        where=f"{where}, {contract.name}, {file.name}",
+                        hint="Run the request again; a writer may have held the table.",
+                    )
+        except LakehouseError as error:
+            raise ErasureUnverifiedError(
+                f"a retained version does not read ({error.what})",
+                where=f"{where}, {contract.name}",
+                hint=f"{error.hint} Then run the request again.",
+            ) from None
+    return counts
+
+
+class _Reader:
+    """Reads data files of one table, and decrypts what it has not decrypted before."""
+
+    def __init__(self, accounts: Accounts, lake: Lakehouse, contract: TableContract, subject_id: str) -> None:
+        self._accounts = accounts
+        self._lake = lake
+        self._contract = contract
+        self._subject_id = subject_id
+        self._personal = [column.name for column in contract.columns if column.personal]
+        self._seen = _Seen()
+        #: Rows of the subject with an envelope in the file that was read last.
+        self.own = 0
+
+    def read(self, file: DataFile) -> int:
+        """Read a file whole and return how many envelopes of others were decrypted."""
+        contract = self._contract
+        try:
+            rows = read_file(self._lake, contract, file, list(contract.column_names))
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise ErasureUnverifiedError(
+                f"a data file of a retained version cannot be read ({type(error).__name__})",
+                where=f"{contract.name}, {file.name}",
+                hint="Restore it from a backup, or vacuum the versions that need it; then run the request again.",
+            ) from None
+        self.own = 0
+        if not self._personal or not rows.height:
+            return 0
+        sealed = rows.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in self._personal))
+        self.own = sealed.filter(pl.col("subject_id") == self._subject_id).height
+        state = sealed.select(*dict.fromkeys((*contract.primary_key, "seq", *self._personal))).hash_rows().to_numpy()
+        new = sealed.filter(pl.Series(self._seen.add(state), dtype=pl.Boolean))
+        return sum(self._decrypted(part, file) for part in new.iter_slices(20_000))
+
+    def _decrypted(self, rows: pl.DataFrame, file: DataFile) -> int:
+        category = CATEGORY[self._contract.name]
+        subjects = rows["subject_id"].drop_nulls().unique().to_list()
+        ciphers = self._accounts.ciphers(subjects, category)
+        without = [each for each in subjects if each not in ciphers and each != self._subject_id]
+        if without and (lost := set(without) - _erased(self._accounts, without, category)):
+            raise ErasureUnverifiedError(
+                f"{len(lost)} other persons' rows have lost their keys",
+                where=f"{self._contract.name}, {file.name}",
+                hint="Restore the operational store from a backup: they were not erased.",
+            )
+        count = 0
+        for name in self._personal:
+            part = rows.select("subject_id", name).drop_nulls()
+            for subject, envelope in part.iter_rows():
+                if (cipher := ciphers.get(subject)) is not None:
+                    try:
+                        cipher.decrypt(self._contract.name, name, envelope)
+                    except DecryptionError:
+                        raise ErasureUnverifiedError(
+                            f"a value of another person in column {name!r} does not decrypt",
+                            where=f"{self._contract.name}, {file.name}",
+                            hint="It was altered; `hfthot privacy chain` and the table's history say more.",
+                        ) from None
+                    count += 1
+        return count
+
+
+def _erased(accounts: Accounts, subject_ids: list[str], category: Category) -> set[str]:
+    """Return those of the subjects whose key of a category is gone because it was destroyed."""
+    found: set[str] = set()
+    requests, subjects = schema.erasure_requests.c, schema.subjects.c
+    with accounts.store.reading() as rx:
+        for start in range(0, len(subject_ids), _CHUNK):
+            part = subject_ids[start : start + _CHUNK]
+            gone = sa.select(subjects.subject_id).where(subjects.subject_id.in_(part), subjects.erased_at.is_not(None))
+            found |= set(rx.execute(gone).scalars())
+            held = sa.select(requests.subject_id, requests.report).where(
+                requests.subject_id.in_(part), requests.report.like(f'%"{category}"%')
+            )
+            found |= {row[0] for row in rx.execute(held)}
+    return found
+
+
+class _Seen:
+    """Hashes of row states, each added once; 8 bytes for each."""
+
+    def __init__(self) -> None:
+        self._sorted: npt.NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
+
+    def add(self, hashes: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Add hashes and return which of them are new."""
+        at = np.searchsorted(self._sorted, hashes)
+        there = np.zeros(hashes.size, dtype=np.bool_)
+        inside = at < self._sorted.size
+        there[inside] = self._sorted[at[inside]] == hashes[inside]
+        new = ~there
+        if new.any():
+            self._sorted = np.union1d(self._sorted, hashes[new])
+        return new

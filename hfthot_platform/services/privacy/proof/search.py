@@ -1,0 +1,429 @@
+"""Searching bytes for many values in many encodings at once, at the speed of memory.
+
+A compiled loop looks at every third position of the data: if the two bytes there belong to none of the patterns'
+first four, no pattern begins at any of the three positions around it.  The few places that are left are compared
+by hash of their first four, then eight bytes (letters folded to lower case), and what is left of those is matched
+exactly, by a regular expression per pattern.
+"""
+
+from __future__ import annotations
+
+import base64
+import html.entities
+import itertools
+import json
+import math
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from typing import Final
+from urllib.parse import quote_from_bytes
+
+import numpy as np
+
+__all__ = ["ENCODINGS", "OVERLAP", "Hit", "Needle", "Searcher"]
+
+#: In which forms a value is looked for.  `text` is any mixture of UTF-8, Latin-1, and escapes of URLs, JSON, HTML and
+#: mail (quoted-printable).
+ENCODINGS: Final = ("text", "utf-16-le", "utf-16-be", "base64", "hex")
+#: No match is longer, so blocks of a stream that overlap by this much lose none.
+OVERLAP: Final = 4096
+#: A longer value is looked for by its beginning.
+_LONGEST = 96
+#: A match in random data of this many bits is expected once in a terabyte.
+_CERTAIN_BITS = 40.0
+_MOST_PREFIXES = 20_000
+_HASH_BITS = 18
+_ESCAPE_BEFORE = re.compile(
+    rb"(?:\\[nrtbfv]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|%(?:25)?[0-9a-fA-F]{2}|=[0-9A-F]{2})\Z"
+)
+_TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*\Z")
+_ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+_DIGITS = frozenset(b"0123456789")
+#: What breaks a line inside Base64 or hexadecimal: as it is, quoted by mail, and within JSON.
+_BREAK: Final = rb"(?:\r?\n[ \t>]*|\\r\\n|\\n)"
+_BREAKS: Final = (b"\n", b"\r\n", b"\\n", b"\\r\\n")
+#: Scripts that part words by blanks; in others a letter beside a name says nothing.
+_PARTED: Final = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "FULLWIDTH LATIN")
+
+#: The ways to write one character.
+_Atom = tuple[bytes, ...]
+Bytes = bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, repr=False)
+class Needle:
+    """A value to look for.  Its `repr` names the kind alone.
+
+    Args:
+        kind: what it is (`email`, `username`, ...): the only thing about it that reports say.
+        value: text, or bytes that are looked for as they are, as hexadecimal and as Base64.
+        whole_word: letters or digits directly before or after it make it something else.
+    """
+
+    kind: str
+    value: str | bytes
+    whole_word: bool = False
+
+    def __repr__(self) -> str:
+        return f"Needle({self.kind})"
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A place where a value was found: its offset, what kind of value, and in which encoding."""
+
+    offset: int
+    kind: str
+    encoding: str
+    needle: Needle
+    #: Where it ends.
+    end: int
+
+
+@dataclass(frozen=True)
+class _Pattern:
+    needle: Needle
+    encoding: str
+    atoms: tuple[_Atom, ...]
+
+    @property
+    def wrapped(self) -> bool:
+        """Whether lines may be broken anywhere inside it."""
+        return self.encoding in {"base64", "hex"}
+
+    @cached_property
+    def regex(self) -> re.Pattern[bytes]:
+        # The longest way first, so that `&amp;` is not taken for `&` with something behind it.
+        groups = (
+            b"(?:" + b"|".join(re.escape(way) for way in sorted(atom, key=len, reverse=True)) + b")"
+            for atom in self.atoms
+        )
+        return re.compile((_BREAK + b"?" if self.wrapped else b"").join(groups), re.DOTALL)
+
+    @property
+    def bits(self) -> float:
+        """How many bits of random bytes of its alphabet a match needs."""
+        per = {"base64": 6.0, "hex": 4.0}.get(self.encoding)
+        if per is not None:
+            return per * len(self.atoms)
+        return sum(8.0 * min(map(len, atom)) - math.log2(len(atom)) for atom in self.atoms)
+
+    def prefixes(self, length: int) -> set[bytes]:
+        """Return the first `length` bytes of every way to write the value, folded; empty if there are too many."""
+        done: set[bytes] = set()
+        open_: set[bytes] = {b""}
+        for atom in self.atoms:
+            grown = {start + way for start, way in itertools.product(open_, atom)}
+            done |= {each[:length].lower() for each in grown if len(each) >= length}
+            open_ = {each for each in grown if len(each) < length}
+            if len(done) + len(open_) > _MOST_PREFIXES:
+                return set()
+            if not open_:
+                break
+        done |= {each.lower() for each in open_}
+        if self.wrapped:
+            # Lines are longer than this, so that one break at most falls into it.
+            done |= {
+                (each[:at] + cut + each[at:])[:length] for each in done for at in range(1, length) for cut in _BREAKS
+            }
+        return done
+
+
+class Searcher:
+    """Looks for all values at once.
+
+    Args:
+        needles: the values.  Text of fewer than four characters (three Cyrillic, two Chinese ones) cannot be told from
+            chance and is left out; what was left out, and why, is in `left_out`.
+    """
+
+    def __init__(self, needles: Iterable[Needle]) -> None:
+        #: (kind, reason) of values, or encodings of values, that are not looked for.
+        self.left_out: list[tuple[str, str]] = []
+        #: The values that are.
+        self.searched: list[Needle] = []
+        patterns: list[_Pattern] = []
+        for needle in dict.fromkeys(needles):
+            if _too_short(needle.value):
+                self.left_out.append((needle.kind, "too short to be told from chance"))
+                continue
+            made = list(_patterns(needle))
+            # In text the neighbours tell chance.
+            kept = [each for each in made if each.encoding == "text" or each.bits >= _CERTAIN_BITS]
+            gone = {each.encoding for each in made} - {each.encoding for each in kept}
+            # All three alignments of Base64, or none: one of them alone would look like more than it is.
+            if len(made) - len(kept) and "base64" in {each.encoding for each in made if each not in kept}:
+                kept = [each for each in kept if each.encoding != "base64"]
+                gone.add("base64")
+            self.left_out += [(needle.kind, f"too short to be looked for as {name}") for name in sorted(gone)]
+            if kept:
+                self.searched.append(needle)
+            patterns += kept
+        self._buckets: dict[bytes, list[_Pattern]] = {}
+        #: Whether two bytes are next to each other in the first four of some pattern.
+        self._pairs = np.zeros(1 << 16, dtype=np.uint8)
+        #: By hash of four bytes: 1 if eight bytes decide, 2 if they are enough.
+        self._fours = np.zeros(1 << _HASH_BITS, dtype=np.uint8)
+        self._eights = np.zeros(1 << _HASH_BITS, dtype=np.uint8)
+        for pattern in patterns:
+            self._add(pattern)
+
+    def __bool__(self) -> bool:
+        return bool(self._buckets)
+
+    def _add(self, pattern: _Pattern) -> None:
+        fours = pattern.prefixes(4)
+        eights = pattern.prefixes(8)
+        long = bool(eights) and all(len(each) == 8 for each in eights)
+        for four in fours:
+            self._buckets.setdefault(four, []).append(pattern)
+            # The loop looks at the bytes as they are, so both cases of a letter count.
+            for one, two in itertools.pairwise(four):
+                for first, second in itertools.product(_cases(one), _cases(two)):
+                    self._pairs[first << 8 | second] = 1
+            self._fours[_hash(four)] |= 1 if long else 2
+        for eight in eights if long else ():
+            self._eights[_hash(eight)] = 1
+
+    def search(
+        self, data: Bytes, stop: int | None = None, *, words: bool = True, touching: bool = False
+    ) -> Iterator[Hit]:
+        """Yield every place before `stop` where a value begins.
+
+        Args:
+            data: what to look through; contiguous.
+            stop: the first position that is not looked at as a beginning (matches may reach past it).
+            words: whether `whole_word` is heeded; the ends of `data` are ends of words.
+            touching: whether texts may stand side by side without anything between, as in a page of SQLite: then an
+                e-mail address counts whatever is beside it.
+        """
+        from hfthot_platform.services.privacy.proof.prefilter import candidates  # numba takes a second to import
+
+        view = memoryview(data).cast("B")
+        array = np.frombuffer(view, dtype=np.uint8)
+        size = len(view) if stop is None else min(stop, len(view))
+        start = 0
+        found = np.empty(65_536, dtype=np.int64)
+        while True:
+            count = candidates(array, start, self._pairs, self._fours, self._eights, found)
+            for position in found[:count].tolist():
+                if position >= size:
+                    return
+                yield from self._at(view, position, words=words, touching=touching)
+            if count < found.size:
+                return
+            start = int(found[-1]) + 1
+
+    def _at(self, view: memoryview, position: int, *, words: bool, touching: bool) -> Iterator[Hit]:
+        for pattern in self._buckets.get(bytes(view[position : position + 4]).lower(), ()):
+            match = pattern.regex.match(view, position)
+            if match is None:
+                continue
+            heeded = words and not (touching and pattern.needle.kind == "email")
+            if not (heeded and _is_part(pattern, view, position, match.end())):
+                yield Hit(position, pattern.needle.kind, pattern.encoding, pattern.needle, match.end())
+
+
+def _too_short(value: str | bytes) -> bool:
+    """Whether a value cannot be told from chance: four letters can, and what is as long in bytes of another script."""
+    return len(value) < 4 and (isinstance(value, bytes) or len(value.encode("utf-8", "surrogatepass")) < 6)
+
+
+def _is_part(pattern: _Pattern, view: memoryview, start: int, end: int) -> bool:
+    """Whether a match is part of another word, or chance in binary data, rather than the value."""
+    if not pattern.needle.whole_word or pattern.wrapped:
+        return False
+    if pattern.encoding == "text":
+        before, after = bytes(view[max(0, start - 12) : start]), bytes(view[end : end + 12])
+        if _goes_on(pattern.needle, before[::-1], _last(before)) and not _ESCAPE_BEFORE.search(before):
+            return True
+        if _goes_on(pattern.needle, after, _first(after)):
+            return True
+        return pattern.bits < _CERTAIN_BITS and not (_TEXT.match(before) and _TEXT.match(after))
+    units = (bytes(view[max(0, start - 2) : start]), bytes(view[end : end + 2]))
+    return any(len(unit) == 2 and _parts(unit.decode(pattern.encoding, "replace")) for unit in units)
+
+
+def _goes_on(needle: Needle, outwards: bytes, sign: str) -> bool:
+    """Whether what is beside a match (bytes from the match outwards, and the character) continues it."""
+    if not outwards:
+        return False
+    if outwards[0] in _ALNUM or _parts(sign):
+        return True
+    # 10.0.0.1 is not in 110.0.0.1 and not in 10.0.0.1.2; a full stop behind it ends a sentence.
+    return needle.kind == "ip" and len(outwards) > 1 and outwards[0] == 0x2E and outwards[1] in _DIGITS
+
+
+def _parts(sign: str) -> bool:
+    """Whether a character beside a word makes it another word: a letter, digit or mark of a script with blanks."""
+    if not sign:
+        return False
+    group = unicodedata.category(sign)[0]
+    return group in {"M", "N"} or (group == "L" and unicodedata.name(sign, "").startswith(_PARTED))
+
+
+def _first(data: bytes) -> str:
+    """Return the character that UTF-8 text begins with, if it is none of ASCII."""
+    for size in (2, 3, 4):
+        try:
+            return data[:size].decode() if data[:1] >= b"\x80" and len(data) >= size else ""
+        except UnicodeDecodeError:
+            continue
+    return ""
+
+
+def _last(data: bytes) -> str:
+    """Return the character that UTF-8 text ends with, if it is none of ASCII."""
+    for size in (2, 3, 4):
+        if len(data) < size or data[-1] < 0x80:
+            return ""
+        if data[-size] >= 0xC0:
+            return data[-size:].decode(errors="ignore")
+    return ""
+
+
+def _hash(folded: bytes) -> int:
+    """Return what the compiled loop computes: FNV-1a, folded to the size of the tables."""
+    code = 14695981039346656037
+    for byte in folded:
+        code = (code ^ byte) * 1099511628211 & 0xFFFF_FFFF_FFFF_FFFF
+    return (code ^ code >> 32) & ((1 << _HASH_BITS) - 1)
+
+
+def _cases(byte: int) -> tuple[int, ...]:
+    return (byte, byte - 32) if 97 <= byte <= 122 else (byte,)
+
+
+def _patterns(needle: Needle) -> Iterator[_Pattern]:
+    """Yield every form of a value."""
+    if isinstance(needle.value, bytes):
+        raw = needle.value[:_LONGEST]
+        yield _Pattern(needle, "text", tuple((bytes([byte]),) for byte in raw))
+        yield from _coded(needle, raw)
+        return
+    value = unicodedata.normalize("NFC", needle.value)[:_LONGEST]
+    text = _Pattern(needle, "text", tuple(_written(sign) for sign in value))
+    if text.prefixes(4):
+        yield text
+    else:
+        # Too many mixtures of ways to write its first characters: each way for itself.
+        yield from (each for each in map(partial(_alike, text), range(5)) if each.prefixes(4))
+    # Letters stay as they are in the forms above; here every single character is escaped, as some programs do it.
+    yield from (_Pattern(needle, "text", tuple(_all_escaped(sign, way) for sign in value)) for way in _ESCAPES)
+    for encoding in ("utf-16-le", "utf-16-be"):
+        atoms = tuple(
+            tuple({form.encode(encoding, "surrogatepass") for way in _letter(sign) for form in _forms(way)})
+            for sign in value
+        )
+        yield _Pattern(needle, encoding, atoms)
+    cases = dict.fromkeys((value, value.lower(), value.upper()))
+    for variant in dict.fromkeys(form for each in cases for form in _forms(each)):
+        yield from _coded(needle, variant.encode("utf-8", "surrogatepass"))
+
+
+def _alike(pattern: _Pattern, style: int) -> _Pattern:
+    """Return a pattern whose characters are all written in one way, where they can be."""
+    atoms = tuple(tuple(way for way in atom if _style(way) == style) or atom for atom in pattern.atoms)
+    return _Pattern(pattern.needle, pattern.encoding, atoms)
+
+
+def _style(way: bytes) -> int:
+    """Return which way of writing this is: escaped by JSON, URL or HTML, one byte, or as it is."""
+    return {0x5C: 0, 0x25: 1, 0x26: 2}.get(way[0], 3 if len(way) == 1 else 4)
+
+
+def _forms(text: str) -> tuple[str, ...]:
+    """Return the composed and the decomposed form."""
+    return tuple(dict.fromkeys((text, unicodedata.normalize("NFD", text))))
+
+
+def _coded(needle: Needle, raw: bytes) -> Iterator[_Pattern]:
+    """Yield hexadecimal, and Base64 at its three alignments without the characters that neighbours share."""
+    digits = raw.hex()
+    yield _Pattern(needle, "hex", tuple(tuple({each.encode(), each.upper().encode()}) for each in digits))
+    for shift in range(3):
+        code = base64.b64encode(bytes(shift) + raw)
+        inner = code[(shift * 8 + 5) // 6 : (len(raw) + shift) * 8 // 6]
+        atoms = tuple(_BASE64.get(byte, (bytes([byte]),)) for byte in inner)
+        yield _Pattern(needle, "base64", atoms)
+
+
+#: Base64's two signs in its alphabets, and as JSON and URLs write them.
+_BASE64: Final[dict[int, _Atom]] = {
+    ord("+"): (b"+", b"-", b"%2B", b"%2b", b"\\u002b", b"\\u002B"),
+    ord("/"): (b"/", b"_", b"%2F", b"%2f", b"\\/", b"\\\\/"),
+}
+
+
+def _letter(sign: str) -> set[str]:
+    return {sign, sign.lower(), sign.upper()}
+
+
+def _written(sign: str) -> _Atom:
+    """Return the ways in which text files write a character: both cases, raw and escaped."""
+    if sign.isascii() and sign.isalnum():
+        return tuple(each.encode() for each in _letter(sign))
+    ways: set[bytes] = set()
+    for each in _letter(sign):
+        for form in _forms(each):
+            raw = form.encode("utf-8", "surrogatepass")
+            ways.add(raw)
+            percent = quote_from_bytes(raw, safe="")
+            if percent == form:
+                percent = f"%{raw[0]:02X}"
+            for text in (percent, percent.replace("%", "%25"), percent.replace("%", "=")):
+                ways |= {text.encode(), text.lower().encode(), text.upper().encode()}
+            ways |= _escaped(form)
+        if ord(each[0]) < 256 and not each.isascii() and len(each) == 1:
+            ways.add(each.encode("latin-1"))
+    if sign == " ":
+        ways.add(b"+")
+    return tuple(sorted(ways))
+
+
+def _escaped(form: str) -> set[bytes]:
+    """Return JSON's and HTML's escapes of a character; JSON within JSON doubles the backslashes."""
+    units = [unit for each in form for unit in _utf16_units(each)]
+    bodies = {"".join(f"\x00u{unit:04x}" for unit in units), "".join(f"\x00u{unit:04X}" for unit in units)}
+    short = json.dumps(form)[1:-1]
+    if short.startswith("\\") and len(short) == 2:
+        bodies.add("\x00" + short[1])
+    if form in {"/", "'"}:
+        bodies.add("\x00" + form)
+    if len(form) > 1:
+        # A letter and its mark: only the mark is escaped.
+        marks = "".join(each if each.isascii() else f"\x00u{ord(each):04x}" for each in form)
+        bodies |= {marks, marks.replace("\x00u", "\x01").upper().replace("\x01", "\x00u")}
+    ways = {body.replace("\x00", "\\" * times).encode() for body in bodies for times in (1, 2, 3, 4)}
+    if len(form) == 1:
+        ways |= {f"&#{ord(form)};".encode(), f"&#x{ord(form):x};".encode(), f"&#x{ord(form):X};".encode()}
+        if name := html.entities.codepoint2name.get(ord(form)):
+            ways.add(f"&{name};".encode())
+    return ways
+
+
+#: How a character is written as an escape, whatever it is: URL, quoted-printable, HTML in both bases, JSON.
+_ESCAPES: Final[tuple[Callable[[str], str], ...]] = (
+    lambda sign: "".join(f"%{byte:02x}" for byte in sign.encode("utf-8", "surrogatepass")),
+    lambda sign: "".join(f"={byte:02x}" for byte in sign.encode("utf-8", "surrogatepass")),
+    lambda sign: "".join(f"&#{ord(each)};" for each in sign),
+    lambda sign: "".join(f"&#x{ord(each):x};" for each in sign),
+    lambda sign: "".join(f"\\u{unit:04x}" for each in sign for unit in _utf16_units(each)),
+)
+
+
+def _all_escaped(sign: str, way: Callable[[str], str]) -> _Atom:
+    forms = (form for each in _letter(sign) for form in _forms(each))
+    return tuple(sorted({cased.encode() for form in forms for cased in (way(form), _upper_digits(way(form)))}))
+
+
+def _upper_digits(escaped: str) -> str:
+    return escaped.upper().replace("\\U", "\\u").replace("&#X", "&#x")
+
+
+def _utf16_units(sign: str) -> Sequence[int]:
+    raw = sign.encode("utf-16-be", "surrogatepass")
+    return [int.from_bytes(raw[at : at + 2], "big") for at in range(0, len(raw), 2)]

@@ -1,0 +1,307 @@
+"""From a policy and a lake to what a worker is given: names, and the files and rows behind them.
+
+A worker is only ever handed the data files of the tables that its statement names, and of these none that lies
+wholly before the caller's history.  Rows of the few files that the limit cuts through are filtered below a LIMIT
+that nothing of the statement is moved beneath, so that neither its result nor its errors tell of older rows.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, date, datetime, time, timedelta
+from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakKeyDictionary
+
+import polars as pl
+import pyarrow as pa
+
+from hfthot_platform.core.errors import SqlRefusedError, UnknownTableError, nearest
+from hfthot_platform.domain.contracts import TableContract
+from hfthot_platform.domain.contracts.model import DATE
+from hfthot_platform.domain.contracts.views import View
+from hfthot_platform.services.sql.discovery import relations as discovery_of
+from hfthot_platform.services.sql.gateway.worker import Plan, Relation
+from hfthot_platform.services.sql.relations import Derived, Source, known_names, listed, no_rows, resolve, select_files
+from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, parse, view_of
+
+if TYPE_CHECKING:
+    from hfthot_platform.services.sql.gateway.policy import Policy
+    from hfthot_platform.storage.lakehouse import Lakehouse
+    from hfthot_platform.storage.lakehouse.commits import Files
+
+__all__ = ["Catalog", "readable"]
+
+#: More rows than any table has: a LIMIT that only keeps filters from moving past it.
+_ALL_ROWS: Final = 2**62
+#: Files on an object store that are read for one statement, by this process: workers have no network.
+_MOST_REMOTE: Final = 64 * 2**20
+
+
+def readable(lake: Lakehouse, policy: Policy) -> Mapping[str, tuple[str, ...]]:
+    """Return the tables and views of a lake that a policy lets its caller read, each with its readable columns.
+
+    It is the whole rule, SQL models over closed tables included; `Policy.columns` knows one table alone.
+    """
+    return Catalog(lake, policy).permitted
+
+
+class Catalog:
+    """What one caller may name in a lake."""
+
+    def __init__(self, lake: Lakehouse, policy: Policy) -> None:
+        self._lake = lake
+        self._policy = policy
+        #: Readable columns by table and view.
+        self.permitted: dict[str, tuple[str, ...]] = {}
+        for name in (*lake.contracts, *lake.views):
+            if columns := self._readable(name, ()):
+                self.permitted[name] = columns
+        #: All names that a statement may use.
+        self.known: tuple[str, ...] = (*self.permitted, *DISCOVERY)
+
+    def _readable(self, name: str, through: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the readable columns of a table or view: none where it tells of one that is not readable."""
+        if name in self.permitted:
+            return self.permitted[name]
+        if name in through:
+            return ()
+        lake, policy = self._lake, self._policy
+        contract, view = lake.contracts.get(name), lake.views.get(name)
+        if contract is not None:
+            columns = policy.columns(name, contract.columns, contract)
+            below = contract.made_from
+            if not columns or not policy.of_model(contract) or policy.named(name):
+                return columns
+            if policy.history is not None and contract.time_column is None:
+                # Its rows are computed from all there are, and nothing says which of them are the caller's to read.
+                return ()
+        elif isinstance(view, View):
+            visible = set(self._readable(view.of.name, (*through, name)))
+            return tuple(each for each in policy.columns(name, view.declared(), None) if each in visible)
+        elif view is not None:
+            columns = policy.columns(name, view.columns, None)
+            below = _below(lake, name, view.sql)
+        else:
+            return ()
+        # A model whose origin is not known is closed.
+        closed = below is None or not all(self._readable(each, (*through, name)) for each in below)
+        return () if closed and "*" not in policy.tables else columns
+
+    def require(self, names: Iterable[str]) -> None:
+        """Check that names are the caller's to read.
+
+        Raises:
+            UnknownTableError: one is not; the message is the same whether it exists or not.
+        """
+        for name in names:
+            if name not in self.known:
+                hint = nearest(name[:100], self.permitted) or "SHOW TABLES lists what you may read."
+                raise UnknownTableError(f"unknown table {name[:100]!r}", where="SQL", hint=hint)
+
+    def plan(
+        self, named: Sequence[Any], versions: Mapping[str, int], as_of: datetime | None
+    ) -> tuple[Plan, dict[str, int]]:
+        """Return what a worker is given for the names that its statement has, and the versions that it reads.
+
+        Args:
+            named: `[name, view, version, time]` for each, as the worker says; it may lie, and gets no more by it.
+            versions: versions of those that have none, by table.
+            as_of: the time for those that have no version even so.
+
+        Raises:
+            UnknownTableError: a name is not the caller's to read.
+            VersionUnavailableError: a version is not readable (any more); the message names the readable range.
+        """
+        references = tuple(self._reference(*each) for each in named)
+        schemas = {each.view: each.schema for each in references}
+        self.require(versions)
+        if as_of is not None:
+            # The time that the statement was read with must not stand in the way of a version that was asked for.
+            asked = {self._table_of(name) for name in versions}
+            references = tuple(
+                Reference(each.name, each.view) if each.as_of == as_of and self._table_of(each.name) in asked else each
+                for each in references
+            )
+        found = resolve(self._lake, Statement("", references), versions, as_of)
+        self.require(each.contract.name for each in found.sources)
+        relations: list[Relation] = []
+        paths: list[str] = []
+        if found.discovery:
+            # How many rows a version has tells of those before the caller's history.
+            whole = self._policy.history is None
+            for name, frame in discovery_of(self._lake, found.discovery, permitted=self.permitted, rows=whole).items():
+                relations.append(Relation("hfthot", view_of(name), "", _stream_of(frame)))
+        remote = self._lake.storage.local is None
+        size = 0
+        told: int | None = None
+        for source in found.sources:
+            view = source.reference.view
+            schema = schemas.get(view, source.reference.schema)
+            if remote and source.files is not None and source.files.paths:
+                size += source.files.bytes
+                if size > _MOST_REMOTE:
+                    raise SqlRefusedError(
+                        f"the statement's tables have more than {_MOST_REMOTE >> 20} MiB on the object store",
+                        where="SQL",
+                        hint="Ask tables that are smaller, or a gateway beside a local copy of the lake.",
+                    )
+                relations.append(Relation(schema, view, "", _stream_of(self._rows(source))))
+                continue
+            body, inside, cut = self._body(source)
+            relations.append(Relation(schema, view, body))
+            paths += [*inside, *cut]
+            if cut:
+                told = 0
+        for each in found.views:
+            reference = each.reference
+            schema = schemas.get(reference.view, reference.schema)
+            relations.append(Relation(schema, reference.view, self._select(each)))
+        columns = tuple(dict.fromkeys(name for each in references for name in self.permitted.get(each.name, ())))
+        if told is not None:
+            told = sum(_size(source, self._since(source.contract)) for source in found.sources)
+        return Plan(tuple(relations), tuple(dict.fromkeys(paths)), columns, told), found.tables
+
+    def _reference(self, name: object, view: object, version: object, as_of: object) -> Reference:
+        if not isinstance(name, str) or not isinstance(view, str):
+            raise SqlRefusedError("the statement names something that is no table", where="SQL")
+        self.require([name])
+        number = version if isinstance(version, int) else None
+        moment = datetime.fromisoformat(as_of).astimezone(UTC) if isinstance(as_of, str) else None
+        return Reference(name, view_of(name, number, moment), number, moment)
+
+    def _table_of(self, name: str) -> str:
+        view = self._lake.views.get(name)
+        return view.of.name if isinstance(view, View) else name
+
+    def _select(self, view: Derived) -> str:
+        """Return the SELECT of the columns of a view that the caller may read."""
+        name = view.reference.name
+        sql = view.sql
+        if view.of is not None:
+            sql = f"SELECT {listed(self.permitted[name])} FROM {view.of.view}"  # noqa: S608 - quoted names of our own
+        elif columns := self.permitted[name]:
+            sql = f"SELECT {listed(columns)} FROM (\n{sql}\n)"  # noqa: S608 - the same
+        return sql
+
+    def _rows(self, source: Source) -> pl.DataFrame:
+        """Return the readable rows and columns of a table on an object store, which a worker cannot reach."""
+        contract = source.contract
+        scan = self._lake.table(contract.name).scan(source.version)
+        if (since := self._since(contract)) is not None:
+            dated = contract.column(str(contract.time_column)).dtype == DATE
+            scan = scan.filter(pl.col(str(contract.time_column)) >= (since.date() if dated else since))
+        return scan.select(self.permitted[contract.name]).collect()
+
+    def _since(self, contract: TableContract) -> datetime | None:
+        if self._policy.history is None or contract.time_column is None:
+            return None
+        return self._lake.clock().astimezone(UTC) - self._policy.history
+
+    def _body(self, source: Source) -> tuple[str, list[str], list[str]]:
+        """Return the SELECT of the rows and columns of a table that the caller may read, and the files in it.
+
+        Files all of whose rows are the caller's to read come first, then those with other rows as well.
+        """
+        contract, files = source.contract, source.files
+        columns = listed(self.permitted[contract.name])
+        if files is None or not files.paths:
+            return f"SELECT {columns} FROM ({no_rows(contract)})", [], []  # noqa: S608 - quoted names of our own
+        since = self._since(contract)
+        inside, cut = _split(contract, files, since)
+        parts = [select_files(contract, inside)] if inside or not cut else []
+        if cut:
+            parts.append(
+                f"SELECT * FROM ({select_files(contract, cut)}) "  # noqa: S608 - the same
+                f'WHERE "{contract.time_column}" >= {_literal(contract, since)} LIMIT {_ALL_ROWS}'
+            )
+        union = " UNION ALL ".join(f"SELECT {columns} FROM ({part})" for part in parts)  # noqa: S608 - the same
+        return union, inside, cut
+
+
+#: What each computed view of a lake names: parsed once, as gateways come and go with every request.
+_BELOW: WeakKeyDictionary[Lakehouse, dict[str, tuple[str, ...]]] = WeakKeyDictionary()
+
+
+def _below(lake: Lakehouse, name: str, sql: str) -> tuple[str, ...]:
+    found = _BELOW.setdefault(lake, {})
+    if name not in found:
+        found[name] = tuple(each.name for each in parse(sql, known_names(lake)).references)
+    return found[name]
+
+
+def _size(source: Source, since: datetime | None) -> int:
+    """Return the bytes of the files of a table all of whose rows the caller may see."""
+    if source.files is None or not source.files.paths:
+        return 0
+    inside, _ = _split(source.contract, source.files, since)
+    sizes = dict(zip(source.files.paths, source.files.entries.column("size_bytes").to_pylist(), strict=True))
+    return sum(sizes[path] for path in inside)
+
+
+def _split(contract: TableContract, files: Files, since: datetime | None) -> tuple[list[str], list[str]]:
+    """Return the files all of whose rows are at or after a time, and those with rows on both sides of it."""
+    if since is None:
+        return list(files.paths), []
+    first = since.date() if contract.column(str(contract.time_column)).dtype == DATE else since
+    inside, cut = [], []
+    spans = _spans(contract, files)
+    for path, (low, high) in zip(files.paths, spans, strict=True):
+        if low is not None and _instant(low) >= _instant(first):
+            inside.append(path)
+        elif high is None or _last(high) >= _instant(first):
+            cut.append(path)
+    return inside, cut
+
+
+def _spans(contract: TableContract, files: Files) -> list[tuple[date | None, date | None]]:
+    """Return bounds of each file's times: by its partition, which is exact, or by its statistics, rounded outwards."""
+    entries, grain = files.entries, contract.partition_by
+    count = len(files.paths)
+    if grain is not None and f"partition.{grain}" in entries.column_names:
+        values = entries.column(f"partition.{grain}").to_pylist()
+        return [_of_partition(grain, value) for value in values]
+    bounds = []
+    for kind, slack in (("min", -timedelta(milliseconds=1)), ("max", timedelta(milliseconds=1))):
+        name = f"{kind}.{contract.time_column}"
+        values = entries.column(name).to_pylist() if name in entries.column_names else [None] * count
+        bounds.append([each + slack if isinstance(each, datetime) else each for each in values])
+    return list(zip(*bounds, strict=True))
+
+
+def _of_partition(grain: str, value: Any) -> tuple[date | None, date | None]:
+    if value is None:
+        return None, None
+    if grain == "year":
+        return date(int(value), 1, 1), date(int(value), 12, 31)
+    day = value if isinstance(value, date) else date.fromisoformat(str(value))
+    if grain == "date":
+        return day, day
+    return day.replace(day=1), (day.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+
+
+def _instant(value: date) -> datetime:
+    """Return the first instant of a day, or a time in UTC."""
+    if isinstance(value, datetime):
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+    return datetime.combine(value, time(), UTC)
+
+
+def _last(value: date) -> datetime:
+    """Return the last instant of a day, or a time in UTC."""
+    return _instant(value) if isinstance(value, datetime) else _instant(value) + timedelta(days=1, microseconds=-1)
+
+
+def _literal(contract: TableContract, since: datetime | None) -> str:
+    assert since is not None
+    if contract.column(str(contract.time_column)).dtype == DATE:
+        return f"DATE '{since.date().isoformat()}'"
+    return f"TIMESTAMPTZ '{since.isoformat(sep=' ')}'"
+
+
+def _stream_of(frame: pl.DataFrame) -> bytes:
+    table = frame.to_arrow(compat_level=pl.CompatLevel.oldest())
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue()

@@ -1,0 +1,381 @@
+"""One statement, in a process of its own that ends with it.
+
+A worker knows nothing but what it is sent: the statement, the names that its caller may read, and then the files of
+those that the statement names.  Nothing of the lake, the settings or the environment is in its memory.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Final
+
+import duckdb
+import pyarrow as pa
+import pyarrow.compute
+
+from hfthot_platform.core.errors import (
+    HfthotError,
+    SqlDeadlineError,
+    SqlError,
+    SqlMemoryError,
+    SqlRefusedError,
+    UnknownColumnError,
+    nearest,
+)
+from hfthot_platform.services.sql.gateway import sandbox, wire
+from hfthot_platform.services.sql.gateway.checker import check
+from hfthot_platform.services.sql.statement import Reference, parse
+
+__all__ = ["Job", "Plan", "Relation", "database", "serve", "touch", "warm", "weight"]
+
+#: Rows of one vector batch; DuckDB's row group.
+_BATCH_ROWS: Final = 122_880
+#: What a message of rows should have at most; halves of a larger one are sent.
+_MESSAGE: Final = 4 * 2**20
+#: Address space that DuckDB does not count: its plans, the results on their way out, Python.
+_OVERHEAD: Final = 192 * 2**20
+
+
+@dataclass(frozen=True)
+class Job:
+    """A statement to run."""
+
+    sql: str
+    params: Any
+    #: Names that the caller may read, as people write them.
+    known: tuple[str, ...]
+    as_of: datetime | None
+    rows: int
+    bytes: int
+    #: What DuckDB may take, and seconds of processor time.
+    memory: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A view to create; `body` is a SELECT of our own making, or `rows` an Arrow stream of all rows."""
+
+    schema: str | None
+    view: str
+    body: str
+    rows: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the statement may read, in the order in which the views build on each other."""
+
+    relations: tuple[Relation, ...]
+    #: Data files, and nothing else, that can be opened.
+    paths: tuple[str, ...]
+    #: Columns of the views, for suggestions.
+    columns: tuple[str, ...] = field(default=())
+    #: Set where a file has rows that the caller may not see: bytes to tell of instead of those that are really read,
+    #: which depend on the values of all rows of a file.
+    told: int | None = None
+
+
+def database() -> duckdb.DuckDBPyConnection:
+    """Return a fresh database in memory, without threads: processes that hold one can be forked."""
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "threads": 1,
+            "async_threads": 0,
+            "temp_directory": "",
+            "max_temp_directory_size": "0B",
+            "autoinstall_known_extensions": False,
+            "autoload_known_extensions": False,
+            "allow_community_extensions": False,
+            "allow_persistent_secrets": False,
+            "python_enable_replacements": False,
+            "enable_external_file_cache": False,
+            "max_expression_depth": 250,
+            "pivot_limit": 1_000,
+            "catalog_error_max_schemas": 0,
+        },
+    )
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute("SET enable_progress_bar = false")
+    return connection
+
+
+def warm(connection: duckdb.DuckDBPyConnection) -> None:
+    """Use once what loads modules on first use: in a worker none of their files can be opened any more."""
+    values: list[object] = [None, True, 1, 2**70, 1.5, "x", b"x", Decimal("1.5"), timedelta(1), time(1)]
+    values += [date(2024, 1, 1), datetime(2024, 1, 1, tzinfo=UTC)]
+    marks = ", ".join("?" * len(values))
+    types = "[1], {'a': 1}, map {'a': 1}, 'x'::ENUM('x'), INTERVAL 1 DAY, uuid(), '{}'::JSON, 1::HUGEINT, '1'::BIT"
+    reader = connection.sql(f"SELECT {marks}, {types}", params=values).to_arrow_reader(10)
+    schema = pa.schema([pa.field(str(number), _plain(each)) for number, each in enumerate(reader.schema)])
+    for batch in reader:
+        for piece in _pieces(_decoded(batch, schema)):
+            piece.serialize()
+        batch.column(2).cast(pa.float64())
+    check(connection, "SELECT 1", (), ())
+    for wrong in ("SELECT 'a'::INT", "SELECT a", "SELEC"):
+        try:
+            connection.sql(wrong).fetchall()
+        except duckdb.Error as error:
+            str(_explained(error, wrong, ("b",)))
+
+
+def touch(connection: duckdb.DuckDBPyConnection) -> None:
+    """Make a forked database this process's own, before a statement waits for it.
+
+    Forked random generators would all draw the same numbers; and the first touch of each page after a fork costs
+    a fault, which adds up to milliseconds.
+    """
+    seed = int.from_bytes(os.urandom(4), "big") / 2**32
+    check(connection, "SELECT 1", (), ())
+    connection.sql("SELECT setseed($1) AS s, count(*) AS n GROUP BY ALL", params=[seed]).to_arrow_reader(10).read_all()
+
+
+def serve(parent: socket.socket, connection: duckdb.DuckDBPyConnection) -> None:
+    """Wait for a statement, run it, send what comes of it."""
+    with Path("/proc/self/io").open("rb", buffering=0) as counters:
+        sandbox.renounce()
+        try:
+            _, body = wire.receive(parent, 2**31, wire.JOB)
+            job: Job = pickle.loads(body)  # noqa: S301 - the parent's own words
+            try:
+                _run(parent, connection, job, counters)
+            except HfthotError as error:
+                _fail(parent, error)
+            except MemoryError:
+                _fail(parent, _out_of_memory())
+        except wire.ClosedError:
+            return  # the parent lost interest
+
+
+def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job, counters: Any) -> None:
+    sandbox.confine(job.memory + _OVERHEAD, job.seconds)
+    connection.execute(f"SET memory_limit = '{job.memory}B'")
+    statement = parse(job.sql, job.known, as_of=job.as_of)
+    columns: Sequence[str] = ()
+    try:
+        check(connection, statement.sql, [_path_of(each) for each in statement.references], job.known)
+        references = [
+            (each.name, each.view, each.version, each.as_of.isoformat() if each.as_of else None)
+            for each in statement.references
+        ]
+        wire.send(parent, wire.REFERENCES, json.dumps(references).encode())
+        _, body = wire.receive(parent, 2**31, wire.PLAN)
+        plan: Plan = pickle.loads(body)  # noqa: S301 - the parent's own words
+        columns = plan.columns
+        sandbox.confine_files(plan.paths)
+        try:
+            _prepare(connection, plan)
+        except (duckdb.Error, OSError):
+            raise SqlError(
+                "a table or view that the statement names cannot be read as it is",
+                where="SQL",
+                hint="Try the others; the platform's log says what is wrong with it.",
+            ) from None
+        before = _read_bytes(counters)
+        relation = connection.sql(statement.sql, params=job.params or None)
+        if relation is None:
+            raise SqlRefusedError("the statement returns no rows", where="SQL", hint="Write one SELECT.")
+        if any("UHUGEINT" in str(each) for each in relation.types):
+            # Arrow's numbers end at 38 digits, and DuckDB lets larger ones wrap around.
+            raise SqlError("UHUGEINT cannot be returned", where="SQL", hint="Cast the column to text or DOUBLE.")
+        reader = relation.to_arrow_reader(_BATCH_ROWS)
+        done = _stream(parent, reader, job)
+        wire.send(parent, wire.DONE, json.dumps({**done, "scanned": _read_bytes(counters) - before}).encode())
+    except HfthotError:
+        raise
+    except wire.ClosedError:
+        raise
+    except RecursionError:
+        raise SqlRefusedError("the statement is nested too deeply", where="SQL", hint="Take it apart.") from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, only what `_explained` lets through goes out
+        raise _explained(error, statement.sql, columns) from None
+
+
+def _path_of(reference: Reference) -> str:
+    table = reference.name.rpartition(".")[2]
+    schema = reference.schema
+    return table if schema is None else f"{_dots_quoted(schema)}.{table}".lower()
+
+
+def _dots_quoted(name: str) -> str:
+    return name.replace(".", '"."')
+
+
+def _prepare(connection: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+    """Create the views; afterwards nothing but their files can be opened and no setting can be changed."""
+    for schema in dict.fromkeys(each.schema for each in plan.relations if each.schema is not None):
+        connection.execute(f"CREATE SCHEMA {_quoted(schema)}")
+    for number, each in enumerate(plan.relations):
+        if each.rows is not None:
+            name = f"rows_{number}"
+            connection.register(name, pa.ipc.open_stream(each.rows).read_all())
+            # Copied, so that the Arrow object behind it is out of reach.
+            connection.execute(f"CREATE TABLE {each.view} AS FROM {name}")
+            connection.unregister(name)
+        else:
+            connection.execute(f"CREATE VIEW {each.view} AS {each.body}")
+    if plan.told is not None:
+        # Whether DuckDB leaves a file out by its statistics would tell of rows that the caller may not see, if only
+        # by the time that it takes.
+        connection.execute("SET disabled_optimizers = 'statistics_propagation'")
+    allowed = ", ".join(_text(path) for path in plan.paths)
+    connection.execute(f"SET allowed_paths = [{allowed}]")
+    connection.execute("SET enable_external_access = false")
+    connection.execute("SET lock_configuration = true")
+
+
+def _read_bytes(counters: Any) -> int:
+    counters.seek(0)
+    return int(counters.read().split()[1])
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _text(value: str) -> str:
+    return "'" + value.replace("'", "''") + "'"
+
+
+# -- rows on their way out --------------------------------------------------------------------------------------
+
+
+def weight(batch: pa.RecordBatch) -> int:
+    """Return the bytes of a batch, counting every value at least once: lists of nothing take no bytes in Arrow."""
+    return int(batch.nbytes) + sum(_values(column) for column in batch.columns)
+
+
+def _values(array: pa.Array) -> int:
+    kind = array.type
+    if pa.types.is_struct(kind) or pa.types.is_union(kind):
+        return len(array) + sum(_values(array.field(index)) for index in range(kind.num_fields))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+        return len(array) + _values(array.flatten())
+    if pa.types.is_map(kind):
+        start, end = array.offsets[0].as_py() or 0, array.offsets[len(array)].as_py() or 0
+        return len(array) + sum(_values(part.slice(start, end - start)) for part in (array.keys, array.items))
+    return len(array)
+
+
+def _stream(parent: socket.socket, reader: pa.RecordBatchReader, job: Job) -> dict[str, Any]:
+    """Send schema and rows up to the caps; return how much that was and what cut it short."""
+    schema = pa.schema([pa.field(each.name, _plain(each), each.nullable) for each in reader.schema])
+    wire.send(parent, wire.SCHEMA, schema.serialize())
+    rows = size = 0
+    for whole in reader:
+        if not whole.num_rows:
+            continue
+        batch = _decoded(whole, schema)
+        for piece in _pieces(batch):
+            kept = piece.slice(0, job.rows - rows)
+            if kept.num_rows:
+                message = kept.serialize()
+                size += max(message.size, weight(kept))
+                if message.size > wire.MAX_FRAME or size > job.bytes:
+                    return {"rows": rows, "truncated": "bytes"}
+                wire.send(parent, wire.BATCH, memoryview(message))
+                rows += kept.num_rows
+                del message
+            if kept.num_rows < piece.num_rows:
+                return {"rows": rows, "truncated": "rows"}
+    return {"rows": rows, "truncated": ""}
+
+
+def _plain(column: pa.Field) -> pa.DataType:
+    """Return a column's type without codes or extensions."""
+    kind = column.type
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _decoded(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    columns = []
+    for column, wanted in zip(batch.columns, schema.types, strict=True):
+        values = column.storage if isinstance(column, pa.ExtensionArray) else column
+        columns.append(values.dictionary_decode() if pa.types.is_dictionary(values.type) else values)
+        if columns[-1].type != wanted:
+            columns[-1] = columns[-1].cast(wanted)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Yield a batch in pieces that make messages of a moderate size, where rows can be told apart."""
+    if batch.num_rows > 1 and weight(batch) > _MESSAGE:
+        half = batch.num_rows // 2
+        yield from _pieces(batch.slice(0, half))
+        yield from _pieces(batch.slice(half))
+    else:
+        yield batch
+
+
+# -- errors -------------------------------------------------------------------------------------------------------
+
+_LINE: Final = re.compile(r"^LINE (\d+):", re.MULTILINE)
+_NO_COLUMN: Final = re.compile(r'(?:Referenced column|does not have a column named|Column(?: with name)?) "([^"]+)"')
+#: What could be a path, or name a file of ours.
+_PLACE: Final = re.compile(r"(?:file:)?(?:/[^\s'\"/,)\]]+){2,}/?|\S+\.parquet\S*")
+#: DuckDB's errors whose text speaks of the statement and its values alone.
+_SPOKEN: Final = (
+    duckdb.ParserException,
+    duckdb.SyntaxException,
+    duckdb.BinderException,
+    duckdb.CatalogException,
+    duckdb.ConversionException,
+    duckdb.OutOfRangeException,
+    duckdb.InvalidInputException,
+    duckdb.InvalidTypeException,
+    duckdb.TypeMismatchException,
+    duckdb.ConstraintException,
+    duckdb.NotImplementedException,
+    duckdb.SequenceException,
+)
+
+
+def _explained(error: Exception, sql: str, columns: Sequence[str]) -> HfthotError:
+    """Return what may be said of an error: nothing of files, settings or the inside of the engine."""
+    text = str(error)
+    line = _LINE.search(text)
+    where = f"SQL, line {line.group(1)}" if line and "\n" in sql.strip() else "SQL"
+    if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or "bad_alloc" in text or "Out of Memory" in text:
+        return _out_of_memory()
+    if isinstance(error, duckdb.InterruptException) or "INTERRUPT" in text[:20]:
+        return SqlDeadlineError("the statement took too long", where="SQL", hint="Ask less at once.")
+    if isinstance(error, duckdb.PermissionException):
+        return SqlRefusedError("the statement does something that is not allowed", where=where)
+    if text.startswith("Binder Error") and (found := _NO_COLUMN.search(text)):
+        name = found.group(1)[:100]
+        hint = nearest(name, columns) or "DESCRIBE lists the columns of a table."
+        return UnknownColumnError(f"unknown column {name!r}", where=where, hint=hint)
+    known = any(text.startswith(each) for each in ("Conversion Error", "Out of Range", "Invalid Input Error"))
+    if isinstance(error, _SPOKEN) or known:
+        first = text.strip().splitlines()[0].split("Did you mean")[0].split("Candidate")[0]
+        return SqlError(_PLACE.sub("...", first).strip().rstrip("!.")[:500], where=where)
+    return SqlError(
+        "the statement failed inside the engine", where="SQL", hint="Write it in another way, or in smaller steps."
+    )
+
+
+def _out_of_memory() -> SqlMemoryError:
+    return SqlMemoryError(
+        "the statement needs more memory than it may use",
+        where="SQL",
+        hint="Filter or aggregate earlier, or ask for fewer rows and columns.",
+    )
+
+
+def _fail(parent: socket.socket, error: HfthotError) -> None:
+    kind = next(name for name in (each.__name__ for each in type(error).__mro__) if name)
+    note = {"kind": kind, "what": error.what, "where": error.where, "hint": error.hint}
+    wire.send(parent, wire.ERROR, json.dumps({key: value[:2000] for key, value in note.items()}).encode())

@@ -1,0 +1,31 @@
+"""Versioned, audited tables on Delta Lake.
+
+`lake` and `table` are the way in; `audit` is the gate before each commit; `commits` is what a version says
+of itself; `spans` are the days that a write replaces; `storage` and `locks` are the ground; `maintenance`
+keeps tables small and fast, once `clock` trusts the time.  Nothing here knows where rows come from or who orchestrates.
+"""
+
+from hfthot_platform.storage.lakehouse.audit import Audited, RuleResult
+from hfthot_platform.storage.lakehouse.clock import accept_clock, check_clock
+from hfthot_platform.storage.lakehouse.commits import Commit, Stamp, VersionInfo
+from hfthot_platform.storage.lakehouse.lake import Lakehouse
+from hfthot_platform.storage.lakehouse.maintenance import MaintenanceReport, maintain, overdue_share
+from hfthot_platform.storage.lakehouse.staging import Staging, sweep_scratch
+from hfthot_platform.storage.lakehouse.table import Table
+
+__all__ = [
+    "Audited",
+    "Commit",
+    "Lakehouse",
+    "MaintenanceReport",
+    "RuleResult",
+    "Staging",
+    "Stamp",
+    "Table",
+    "VersionInfo",
+    "accept_clock",
+    "check_clock",
+    "maintain",
+    "overdue_share",
+    "sweep_scratch",
+]

@@ -1,0 +1,815 @@
+"""The operational store: transactions, the change log, reading.
+
+Here belongs how something becomes true: an operation runs in `with store.transaction() as tx`, and when that block
+is left its rows and its log entry are on the disk together, or neither is.  What the rows mean is `service`'s.
+
+Threads of one process share commits.  Waiting for the disk takes longer than most operations (160 us against some
+30 us), so a thread that finished its part while others queue lets them add theirs to the same transaction, each
+under a savepoint; the last one commits, and only then do all of them return.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import sqlite3
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import sqlalchemy as sa
+from sqlalchemy.engine import URL, Connection, CursorResult
+from sqlalchemy.sql import Executable
+
+from hfthot_platform.core.errors import ClockError, HfthotError, StoreError
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.core.time import microseconds, utc_now
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.changes import AuditEvent, Entry, RowChange, chained, decode, encode
+from hfthot_platform.storage.operational.databases import (
+    Database,
+    Head,
+    Sqlite,
+    database_of,
+    initialised,
+    store_error,
+    translated,
+    upgrade,
+)
+from hfthot_platform.storage.operational.rows import require_event, require_rows
+
+__all__ = ["LONGEST_REST", "Aside", "Prepared", "Store", "Transaction", "microseconds", "utc_now"]
+
+#: Bounds of a shared commit: operations, and seconds since its first one began.
+_SHARED: Final = 64
+_SHARED_SECONDS: Final = 0.01
+#: How long a fork waits for other threads' reads to end.
+_FORK_SECONDS: Final = 5.0
+#: An installation that rests longer, or a clock that leaps further, is asked about before anything expires.
+_A_DAY: Final = 86_400_000_000
+LONGEST_REST: Final = 14 * _A_DAY
+#: Every table: an erasure changes or empties rows of most, and old ones lie in pages of theirs.
+_PURGED: Final = tuple(table.name for table in schema.metadata.sorted_tables)
+
+
+class Prepared:
+    """A statement for hot paths: compiled once per database, run on the driver itself (2 us instead of 20).
+
+    Values are bound by name and go to the driver as they are; rows come back as plain tuples.
+    """
+
+    def __init__(self, statement: Executable) -> None:
+        self._statement = statement
+        self._compiled: dict[str, tuple[str, dict[str, Any], tuple[str, ...] | None]] = {}
+
+    def on(self, dialect: sa.Dialect) -> tuple[str, dict[str, Any], tuple[str, ...] | None]:
+        """Return the text, the literals' values, and the order of parameters where they go by position."""
+        found = self._compiled.get(dialect.name)
+        if found is None:
+            compiled: Any = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
+            order = tuple(compiled.positiontup) if compiled.positional else None
+            found = self._compiled[dialect.name] = str(compiled), dict(compiled.params), order
+        return found
+
+
+class _Connected:
+    """A connection as operations see it."""
+
+    __slots__ = ("_connection", "_dialect", "_generation", "_raw")
+
+    def __init__(self, connection: Connection, generation: object) -> None:
+        self._connection = connection
+        self._generation = generation
+        self._dialect = connection.dialect
+        self._raw: Any = connection.connection.driver_connection
+
+    def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[*tuple[Any, ...]]:
+        """Run a statement of SQLAlchemy Core; parameters are a mapping, or a list of them for many rows."""
+        return self._connection.execute(statement, parameters)
+
+    def run(self, prepared: Prepared, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Run a prepared statement and return its rows."""
+        text, literals, order = prepared.on(self._dialect)
+        merged = {**literals, **values} if literals.keys() != values.keys() else values
+        bound: Any = merged if order is None else [merged[name] for name in order]
+        cursor = self._raw.execute(text, bound)
+        return cursor.fetchall() if cursor.description is not None else []
+
+    def _close(self) -> None:
+        with contextlib.suppress(Exception):
+            # The connection is going away; whatever it still has to say concerns nobody.
+            self._connection.close()
+
+
+class Transaction(_Connected):
+    """One operation: its statements and its log entry.  Made by `Store.transaction`."""
+
+    __slots__ = ("_entries", "_hash", "_seq", "clock", "now")
+
+    def __init__(self, connected: _Connected, head: Head, clock: int) -> None:
+        self._connection, self._dialect, self._raw = connected._connection, connected._dialect, connected._raw  # noqa: SLF001
+        self._seq = head.seq
+        self._hash = head.hash
+        self._entries: list[tuple[Entry, str | None]] = []
+        #: The operation's time in microseconds, for all that is recorded: never earlier than the newest entry's, even
+        #: where the clock was set back.
+        self.now = max(clock, head.ts)
+        #: What the clock says, for what is measured: windows, waits, how long a session lives.
+        self.clock = clock
+
+    def log(self, rows: Sequence[RowChange], audit: AuditEvent) -> int:
+        """Append the operation's entry to the change log and return its `seq`.
+
+        Raises:
+            RowRefusedError: a contract does not take one of the rows, or the event; the block is to be left with it.
+        """
+        require_rows(rows)
+        require_event(audit)
+        entry = chained(self._seq + 1, self.now, rows, audit, self._hash)
+        self._seq, self._hash = entry.seq, entry.hash
+        self._entries.append((entry, audit.subject_id))
+        return entry.seq
+
+
+@dataclass(frozen=True)
+class Aside:
+    """An entry that a table's contract refused when it was published; its rows wait, those of others went on."""
+
+    entry: Entry
+    #: Whose rows wait: later ones of the same subject wait behind them.
+    subject_id: str | None
+    #: Table and rule, no value.
+    reason: str
+    #: Whether `audit_log` has the entry.
+    audited: bool
+    #: Microseconds since 1970 UTC.
+    set_aside_at: int
+
+    @property
+    def table(self) -> str:
+        """Return the table whose contract refused it, or that of the first row that waits behind another."""
+        named = self.reason.partition(":")[0]
+        return named if " " not in named else next((each.table for each in self.entry.rows), "audit_log")
+
+
+class _Batch:
+    """Operations that share a commit."""
+
+    __slots__ = ("count", "deadline", "done", "entries", "error", "head")
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.entries: list[tuple[Entry, str | None]] = []
+        self.count = 0
+        self.deadline = time.monotonic() + _SHARED_SECONDS
+        self.done = threading.Event()
+        self.error: StoreError | None = None
+
+
+class Store:
+    """The operational store.  Safe to use from many threads and processes, and across a fork."""
+
+    _writer: _Connected | None
+
+    def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now, *, create: bool = True) -> None:
+        self._database = database
+        self.clock = clock
+        self._closed = False
+        self._reset()
+        with translated(database.where):
+            writer = self._writer = self._connect()
+            try:
+                upgrade(database, writer._connection, create=create)  # noqa: SLF001
+            except BaseException:
+                self._discard_writer()
+                raise
+        _OPEN.add(self)
+
+    @classmethod
+    def open(
+        cls,
+        where: Settings | str | URL,
+        clock: Callable[[], datetime] = utc_now,
+        *,
+        create: bool | None = None,
+    ) -> Store:
+        """Open the store of the settings, or of a URL, and bring its schema up to date.
+
+        Args:
+            where: the settings, or the URL of the database itself.
+            clock: tells the time.
+            create: whether a store is made where there is none; by default only where the caller named the place
+                itself (`Settings.names_places`, or a URL).
+
+        Raises:
+            StoreMissingError: there is none, and it is not to be made.
+            StoreError: it lies inside the lake, cannot be opened, or was written by a newer version.
+        """
+        if not isinstance(where, Settings):
+            return cls(database_of(where), clock, create=create is not False)
+        new = where.names_places if create is None else create
+        if where.accounts_url is not None:
+            return cls(database_of(where.accounts_url.get_secret_value()), clock, create=new)
+        lake = where.lake_folder()
+        if lake is not None and where.accounts.absolute().resolve().is_relative_to(lake.absolute().resolve()):
+            raise StoreError(
+                f"the folder {where.accounts} lies inside the lake, whose versions and copies never forget",
+                where="setting 'accounts'",
+                hint="Name a folder beside lake_root.",
+            )
+        return cls(Sqlite(where.accounts, create=new), clock, create=new)
+
+    @staticmethod
+    def exists(settings: Settings) -> bool:
+        """Return whether the settings' store is there, looking only.
+
+        Raises:
+            StoreError: the database does not answer.
+        """
+        if settings.accounts_url is None:
+            return (settings.accounts / "accounts.db").exists()
+        database = database_of(settings.accounts_url.get_secret_value())
+        with translated(database.where):
+            return initialised(database)
+
+    def _reset(self) -> None:
+        self._mutex = threading.Lock()
+        self._counting = threading.Lock()
+        self._waiting = 0
+        self._owner = 0
+        self._batch: _Batch | None = None
+        self._writer = None
+        self._idle: list[_Connected] = []
+        #: Readers that are lent out; one list entry each, since appending and removing are atomic.
+        self._lent: list[_Connected] = []
+        self._quiet = False
+
+    # -- writing --------------------------------------------------------------------------------------------
+
+    def transaction(self) -> _Scope:
+        """Return a block that is one transaction: `with store.transaction() as tx`.
+
+        It is durable when the block is left, or undone if an exception leaves it.  Blocks of all threads and
+        processes run one at a time: keep slow work (hashing, the network, the lake) out of them.
+
+        Raises:
+            StoreError: the database failed, or the block stands inside another one of the same thread.
+        """
+        return _Scope(self)
+
+    def _enter(self) -> Transaction:
+        me = threading.get_ident()
+        if self._owner == me:
+            raise StoreError(
+                "a transaction cannot begin inside another one",
+                where=self._database.where,
+                hint="Leave the first block before beginning the next.",
+            )
+        self._queue()
+        try:
+            now = microseconds(self.clock())
+            if self._batch is None:
+                self._begin()
+            batch, writer = self._batch, self._writer
+            assert batch is not None and writer is not None  # noqa: PT018 - one fact
+            writer._raw.execute("SAVEPOINT operation")  # noqa: SLF001
+        except BaseException as error:
+            if self._batch is not None:
+                self._fail(error)
+            self._mutex.release()
+            if isinstance(error, HfthotError):
+                raise
+            with translated(self._database.where):
+                raise
+        batch.count += 1
+        self._owner = me
+        return Transaction(writer, batch.head, now)
+
+    def _exit(self, transaction: Transaction, error: BaseException | None) -> None:
+        batch = self._batch
+        assert batch is not None
+        self._owner = 0
+        try:
+            raw = transaction._raw  # noqa: SLF001
+            if error is not None:
+                raw.execute("ROLLBACK TO SAVEPOINT operation")
+            raw.execute("RELEASE SAVEPOINT operation")
+        except BaseException as failure:  # noqa: BLE001 - the whole batch fails; reported below
+            self._fail(failure)
+        else:
+            if error is None and transaction._entries:  # noqa: SLF001
+                batch.entries += transaction._entries  # noqa: SLF001
+                batch.head = _followed(batch.head, transaction)
+        with self._counting:
+            others = self._waiting > 0
+        if others and batch.error is None and batch.count < _SHARED and time.monotonic() < batch.deadline:
+            # Whoever comes next finds the transaction open, and it or one after it commits.
+            self._mutex.release()
+            if error is None:
+                batch.done.wait()
+        else:
+            try:
+                self._commit()
+            finally:
+                self._mutex.release()
+        if error is None and batch.error is not None:
+            raise StoreError(batch.error.what, where=batch.error.where, hint=batch.error.hint)
+
+    def _queue(self) -> None:
+        """Take the mutex.  While this waits, whoever holds it may leave an open transaction to us."""
+        with self._counting:
+            self._waiting += 1
+        try:
+            self._mutex.acquire()
+        except BaseException:
+            with self._counting:
+                self._waiting -= 1
+            # Interrupted: nobody may be left to commit what was left to us.
+            with self._mutex:
+                if self._waiting == 0:
+                    self._commit()
+            raise
+        with self._counting:
+            self._waiting -= 1
+
+    def _begin(self) -> None:
+        if self._closed:
+            raise self._is_closed()
+        self._database.wait_turn()
+        try:
+            writer = self._current_writer()
+            head = self._database.begin(writer._raw)  # noqa: SLF001
+        except BaseException:
+            self._discard_writer()
+            self._database.end_turn()
+            raise
+        self._batch = _Batch(head)
+
+    def _is_closed(self) -> StoreError:
+        return StoreError(
+            "the store is closed, or the process was forked inside one of its blocks",
+            where=self._database.where,
+            hint="Open it again; fork outside of transactions and reads, or spawn.",
+        )
+
+    def _connect(self) -> _Connected:
+        connection = self._database.engine.connect()
+        return _Connected(connection, self._database.generation())
+
+    def _current_writer(self) -> _Connected:
+        """Return a connection to the files that there are now; it is this process's turn."""
+        writer = self._writer
+        if writer is None or writer._generation != self._database.generation():  # noqa: SLF001
+            # The new one is there before the old one is closed: the last to close would clear up.
+            self._writer = self._connect()
+            if writer is not None:
+                writer._close()  # noqa: SLF001
+        assert self._writer is not None
+        return self._writer
+
+    def _commit(self) -> None:
+        """Commit the open transaction, if there is one, and wake those who wait for it."""
+        batch, writer = self._batch, self._writer
+        if batch is None or writer is None:
+            return
+        try:
+            raw = writer._raw  # noqa: SLF001
+            if batch.entries:
+                text, _, order = _APPEND.on(self._database.engine.dialect)
+                rows = [
+                    {"seq": entry.seq, "ts": entry.ts, "subject_id": subject_id, "payload": encode(entry)}
+                    for entry, subject_id in batch.entries
+                ]
+                bound: Any = rows if order is None else [[row[name] for name in order] for row in rows]
+                raw.cursor().executemany(text, bound)
+                writer.run(_ADVANCE, _advanced(batch.head))
+            raw.execute("COMMIT")
+        except BaseException as error:  # noqa: BLE001 - reported to everybody who shares the commit
+            self._fail(error)
+            return
+        self._batch = None
+        self._database.end_turn()
+        batch.done.set()
+
+    def _fail(self, error: BaseException) -> None:
+        """Give the open transaction up for everybody in it; the mutex is held."""
+        batch = self._batch
+        self._batch = None
+        self._discard_writer()
+        self._database.end_turn()
+        if batch is not None:
+            batch.error = error if isinstance(error, StoreError) else store_error(error, self._database.where)
+            batch.done.set()
+
+    def _discard_writer(self) -> None:
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            with contextlib.suppress(Exception):
+                # Closing rolls back as well; this only makes it certain.
+                writer._raw.execute("ROLLBACK")  # noqa: SLF001
+            writer._close()  # noqa: SLF001
+
+    # -- reading --------------------------------------------------------------------------------------------
+
+    def reading(self) -> _Reading:
+        """Return a block with a connection for reading: `with store.reading() as rx`.
+
+        Each statement sees all that is committed.  Fetch a result before leaving the block.
+
+        Raises:
+            StoreError: the database failed.
+        """
+        return _Reading(self)
+
+    def _reader(self) -> _Connected:
+        try:
+            reader = self._idle.pop()
+        except IndexError:
+            reader = self._new_reader()
+        if reader._generation != self._database.generation():  # noqa: SLF001
+            stale, reader = reader, self._new_reader()
+            stale._close()  # noqa: SLF001
+        self._lent.append(reader)
+        return reader
+
+    def _new_reader(self) -> _Connected:
+        if self._closed:
+            raise self._is_closed()
+        with translated(self._database.where):
+            reader = self._connect()
+            for statement in _READ_ONLY[self._database.engine.dialect.name]:
+                reader._raw.execute(statement)  # noqa: SLF001
+            return reader
+
+    # -- the log --------------------------------------------------------------------------------------------
+
+    def head(self) -> tuple[int, str]:
+        """Return `seq` and `hash` of the newest entry; (0, sixty-four zeros) before the first."""
+        with self.reading() as rx:
+            seq, head = rx.run(_HEAD, {})[0]
+        return seq, head
+
+    def clock_head(self) -> Head:
+        """Return the log's end with what is known of the time."""
+        with self.reading() as rx:
+            return Head(*rx.run(_CLOCK, {})[0])
+
+    def require_clock(self) -> None:
+        """Check, before anything is removed for its age, that the clock did not leap ahead of all that happened.
+
+        What is compared is the clock and when it was last seen: by an entry, or by this check.  An installation that
+        rested for longer than `LONGEST_REST` is asked about as well: from here the two look the same.
+
+        Raises:
+            ClockError: it did, now or before an entry that came in since.
+        """
+        known = self.check_clock()
+        if known.seen_at > self.clock_head().seen_at + _A_DAY:
+            self._see(known)
+
+    def check_clock(self) -> Head:
+        """Return what is known of the time now, looking only.
+
+        Raises:
+            ClockError: as for `require_clock`.
+        """
+        clock = microseconds(self.clock())
+        known = _observed(self.clock_head(), clock)
+        if known.leapt_from is not None:
+            days = (clock - known.leapt_from) / _A_DAY
+            raise ClockError(
+                f"the clock stands {days:,.0f} days after it was last seen, so nothing was removed",
+                where="clock",
+                hint="Set it right; or, if it is and the installation rested, say `hfthot accounts clock --right`.",
+            )
+        return known
+
+    def accept_clock(self) -> None:
+        """Take the clock for right: somebody looked at it."""
+        head = self.clock_head()
+        self._see(head._replace(seen_at=microseconds(self.clock()), leapt_from=None))
+
+    def _see(self, known: Head) -> None:
+        head = schema.change_head
+        values = {"seen_at": known.seen_at, "leapt_from": known.leapt_from}
+        with self.transaction() as tx:
+            tx.execute(sa.update(head).where(head.c.id == 1).values(values))
+
+    def entries(self, after_seq: int, limit: int) -> list[Entry]:
+        """Return the entries after one, in order, at most `limit`."""
+        with self.reading() as rx:
+            rows = rx.run(_ENTRIES, {"after": after_seq, "at_most": limit})
+        return [decode(seq, ts, bytes(payload)) for seq, ts, payload in rows]
+
+    def waiting_aside(self) -> list[Aside]:
+        """Return the entries that were set aside, in order."""
+        with self.reading() as rx:
+            rows = rx.execute(sa.select(schema.set_aside).order_by(schema.set_aside.c.seq)).all()
+        return [
+            Aside(
+                decode(row.seq, row.ts, bytes(row.payload)),
+                row.subject_id,
+                row.reason,
+                bool(row.audited),
+                row.set_aside_at,
+            )
+            for row in rows
+        ]
+
+    def trim(self, up_to_seq: int) -> int:
+        """Remove the entries up to one, once every user table has them; return how many."""
+        with self.transaction() as tx:
+            return tx.execute(sa.delete(schema.change_log).where(schema.change_log.c.seq <= up_to_seq)).rowcount
+
+    def go_on_after(self, last: int, head: tuple[int, str]) -> int:
+        """Put the entries that follow `last` behind another entry, and let all further ones follow them.
+
+        Their numbers and hashes are made anew; what they say, and when, stays.  Entries up to `last` are dropped: the
+        caller has made sure that they are published.  Whoever wrote to the store meanwhile comes after them.
+
+        Args:
+            last: the last entry that is published.
+            head: `seq` and `hash` of the entry to go on after.
+
+        Returns:
+            How many entries were moved.
+        """
+        self._queue()
+        try:
+            self._commit()
+            self._begin()
+            batch, writer = self._batch, self._writer
+            assert batch is not None and writer is not None  # noqa: PT018 - one fact
+            try:
+                rows = writer.run(_ENTRIES, {"after": last, "at_most": 2**62})
+                writer.execute(sa.delete(schema.change_log))
+                batch.head = batch.head._replace(seq=head[0], hash=head[1])
+                for seq, ts, payload in rows:
+                    old = decode(seq, ts, bytes(payload))
+                    entry = chained(batch.head.seq + 1, ts, old.rows, old.audit, batch.head.hash)
+                    batch.entries.append((entry, old.audit.subject_id))
+                    batch.head = batch.head._replace(seq=entry.seq, hash=entry.hash)
+                if not rows:
+                    writer.run(_ADVANCE, _advanced(batch.head))
+            except BaseException as error:
+                self._fail(error)
+                if isinstance(error, HfthotError):
+                    raise
+                with translated(self._database.where):
+                    raise
+            self._commit()
+            if batch.error is not None:
+                raise StoreError(batch.error.what, where=batch.error.where, hint=batch.error.hint)
+            return len(rows)
+        finally:
+            self._mutex.release()
+
+    # -- forgetting and closing -----------------------------------------------------------------------------
+
+    def purge(self) -> None:
+        """Remove from the disk what was deleted: journal, freed pages, dead rows.
+
+        Raises:
+            StoreError: a reader kept it from being done; nothing counts as purged then.
+        """
+        with self._alone() as writer, translated(self._database.where):
+            self._database.purge(writer._raw, _PURGED)  # noqa: SLF001
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[_Connected]:
+        """Hold this process's other writers off, outside any transaction."""
+        self._queue()
+        try:
+            self._commit()
+            with translated(self._database.where):
+                writer = self._current_writer()
+            yield writer
+        finally:
+            self._mutex.release()
+
+    @contextlib.contextmanager
+    def exclusively(self, name: str, timeout: float = 120.0) -> Iterator[None]:
+        """Hold a named lock of this installation for the block; transactions go on meanwhile.
+
+        It ends with the process that holds it, however that ends.
+
+        Raises:
+            LockTimeoutError: another holder kept it for longer than `timeout` seconds.
+        """
+        with contextlib.ExitStack() as held:
+            with translated(self._database.where):
+                held.enter_context(self._database.exclusively(name, timeout))
+            yield
+
+    def files(self) -> list[Path]:
+        """Return the files of an SQLite store: database, write-ahead log, shared memory, journal, where they exist.
+
+        Read them in another process: closing one of them in this process takes SQLite's locks on it away.
+        """
+        return self._database.files()
+
+    @property
+    def url(self) -> URL:
+        """The database; its password is hidden wherever this is shown."""
+        return self._database.engine.url
+
+    def close(self) -> None:
+        """Close all connections.  Blocks that are under way end first; those that come later are refused."""
+        self._queue()
+        try:
+            self._commit()
+            if self._closed:
+                return
+            self._closed = True
+            # In turn, so that nobody writes while the last one clears the write-ahead log away; and the connection
+            # that is closed last is one to the files that there are now.
+            self._database.wait_turn()
+            try:
+                with contextlib.suppress(sa.exc.SQLAlchemyError):
+                    self._current_writer()
+                while self._idle:
+                    self._idle.pop()._close()  # noqa: SLF001
+                self._discard_writer()
+            finally:
+                self._database.end_turn()
+                self._database.close()
+        finally:
+            self._mutex.release()
+
+    # A forked child inherits SQLite's idea of which locks this process holds, and holds none of them.  So nothing may
+    # be under way in the instant of the fork, and the child closes what it inherited before it opens anything.
+
+    def _before_fork(self) -> None:
+        self._quiet = False
+        if self._owner == threading.get_ident():
+            return
+        self._queue()
+        self._commit()
+        deadline = time.monotonic() + _FORK_SECONDS
+        while self._lent and time.monotonic() < deadline:
+            time.sleep(0.001)
+        self._quiet = not self._lent
+        if not self._quiet:
+            self._mutex.release()
+
+    def _after_fork_here(self) -> None:
+        if self._quiet:
+            self._mutex.release()
+
+    def _after_fork_in_child(self) -> None:
+        quiet, writer, idle = self._quiet, self._writer, self._idle
+        self._database.disown()
+        self._reset()
+        if not quiet:
+            _FOREIGN.append((writer, idle))
+            self._closed = True
+            return
+        for each in (*idle, *([writer] if writer else [])):
+            self._database.leave(each)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"Store({self._database.where!r})"
+
+
+def _advanced(head: Head) -> dict[str, Any]:
+    return {f"new_{name}": value for name, value in head._asdict().items()}
+
+
+def _followed(head: Head, transaction: Transaction) -> Head:
+    """Return the head after a transaction with entries, and after what its clock tells of the time."""
+    return _observed(head, transaction.clock)._replace(
+        seq=transaction._seq,  # noqa: SLF001
+        hash=transaction._hash,  # noqa: SLF001
+        ts=transaction.now,
+    )
+
+
+def _observed(head: Head, clock: int) -> Head:
+    if head.leapt_from is not None and clock <= head.leapt_from + LONGEST_REST:
+        # It was wrong and was put right: what it said in between counts for nothing.
+        return head._replace(seen_at=clock, leapt_from=None)
+    leapt = head.leapt_from is None and 0 < head.seen_at < clock - LONGEST_REST
+    return head._replace(seen_at=max(head.seen_at, clock), leapt_from=head.seen_at if leapt else head.leapt_from)
+
+
+class _Scope:
+    """The block of one transaction."""
+
+    __slots__ = ("_store", "_transaction")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> Transaction:
+        self._transaction = self._store._enter()  # noqa: SLF001
+        return self._transaction
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        del kind, traceback
+        self._store._exit(self._transaction, error)  # noqa: SLF001
+        _raise_ours(error, self._store._database.where)  # noqa: SLF001
+
+
+class _Reading:
+    """The block of a reading connection."""
+
+    __slots__ = ("_reader", "_store")
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def __enter__(self) -> _Connected:
+        self._reader = self._store._reader()  # noqa: SLF001
+        return self._reader
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        del kind, traceback
+        store = self._store
+        store._lent.remove(self._reader)  # noqa: SLF001
+        if error is None and not store._closed:  # noqa: SLF001
+            store._idle.append(self._reader)  # noqa: SLF001
+            return
+        self._reader._close()  # noqa: SLF001
+        if error is not None and not isinstance(error, HfthotError):
+            # A server that was restarted broke the idle connections as well.
+            idle, store._idle = store._idle, []  # noqa: SLF001
+            for each in idle:
+                each._close()  # noqa: SLF001
+        _raise_ours(error, store._database.where)  # noqa: SLF001
+
+
+def _raise_ours(error: BaseException | None, where: str) -> None:
+    """Raise our error in place of a database's; others pass."""
+    if error is None or isinstance(error, HfthotError):
+        return
+    foreign = isinstance(error, (sa.exc.SQLAlchemyError, sqlite3.Error))
+    if foreign or type(error).__module__.partition(".")[0] == "psycopg":
+        raise store_error(error, where) from None
+
+
+_APPEND: Final = Prepared(
+    sa.insert(schema.change_log).values(
+        {name: sa.bindparam(name) for name in ("seq", "ts", "subject_id", "payload")}  # as named in `_commit`
+    )
+)
+_ADVANCE: Final = Prepared(
+    sa.update(schema.change_head)
+    .where(schema.change_head.c.id == sa.literal_column("1"))
+    .values({name: sa.bindparam(f"new_{name}") for name in Head._fields})
+)
+_CLOCK: Final = Prepared(sa.select(*(schema.change_head.c[name] for name in Head._fields)))
+_HEAD: Final = Prepared(sa.select(schema.change_head.c.seq, schema.change_head.c.hash))
+_ENTRIES: Final = Prepared(
+    sa.select(schema.change_log.c.seq, schema.change_log.c.ts, schema.change_log.c.payload)
+    .where(schema.change_log.c.seq > sa.bindparam("after"))
+    .order_by(schema.change_log.c.seq)
+    .limit(sa.bindparam("at_most"))
+)
+_READ_ONLY: Final[dict[str, tuple[str, ...]]] = {
+    "sqlite": ("PRAGMA query_only=ON",),
+    "postgresql": ("SET default_transaction_read_only = on",),
+}
+
+_OPEN: weakref.WeakSet[Store] = weakref.WeakSet()
+_FOREIGN: list[object] = []
+
+
+@atexit.register
+def _close_all() -> None:
+    for store in list(_OPEN):
+        # A thread that the interpreter has stopped inside a transaction would keep it for ever.
+        if store._mutex.acquire(timeout=1.0):  # noqa: SLF001
+            store._mutex.release()  # noqa: SLF001
+            store.close()
+
+
+def _each(what: str) -> Callable[[], None]:
+    def run() -> None:
+        for store in list(_OPEN):
+            getattr(store, what)()
+
+    return run
+
+
+os.register_at_fork(
+    before=_each("_before_fork"),
+    after_in_parent=_each("_after_fork_here"),
+    after_in_child=_each("_after_fork_in_child"),
+)
