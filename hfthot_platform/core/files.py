@@ -1,12 +1,87 @@
-"""Files and folders that are their owner's alone, also where an older version left them open to others."""
+"""Files that are whole or not there, that survive a power cut, and that are their owner's alone.
+
+What belongs here: writing, syncing and protecting files and folders of any content.  What does not: locks (`locks`),
+and what is in the files.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
-__all__ = ["open_private", "tighten"]
+__all__ = ["create_private", "open_private", "replacing", "sync_file", "sync_folder", "tighten", "write_whole"]
+
+
+def write_whole(path: Path, data: bytes | str, *, private: bool = False) -> None:
+    """Replace a file as a whole: a reader, also one after a power cut, finds the old content or the new one.
+
+    Args:
+        path: the file; its folder must be there.
+        data: the new content; a text is written as UTF-8.
+        private: whether it is its owner's alone (mode 0600).
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    with replacing(path, private=private) as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+    """Yield a file to write to that takes the place of `path` when the block ends, and is on the disk then.
+
+    It lies beside `path`, under a name that begins with a dot and ends with `.part`.  If the block raises, it is
+    removed, and `path` is as before.
+
+    Raises:
+        OSError: it cannot be written; what was there before still is.
+    """
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_file(path: Path) -> None:
+    """Return when a file's content is on the disk.
+
+    Raises:
+        OSError: it is not there, or the disk failed.
+    """
+    _sync(path, os.O_RDONLY)
+
+
+def sync_folder(folder: Path) -> None:
+    """Return when a folder's entries are on the disk: what was created, renamed or removed in it.
+
+    Raises:
+        OSError: it is not there, or is not a folder, or the disk failed.
+    """
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def create_private(path: Path) -> int:
+    """Return a handle to a new file for reading and writing, with mode 0600.
+
+    Raises:
+        FileExistsError: there is something at this place, be it a link to nowhere.
+        OSError: it cannot be made.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
 
 
 def open_private(path: Path) -> int:
@@ -27,3 +102,11 @@ def tighten(what: Path | int) -> None:
     wanted = stat.S_IMODE(facts.st_mode) & 0o700
     if stat.S_IMODE(facts.st_mode) != wanted and facts.st_uid == os.geteuid():
         os.chmod(what, wanted)  # noqa: PTH101 - a handle too
+
+
+def _sync(path: Path, flags: int) -> None:
+    handle = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
