@@ -79,8 +79,9 @@ format: $(READY)  ## Format the code
 bench: $(READY)  ## Print every benchmark beside its peer or limit
 	@for each in benchmarks/bench_*.py; do echo; echo "== $$each"; $(BIN)/python $$each || exit 1; done
 
-dictionary: $(READY)  ## Write docs/data_dictionary.md from contracts and SQL models
+dictionary: $(READY)  ## Write the generated pages of docs/: tables, settings
 	@$(BIN)/python -m hfthot_platform.interfaces.cli.dictionary > docs/data_dictionary.md
+	@$(BIN)/python -m hfthot_platform.interfaces.cli.settings_page > docs/settings.md
 
 lock: $(READY)  ## Pin the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --upgrade pyproject.toml -o requirements.lock

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
@@ -13,12 +14,14 @@ from hfthot_platform.core.errors import ConfigError
 from hfthot_platform.core.settings import (
     ArchiveFeedSettings,
     CcxtFeedSettings,
+    FeedSettings,
     SampleFeedSettings,
     Settings,
     SimulatedFeedSettings,
     effective,
     load_settings,
 )
+from hfthot_platform.interfaces.cli.settings_page import settings_page
 from tests.conftest import REPOSITORY
 
 
@@ -273,3 +276,19 @@ class TestTheExample:
 
     def test_the_file_of_this_machine_is_not_for_version_control(self):
         assert "/hfthot.toml" in (REPOSITORY / ".gitignore").read_text().splitlines()
+
+
+class TestThePage:
+    """`docs/settings.md`, made from the settings class."""
+
+    def test_in_the_repository_it_is_current(self):
+        assert (REPOSITORY / "docs" / "settings.md").read_text() == settings_page(), "run `make dictionary`"
+
+    def test_it_has_every_setting_and_every_kind_of_feed_with_its_meaning(self):
+        rows = [line.strip("|").split("|") for line in settings_page().splitlines() if line.startswith("| `")]
+
+        named = [row[0].strip(" `") for row in rows]
+        kinds = get_args(get_args(FeedSettings)[0])
+        feeds = [name for kind in kinds for name in kind.model_fields if name != "kind"]
+        assert named == [*Settings.model_fields, *feeds]
+        assert all(len(row) == 4 and len(row[3].strip()) > 10 for row in rows)

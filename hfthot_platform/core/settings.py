@@ -73,8 +73,11 @@ class SimulatedFeedSettings(_Feed):
 
     kind: Literal["simulated"] = "simulated"
     seed: int = 7
+    """The same seed makes the same rows."""
     symbols: tuple[str, ...] = ("ALPHA-USDT", "BRAVO-USDT", "CHARLIE-USDT")
+    """Its symbols."""
     trades_per_day: Annotated[int, Field(ge=1, le=10_000_000)] = 20_000
+    """Trades of each symbol and day."""
 
 
 _MarketTable = Literal["market.trades", "market.bars_1m", "market.bars", "market.instruments"]
@@ -85,13 +88,17 @@ class ArchiveFeedSettings(_Feed):
 
     kind: Literal["binance_archive"] = "binance_archive"
     location: str = "https://data.binance.vision"
+    """Address of the archive, or a folder that mirrors it."""
     venue: Literal["binance", "binance_usdm", "binance_coinm"] = "binance"
+    """Spot, or futures margined in USDT or in coins."""
     symbols: tuple[str, ...]
-    #: Tables that this feed fills; trades of large symbols are gigabytes a month.
+    """Canonical symbols, such as `BTC-USDT`."""
     tables: tuple[_MarketTable, ...] = ("market.bars_1m",)
-    #: Interval of the klines for `market.bars`.
+    """Tables that this feed fills; trades of large symbols are gigabytes a month."""
     interval: Literal["3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d"] = "1h"
+    """Interval of the klines for `market.bars`."""
     trades: Literal["aggTrades", "trades"] = "aggTrades"
+    """Which of the archive's two kinds of trades `market.trades` gets; they number the same trades differently."""
 
 
 class CcxtFeedSettings(_Feed):
@@ -99,11 +106,17 @@ class CcxtFeedSettings(_Feed):
 
     kind: Literal["ccxt"] = "ccxt"
     exchange: str
+    """The name of the exchange in ccxt, such as `kraken`."""
     symbols: tuple[str, ...]
+    """Canonical symbols, such as `BTC-EUR`."""
     tables: tuple[_MarketTable, ...] = ("market.bars_1m", "market.instruments")
+    """Tables that this feed fills."""
     base_url: str | None = None
+    """Another address than the exchange's own, such as a test network's."""
     api_key: SecretStr | None = None
+    """Key of an account at the exchange; public data needs none."""
     api_secret: SecretStr | None = None
+    """Its secret."""
 
 
 FeedSettings = Annotated[
@@ -112,77 +125,100 @@ FeedSettings = Annotated[
 
 
 class Settings(BaseSettings):
-    """All settings, with defaults that work from a fresh clone, offline."""
+    """All settings, with defaults that work from a fresh clone, offline.
+
+    The text below each one is its documentation: `docs/settings.md` is made of it.
+    """
 
     model_config = SettingsConfigDict(env_prefix="HFTHOT_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
-    #: Folder, `file://` URL or object-store URL of the lake.
     lake_root: str = "data/lake"
-    #: Options of the object store: endpoint, region, credentials.
+    """Folder, `file://` URL or object-store URL of the lake."""
     storage_options: dict[str, SecretStr] = Field(default_factory=dict)
-    #: Folder that is watched for files to ingest.
+    """Options of the object store: endpoint, region, credentials."""
     landing: Path = Path("data/landing")
-    #: A file younger than this (seconds since its last change) may still be being written.
+    """Folder that is watched for files to ingest."""
     landing_settle_seconds: Annotated[float, Field(ge=0)] = 10.0
-    #: Where data comes from on schedule.
+    """A file younger than this (seconds since its last change) may still be being written, and waits."""
     feeds: tuple[FeedSettings, ...] = (SampleFeedSettings(), SimulatedFeedSettings())
-    #: Number of symbols in the universe, and the days that their scores look back.
+    """Where data comes from on schedule; the kinds of feeds are below."""
     universe_size: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """Number of symbols in the universe."""
     universe_window_days: Annotated[int, Field(ge=1, le=400)] = 30
-    #: Hours after which a feed-driven table counts as stale.
+    """Days that the universe's scores look back."""
     stale_after_hours: Annotated[float, Field(gt=0)] = 36.0
-    #: Where incidents are sent besides `ops.incidents`: `log`, or a webhook URL that takes JSON.
+    """Hours after which a table that a feed fills counts as stale."""
     notify: SecretStr = SecretStr("log")
-    #: Folder of the SQL models; a relative one is looked for in the working folder, then in the repository.
+    """Where incidents are sent besides `ops.incidents`: `log`, or a webhook URL that takes JSON."""
     sql_models: Path = Path("dbt_like_sql")
-    #: DuckDB's limits for trusted SQL.
+    """Folder of the SQL models; a relative one is looked for in the working folder, then in the repository."""
     duckdb_memory: str = "4GB"
+    """Memory limit of DuckDB for trusted SQL; beyond it statements spill to `scratch`."""
     duckdb_threads: Annotated[int, Field(ge=1, le=256)] = 2
-    #: Strangers' SQL: statements that run at once, and what each may use.
+    """Threads of DuckDB for trusted SQL."""
     sql_workers: Annotated[int, Field(ge=1, le=64)] = 2
+    """Statements of callers of the SQL gateway that run at once, each in a process of its own."""
     sql_memory_mb: Annotated[int, Field(ge=64, le=65_536)] = 1024
+    """Memory in MiB that a gateway's statement may use."""
     sql_deadline_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    #: Folder for spilling and downloads.
+    """Seconds after which a gateway's statement is stopped."""
     scratch: Path = Path("data/scratch")
-    #: Folder of the operational store (users, keys, counters), never inside the lake.  It, the keys, the exports and
-    #: the certificates lie beside a local lake, whatever its name, unless they are named; in `data` otherwise.
+    """Folder for spilling and downloads."""
     accounts: Path = Path("data/accounts")
-    #: URL of a PostgreSQL database for the operational store (`postgresql+psycopg://...`); SQLite in `accounts`
-    #: otherwise.
+    """Folder of the operational store (users, keys, counters), never inside the lake.
+
+    It, the keys, the exports and the certificates lie beside a local lake, whatever its name, unless they are named;
+    in `data` otherwise."""
     accounts_url: SecretStr | None = None
-    #: Where the key-encryption keys come from: a file (made with mode 0600 if absent), the environment variable
-    #: HFTHOT_KEYS (`id:base64` pairs, comma-separated, the newest first), or the system's keyring.
+    """URL of a PostgreSQL database for the operational store (`postgresql+psycopg://...`); SQLite in `accounts`
+    otherwise."""
     key_source: Literal["file", "environment", "keyring"] = "file"
+    """Where the key-encryption keys come from: a file (made with mode 0600 if absent), the environment variable
+    HFTHOT_KEYS, or the system's keyring."""
     key_file: Path = Path("data/keys/kek.json")
+    """The file of the key-encryption keys, if they come from a file."""
     keys: SecretStr | None = None
-    #: Folder of a subject's exported data and of erasure certificates.
+    """The key-encryption keys, if they come from the environment: `id:base64` pairs, comma-separated, the newest
+    first."""
     exports: Path = Path("data/exports")
+    """Folder of the exported data of a subject."""
     certificates: Path = Path("data/certificates")
-    #: Folder of the Dagster instance, which an erasure's proof searches; Dagster itself takes DAGSTER_HOME, which is
-    #: taken here too where this is not set.
+    """Folder of the certificates of erasures."""
     dagster_home: Path | None = None
-    #: Days for which what a failed proof looked for is kept, sealed, so that it can be repeated; then it is destroyed.
+    """Folder of the Dagster instance, which the proof of an erasure searches; Dagster itself takes DAGSTER_HOME, which
+    is taken here too where this is not set."""
     erasure_proof_days: Annotated[int, Field(ge=1, le=30)] = 30
-    #: Argon2id: memory in KiB, passes, lanes (defaults of RFC 9106's second recommendation).
+    """Days for which what a failed proof looked for is kept, sealed, so that it can be repeated; then it is
+    destroyed."""
     argon2_memory_kib: Annotated[int, Field(ge=8, le=4_194_304)] = 65_536
+    """Memory in KiB of a password hash (Argon2id; the defaults are RFC 9106's second recommendation)."""
     argon2_passes: Annotated[int, Field(ge=1, le=100)] = 3
+    """Passes of a password hash."""
     argon2_lanes: Annotated[int, Field(ge=1, le=64)] = 4
+    """Lanes of a password hash."""
     session_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 24.0
-    #: Failed sign-ins per account or address within the window before further ones are refused for its rest.
+    """Hours after which a session ends."""
     login_failures: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Failed sign-ins of an account or address within the window after which further ones are refused for its rest."""
     login_window_minutes: Annotated[float, Field(gt=0, le=24 * 60)] = 15.0
-    #: Whether a registration needs `approve_user` before its first sign-in.
+    """Minutes of that window."""
     approve_registrations: bool = False
-    #: Hours for which events of a file in `<landing>/users` wait for the registration that they belong to.
+    """Whether a registration needs `approve_user` before its first sign-in."""
     user_event_wait_hours: Annotated[float, Field(ge=0, le=24 * 365)] = 24.0
-    #: Days for which such a file, which holds personal data in clear, is kept once it was taken in; 0 deletes it then.
+    """Hours for which events of a file in `<landing>/users` wait for the registration that they belong to."""
     user_file_days: Annotated[int, Field(ge=0, le=365)] = 0
-    #: Days of retention.
+    """Days for which such a file, which holds personal data in clear, is kept once it was taken in; 0 deletes it
+    then."""
     audit_retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """Days for which the audit log keeps its rows."""
     session_retention_days: Annotated[int, Field(ge=1, le=3650)] = 180
+    """Days for which ended sessions are kept."""
     soft_delete_days: Annotated[int, Field(ge=0, le=365)] = 30
+    """Days for which a deleted account can be restored; then it is erased for good."""
     export_retention_days: Annotated[int, Field(ge=0, le=365)] = 7
+    """Days for which exported data of a subject is kept."""
     quarantine_retention_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    """Days for which quarantined rows are kept."""
 
     #: Names of the settings that the caller gave as arguments, rather than environment or file.
     _given: frozenset[str] = PrivateAttr(default=frozenset())
