@@ -20,7 +20,7 @@ endif
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo dev test lint format soak fuzz bench lock dictionary clean
+.PHONY: help setup system demo dev test lint format soak fuzz explore coverage bench lock dictionary clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -63,6 +63,12 @@ test: $(READY)  ## Run the fast tests
 soak: $(READY)  ## Run the long crash, fuzz and load suites, those on PostgreSQL, and the UI in a browser
 	@$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist loadfile
 
+explore: $(READY)  ## Run the property tests on new examples
+	@HFTHOT_EXPLORE=1 $(BIN)/python -m pytest -m "not browser" -n $(WORKERS) --dist loadfile
+
+coverage: $(READY)  ## Run the fast tests and fail if less of the code is covered than pyproject.toml says
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
+
 fuzz: $(READY)  ## Send generated statements to the SQL gateway for ten minutes
 	@HFTHOT_FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -m soak tests/soak/test_gateway_fuzz.py
 
@@ -76,8 +82,9 @@ format: $(READY)  ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY)  ## Print every benchmark beside its peer or limit
+bench: $(READY)  ## Print every benchmark beside its peer or limit, and the kept ratios against their baseline
 	@for each in benchmarks/bench_*.py; do echo; echo "== $$each"; $(BIN)/python $$each || exit 1; done
+	@$(BIN)/python benchmarks/ratios.py
 
 dictionary: $(READY)  ## Write the generated pages of docs/: tables, settings
 	@$(BIN)/python -m hfthot_platform.interfaces.cli.dictionary > docs/data_dictionary.md

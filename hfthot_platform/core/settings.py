@@ -42,7 +42,7 @@ __all__ += ["Setting", "SimulatedFeedSettings", "dagster_home", "effective", "lo
 __all__ += ["ready_landing"]
 
 #: Variables with our prefix that are no settings: the settings' file, and what the tests are told.
-_NO_SETTINGS: Final = ("CONFIG", "SHARED_DATA", "UPDATE_SNAPSHOT", "SCREENSHOTS", "CANARY", "SOAK_", "FUZZ_")
+_NO_SETTINGS: Final = ("CONFIG", "SHARED_DATA", "UPDATE_SNAPSHOT", "SCREENSHOTS", "CANARY", "SOAK_", "FUZZ_", "EXPLORE")
 
 
 #: Settings that are local places.
