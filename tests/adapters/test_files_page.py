@@ -13,7 +13,7 @@ import pytest
 from hfthot_platform.adapters.files.mapping import CsvMapping
 from hfthot_platform.adapters.recognise import Member, recognise_members
 
-PAGE = Path(__file__).parents[3] / "docs" / "files.md"
+PAGE = Path(__file__).parents[2] / "docs" / "files.md"
 _BLOCK = re.compile(r"```\w+ (?P<facts>[^\n]+)\n(?P<body>.*?)```", re.DOTALL)
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import json
 import logging
 import random
-import sys
 import traceback
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,14 +26,7 @@ from hfthot_platform.core.errors import (
     SourceUnavailableError,
 )
 from hfthot_platform.domain.contracts import contract
-
-# The helper lies beside this file and is no package: tests are imported by path.
-_spec = importlib.util.spec_from_file_location("replay_server", Path(__file__).with_name("replay_server.py"))
-assert _spec is not None
-assert _spec.loader is not None
-server = importlib.util.module_from_spec(_spec)
-sys.modules["replay_server"] = server
-_spec.loader.exec_module(server)
+from tests.adapters import replay_server as server
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 END = START + timedelta(minutes=16)
