@@ -366,6 +366,34 @@ class TestTheLawOfTheNextReturn:
             other = replace(multivariate, multivariate=replace(part, law=law))
             assert other.conditional_log_likelihood(y) < best + 0.02
 
+    def test_a_regime_that_was_never_seen_to_end_may_end(self):
+        # Calm, then loud to the last bar: the most likely rate of leaving is zero, and a filter with it never leaves.
+        generator = np.random.default_rng(0)
+        calm, loud = 0.5 * generator.standard_normal(800), 3.0 * generator.standard_normal(600)
+        y = np.concatenate([calm[:600], loud])
+        model = fit_regimes(y, n_states=2, observation="multivariate", n_restarts=2, n_bootstrap=20)
+        k = model.labels.index("volatile")
+        # Jeffreys' prior: half a transition beforehand, over the 600 bars that it stayed.
+        assert 1.0 - model.transition[k, k] == pytest.approx(0.5 / 600, rel=0.1)
+        assert model.filter(np.concatenate([loud[-100:], calm[600:]]))[[99, 130], k] == pytest.approx([1, 0], abs=0.01)
+
+    def test_the_prior_of_transitions_is_in_the_objective_and_not_in_the_likelihood(self, multivariate):
+        prior = 0.5 * np.log(multivariate.transition).sum()
+        assert multivariate.trace[-1] == pytest.approx(multivariate.log_likelihood + prior, abs=1e-6)
+        assert np.diff(multivariate.trace).min() > -1e-6
+
+    def test_no_small_change_of_the_transitions_raises_the_objective(self, multivariate, series):
+        def objective(A):
+            model = replace(multivariate, transition=A)
+            return model.conditional_log_likelihood(series[0][:3000]) + 0.5 * np.log(A).sum()
+
+        best = objective(multivariate.transition)
+        for row, column, factor in itertools.product(range(3), range(3), (0.7, 1.4)):
+            A = multivariate.transition.copy()
+            A[row, column] *= factor
+            A[row] /= A[row].sum()
+            assert objective(A) < best + 0.02
+
     def test_without_autocorrelation_in_volatility_it_is_the_autoregression(self, multivariate, fitted, series):
         y = series[0][3000:]
         gain = multivariate.predictive_log_density(y) - fitted.predictive_log_density(y)
@@ -773,6 +801,38 @@ def test_a_confidence_is_a_probability_on_new_bars(observation):
         said.append(f.max(axis=1))
         right.append(names[f.argmax(axis=1)] == path[4_000:])
     assert reliability(np.concatenate(said), np.concatenate(right), least=1 / 3).error < 0.03
+
+
+@pytest.mark.soak
+def test_a_confidence_is_a_probability_after_short_fits():
+    truth = known((0.4, -0.45, 0.0), (0.6, 0.6, 2.0), 0.985)
+    said, right = [], []
+    for seed in range(500, 530):
+        y, path = truth.simulate(4_000, seed=seed)
+        model = fit_regimes(y[:1_000], observation="multivariate", n_restarts=4, n_bootstrap=100, seed=seed)
+        if model.identified:
+            f = model.filter(y)[1_000:]
+            names = np.array([LABELS.index(each) for each in model.labels])
+            said.append(f.max(axis=1))
+            right.append(names[f.argmax(axis=1)] == path[1_000:])
+    alone = [reliability(*pair, least=1 / 3, draws=20).error for pair in zip(said, right, strict=True)]
+    assert len(alone) >= 25
+    assert reliability(np.concatenate(said), np.concatenate(right), least=1 / 3).error <= 0.02
+    assert np.mean(alone) <= 0.03
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("name", ["JPM", "KO", "PEP"])
+def test_a_confidence_is_a_probability_on_single_stocks(name):
+    # A regime of PepsiCo that no fit until 2006 had seen to end ended: it was called with 99 % for three years.
+    from skfolio.datasets import load_sp500_dataset
+
+    prices = load_sp500_dataset()
+    start = int(np.searchsorted(prices.index.to_numpy().astype("datetime64[D]")[1:], np.datetime64("2000")))
+    returns = np.diff(np.log(prices[name].to_numpy()))
+    options = {"n_restarts": 3, "n_bootstrap": 20, "observation": "multivariate"}
+    walk = walk_forward(returns, start=start, refit_every=756, **options)
+    assert reliability(*walk.judged(returns), least=1 / 3).error <= 0.03
 
 
 class TestFlatSeriesWithJumps:

@@ -41,6 +41,9 @@ _SIGMA_FLOOR: Final = 0.05
 _PHI_LIMIT: Final = 0.99
 #: Largest exponent of past volatility in a state's standard deviation.
 _MOST_EXPONENT: Final = 2.0
+#: Transitions of each kind that the law of the next return counts beforehand: Jeffreys' prior.  Without it a regime
+#: that was seen to begin once and never to end is believed to last for ever, and every filter is too sure.
+_TRANSITIONS_BEFORE: Final = 0.5
 _SCREENING_ITERATIONS: Final = 30
 _POLISHED: Final = 3
 
@@ -230,7 +233,7 @@ class Fit:
         draft = _draft(
             "multivariate",
             chain,
-            likelihood=climbed.trace[-1] - jacobian,
+            likelihood=climbed.likelihood - jacobian,
             parameters=self.n_states * 4 + self.n_states**2 - 1,
             n=climbed.counted,
             trace=[each - jacobian for each in climbed.trace],
@@ -469,6 +472,8 @@ class _Law(NamedTuple):
     A: FloatArray
     pi: FloatArray
     smoothed: FloatArray
+    #: Log-likelihood of the returns, and per iteration the same with the log of the prior.
+    likelihood: float
     trace: list[float]
     counted: int
     converged: bool
@@ -479,7 +484,8 @@ def _climb_law(features: FloatArray, known: IntArray, found: _Mixture, fit: Fit)
 
     The states that the features tell apart are where this starts.  What it climbs is the likelihood of the returns, in
     which each counts once: the likelihood of features that overlap from bar to bar is overconfident, and so were its
-    probabilities.  The M-step is exact for c and phi, and Newton's with halving for a and b.
+    probabilities.  The M-step is exact for c and phi, and Newton's with halving for a and b.  Transitions have a
+    Dirichlet prior, whose M-step is exact, too: few are seen, and their most likely rates would be too sure.
 
     Args:
         features: (T, 4). known: (T,). found: the mixture that the features gave. fit: the settings.
@@ -490,7 +496,8 @@ def _climb_law(features: FloatArray, known: IntArray, found: _Mixture, fit: Fit)
     loops.gaps(z, gap, last)
     now = np.flatnonzero((gap[1:] == 1) & (known[:-1] == 2)) + 1
     target, x, v = z[now], features[now - 1, 0], features[now - 1, 3]
-    A, pi = found.chain.A.copy(), found.chain.pi.copy()
+    # A transition that the features put at exactly zero could not come back.
+    A, pi = found.chain.A * 0.999 + 0.001 / states, found.chain.pi.copy()
     # The law before any climb: what the features' states say of the return after them.
     f, g = np.empty((known.size, states)), np.empty((known.size, states))
     jumps, rows, out = np.empty((states, states)), np.empty((known.size, states)), np.empty(known.size)
@@ -503,10 +510,11 @@ def _climb_law(features: FloatArray, known: IntArray, found: _Mixture, fit: Fit)
     law = _improved_law(law, f[now], target, x, v)
     nothing, one = np.zeros(states), np.ones(states)
     trace: list[float] = []
-    converged = False
+    likelihood, converged = -math.inf, False
     for _ in range(fit.max_iterations):
         loops.law_density(features, known, gap, last, law, nothing, nothing, one, True, rows)
-        trace.append(loops.smooth_and_count(rows, A, pi, f, g, jumps))
+        likelihood = loops.smooth_and_count(rows, A, pi, f, g, jumps)
+        trace.append(likelihood + _TRANSITIONS_BEFORE * float(np.log(A).sum()))
         gain = trace[-1] - trace[-2] if len(trace) > 1 else math.inf
         if gain < -1e-6 * max(1.0, abs(trace[-1])) or not math.isfinite(trace[-1]):
             raise NotConvergedError(
@@ -519,11 +527,11 @@ def _climb_law(features: FloatArray, known: IntArray, found: _Mixture, fit: Fit)
             break
         if len(trace) == fit.max_iterations:
             break
-        count = jumps.sum(axis=1, keepdims=True)
-        A = np.where(count > 1e-12, jumps / np.maximum(count, 1e-12), A)
+        jumps += _TRANSITIONS_BEFORE
+        A = jumps / jumps.sum(axis=1, keepdims=True)
         pi = g[0].copy()
         law = _improved_law(law, g[now], target, x, v)
-    return _Law(law, A, pi, g, trace, now.size, converged)
+    return _Law(law, A, pi, g, likelihood, trace, now.size, converged)
 
 
 def _improved_law(law: FloatArray, weight: FloatArray, z: FloatArray, x: FloatArray, v: FloatArray) -> FloatArray:
