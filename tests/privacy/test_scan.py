@@ -21,6 +21,7 @@ import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import numpy as np
@@ -31,9 +32,10 @@ import pytest
 from pyarrow import orc
 
 from hfthot_platform.core.errors import ErasureUnverifiedError
-from hfthot_platform.services.privacy.proof import scan as module
-from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
-from hfthot_platform.services.privacy.proof.sqlite_reader import SQLITE, Outside
+from hfthot_platform.services.privacy.proof.canary import Canary
+from hfthot_platform.services.privacy.proof.readers import PlaceReader
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, ScanLimits, scan
+from hfthot_platform.services.privacy.proof.sqlite_reader import SQLITE, FileOpener
 
 EMAIL = "Zoé.Müller+test@example.org"
 NEEDLE = Needle("email", EMAIL)
@@ -76,8 +78,8 @@ def place(tmp_path: Path) -> Folder:
     return Folder("lake", folder)
 
 
-def looked(place: Folder, *needles: Needle):
-    return scan(needles or (NEEDLE,), [place])
+def looked(place: Folder, *needles: Needle, **options: Any):
+    return scan(needles or (NEEDLE,), [place], **options)
 
 
 @pytest.mark.parametrize("around", ["%0A", "=0A", "&#10;", "\\u000a", "&quot;"])
@@ -122,7 +124,7 @@ def test_the_offset_leads_to_the_value(place):
 
 @pytest.mark.parametrize("shift", [-4096, -40, -27, -13, -1, 0, 1, 4096, 8191, 8192])
 def test_a_value_across_the_border_of_two_blocks_is_found_once(place, shift):
-    at = module._BLOCK + shift
+    at = ScanLimits().block + shift
     (place.root / "some.log").write_bytes(b"." * at + EMAIL.encode() + b"." * 20_000_000)
 
     (finding,) = looked(place).findings
@@ -355,19 +357,17 @@ def test_a_format_that_is_not_decoded_is_told(place):
     assert set(report.places[0].undecoded) == told
 
 
-def test_an_archive_that_unpacks_without_end_is_given_up_and_told(place, monkeypatch):
-    monkeypatch.setattr(module, "_LARGEST_EXPANDED", 100_000_000)
+def test_an_archive_that_unpacks_without_end_is_given_up_and_told(place):
     (place.root / "bomb.gz").write_bytes(gzip.compress(gzip.compress(bytes(200_000_000), 1), 1))
 
-    assert looked(place).places[0].opaque == ("bomb.gz",)
+    assert looked(place, limits=ScanLimits(unpacked=100_000_000)).places[0].opaque == ("bomb.gz",)
 
 
-def test_many_findings_of_one_value_hide_no_other_one(place, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ALIKE", 5)
+def test_many_findings_of_one_value_hide_no_other_one(place):
     (place.root / "a.log").write_text("Marlin " * 1000)
     (place.root / "b.log").write_text(EMAIL)
 
-    report = looked(place, Needle("first_name", "Marlin", whole_word=True), NEEDLE)
+    report = looked(place, Needle("first_name", "Marlin", whole_word=True), NEEDLE, limits=ScanLimits(alike=5))
 
     assert {each.kind for each in report.findings} == {"first_name", "email"}
     assert len(report.findings) == 6
@@ -459,8 +459,8 @@ def test_without_the_process_that_reads_databases_a_scan_does_not_count(place, m
 
 
 def test_a_file_that_is_absent_is_so_for_the_process_outside_too(place):
-    with Outside() as outside, pytest.raises(FileNotFoundError, match="absent"):
-        outside.open(place.root / "absent")
+    with FileOpener() as opener, pytest.raises(FileNotFoundError, match="absent"):
+        opener.open(place.root / "absent")
 
 
 def test_a_value_in_the_name_of_a_file_or_folder_is_found_and_withheld(place):
@@ -546,14 +546,14 @@ def test_a_file_with_a_hole_takes_as_long_as_what_it_holds(place):
 def test_a_file_that_vanishes_meanwhile_holds_nothing(place, monkeypatch):
     (place.root / "some.log").write_text(EMAIL)
     (place.root / "gone.log").write_text("x")
-    real = module.Folder.walk
+    real = Folder.walk
 
     def vanishing(self, noted):
         found = list(real(self, noted))
         (place.root / "gone.log").unlink()
         return iter(found)
 
-    monkeypatch.setattr(module.Folder, "walk", vanishing)
+    monkeypatch.setattr(Folder, "walk", vanishing)
 
     report = looked(place)
 
@@ -598,14 +598,14 @@ def test_other_users_folders_in_a_shared_place_are_listed_and_no_obstacle(tmp_pa
 def test_a_place_that_cannot_be_written_is_searched_without_a_test_of_its_own(place, tmp_path, monkeypatch):
     (place.root / "some.log").write_text(EMAIL)
     (tmp_path / "other").mkdir()
-    real = module.Folder.plant
+    real = Folder.plant
 
     def plant(self, canary):
         if self.name == "lake":
             raise OSError(30, "Read-only file system")
         return real(self, canary)
 
-    monkeypatch.setattr(module.Folder, "plant", plant)
+    monkeypatch.setattr(Folder, "plant", plant)
 
     report = scan([NEEDLE], [place, Folder("other", tmp_path / "other")])
 
@@ -744,30 +744,30 @@ def test_a_file_that_cannot_be_decoded_is_named_and_read_as_bytes(place):
 
 
 @pytest.mark.parametrize("shift", [-40, -len(EMAIL.encode()), -1, 0, 1, 40])
-def test_a_value_across_the_border_of_two_sections_is_found_once(place, monkeypatch, shift):
+def test_a_value_across_the_border_of_two_sections_is_found_once(place, shift):
     section = 1 << 16
-    monkeypatch.setattr(module, "_SECTION", section)
     content = bytearray(b"\xff" * (5 * section + 100))
     at = [number * section + shift for number in (1, 2, 5)]
     for offset in at:
         content[offset : offset + len(EMAIL.encode())] = EMAIL.encode()
     (place.root / "large.bin").write_bytes(content)
 
-    report = scan([NEEDLE], [place])
+    report = scan([NEEDLE], [place], limits=ScanLimits(section=section))
 
     assert [each.offset for each in report.findings] == at
     assert report.places[0].bytes == len(content)
 
 
-def test_the_rows_of_a_large_database_are_looked_at_too(place, monkeypatch):
-    monkeypatch.setattr(module, "_SECTION", 1 << 16)
+def test_the_rows_of_a_large_database_are_looked_at_too(place):
     with sqlite3.connect(place.root / "large.db") as base:
         base.execute("CREATE TABLE notes (text TEXT)")
         filler = "".join(chr(0x4E00 + number % 20_000) for number in range(60_000))
         base.execute("INSERT INTO notes VALUES (?)", (filler[:30_000] + f" {EMAIL} " + filler,))
     base.close()
 
-    assert {each.file for each in scan([NEEDLE], [place]).findings} == {"large.db"}
+    report = scan([NEEDLE], [place], limits=ScanLimits(section=1 << 16))
+
+    assert {finding.file for finding in report.findings} == {"large.db"}
 
 
 def test_a_clean_place_is_clean_and_counted(place):
@@ -789,7 +789,7 @@ def test_nothing_of_the_canary_remains(place):
 
 
 def test_canaries_of_a_killed_scan_are_removed_by_the_next(place):
-    canary = module._Canary("0123456789abcdef01234567")
+    canary = Canary("0123456789abcdef01234567")
     place.plant(canary)
     canary.release()
     assert len(list(place.root.iterdir())) == 1
@@ -801,7 +801,7 @@ def test_canaries_of_a_killed_scan_are_removed_by_the_next(place):
 
 
 def test_a_scan_that_misses_its_canary_does_not_count(place, monkeypatch):
-    monkeypatch.setattr(module._Reader, "parquet", lambda *_: None)
+    monkeypatch.setattr(PlaceReader, "parquet", lambda *_: None)
 
     with pytest.raises(ErasureUnverifiedError, match="planted to test it"):
         looked(place)
@@ -843,7 +843,7 @@ def test_the_largest_file_takes_bounded_memory(place):
 
 
 def test_the_canary_of_a_scan_that_lives_is_left_alone(place):
-    canary = module._Canary("0123456789abcdef01234567")
+    canary = Canary("0123456789abcdef01234567")
     planted = place.plant(canary)
 
     assert looked(place).clean

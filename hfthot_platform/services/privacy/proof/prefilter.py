@@ -1,4 +1,4 @@
-"""The compiled loop of `_search`, in a module of its own so that numba is imported where it is used."""
+"""The compiled loop of `search`, in a module of its own so that numba is imported where it is used."""
 
 from __future__ import annotations
 

@@ -117,17 +117,17 @@ class _Pattern:
         open_: set[bytes] = {b""}
         for atom in self.atoms:
             grown = {start + way for start, way in itertools.product(open_, atom)}
-            done |= {each[:length].lower() for each in grown if len(each) >= length}
-            open_ = {each for each in grown if len(each) < length}
+            done |= {start[:length].lower() for start in grown if len(start) >= length}
+            open_ = {start for start in grown if len(start) < length}
             if len(done) + len(open_) > _MOST_PREFIXES:
                 return set()
             if not open_:
                 break
-        done |= {each.lower() for each in open_}
+        done |= {start.lower() for start in open_}
         if self.wrapped:
             # Lines are longer than this, so that one break at most falls into it.
             done |= {
-                (each[:at] + cut + each[at:])[:length] for each in done for at in range(1, length) for cut in _BREAKS
+                (start[:at] + cut + start[at:])[:length] for start in done for at in range(1, length) for cut in _BREAKS
             }
         return done
 
@@ -152,11 +152,11 @@ class Searcher:
                 continue
             made = list(_patterns(needle))
             # In text the neighbours tell chance.
-            kept = [each for each in made if each.encoding == "text" or each.bits >= _CERTAIN_BITS]
-            gone = {each.encoding for each in made} - {each.encoding for each in kept}
+            kept = [pattern for pattern in made if pattern.encoding == "text" or pattern.bits >= _CERTAIN_BITS]
+            gone = {pattern.encoding for pattern in made} - {pattern.encoding for pattern in kept}
             # All three alignments of Base64, or none: one of them alone would look like more than it is.
-            if len(made) - len(kept) and "base64" in {each.encoding for each in made if each not in kept}:
-                kept = [each for each in kept if each.encoding != "base64"]
+            if len(made) - len(kept) and "base64" in {pattern.encoding for pattern in made if pattern not in kept}:
+                kept = [pattern for pattern in kept if pattern.encoding != "base64"]
                 gone.add("base64")
             self.left_out += [(needle.kind, f"too short to be looked for as {name}") for name in sorted(gone)]
             if kept:
@@ -177,7 +177,7 @@ class Searcher:
     def _add(self, pattern: _Pattern) -> None:
         fours = pattern.prefixes(4)
         eights = pattern.prefixes(8)
-        long = bool(eights) and all(len(each) == 8 for each in eights)
+        long = bool(eights) and all(len(eight) == 8 for eight in eights)
         for four in fours:
             self._buckets.setdefault(four, []).append(pattern)
             # The loop looks at the bytes as they are, so both cases of a letter count.
@@ -310,7 +310,7 @@ def _patterns(needle: Needle) -> Iterator[_Pattern]:
         yield text
     else:
         # Too many mixtures of ways to write its first characters: each way for itself.
-        yield from (each for each in map(partial(_alike, text), range(5)) if each.prefixes(4))
+        yield from (pattern for pattern in map(partial(_alike, text), range(5)) if pattern.prefixes(4))
     # Letters stay as they are in the forms above; here every single character is escaped, as some programs do it.
     yield from (_Pattern(needle, "text", tuple(_all_escaped(sign, way) for sign in value)) for way in _ESCAPES)
     for encoding in ("utf-16-le", "utf-16-be"):
@@ -320,7 +320,7 @@ def _patterns(needle: Needle) -> Iterator[_Pattern]:
         )
         yield _Pattern(needle, encoding, atoms)
     cases = dict.fromkeys((value, value.lower(), value.upper()))
-    for variant in dict.fromkeys(form for each in cases for form in _forms(each)):
+    for variant in dict.fromkeys(form for case in cases for form in _forms(case)):
         yield from _coded(needle, variant.encode("utf-8", "surrogatepass"))
 
 
@@ -343,7 +343,7 @@ def _forms(text: str) -> tuple[str, ...]:
 def _coded(needle: Needle, raw: bytes) -> Iterator[_Pattern]:
     """Yield hexadecimal, and Base64 at its three alignments without the characters that neighbours share."""
     digits = raw.hex()
-    yield _Pattern(needle, "hex", tuple(tuple({each.encode(), each.upper().encode()}) for each in digits))
+    yield _Pattern(needle, "hex", tuple(tuple({digit.encode(), digit.upper().encode()}) for digit in digits))
     for shift in range(3):
         code = base64.b64encode(bytes(shift) + raw)
         inner = code[(shift * 8 + 5) // 6 : (len(raw) + shift) * 8 // 6]
@@ -365,10 +365,10 @@ def _letter(sign: str) -> set[str]:
 def _written(sign: str) -> _Atom:
     """Return the ways in which text files write a character: both cases, raw and escaped."""
     if sign.isascii() and sign.isalnum():
-        return tuple(each.encode() for each in _letter(sign))
+        return tuple(form.encode() for form in _letter(sign))
     ways: set[bytes] = set()
-    for each in _letter(sign):
-        for form in _forms(each):
+    for letter in _letter(sign):
+        for form in _forms(letter):
             raw = form.encode("utf-8", "surrogatepass")
             ways.add(raw)
             percent = quote_from_bytes(raw, safe="")
@@ -377,8 +377,8 @@ def _written(sign: str) -> _Atom:
             for text in (percent, percent.replace("%", "%25"), percent.replace("%", "=")):
                 ways |= {text.encode(), text.lower().encode(), text.upper().encode()}
             ways |= _escaped(form)
-        if ord(each[0]) < 256 and not each.isascii() and len(each) == 1:
-            ways.add(each.encode("latin-1"))
+        if ord(letter[0]) < 256 and not letter.isascii() and len(letter) == 1:
+            ways.add(letter.encode("latin-1"))
     if sign == " ":
         ways.add(b"+")
     return tuple(sorted(ways))
@@ -386,7 +386,7 @@ def _written(sign: str) -> _Atom:
 
 def _escaped(form: str) -> set[bytes]:
     """Return JSON's and HTML's escapes of a character; JSON within JSON doubles the backslashes."""
-    units = [unit for each in form for unit in _utf16_units(each)]
+    units = [unit for letter in form for unit in _utf16_units(letter)]
     bodies = {"".join(f"\x00u{unit:04x}" for unit in units), "".join(f"\x00u{unit:04X}" for unit in units)}
     short = json.dumps(form)[1:-1]
     if short.startswith("\\") and len(short) == 2:
@@ -395,7 +395,7 @@ def _escaped(form: str) -> set[bytes]:
         bodies.add("\x00" + form)
     if len(form) > 1:
         # A letter and its mark: only the mark is escaped.
-        marks = "".join(each if each.isascii() else f"\x00u{ord(each):04x}" for each in form)
+        marks = "".join(letter if letter.isascii() else f"\x00u{ord(letter):04x}" for letter in form)
         bodies |= {marks, marks.replace("\x00u", "\x01").upper().replace("\x01", "\x00u")}
     ways = {body.replace("\x00", "\\" * times).encode() for body in bodies for times in (1, 2, 3, 4)}
     if len(form) == 1:
@@ -409,14 +409,14 @@ def _escaped(form: str) -> set[bytes]:
 _ESCAPES: Final[tuple[Callable[[str], str], ...]] = (
     lambda sign: "".join(f"%{byte:02x}" for byte in sign.encode("utf-8", "surrogatepass")),
     lambda sign: "".join(f"={byte:02x}" for byte in sign.encode("utf-8", "surrogatepass")),
-    lambda sign: "".join(f"&#{ord(each)};" for each in sign),
-    lambda sign: "".join(f"&#x{ord(each):x};" for each in sign),
-    lambda sign: "".join(f"\\u{unit:04x}" for each in sign for unit in _utf16_units(each)),
+    lambda sign: "".join(f"&#{ord(letter)};" for letter in sign),
+    lambda sign: "".join(f"&#x{ord(letter):x};" for letter in sign),
+    lambda sign: "".join(f"\\u{unit:04x}" for letter in sign for unit in _utf16_units(letter)),
 )
 
 
 def _all_escaped(sign: str, way: Callable[[str], str]) -> _Atom:
-    forms = (form for each in _letter(sign) for form in _forms(each))
+    forms = (form for letter in _letter(sign) for form in _forms(letter))
     return tuple(sorted({cased.encode() for form in forms for cased in (way(form), _upper_digits(way(form)))}))
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, BinaryIO, Final, Self
 
-__all__ = ["SQLITE", "Outside"]
+__all__ = ["SQLITE", "FileOpener"]
 
 #: What a SQLite database begins with.
 SQLITE: Final = b"SQLite format 3\x00"
@@ -32,7 +32,7 @@ _REQUEST: Final = struct.Struct("<QQQ")
 _ANSWER: Final = struct.Struct("<qQ")
 
 
-class Outside:
+class FileOpener:
     """Opens files to read, SQLite's through child processes; they end with the block.  Safe to use from threads."""
 
     def __init__(self) -> None:
@@ -80,8 +80,8 @@ class Outside:
 class _Remote(io.RawIOBase):
     """A file that a child reads."""
 
-    def __init__(self, outside: Outside, path: Path) -> None:
-        self._outside = outside
+    def __init__(self, opener: FileOpener, path: Path) -> None:
+        self._opener = opener
         self._path = path
         self._at = 0
 
@@ -100,7 +100,7 @@ class _Remote(io.RawIOBase):
         return self._at
 
     def readinto(self, target: Any) -> int:
-        data = self._outside.read(self._path, self._at, min(len(target), _BUFFER))
+        data = self._opener.read(self._path, self._at, min(len(target), _BUFFER))
         target[: len(data)] = data
         self._at += len(data)
         return len(data)
