@@ -15,9 +15,11 @@ from assets.privacy import CHAIN
 from hfthot_platform.core.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
 from hfthot_platform.core.version import __version__
 from hfthot_platform.services.ingest.users import sweep_user_files
-from hfthot_platform.services.privacy.erasure import erasure_hits, list_erasures, pending_erasures, run_erasure
+from hfthot_platform.services.privacy.erasure import run_erasure
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, pending_erasures
 from hfthot_platform.services.privacy.evidence import export_head
 from hfthot_platform.services.privacy.export import run_export
+from hfthot_platform.services.privacy.hits import erasure_hits
 from hfthot_platform.services.privacy.retention import apply_retention
 from hfthot_platform.services.privacy.rotation import rotate_keys
 from hfthot_platform.storage.lakehouse import Stamp

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
-import sqlalchemy as sa
 
-from hfthot_platform.services.privacy.erasure import incident_of, list_erasures, pending_erasures
+from hfthot_platform.services.privacy.erasure_requests import incident_of, list_erasures, pending_erasures
+from hfthot_platform.services.privacy.export import pending_exports
 from hfthot_platform.storage.incidents import notify, record
-from hfthot_platform.storage.operational.schema import exports
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["SENSORS"]
@@ -66,10 +66,7 @@ def export_requests(
     waiting: list[str] = []
     if platform.has_accounts:
         # Those that a caller waits for are done within moments; what is older was left to us.
-        before = platform.accounts.now() - 60_000_000
-        chosen = sa.select(exports.c.request_id).where(exports.c.state == "requested", exports.c.requested_at <= before)
-        with platform.store.reading() as rx:
-            waiting = list(rx.execute(chosen).scalars())
+        waiting = pending_exports(platform.accounts, older_than=timedelta(minutes=1))
     for request_id in waiting:
         yield dg.RunRequest(
             run_key=request_id,

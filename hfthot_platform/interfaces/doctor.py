@@ -473,7 +473,7 @@ def _notifier(settings: Settings) -> Iterator[Finding]:
 def _erasures(settings: Settings, now: datetime) -> Iterator[Finding]:
     """Tell of erasures without a proof; looking makes no store where there is none."""
     from hfthot_platform.services.accounts.accounts import Accounts
-    from hfthot_platform.services.privacy.erasure import list_erasures
+    from hfthot_platform.services.privacy.erasure_requests import list_erasures
 
     if settings.accounts_url is None and not (settings.accounts / "accounts.db").exists():
         return

@@ -15,7 +15,6 @@ from __future__ import annotations
 import base64
 import binascii
 import contextlib
-import fcntl
 import json
 import os
 import secrets
@@ -29,7 +28,8 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from hfthot_platform.core.errors import DecryptionError, KeySourceError
-from hfthot_platform.core.files import open_private
+from hfthot_platform.core.files import sync_folder, write_whole
+from hfthot_platform.core.locks import file_lock
 from hfthot_platform.core.settings import Settings
 
 __all__ = ["KeyRing", "SubjectCipher", "Vault", "Wrapped"]
@@ -207,7 +207,7 @@ def _to_json(pairs: list[tuple[str, bytes]]) -> str:
 def _from_json(text: str, where: str) -> list[tuple[str, bytes]]:
     entries: list[tuple[str, str]] | None = None
     with contextlib.suppress(ValueError, KeyError, TypeError):
-        entries = [(str(each["id"]), str(each["key"])) for each in json.loads(text)["keys"]]
+        entries = [(str(entry["id"]), str(entry["key"])) for entry in json.loads(text)["keys"]]
     if entries is None:
         raise KeySourceError("the keys are not in the expected format", where=where, hint="Restore it from a backup.")
     return _checked([(kek_id, _decoded(key, where)) for kek_id, key in entries], where)
@@ -241,32 +241,22 @@ class _File(_Unpicklable):
         with self._locked():
             pairs = edit(self._stored())
             with self._translated():
-                temporary = self._written(pairs)
-                temporary.replace(self._path)
-                _fsync_folder(self._path.parent)
+                write_whole(self._path, _to_json(pairs), private=True)
             return pairs
 
     def _create(self) -> list[tuple[str, bytes]]:
         with self._translated():
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            temporary = self._written([_fresh()])
+            made = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
+            write_whole(made, _to_json([_fresh()]), private=True)
             try:
                 # Of several processes that make it at once one wins; the link fails where the file already is.
                 with contextlib.suppress(FileExistsError):
-                    os.link(temporary, self._path)
+                    os.link(made, self._path)
             finally:
-                temporary.unlink()
-            _fsync_folder(self._path.parent)
+                made.unlink()
+            sync_folder(self._path.parent)
         return self._stored()
-
-    def _written(self, pairs: list[tuple[str, bytes]]) -> Path:
-        temporary = self._path.with_name(f".{self._path.name}.{secrets.token_hex(8)}")
-        handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(handle, "w") as file:
-            file.write(_to_json(pairs))
-            file.flush()
-            os.fsync(file.fileno())
-        return temporary
 
     def _stored(self) -> list[tuple[str, bytes]]:
         with self._translated():
@@ -290,13 +280,10 @@ class _File(_Unpicklable):
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        with self._translated():
-            handle = open_private(self._path.with_suffix(".lock"))
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with contextlib.ExitStack() as held:
+            with self._translated():
+                held.enter_context(file_lock(self._path.with_suffix(".lock"), where=self._where))
             yield
-        finally:
-            os.close(handle)
 
     @contextlib.contextmanager
     def _translated(self) -> Iterator[None]:
@@ -392,14 +379,6 @@ class _SystemKeyring(_Unpicklable):
             where=self._where,
             hint="Unlock it or install a backend, or set key_source to 'file' or 'environment'.",
         )
-
-
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # ---------------------------------------------------------------------------------------------------------------

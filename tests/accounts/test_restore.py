@@ -20,7 +20,8 @@ from hfthot_platform.core.errors import (
 from hfthot_platform.domain.contracts.accounts import USER_TABLES
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.records import Request
-from hfthot_platform.services.privacy.erasure import delete_user_permanent, request_erasure, run_erasure
+from hfthot_platform.services.privacy.erasure import delete_user_permanent, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import request_erasure
 from hfthot_platform.services.privacy.holds import place_hold
 from hfthot_platform.services.privacy.restore import forgotten_destructions, restore
 from hfthot_platform.services.publication.chain import verify_chain

@@ -13,7 +13,8 @@ from hfthot_platform.core.settings import load_settings
 from hfthot_platform.definitions import build_definitions
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.privacy.certificate import verify
-from hfthot_platform.services.privacy.erasure import list_erasures, public_key, request_erasure
+from hfthot_platform.services.privacy.erasure import public_key
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, request_erasure
 from hfthot_platform.services.privacy.export import request_export
 from hfthot_platform.services.privacy.holds import place_hold, release_hold
 from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
@@ -179,7 +180,7 @@ def test_an_unexpected_error_tells_its_class_alone(run, platform, instance, zoe,
     def broken(*_):
         raise ValueError(f"row of {ZOE.email}")
 
-    monkeypatch.setattr("hfthot_platform.services.privacy.erasure._destroy", broken)
+    monkeypatch.setattr("hfthot_platform.services.privacy.erasure.destroy", broken)
 
     result = run("rgpd_erasure", config=config("erase_person", request_id), raise_on_error=False)
 

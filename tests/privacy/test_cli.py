@@ -10,7 +10,8 @@ from typer.testing import CliRunner
 
 from hfthot_platform.interfaces.cli import app
 from hfthot_platform.services.accounts.accounts import Accounts
-from hfthot_platform.services.privacy.erasure import delete_user_permanent, list_erasures
+from hfthot_platform.services.privacy.erasure import delete_user_permanent
+from hfthot_platform.services.privacy.erasure_requests import list_erasures
 from hfthot_platform.services.publication.publisher import flush
 from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.privacy.people import ZOE, register

@@ -29,18 +29,13 @@ from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy import erasure as module
 from hfthot_platform.services.privacy.certificate import ErasureCertificate, verify
-from hfthot_platform.services.privacy.erasure import (
-    delete_user_permanent,
-    pending_erasures,
-    places_of,
-    public_key,
-    request_erasure,
-    run_erasure,
-)
+from hfthot_platform.services.privacy.erasure import delete_user_permanent, public_key, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import pending_erasures, request_erasure
 from hfthot_platform.services.privacy.export import export_user_data
 from hfthot_platform.services.privacy.holds import list_holds, place_hold, release_hold
 from hfthot_platform.services.privacy.proof import sqlite_reader
 from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.privacy.searched_places import places_of
 from hfthot_platform.services.publication.chain import verify_chain
 from hfthot_platform.services.publication.publisher import flush
 from hfthot_platform.storage.lakehouse import Lakehouse
@@ -286,7 +281,7 @@ def test_the_lost_key_of_another_person_stops_the_certificate(accounts, lake, zo
 def test_what_is_searched_for_is_unreadable_meanwhile_and_destroyed_afterwards(
     accounts, lake, zoe, settings, monkeypatch
 ):
-    monkeypatch.setattr(module, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     request_id = request_erasure(accounts, zoe.user_id)
     with pytest.raises(KeyboardInterrupt):
         run_erasure(accounts, lake, request_id)
@@ -307,7 +302,7 @@ def test_what_is_searched_for_is_unreadable_meanwhile_and_destroyed_afterwards(
 
 def test_an_erasure_that_is_interrupted_everywhere_is_finished(accounts, lake, zoe, settings, monkeypatch):
     request_id = request_erasure(accounts, zoe.user_id)
-    for step in ("_destroy", "_purge", "_prove", "_certify", "_filed"):
+    for step in ("destroy", "purge", "prove", "certify", "file_certificate"):
         real = getattr(module, step)
         for after in (False, True):
 
@@ -320,7 +315,7 @@ def test_an_erasure_that_is_interrupted_everywhere_is_finished(accounts, lake, z
             with pytest.raises(KeyboardInterrupt):
                 run_erasure(accounts, lake, request_id)
             # The certificate is there only when everything before it was done.
-            assert list(settings.certificates.glob("*.json")) == [] or (step, after) == ("_filed", True)
+            assert list(settings.certificates.glob("*.json")) == [] or (step, after) == ("file_certificate", True)
         monkeypatch.setattr(module, step, real)
 
     certificate = run_erasure(accounts, lake, request_id)

@@ -16,7 +16,8 @@ import pytest
 from hfthot_platform.core.errors import BadRequestError, ErasedSubjectError, PermissionDeniedError, PrivacyError
 from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy import export as module
-from hfthot_platform.services.privacy.erasure import request_erasure, run_erasure
+from hfthot_platform.services.privacy.erasure import run_erasure
+from hfthot_platform.services.privacy.erasure_requests import request_erasure
 from hfthot_platform.services.privacy.export import export_user_data, request_export, run_export
 from hfthot_platform.services.privacy.holds import place_hold
 from hfthot_platform.services.publication.publisher import flush
@@ -193,14 +194,14 @@ def test_a_failed_export_leaves_nothing_behind(accounts, lake, zoe, settings, mo
 
 def test_an_export_that_an_erasure_overtakes_leaves_nothing_behind(accounts, lake, zoe, settings, monkeypatch):
     request_id = request_export(accounts, zoe.user_id)
-    real = module._settle
+    real = module._sync
 
     def overtaken(folder):
         real(folder)
         run_erasure(accounts, lake, request_erasure(accounts, zoe.user_id))
         folder.mkdir(exist_ok=True)
 
-    monkeypatch.setattr(module, "_settle", overtaken)
+    monkeypatch.setattr(module, "_sync", overtaken)
     with pytest.raises(ErasedSubjectError):
         run_export(accounts, lake, request_id)
 

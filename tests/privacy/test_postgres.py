@@ -9,10 +9,12 @@ from sqlalchemy.pool import NullPool
 from hfthot_platform.core.errors import ErasedSubjectError, ErasureUnverifiedError
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.privacy.certificate import verify
-from hfthot_platform.services.privacy.erasure import places_of, public_key, request_erasure, run_erasure
+from hfthot_platform.services.privacy.erasure import public_key, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import request_erasure
 from hfthot_platform.services.privacy.export import export_user_data
 from hfthot_platform.services.privacy.proof.scan import Database, Needle, scan
 from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.services.privacy.searched_places import places_of
 from hfthot_platform.services.publication.chain import verify_chain
 from hfthot_platform.services.publication.publisher import flush
 from tests import postgres

@@ -21,21 +21,13 @@ from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy import erasure as module
 from hfthot_platform.services.privacy.certificate import verify
-from hfthot_platform.services.privacy.erasure import (
-    accept_erasure_hit,
-    delete_user_permanent,
-    erasure_hits,
-    expire_sealed,
-    list_erasures,
-    pending_erasures,
-    public_key,
-    request_erasure,
-    run_erasure,
-)
+from hfthot_platform.services.privacy.erasure import delete_user_permanent, expire_sealed, public_key, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, pending_erasures, request_erasure
 from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.hits import accept_erasure_hit, erasure_hits
 from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.privacy.searched_places import searched_places
 from hfthot_platform.services.privacy.sought import Sought
-from hfthot_platform.services.privacy.where import searched_places
 from hfthot_platform.services.privacy.words import is_own_text
 from hfthot_platform.services.publication.publisher import flush
 from hfthot_platform.storage.operational import schema
@@ -227,7 +219,7 @@ def test_an_erasure_that_nobody_went_on_with_ends_too_and_is_purged(accounts, la
     user = register(accounts, ZOE)
     flush(accounts.store, lake)
     export_user_data(accounts, lake, user.user_id)
-    monkeypatch.setattr(module, "_purge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "purge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         delete_user_permanent(accounts, lake, user.user_id)
     monkeypatch.undo()
@@ -257,7 +249,7 @@ def test_a_certificate_that_a_kill_kept_from_its_folder_is_filed_by_whoever_come
     accounts, lake, settings, monkeypatch
 ):
     request_id = request_erasure(accounts, register(accounts, ZOE).user_id)
-    monkeypatch.setattr(module, "_filed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "file_certificate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run_erasure(accounts, lake, request_id)
     monkeypatch.undo()

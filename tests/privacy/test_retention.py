@@ -11,7 +11,8 @@ import sqlalchemy as sa
 
 from hfthot_platform.core.errors import InvalidTokenError, KeySourceError, PrivacyError
 from hfthot_platform.services.privacy import retention as module
-from hfthot_platform.services.privacy.erasure import pending_erasures, request_erasure, run_erasure
+from hfthot_platform.services.privacy.erasure import run_erasure
+from hfthot_platform.services.privacy.erasure_requests import pending_erasures, request_erasure
 from hfthot_platform.services.privacy.export import export_user_data
 from hfthot_platform.services.privacy.retention import apply_retention
 from hfthot_platform.services.privacy.rotation import rotate_keys

@@ -15,7 +15,8 @@ from pathlib import Path
 from hfthot_platform.core.settings import Settings, load_settings
 from hfthot_platform.domain.contracts.accounts import USER_TABLES
 from hfthot_platform.services.accounts.accounts import Accounts
-from hfthot_platform.services.privacy.erasure import pending_erasures, run_erasure
+from hfthot_platform.services.privacy.erasure import run_erasure
+from hfthot_platform.services.privacy.erasure_requests import pending_erasures
 from hfthot_platform.services.privacy.retention import apply_retention
 from hfthot_platform.services.privacy.rotation import rotate_keys
 from hfthot_platform.services.publication.publisher import flush

@@ -21,15 +21,10 @@ import pytest
 from hfthot_platform.core.errors import ErasedSubjectError
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.privacy.certificate import verify
-from hfthot_platform.services.privacy.erasure import (
-    list_erasures,
-    pending_erasures,
-    places_of,
-    public_key,
-    request_erasure,
-    run_erasure,
-)
+from hfthot_platform.services.privacy.erasure import public_key, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, pending_erasures, request_erasure
 from hfthot_platform.services.privacy.proof.scan import Needle, scan
+from hfthot_platform.services.privacy.searched_places import places_of
 from hfthot_platform.services.publication.chain import verify_chain
 from hfthot_platform.services.publication.publisher import flush
 from hfthot_platform.storage.lakehouse import Lakehouse

@@ -131,7 +131,7 @@ def requests(
     as_json: _Json = False,
 ) -> None:
     """List the open requests of export and erasure, with the ids that Dagster's jobs take, and their deadlines."""
-    from hfthot_platform.services.privacy.erasure import list_erasures
+    from hfthot_platform.services.privacy.erasure_requests import list_erasures
     from hfthot_platform.services.privacy.export import list_exports
 
     with _accounts(context) as accounts:
@@ -257,7 +257,7 @@ def erase(
 ) -> None:
     """Erase a person for good, prove it, and print the certificate's path.  Nothing brings the data back."""
     from hfthot_platform.core.errors import BadRequestError
-    from hfthot_platform.services.privacy.erasure import list_erasures, request_erasure
+    from hfthot_platform.services.privacy.erasure_requests import list_erasures, request_erasure
 
     with _accounts(context) as accounts:
         if listed:
@@ -325,7 +325,7 @@ def hits(
     as_json: _Json = False,
 ) -> None:
     """List what the last proof of an erasure found, by place and form, and what of it was accepted."""
-    from hfthot_platform.services.privacy.erasure import erasure_hits
+    from hfthot_platform.services.privacy.hits import erasure_hits
 
     with _accounts(context) as accounts:
         found = erasure_hits(accounts, request_id, reveal=reveal)
@@ -365,7 +365,7 @@ def accept(
     ] = False,
 ) -> None:
     """Accept that a hit is nothing of the erased person's; then `hfthot privacy resume`."""
-    from hfthot_platform.services.privacy.erasure import accept_erasure_hit
+    from hfthot_platform.services.privacy.hits import accept_erasure_hit
 
     with _accounts(context) as accounts:
         accept_erasure_hit(accounts, request_id, hit, reason, everywhere=everywhere)

@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from hfthot_platform.services.accounts.accounts import Accounts
     from hfthot_platform.services.accounts.records import ApiKey, ApiKeys, QueryStats, Session, Usage, User
     from hfthot_platform.services.privacy.certificate import ErasureCertificate
-    from hfthot_platform.services.privacy.erasure import ErasureHit
     from hfthot_platform.services.privacy.export import ExportFormat
+    from hfthot_platform.services.privacy.hits import ErasureHit
     from hfthot_platform.services.sql.gateway import Policy, QueryLimits, QueryResult
     from hfthot_platform.storage.lakehouse import Lakehouse, Table
 
@@ -926,7 +926,7 @@ class LakehouseClient:
         Raises:
             PrivacyError: there is no such request.
         """
-        from hfthot_platform.services.privacy.erasure import erasure_hits
+        from hfthot_platform.services.privacy.hits import erasure_hits
 
         arguments.identifier(request_id, "request_id")
         shown = arguments.flag(reveal, "reveal")
@@ -953,7 +953,7 @@ class LakehouseClient:
             BadRequestError: there is no such hit, or the reason is none.
             PrivacyError: there is no such request, or it did not fail.
         """
-        from hfthot_platform.services.privacy.erasure import accept_erasure_hit
+        from hfthot_platform.services.privacy.hits import accept_erasure_hit
 
         arguments.identifier(request_id, "request_id")
         arguments.text(hit, "hit", most=100)

@@ -28,7 +28,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from hfthot_platform.core.errors import CertificateError
-from hfthot_platform.core.files import open_private
+from hfthot_platform.core.files import open_private, sync_folder, write_whole
 from hfthot_platform.core.time import moment
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.publication.chain import ChainReport, Problem, verify_chain
@@ -75,7 +75,7 @@ def record_destruction(accounts: Accounts, request_id: str, subject_id: str, cat
     """
     entry = Destruction(request_id, subject_id, tuple(sorted(categories)), accounts.now())
     path = accounts.settings.certificates / _LIST
-    if any(replace(each, at=entry.at) == entry for each in destructions(accounts)):
+    if any(replace(known, at=entry.at) == entry for known in destructions(accounts)):
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     line = _signed(accounts, {**vars(entry), "categories": list(entry.categories)})
@@ -83,14 +83,14 @@ def record_destruction(accounts: Accounts, request_id: str, subject_id: str, cat
     try:
         # A line that a crash cut off was never acknowledged.
         os.lseek(handle, 0, os.SEEK_SET)
-        whole = _whole_lines(_all(handle))
+        whole = _whole_lines(_content(handle))
         os.ftruncate(handle, len(whole))
         os.lseek(handle, 0, os.SEEK_END)
         os.write(handle, line.encode("ascii") + b"\n")
         os.fsync(handle)
     finally:
         os.close(handle)
-    _settle(path.parent)
+    sync_folder(path.parent)
 
 
 def destructions(accounts: Accounts) -> list[Destruction]:
@@ -130,15 +130,11 @@ def export_head(accounts: Accounts) -> Path:
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{moment(head.at):%Y%m%dT%H%M%S}-{head.seq}.json"
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.touch(mode=0o600)
-    unfinished.write_text(_signed(accounts, vars(head)) + "\n", encoding="ascii")
-    _settle(unfinished)
-    unfinished.replace(path)
-    outdated = [each for each in _head_files(accounts) if _seq_of(each) <= head.anchor_seq][:-1]
-    for each in outdated:
-        each.unlink(missing_ok=True)
-    _settle(folder)
+    write_whole(path, _signed(accounts, vars(head)) + "\n", private=True)
+    outdated = [file for file in _head_files(accounts) if _seq_of(file) <= head.anchor_seq][:-1]
+    for file in outdated:
+        file.unlink(missing_ok=True)
+    sync_folder(folder)
     return path
 
 
@@ -166,7 +162,7 @@ def check_log(accounts: Accounts, lake: Lakehouse) -> ChainReport:
         DamagedTableError, StoreError: the table or the store cannot be read.
     """
     heads = exported_heads(accounts)
-    report = verify_chain(lake, accounts.store, {each.seq: each.hash for each in heads})
+    report = verify_chain(lake, accounts.store, {head.seq: head.hash for head in heads})
     problems = [*report.problems, *_against(accounts, heads, report)]
     return replace(report, problems=tuple(dict.fromkeys(problems)), exported_heads=len(heads))
 
@@ -237,16 +233,8 @@ def _whole_lines(raw: bytes) -> bytes:
     return raw[: raw.rfind(b"\n") + 1]
 
 
-def _all(handle: int) -> bytes:
+def _content(handle: int) -> bytes:
     parts = []
     while part := os.read(handle, 1 << 20):
         parts.append(part)
     return b"".join(parts)
-
-
-def _settle(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -13,14 +13,13 @@ import csv
 import hashlib
 import io
 import json
-import os
 import re
 import secrets
 import shutil
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
 from typing import IO, Any, Final, Literal, get_args
@@ -29,6 +28,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from hfthot_platform.core.errors import BadRequestError, ErasedSubjectError, PrivacyError, nearest
+from hfthot_platform.core.files import sync_file, sync_folder
 from hfthot_platform.core.time import moment
 from hfthot_platform.core.version import __version__
 from hfthot_platform.domain.contracts import TableContract
@@ -48,6 +48,7 @@ __all__ = [
     "export_user_data",
     "list_exports",
     "neutralised",
+    "pending_exports",
     "request_export",
     "run_export",
 ]
@@ -175,10 +176,10 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
     try:
         flush(accounts.store, lake)
         manifest = _write(accounts, lake, subject_id, row, unfinished)
-        _settle(unfinished)
+        _sync(unfinished)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
-        _fsync(folder.parent)
+        sync_folder(folder.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
@@ -242,17 +243,26 @@ def list_exports(accounts: Accounts) -> list[ExportState]:
     ]
 
 
+def pending_exports(accounts: Accounts, *, older_than: timedelta) -> list[str]:
+    """Return the ids of requests that nobody carried out yet, asked for longer ago than this."""
+    exports = schema.exports.c
+    before = accounts.now() - older_than // timedelta(microseconds=1)
+    chosen = sa.select(exports.request_id).where(exports.state == "requested", exports.requested_at <= before)
+    with accounts.store.reading() as rx:
+        return list(rx.execute(chosen).scalars())
+
+
 def delete_exports(accounts: Accounts, request_ids: Iterable[str]) -> int:
     """Delete the files of exports, finished or not; return how many folders there were."""
     deleted = 0
     for request_id in request_ids:
         folder = _folder(accounts, request_id)
-        for each in (folder, folder.with_name(f".{request_id}")):
-            if each.is_dir():
-                shutil.rmtree(each)
+        for made in (folder, folder.with_name(f".{request_id}")):
+            if made.is_dir():
+                shutil.rmtree(made)
                 deleted += 1
     if deleted:
-        _fsync(accounts.settings.exports)
+        sync_folder(accounts.settings.exports)
     return deleted
 
 
@@ -543,8 +553,6 @@ def _write(
             _write_html(out, sections, manifest)
         else:
             _write_archive(out, sections, manifest, kind)
-        out.flush()
-        os.fsync(out.fileno())
     whole = {**manifest, "archive": {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}}
     beside = folder / "manifest.json"
     beside.touch(mode=0o600)
@@ -738,15 +746,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _settle(folder: Path) -> None:
+def _sync(folder: Path) -> None:
+    """Return when a folder's files and entries are on the disk."""
     for path in folder.iterdir():
-        _fsync(path)
-    _fsync(folder)
-
-
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+        sync_file(path)
+    sync_folder(folder)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final
 
 import numpy as np
@@ -15,6 +13,7 @@ import sqlalchemy as sa
 from deltalake import DeltaTable
 
 from hfthot_platform.core.errors import ClockError, DecryptionError, ErasureUnverifiedError, LakehouseError
+from hfthot_platform.core.files import sync_folder
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.accounts import CATEGORY, USER_TABLES, Category
 from hfthot_platform.services.accounts.accounts import Accounts
@@ -75,7 +74,7 @@ def log_store(lake: Lakehouse, contract: TableContract) -> tuple[Callable[[], li
 
         def remove(name: str) -> None:
             (log / name).unlink(missing_ok=True)
-            _fsync(log)
+            sync_folder(log)
 
         return lambda: [path.name for path in log.iterdir() if path.is_file()], remove
     from deltalake.fs import DeltaStorageHandler
@@ -87,14 +86,6 @@ def log_store(lake: Lakehouse, contract: TableContract) -> tuple[Callable[[], li
         lambda: [info.base_name for info in remote.get_file_info(FileSelector("_delta_log", recursive=False))],
         lambda name: remote.delete_file(f"_delta_log/{name}"),
     )
-
-
-def _fsync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def check_history(

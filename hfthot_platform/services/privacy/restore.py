@@ -14,7 +14,8 @@ import sqlalchemy as sa
 from hfthot_platform.core.errors import ErasureUnverifiedError, LegalHoldError, StoreError
 from hfthot_platform.domain.contracts.accounts import AUDIT_LOG, Category
 from hfthot_platform.services.accounts.accounts import CATEGORIES, Accounts
-from hfthot_platform.services.privacy.erasure import request_erasure, run_erasure
+from hfthot_platform.services.privacy.erasure import run_erasure
+from hfthot_platform.services.privacy.erasure_requests import request_erasure
 from hfthot_platform.services.privacy.evidence import Destruction, check_log, destructions
 from hfthot_platform.services.publication.chain import ChainReport
 from hfthot_platform.services.publication.publisher import Publisher

@@ -24,7 +24,8 @@ from hfthot_platform.core.time import microseconds
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.accounts import AUDIT_LOG, SESSIONS
 from hfthot_platform.services.accounts.accounts import Accounts
-from hfthot_platform.services.privacy.erasure import expire_sealed, request_erasure
+from hfthot_platform.services.privacy.erasure import expire_sealed
+from hfthot_platform.services.privacy.erasure_requests import request_erasure
 from hfthot_platform.services.privacy.export import delete_exports
 from hfthot_platform.services.privacy.files_of_subject import retained
 from hfthot_platform.services.privacy.old_versions import clean_log

@@ -141,6 +141,11 @@ class Sought:
     def _of(self, kind: str) -> int:
         return sum(known == kind for known, _ in self.needles)
 
+    @property
+    def open_hits(self) -> list[Remain]:
+        """Return what was found and nobody accepted."""
+        return [remain for remain in self.remains if not any(judgement.covers(remain) for judgement in self.accepted)]
+
     def searched(self) -> list[Needle]:
         """Return the values as the scan takes them, in the order of their numbers."""
         return [Needle(kind, value, kind in _WORDS) for kind, value in self.needles]

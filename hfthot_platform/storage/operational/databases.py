@@ -8,7 +8,6 @@ is therefore still true when it writes, the log's order is the order of commits,
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sqlite3
 import threading
@@ -23,7 +22,8 @@ from sqlalchemy.engine import URL, Connection, Engine, make_url
 from sqlalchemy.pool import NullPool
 
 from hfthot_platform.core.errors import LockTimeoutError, StoreError, StoreMissingError
-from hfthot_platform.core.files import open_private, tighten
+from hfthot_platform.core.files import create_private, open_private, tighten
+from hfthot_platform.core.locks import file_lock, let_go, take, take_in_turn
 
 __all__ = ["Database", "Head", "Postgres", "Sqlite", "translated", "upgrade"]
 
@@ -154,12 +154,7 @@ class Sqlite:
         sa.event.listen(self.engine, "connect", _prepare_sqlite)
 
     def wait_turn(self) -> None:
-        gate, lock = self._opened()
-        fcntl.flock(gate, fcntl.LOCK_EX)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        finally:
-            fcntl.flock(gate, fcntl.LOCK_UN)
+        take_in_turn(*self._opened())
 
     def generation(self) -> object:
         # SQLite's own locks are a process's, per file: if anything in this process opens and closes one of the files,
@@ -177,12 +172,12 @@ class Sqlite:
 
     def end_turn(self) -> None:
         if self._locks is not None:
-            fcntl.flock(self._locks[1], fcntl.LOCK_UN)
+            let_go(self._locks[1])
 
     @contextlib.contextmanager
     def upgrading(self, connection: Connection) -> Iterator[None]:
         _, lock = self._opened()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take(lock)
         try:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
             try:
@@ -197,7 +192,7 @@ class Sqlite:
     def purge(self, raw: Any, tables: tuple[str, ...]) -> None:
         del tables  # one file holds them all
         _, lock = self._opened()
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        take(lock)
         try:
             self._truncate(raw)
             self._rewrite(raw)
@@ -242,21 +237,9 @@ class Sqlite:
 
     @contextlib.contextmanager
     def exclusively(self, name: str, seconds: float) -> Iterator[None]:
-        path = self._path.with_name(f"{name}.lock")
-        handle = open_private(path)
-        try:
-            deadline = time.monotonic() + seconds
-            while not _taken(handle):
-                if time.monotonic() > deadline:
-                    raise _still_held(name, seconds, self.where)
-                time.sleep(0.01)
-            try:
-                yield
-            finally:
-                # Said explicitly: a child that was forked meanwhile has the handle too.
-                fcntl.flock(handle, fcntl.LOCK_UN)
-        finally:
-            os.close(handle)
+        where = f"{name} of {self.where}"
+        with file_lock(self._path.with_name(f"{name}.lock"), timeout=seconds, where=where):
+            yield
 
     def disown(self) -> None:
         # Closing a copy of the handle leaves the parent's lock alone; keeping it would hold the lock for the parent.
@@ -296,20 +279,12 @@ _MAKING: Final = threading.Lock()
 def _make_private(path: Path) -> None:
     """Make the file with our mode before SQLite does; its journal files get the same.  An existing one stays closed."""
     try:
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        os.close(create_private(path))
     except FileExistsError:
-        for each in path.parent.glob(f"{path.name}*"):
+        for file in path.parent.glob(f"{path.name}*"):
             with contextlib.suppress(FileNotFoundError):
                 # SQLite takes its journals away when it closes.
-                tighten(each)
-
-
-def _taken(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
+                tighten(file)
 
 
 def _still_held(name: str, seconds: float, where: str) -> LockTimeoutError:

@@ -7,7 +7,6 @@ is to remove one; putting it into a place is the place's own work.
 from __future__ import annotations
 
 import base64
-import fcntl
 import gzip
 import io
 import json
@@ -26,6 +25,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from hfthot_platform.core.locks import take
 from hfthot_platform.services.privacy.proof.search import ENCODINGS, Needle
 
 __all__ = ["CANARY_KIND", "CANARY_PREFIX", "Canary", "is_leftover", "removable"]
@@ -58,7 +58,7 @@ class Canary:
         try:
             handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             self._held.append(handle)
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            take(handle)
             return folder.stat().st_ino == os.fstat(handle).st_ino
         except FileNotFoundError:
             return False
@@ -150,12 +150,7 @@ def removable(folder: Path, *, ours: bool) -> Iterator[bool]:
         yield False
         return
     try:
-        if not ours:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        yield False
-    else:
-        yield True
+        yield ours or take(handle, timeout=0)
     finally:
         os.close(handle)
 
