@@ -8,7 +8,7 @@ import polars as pl
 
 from assets import pictures
 from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
-from hfthot_platform.core.time import Days
+from hfthot_platform.core.time import ONE_DAY, Days
 from hfthot_platform.domain.market.universe import universe_over
 from hfthot_platform.services.derive.derivation import derive
 from hfthot_platform.services.derive.tables import rows_of_days
@@ -28,7 +28,7 @@ _Pictures = Callable[[Table, Days], Mapping[str, str]]
 def instruments(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """What can be traded, as the feeds describe it today."""
     today = platform.clock().date()
-    yield from _from_feeds(context, platform, "market.instruments", (today, today + timedelta(days=1)))
+    yield from _from_feeds(context, platform, "market.instruments", (today, today + ONE_DAY))
 
 
 @table_asset("market.trades", retries=True, fresh_within=timedelta(hours=36))

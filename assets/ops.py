@@ -1,12 +1,12 @@
 """The platform's own work: the landing folder."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Final
 
 import dagster as dg
 
 from assets.common import DAILY, RULES, asset_key, published, static_metadata, table_rows
+from hfthot_platform.core.time import ONE_DAY
 from hfthot_platform.domain.contracts import contract
 from hfthot_platform.services.ingest import FileOutcome, incident_of, ingest_landing
 from hfthot_platform.services.ingest.records import Known
@@ -122,7 +122,7 @@ def _to_derive_by_hand(file: FileOutcome) -> str:
     tables = _COMPUTED.get(file.table or "", ())
     if not older or not tables:
         return ""
-    span = f"{older[0]} {older[-1] + timedelta(days=1)}"
+    span = f"{older[0]} {older[-1] + ONE_DAY}"
     commands = "; ".join(f"`hfthot derive {table} {span}`" for table in tables)
     return f"{file.name}: {len(older):,} days before {first} are no partitions. Run {commands}."
 

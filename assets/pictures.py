@@ -13,7 +13,7 @@ from typing import Final
 import polars as pl
 
 from hfthot_platform.core.intervals import DERIVED
-from hfthot_platform.core.time import Days
+from hfthot_platform.core.time import ONE_DAY, Days
 from hfthot_platform.domain import plots
 from hfthot_platform.domain.market.gaps import presence
 from hfthot_platform.storage.lakehouse import Lakehouse, Table
@@ -86,14 +86,14 @@ def of_universe(table: Table, days: Days) -> Mapping[str, str]:
 
 def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
     """The newest forecast of the first symbol, with the prices before it."""
-    rows = table.scan().filter(within(table.contract, (days[0], days[1] + timedelta(days=1)))).collect()
+    rows = table.scan().filter(within(table.contract, (days[0], days[1] + ONE_DAY))).collect()
     if rows.is_empty():
         return {}
     newest = rows.sort("made_at", "symbol", descending=[True, False]).select("made_at", "symbol", "venue")
     made_at, symbol, venue = newest.row(0)
     forecast = rows.filter(pl.col("made_at") == made_at, pl.col("symbol") == symbol, pl.col("venue") == venue)
     window = made_at - timedelta(hours=2)
-    span = window.date(), made_at.date() + timedelta(days=1)
+    span = window.date(), made_at.date() + ONE_DAY
     past = market.scan().filter(
         within(market.contract, span),
         pl.col("symbol") == symbol,

@@ -8,7 +8,7 @@ import dagster as dg
 import polars as pl
 
 from assets.common import YESTERDAY, asset_key, publish_days, table_asset
-from hfthot_platform.core.time import Days
+from hfthot_platform.core.time import ONE_DAY, Days
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
@@ -122,7 +122,7 @@ def backtests(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Plat
 
     days = days_of(context)
     lake = platform.lake
-    last = days[1] - timedelta(days=1)
+    last = days[1] - ONE_DAY
     regimes = _regimes(lake, days)
     found = backtest_rows(
         _closes(lake, days),

@@ -11,6 +11,7 @@ import dagster as dg
 import polars as pl
 
 from assets.common import asset_key, table_rows
+from hfthot_platform.core.time import ONE_DAY
 from hfthot_platform.domain.contracts import CONTRACTS, TableContract
 from hfthot_platform.services.quality import CheckOutcome, checks_of, run_checks, validate, write_report
 from resources.platform import Platform
@@ -33,7 +34,7 @@ def _span(platform: Platform, declared: TableContract) -> tuple[date, date] | No
     newest = rows.select(pl.col(declared.time_column).max().cast(pl.Date)).collect().item()
     if newest is None:
         return None
-    end = newest + timedelta(days=1)
+    end = newest + ONE_DAY
     return end - _WINDOW, end
 
 

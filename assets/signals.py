@@ -1,7 +1,7 @@
 """What the models say: regimes, mean-field-game price paths, Chiarella forecasts."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import dagster as dg
@@ -10,7 +10,7 @@ from pydantic import Field
 
 from assets import pictures
 from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
-from hfthot_platform.core.time import Days
+from hfthot_platform.core.time import ONE_DAY, Days, midnight
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
@@ -158,14 +158,14 @@ def _forecasts(
 ) -> _Result:
     days = days_of(context)
     table, market = platform.lake.table(name), platform.lake.table(source)
-    present = table.scan().filter(within(table.contract, (days[0], days[1] + timedelta(days=1))))
+    present = table.scan().filter(within(table.contract, (days[0], days[1] + ONE_DAY)))
     done = set(present.select(pl.col("made_at").unique()).collect()["made_at"])
     parts: list[pl.DataFrame] = [table.contract.empty().drop(table.contract.partition_by or "", "schema_version")]
     failed: list[tuple[str, str]] = []
     for made_at in _hours(days, config.every_hours, platform.clock()):
         if made_at in done:
             continue
-        window = (made_at - timedelta(days=1)).date(), (made_at + timedelta(days=1)).date()
+        window = (made_at - ONE_DAY).date(), (made_at + ONE_DAY).date()
         rows = market.scan().filter(within(market.contract, window), pl.col("ts") < made_at).collect()
         found = forecast(rows, made_at=made_at)
         parts.append(found.rows)
@@ -181,7 +181,7 @@ def _forecasts(
 
 def _hours(days: Days, every: int, now: datetime) -> list[datetime]:
     """Return the full hours that end within the days and are over, the day's last midnight included."""
-    first, end = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days)
+    first, end = (midnight(day) for day in days)
     hours = int((end - first) / timedelta(hours=1))
     return [at for k in range(every, hours + 1, every) if (at := first + timedelta(hours=k)) <= now]
 

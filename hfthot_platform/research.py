@@ -23,6 +23,7 @@ import polars as pl
 from hfthot_platform.core.errors import BadRequestError, DataError, nearest_symbol
 from hfthot_platform.core.intervals import canonical_name
 from hfthot_platform.core.settings import load_settings
+from hfthot_platform.core.time import midnight
 from hfthot_platform.domain import plots
 from hfthot_platform.domain.market.bars import bars_at
 from hfthot_platform.domain.models import backtest as _engine
@@ -155,7 +156,7 @@ def _moment(given: date | datetime | str | None, name: str) -> datetime | None:
     if value.year < _EARLIEST:
         raise BadRequestError(f"the year {value.year} is out of range", where=name, hint="Check how it was made.")
     if not isinstance(value, datetime):
-        return datetime(value.year, value.month, value.day, tzinfo=UTC)
+        return midnight(value)
     if value.tzinfo is None:
         raise BadRequestError(f"{given} has no time zone", where=name, hint="Add one, such as +00:00 for UTC.")
     try:

@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 
 from hfthot_platform.adapters.ports import BATCH_ROWS, Batch, Progress, no_progress
 from hfthot_platform.core.errors import BadRequestError, nearest
+from hfthot_platform.core.time import DAY, MINUTE, day_number
 from hfthot_platform.domain.contracts.market import INSTRUMENTS, SIMULATED_REGIMES, TRADES
 
 __all__ = ["REGIMES", "Regime", "SimulatedExchange"]
@@ -61,9 +62,6 @@ REGIMES: Final = (
 )
 
 _MINUTES: Final = 1440
-_MINUTE_US: Final = 60_000_000
-_DAY_US: Final = _MINUTES * _MINUTE_US
-_EPOCH: Final = date(1970, 1, 1)
 # Days between two midnights at the base price: 2 to the number of halvings.
 _HALVINGS: Final = 12
 _SELF_EXCITATION: Final = 0.5
@@ -162,7 +160,7 @@ class SimulatedExchange:
         """Return one symbol's trades of one UTC day, as rows of `market.trades`, ordered by time."""
         minutes = self._minutes(symbol, day)
         sigma = self._sigma[minutes.regime]
-        rng = self._rng(symbol, "trades", _number(day))
+        rng = self._rng(symbol, "trades", day_number(day))
         minute = np.repeat(np.arange(_MINUTES), self._counts(minutes.regime, rng))
         n = len(minute)
         inside = rng.random(n)
@@ -184,12 +182,12 @@ class SimulatedExchange:
         price = np.maximum(np.round(mid * np.where(buys, 1 + _HALF_SPREAD, 1 - _HALF_SPREAD) / tick), 1) * tick
         size = _TYPICAL_VALUE / self._base_price(symbol) * np.exp(_SIZE_SIGMA * rng.standard_normal(n))
         amount = np.maximum(np.round(size / lot), 1) * lot
-        number = _number(day)
+        number = day_number(day)
         return pl.DataFrame(
             {
                 "venue": pl.repeat(self.venue, n, eager=True),
                 "symbol": pl.repeat(symbol, n, eager=True),
-                "ts": pl.Series(number * _DAY_US + (time * _MINUTE_US).astype(np.int64)).cast(_TIME),
+                "ts": pl.Series(number * DAY + (time * MINUTE).astype(np.int64)).cast(_TIME),
                 "trade_id": number * _IDS_PER_DAY + np.arange(1, n + 1),
                 # Whole steps times a step have digits of noise behind the last one: 0.30000000000000004.
                 "price": np.round(price, _decimals(tick)),
@@ -203,12 +201,12 @@ class SimulatedExchange:
     def true_regimes(self, symbol: str, day: date) -> pl.DataFrame:
         """Return the regime of each minute of one UTC day, as rows of `market.simulated_regimes`."""
         names = pl.Series([regime.name for regime in self.regimes])
-        number = _number(day)
+        number = day_number(day)
         return pl.DataFrame(
             {
                 "venue": pl.repeat(self.venue, _MINUTES, eager=True),
                 "symbol": pl.repeat(symbol, _MINUTES, eager=True),
-                "ts": pl.Series(number * _DAY_US + np.arange(_MINUTES) * _MINUTE_US).cast(_TIME),
+                "ts": pl.Series(number * DAY + np.arange(_MINUTES) * MINUTE).cast(_TIME),
                 "regime": names.gather(self._minutes(symbol, day).regime),
                 "source": pl.repeat("synthetic", _MINUTES, eager=True),
                 "source_ref": pl.repeat(self._ref, _MINUTES, eager=True),
@@ -313,7 +311,7 @@ class SimulatedExchange:
         return float(np.log(self._base_price(symbol)) + left)
 
     def _minutes(self, symbol: str, day: date) -> _Minutes:
-        number = _number(day)
+        number = day_number(day)
         rng = self._rng(symbol, "minutes", number)
         regime = self._chain(symbol, number, rng)
         sigma = self._sigma[regime]
@@ -361,10 +359,6 @@ class _Minutes:
 
 
 _TIME: Final = pl.Datetime("us", "UTC")
-
-
-def _number(day: date) -> int:
-    return (day - _EPOCH).days
 
 
 def _decimals(step: float) -> int:

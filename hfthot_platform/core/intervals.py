@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.time import DAY, HOUR, MINUTE, WEEK
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -36,8 +37,6 @@ __all__ = [
 ]
 
 _TIME: Final = pl.Datetime("us", "UTC")
-_MINUTE: Final = 60_000_000
-_DAY: Final = 86_400_000_000
 #: Microseconds of a mean Gregorian month, for what needs a length at all.
 _MONTH: Final = 2_629_746_000_000
 _LONGEST_DAYS: Final = 366
@@ -96,7 +95,7 @@ class Interval:
         """Return whether bars of this interval are made of whole bars of a finer one."""
         if self.months:
             return bool(finer.months and self.months % finer.months == 0) or (
-                not finer.months and _DAY % finer.microseconds == 0 and finer.origin == 0
+                not finer.months and DAY % finer.microseconds == 0 and finer.origin == 0
             )
         return (
             not finer.months
@@ -126,9 +125,9 @@ def interval(name: str) -> Interval:
     number = int(count)
     if unit == "mo":
         return Interval(canonical, number * _MONTH, months=number)
-    length = number * {"m": _MINUTE, "h": 60 * _MINUTE, "d": _DAY, "w": 7 * _DAY}[unit]
+    length = number * {"m": MINUTE, "h": HOUR, "d": DAY, "w": WEEK}[unit]
     # 1970-01-05 was a Monday.
-    origin = 4 * _DAY if unit == "w" else _DAY if canonical == "3d" else 0
+    origin = 4 * DAY if unit == "w" else DAY if canonical == "3d" else 0
     return Interval(canonical, length, origin=origin)
 
 
@@ -174,9 +173,9 @@ def open_times(close: pl.Expr, names: pl.Expr, known: Iterable[str]) -> pl.Expr:
 
 def of_length(microseconds: int) -> Interval | None:
     """Return the interval of a fixed length, or None if there is none; 28 to 31 days are a calendar month."""
-    if 28 * _DAY < microseconds <= 31 * _DAY:
+    if 28 * DAY < microseconds <= 31 * DAY:
         return interval("1mo")
-    minutes, rest = divmod(microseconds, _MINUTE)
+    minutes, rest = divmod(microseconds, MINUTE)
     name = canonical_name(minutes) if minutes > 0 and not rest else None
     return interval(name) if name else None
 
@@ -191,8 +190,8 @@ def of_distances(distances: pl.Series) -> Interval | None:
         return None
     counts = positive.value_counts(sort=True)
     usual = int(counts.filter(pl.col("count") == counts["count"].max())[positive.name].min())  # type: ignore[arg-type]
-    month = positive.is_between(28 * _DAY, 31 * _DAY).mean()
-    if positive.min() != 28 * _DAY and isinstance(month, float) and month >= _ON_GRID and positive.n_unique() > 1:
+    month = positive.is_between(28 * DAY, 31 * DAY).mean()
+    if positive.min() != 28 * DAY and isinstance(month, float) and month >= _ON_GRID and positive.n_unique() > 1:
         return interval("1mo")
     on_grid = (positive % usual == 0).mean()
     return of_length(usual) if isinstance(on_grid, float) and on_grid >= _ON_GRID else None

@@ -25,6 +25,7 @@ __all__ = [
     "Span",
     "bounds",
     "day_at_or_after",
+    "day_number",
     "day_of",
     "each_day",
     "microseconds",
@@ -33,6 +34,7 @@ __all__ = [
     "partition_days",
     "partition_range",
     "partition_value",
+    "utc_from_iso",
     "utc_now",
 ]
 
@@ -86,9 +88,27 @@ def moment(at: int) -> datetime:
     return _EPOCH + timedelta(microseconds=at)
 
 
+def utc_from_iso(text: str) -> datetime:
+    """Return an ISO 8601 text as a time in UTC; one without a zone is taken to be in UTC.
+
+    Raises:
+        ValueError: it is not such a text, or beyond the years 1 to 9999 in UTC.
+    """
+    at = datetime.fromisoformat(text)
+    try:
+        return at.astimezone(UTC) if at.tzinfo else at.replace(tzinfo=UTC)
+    except OverflowError:
+        raise ValueError(f"{text} is out of range") from None
+
+
 def day_of(at: int) -> date:
     """Return the UTC day that a time in microseconds falls into."""
     return _EPOCH_DAY + timedelta(days=at // DAY)
+
+
+def day_number(day: date) -> int:
+    """Return the number of a day, counted from 1970-01-01."""
+    return (day - _EPOCH_DAY).days
 
 
 def midnight(day: date) -> datetime:

@@ -20,6 +20,7 @@ import numpy as np
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.time import DAY, HOUR, MINUTE, WEEK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -90,10 +91,10 @@ _MOST_ROWS: Final = 40
 _MOST_GROUPS: Final = 7
 # Lengths to which candles are merged, in microseconds, and what they are called.
 _LENGTHS: Final = (
-    *((60_000_000 * n, f"{n}m") for n in (1, 2, 3, 5, 10, 15, 30)),
-    *((3_600_000_000 * n, f"{n}h") for n in (1, 2, 3, 4, 6, 8, 12)),
-    (86_400_000_000, "1d"),
-    *((604_800_000_000 * n, f"{n}w") for n in (1, 2, 4, 13, 52)),
+    *((MINUTE * n, f"{n}m") for n in (1, 2, 3, 5, 10, 15, 30)),
+    *((HOUR * n, f"{n}h") for n in (1, 2, 3, 4, 6, 8, 12)),
+    (DAY, "1d"),
+    *((WEEK * n, f"{n}w") for n in (1, 2, 4, 13, 52)),
 )
 
 
@@ -126,8 +127,8 @@ def candles(bars: pl.DataFrame, *, title: str | None = None) -> bytes:
 
     figure, (price, volume) = _figure(2, ratios=(2.8, 1))
     x = _numbers(merged["ts"])
-    width = 0.72 * length / 86_400_000_000
-    centre = x + length / 86_400_000_000 / 2
+    width = 0.72 * length / DAY
+    centre = x + length / DAY / 2
     values = {each: merged[each].cast(pl.Float64).to_numpy() for each in ("open", "high", "low", "close", "volume")}
     colours = [_UP if up else _DOWN for up in values["close"] >= values["open"]]
     price.vlines(centre, values["low"], values["high"], colors=colours, linewidth=0.9)
@@ -156,7 +157,7 @@ def candles(bars: pl.DataFrame, *, title: str | None = None) -> bytes:
     volume.set_ylim(bottom=0)
     _compact(volume.yaxis)
     # A few candles do not fill the width, they keep a usual shape.
-    pad = max(0.6, (24 - len(centre)) / 2) * length / 86_400_000_000
+    pad = max(0.6, (24 - len(centre)) / 2) * length / DAY
     for axes in (price, volume):
         _time_axis(axes, float(centre[0]) - pad, float(centre[-1]) + pad)
     price.tick_params(labelbottom=False)
@@ -191,7 +192,7 @@ def gap_heat_map(presence: pl.DataFrame, *, title: str = "Completeness") -> byte
 
     figure, (axes,) = _figure(1, height=min(max(1.7 + 0.24 * worst.height, 2.6), 8.0))
     start = float(_numbers(data["ts"]).min())
-    end = start + matrix.shape[1] * step / 86_400_000_000
+    end = start + matrix.shape[1] * step / DAY
     # Classes rather than a ramp: a day that lacks one minute must not look complete.
     grade = np.digitize(matrix, [each.at_least for each in _GRADES[1:]]).astype(np.float64)
     grade[np.isnan(matrix)] = np.nan
@@ -206,7 +207,7 @@ def gap_heat_map(presence: pl.DataFrame, *, title: str = "Completeness") -> byte
     missing = expected - present
     facts = [
         f"{missing:,} of {expected:,} intervals missing ({missing / expected:.3%})" if missing else "nothing missing",
-        "one cell per hour" if step < 86_400_000_000 else "one cell per day",
+        "one cell per hour" if step < DAY else "one cell per day",
         _span(presence["ts"]),
     ]
     series = data["label"].n_unique()
@@ -838,7 +839,7 @@ def _many(n: int, noun: str) -> str:
 
 def _numbers(times: pl.Series) -> NDArray[np.float64]:
     """Return times as Matplotlib's days since 1970 (UTC)."""
-    return times.cast(pl.Datetime("us", "UTC")).to_physical().to_numpy() / 86_400_000_000.0
+    return times.cast(pl.Datetime("us", "UTC")).to_physical().to_numpy() / DAY
 
 
 def _span(times: pl.Series) -> str:
@@ -849,8 +850,7 @@ def _span(times: pl.Series) -> str:
 def _step(times: pl.Series) -> int:
     """Return the length of a cell in microseconds: a day if all start at midnight, otherwise an hour."""
     ticks = times.unique().sort().to_physical().to_numpy()
-    hour, day = 3_600_000_000, 86_400_000_000
-    return hour if (ticks % day).any() else day
+    return HOUR if (ticks % DAY).any() else DAY
 
 
 def _merged(bars: pl.DataFrame) -> tuple[pl.DataFrame, int, str]:
@@ -859,14 +859,14 @@ def _merged(bars: pl.DataFrame) -> tuple[pl.DataFrame, int, str]:
     if "ts_close" in bars.columns:
         own = int((bars["ts_close"].to_physical().to_numpy() - ticks).min())
     else:
-        own = int(np.diff(ticks).min()) if len(ticks) > 1 else 60_000_000
+        own = int(np.diff(ticks).min()) if len(ticks) > 1 else MINUTE
     span = int(ticks[-1] - ticks[0]) + own
     # Counted as bars, not as time: a year of trading days is not merged for the sake of its weekends.
     wanted = own if len(ticks) <= _MOST_CANDLES else max(own + 1, -(-span // _MOST_CANDLES))
     length, name = next(((size, name) for size, name in _LENGTHS if size >= wanted), _LENGTHS[-1])
     start = pl.col("ts").to_physical()
     # Weeks start on Monday; 1970-01-05 was the first one.
-    shift = 4 * 86_400_000_000 if length >= 604_800_000_000 else 0
+    shift = 4 * DAY if length >= WEEK else 0
     return (
         bars.with_columns(ts=(start - (start - shift) % length).cast(pl.Datetime("us", "UTC")))
         .group_by("ts", maintain_order=True)

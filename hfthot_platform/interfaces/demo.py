@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,6 +31,7 @@ from hfthot_platform.core.settings import (
     dagster_home,
     ready_landing,
 )
+from hfthot_platform.core.time import ONE_DAY
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -223,7 +224,7 @@ def _load_history(lake: Lakehouse, settings: Settings) -> None:
 
     feeds = build_feeds(settings)
     for table in ("market.bars", "market.closes"):
-        ingest_feed(lake, feeds, "sample", table, (_HISTORY, _LAST + timedelta(days=1)), settings=settings)
+        ingest_feed(lake, feeds, "sample", table, (_HISTORY, _LAST + ONE_DAY), settings=settings)
 
 
 def _load_models(lake: Lakehouse, settings: Settings) -> None:
@@ -424,7 +425,7 @@ def _five_years_of_regimes(lake: Lakehouse) -> bytes:
 
     index = lake.table("market.closes").scan().filter(pl.col("symbol") == "SPX").collect()
     closes = index.select("venue", "symbol", pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close")
-    days = date(2018, 1, 1), _LAST + timedelta(days=1)
+    days = date(2018, 1, 1), _LAST + ONE_DAY
     settings = RegimeSettings(refit_days=91)
     models, _ = model_rows(closes, REGIME_MODELS.empty(), days, interval="1d", settings=settings)
     regimes, _ = regime_rows(closes, models, days, interval="1d", settings=settings)

@@ -15,7 +15,7 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -29,6 +29,7 @@ from hfthot_platform.core.settings import (
     Settings,
     SimulatedFeedSettings,
 )
+from hfthot_platform.core.time import ONE_DAY, midnight
 from hfthot_platform.domain.contracts.model import TableContract
 from hfthot_platform.storage.lakehouse import Lakehouse, Table, check_clock
 from hfthot_platform.storage.lakehouse.commits import Snapshot
@@ -319,7 +320,7 @@ def _staleness(
         return
     if not isinstance(last, datetime):
         # A day's row speaks for the whole day.
-        last = datetime.combine(last + timedelta(days=1), datetime.min.time(), UTC)
+        last = midnight(last + ONE_DAY)
     behind = now - last
     if behind > timedelta(hours=hours):
         yield Finding(
@@ -334,7 +335,7 @@ def _staleness(
 def _incidents(lake: Lakehouse, now: datetime) -> Iterator[Finding]:
     import polars as pl
 
-    recent = lake.table("ops.incidents").scan().filter(pl.col("ts") >= now - timedelta(days=1))
+    recent = lake.table("ops.incidents").scan().filter(pl.col("ts") >= now - ONE_DAY)
     count = int(recent.select(pl.len()).collect().item())
     if count:
         step = '`hfthot sql "FROM ops.incidents ORDER BY ts DESC LIMIT 10"`'

@@ -18,7 +18,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal
@@ -42,6 +42,7 @@ from hfthot_platform.core.errors import (
 )
 from hfthot_platform.core.intervals import interval as interval_of
 from hfthot_platform.core.intervals import of_length
+from hfthot_platform.core.time import MINUTE, ONE_DAY, each_day, midnight, partition_days
 from hfthot_platform.domain.contracts.market import BARS, BARS_1M, TRADES
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
 from hfthot_platform.domain.market.symbols import from_vendor, to_binance
@@ -340,7 +341,7 @@ def _interval(probe: FileProbe, shape: _Shape) -> str:
             lengths[(int(fields[6]) - int(fields[0]) + 1) * micro] += 1
     length = lengths.most_common(1)[0][0]
     # Microsecond files close at ...999999, millisecond files at ...999.
-    if found := of_length(length + -length % 60_000_000 if -length % 60_000_000 <= 1000 else length):
+    if found := of_length(length + -length % MINUTE if -length % MINUTE <= 1000 else length):
         return found.name
     raise RejectedFileError(
         "unsupported_interval",
@@ -354,7 +355,7 @@ def _period_end(member: re.Match[str]) -> datetime:
     """Return the end of the day or month that a file's name spells: all of it had passed when it was made."""
     year, month = int(member["year"]), int(member["month"])
     if member["day"]:
-        return datetime(year, month, int(member["day"]), tzinfo=UTC) + timedelta(days=1)
+        return datetime(year, month, int(member["day"]), tzinfo=UTC) + ONE_DAY
     return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
 
 
@@ -368,9 +369,7 @@ class _Period:
     @property
     def end(self) -> date:
         """Return the day after the last."""
-        if not self.monthly:
-            return self.first + timedelta(days=1)
-        return (self.first + timedelta(days=32)).replace(day=1)
+        return partition_days("month" if self.monthly else "date", self.first)[1]
 
     @property
     def spelled(self) -> str:
@@ -453,8 +452,8 @@ class ArchiveFeed:
     def _month(
         self, table: str, symbol: str, month: _Period, start: datetime, end: datetime, progress: Progress
     ) -> Iterator[Batch]:
-        days = [_Period(month.first + timedelta(days=n), monthly=False) for n in range((month.end - month.first).days)]
-        wanted = [day for day in days if _midnight(day.first) < end and _midnight(day.end) > start]
+        days = [_Period(day, monthly=False) for day in each_day((month.first, month.end))]
+        wanted = [day for day in days if midnight(day.first) < end and midnight(day.end) > start]
         whole = self._file(table, symbol, month, progress) if len(wanted) == len(days) else None
         if whole is not None:
             yield from self._rows(whole, start, end, progress)
@@ -467,7 +466,7 @@ class ArchiveFeed:
             if path is None:
                 self.skipped.append(self._relative(table, symbol, day))
                 continue
-            yield from self._rows(path, max(start, _midnight(day.first)), min(end, _midnight(day.end)), progress)
+            yield from self._rows(path, max(start, midnight(day.first)), min(end, midnight(day.end)), progress)
 
     def _rows(self, path: Path, start: datetime, end: datetime, progress: Progress) -> Iterator[Batch]:
         adapter = BinanceArchive()
@@ -607,11 +606,7 @@ def _verify(path: Path, checksum: str, *, name: str) -> None:
 
 def _months(start: datetime, end: datetime) -> Iterator[_Period]:
     first = start.astimezone(UTC).date().replace(day=1)
-    while _midnight(first) < end:
+    while midnight(first) < end:
         month = _Period(first, monthly=True)
         yield month
         first = month.end
-
-
-def _midnight(day: date) -> datetime:
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)

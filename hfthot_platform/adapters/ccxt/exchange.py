@@ -18,25 +18,24 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final, Protocol, TypeVar
 
 import polars as pl
 import tenacity
 
 from hfthot_platform.adapters.ccxt.venues import (
-    LENGTHS,
+    INTERVALS,
     VENUES,
     BarRow,
     Market,
     Page,
-    Span,
     StalledError,
+    TimeRange,
     TradeRow,
     UnexpectedAnswerError,
     Unified,
     canonical_symbol,
-    when,
 )
 from hfthot_platform.adapters.ports import Batch, Progress, no_progress
 from hfthot_platform.core.errors import (
@@ -47,6 +46,8 @@ from hfthot_platform.core.errors import (
     SourceUnavailableError,
     nearest,
 )
+from hfthot_platform.core.intervals import interval as interval_of
+from hfthot_platform.core.time import microseconds, moment
 from hfthot_platform.domain.contracts import contract
 from hfthot_platform.domain.contracts.model import REJECTED_SCHEMA
 from hfthot_platform.domain.market.trade_ids import arrival_rank, synthetic_trade_id, venue_trade_id
@@ -115,7 +116,7 @@ class CcxtOptions:
     #: Milliseconds between two requests; None for ccxt's own figure for the exchange.
     rate_limit_ms: float | None = None
     #: Intervals of `market.bars`.
-    intervals: tuple[str, ...] = tuple(each for each in LENGTHS if each != "1m")
+    intervals: tuple[str, ...] = tuple(name for name in INTERVALS if name != "1m")
 
 
 def venue_name(exchange_id: str, market: Mapping[str, Any]) -> str:
@@ -360,8 +361,8 @@ class CcxtFeed:
         self._sleep = sleep
         self._connected: _Line | None = None
         for interval in self._options.intervals:
-            if interval not in LENGTHS or interval == "1m":
-                hint = nearest(interval, LENGTHS) or f"Known: {', '.join(LENGTHS)}."
+            if interval not in INTERVALS or interval == "1m":
+                hint = nearest(interval, INTERVALS) or f"Known: {', '.join(INTERVALS)}."
                 raise BadRequestError(f"unknown interval {interval!r}", where=self.name, hint=hint)
 
     def __repr__(self) -> str:
@@ -479,12 +480,12 @@ class CcxtFeed:
 
     def _fetch(self, table: str, start: datetime, end: datetime, progress: Progress) -> Iterator[Batch]:
         line = self._line()
-        now = _us(self._clock())
+        now = microseconds(self._clock())
         if table == "market.instruments":
-            yield self._instruments(line, when(now), "vendor_history")
+            yield self._instruments(line, moment(now), "vendor_history")
             return
         venue = VENUES.get(self._exchange_id, Unified)(line.ask, self._options.page_rows)
-        span = Span(_us(start), min(_us(end), now), now)
+        span = TimeRange(microseconds(start), min(microseconds(end), now), now)
         wanted = self._resolved(line)
         jobs = [(symbol, market, interval) for symbol, market in wanted for interval in self._intervals(table)]
         total = 0
@@ -528,12 +529,12 @@ class CcxtFeed:
         place: str,
         retry_after: float | None,
         gathered: _Gathered,
-        span: Span,
+        span: TimeRange,
         left: Sequence[tuple[str, Market, str]],
     ) -> SourceUnavailableError:
         """Return the error that says where to go on; symbols not begun yet must begin at the start."""
-        done = when(gathered.complete)
-        resume = done if len(left) == 1 else when(span.start)
+        done = moment(gathered.complete)
+        resume = done if len(left) == 1 else moment(span.start)
         hint = f"Delivered up to {_iso(done)}; fetch again from {_iso(resume)}"
         hint += f" (not begun: {', '.join(' '.join(job[::2]).strip() for job in left[1:])})" if len(left) > 1 else ""
         return SourceUnavailableError(what, where=place, hint=f"{hint}. {_later(retry_after)}", resume_from=resume)
@@ -553,7 +554,7 @@ class CcxtFeed:
                 failure: SourceError | None = None
                 page = Page([], [], 0)
                 try:
-                    asked = _us(self._clock())
+                    asked = microseconds(self._clock())
                     page = venue.newest_bars(market, interval, asked) if interval else venue.newest_trades(market)
                 except (_GaveUpError, StalledError) as error:
                     later = _later(error.retry_after if isinstance(error, _GaveUpError) else None)
@@ -562,12 +563,12 @@ class CcxtFeed:
                     failure = SourceRefusedError(error.what, where=place, hint=error.hint)
                 if failure:
                     raise failure
-                heard = _us(self._clock())
-                ref = f"{place} newest at {_iso(when(asked))}"
+                heard = microseconds(self._clock())
+                ref = f"{place} newest at {_iso(moment(asked))}"
                 name = venue_name(self._exchange_id, market)
                 # Whether a bar was finished is judged by the time of asking: the answer may be that old.
                 make = _Maker(table, name, symbol, interval, ref, "live_recon", asked, received=heard)
-                gathered = _Gathered(make, Span(0, 2**62, heard))
+                gathered = _Gathered(make, TimeRange(0, 2**62, heard))
                 total += gathered.take(page)
                 progress(total, None, "rows")
                 yield from gathered.batches(None)
@@ -621,7 +622,7 @@ def _instrument(market: Market, venue: str, symbol: str, *, steps_are_sizes: boo
         # contracts become base currency; an inverse contract's amount of it depends on the price
         lot = None if inverse or lot is None or size is None else lot * size
     created, expiry = market.get("created"), market.get("expiry")
-    expired = expiry is not None and int(expiry) * 1000 <= _us(now)
+    expired = expiry is not None and int(expiry) * 1000 <= microseconds(now)
     return {
         "venue": venue,
         "symbol": symbol,
@@ -631,8 +632,8 @@ def _instrument(market: Market, venue: str, symbol: str, *, steps_are_sizes: boo
         "tick_size": step("price"),
         "lot_size": lot,
         "contract_size": size if inverse else None,
-        "listed_on": when(int(created) * 1000).date() if created else None,
-        "delisted_on": when(int(expiry) * 1000).date() if expired and expiry is not None else None,
+        "listed_on": moment(int(created) * 1000).date() if created else None,
+        "delisted_on": moment(int(expiry) * 1000).date() if expired and expiry is not None else None,
     }
 
 
@@ -677,7 +678,7 @@ class _Maker:
     def _bars(self, rows: Sequence[TradeRow | BarRow]) -> pl.DataFrame:
         names = ("ts", "open", "high", "low", "close", "volume", "quote_volume", "trades", "buy_volume", "closed")
         others = {"ts": pl.Int64, "trades": pl.Int64, "closed": pl.Boolean}
-        closes = pl.col("ts") + LENGTHS[self.interval]
+        closes = pl.col("ts") + interval_of(self.interval).microseconds
         idle = (pl.col("volume") == 0) & (pl.col("trades").fill_null(0) == 0)
         return (
             pl.DataFrame(rows, {name: others.get(name, pl.Float64) for name in names}, orient="row")
@@ -696,7 +697,7 @@ class _Maker:
 class _Gathered:
     """Rows between the exchange and the caller: without repetitions, held until their time is complete."""
 
-    def __init__(self, make: _Maker, span: Span) -> None:
+    def __init__(self, make: _Maker, span: TimeRange) -> None:
         self._make = make
         self._span = span
         self._pending: dict[Any, TradeRow | BarRow] = {}
@@ -755,14 +756,8 @@ class _Gathered:
         yield Batch(self._make.table, rows, self._make.ref, rejected)
 
 
-def _us(moment: datetime) -> int:
-    if moment.tzinfo is None:
-        raise BadRequestError(f"a time without zone: {moment}", where="ccxt", hint="Use datetime.now(UTC).")
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
-def _iso(moment: datetime) -> str:
-    return moment.isoformat().replace("+00:00", "Z")
+def _iso(at: datetime) -> str:
+    return at.isoformat().replace("+00:00", "Z")
 
 
 def _later(retry_after: float | None) -> str:

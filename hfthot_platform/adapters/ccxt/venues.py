@@ -14,34 +14,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from typing import Any, ClassVar, Final, NamedTuple
 
 from hfthot_platform.core.errors import HistoryUnavailableError
+from hfthot_platform.core.intervals import interval as interval_of
+from hfthot_platform.core.time import DAY, HOUR, MILLISECOND, MINUTE, SECOND, microseconds, moment
 from hfthot_platform.domain.market.symbols import from_pair
 
 __all__ = [
+    "INTERVALS",
     "VENUES",
     "Ask",
     "BadRowError",
     "BarRow",
     "Page",
-    "Span",
     "StalledError",
+    "TimeRange",
     "TradeRow",
     "UnexpectedAnswerError",
     "Venue",
     "canonical_symbol",
-    "when",
 ]
 
-_MINUTE_US: Final = 60_000_000
-_HOUR_US: Final = 60 * _MINUTE_US
-_DAY_US: Final = 24 * _HOUR_US
-#: Length of every interval a venue is asked for, in microseconds.
-LENGTHS: Final = {"1m": _MINUTE_US, "5m": 5 * _MINUTE_US, "15m": 15 * _MINUTE_US, "1h": _HOUR_US, "1d": _DAY_US}
+#: The intervals that every venue is asked for.
+INTERVALS: Final = ("1m", "5m", "15m", "1h", "1d")
 # How often a page that brings nothing new is asked for before it is believed: caches and load balancers
 # do serve empty and stale pages in the middle of a walk.
 _PATIENCE: Final = 3
@@ -95,7 +94,7 @@ class Page(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Span:
+class TimeRange:
     """What is wanted: start <= time < stop, in microseconds, and the time at which it is asked."""
 
     start: int
@@ -119,11 +118,6 @@ class StalledError(RuntimeError):
     """The venue answers, but the same page again and again."""
 
 
-def when(us: int) -> datetime:
-    """Return microseconds since 1970 as a UTC time."""
-    return datetime.fromtimestamp(us // 1_000_000, UTC).replace(microsecond=us % 1_000_000)
-
-
 def canonical_symbol(market: Market) -> str | None:
     """Return a ccxt market's canonical symbol, or None for what has none here (options, indices)."""
     base, quote = market.get("base"), market.get("quote")
@@ -134,7 +128,7 @@ def canonical_symbol(market: Market) -> str | None:
     if market.get("swap"):
         return from_pair(base, quote, "PERP")
     if market.get("future") and market.get("expiry"):
-        return from_pair(base, quote, f"{when(int(market['expiry']) * 1000):%y%m%d}")
+        return from_pair(base, quote, f"{moment(int(market['expiry']) * 1000):%y%m%d}")
     return None
 
 
@@ -171,7 +165,7 @@ def _count(value: Any, field: str) -> int:
 def _epoch(value: Any, per_second: int) -> int:
     """Return microseconds of a number of 1/per_second seconds, exactly, cutting off what is finer."""
     try:
-        us = int(Decimal(str(value)) * (1_000_000 // per_second))
+        us = int(Decimal(str(value)) * (SECOND // per_second))
     except (InvalidOperation, OverflowError, ValueError):
         raise BadRowError("bad_time", f"not a time: {value!r}") from None
     if not 0 <= us < 4_102_444_800_000_000:  # the year 2100, as in the contracts
@@ -186,7 +180,7 @@ def _iso(value: Any) -> int:
         raise BadRowError("bad_time", f"not an ISO 8601 time: {value!r}") from None
     if time.tzinfo is None:
         raise BadRowError("bad_time", f"a time without a zone: {value!r}")
-    return int(time.replace(microsecond=0).timestamp()) * 1_000_000 + time.microsecond
+    return microseconds(time)
 
 
 def _trade_id(value: Any) -> str | None:
@@ -252,11 +246,11 @@ class Venue:
         self._trades_limit = min(page_rows or self.trades_per_page, self.trades_per_page)
         self._bars_limit = min(page_rows or self.bars_per_page, self.bars_per_page)
 
-    def trades(self, market: Market, span: Span) -> Iterator[Page]:
+    def trades(self, market: Market, span: TimeRange) -> Iterator[Page]:
         """Yield the span's trades."""
         raise NotImplementedError
 
-    def bars(self, market: Market, interval: str, span: Span) -> Iterator[Page]:
+    def bars(self, market: Market, interval: str, span: TimeRange) -> Iterator[Page]:
         """Yield the span's bars, by open time."""
         raise NotImplementedError
 
@@ -291,10 +285,10 @@ class Venue:
         return read(ask(), market)
 
     def _bar_windows(
-        self, span: Span, interval: str, market: Market, ask: Callable[[int, int], list[Any]]
+        self, span: TimeRange, interval: str, market: Market, ask: Callable[[int, int], list[Any]]
     ) -> Iterator[Page]:
         """Walk forward in windows of a page's bars; `ask` gets the first and the last open time wanted."""
-        length = LENGTHS[interval]
+        length = interval_of(interval).microseconds
         at, stop = _aligned_up(max(span.start, _listed(market)), length), _aligned_up(span.stop, length)
         while at < stop:
             after = min(at + self._bars_limit * length, stop)
@@ -306,7 +300,7 @@ class Venue:
 
     def _backwards(
         self,
-        span: Span,
+        span: TimeRange,
         market: Market,
         newest: Callable[[int, int], list[Any]],
         older: Callable[[int, list[TradeRow]], list[Any]],
@@ -319,7 +313,7 @@ class Venue:
             newest: asks for the newest page of low <= time < high.
             older: asks for the page before the given rows (never empty), not before low.
         """
-        low, length = max(span.start, _listed(market)), _HOUR_US
+        low, length = max(span.start, _listed(market)), HOUR
         while low < span.stop:
             high = min(low + length, span.stop)
             known: dict[TradeRow, None] = {}
@@ -340,9 +334,9 @@ class Venue:
             yield Page(rows, bad, high)
             low = high
             if len(rows) > _PIECE_ROWS:
-                length = max(length // 2, _MINUTE_US)
+                length = max(length // 2, MINUTE)
             elif len(rows) < _PIECE_ROWS // 4:
-                length = min(length * 2, 7 * _DAY_US)
+                length = min(length * 2, 7 * DAY)
 
 
 def _follows(older: Page, known: set[TradeRow]) -> bool:
@@ -420,14 +414,14 @@ class Binance(Venue):
 
     options: ClassVar[dict[str, Any]] = {"fetchMarkets": {"types": ["spot", "linear", "inverse"]}}
 
-    def trades(self, market: Market, span: Span) -> Iterator[Page]:
+    def trades(self, market: Market, span: TimeRange) -> Iterator[Page]:
         last = _ms(span.stop - 1)
         at = _ms(max(span.start, _listed(market)))
         next_id: int | None = None
         sought_first = False
         while at <= last:
             if next_id is None:
-                until = min(at + 3_600_000 - 1, last)
+                until = min(at + HOUR // MILLISECOND - 1, last)
                 page = self._window(market, at, until)
                 if not _ids(page):
                     if not sought_first:  # before the market's first trade there is nothing to step through
@@ -485,7 +479,7 @@ class Binance(Venue):
     def newest_trades(self, market: Market) -> Page:
         return self._agg_trades(market)
 
-    def bars(self, market: Market, interval: str, span: Span) -> Iterator[Page]:
+    def bars(self, market: Market, interval: str, span: TimeRange) -> Iterator[Page]:
         method = f"{_binance_api(market)}GetKlines"
         query = {"symbol": market["id"], "interval": interval, "limit": self._bars_limit}
         return self._bar_windows(
@@ -533,9 +527,8 @@ class Kraken(Venue):
     """Kraken spot.  Trades follow a cursor in nanoseconds; of bars only the newest 720 exist."""
 
     bars_per_page = 720
-    _MINUTES: ClassVar[dict[str, int]] = {"1m": 1, "5m": 5, "15m": 15, "1h": 60, "1d": 1440}
 
-    def trades(self, market: Market, span: Span) -> Iterator[Page]:
+    def trades(self, market: Market, span: TimeRange) -> Iterator[Page]:
         # `since` is exclusive: one nanosecond earlier, or a trade at the same time as a page's last would
         # be lost at the page's edge; only a page of nothing but one time has to be left behind exclusively.
         last, next_id, overlap = span.start * 1000 - 1, None, 0
@@ -584,9 +577,9 @@ class Kraken(Venue):
     def newest_trades(self, market: Market) -> Page:
         return self._after(market, None)[0]
 
-    def bars(self, market: Market, interval: str, span: Span) -> Iterator[Page]:
-        length = LENGTHS[interval]
-        page = self._ohlc(market, interval, since=(span.start - length) // 1_000_000)
+    def bars(self, market: Market, interval: str, span: TimeRange) -> Iterator[Page]:
+        length = interval_of(interval).microseconds
+        page = self._ohlc(market, interval, since=(span.start - length) // SECOND)
         first = min((row.ts for row in page.rows), default=span.start)
         wanted = _aligned_up(span.start, length)
         if len(page.rows) + len(page.bad) >= self.bars_per_page and first > wanted:
@@ -597,7 +590,7 @@ class Kraken(Venue):
         return self._ohlc(market, interval)
 
     def _ohlc(self, market: Market, interval: str, **params: int) -> Page:
-        query = {"pair": market["id"], "interval": self._MINUTES[interval], **params}
+        query = {"pair": market["id"], "interval": interval_of(interval).microseconds // MINUTE, **params}
 
         def pick(answer: Any) -> list[Any]:
             return _kraken_rows(_field(answer, "result"))
@@ -631,9 +624,9 @@ class Okx(Venue):
     bars_per_page = 100
     options: ClassVar[dict[str, Any]] = {"fetchMarkets": {"types": ["spot", "swap", "future"]}}
     _BARS: ClassVar[dict[str, str]] = {"1m": "1m", "5m": "5m", "15m": "15m", "1h": "1H", "1d": "1Dutc"}
-    _KEPT_US: ClassVar[int] = 90 * _DAY_US
+    _KEPT_US: ClassVar[int] = 90 * DAY
 
-    def trades(self, market: Market, span: Span) -> Iterator[Page]:
+    def trades(self, market: Market, span: TimeRange) -> Iterator[Page]:
         kept_from = span.now - self._KEPT_US
         if max(span.start, _listed(market)) < kept_from:
             hint = "Earlier trades are in OKX's download archive."
@@ -655,8 +648,8 @@ class Okx(Venue):
     def newest_trades(self, market: Market) -> Page:
         return self._read_trades(self._ask("publicGetMarketTrades", {"instId": market["id"]}, _okx_data), market)
 
-    def bars(self, market: Market, interval: str, span: Span) -> Iterator[Page]:
-        length = LENGTHS[interval]
+    def bars(self, market: Market, interval: str, span: TimeRange) -> Iterator[Page]:
+        length = interval_of(interval).microseconds
 
         def window(low: int, high: int) -> list[Any]:
             recent = low >= span.now - 1439 * length
@@ -711,18 +704,18 @@ class Coinbase(Venue):
         "1d": "ONE_DAY",
     }
 
-    def trades(self, market: Market, span: Span) -> Iterator[Page]:
+    def trades(self, market: Market, span: TimeRange) -> Iterator[Page]:
         def page(low: int, high_s: int) -> list[Any]:
-            return self._ticker(market, start=str(low // 1_000_000), end=str(high_s))
+            return self._ticker(market, start=str(low // SECOND), end=str(high_s))
 
         def older(low: int, rows: list[TradeRow]) -> list[Any]:
-            oldest = min(row.ts for row in rows) // 1_000_000
-            if sum(row.ts // 1_000_000 == oldest for row in rows) >= self._trades_limit:
-                second = when(oldest * 1_000_000)
+            oldest = min(row.ts for row in rows) // SECOND
+            if sum(row.ts // SECOND == oldest for row in rows) >= self._trades_limit:
+                second = moment(oldest * SECOND)
                 raise StalledError(f"{self._trades_limit} trades or more in the second of {second:%H:%M:%S}")
             return page(low, oldest + 1)
 
-        return self._backwards(span, market, lambda low, high: page(low, -(-high // 1_000_000)), older)
+        return self._backwards(span, market, lambda low, high: page(low, -(-high // SECOND)), older)
 
     def newest_trades(self, market: Market) -> Page:
         return self._read_trades(self._ticker(market), market)
@@ -732,11 +725,11 @@ class Coinbase(Venue):
         method = "v3PublicGetBrokerageMarketProductsProductIdTicker"
         return self._ask(method, query, lambda answer: _rows(_field(answer, "trades")))
 
-    def bars(self, market: Market, interval: str, span: Span) -> Iterator[Page]:
+    def bars(self, market: Market, interval: str, span: TimeRange) -> Iterator[Page]:
         return self._bar_windows(span, interval, market, lambda low, high: self._candles(market, interval, low, high))
 
     def newest_bars(self, market: Market, interval: str, now: int) -> Page:
-        length = LENGTHS[interval]
+        length = interval_of(interval).microseconds
         newest = now // length * length
         low = newest - (self._bars_limit - 1) * length
         return self._read_bars(self._candles(market, interval, low, newest), market)
@@ -745,8 +738,8 @@ class Coinbase(Venue):
         query = {
             "product_id": market["id"],
             "granularity": self._BARS[interval],
-            "start": str(low // 1_000_000),
-            "end": str(high // 1_000_000),
+            "start": str(low // SECOND),
+            "end": str(high // SECOND),
         }
         method = "v3PublicGetBrokerageMarketProductsProductIdCandles"
         return self._ask(method, query, lambda answer: _rows(_field(answer, "candles")))
@@ -770,7 +763,7 @@ class Hyperliquid(Venue):
     options: ClassVar[dict[str, Any]] = {"fetchMarkets": {"types": ["spot", "swap"]}}
     _KEPT_BARS: ClassVar[int] = 5000
 
-    def trades(self, market: Market, span: Span) -> Iterator[Page]:
+    def trades(self, market: Market, span: TimeRange) -> Iterator[Page]:
         page = self.newest_trades(market)
         oldest = min((row.ts for row in page.rows), default=span.now)
         # Trades of the oldest time itself may be cut off.
@@ -784,8 +777,8 @@ class Hyperliquid(Venue):
             self._ask("publicPostInfo", {"type": "recentTrades", "coin": _coin(market)}, _rows), market
         )
 
-    def bars(self, market: Market, interval: str, span: Span) -> Iterator[Page]:
-        length = LENGTHS[interval]
+    def bars(self, market: Market, interval: str, span: TimeRange) -> Iterator[Page]:
+        length = interval_of(interval).microseconds
         kept_from = _aligned_up(span.now - self._KEPT_BARS * length, length)
         wanted = max(_aligned_up(span.start, length), _listed(market))
         if wanted < kept_from:
@@ -798,7 +791,7 @@ class Hyperliquid(Venue):
             yield page._replace(complete_to=min(at, span.stop))
 
     def newest_bars(self, market: Market, interval: str, now: int) -> Page:
-        length = LENGTHS[interval]
+        length = interval_of(interval).microseconds
         newest = now // length * length
         return self._candles(market, interval, newest - (min(self._bars_limit, 500) - 1) * length, newest)
 
@@ -836,11 +829,11 @@ class Unified(Venue):
         super().__init__(ask, page_rows)
         self._limit = page_rows  # None: ccxt's default, for what is allowed differs
 
-    def trades(self, market: Market, span: Span) -> Iterator[Page]:
+    def trades(self, market: Market, span: TimeRange) -> Iterator[Page]:
         return self._forward(span, partial(self._trades_since, market), 1000)
 
-    def bars(self, market: Market, interval: str, span: Span) -> Iterator[Page]:
-        return self._forward(span, partial(self._bars_since, market, interval), LENGTHS[interval])
+    def bars(self, market: Market, interval: str, span: TimeRange) -> Iterator[Page]:
+        return self._forward(span, partial(self._bars_since, market, interval), interval_of(interval).microseconds)
 
     def newest_trades(self, market: Market) -> Page:
         return self._trades_since(market, None)
@@ -856,7 +849,7 @@ class Unified(Venue):
         query = {"symbol": market["symbol"], "timeframe": interval, "since": since, "limit": self._limit}
         return self._read_bars(self._ask("fetch_ohlcv", query, _rows), market)
 
-    def _forward(self, span: Span, ask: Callable[[int | None], Page], step: int) -> Iterator[Page]:
+    def _forward(self, span: TimeRange, ask: Callable[[int | None], Page], step: int) -> Iterator[Page]:
         since, last = _ms(span.start), _ms(span.stop - 1)
         # A page begins with the time that the one before ended with, or it is a stale one of elsewhere, unless
         # the exchange takes `since` as exclusive.
@@ -877,7 +870,7 @@ class Unified(Venue):
                     raise _too_old(what, oldest, "Fetch a span that begins there, or collect regularly.")
             first_page = False
             if _ms(newest) < since:
-                raise StalledError(f"asked for rows from {when(since * 1000)} on, got older ones {_PATIENCE} times")
+                raise StalledError(f"asked for rows from {moment(since * 1000)} on, got older ones {_PATIENCE} times")
             # The next page begins with the newest time again, whose rows may continue, unless this one
             # holds nothing else.
             overlaps = inclusive and _ms(newest) > since
@@ -902,7 +895,7 @@ def _continues(since: int, page: Page, *, overlaps: bool) -> bool:
 
 
 def _too_old(what: str, available_from: int, hint: str) -> HistoryUnavailableError:
-    first = when(available_from)
+    first = moment(available_from)
     return HistoryUnavailableError(f"{what}, from {first:%Y-%m-%dT%H:%M:%SZ} on", hint=hint, available_from=first)
 
 

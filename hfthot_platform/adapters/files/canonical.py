@@ -24,6 +24,7 @@ from hfthot_platform.adapters.ports import Batch
 from hfthot_platform.core.errors import BadRequestError, RejectedFileError
 from hfthot_platform.core.intervals import canonical_name, close_times, of_distances, open_times
 from hfthot_platform.core.intervals import interval as interval_of
+from hfthot_platform.core.time import DAY
 from hfthot_platform.domain.contracts.market import BARS, BARS_1M, TRADES
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
 from hfthot_platform.domain.market import symbol_facts as facts
@@ -45,7 +46,6 @@ __all__ = [
     "needs_unit",
 ]
 
-_DAY: Final = interval_of("1d").microseconds
 #: Columns that every row of a table needs from its source.
 REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     TRADES.name: ("ts", "price", "amount"),
@@ -335,7 +335,7 @@ class Canonical:
         reason = "truncated_epoch" if self.times.is_epoch else "time_too_early"
         sieve.reject(early, reason, pl.format("{}, before there was a market for crypto", detail))
         declared = self._mapping.interval
-        within_a_day = self._table != BARS.name or declared is None or interval_of(declared).microseconds < _DAY
+        within_a_day = self._table != BARS.name or declared is None or interval_of(declared).microseconds < DAY
         if self.times.is_epoch and within_a_day:
             early = pl.col("ts") < _EPOCHS_BEGIN
             sieve.reject(early, "truncated_epoch", pl.format("{}: digits of the epoch are missing", detail))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import get_args
 
 import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.core.errors import ContractError
+from hfthot_platform.core.time import Grain
 from hfthot_platform.domain.contracts.rules import NotNull, Rule
 
 __all__ = [
@@ -34,7 +35,6 @@ INT = pa.int64()
 SMALL = pa.int32()
 FLAG = pa.bool_()
 
-Grain = Literal["date", "month", "year"]
 
 #: Optional helper column of incoming rows: the position in their source, from 1.  It reaches the quarantine if
 #: the audit rejects the row, and is never stored otherwise.

@@ -12,7 +12,7 @@ for vendors begin to count them on different days.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -21,6 +21,7 @@ import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.core.intervals import interval as interval_of
+from hfthot_platform.core.time import DAY, microseconds
 from hfthot_platform.domain.market.calendar import FIRST_US_YEAR, Calendar, calendar_of, days_of_calendar
 
 if TYPE_CHECKING:
@@ -35,7 +36,6 @@ _KEY: Final = ("venue", "symbol")
 # The calendars' span; rows cannot be outside it (see the contracts).
 _FIRST_DAY: Final = date(1900, 1, 1)
 _LAST_DAY: Final = date(2100, 1, 1)
-_DAY: Final = interval_of("1d").microseconds
 _NO_RUNS: Final = pl.DataFrame(
     schema={"venue": pl.String, "symbol": pl.String, "start": _TIME, "end": _TIME, "missing": pl.Int64}
 )
@@ -85,7 +85,7 @@ class _Grid:
 
     def closes(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the close times of the intervals at positions; a day ends after a day, a month at the next."""
-        if self.listed is None or self.step == _DAY:
+        if self.listed is None or self.step == DAY:
             return self.times(positions) + self.step
         return self.listed[positions + 1]
 
@@ -252,7 +252,7 @@ def staleness(rows: pl.DataFrame | pl.LazyFrame, interval: str, now: datetime, *
     _aware(now, "now")
     step = interval_of(interval).microseconds
     last = _with_time(rows, interval).group_by(_KEY).agg(last=pl.col("ts").max()).sort("symbol", "venue").collect()
-    now_ticks = _ticks(now)
+    now_ticks = microseconds(now)
     behind: list[int | None] = []
     for venue, ticks in last.select("venue", pl.col("last").to_physical()).rows():
         grid = _grid(venue, interval, np.array([ticks], np.int64))
@@ -308,10 +308,6 @@ def _aware(time: datetime, where: str) -> None:
         raise BadRequestError(f"{time} has no time zone", where=where, hint="Pass an aware time, such as UTC.")
 
 
-def _ticks(time: datetime) -> int:
-    return (time - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
-
-
 def _with_time(rows: pl.DataFrame | pl.LazyFrame, interval: str) -> pl.LazyFrame:
     """Return venue, symbol (as text) and ts of the rows of one interval."""
     names = rows.collect_schema().names()
@@ -353,11 +349,11 @@ def _series(
         low = high = 0
         if grid is not None:
             if start is not None:
-                low = grid.at_or_after(_ticks(start))
+                low = grid.at_or_after(microseconds(start))
             elif len(positions):
                 low = int(positions[0])
             if end is not None:
-                high = grid.at_or_after(_ticks(end))
+                high = grid.at_or_after(microseconds(end))
             elif len(positions):
                 high = int(positions[-1]) + 1
             if not len(positions) and (start is None or end is None):
@@ -371,10 +367,10 @@ def _grid(venue: str, interval: str, ticks: NDArray[np.int64]) -> _Grid | None:
     if length.months:
         return _months(length.months)
     calendar = calendar_of(venue)
-    if calendar != "always" and length.microseconds <= _DAY:
-        return _days(calendar) if length.microseconds == _DAY else None
+    if calendar != "always" and length.microseconds <= DAY:
+        return _days(calendar) if length.microseconds == DAY else None
     phase = length.origin % length.microseconds
-    if length.microseconds > _DAY and len(ticks):
+    if length.microseconds > DAY and len(ticks):
         phases, counts = np.unique(ticks % length.microseconds, return_counts=True)
         phase = int(phases[np.argmax(counts)])
     return _Grid(length.microseconds, phase)
@@ -384,7 +380,7 @@ def _grid(venue: str, interval: str, ticks: NDArray[np.int64]) -> _Grid | None:
 def _days(calendar: Calendar) -> _Grid:
     first = date(FIRST_US_YEAR, 1, 1) if calendar == "us" else _FIRST_DAY
     days = days_of_calendar(calendar, first, _LAST_DAY)
-    return _Grid(_DAY, listed=days.astype("datetime64[us]").astype(np.int64))
+    return _Grid(DAY, listed=days.astype("datetime64[us]").astype(np.int64))
 
 
 @lru_cache(maxsize=12)

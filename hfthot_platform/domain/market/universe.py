@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.time import each_day
 from hfthot_platform.domain.contracts.market import UNIVERSE
 
 if TYPE_CHECKING:
@@ -77,8 +78,7 @@ def universe_over(
     scores = _scores(daily_bars, start, end, window_days)
     members = _members_before(previous, start)
     rows: list[tuple[date, int, str, str, float, date, str]] = []
-    for offset in range((end - start).days):
-        day = start + timedelta(days=offset)
+    for offset, day in enumerate(each_day((start, end))):
         eligible = scores.of(offset)
         if not eligible:
             # Without data nothing is chosen, and nobody loses the membership for it.

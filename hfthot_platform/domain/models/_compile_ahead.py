@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hfthot_platform.core.time import DAY
 from hfthot_platform.domain.models.backtest import Bars, backtest
 from hfthot_platform.domain.models.chiarella import ChiarellaParams, calibrate, forecast, simulate
 from hfthot_platform.domain.models.mean_field_game import TradeCrowding, solve
@@ -31,7 +32,7 @@ def main() -> None:
     risk_parity(covariance)
     sparse(np.ones(3), covariance)
     close = np.exp(np.cumsum(noise))[:, None]
-    bars = Bars(86_400_000_000 * np.arange(noise.size), ("A",), close, close, close, close, np.ones_like(close))
+    bars = Bars(DAY * np.arange(noise.size), ("A",), close, close, close, close, np.ones_like(close))
     for strategy in (TrendFollowing(), MeanReversion()):
         backtest(strategy, bars)
 

@@ -35,7 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
@@ -44,6 +44,7 @@ import polars as pl
 
 from hfthot_platform.core.compiled import compiled
 from hfthot_platform.core.errors import BadRequestError, DataError, HfthotError, LookAheadError, StrategyError
+from hfthot_platform.core.time import DAY, moment
 from hfthot_platform.domain.models.arguments import number, symbol_names, whole
 from hfthot_platform.domain.models.arrays import BoolArray, FloatArray, FloatLike, IntArray
 from hfthot_platform.domain.models.display import Displayed, as_html
@@ -61,12 +62,11 @@ __all__ = [
 ]
 
 _WHERE: Final = "models.backtest"
-_YEAR: Final = 365.25 * 86_400e6
+_YEAR: Final = 365.25 * DAY
 _TIME: Final = pl.Datetime("us", "UTC")
 _PRICES: Final = ("open", "high", "low", "close")
 #: Rows of bars that a notebook shows.
 _SHOWN_ROWS: Final = 5
-_DAY: Final = 86_400_000_000
 #: Bars after the first decision within which most of the cuts of the causality check lie: short runs are cheap.
 _EARLY: Final = 5_000
 #: Bars of another future that a run of the causality check sees.
@@ -309,10 +309,10 @@ class Bars(Displayed):
         steps = np.diff(times)
         if not steps.size:
             return 0.0
-        days = times // _DAY
+        days = times // DAY
         # Days since 1970 began on a Thursday: 2 and 3 are Saturday and Sunday.
         weekend = float(np.isin(days[np.append(True, np.diff(days) > 0)] % 7, (2, 3)).mean())
-        longest = max(_DAY if weekend > 0.2 else 8 * _DAY, 3 * int(np.median(steps)))
+        longest = max(DAY if weekend > 0.2 else 8 * DAY, 3 * int(np.median(steps)))
         usual = steps[steps <= longest]
         return float(_YEAR / usual.mean())
 
@@ -327,7 +327,7 @@ class Bars(Displayed):
 
 def _moment(ticks: int | np.integer[Any]) -> str:
     try:
-        return f"{datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(ticks)):%Y-%m-%d %H:%M}"
+        return f"{moment(int(ticks)):%Y-%m-%d %H:%M}"
     except OverflowError:
         return f"{int(ticks)} microseconds since 1970"
 

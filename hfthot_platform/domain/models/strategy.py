@@ -50,6 +50,7 @@ import polars as pl
 
 from hfthot_platform.core.compiled import compiled
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, NotConvergedError
+from hfthot_platform.core.time import DAY
 from hfthot_platform.domain.models import chiarella
 from hfthot_platform.domain.models.arguments import choice, number, whole
 from hfthot_platform.domain.models.arrays import FloatArray
@@ -80,7 +81,6 @@ __all__ = [
 _WHERE: Final = "models.strategy"
 #: Rows that a result prints.
 _SHOWN: Final = 10
-_DAY: Final = 86_400_000_000
 #: The regime of a bar for which there is no model yet.
 UNKNOWN: Final = "unknown"
 #: The regime of a bar called trending or mean-reverting by a model that cannot tell the two apart.
@@ -411,7 +411,7 @@ def _order_flow(data: Bars, i: int, here: Any) -> FloatArray | None:
 
 
 def _daily_volume(data: Bars, i: int, here: Any) -> float:
-    days = np.unique(data.times[here] // _DAY).size
+    days = np.unique(data.times[here] // DAY).size
     return float(data.volume[here, i].sum()) / days if days else 0.0
 
 
@@ -859,7 +859,7 @@ def _rows(
             case.why.append("impact unknown: no usable order flow")
         rows.append(
             (
-                *(ts // _DAY, ts, symbol, case.regime.regime, case.regime.confidence, case.regime.identified),
+                *(ts // DAY, ts, symbol, case.regime.regime, case.regime.confidence, case.regime.identified),
                 *(case.strategy, case.signal, case.move, case.deviation, case.cost, impact, case.method, case.budget),
                 *(weight, was, "; ".join(case.why)),
             )

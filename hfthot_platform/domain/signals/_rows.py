@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime
+from datetime import date
 from typing import Any
 
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.core.intervals import interval
+from hfthot_platform.core.time import Days
 from hfthot_platform.domain.contracts.model import TableContract
 from hfthot_platform.domain.market.calendar import calendar_of, days_of_calendar
 
-__all__ = ["as_text", "interval_microseconds", "midnight", "needs", "rows_of", "series_name", "trading_days"]
+__all__ = ["as_text", "interval_microseconds", "needs", "rows_of", "series_name", "trading_days"]
 
 
 def rows_of(contract: TableContract, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -73,12 +74,7 @@ def interval_microseconds(name: str, where: str) -> int:
     return found.microseconds
 
 
-def midnight(day: date) -> datetime:
-    """Return the start of a day, UTC."""
-    return datetime(day.year, day.month, day.day, tzinfo=UTC)
-
-
-def trading_days(venues: Iterable[str], days: tuple[date, date], where: str) -> list[date]:
+def trading_days(venues: Iterable[str], days: Days, where: str) -> list[date]:
     """Return the days, from a first to before a second, on which the venues trade.
 
     Raises:

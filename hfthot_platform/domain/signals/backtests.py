@@ -22,12 +22,13 @@ import numpy as np
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError, DataError, HfthotError
+from hfthot_platform.core.time import MINUTE, midnight
 from hfthot_platform.domain.contracts.portfolio import ALL_SYMBOLS, BACKTEST_EQUITY, BACKTESTS
 from hfthot_platform.domain.models.arrays import FloatArray
 from hfthot_platform.domain.models.backtest import BacktestResult, Bars, Costs, Strategy, backtest
 from hfthot_platform.domain.models.regime import QUIET
 from hfthot_platform.domain.models.strategy import UNIDENTIFIED, UNKNOWN, MeanReversion, TrendFollowing
-from hfthot_platform.domain.signals._rows import as_text, interval_microseconds, midnight, needs, rows_of, series_name
+from hfthot_platform.domain.signals._rows import as_text, interval_microseconds, needs, rows_of, series_name
 from hfthot_platform.domain.signals.regimes import Failed
 
 __all__ = ["ADAPTIVE", "Backtests", "backtest_rows"]
@@ -262,7 +263,7 @@ def _interval(rows: pl.DataFrame, *, closes: bool) -> tuple[str, int]:
         return name, interval_microseconds(name, _WHERE)
     if lengths.len() > 1:
         raise BadRequestError("bars of several lengths", where=_WHERE, hint="Filter them to one interval.")
-    minutes = int(lengths[0]) // 60_000_000
+    minutes = int(lengths[0]) // MINUTE
     return f"{minutes}m", int(lengths[0])
 
 

@@ -22,6 +22,7 @@ import numpy as np
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError, DataError, HfthotError
+from hfthot_platform.core.time import MINUTE
 from hfthot_platform.domain.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
 from hfthot_platform.domain.models import chiarella
 from hfthot_platform.domain.models.arrays import FloatArray, IntArray
@@ -31,7 +32,6 @@ from hfthot_platform.domain.signals.regimes import Failed
 
 __all__ = ["Forecasts", "chiarella_rows", "mfg_forecast", "mfg_price_rows"]
 
-_MINUTE: Final = 60_000_000
 #: The order whose impact is told, in shares of the average daily volume, and the minutes that it takes.
 _ORDER: Final = 0.01
 _EXECUTION_MINUTES: Final = 10
@@ -240,7 +240,7 @@ def chiarella_rows(
         )
     needs(bars_1m, ("venue", "symbol", "ts", "ts_close", "close", "volume"), where)
     known = _known(bars_1m, made_at, window_minutes, where)
-    if (known["ts_close"].to_physical() - known["ts"].to_physical() != _MINUTE).any():
+    if (known["ts_close"].to_physical() - known["ts"].to_physical() != MINUTE).any():
         raise BadRequestError("bars that are not of one minute", where=where, hint="Give rows of market.bars_1m.")
     one = partial(
         _chiarella_rows,
@@ -258,7 +258,7 @@ def _chiarella_rows(
     bars: pl.DataFrame, *, made_at: datetime, horizon: int, window: int, n_paths: int, points: int, seed: int
 ) -> list[dict[str, Any]]:
     _recent(bars, made_at, horizon, window)
-    minute = bars["ts"].to_physical().to_numpy() // _MINUTE
+    minute = bars["ts"].to_physical().to_numpy() // MINUTE
     price = np.log(bars["close"].cast(pl.Float64).to_numpy())
     if not (np.diff(minute) > 0).all():
         raise DataError("two bars of one minute", where="signals.chiarella_rows", hint="Give each bar once.")

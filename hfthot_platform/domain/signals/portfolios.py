@@ -12,12 +12,13 @@ moved by the prices since.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final, NamedTuple
 
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, nearest
+from hfthot_platform.core.time import Days, midnight, moment
 from hfthot_platform.domain.contracts.portfolio import ADAPTIVE_WEIGHTS, METHODS, WEIGHTS
 from hfthot_platform.domain.models.backtest import Bars, Costs
 from hfthot_platform.domain.models.portfolio import (
@@ -39,13 +40,12 @@ from hfthot_platform.domain.models.strategy import (
 )
 from hfthot_platform.domain.signals._rows import (
     interval_microseconds,
-    midnight,
     needs,
     rows_of,
     series_name,
     trading_days,
 )
-from hfthot_platform.domain.signals.regimes import Days, Failed
+from hfthot_platform.domain.signals.regimes import Failed
 
 __all__ = ["Weights", "adaptive_rows", "weight_rows"]
 
@@ -316,7 +316,7 @@ def adaptive_rows(
         for row in decision.rows.iter_rows(named=True):
             name = row["symbol"]
             fitted = markets[quarter].get(name)
-            until = _time(fitted.fitted_at) if isinstance(fitted, FittedMarket) else None
+            until = moment(fitted.fitted_at) if isinstance(fitted, FittedMarket) else None
             row["data_until"] = row.pop("ts")
             row.pop("day")
             out.append(
@@ -503,7 +503,3 @@ def _last_weights(previous: pl.DataFrame | None, first: date, by: str | None) ->
         for name, part in groups
         if part.height
     }
-
-
-def _time(microseconds: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -18,6 +18,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from hfthot_platform.core.errors import DataError, ModelError, NotConvergedError
+from hfthot_platform.core.time import DAY, ONE_DAY, Days, day_number, day_of, each_day, midnight, moment
 from hfthot_platform.domain.contracts.signals import (
     QUIET_LABELS,
     REGIME_CHANGES,
@@ -30,17 +31,13 @@ from hfthot_platform.domain.models.arrays import FloatArray
 from hfthot_platform.domain.models.regime import STRATEGIES, RegimeModel, bar_returns, fit_regimes
 from hfthot_platform.domain.signals._rows import interval_microseconds
 
-__all__ = ["CERTAIN", "Days", "Failed", "RegimeSettings", "change_rows", "model_rows", "regime_rows"]
+__all__ = ["CERTAIN", "Failed", "RegimeSettings", "change_rows", "model_rows", "regime_rows"]
 
-#: The days from a first to before a second one.
-Days = tuple[date, date]
 #: Series without a result, as `symbol@venue`, and why.
 Failed = tuple[tuple[str, str], ...]
 #: A regime with a higher probability than this is certain enough to count as a change.
 CERTAIN: Final = 0.75
 
-_EPOCH: Final = date(1970, 1, 1)
-_DAY_US: Final = 86_400_000_000
 _KEY = tuple[str, str]  # venue, symbol
 
 
@@ -181,7 +178,7 @@ def change_rows(regimes: pl.DataFrame, days: Days, *, certain: float = CERTAIN) 
         Rows of `signals.regime_changes`.
     """
     key = ["symbol", "venue", "interval"]
-    first, end = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days)
+    first, end = (midnight(day) for day in days)
     return (
         regimes.filter(pl.col("confidence") > certain)
         .sort(*key, "ts")
@@ -223,7 +220,7 @@ def _each(items: Iterable[_Closes], work: Callable[[_Series], _Found], interval:
             if made is None:
                 return [], [(name, "fewer than two bars")]
             ts, returns = made
-            return work(_Series(closes.venue, closes.symbol, ts, returns, ts // _DAY_US))
+            return work(_Series(closes.venue, closes.symbol, ts, returns, ts // DAY))
         except ModelError as error:
             return [], [(name, str(error))]
 
@@ -250,7 +247,7 @@ def _readable(latest: tuple[date, str] | None) -> tuple[date, RegimeModel] | Non
 def _closes(closes: pl.DataFrame, interval: str, end: date) -> list[_Closes]:
     """Return each series' closes up to before `end`; a close that is no positive number is a missing one."""
     interval_microseconds(interval, "regimes")
-    limit = datetime(end.year, end.month, end.day, tzinfo=UTC)
+    limit = midnight(end)
     rows = closes.filter(pl.col("ts") < limit, pl.col("close") > 0, pl.col("close").is_finite())
     return [
         _Closes(str(venue), str(symbol), frame["ts"].to_physical().to_numpy(), frame["close"].to_numpy())
@@ -267,12 +264,12 @@ def _on_grid(
     step = interval_microseconds(interval, "regimes")
     calendar = calendar_of(venue)
     if interval == "1d" and calendar != "always":
-        first = _EPOCH + timedelta(days=int(ticks[0] // step))
+        first = day_of(int(ticks[0]))
         first = max(first, date(FIRST_US_YEAR, 1, 1)) if calendar == "us" else first
-        last = _EPOCH + timedelta(days=int(ticks[-1] // step))
+        last = day_of(int(ticks[-1]))
         if last <= first:
             return None
-        days = days_of_calendar(calendar, first, last + timedelta(days=1))
+        days = days_of_calendar(calendar, first, last + ONE_DAY)
         grid = days.astype("datetime64[D]").astype(np.int64) * step
         place = np.searchsorted(grid, ticks)
         # A session outside the calendar has no place among the days; its move is in the next day's return.
@@ -293,10 +290,10 @@ def _fit_series(
     name = f"{series.symbol}@{series.venue}"
     rows: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
-    for day in _days(days):
+    for day in each_day(days):
         if latest is not None and (day - latest[0]).days < settings.refit_days:
             continue
-        end = int(np.searchsorted(series.day, (day - _EPOCH).days))
+        end = int(np.searchsorted(series.day, day_number(day)))
         begin = max(0, end - settings.history_bars)
         returns = series.returns[begin:end]
         present = int(np.isfinite(returns).sum())
@@ -342,8 +339,8 @@ def _model_row(
         "model_id": model.version,
         "observation": model.observation,
         "parameters": model.to_json(),
-        "trained_from": _time(trained_from),
-        "trained_until": _time(trained_until),
+        "trained_from": moment(trained_from),
+        "trained_until": moment(trained_until),
         "n_observations": model.n_observations,
         "log_likelihood": model.log_likelihood,
         "bic": model.bic,
@@ -359,14 +356,14 @@ def _model_row(
 def _filter_series(
     series: _Series, models: pl.DataFrame | None, days: Days, interval: str, history: int
 ) -> tuple[list[pl.DataFrame], list[tuple[str, str]]]:
-    low, high = np.searchsorted(series.day, [(day - _EPOCH).days for day in days])
+    low, high = np.searchsorted(series.day, [day_number(day) for day in days])
     if low == high:
         return [], []
     name = f"{series.symbol}@{series.venue}"
     if models is None:
         return [], [(name, "no model yet")]
     # Each model judges the bars from its first day to the next model's.
-    starts = np.searchsorted(series.day, [(day - _EPOCH).days for day in models["fitted_on"]])
+    starts = np.searchsorted(series.day, [day_number(day) for day in models["fitted_on"]])
     ends = np.append(starts[1:], series.returns.size)
     parts: list[pl.DataFrame] = []
     failures = []
@@ -417,11 +414,3 @@ def _judged(series: _Series, model: RegimeModel, first: int, last: int, interval
     )
     unknown = [pl.lit(None, pl.Float64).alias(name) for name in ("p_calm", "p_normal") if name not in frame.columns]
     return frame.filter(pl.Series(there)).with_columns(unknown).select(*_schema(REGIMES, "month"))
-
-
-def _days(days: Days) -> Iterable[date]:
-    return (days[0] + timedelta(days=offset) for offset in range((days[1] - days[0]).days))
-
-
-def _time(microseconds: int) -> datetime:
-    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=microseconds)

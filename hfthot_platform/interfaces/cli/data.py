@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import shlex
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hfthot_platform.core.time import ONE_DAY, utc_now
 from hfthot_platform.interfaces.cli.output import counted, note, print_json, print_table, progress_bar
 from hfthot_platform.interfaces.cli.tables import new_stamp, opened_lake
 
@@ -63,7 +64,7 @@ def ingest(
     if feed is not None:
         if table is None or first is None:
             raise BadRequestError("--feed needs --table and --from", where="ingest")
-        last = end or first + timedelta(days=1)
+        last = end or first + ONE_DAY
         _from_feed(context, feed, table, (first.date(), last.date()), as_json=as_json)
         return
     outcomes = _from_landing(context) if landing else _from_files(context, paths or [])
@@ -208,7 +209,7 @@ def _from_landing(context: typer.Context) -> list[FileOutcome]:
         return ingest_landing(
             opened_lake(context, new=True),
             settings.landing,
-            now=datetime.now(UTC),
+            now=utc_now(),
             settle_seconds=settings.landing_settle_seconds,
             scratch=settings.scratch,
             stamp=new_stamp("ingest"),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hfthot_platform.core.time import utc_now
 from hfthot_platform.interfaces.cli.output import print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def doctor(
     settings = context.obj.settings()
     with progress_bar("looking"):
         home = settings.dagster_folder()
-        findings = diagnose(settings, datetime.now(UTC), dagster_home=home, online=online, runs=lambda: _runs(home))
+        findings = diagnose(settings, utc_now(), dagster_home=home, online=online, runs=lambda: _runs(home))
     if as_json:
         print_json([asdict(each) for each in findings])
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from hfthot_platform.core.time import ONE_DAY, utc_from_iso
 from hfthot_platform.interfaces.cli.output import as_json as to_json
 from hfthot_platform.interfaces.cli.output import counted, note, print_json, print_table, progress_bar
 from hfthot_platform.interfaces.cli.tables import new_stamp, opened_lake, sql_limits
@@ -179,10 +180,9 @@ def _time(given: str | None) -> datetime | None:
     if given is None:
         return None
     try:
-        time = datetime.fromisoformat(given)
+        return utc_from_iso(given)
     except ValueError:
         raise BadRequestError(f"{given!r} is no time", where="--as-of", hint="Write 2026-01-15T14:00.") from None
-    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _show(stream: SqlStream, limit: int) -> None:
@@ -415,7 +415,7 @@ def run(
 def _end(first: date, end: datetime | None) -> date:
     from hfthot_platform.core.errors import BadRequestError
 
-    last = first + timedelta(days=1) if end is None else end.date()
+    last = first + ONE_DAY if end is None else end.date()
     if last <= first:
         raise BadRequestError(f"--to {last} is not after --from {first}", where="sql run")
     return last

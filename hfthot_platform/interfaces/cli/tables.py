@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hfthot_platform.core.time import utc_now
 from hfthot_platform.interfaces.cli.output import counted, note, print_json, print_table, progress_bar, size
 from hfthot_platform.interfaces.cli.output import text as shown
 
@@ -356,7 +357,7 @@ def check(
     ]
     if not problems:
         with progress_bar(f"checking {name}"):
-            for each in run_checks(lake, name, span, datetime.now(UTC)):
+            for each in run_checks(lake, name, span, utc_now()):
                 outcome = asdict(each)
                 found.append({"check": outcome.pop("name"), **outcome})
     failed = [each for each in found if not each["passed"] and each["severity"] == "error"]

@@ -13,12 +13,13 @@ import hashlib
 import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from itertools import pairwise
 from typing import Any, Final, Literal
 
 import polars as pl
 
+from hfthot_platform.core.time import ONE_DAY
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
 from hfthot_platform.storage.lakehouse.publication import Former
 from hfthot_platform.storage.lakehouse.staging import Rejection
@@ -258,7 +259,7 @@ def former_of(lake: Lakehouse, file: Known, *, but: str = "") -> tuple[Former, s
 def days_in_words(days: Iterable[date]) -> str:
     """Return days as `2024-01-01..2024-01-31 2024-03-05`."""
     ordered = sorted(days)
-    breaks = [number for number, (one, other) in enumerate(pairwise(ordered), 1) if other - one > timedelta(days=1)]
+    breaks = [number for number, (one, other) in enumerate(pairwise(ordered), 1) if other - one > ONE_DAY]
     spans = [ordered[first:end] for first, end in zip([0, *breaks], [*breaks, len(ordered)], strict=True)]
     return " ".join(f"{each[0]}" if len(each) == 1 else f"{each[0]}..{each[-1]}" for each in spans if each)
 
@@ -269,4 +270,4 @@ def _days_of_words(text: str) -> Iterable[date]:
         day, end = date.fromisoformat(first), date.fromisoformat(last or first)
         while day <= end:
             yield day
-            day += timedelta(days=1)
+            day += ONE_DAY

@@ -42,7 +42,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from hfthot_platform.core.errors import BadRequestError, DuplicateAccountError, RejectedFileError
-from hfthot_platform.core.time import microseconds, moment
+from hfthot_platform.core.time import DAY, microseconds, moment
 from hfthot_platform.domain.access.plans import tier
 from hfthot_platform.domain.contracts.model import REJECTED_SCHEMA
 from hfthot_platform.services.accounts.accounts import Accounts
@@ -82,7 +82,6 @@ _TOGETHER: Final = 200
 #: Clocks differ; further ahead an event's time is wrong.
 _AHEAD: Final = timedelta(minutes=10)
 _EARLIEST: Final = datetime(2000, 1, 1, tzinfo=UTC)
-_DAY: Final = 86_400_000_000
 
 _REASONS: Final = {
     "not_json": "the line is not a JSON object",
@@ -567,13 +566,13 @@ class _Importer(Accounts):
         if resource in _RESOURCES:
             counter = counter.limited(*window, at)
         inside = counter.window_start <= at < counter.resets_at
-        same_day = at // _DAY == counter.day
+        same_day = at // DAY == counter.day
         changes = []
         if inside or same_day:
             counter = counter.plus(event.count * inside, event.count * same_day)
             self._write(tx, subject_id, resource, counter, stored=bool(found))
             # The row of the lake belongs to the counter's day.
-            changes = [counter.row(subject_id, resource, max(at, counter.day * _DAY))]
+            changes = [counter.row(subject_id, resource, max(at, counter.day * DAY))]
         detail = self._noted(event, increment=event.count, counted=bool(changes))
         audit = self.event(tx, "usage.count", subject_id, subject_id, Request(), resource=resource, detail=detail)
         tx.log(changes, audit)

@@ -29,6 +29,7 @@ from hfthot_platform.adapters.files.adapter import FileProbe, probe_members
 from hfthot_platform.core.errors import BadRequestError, ClockError, RejectedFileError
 from hfthot_platform.core.files import tighten
 from hfthot_platform.core.settings import Settings
+from hfthot_platform.core.time import DAY, SECOND
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.ingest.files import waiting_files
 from hfthot_platform.services.ingest.user_events import EventsReport, ingest_user_events
@@ -266,7 +267,7 @@ def _sweep(folder: Path, now: datetime, days: int) -> int:
     """Delete what has been in a folder for so many days; return how much that was."""
     if not folder.is_dir():
         return 0
-    old = [path for path in folder.iterdir() if now.timestamp() - path.lstat().st_mtime >= days * 86_400]
+    old = [path for path in folder.iterdir() if now.timestamp() - path.lstat().st_mtime >= days * DAY / SECOND]
     for path in old:
         path.unlink(missing_ok=True)
     return len(old)

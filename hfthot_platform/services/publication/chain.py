@@ -17,6 +17,7 @@ from typing import Any, Final
 import polars as pl
 import sqlalchemy as sa
 
+from hfthot_platform.core.time import DAY
 from hfthot_platform.domain.contracts.accounts import AUDIT_LOG
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational.changes import GENESIS, Entry, chain_hash, personal_digest
@@ -29,7 +30,6 @@ _ROWS: Final = 50_000
 _PAGE: Final = 5_000
 _MOST_PROBLEMS: Final = 100
 _COLUMNS: Final = tuple(name for name in AUDIT_LOG.column_names if name != "schema_version")
-_EPOCH_DAY: Final = 86_400_000_000
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,7 @@ class _Chain:
             detail=row["detail"],
             personal_digest=digest,
         )
-        if recomputed != own or row["day"] != row["ts"] // _EPOCH_DAY:
+        if recomputed != own or row["day"] != row["ts"] // DAY:
             self.broken(seq, "was altered")
         personal = (row["ip"], row["user_agent"], row["personal_detail"])
         if row["redacted"]:
@@ -220,7 +220,7 @@ def _as_row(entry: Entry) -> dict[str, Any]:
     return {
         "seq": entry.seq,
         "ts": entry.ts,
-        "day": entry.ts // _EPOCH_DAY,
+        "day": entry.ts // DAY,
         "subject_id": audit.subject_id,
         "actor_id": audit.actor_id,
         "action": audit.action,

@@ -27,7 +27,7 @@ from sqlalchemy.engine import CursorResult
 from sqlalchemy.sql import Executable
 
 from hfthot_platform.core.errors import AuditFailedError, LockTimeoutError, SchemaMismatchError, StoreError
-from hfthot_platform.core.time import moment
+from hfthot_platform.core.time import DAY, moment
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.accounts import AUDIT_LOG, USER_TABLES
 from hfthot_platform.domain.contracts.model import TIME
@@ -53,7 +53,6 @@ _PAGE: Final = 5_000
 #: Seconds to wait for another publisher.
 _PATIENCE: Final = 120.0
 _ADVISORY: Final = 0x68667468_6F740002  # "hfthot", publisher
-_DAY: Final = 86_400_000_000
 #: Name of what was set aside and published later, in the commits of the user tables.
 _RETRIES: Final = "hfthot.accounts.retried"
 _BEHIND: Final = "an earlier entry of the same subject waits"
@@ -494,7 +493,7 @@ class _Fold:
         """Take a row; it replaces the one of its key."""
         try:
             values = self._pick(row)
-            key = (row[self.contract.time_column or ""] // _DAY, *self._key(row)) if self._dated else self._key(row)
+            key = (row[self.contract.time_column or ""] // DAY, *self._key(row)) if self._dated else self._key(row)
         except (KeyError, TypeError):
             raise self._refused(seq, "lacks a column, or has a time that is none") from None
         if len(row) != len(self._columns):

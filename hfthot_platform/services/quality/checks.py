@@ -7,11 +7,12 @@ together: is it complete, unique, sorted, fresh, in agreement with other tables,
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 from urllib.parse import unquote
 
 from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.time import Span, bounds, partition_range
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.market import CORPORATE_ACTIONS
 from hfthot_platform.domain.contracts.rules import AtLeast, Rule, Spike
@@ -19,7 +20,7 @@ from hfthot_platform.services.quality import series
 from hfthot_platform.services.quality.outcomes import Check, CheckOutcome, Json
 from hfthot_platform.services.quality.rows import RowsSeen, look_at_rows, unsorted_files
 from hfthot_platform.storage.lakehouse import Lakehouse
-from hfthot_platform.storage.lakehouse.days import Span, within
+from hfthot_platform.storage.lakehouse.days import within
 
 __all__ = ["ALLOWED_DELAY", "checks_of", "run_checks"]
 
@@ -169,13 +170,12 @@ class _Run:
         if folder is None:
             return True
         value = unquote(folder.partition("=")[2])
-        first, end = self.span if isinstance(self.span, tuple) else (self.span, self.span + timedelta(days=1))
-        low, high = (_partition_value(by, day) for day in (first, end - timedelta(days=1)))
-        return low <= value <= high
+        low, high = partition_range(by, self.span)
+        return str(low) <= value <= str(high)
 
     def _fresh(self) -> series.Observed:
         if self.span is not None:
-            end = self.span[1] if isinstance(self.span, tuple) else self.span + timedelta(days=1)
+            _, end = bounds(self.span)
             if end < (self.now - self.delay).date():
                 return series.Observed(True, f"The span ended on {end}: its rows are meant to be old.", {})
         instruments = self.lake.table(_INSTRUMENTS).scan()
@@ -185,9 +185,3 @@ class _Run:
         finer = series.FINER[self.declared.name]
         rows = self.lake.table(finer).scan()
         return series.disagreement_with_finer(self.declared, self.rows, rows, self.span), (finer,)
-
-
-def _partition_value(by: str, day: date) -> str:
-    if by == "year":
-        return str(day.year)
-    return (day if by == "date" else day.replace(day=1)).isoformat()

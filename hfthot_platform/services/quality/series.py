@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Final
 
 import polars as pl
 
 from hfthot_platform.core.intervals import interval as interval_of
+from hfthot_platform.core.time import ONE_DAY, Span, bounds, midnight
 from hfthot_platform.domain.contracts import TableContract, contract
 from hfthot_platform.domain.market import gaps
 from hfthot_platform.domain.market.bars import bars_from_bars, bars_from_trades
 from hfthot_platform.services.quality.outcomes import Json
-from hfthot_platform.storage.lakehouse.days import Span, chunks, within
+from hfthot_platform.storage.lakehouse.days import chunks, within
 
 __all__ = [
     "FINER",
@@ -38,7 +39,6 @@ _ROWS_AT_ONCE: Final = 4_000_000
 #: Series that are named in a result; the rest is counted.
 _NAMED: Final = 20
 _KEY: Final = ("venue", "symbol")
-_DAY: Final = timedelta(days=1)
 #: A series without rows for this long has ended; it is not late any more.
 _ENDED_AFTER: Final = timedelta(days=30)
 
@@ -129,14 +129,14 @@ def stale_series(
     newest = rows.select(pl.col(time).max()).collect(engine="streaming").item()
     if newest is None:
         return Observed(True, "There are no rows.", {"newest": None, "series": 0, "stale_series": 0})
-    last = newest if isinstance(newest, datetime) else datetime.combine(newest, datetime.min.time(), UTC)
+    last = newest if isinstance(newest, datetime) else midnight(newest)
     figures: dict[str, Json] = {"newest": last.isoformat(), "allowed_hours": allowed / timedelta(hours=1)}
-    recent = rows.filter(within(declared, ((now - _ENDED_AFTER).date(), now.date() + _DAY)))
+    recent = rows.filter(within(declared, ((now - _ENDED_AFTER).date(), now.date() + ONE_DAY)))
     if declared.primary_key[0] != time and {*_KEY} <= {*declared.primary_key}:
         late = _late(declared, recent, instruments, now, allowed)
         if late.height:
             return _staleness(late, figures)
-    behind = now - last - (_DAY if time in declared.primary_key and isinstance(newest, date) else timedelta(0))
+    behind = now - last - (ONE_DAY if time in declared.primary_key and isinstance(newest, date) else timedelta(0))
     figures |= {"series": 0, "stale_series": 0, "hours_behind": round(behind / timedelta(hours=1), 1)}
     says = f"The newest row is of {last:%Y-%m-%d %H:%M} UTC."
     return Observed(behind <= allowed, says, figures)
@@ -183,7 +183,7 @@ def disagreement_with_finer(
             if made.is_empty():
                 continue
             low, high = made.select(pl.col("ts").min(), pl.col("ts").max().alias("high")).row(0)
-            given = vendor.filter(within(declared, (low.date(), high.date() + _DAY)))
+            given = vendor.filter(within(declared, (low.date(), high.date() + ONE_DAY)))
             if "interval" in declared.column_names:
                 given = given.filter(pl.col("interval") == interval)
             found = gaps.agreement(given, made, tolerance)
@@ -242,11 +242,11 @@ def _complete(declared: TableContract, rows: pl.LazyFrame, interval: str, span: 
         for part in _by_symbols(keys):
             yield gaps.completeness(part.select(*_KEY, time), interval)
         return
-    first, end = span if isinstance(span, tuple) else (span, span + _DAY)
+    first, end = bounds(span)
     # A weekend and a holiday do not end a daily series.
-    reach = max(_DAY, 7 * timedelta(microseconds=interval_of(interval).microseconds))
+    reach = max(ONE_DAY, 7 * timedelta(microseconds=interval_of(interval).microseconds))
     nearby = keys.filter(within(declared, (first - reach, end + reach)))
-    low, high = (pl.lit(each).cast(declared.column(time).polars) for each in (_midnight(first), _midnight(end)))
+    low, high = (pl.lit(each).cast(declared.column(time).polars) for each in (midnight(first), midnight(end)))
     value = pl.col(time)
     for part in _by_symbols(nearby):
         around = part.group_by(_KEY).agg(
@@ -258,8 +258,8 @@ def _complete(declared: TableContract, rows: pl.LazyFrame, interval: str, span: 
             yield gaps.completeness(
                 inside.join(members.lazy(), on=_KEY, how="semi"),
                 interval,
-                start=_midnight(first) if before else None,
-                end=_midnight(end) if after else None,
+                start=midnight(first) if before else None,
+                end=midnight(end) if after else None,
                 members=members.select(_KEY),
             )
 
@@ -280,10 +280,6 @@ def _by_symbols(keys: pl.LazyFrame) -> Iterator[pl.LazyFrame]:
         taken.append(symbol)
         rows += size
     yield keys.filter(pl.col("symbol").is_in(taken)).collect(engine="streaming").lazy()
-
-
-def _midnight(day: date) -> datetime:
-    return datetime.combine(day, datetime.min.time(), UTC)
 
 
 def _late(

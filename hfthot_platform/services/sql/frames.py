@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.core.errors import SqlError
+from hfthot_platform.core.time import DAY
 
 __all__ = ["as_frame", "narrowed", "require_own_names"]
 
@@ -69,6 +70,6 @@ def _durations(column: pa.ChunkedArray) -> pa.ChunkedArray:
             raise SqlError(
                 "an interval of months has no fixed length", where="SQL", hint="Cast it to text, or count in days."
             )
-        microseconds = values["days"].astype(np.int64) * 86_400_000_000 + values["nanoseconds"] // 1000
+        microseconds = values["days"].astype(np.int64) * DAY + values["nanoseconds"] // 1000
         chunks.append(pa.array(microseconds, pa.duration("us"), mask=~present))
     return pa.chunked_array(chunks, pa.duration("us"))

@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 import duckdb
 
 from hfthot_platform.core.errors import SqlError, UnknownTableError, nearest
+from hfthot_platform.core.time import utc_from_iso
 
 __all__ = ["DISCOVERY", "Reference", "Statement", "Token", "parse", "quoted", "tokens_of", "view_of", "without_end"]
 
@@ -382,7 +383,6 @@ def _time(value: str, name: str, where: str) -> datetime:
     try:
         if not (value.startswith("'") and value.endswith("'")):
             raise ValueError
-        time = datetime.fromisoformat(value[1:-1].strip())
-        return (time if time.tzinfo else time.replace(tzinfo=UTC)).astimezone(UTC)
-    except (ValueError, OverflowError):
+        return utc_from_iso(value[1:-1].strip())
+    except ValueError:
         raise SqlError(f"{value[:60] or 'nothing'} is no time", where=where, hint=hint) from None

@@ -9,20 +9,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, Literal
 
 from hfthot_platform.core.errors import StoreError
+from hfthot_platform.core.time import DAY, day_of
 
 __all__ = ["GENESIS", "AuditEvent", "Entry", "Outcome", "RowChange", "chain_hash", "chained", "decode", "encode"]
 __all__ += ["personal_digest", "to_json", "utc_day"]
 
 #: What the first entry of all is chained to.
 GENESIS: Final = "0" * 64
-_EPOCH: Final = date(1970, 1, 1)
-_DAY: Final = 86_400_000_000
 # Canonical: fixed separators, ASCII, no NaN.  Objects are sorted where the text itself is compared or hashed.
 _JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 _SORTED: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=True, allow_nan=False, sort_keys=True)
@@ -83,13 +81,13 @@ def to_json(value: object) -> str:
 
 
 @lru_cache(maxsize=64)
-def _iso_day(days: int) -> str:
-    return (_EPOCH + timedelta(days=days)).isoformat()
+def _iso_day(number: int) -> str:
+    return day_of(number * DAY).isoformat()
 
 
 def utc_day(ts: int) -> str:
     """Return the UTC day of a time in microseconds, as `YYYY-MM-DD`."""
-    return _iso_day(ts // _DAY)
+    return _iso_day(ts // DAY)
 
 
 def personal_digest(ip: str | None, user_agent: str | None, personal_detail: str | None) -> str:

@@ -16,13 +16,12 @@ from urllib.parse import urlsplit
 import sqlalchemy as sa
 
 from hfthot_platform.core.settings import Settings
-from hfthot_platform.core.time import microseconds
+from hfthot_platform.core.time import DAY, microseconds
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.store import Store, Transaction
 
 __all__ = ["UsedPlace", "forget_places", "places_of_settings", "record_places", "used_places"]
 
-_DAY: Final = 86_400_000_000
 #: A place that is not there and that nobody used for so long is forgotten.
 _FORGOTTEN_DAYS: Final = 400
 
@@ -72,7 +71,7 @@ def record_places(store: Store, settings: Settings) -> None:
     with store.reading() as rx:
         known = {UsedPlace(*row[:2]): row[2] for row in rx.execute(_all()).all()}
     now = microseconds(store.clock())
-    if all(known.get(each, 0) > now - _DAY for each in wanted):
+    if all(known.get(each, 0) > now - DAY for each in wanted):
         return
     with store.transaction() as tx:
         known = {UsedPlace(*row[:2]): row[2] for row in tx.execute(_all()).all()}
@@ -97,7 +96,7 @@ def forget_places(tx: Transaction) -> int:
     table = schema.places
     for kind, location, last_used in tx.execute(_all()).all():
         path = UsedPlace(kind, location).path
-        if last_used < tx.now - _FORGOTTEN_DAYS * _DAY and path is not None and not path.exists():
+        if last_used < tx.now - _FORGOTTEN_DAYS * DAY and path is not None and not path.exists():
             gone += tx.execute(sa.delete(table).where(table.c.kind == kind, table.c.location == location)).rowcount
     return gone
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakKeyDictionary
 
@@ -17,6 +17,7 @@ import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.core.errors import SqlRefusedError, UnknownTableError, nearest
+from hfthot_platform.core.time import ONE_DAY, Grain, midnight, partition_days
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.model import DATE
 from hfthot_platform.domain.contracts.views import View
@@ -269,22 +270,21 @@ def _spans(contract: TableContract, files: Files) -> list[tuple[date | None, dat
     return list(zip(*bounds, strict=True))
 
 
-def _of_partition(grain: str, value: Any) -> tuple[date | None, date | None]:
+def _of_partition(grain: Grain, value: Any) -> tuple[date | None, date | None]:
     if value is None:
         return None, None
-    if grain == "year":
-        return date(int(value), 1, 1), date(int(value), 12, 31)
-    day = value if isinstance(value, date) else date.fromisoformat(str(value))
-    if grain == "date":
-        return day, day
-    return day.replace(day=1), (day.replace(day=28) + timedelta(days=4)).replace(day=1) - timedelta(days=1)
+    try:
+        first, end = partition_days(grain, value)
+    except OverflowError:
+        return None, None  # the last partition of the calendar: its rows are judged one by one
+    return first, end - ONE_DAY
 
 
 def _instant(value: date) -> datetime:
     """Return the first instant of a day, or a time in UTC."""
     if isinstance(value, datetime):
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
-    return datetime.combine(value, time(), UTC)
+    return midnight(value)
 
 
 def _last(value: date) -> datetime:

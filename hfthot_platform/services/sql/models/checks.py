@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Literal
 
 import duckdb
 import polars as pl
 
 from hfthot_platform.core.errors import SqlError, nearest
+from hfthot_platform.core.time import ONE_DAY, midnight
 from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column
 from hfthot_platform.domain.contracts.rules import Between, OneOf, Rule
 from hfthot_platform.services.sql.engine import Limits
@@ -310,7 +311,7 @@ def _freshness(test: ModelTest, newest: datetime | date | None, rows: int, now: 
         return TestOutcome(test, False, 1, rows, "There is no row, so nothing is fresh.")
     if not isinstance(newest, datetime):
         # A day's row speaks for the whole day.
-        newest = datetime.combine(newest + timedelta(days=1), datetime.min.time(), UTC)
+        newest = midnight(newest + ONE_DAY)
     age = max(now - newest, timedelta())
     passed = age <= test.within
     hours = age.total_seconds() / 3600

@@ -9,12 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta
+from datetime import date, datetime
 from typing import Literal
 
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError, HfthotError
+from hfthot_platform.core.time import ONE_DAY, Days
 from hfthot_platform.domain.contracts.views import View
 from hfthot_platform.services.sql.engine import Connect, Limits, query
 from hfthot_platform.services.sql.models.checks import ModelTest, TestOutcome, evaluate, over_rows
@@ -24,7 +25,6 @@ from hfthot_platform.storage.lakehouse import Audited, Commit, Lakehouse, Stamp
 
 __all__ = [
     "Computed",
-    "Days",
     "ModelRun",
     "compute",
     "inputs_of",
@@ -35,8 +35,6 @@ __all__ = [
     "stamped",
 ]
 
-#: From a first day to before a second one.
-Days = tuple[date, date]
 Status = Literal["published", "unchanged", "view", "empty", "failed", "skipped"]
 
 
@@ -151,7 +149,7 @@ def publish(lake: Lakehouse, computed: Computed, stamp: Stamp) -> Commit:
 def stamped(stamp: Stamp, computed: Computed) -> Stamp:
     """Return a stamp with what the rows were computed from."""
     days = computed.days
-    partition = stamp.partition or ("" if days is None else f"{days[0]}..{days[1] - timedelta(days=1)}")
+    partition = stamp.partition or ("" if days is None else f"{days[0]}..{days[1] - ONE_DAY}")
     return replace(stamp, asset=stamp.asset or computed.model.name, partition=partition, inputs=computed.inputs)
 
 
@@ -204,7 +202,7 @@ def span_of(lake: Lakehouse, models: Models, model: SqlModel) -> Days | None:
     if not ends:
         return None
     days = sorted(each.date() if isinstance(each, datetime) else each for each in ends)
-    return days[0], days[-1] + timedelta(days=1)
+    return days[0], days[-1] + ONE_DAY
 
 
 def _events(lake: Lakehouse, name: str) -> list[date]:
