@@ -86,9 +86,10 @@ bench: $(READY)  ## Print every benchmark beside its peer or limit, and the kept
 	@for each in benchmarks/bench_*.py; do echo; echo "== $$each"; $(BIN)/python $$each || exit 1; done
 	@$(BIN)/python benchmarks/ratios.py
 
-dictionary: $(READY)  ## Write the generated pages of docs/: tables, settings
+dictionary: $(READY)  ## Write the generated pages of docs/: tables, settings, errors
 	@$(BIN)/python -m hfthot_platform.interfaces.cli.dictionary > docs/data_dictionary.md
 	@$(BIN)/python -m hfthot_platform.interfaces.cli.settings_page > docs/settings.md
+	@$(BIN)/python -m hfthot_platform.interfaces.cli.errors_page > docs/errors.md
 
 lock: $(READY)  ## Pin the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --upgrade pyproject.toml -o requirements.lock

@@ -20,7 +20,7 @@ from typing import Final, Literal
 
 import polars as pl
 
-from hfthot_platform.core.errors import BadRequestError, DataError, nearest_symbol
+from hfthot_platform.core.errors import AmbiguousVenueError, BadRequestError, DataError, nearest_symbol
 from hfthot_platform.core.intervals import canonical_name
 from hfthot_platform.core.settings import load_settings
 from hfthot_platform.core.time import midnight
@@ -82,7 +82,8 @@ def load_dataset(
         lake: the configured one by default.
 
     Raises:
-        BadRequestError: no symbol, an unknown interval, a time without a zone, or a symbol with several venues.
+        BadRequestError: no symbol, an unknown interval, a time without a zone.
+        AmbiguousVenueError: a symbol is there from several venues and none was chosen.
         DataError: the lake has no such bars; the message says what it has.
     """
     name = canonical_name(interval)
@@ -123,8 +124,9 @@ def load_dataset(
         if symbol not in venues:
             raise _absent(lake, symbol, interval, table, venue, bounded=start is not None or end is not None)
         if len(venues[symbol]) > 1:
-            raise BadRequestError(
+            raise AmbiguousVenueError(
                 f"{symbol} is traded on {', '.join(venues[symbol])}",
+                venues=tuple(venues[symbol]),
                 where=table,
                 hint=f"Choose one: load_dataset({symbol!r}, venue={venues[symbol][0]!r}).",
             )

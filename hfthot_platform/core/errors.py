@@ -3,12 +3,16 @@
 Every error says what was wrong (with the offending value), where, and what to do next.  Library code
 raises these and nothing else on purpose; callers catch `HfthotError` or the narrowest class that they
 can act on.  Messages never hold secrets or personal data.
+
+Each class has a `code` of its own, which programs may rely on: it never changes and is never used again for something
+else.  What belongs here: errors that leave the library.  What does not: signals between functions of one module, and
+exit and HTTP statuses, which are in `status`.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +39,9 @@ __all__ = [
     "ErasureUnverifiedError",
     "ExpiredTokenError",
     "HfthotError",
+    "HistoryUnavailableError",
     "InactiveAccountError",
+    "InfeasibleError",
     "InvalidCredentialsError",
     "InvalidTokenError",
     "KeySourceError",
@@ -67,6 +73,7 @@ __all__ = [
     "SqlWorkerError",
     "StorageFullError",
     "StorageReadOnlyError",
+    "StorageUnavailableError",
     "StoreError",
     "StoreMissingError",
     "StrategyError",
@@ -87,8 +94,12 @@ __all__ = [
 class HfthotError(Exception):
     """Base of all errors raised on purpose.
 
-    `what` holds the offending value, `where` the place (a table, a file, a setting), `hint` the next step.
+    `what` holds the offending value, `where` the place (a table, a file, a setting), `hint` the next step.  `code`
+    names the kind of error for programs, and `remedy` is what helps against it in general.
     """
+
+    code: ClassVar[str] = "INTERNAL_ERROR"
+    remedy: ClassVar[str] = "Try again; if it stays, report it with the command or call and the time."
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what = what
@@ -98,17 +109,33 @@ class HfthotError(Exception):
         stop = "" if message.endswith("?") else "."
         super().__init__(f"{message}{stop} {hint}" if hint else message)
 
+    def to_dict(self) -> dict[str, str]:
+        """Return code, message, where and hint, for an answer or a record; nothing else of the error or its cause."""
+        return {"code": self.code, "message": self.what, "where": self.where, "hint": self.hint}
+
 
 class ConfigError(HfthotError):
     """A setting is missing, malformed or contradicts another."""
+
+    code = "CONFIG_INVALID"
+    remedy = (
+        "Correct the setting that the message names; `hfthot settings` shows all of them and where each value "
+        "comes from."
+    )
 
 
 class BadRequestError(HfthotError, ValueError):
     """An argument of a call is out of its domain (a naive timestamp, an unknown interval, ...)."""
 
+    code = "INVALID_PARAMS"
+    remedy = "Correct the argument that the message names."
+
 
 class AmbiguousVenueError(BadRequestError):
     """A symbol is there from several venues, whose prices must not be mixed; `venues` names them."""
+
+    code = "AMBIGUOUS_VENUE"
+    remedy = "Choose one of the venues in the message, as in `market(symbol, venue='kraken')`."
 
     def __init__(self, what: str, *, venues: tuple[str, ...], where: str = "", hint: str = "") -> None:
         self.venues = venues
@@ -118,13 +145,22 @@ class AmbiguousVenueError(BadRequestError):
 class UnknownSymbolError(BadRequestError):
     """No table has this symbol; the message names the same instrument in another spelling, or what there is."""
 
+    code = "UNKNOWN_SYMBOL"
+    remedy = "Use the spelling that the message suggests, or ingest the symbol first."
+
 
 class ContractError(HfthotError):
     """A table contract is inconsistent in itself."""
 
+    code = "CONTRACT_INVALID"
+    remedy = "Correct the table's declaration."
+
 
 class DocumentError(HfthotError):
     """A YAML text cannot be read, or is refused before it is expanded; `line` counts from 1."""
+
+    code = "DOCUMENT_INVALID"
+    remedy = "Correct the YAML at the line in the message."
 
     def __init__(self, what: str, *, line: int, where: str = "", hint: str = "") -> None:
         self.line = line
@@ -134,103 +170,178 @@ class DocumentError(HfthotError):
 class UnknownTableError(HfthotError, KeyError):
     """No contract has this name; the message suggests the nearest one."""
 
+    code = "UNKNOWN_TABLE"
+    remedy = "Use the name that the message suggests; `hfthot tables` lists all of them."
+
     __str__ = Exception.__str__  # KeyError would show the repr of the message
 
 
 class SqlError(HfthotError):
     """A statement cannot run: its syntax, its types, its parameters, or more than its limits allow."""
 
+    code = "SQL_INVALID"
+    remedy = "Correct the statement where the message points."
+
 
 class SqlModelsError(SqlError):
     """Files of SQL models have mistakes; the message lists each with its file, line and a suggestion."""
+
+    code = "SQL_MODELS_INVALID"
+    remedy = "Correct the files in the message, then run `hfthot sql compile`."
 
 
 class SqlBusyError(SqlError):
     """No place in the queue, or none that became free in time; the same statement may succeed later."""
 
+    code = "SQL_BUSY"
+    remedy = "Send the same statement again later."
+
 
 class SqlCancelledError(SqlError):
     """The statement was cancelled by its caller."""
+
+    code = "SQL_CANCELLED"
+    remedy = "Nothing; send the statement again if it is still wanted."
 
 
 class SqlDeadlineError(SqlError):
     """The statement did not finish within its time and was ended."""
 
+    code = "SQL_DEADLINE_EXCEEDED"
+    remedy = "Read fewer days or columns, or aggregate earlier."
+
 
 class SqlMemoryError(SqlError):
     """The statement needed more memory than it may use and was ended."""
+
+    code = "SQL_MEMORY_EXCEEDED"
+    remedy = "Read fewer days or columns, or aggregate earlier."
 
 
 class SqlQuotaError(SqlError):
     """The caller's plan has no SQL queries left, or none at all."""
 
+    code = "SQL_QUOTA_EXCEEDED"
+    remedy = "Wait for the next window, or take a larger plan."
+
 
 class SqlRefusedError(SqlError):
     """The statement does what a stranger's SQL may not; the message says what."""
+
+    code = "SQL_REFUSED"
+    remedy = "Write one SELECT over the tables of the plan, with the functions that are allowed."
 
 
 class SqlWorkerError(SqlError):
     """The process that ran the statement ended by itself, or could not be started."""
 
+    code = "SQL_WORKER_FAILED"
+    remedy = "Send the statement again; if it fails each time, simplify it and report it."
+
 
 class UnknownColumnError(SqlError):
     """A statement names a column that its tables do not have; the message suggests the nearest one."""
+
+    code = "UNKNOWN_COLUMN"
+    remedy = "Use the name that the message suggests; `hfthot describe TABLE` lists the columns."
 
 
 class LakehouseError(HfthotError):
     """Base of what can go wrong between a caller and a table on storage."""
 
+    code = "LAKEHOUSE_ERROR"
+    remedy = "Run `hfthot doctor`, which says what is wrong and how to mend it."
+
 
 class LakeMissingError(LakehouseError):
     """There is no lake at this place; the message has the absolute path or URL that was looked at."""
+
+    code = "LAKE_MISSING"
+    remedy = "Go to the folder that holds the lake, correct HFTHOT_LAKE_ROOT, or run `hfthot init`."
 
 
 class SchemaMismatchError(LakehouseError):
     """Rows do not have the contract's columns; the message names column, expected and found."""
 
+    code = "SCHEMA_MISMATCH"
+    remedy = "Give the rows the columns and types in the message."
+
 
 class VersionUnavailableError(LakehouseError):
     """A version or time that cannot be read; the message names the readable range."""
+
+    code = "VERSION_UNAVAILABLE"
+    remedy = "Choose a version or time in the range of the message; `hfthot history TABLE` lists them."
 
 
 class CommitConflictError(LakehouseError):
     """Other writers won every attempt within the retry bound; nothing was written."""
 
+    code = "COMMIT_CONFLICT"
+    remedy = "Run the same step again; nothing was written."
+
 
 class LockTimeoutError(LakehouseError):
-    """The writers' lock was not to be had in time."""
+    """Others held a lock for longer than the caller would wait."""
+
+    code = "LOCK_TIMEOUT"
+    remedy = "Wait for the process that holds the lock to end, then run the same step again."
 
 
 class DamagedTableError(LakehouseError):
     """A file that the table's log names is missing or unreadable; the message names it and the way back."""
 
+    code = "TABLE_DAMAGED"
+    remedy = "Follow the message: restore the file, or go back to a version without it (`hfthot restore`)."
+
 
 class UnsupportedTableError(LakehouseError):
     """The table uses a Delta feature that some of our read routes would misread silently."""
+
+    code = "TABLE_UNSUPPORTED"
+    remedy = "Write the table anew without the feature in the message."
 
 
 class StorageFullError(LakehouseError):
     """No room on the device; the previous version still stands."""
 
+    code = "STORAGE_FULL"
+    remedy = "Make room on the device, then run the same step again."
+
 
 class StorageReadOnlyError(LakehouseError):
     """The table's place cannot be written; the previous version still stands."""
+
+    code = "STORAGE_READ_ONLY"
+    remedy = "Correct the permissions or mount the device for writing, then run the same step again."
 
 
 class StorageUnavailableError(LakehouseError):
     """The object store did not answer or refused the request; what was published before still stands."""
 
+    code = "STORAGE_UNAVAILABLE"
+    remedy = "Check the object store, its address and its credentials, then try again."
+
 
 class AuditFailedError(LakehouseError):
     """A blocking rule failed, so nothing was published."""
+
+    code = "AUDIT_FAILED"
+    remedy = "Look at the rejected rows and their rules in `quarantine.*`, and correct the source."
 
 
 class AccountError(HfthotError):
     """Base of what can go wrong with an account; messages never hold names, addresses, tokens or keys."""
 
+    code = "ACCOUNT_ERROR"
+    remedy = "Follow the message."
+
 
 class DuplicateAccountError(AccountError):
     """The username or the e-mail address is taken; `field` says which."""
+
+    code = "DUPLICATE_ACCOUNT"
+    remedy = "Choose another username or e-mail address, or sign in to the account that has it."
 
     def __init__(self, what: str, *, field: str, where: str = "", hint: str = "") -> None:
         self.field = field
@@ -240,35 +351,59 @@ class DuplicateAccountError(AccountError):
 class UnknownUserError(AccountError, KeyError):
     """No account has this id."""
 
+    code = "UNKNOWN_USER"
+    remedy = "Check the id; it may be of another installation, or erased."
+
     __str__ = Exception.__str__  # KeyError would show the repr of the message
 
 
 class AuthenticationError(AccountError):
     """Who is asking could not be established."""
 
+    code = "UNAUTHORIZED"
+    remedy = "Sign in, or send a valid API key."
+
 
 class InvalidCredentialsError(AuthenticationError):
     """Username or password is wrong; which of the two is not said."""
+
+    code = "INVALID_CREDENTIALS"
+    remedy = "Check username and password."
 
 
 class InvalidTokenError(AuthenticationError):
     """The session token or API key was never issued, or was altered."""
 
+    code = "INVALID_TOKEN"
+    remedy = "Send the token or key exactly as it was issued, or sign in again."
+
 
 class ExpiredTokenError(AuthenticationError):
     """The session is over; sign in again."""
+
+    code = "EXPIRED_TOKEN"
+    remedy = "Sign in again."
 
 
 class RevokedTokenError(AuthenticationError):
     """The session or API key was ended before its time."""
 
+    code = "REVOKED_TOKEN"
+    remedy = "Sign in again, or make a new API key."
+
 
 class InactiveAccountError(AuthenticationError):
     """The account waits for approval, was rejected, deactivated, or deleted (restorable for a while)."""
 
+    code = "INACTIVE_ACCOUNT"
+    remedy = "Ask an administrator to approve or restore the account."
+
 
 class TooManyAttemptsError(AuthenticationError):
     """Too many failed sign-ins; `retry_after` is the number of seconds to wait."""
+
+    code = "TOO_MANY_ATTEMPTS"
+    remedy = "Wait for `retry_after` seconds."
 
     def __init__(self, what: str, *, retry_after: float, where: str = "", hint: str = "") -> None:
         self.retry_after = retry_after
@@ -278,9 +413,15 @@ class TooManyAttemptsError(AuthenticationError):
 class PermissionDeniedError(AccountError):
     """The caller is known but may not do this."""
 
+    code = "PERMISSION_DENIED"
+    remedy = "Ask somebody whose role allows it."
+
 
 class TierForbiddenError(PermissionDeniedError):
-    """The caller's tier does not include this."""
+    """The caller's plan does not include this: a table, an operation, SQL."""
+
+    code = "TIER_REQUIRED"
+    remedy = "Take a plan that includes it."
 
 
 class QuotaExceededError(AccountError):
@@ -288,6 +429,9 @@ class QuotaExceededError(AccountError):
 
     `retry_after` is the number of seconds until then, as HTTP's header of that name has it.
     """
+
+    code = "RATE_LIMITED"
+    remedy = "Wait for `retry_after` seconds, until `resets_at`, or take a larger plan."
 
     def __init__(
         self,
@@ -306,49 +450,85 @@ class QuotaExceededError(AccountError):
 class StoreError(AccountError):
     """The operational store cannot be opened, read or written; what was acknowledged before still stands."""
 
+    code = "STORE_UNAVAILABLE"
+    remedy = "Check the disk or the database server, then repeat the call."
+
 
 class StoreMissingError(StoreError):
     """There are no accounts at this place; only a command that says so makes them."""
+
+    code = "STORE_MISSING"
+    remedy = "Go to the folder that `data` lies in, correct HFTHOT_ACCOUNTS, or run `hfthot init`."
 
 
 class RowRefusedError(AccountError):
     """An operation would write a row that its table's contract does not take; nothing of it was entered."""
 
+    code = "ROW_REFUSED"
+    remedy = "Correct the value of the column in the message."
+
 
 class ClockError(HfthotError):
     """The clock cannot be trusted with removing anything: it leapt ahead of everything that happened before."""
+
+    code = "CLOCK_DOUBTED"
+    remedy = "Correct the machine's clock, or confirm it as the message says."
 
 
 class PrivacyError(HfthotError):
     """Base of what can go wrong with keys, export, erasure and proof."""
 
+    code = "PRIVACY_ERROR"
+    remedy = "Follow the message."
+
 
 class KeySourceError(PrivacyError):
-    """The key-encryption keys cannot be had, or are not safe where they are."""
+    """The key-encryption keys are not available, or not safe where they are."""
+
+    code = "KEYS_UNAVAILABLE"
+    remedy = "Make the key-encryption keys available, and readable by this user alone, or restore them from a backup."
 
 
 class DecryptionError(PrivacyError):
     """A ciphertext was altered, or belongs to another table, column or subject."""
 
+    code = "DECRYPTION_FAILED"
+    remedy = "Restore the value from a backup, and find out who altered it."
+
 
 class ErasedSubjectError(PrivacyError):
     """The account was erased; nothing of it can be read, restored or changed."""
+
+    code = "SUBJECT_ERASED"
+    remedy = "Nothing: an erasure cannot be undone."
 
 
 class LegalHoldError(PrivacyError):
     """A legal hold keeps this data from being erased."""
 
+    code = "LEGAL_HOLD"
+    remedy = "Lift the hold, if it is over, then ask again."
+
 
 class ErasureUnverifiedError(PrivacyError):
     """An erasure could not be proven, so no certificate is issued; the message says what is left where."""
+
+    code = "ERASURE_UNVERIFIED"
+    remedy = "Remove what the message names, then resume the erasure."
 
 
 class CertificateError(PrivacyError):
     """A certificate was altered, is not one, or was signed by another installation."""
 
+    code = "CERTIFICATE_INVALID"
+    remedy = "Ask the installation that issued it for the original, or check it with that installation's key."
+
 
 class SourceError(HfthotError):
     """Base of what can go wrong while reading a market-data source."""
+
+    code = "SOURCE_FAILED"
+    remedy = "Follow the message."
 
 
 class SourceUnavailableError(SourceError):
@@ -356,6 +536,9 @@ class SourceUnavailableError(SourceError):
 
     `resume_from` is the time from which to fetch again: every row before it was delivered.
     """
+
+    code = "SOURCE_UNAVAILABLE"
+    remedy = "Fetch again later, from `resume_from` on."
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", resume_from: datetime | None = None) -> None:
         self.resume_from = resume_from
@@ -365,9 +548,15 @@ class SourceUnavailableError(SourceError):
 class SourceRefusedError(SourceError):
     """A remote source refuses for good (unknown symbol, credentials, region); the same request never succeeds."""
 
+    code = "SOURCE_REFUSED"
+    remedy = "Check symbol, credentials and region; the same request never succeeds."
+
 
 class HistoryUnavailableError(SourceError):
     """A source no longer keeps, or never kept, part of the span; `available_from` is the first time it has."""
+
+    code = "HISTORY_UNAVAILABLE"
+    remedy = "Begin at `available_from`, or use an archive for what lies before."
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", available_from: datetime | None = None) -> None:
         self.available_from = available_from
@@ -377,9 +566,15 @@ class HistoryUnavailableError(SourceError):
 class ChecksumMismatchError(SourceError):
     """A downloaded or copied file differs from its published checksum."""
 
+    code = "CHECKSUM_MISMATCH"
+    remedy = "Delete the file and fetch it again."
+
 
 class RejectedFileError(SourceError):
     """A whole file cannot be ingested; `reason` is machine-readable and ends up in `ops.ingest_files`."""
+
+    code = "FILE_REJECTED"
+    remedy = "Read the reason beside the file in `rejected/`, correct the file or its mapping, and feed it again."
 
     def __init__(self, reason: str, what: str, *, where: str = "", hint: str = "") -> None:
         self.reason = reason
@@ -389,30 +584,48 @@ class RejectedFileError(SourceError):
 class ModelError(HfthotError):
     """Base of what can go wrong inside a model."""
 
+    code = "MODEL_FAILED"
+    remedy = "Follow the message."
+
 
 class DataError(ModelError, ValueError):
     """The data cannot carry the model: too few observations, NaN or infinity, a constant series."""
+
+    code = "DATA_UNFIT"
+    remedy = "Give the model longer series without missing or constant values."
 
 
 class InfeasibleError(ModelError):
     """An optimisation has no solution: its constraints contradict each other, or its optimum is unbounded."""
 
+    code = "INFEASIBLE"
+    remedy = "Loosen the constraints that the message names."
+
 
 class LookAheadError(ModelError):
     """A strategy's decisions change with data from after them, or do not depend on the bars that it is given."""
+
+    code = "LOOK_AHEAD"
+    remedy = "Make the strategy decide from the bars up to its own only."
 
 
 class StrategyError(ModelError):
     """A strategy raised an error of its own, which is the cause of this one."""
 
+    code = "STRATEGY_FAILED"
+    remedy = "Correct the strategy; its own error is the cause of this one."
+
 
 class NotConvergedError(ModelError):
     """An iteration ended without reaching its tolerance, and no usable result exists."""
 
+    code = "NOT_CONVERGED"
+    remedy = "Allow more iterations, loosen the tolerance, or give more data."
+
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """Return `" Did you mean 'x'?"` for the closest candidate that is another name, or an empty string."""
-    close = difflib.get_close_matches(name, [each for each in candidates if each != name], n=1, cutoff=0.5)
+    close = difflib.get_close_matches(name, (other for other in candidates if other != name), n=1, cutoff=0.5)
     return f"Did you mean {close[0]!r}?" if close else ""
 
 
@@ -431,7 +644,7 @@ def nearest_symbol(symbol: str, candidates: Iterable[str]) -> str:
 
 def same_symbol(symbol: str, known: Iterable[str]) -> str | None:
     """Return the known symbol with the same letters and digits in any case, or None."""
-    return next((each for each in sorted(known) if _letters(each) == _letters(symbol)), None)
+    return next((name for name in sorted(known) if _letters(name) == _letters(symbol)), None)
 
 
 def _letters(symbol: str) -> str:

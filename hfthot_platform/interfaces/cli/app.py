@@ -12,15 +12,8 @@ import typer
 from typer.core import TyperGroup
 from typer.exceptions import TyperException
 
-from hfthot_platform.core.errors import (
-    BadRequestError,
-    ConfigError,
-    HfthotError,
-    LakeMissingError,
-    SqlError,
-    StoreMissingError,
-    UnknownTableError,
-)
+from hfthot_platform.core.errors import HfthotError
+from hfthot_platform.core.status import status_of
 from hfthot_platform.core.version import __version__
 from hfthot_platform.interfaces.cli import accounts, data, health, privacy, setup, sql, tables, users
 from hfthot_platform.interfaces.cli.output import complain
@@ -29,9 +22,6 @@ if TYPE_CHECKING:
     from hfthot_platform.core.settings import Settings
 
 __all__ = ["app", "main"]
-
-#: Errors of whoever typed the command; they exit with 2, as a wrong option does, and all others with 1.
-_USAGE = (BadRequestError, ConfigError, LakeMissingError, SqlError, StoreMissingError, UnknownTableError)
 
 
 @dataclass(frozen=True)
@@ -49,7 +39,7 @@ class Shared:
 
 
 class _Group(TyperGroup):
-    """Turns errors into one red line, a hint and an exit code; `--debug` shows where they come from."""
+    """Turns errors into one red line, a hint and the error's exit status; `--debug` shows where they come from."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -64,7 +54,7 @@ class _Group(TyperGroup):
             if ctx.obj is not None and ctx.obj.debug:
                 raise
             complain(*_in_words(error))
-            raise typer.Exit(2 if isinstance(error, _USAGE) else 1) from None
+            raise typer.Exit(status_of(error).exit) from None
 
 
 def _in_words(error: Exception) -> tuple[str, str]:
