@@ -11,7 +11,14 @@ import polars as pl
 import pytest
 
 from hfthot_platform import research
-from hfthot_platform.core.errors import BadRequestError, DataError, LookAheadError, nearest, nearest_symbol
+from hfthot_platform.core.errors import (
+    AmbiguousVenueError,
+    BadRequestError,
+    DataError,
+    LookAheadError,
+    nearest,
+    nearest_symbol,
+)
 from hfthot_platform.research import MeanReversion, TrendFollowing, backtest, equity_plot, load_dataset
 from hfthot_platform.storage.lakehouse import Lakehouse
 
@@ -170,8 +177,9 @@ def test_an_empty_lake_says_so(tmp_path):
 
 
 def test_a_symbol_of_several_venues_asks_which(lake):
-    with pytest.raises(BadRequestError, match="binance, kraken"):
+    with pytest.raises(AmbiguousVenueError, match="binance, kraken") as caught:
         load_dataset("SOL-USDT")
+    assert caught.value.venues == ("binance", "kraken")
 
     assert len(load_dataset("SOL-USDT", venue="kraken")) == 20
 
