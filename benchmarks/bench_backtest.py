@@ -16,8 +16,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hfthot_platform.domain.models.arrays import FloatArray
-from hfthot_platform.domain.models.backtest import Bars, Costs, backtest
+from hfthot_platform.core.arrays import FloatArray
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs, backtest
 from hfthot_platform.domain.models.strategy import MeanReversion, TrendFollowing
 
 REPEATS = 5

@@ -24,8 +24,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from hfthot_platform.domain.models.arrays import FloatArray
-from hfthot_platform.domain.models.backtest import BacktestResult, Bars, Costs, backtest, on_change
+from hfthot_platform.core.arrays import FloatArray
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import BacktestResult, Costs, backtest, on_change
 from hfthot_platform.domain.models.strategy import AdaptiveRules, MeanReversion, TrendFollowing, adaptive
 
 BLOCK, DRAWS = 20, 2_000

@@ -26,8 +26,9 @@ from hfthot_platform.core.settings import load_settings
 from hfthot_platform.core.time import midnight
 from hfthot_platform.domain import plots
 from hfthot_platform.domain.market.bars import bars_at
+from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models import backtest as _engine
-from hfthot_platform.domain.models.backtest import BacktestResult, Bars, Costs, Strategy, assert_causal, on_change
+from hfthot_platform.domain.models.backtest import BacktestResult, Costs, Strategy, assert_causal, on_change
 from hfthot_platform.domain.models.strategy import Adaptive, AdaptiveRules, MeanReversion, TrendFollowing, regime_labels
 from hfthot_platform.storage.lakehouse import Lakehouse
 

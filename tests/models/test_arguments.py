@@ -20,6 +20,7 @@ import pytest
 import hfthot_platform.domain.models
 from hfthot_platform import research
 from hfthot_platform.core.errors import HfthotError
+from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models import backtest as bt
 from hfthot_platform.domain.models import chiarella, mean_field_game, portfolio
 
@@ -167,18 +168,18 @@ CALLS = {
         "seed": 0,
         "max_generations": 1,
     },
-    "backtest.Bars": bars,
+    "panel.Bars": bars,
     "backtest.Costs": lambda: {"fee": 1e-3, "slippage": 1e-3},
     "backtest.backtest": lambda: {
         "strategy": lazy,
-        "data": bt.Bars(**bars()),
+        "data": Bars(**bars()),
         "costs": bt.Costs(),
         "causality_cuts": 1,
     },
-    "backtest.assert_causal": lambda: {"strategy": lazy, "data": bt.Bars(**bars()), "n_cuts": 2, "seed": 0},
+    "backtest.assert_causal": lambda: {"strategy": lazy, "data": Bars(**bars()), "n_cuts": 2, "seed": 0},
     "backtest.on_change": lambda: {"weights": np.ones((5, 2))},
     "backtest.held_weights": lambda: {
-        "bars": bt.Bars(**bars()),
+        "bars": Bars(**bars()),
         "orders": np.full((60, 2), 0.3),
         "costs": bt.Costs(),
     },
@@ -251,6 +252,7 @@ RESULTS = {
     *("mean_field_game.ClosedForm", "mean_field_game.CrowdingCalibration", "mean_field_game.MeanFieldSolution"),
     "mean_field_game.PriceForecast",
     *(f"chiarella.{name}" for name in ("Calibration", "Estimate", "Impact", "Moments", "Simulation", "Stability")),
+    "panel.time_text",
     *("backtest.BacktestResult", "switching_mean.SwitchingMean", "reliability.Reliability"),
     *(f"regime.{name}" for name in ("Agreement", "Evidence", "FilterState", "RegimeFilter", "RegimeModel")),
     *(f"regime.{name}" for name in ("RegimeUpdate", "Selection", "WalkForward")),
@@ -258,8 +260,8 @@ RESULTS = {
     # Whole pipelines over fitted models: their arguments are those of the above.
     *(f"strategy.{name}" for name in ("adaptive", "decide", "fit_markets", "regime_labels")),
 }
-#: The checks themselves.
-TOOLS = {"arguments", "arrays", "display"}
+#: Modules of other packages whose public names are those of the models' users too.
+BESIDE = ("hfthot_platform.domain.market.panel",)
 
 NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e308, 1e-308, 10**30, "many", [1.0, 2.0], 1j, object()]
 ARRAYS = {
@@ -283,21 +285,21 @@ NAMED = [("A", "A", "B"), ("A", "A"), (), ("A",), (1, 2, 3), "ABC", 5, ("A", Non
 @cache
 def public():
     found = {}
-    for module in pkgutil.iter_modules(hfthot_platform.domain.models.__path__):
-        if module.name.startswith("_") or module.name in TOOLS:
-            continue
-        loaded = importlib.import_module(f"hfthot_platform.domain.models.{module.name}")
+    modules = [each.name for each in pkgutil.iter_modules(hfthot_platform.domain.models.__path__)]
+    models = [f"hfthot_platform.domain.models.{name}" for name in modules if not name.startswith("_")]
+    for path in (*models, *BESIDE):
+        loaded = importlib.import_module(path)
         for name in loaded.__all__:
-            each = getattr(loaded, name)
-            if inspect.isfunction(each) or inspect.isclass(each):
-                found[f"{module.name}.{name}"] = each
+            member = getattr(loaded, name)
+            if inspect.isfunction(member) or inspect.isclass(member):
+                found[f"{path.rsplit('.', 1)[-1]}.{name}"] = member
     return found
 
 
 def nonsense(arguments):
     """Yield a parameter, a label and a bad value for each argument that is a number, an array, names or a word."""
     for parameter, good in arguments.items():
-        if isinstance(good, bool | pl.DataFrame | bt.Bars | bt.Costs) or callable(good):
+        if isinstance(good, bool | pl.DataFrame | Bars | bt.Costs) or callable(good):
             continue
         if isinstance(good, str):
             bad = {repr(word): word for word in ("Sample", "", 3, None)}

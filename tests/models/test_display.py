@@ -11,9 +11,9 @@ import numpy as np
 import polars as pl
 import pytest
 
+from hfthot_platform.core.display import Displayed
+from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models import chiarella
-from hfthot_platform.domain.models.backtest import Bars
-from hfthot_platform.domain.models.display import Displayed
 from hfthot_platform.domain.models.mean_field_game import TradeCrowding, closed_form, predict_price, solve
 from hfthot_platform.domain.models.portfolio import risk_parity
 from hfthot_platform.domain.models.regime import fit_regimes

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfthot_platform.core.errors import BadRequestError, DataError
-from hfthot_platform.domain.models.backtest import Bars, Costs, assert_causal, backtest
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs, assert_causal, backtest
 from hfthot_platform.domain.models.chiarella import ChiarellaParams
 from hfthot_platform.domain.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
 from hfthot_platform.domain.models.strategy import (

@@ -11,11 +11,12 @@ import pytest
 from polars.testing import assert_frame_equal
 
 from hfthot_platform.adapters.sample import SampleFeed
+from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.domain.contracts.model import TableContract
 from hfthot_platform.domain.contracts.portfolio import BACKTEST_EQUITY, BACKTESTS
-from hfthot_platform.domain.models.arrays import FloatArray
-from hfthot_platform.domain.models.backtest import Bars, Costs, backtest
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs, backtest
 from hfthot_platform.domain.models.strategy import MeanReversion, TrendFollowing
 from hfthot_platform.domain.signals.backtests import Backtests, backtest_rows
 from hfthot_platform.storage.lakehouse.audit import audit

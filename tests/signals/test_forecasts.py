@@ -14,8 +14,8 @@ from polars.testing import assert_frame_equal
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.domain.contracts.model import TableContract
 from hfthot_platform.domain.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
+from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models import strategy
-from hfthot_platform.domain.models.backtest import Bars
 from hfthot_platform.domain.models.chiarella import ChiarellaParams, calibrate, forecast
 from hfthot_platform.domain.models.strategy import FittedMarket
 from hfthot_platform.domain.signals.forecasts import _present, chiarella_rows, mfg_forecast, mfg_price_rows

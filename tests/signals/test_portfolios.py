@@ -13,7 +13,8 @@ from hfthot_platform.adapters.sample import SampleFeed
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.domain.contracts.model import TableContract
 from hfthot_platform.domain.contracts.portfolio import ADAPTIVE_WEIGHTS, METHODS, WEIGHTS
-from hfthot_platform.domain.models.backtest import Bars, Costs, held_weights
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs, held_weights
 from hfthot_platform.domain.models.portfolio import align_returns, cara, estimate_moments
 from hfthot_platform.domain.models.strategy import AdaptiveRules
 from hfthot_platform.domain.signals.portfolios import Weights, adaptive_rows, weight_rows

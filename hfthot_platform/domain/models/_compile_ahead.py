@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from hfthot_platform.core.time import DAY
-from hfthot_platform.domain.models.backtest import Bars, backtest
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import backtest
 from hfthot_platform.domain.models.chiarella import ChiarellaParams, calibrate, forecast, simulate
 from hfthot_platform.domain.models.mean_field_game import TradeCrowding, solve
 from hfthot_platform.domain.models.portfolio import risk_parity, sparse

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.compiled import compiled
-from hfthot_platform.domain.models.arrays import FloatArray
 
 __all__ = ["fokker_planck", "hjb", "tangent"]
 

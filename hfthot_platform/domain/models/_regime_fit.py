@@ -12,6 +12,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from hfthot_platform.core.arrays import BoolArray, FloatArray, IntArray
 from hfthot_platform.core.errors import DataError, ModelError, NotConvergedError
 from hfthot_platform.domain.models import _regime_loops as loops
 from hfthot_platform.domain.models._regime_model import (
@@ -24,7 +25,6 @@ from hfthot_platform.domain.models._regime_model import (
     Selection,
     features_of,
 )
-from hfthot_platform.domain.models.arrays import BoolArray, FloatArray, IntArray
 
 __all__ = ["Fit", "chosen", "select"]
 

@@ -12,8 +12,8 @@ import math
 
 import numpy as np
 
+from hfthot_platform.core.arrays import FloatArray, IntArray
 from hfthot_platform.core.compiled import compiled
-from hfthot_platform.domain.models.arrays import FloatArray, IntArray
 
 __all__ = [
     "advance",

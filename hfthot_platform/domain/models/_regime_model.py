@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 import numpy as np
 
+from hfthot_platform.core.arguments import number, whole
+from hfthot_platform.core.arrays import FloatArray, FloatLike, IntArray
+from hfthot_platform.core.display import Displayed
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError
 from hfthot_platform.domain.models import _regime_loops as loops
-from hfthot_platform.domain.models.arguments import number, whole
-from hfthot_platform.domain.models.arrays import FloatArray, FloatLike, IntArray
-from hfthot_platform.domain.models.display import Displayed
 
 if TYPE_CHECKING:
     import polars as pl

@@ -33,11 +33,11 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import numpy as np
 
+from hfthot_platform.core.arguments import array, number, whole
+from hfthot_platform.core.arrays import FloatArray, FloatLike
 from hfthot_platform.core.compiled import compiled
+from hfthot_platform.core.display import Displayed
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, NotConvergedError
-from hfthot_platform.domain.models.arguments import array, number, whole
-from hfthot_platform.domain.models.arrays import FloatArray, FloatLike
-from hfthot_platform.domain.models.display import Displayed
 
 if TYPE_CHECKING:
     import polars as pl

@@ -47,11 +47,11 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from hfthot_platform.core.arguments import array, choice, number, whole
+from hfthot_platform.core.arrays import FloatArray, FloatLike
+from hfthot_platform.core.display import Displayed
 from hfthot_platform.core.errors import BadRequestError, DataError, NotConvergedError
 from hfthot_platform.domain.models._mean_field_loops import fokker_planck, hjb, tangent
-from hfthot_platform.domain.models.arguments import array, choice, number, whole
-from hfthot_platform.domain.models.arrays import FloatArray, FloatLike
-from hfthot_platform.domain.models.display import Displayed
 
 __all__ = [
     "ClosedForm",

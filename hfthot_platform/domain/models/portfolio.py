@@ -28,11 +28,11 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 import numpy as np
 import polars as pl
 
+from hfthot_platform.core.arguments import array, choice, number, symbol_names, whole
+from hfthot_platform.core.arrays import FloatArray, FloatLike
 from hfthot_platform.core.compiled import compiled
+from hfthot_platform.core.display import Displayed
 from hfthot_platform.core.errors import BadRequestError, DataError, InfeasibleError, NotConvergedError, nearest
-from hfthot_platform.domain.models.arguments import array, choice, number, symbol_names, whole
-from hfthot_platform.domain.models.arrays import FloatArray, FloatLike
-from hfthot_platform.domain.models.display import Displayed
 
 __all__ = [
     "AlignedReturns",

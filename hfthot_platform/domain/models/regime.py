@@ -43,6 +43,8 @@ from typing import Any, Final, Literal, NamedTuple, get_args
 
 import numpy as np
 
+from hfthot_platform.core.arguments import choice, number, whole
+from hfthot_platform.core.arrays import FloatArray, FloatLike, IntArray
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, nearest
 from hfthot_platform.domain.models import _regime_loops as loops
 from hfthot_platform.domain.models._regime_fit import Fit, chosen, select
@@ -57,8 +59,6 @@ from hfthot_platform.domain.models._regime_model import (
     Selection,
     checked_returns,
 )
-from hfthot_platform.domain.models.arguments import choice, number, whole
-from hfthot_platform.domain.models.arrays import FloatArray, FloatLike, IntArray
 
 __all__ = [
     "LABELS",

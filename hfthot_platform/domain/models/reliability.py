@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
+from hfthot_platform.core.arguments import array, number, whole
+from hfthot_platform.core.arrays import FloatArray, FloatLike, IntArray
+from hfthot_platform.core.display import Displayed
 from hfthot_platform.core.errors import DataError
-from hfthot_platform.domain.models.arguments import array, number, whole
-from hfthot_platform.domain.models.arrays import FloatArray, FloatLike, IntArray
-from hfthot_platform.domain.models.display import Displayed
 
 if TYPE_CHECKING:
     import polars as pl

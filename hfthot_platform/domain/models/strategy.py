@@ -48,15 +48,16 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
+from hfthot_platform.core.arguments import choice, number, whole
+from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.compiled import compiled
+from hfthot_platform.core.display import Displayed
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, NotConvergedError
 from hfthot_platform.core.time import DAY
+from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models import chiarella
-from hfthot_platform.domain.models.arguments import choice, number, whole
-from hfthot_platform.domain.models.arrays import FloatArray
-from hfthot_platform.domain.models.backtest import Bars, Costs, held_weights
+from hfthot_platform.domain.models.backtest import Costs, held_weights
 from hfthot_platform.domain.models.chiarella import ChiarellaParams
-from hfthot_platform.domain.models.display import Displayed
 from hfthot_platform.domain.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
 from hfthot_platform.domain.models.regime import QUIET, STRATEGIES, WalkForward, walk_forward
 

@@ -23,11 +23,11 @@ from typing import Final
 
 import numpy as np
 
+from hfthot_platform.core.arguments import array, number, whole
+from hfthot_platform.core.arrays import FloatArray, FloatLike, IntArray
 from hfthot_platform.core.errors import BadRequestError, DataError, NotConvergedError
 from hfthot_platform.domain.models import _regime_loops as loops
 from hfthot_platform.domain.models._regime_model import long_run
-from hfthot_platform.domain.models.arguments import array, number, whole
-from hfthot_platform.domain.models.arrays import FloatArray, FloatLike, IntArray
 
 __all__ = ["SwitchingMean", "fit_switching_mean"]
 

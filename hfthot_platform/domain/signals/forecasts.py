@@ -21,11 +21,11 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import polars as pl
 
+from hfthot_platform.core.arrays import FloatArray, IntArray
 from hfthot_platform.core.errors import BadRequestError, DataError, HfthotError
 from hfthot_platform.core.time import MINUTE
 from hfthot_platform.domain.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
 from hfthot_platform.domain.models import chiarella
-from hfthot_platform.domain.models.arrays import FloatArray, IntArray
 from hfthot_platform.domain.models.mean_field_game import PriceForecast, predict_price
 from hfthot_platform.domain.signals._rows import as_text, needs, rows_of, series_name
 from hfthot_platform.domain.signals.regimes import Failed

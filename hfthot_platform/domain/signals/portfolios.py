@@ -20,7 +20,8 @@ import polars as pl
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, nearest
 from hfthot_platform.core.time import Days, midnight, moment
 from hfthot_platform.domain.contracts.portfolio import ADAPTIVE_WEIGHTS, METHODS, WEIGHTS
-from hfthot_platform.domain.models.backtest import Bars, Costs
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs
 from hfthot_platform.domain.models.portfolio import (
     Allocation,
     MeanVariance,

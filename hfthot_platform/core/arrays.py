@@ -1,4 +1,4 @@
-"""Type aliases of the arrays that models take and return.  Shapes stand in the docstrings."""
+"""Type aliases of numerical arrays.  Shapes stand in the docstrings of what takes and returns them."""
 
 from __future__ import annotations
 

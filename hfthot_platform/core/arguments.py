@@ -1,7 +1,7 @@
-"""Checks of what a caller hands to a model: a number, a count, a name, an array.
+"""Checks of what a caller hands to a numerical function: a number, a count, a name, an array.
 
-What goes here: the checks that several models need, each with the one typed error of its kind.  What stays out: what
-a single model knows about its own data.
+What goes here: the checks that several need, each with the one typed error of its kind.  What stays out: what
+one function knows about its own data.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.errors import BadRequestError, DataError, nearest
-from hfthot_platform.domain.models.arrays import FloatArray
 
 __all__ = ["array", "choice", "number", "symbol_names", "whole"]
 

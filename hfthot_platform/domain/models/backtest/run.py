@@ -1,0 +1,103 @@
+"""Running a backtest: from a strategy and bars to a result."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import polars as pl
+
+from hfthot_platform.core.arguments import whole
+from hfthot_platform.core.arrays import FloatArray, FloatLike
+from hfthot_platform.core.errors import BadRequestError, DataError
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest.causality import judge
+from hfthot_platform.domain.models.backtest.fees import DEFAULT_COSTS, Costs
+from hfthot_platform.domain.models.backtest.ledger import follow
+from hfthot_platform.domain.models.backtest.result import BacktestResult, result_of
+from hfthot_platform.domain.models.backtest.targets import Strategy, bars_of, name_of, targets_of
+
+__all__ = ["backtest", "held_weights"]
+
+_WHERE: Final = "models.backtest"
+
+
+def backtest(
+    strategy: Strategy,
+    data: Bars | pl.DataFrame,
+    costs: Costs = DEFAULT_COSTS,
+    *,
+    regimes: Sequence[str] | None = None,
+    causality_cuts: int = 8,
+) -> BacktestResult:
+    """Run a strategy over bars and account for it; see the module for execution and costs.
+
+    Args:
+        strategy: see `Strategy`.
+        data: bars, or rows of `market.bars` (see `Bars.from_frame`).
+        costs: fee and slippage.
+        regimes: name of the regime as known at each close, (T,).  The return from one close to the next is counted
+            to the regime known at the first, a round trip to that known at the close before its entry.  The table
+            has, per regime: bars, share of bars, compounded return, return and volatility per year, Sharpe ratio,
+            turnover per year, costs, round trips closed, share of them won, and their average length.
+        causality_cuts: how often the strategy is run again, on the first bars with other futures and on other prices,
+            to see whether it looks ahead (two runs at least); 0 trusts it, as is right for weights that were recorded
+            when they were decided, and the result says so.  All but one of the runs are short.
+
+    Raises:
+        LookAheadError: a decision changes with data from after it, or does not depend on the bars.
+        StrategyError: the strategy raised an error of its own.
+        DataError: targets of the wrong shape or infinite, fewer than two bars, or bars that `Bars` refuses.
+        BadRequestError: costs so high for the leverage asked for that no trade is possible, or an argument out of
+            its domain.
+    """
+    where = f"{_WHERE}.backtest"
+    bars = bars_of(strategy, data, where)
+    if len(bars) < 2:
+        raise DataError("one bar", where=where, hint="Give two or more: orders fill at the next open.")
+    whole(causality_cuts, "causality_cuts", where, least=0, most=1_000_000)
+    if not isinstance(costs, Costs):
+        raise BadRequestError(f"costs = {costs!r}", where=where, hint="Give Costs(fee, slippage).")
+    labels = None if regimes is None else _labels(regimes, len(bars))
+    target = targets_of(strategy, bars)
+    decided = np.flatnonzero(~np.isnan(target).all(axis=1))
+    start = int(decided[0]) if decided.size else len(bars)
+    causality = judge(strategy, bars, target, start, causality_cuts)
+    leverage = float(np.nansum(np.abs(target[decided]), axis=1).max(initial=0.0))
+    if max(costs.buy, costs.sell) * leverage >= 0.5:
+        raise BadRequestError(
+            f"costs of {costs.buy:.1%} at a leverage of {leverage:.1f}",
+            where=f"{_WHERE}.backtest",
+            hint="Half of the equity would go with one trade: lower the weights or the costs.",
+        )
+    return result_of(name_of(strategy), bars, costs, start, follow(bars, target, costs), labels, causality)
+
+
+def _labels(regimes: Sequence[str], size: int) -> pl.Series:
+    try:
+        labels = pl.Series("regime", list(regimes), dtype=pl.String)
+    except (TypeError, pl.exceptions.PolarsError) as error:
+        raise DataError(f"regimes are no names ({error})", where=f"{_WHERE}.backtest") from error
+    if labels.len() != size or labels.null_count():
+        raise DataError(
+            f"{labels.len()} regimes, {labels.null_count()} of them null",
+            where=f"{_WHERE}.backtest",
+            hint=f"Give one name for each of the {size} bars, `unknown` where there is none.",
+        )
+    return labels
+
+
+def held_weights(bars: Bars, orders: FloatLike, costs: Costs = DEFAULT_COSTS) -> FloatArray:
+    """Return the weights (N,) that an account holds at the last close after following orders: drifted with the prices.
+
+    Args:
+        bars: (T, N). orders: targets, (T, N), NaN for none; those of the last bar are not yet executed.
+        costs: fee and slippage.
+
+    Raises:
+        DataError: orders of another shape, or infinite.
+    """
+    targets = targets_of(lambda _: orders, bars)
+    weights: FloatArray = follow(bars, targets, costs).weights[-1]
+    return weights
