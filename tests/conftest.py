@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tests.recordings import Generated, Recorded, Recordings
+
 # What the shell has set must not decide the tests: `make test` itself exports this variable.
 os.environ.pop("DAGSTER_HOME", None)
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -23,10 +25,26 @@ settings.load_profile("explore" if os.environ.get("HFTHOT_EXPLORE") else "same")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+#: Folder of real recorded market data.
+RECORDED = Path(os.environ.get("HFTHOT_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
+
+
+def pytest_report_header() -> str:
+    """Say what the tests of recordings run on."""
+    return f"recordings: generated{f', and recorded ones in {RECORDED}' if RECORDED.is_dir() else ' only'}"
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Folder with real recorded market data; tests that need it are skipped where it is absent."""
-    path = Path(os.environ.get("HFTHOT_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
-    if not path.is_dir():
-        pytest.skip(f"real market data not present: {path}")
-    return path
+    """Folder of real recorded market data, for values that only it can give; skipped where it is absent."""
+    if not RECORDED.is_dir():
+        pytest.skip(f"real market data not present: {RECORDED}")
+    return RECORDED
+
+
+@pytest.fixture(scope="session", params=["generated", "recorded"] if RECORDED.is_dir() else ["generated"])
+def recordings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recordings:
+    """Recordings in the formats of venues: generated ones always, and real ones where they are present."""
+    if request.param == "recorded":
+        return Recorded(RECORDED)
+    return Generated(tmp_path_factory.mktemp("recordings"))

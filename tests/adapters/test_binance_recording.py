@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import gzip
 import json
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import polars as pl
 import pytest
 
 from hfthot_platform.adapters.recognise import recognise
 from hfthot_platform.core.errors import RejectedFileError
+from tests.recordings import STREAMS
 
 CLOCK = 1_723_161_255_088_176_367
 
@@ -36,33 +37,34 @@ def _write(path, lines, end="\n"):
 
 
 @pytest.mark.parametrize(
-    ("file", "venue", "symbol", "count"),
+    ("name", "venue", "symbol"),
     [
-        ("usdm/btcusdt_20240808.gz", "binance_usdm", "BTC-USDT-PERP", 21_313),
-        ("spot/btcusdt_20240808.gz", "binance", "BTC-USDT", 9_757),
-        ("cm/btcusd_perp_20240808.gz", "binance_coinm", "BTC-USD-PERP", 2_286),
+        ("usdm/btcusdt_20240808", "binance_usdm", "BTC-USDT-PERP"),
+        ("spot/btcusdt_20240808", "binance", "BTC-USDT"),
+        ("cm/btcusd_perp_20240808", "binance_coinm", "BTC-USD-PERP"),
     ],
 )
-def test_every_trade_of_a_recording(shared_data, read_file, file, venue, symbol, count) -> None:
-    got = read_file(shared_data / "l2/binance_ws_2024_08" / file)
-    assert (got.rows.height, got.rejected.height) == (count, 0)
+def test_every_trade_of_a_recording(recordings, read_file, name, venue, symbol) -> None:
+    got = read_file(recordings / f"{STREAMS}/{name}.gz")
+    assert (got.rows.height, got.rejected.height) == (recordings.facts.stream_trades[name], 0)
     assert got.rows.select("venue", "symbol", "source").unique().row(0) == (venue, symbol, "replay")
     assert got.rows["trade_id"].diff().drop_nulls().unique().to_list() == [1]
     assert got.rows["ts"].is_sorted()
 
 
 @pytest.mark.parametrize("name", ["spot/btcusdt", "spot/ethusdt", "cm/btcusd_perp"])
-def test_recordings_join_without_a_gap_over_midnight(shared_data, read_file, name) -> None:
-    days = [read_file(shared_data / f"l2/binance_ws_2024_08/{name}_{day}.gz").rows for day in (20240808, 20240809)]
+def test_recordings_join_without_a_gap_over_midnight(recordings, read_file, name) -> None:
+    days = [read_file(recordings / f"{STREAMS}/{name}_{day}.gz").rows for day in (20240808, 20240809)]
     both = pl.concat(days)
     assert both["trade_id"].diff().drop_nulls().unique().to_list() == [1]
     assert both["ts"].dt.date().n_unique() == 2
 
 
-def test_the_local_clock_is_kept_beside_the_venues(shared_data, read_file) -> None:
-    rows = read_file(shared_data / "l2/binance_ws_2024_08/usdm/btcusdt_20240808.gz").rows
+def test_the_local_clock_is_kept_beside_the_venues(recordings, read_file) -> None:
+    rows = read_file(recordings / f"{STREAMS}/usdm/btcusdt_20240808.gz").rows
     lag = (rows["ts_received"] - rows["ts"]).median()
-    assert timedelta(seconds=-1.4) < lag < timedelta(seconds=-1.1)  # that recorder's clock was behind
+    low, high = recordings.facts.stream_lag
+    assert low < lag < high
 
 
 def test_an_event_is_read_exactly(tmp_path, read_file) -> None:
@@ -103,7 +105,7 @@ def test_a_last_event_cut_off_costs_that_row_only(tmp_path, read_file) -> None:
     assert (got.rows.height, got.reasons) == (1, ["truncated_row"])
 
 
-def test_another_exchanges_recording_is_not_taken_for_binances(shared_data) -> None:
+def test_another_exchanges_recording_is_not_taken_for_binances(recordings) -> None:
     with pytest.raises(RejectedFileError) as caught:
-        recognise(shared_data / "l2/binance_ws_2024_08/hyperliquid/btcusd_20250126.gz")
+        recognise(recordings / f"{STREAMS}/hyperliquid/btcusd_20250126.gz")
     assert caught.value.reason == "unrecognised"

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hfthot_platform.adapters.recognise import recognise
 from hfthot_platform.core.errors import RejectedFileError
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
+from tests.recordings import CSV, HOURS, XRP
 
 BARS = ["ts", "open", "high", "low", "close", "volume"]
 TRADES = {"venue": "kraken", "symbol": "BTC-EUR", "columns": ["ts", "price", "amount"], "table": "market.trades"}
@@ -28,82 +29,84 @@ def _bars(times) -> list[str]:
     return [f"{each},1.5,1.7,1.4,1.6,10" for each in times]
 
 
-# --- presets, on real files ---------------------------------------------------------------------------------------
+# --- presets, on recorded files ---------------------------------------------------------------------------------------
 
 
-def test_kraken_trades(shared_data, read_file) -> None:
-    got = read_file(shared_data / "trades/binance_kraken_trades/kraken/trades_csv/BCHEUR.csv")
+def test_kraken_trades(recordings, read_file) -> None:
+    got = read_file(recordings / f"{XRP}/kraken/trades_csv/BCHEUR.csv")
+    facts = recordings.facts
+    ts, price, amount = facts.bch_first
     assert got.claim.label == "csv/kraken_trades"
-    assert (got.rows.height, got.rejected.height) == (148, 0)
+    assert (got.rows.height, got.rejected.height) == (facts.bch_trades, 0)
     assert got.rows.row(0, named=True) | {"trade_id": 0} == {
         "venue": "kraken",
         "symbol": "BCH-EUR",
-        "ts": datetime(2023, 1, 1, 0, 3, 56, tzinfo=UTC),
+        "ts": ts,
         "trade_id": 0,
-        "price": 90.54,
-        "amount": 1.1044842,
+        "price": price,
+        "amount": amount,
         "source": "vendor_history",
         "source_ref": "test:1",
         ROW_NUMBER: 1,
     }
     assert (got.rows["trade_id"] < 0).all()
-    assert got.rows["trade_id"].n_unique() == 148
+    assert got.rows["trade_id"].n_unique() == facts.bch_trades
 
 
-def test_bitfinex_candles_are_open_close_high_low(shared_data, read_file) -> None:
-    got = read_file(shared_data / "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz")
+def test_bitfinex_candles_are_open_close_high_low(recordings, read_file) -> None:
+    got = read_file(recordings / "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz")
     assert (got.claim.label, got.claim.table, got.claim.symbol) == ("csv/bitfinex_candles", "market.bars_1m", "BTC-USD")
-    assert (got.rows.height, got.rejected.height) == (293_230, 0)
+    assert (got.rows.height, got.rejected.height) == (recordings.facts.bitfinex_minutes, 0)
     assert got.rows.select(pl.all_horizontal(pl.col("high") >= pl.max_horizontal("open", "close", "low"))).item(0, 0)
     assert (got.rows["high"] >= got.rows["low"]).all()
     span = got.rows["ts"].max() - got.rows["ts"].min()
-    assert span // timedelta(minutes=1) + 1 - got.rows["ts"].n_unique() == 233_809
+    assert span // timedelta(minutes=1) + 1 - got.rows["ts"].n_unique() == recordings.facts.bitfinex_missing
     assert got.rows["final"].sum() == got.rows.height - 1
 
 
-def test_coinbase_with_banner_twelve_hour_clock_and_descending_time(shared_data, read_file) -> None:
-    got = read_file(shared_data / "ohlcv/coinbase_bitfinex_csv/Coinbase_BTCUSD_1h.csv.gz")
+def test_coinbase_with_banner_twelve_hour_clock_and_descending_time(recordings, read_file) -> None:
+    got = read_file(recordings / f"{CSV}/Coinbase_BTCUSD_1h.csv.gz")
+    ts, volume, quote_volume = recordings.facts.coinbase_first
     assert (got.claim.label, got.claim.venue, got.claim.table) == ("csv/cryptodatadownload", "coinbase", "market.bars")
-    assert (got.rows.height, got.rejected.height) == (20_111, 0)
+    assert (got.rows.height, got.rejected.height) == (recordings.facts.coinbase_hours, 0)
     first = got.rows.row(0, named=True)
-    assert (first["symbol"], first["interval"], first["volume"]) == ("BTC-USD", "1h", 61.25)
-    assert first["quote_volume"] == 492_394.56
-    assert first["ts"] == datetime(2019, 10, 17, 9, tzinfo=UTC)
+    assert (first["symbol"], first["interval"], first["volume"]) == ("BTC-USD", "1h", volume)
+    assert first["quote_volume"] == quote_volume
+    assert first["ts"] == ts
     assert first["final"] is False  # the newest bar of a file that does not say when it was made
     assert got.rows["final"][1:].all()
     assert set(got.rows["ts"].dt.hour().unique()) == set(range(24))
 
 
-def test_bitfinex_hours_of_the_same_vendor(shared_data, read_file) -> None:
-    got = read_file(shared_data / "ohlcv/coinbase_bitfinex_csv/bitfinex-1h-btc-usd.csv.gz")
-    assert (got.claim.venue, got.rows.height, got.rejected.height) == ("bitfinex", 17_583, 0)
-    assert got.rows["volume"][0] == 303.61
+def test_bitfinex_hours_of_the_same_vendor(recordings, read_file) -> None:
+    got = read_file(recordings / f"{CSV}/bitfinex-1h-btc-usd.csv.gz")
+    facts = recordings.facts
+    assert (got.claim.venue, got.rows.height, got.rejected.height) == ("bitfinex", facts.bitfinex_hours, 0)
+    assert got.rows["volume"][0] == facts.bitfinex_first_volume
 
 
-def test_local_times_with_offsets_equal_the_utc_set(shared_data, read_file) -> None:
-    folder = shared_data / "ohlcv/binance_perp_1h_2020_2024"
-    local = read_file(folder / "BTCUSDT_1h.raw.csv.gz", venue="binance_usdm").rows
-    utc = read_file(folder / "perp_1h_22sym.parquet", venue="binance_usdm").rows
+def test_local_times_with_offsets_equal_the_utc_set(recordings, read_file) -> None:
+    local = read_file(recordings / f"{HOURS}/BTCUSDT_1h.raw.csv.gz", venue="binance_usdm").rows
+    utc = read_file(recordings / f"{HOURS}/perp_1h_22sym.parquet", venue="binance_usdm").rows
     columns = ["symbol", *BARS]
     utc = utc.filter(pl.col("symbol") == "BTC-USDT-PERP").sort("ts")
-    assert local.height == 31_973
+    assert local.height == recordings.facts.hours
     assert local.select(columns).equals(utc.select(columns))
 
 
-def test_freqtrade_trades_as_csv(shared_data, read_file) -> None:
-    path = shared_data / "trades/binance_kraken_trades/orderflow/public_trades_list.csv"
+def test_freqtrade_trades_as_csv(recordings, read_file) -> None:
+    path = recordings / f"{XRP}/orderflow/public_trades_list.csv"
     with pytest.raises(RejectedFileError) as caught:
         recognise(path)
     assert caught.value.reason == "unknown_venue"
     got = read_file(path, venue="binance_usdm", symbol="ETHUSDT")
-    assert (got.rows.height, got.rows["symbol"][0]) == (1000, "ETH-USDT-PERP")
-    assert got.rows["ts"][0] == datetime(2023, 2, 2, 9, 20, 0, 138_000, tzinfo=UTC)
-    assert got.rows["trade_id"][0] == 1_206_419_187
+    assert got.rows["symbol"].unique().to_list() == ["ETH-USDT-PERP"]
+    assert (got.rows.height, got.rows["ts"][0], got.rows["trade_id"][0]) == recordings.facts.orderflow
 
 
-def test_a_wide_file_is_not_guessed_at(shared_data) -> None:
+def test_a_wide_file_is_not_guessed_at(recordings) -> None:
     with pytest.raises(RejectedFileError) as caught:
-        recognise(shared_data / "ohlcv/coinbase_bitfinex_csv/bitstamp_(BTC,ETH,LTC)USD_d.csv.gz")
+        recognise(recordings / f"{CSV}/bitstamp_(BTC,ETH,LTC)USD_d.csv.gz")
     assert caught.value.reason == "wrong_schema"
 
 

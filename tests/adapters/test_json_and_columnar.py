@@ -12,8 +12,7 @@ import pytest
 from hfthot_platform.adapters.recognise import recognise
 from hfthot_platform.core.errors import RejectedFileError
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
-
-FOLDER = "trades/binance_kraken_trades"
+from tests.recordings import FREQTRADE, PERP, SPOT, XRP
 
 
 @pytest.mark.parametrize(
@@ -25,81 +24,83 @@ FOLDER = "trades/binance_kraken_trades"
         ("XRP_ETH-trades.feather", "columnar/arrow_trades"),
     ],
 )
-def test_the_same_trades_in_every_container(shared_data, read_file, file, label) -> None:
-    got = read_file(shared_data / FOLDER / file, venue="binance")
+def test_the_same_trades_in_every_container(recordings, read_file, file, label) -> None:
+    facts = recordings.facts
+    got = read_file(recordings / f"{XRP}/{file}", venue="binance")
     assert (got.claim.label, got.claim.table) == (label, "market.trades")
-    assert (got.rows.height, got.rejected.height) == (12_477, 0)
-    assert got.rows["trade_id"].to_list() == list(range(13_519_807, 13_532_284))
+    assert (got.rows.height, got.rejected.height) == (facts.xrp_trades, 0)
+    assert got.rows["trade_id"].to_list() == list(range(facts.xrp_first_id, facts.xrp_first_id + facts.xrp_trades))
     assert got.rows["symbol"].unique().to_list() == ["XRP-ETH"]
-    assert got.rows["ts"].min() == datetime(2019, 10, 11, 0, 0, 11, 620_000, tzinfo=UTC)
-    assert got.rows["ts"].max() == datetime(2019, 10, 13, 11, 19, 28, 844_000, tzinfo=UTC)
-    reference = read_file(shared_data / FOLDER / "XRP_ETH-trades.feather", venue="binance").rows
+    assert (got.rows["ts"].min(), got.rows["ts"].max()) == (facts.xrp_first, facts.xrp_last)
+    reference = read_file(recordings / f"{XRP}/XRP_ETH-trades.feather", venue="binance").rows
     assert got.rows.select(sorted(reference.columns)).equals(reference.select(sorted(reference.columns)))
 
 
-def test_krakens_arrays_change_their_length_in_the_middle(shared_data, read_file) -> None:
-    got = read_file(shared_data / FOLDER / "kraken/ETH_BTC-trades.json.gz")
-    assert (got.rows.height, got.rejected.height, got.claim.venue) == (13_814, 0, "kraken")
-    assert got.rows["trade_id"].n_unique() == 13_814
+def test_krakens_arrays_change_their_length_in_the_middle(recordings, read_file) -> None:
+    facts = recordings.facts
+    got = read_file(recordings / f"{XRP}/kraken/ETH_BTC-trades.json.gz")
+    assert (got.rows.height, got.rejected.height, got.claim.venue) == (facts.kraken_trades, 0, "kraken")
+    assert got.rows["trade_id"].n_unique() == facts.kraken_trades
     named = got.rows.filter(pl.col("trade_id") >= 0)
-    assert 0 < named.height < 13_814
+    assert 0 < named.height < facts.kraken_trades
     # Kraken's own time is finer than the milliseconds beside it.
-    assert got.rows["ts"][0] == datetime(2020, 2, 19, 0, 0, 2, 981_100, tzinfo=UTC)
+    assert got.rows["ts"][0] == facts.kraken_first
     assert got.rows["symbol"].unique().to_list() == ["ETH-BTC"]
 
 
-@pytest.mark.parametrize(("file", "rows", "table"), [("1m", 2_469, "bars_1m"), ("5m", 706, "bars")])
-def test_bars_of_the_same_span(shared_data, read_file, file, rows, table) -> None:
-    got = read_file(shared_data / FOLDER / f"XRP_ETH-{file}.feather", venue="binance")
-    assert (got.claim.table, got.rows.height) == (f"market.{table}", rows)
+@pytest.mark.parametrize(("interval", "table"), [("1m", "bars_1m"), ("5m", "bars")])
+def test_bars_of_the_same_span(recordings, read_file, interval, table) -> None:
+    got = read_file(recordings / f"{XRP}/XRP_ETH-{interval}.feather", venue="binance")
+    assert (got.claim.table, got.rows.height) == (f"market.{table}", recordings.facts.xrp_bars[interval])
 
 
-def test_sixteen_symbols_of_minutes(shared_data, read_file) -> None:
-    got = read_file(shared_data / "ohlcv/binance_perp_1m_2025/perp_1m.parquet", venue="binance_usdm")
-    assert (got.claim.table, got.rows.height, got.rejected.height) == ("market.bars_1m", 708_180, 0)
-    assert got.rows["symbol"].n_unique() == 16
+def test_minutes_of_many_symbols(recordings, read_file) -> None:
+    facts = recordings.facts
+    got = read_file(recordings / f"{PERP}/perp_1m.parquet", venue="binance_usdm")
+    assert (got.claim.table, got.rows.height, got.rejected.height) == ("market.bars_1m", facts.perp_minutes, 0)
+    assert got.rows["symbol"].n_unique() == facts.perp_symbols
     assert got.rows["symbol"].str.ends_with("-USDT-PERP").all()
-    assert (~got.rows["final"]).sum() == 16
+    assert (~got.rows["final"]).sum() == facts.perp_symbols
 
 
-def test_a_column_of_lengths(shared_data, read_file) -> None:
-    got = read_file(shared_data / "ohlcv/binance_perp_1m_2025/perp_5m_1h_1d.parquet", venue="binance_usdm")
+def test_a_column_of_lengths(recordings, read_file) -> None:
+    got = read_file(recordings / f"{PERP}/perp_5m_1h_1d.parquet", venue="binance_usdm")
     assert (got.claim.table, got.rejected.height) == ("market.bars", 0)
     assert set(got.rows["interval"].unique()) == {"5m", "1h", "1d"}
 
 
-def test_the_raw_feather_equals_the_collected_set(shared_data, read_file) -> None:
-    folder = shared_data / "ohlcv/binance_perp_1m_2025"
-    raw = read_file(folder / "SOL_USDT_USDT-1m-futures.raw.feather", venue="binance_usdm").rows
-    collected = read_file(folder / "perp_1m.parquet", venue="binance_usdm").rows
+def test_the_raw_feather_equals_the_collected_set(recordings, read_file) -> None:
+    raw = read_file(recordings / f"{PERP}/SOL_USDT_USDT-1m-futures.raw.feather", venue="binance_usdm").rows
+    collected = read_file(recordings / f"{PERP}/perp_1m.parquet", venue="binance_usdm").rows
     columns = [each for each in raw.columns if each != ROW_NUMBER]
     assert raw.select(columns).equals(collected.filter(pl.col("symbol") == "SOL-USDT-PERP").select(columns))
 
 
-def test_full_kline_fields(shared_data, read_file) -> None:
-    got = read_file(shared_data / "ohlcv/binance_spot_1d_2018_2023/spot_1d.parquet", venue="binance")
+def test_full_kline_fields(recordings, read_file) -> None:
+    got = read_file(recordings / f"{SPOT}/spot_1d.parquet", venue="binance")
     assert got.rows["interval"].unique().to_list() == ["1d"]
     assert got.rows.select(pl.col("quote_volume", "trades", "buy_volume").null_count()).row(0) == (0, 0, 0)
     assert (got.rows["buy_volume"] <= got.rows["volume"]).all()
 
 
-def test_json_bars(shared_data, read_file) -> None:
-    got = read_file(shared_data / "ohlcv/freqtrade_5m_1m/UNITTEST_BTC-1m.json", venue="binance")
-    expected = json.loads((shared_data / "ohlcv/freqtrade_5m_1m/UNITTEST_BTC-1m.json").read_text())
+def test_json_bars(recordings, read_file) -> None:
+    got = read_file(recordings / f"{FREQTRADE}/UNITTEST_BTC-1m.json", venue="binance")
+    expected = recordings.json(f"{FREQTRADE}/UNITTEST_BTC-1m.json")
+    assert len(expected) == recordings.facts.freqtrade_minutes
     assert got.rows["close"].to_list() == [row[4] for row in expected]
     assert got.rows["ts"].dt.epoch("ms").to_list() == [row[0] for row in expected]
 
 
 @pytest.mark.parametrize("suffix", ["1h-mark", "8h-funding_rate"])
-def test_candles_that_are_not_of_trades_are_refused(shared_data, suffix) -> None:
+def test_candles_that_are_not_of_trades_are_refused(recordings, suffix) -> None:
     with pytest.raises(RejectedFileError) as caught:
-        recognise(shared_data / f"ohlcv/freqtrade_5m_1m/XRP_USDT_USDT-{suffix}.feather")
+        recognise(recordings / f"{FREQTRADE}/XRP_USDT_USDT-{suffix}.feather")
     assert caught.value.reason == "unsupported_content"
 
 
-def test_funding_rates_are_no_trades(shared_data) -> None:
+def test_funding_rates_are_no_trades(recordings) -> None:
     with pytest.raises(RejectedFileError) as caught:
-        recognise(shared_data / "ohlcv/binance_perp_1m_2025/funding_8h.parquet")
+        recognise(recordings / f"{PERP}/funding_8h.parquet")
     assert caught.value.reason == "unsupported_content"
 
 

@@ -63,9 +63,9 @@ def test_an_unknown_file_is_told_how_to_be_described(tmp_path) -> None:
         ("ohlcv/coinbase_bitfinex_csv/Coinbase_BTCUSD_1h.csv.gz", "csv/cryptodatadownload"),
     ],
 )
-def test_a_renamed_file_is_still_known(shared_data, tmp_path, file, label) -> None:
+def test_a_renamed_file_is_still_known(recordings, tmp_path, file, label) -> None:
     path = tmp_path / "renamed.dat"
-    shutil.copy(shared_data / file, path)
+    shutil.copy(recordings / file, path)
     path.with_name("renamed.dat.mapping.yaml").write_text("venue: kraken\nsymbol: BTC-USD\n")
     assert recognise(path)[1].label == label
 
