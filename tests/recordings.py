@@ -730,7 +730,7 @@ _FIRST_DAY, _DAYS = date(2018, 1, 1), 2_191
 def daily_coins() -> pl.DataFrame:
     """Return days of 24 coins with all fields of a kline; WBTC follows BTC, and liquid coins have steady volumes."""
     rng = _rng("coins")
-    inside = 96
+    inside = 24
     scale = _BTC_VOLATILITY / np.sqrt(365 * inside)
     market = rng.normal(0, scale, (_DAYS, inside))
     crash = (_CRASH[0] - _FIRST_DAY).days
@@ -742,15 +742,20 @@ def daily_coins() -> pl.DataFrame:
             own, beta = (rng.normal(0, scale * 0.04, market.shape) if name == "WBTC" else 0.0), 1.0
         else:
             own, beta = rng.normal(0, scale, market.shape), 0.9
-        paths = np.exp(np.cumsum((beta * market + own).ravel())).reshape(market.shape) * 10_000 / (place + 1)
-        opens = np.concatenate([[10_000 / (place + 1)], paths[:-1, -1]])
-        whole = np.column_stack([opens, paths])
+        steps = beta * market + own
+        ends = np.cumsum(steps.ravel()).reshape(steps.shape)
+        begins = ends - steps
+        # The extremes of a Brownian path between two points that are known.
+        up, down = (np.sqrt(steps**2 - 2 * steps.var() * np.log(rng.uniform(size=steps.shape))) for _ in range(2))
+        first = 10_000 / (place + 1)
+        opens, close = first * np.exp(begins[:, 0]), first * np.exp(ends[:, -1])
+        high = first * np.exp((begins + ends + up).max(axis=1) / 2)
+        low = first * np.exp((begins + ends - down).min(axis=1) / 2)
         # Dollars a day: BTC most, WBTC least of the first four; of the others neighbours change places often.
         level = {"BTC": 21.5, "ETH": 21.0, "LTC": 19.5, "WBTC": 15.0}.get(name, 19.0 - 0.02 * place)
         value = np.exp(level + 0.35 * rng.normal(size=_DAYS))
-        close = whole[:, -1]
         # The average price is one that was paid.
-        volume = value / np.clip(whole.mean(axis=1), whole.min(axis=1), whole.max(axis=1))
+        volume = value / np.sqrt(high * low)
         share = rng.uniform(0.4, 0.6, _DAYS)
         opened = np.array([_us(_FIRST_DAY.year, 1, 1) // 1000 + k * 86_400_000 for k in range(_DAYS)])
         parts.append(
@@ -759,8 +764,8 @@ def daily_coins() -> pl.DataFrame:
                     "symbol": [f"{name}USDT"] * _DAYS,
                     "open_time": pl.Series(opened).cast(pl.Datetime("ms", "UTC")),
                     "open": opens,
-                    "high": whole.max(axis=1),
-                    "low": whole.min(axis=1),
+                    "high": high,
+                    "low": low,
                     "close": close,
                     "volume": volume,
                     "close_time": opened + 86_399_999,
@@ -1045,8 +1050,13 @@ def _hyperliquid_trades_answer() -> bytes:
 # --- venues' lists of instruments, and what their streams said ------------------------------------------------------
 
 _BASES = ("BTC", "ETH", "SOL", "XRP", "DOGE", "1INCH", "1000SHIB", "LINK", "BNB", "AAVE", "USDC", "T", "ARB")
-_QUOTES = ("USDT", "USDC", "BTC", "ETH", "EUR", "BNB")
-_CROSSES = tuple((base, quote) for base in _BASES for quote in _QUOTES if base != quote)
+#: Pairs as venues list them: what is the lesser money is the base.
+_CROSSES = (
+    *((base, quote) for quote in ("USDT", "USDC", "EUR") for base in _BASES if base != quote),
+    *((base, "BTC") for base in ("ETH", "SOL", "XRP", "DOGE", "LINK", "BNB", "AAVE")),
+    *((base, "ETH") for base in ("LINK", "BNB", "AAVE", "XRP")),
+    *((base, "BNB") for base in ("SOL", "XRP", "LINK")),
+)
 
 
 def _binance_symbol(base: str, quote: str, tail: str = "") -> dict[str, Any]:

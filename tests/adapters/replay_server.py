@@ -115,10 +115,11 @@ class Seen(NamedTuple):
 
 
 class ReplayServer:
-    """Serves one exchange on loopback until closed."""
+    """Serves one exchange on loopback until closed; `clock` stamps the requests."""
 
-    def __init__(self, exchange: Any) -> None:
+    def __init__(self, exchange: Any, clock: Callable[[], float] = time.monotonic) -> None:
         self.exchange = exchange
+        self.clock = clock
         self.seen: list[Seen] = []
         self._faults: dict[str, deque[Any]] = defaultdict(deque)
         self._always: dict[str, Any] = {}
@@ -173,7 +174,7 @@ class ReplayServer:
         parts = urlsplit(handler.path)
         query = dict(parse_qsl(parts.query))
         with self._lock:
-            self.seen.append(Seen(time.monotonic(), parts.path, query, body, dict(handler.headers)))
+            self.seen.append(Seen(self.clock(), parts.path, query, body, dict(handler.headers)))
             fault = self._fault(parts.path)
             answer = self._previous.get(parts.path) if isinstance(fault, Repeat) else None
         if isinstance(fault, Reset):

@@ -6,11 +6,11 @@ import json
 from datetime import date
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.domain.market.symbols import contract_of, find_in_name, find_with_minutes, from_vendor, to_binance
+from tests.recordings import ANSWERS
 
 # What each venue writes, and what it is; restated from the venues' own lists of instruments.
 SPELLINGS = {
@@ -281,15 +281,10 @@ def test_only_canonical_symbols_have_a_binance_spelling() -> None:
 
 
 @pytest.fixture(scope="module")
-def answers(shared_data):
-    folder = shared_data / "l2" / "venue_playback"
-    if not folder.is_dir():
-        pytest.skip(f"no recordings of venues in {shared_data}")
-
-    def read(recording: str, url: str) -> list:
-        with pa.input_stream(str(folder / f"{recording}.jsonl.zst"), compression="zstd") as stream:
-            records = map(json.loads, stream.read().splitlines())
-            return [json.loads(each["data"]) for each in records if each["t"] == "http" and url in each["url"]]
+def answers(recordings):
+    def read(venue: str, url: str) -> list:
+        heard = recordings.messages(venue)
+        return [json.loads(each["data"]) for each in heard if each["t"] == "http" and url in each["url"]]
 
     return read
 
@@ -371,9 +366,8 @@ def test_the_list_of_bitfinex(answers) -> None:
     assert not wrong("bitfinex", dict(zip((f"t{name}" for name in plain), expected, strict=True)))
 
 
-def test_the_list_of_kraken(shared_data) -> None:
-    path = shared_data / "reference/exchange_json/xchange/xchange-kraken/example-assetpairs-data.json"
-    pairs = json.loads(path.read_text())["result"]
+def test_the_list_of_kraken(recordings) -> None:
+    pairs = recordings.json(f"{ANSWERS}/xchange/xchange-kraken/example-assetpairs-data.json")["result"]
     names = {"XBT": "BTC", "XDG": "DOGE"}
     expected = {}
     for code, pair in pairs.items():

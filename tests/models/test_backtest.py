@@ -18,6 +18,7 @@ from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models.backtest import Costs, assert_causal, backtest, on_change
 from hfthot_platform.domain.models.backtest.causality import futures
 from hfthot_platform.domain.models.strategy import MeanReversion, TrendFollowing
+from tests.recordings import HOURS
 
 HOUR = 3_600_000_000
 FREE = Costs(0.0, 0.0)
@@ -721,8 +722,8 @@ def test_on_change_keeps_the_changes_only():
     np.testing.assert_array_equal(on_change(given_weights), [NONE, 1, NONE, NONE, NONE, 0, NONE, 1])
 
 
-def test_buying_and_holding_bitcoin_earns_what_its_price_did(shared_data):
-    path = shared_data / "ohlcv/binance_perp_1h_2020_2024/perp_1h_22sym.parquet"
+def test_buying_and_holding_bitcoin_earns_what_its_price_did(recordings):
+    path = recordings / f"{HOURS}/perp_1h_22sym.parquet"
     frame = pl.read_parquet(path).filter(pl.col("symbol") == "BTCUSDT").rename({"open_time": "ts"})
 
     result = backtest(lambda b: on_change(np.ones(len(b))), frame, FREE)

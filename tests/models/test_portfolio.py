@@ -43,9 +43,9 @@ def stocks():
 
 
 @pytest.fixture(scope="module")
-def many_stocks(shared_data):
+def many_stocks(recordings):
     """Moments of 471 stocks."""
-    frame = pl.read_parquet(shared_data / "equities/sp500_stocks_2015_2020/sp500_stocks_adjclose_471.parquet")
+    frame = pl.read_parquet(recordings / "equities/sp500_stocks_2015_2020/sp500_stocks_adjclose_471.parquet")
     prices = frame.drop("Date").to_numpy()
     returns = prices[1:] / prices[:-1] - 1
     return returns.mean(axis=0), estimate_moments(returns, mean="zero").covariance

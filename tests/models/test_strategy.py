@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hfthot_platform.adapters.sample import SampleFeed
 from hfthot_platform.core.errors import BadRequestError, DataError
 from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models.backtest import Costs, assert_causal, backtest
@@ -673,10 +675,9 @@ def test_a_series_too_short_for_regimes_is_unknown():
     assert regime_labels(walk(250)) == (UNKNOWN,) * 250
 
 
-def test_the_pipeline_on_stocks_explains_itself(shared_data):
-    path = shared_data / "equities/skfolio_datasets/sp500_dataset.csv.gz"
-    wide = pl.read_csv(path, try_parse_dates=True).tail(600)
-    closes = wide.unpivot(index="Date", variable_name="symbol", value_name="close").rename({"Date": "date"})
+def test_the_pipeline_on_stocks_explains_itself():
+    span = datetime(2020, 8, 13, tzinfo=UTC), datetime(2023, 1, 1, tzinfo=UTC)
+    closes = pl.concat([batch.rows for batch in SampleFeed().fetch("market.closes", *span)])
     data = Bars.from_closes(closes.filter(pl.col("symbol").is_in(["AAPL", "JPM", "XOM"])))
 
     run = adaptive(data, rules=AdaptiveRules(refit_every=500, every=20))

@@ -310,9 +310,10 @@ def test_a_naive_present_and_an_unknown_table_are_refused(lake):
 
 
 @pytest.mark.soak
-def test_every_missing_minute_of_a_real_year_is_reported(lake, shared_data):
-    """The vendor's file of BTC-USD in 2016 lacks exactly 233,809 minutes between its first and its last row."""
-    path = shared_data / "ohlcv" / "bitfinex_1m_2016" / "BTCUSD_2016_1m.csv.gz"
+def test_every_missing_minute_of_a_recording_is_reported(lake, recordings):
+    """A vendor's file of BTC-USD lacks a known number of minutes between its first and its last row."""
+    facts = recordings.facts
+    path = recordings / "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz"
     columns = ["ms", "open", "close", "high", "low", "volume"]
     given = pl.read_csv(path, has_header=False, new_columns=columns).with_columns(
         pl.col("open", "close", "high", "low", "volume").cast(pl.Float64),
@@ -330,7 +331,8 @@ def test_every_missing_minute_of_a_real_year_is_reported(lake, shared_data):
             source_ref=pl.lit("test"),
         )
     )
-    assert table.scan().select(pl.len()).collect().item() == 293_230
+    assert table.scan().select(pl.len()).collect().item() == facts.bitfinex_minutes
     found = outcome(lake, "market.bars_1m", "completeness", span=(date(2016, 1, 1), date(2017, 1, 1)))
-    assert (found.observed["present"], found.observed["missing"]) == (293_230, 233_809)
-    assert found.description.startswith("233,809 of 527,039 intervals have no row")
+    assert (found.observed["present"], found.observed["missing"]) == (facts.bitfinex_minutes, facts.bitfinex_missing)
+    expected = facts.bitfinex_minutes + facts.bitfinex_missing
+    assert found.description.startswith(f"{facts.bitfinex_missing:,} of {expected:,} intervals have no row")

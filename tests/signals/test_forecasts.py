@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -20,6 +19,7 @@ from hfthot_platform.domain.models.chiarella import ChiarellaParams, calibrate, 
 from hfthot_platform.domain.models.strategy import FittedMarket
 from hfthot_platform.domain.signals.forecasts import _present, chiarella_rows, mfg_forecast, mfg_price_rows
 from hfthot_platform.storage.lakehouse.audit import audit
+from tests.recordings import XRP, Recordings
 
 MADE_AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -138,8 +138,8 @@ def test_the_whole_forecast_of_one_series_is_the_one_of_its_rows() -> None:
     assert whole.solution.density.shape == (401, 101)
 
 
-def test_real_trades_are_forecast_by_the_takers_side(shared_data: Path) -> None:
-    raw = pl.read_parquet(shared_data / "trades/binance_kraken_trades/XRP_ETH-trades.parquet")
+def test_recorded_trades_are_forecast_by_the_takers_side(recordings: Recordings) -> None:
+    raw = pl.read_parquet(recordings / f"{XRP}/XRP_ETH-trades.parquet")
     trades = raw.select(
         pl.lit("binance").alias("venue"),
         pl.lit("XRP-ETH").alias("symbol"),
