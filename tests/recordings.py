@@ -1050,13 +1050,24 @@ def _hyperliquid_trades_answer() -> bytes:
 # --- venues' lists of instruments, and what their streams said ------------------------------------------------------
 
 _BASES = ("BTC", "ETH", "SOL", "XRP", "DOGE", "1INCH", "1000SHIB", "LINK", "BNB", "AAVE", "USDC", "T", "ARB")
-#: Pairs as venues list them: what is the lesser money is the base.
-_CROSSES = (
-    *((base, quote) for quote in ("USDT", "USDC", "EUR") for base in _BASES if base != quote),
-    *((base, "BTC") for base in ("ETH", "SOL", "XRP", "DOGE", "LINK", "BNB", "AAVE")),
-    *((base, "ETH") for base in ("LINK", "BNB", "AAVE", "XRP")),
-    *((base, "BNB") for base in ("SOL", "XRP", "LINK")),
-)
+#: What each venue quotes in; the last ones are for few bases only.
+_QUOTED_IN = {
+    "BINANCE": ("USDT", "USDC", "EUR", "BTC", "ETH", "BNB"),
+    "BINANCE_US": ("USDT", "USDC", "BTC"),
+    "BYBIT": ("USDT", "USDC", "EUR", "BTC"),
+}
+
+
+def _pairs(venue: str) -> list[tuple[str, str]]:
+    """Return base and quote of a venue's spot markets: what is the lesser money is the base."""
+    bases = {
+        "USDT": _BASES,
+        "BTC": ("ETH", "SOL", "XRP", "DOGE", "LINK", "BNB", "AAVE"),
+        "ETH": ("LINK", "BNB", "AAVE", "XRP"),
+        "BNB": ("SOL", "XRP", "LINK"),
+    }
+    usual = tuple(base for base in _BASES if base not in ("T", "USDC"))
+    return [(base, quote) for quote in _QUOTED_IN[venue] for base in bases.get(quote, usual)]
 
 
 def _binance_symbol(base: str, quote: str, tail: str = "") -> dict[str, Any]:
@@ -1086,7 +1097,7 @@ def _binance_symbol(base: str, quote: str, tail: str = "") -> dict[str, Any]:
 
 def _binance_markets(venue: str) -> dict[str, Any]:
     if venue != "BINANCE_FUTURES":
-        symbols = [_binance_symbol(base, quote) for base, quote in _CROSSES]
+        symbols = [_binance_symbol(base, quote) for base, quote in _pairs(venue)]
         for symbol in symbols:
             del symbol["marginAsset"], symbol["pair"], symbol["contractStatus"], symbol["onboardDate"]
     else:
@@ -1145,7 +1156,7 @@ def _listed(venue: str) -> list[tuple[str, object]]:
         linear.append(
             {"symbol": "BTC-26DEC25", "contractType": "LinearFutures", "baseCoin": "BTC", "quoteCoin": "USDT"}
         )
-        spot = [{"symbol": f"{base}{quote}", "baseCoin": base, "quoteCoin": quote} for base, quote in _CROSSES]
+        spot = [{"symbol": f"{base}{quote}", "baseCoin": base, "quoteCoin": quote} for base, quote in _pairs(venue)]
         spot.append({"symbol": "BTCUSD", "baseCoin": "BTC", "quoteCoin": "USD"})
         address = "https://api.bybit.com/v5/market/instruments-info?&category="
         return [

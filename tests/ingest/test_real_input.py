@@ -15,7 +15,7 @@ from hfthot_platform.core.intervals import DERIVED
 from hfthot_platform.core.settings import load_settings
 from hfthot_platform.domain.market.bars import bars_from_bars, bars_from_trades
 from hfthot_platform.domain.market.gaps import completeness, missing_runs
-from hfthot_platform.services.derive import derivation as derive
+from hfthot_platform.services.derive.derivation import derive
 from hfthot_platform.services.ingest import ingest_files
 from hfthot_platform.services.quality import run_checks
 from hfthot_platform.storage.lakehouse import Lakehouse
