@@ -6,7 +6,6 @@ No finding holds a secret.
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import os
 import re
@@ -21,6 +20,7 @@ from urllib.parse import urlparse
 
 from hfthot_platform.app.findings import Finding, Level
 from hfthot_platform.core.errors import ClockError, DamagedTableError, DocumentError, HfthotError
+from hfthot_platform.core.locks import is_locked
 from hfthot_platform.core.settings import (
     ArchiveFeedSettings,
     CcxtFeedSettings,
@@ -296,20 +296,9 @@ def _table(lake: Lakehouse, table: Table, snapshot: Snapshot) -> Iterator[Findin
         what = _counted(leftovers, "leftover file")
         yield Finding("warn", name, f"{what} of interrupted writers", f"`hfthot maintain {name}` removes them.")
     lock = folder.parent.parent / "_locks" / f"{name}.lock"
-    if lock.exists() and _held(lock):
+    if lock.exists() and is_locked(lock):
         step = f"Wait for it to end; if it never does, `fuser {lock}` tells the process."
         yield Finding("warn", name, "a writer or maintenance holds its lock right now", step)
-
-
-def _held(lock: Path) -> bool:
-    handle = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(handle)
-    return False
 
 
 def _staleness(

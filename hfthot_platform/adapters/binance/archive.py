@@ -19,12 +19,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final, Literal
 
 import polars as pl
-from tenacity import RetryError, Retrying, retry_if_exception_type, stop_after_attempt, wait_exponential_jitter
 
 from hfthot_platform.adapters.files.adapter import FileProbe, Recognised, content_hash, probe_file
 from hfthot_platform.adapters.files.canonical import last_bar_open
@@ -42,6 +42,7 @@ from hfthot_platform.core.errors import (
 )
 from hfthot_platform.core.intervals import interval as interval_of
 from hfthot_platform.core.intervals import of_length
+from hfthot_platform.core.retry import RetryPolicy, retry
 from hfthot_platform.core.time import MINUTE, ONE_DAY, each_day, midnight, partition_days
 from hfthot_platform.domain.contracts.market import BARS, BARS_1M, TRADES
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
@@ -98,6 +99,8 @@ _KEEP_TRADES: Final = ("trade_id", "price", "amount", "ts", "maker_buys")
 _SWITCH_MS: Final = 1_735_689_600_000
 _NUMBER: Final = re.compile(r"-?\d+(\.\d*)?([eE][-+]?\d+)?")
 #: Intervals, beside 1m, of which the archive has a file for each day.
+# Seconds.
+_LONGEST_WAIT: Final = 60.0
 _INTERVALS: Final = ("3m", "5m", "15m", "30m", "1h", "2h", "4h", "6h", "8h", "12h", "1d")
 _FLAGS: Final = frozenset({"true", "false"})
 
@@ -426,8 +429,7 @@ class ArchiveFeed:
         self._symbols = {symbol: to_binance(symbol) for symbol in symbols}
         self._interval = interval
         self._trades = trades
-        self._attempts = attempts
-        self._wait = wait
+        self._retries = RetryPolicy(attempts, first_wait=wait, longest_wait=_LONGEST_WAIT)
         #: Paths of files that the archive does not have, of the last `fetch`.
         self.skipped: list[str] = []
 
@@ -543,20 +545,19 @@ class ArchiveFeed:
         """Stream a URL to a file, continuing what is there; return False if the archive has no such file."""
         import httpx
 
-        retrying = Retrying(
-            stop=stop_after_attempt(self._attempts),
-            wait=wait_exponential_jitter(multiplier=self._wait, max=60, jitter=self._wait),
-            retry=retry_if_exception_type((httpx.TransportError, _TryAgainError)),
-        )
-        try:
-            return bool(retrying(_stream_to, url, target, progress))
-        except RetryError as error:
-            cause = error.last_attempt.exception()
-            raise SourceUnavailableError(
-                f"no useful answer after {self._attempts} tries ({cause})",
+        def gave_up(attempts: int, last: Exception) -> SourceUnavailableError:
+            return SourceUnavailableError(
+                f"no useful answer after {attempts} tries ({last})",
                 where=url,
                 hint="What has arrived is kept; try again later.",
-            ) from cause
+            )
+
+        return retry(
+            partial(_stream_to, url, target, progress),
+            self._retries,
+            on=(httpx.TransportError, _TryAgainError),
+            gave_up=gave_up,
+        )
 
 
 class _TryAgainError(Exception):

@@ -19,10 +19,10 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 
 import polars as pl
-import tenacity
 
 from hfthot_platform.adapters.ccxt.venues import (
     INTERVALS,
@@ -47,6 +47,7 @@ from hfthot_platform.core.errors import (
     nearest,
 )
 from hfthot_platform.core.intervals import interval as interval_of
+from hfthot_platform.core.retry import RetryPolicy, retry
 from hfthot_platform.core.time import microseconds, moment
 from hfthot_platform.domain.contracts import contract
 from hfthot_platform.domain.contracts.model import REJECTED_SCHEMA
@@ -211,33 +212,20 @@ class _Line:
 
     def patiently(self, call: Callable[[], _T], named: str) -> _T:
         """Return what `call` returns, trying again on what may pass; errors as in `ask`."""
-        pause = tenacity.wait_exponential_jitter(
-            multiplier=self.options.first_wait, max=self.options.longest_wait, jitter=self.options.first_wait
-        )
+        options = self.options
 
-        def wait(state: tenacity.RetryCallState) -> float:
-            asked = _retry_after(state)
-            return max(pause(state), asked or 0.0)
+        def gave_up(attempts: int, last: Exception) -> _GaveUpError:
+            tried = "1 attempt" if attempts == 1 else f"{attempts} attempts"
+            asked = last.retry_after if isinstance(last, _TransientError) else None
+            return _GaveUpError(f"{self._redacted(named)} failed on {tried}; the last: {last}", asked)
 
-        def hopeless(state: tenacity.RetryCallState) -> bool:
-            too_long = (_retry_after(state) or 0.0) > self.options.longest_wait
-            return too_long or state.attempt_number >= self.options.attempts
-
-        retrying = tenacity.Retrying(
-            stop=hopeless,
-            wait=wait,
-            retry=tenacity.retry_if_exception_type(_TransientError),
+        return retry(
+            partial(self._once, call, named),
+            RetryPolicy(options.attempts, options.first_wait, options.longest_wait),
+            on=_TransientError,
+            gave_up=gave_up,
             sleep=self.sleep,
-            reraise=True,
         )
-        try:
-            answer: _T = retrying(self._once, call, named)
-        except _TransientError as error:
-            tried, detail, asked = retrying.statistics.get("attempt_number", 1), str(error), error.retry_after
-        else:
-            return answer
-        attempts = "1 attempt" if tried == 1 else f"{tried} attempts"
-        raise _GaveUpError(f"{self._redacted(named)} failed on {attempts}; the last: {detail}", asked)
 
     def _once(self, call: Callable[[], _T], named: str) -> _T:
         import ccxt
@@ -291,11 +279,6 @@ class _Line:
 
     def _redacted(self, text: str) -> str:
         return self.credentials.redact(text) if self.credentials else text
-
-
-def _retry_after(state: tenacity.RetryCallState) -> float | None:
-    error = state.outcome.exception() if state.outcome else None
-    return error.retry_after if isinstance(error, _TransientError) else None
 
 
 def _connect(

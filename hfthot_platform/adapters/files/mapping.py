@@ -20,6 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from hfthot_platform.core.documents import Node, line_of, parse_yaml
 from hfthot_platform.core.errors import DocumentError, RejectedFileError, nearest
+from hfthot_platform.core.files import write_whole
 from hfthot_platform.core.intervals import canonical_name
 from hfthot_platform.domain.contracts.market import BARS, BARS_1M, SOURCES, TRADES
 
@@ -249,10 +250,7 @@ def write_mapping(path: Path, mapping: CsvMapping) -> None:
     import yaml
 
     said = mapping.model_dump(mode="json", exclude_unset=True)
-    text = yaml.safe_dump(said, sort_keys=False, allow_unicode=True)
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, yaml.safe_dump(said, sort_keys=False, allow_unicode=True))
 
 
 def load_mapping(path: Path) -> CsvMapping:

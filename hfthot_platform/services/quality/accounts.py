@@ -8,7 +8,6 @@ Outcomes are about the current versions, so run them while no publisher is betwe
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
@@ -16,6 +15,7 @@ from typing import Final
 import polars as pl
 
 from hfthot_platform.core.errors import VersionUnavailableError
+from hfthot_platform.core.files import write_whole
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.accounts import AUDIT_LOG, ENVELOPE, USAGE, USER_TABLES, USERS
 from hfthot_platform.services.quality.outcomes import Check, CheckOutcome, Json
@@ -71,9 +71,7 @@ class ScanState:
     def save(self, versions: Mapping[str, int]) -> None:
         """Add versions to what is kept."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        waiting = self._path.with_suffix(f".{os.getpid()}.tmp")
-        waiting.write_text(json.dumps(self.load() | dict(versions), sort_keys=True))
-        waiting.replace(self._path)
+        write_whole(self._path, json.dumps(self.load() | dict(versions), sort_keys=True))
 
 
 def account_checks_of(declared: TableContract) -> tuple[Check, ...]:

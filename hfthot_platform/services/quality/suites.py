@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import html as markup
 import math
-import os
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.core.errors import ContractError
+from hfthot_platform.core.files import write_whole
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.rules import (
     AtLeast,
@@ -150,9 +150,7 @@ def write_report(result: SuiteResult, folder: Path) -> Path:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{result.table}.html"
-    part = folder / f".{result.table}.{os.getpid()}.part"
-    part.write_text(result.html, encoding="utf-8")
-    part.replace(path)
+    write_whole(path, result.html)
     return path
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from hfthot_platform.core.locks import file_lock, is_locked
 
 __all__ = ["spill_folder"]
 
@@ -28,33 +28,24 @@ def spill_folder(root: Path) -> Iterator[Path]:
     root.mkdir(parents=True, exist_ok=True)
     _sweep(root)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
-    lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
     try:
-        # The system lets go of it however the process ends, so a lock that can be had is a process that is gone.
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield folder / "duckdb"
+        # The system lets go of it however the process ends, so a lock that is free is a process that is gone.
+        with file_lock(folder / _LOCK):
+            yield folder / "duckdb"
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        os.close(lock)
 
 
 def _sweep(root: Path) -> None:
     for folder in root.glob(f"{_PREFIX}*"):
         try:
-            lock = os.open(folder / _LOCK, os.O_RDWR)
+            abandoned = not is_locked(folder / _LOCK)
         except FileNotFoundError:
-            if _age(folder) > _YOUNG_SECONDS:
-                shutil.rmtree(folder, ignore_errors=True)
-            continue
+            abandoned = _age(folder) > _YOUNG_SECONDS
         except OSError:
             continue  # another user's
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if abandoned:
             shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            continue
-        finally:
-            os.close(lock)
 
 
 def _age(folder: Path) -> float:
