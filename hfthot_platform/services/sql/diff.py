@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Literal
 
 import polars as pl
 
+from hfthot_platform.core.duckdb import quoted
 from hfthot_platform.core.errors import UnknownColumnError, UnknownTableError, nearest
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.views import View
 from hfthot_platform.services.sql.engine import Limits, SqlStream, opened_plan
-from hfthot_platform.services.sql.relations import Source, listed, quoted, resolve
+from hfthot_platform.services.sql.relations import Source, listed, resolve
 from hfthot_platform.services.sql.statement import Statement, parse
 
 if TYPE_CHECKING:

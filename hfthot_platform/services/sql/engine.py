@@ -9,7 +9,6 @@ This guards against accidents, not against strangers: there is no deadline and n
 from __future__ import annotations
 
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,9 +23,10 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from hfthot_platform.core.errors import BadRequestError, DamagedTableError, SqlError, UnknownColumnError, nearest
+from hfthot_platform.core.duckdb import complaint_of, literal, new_database, prepare, shut_in, sql_error
+from hfthot_platform.core.errors import BadRequestError, DamagedTableError, SqlError
 from hfthot_platform.services.sql.frames import as_frame, narrowed
-from hfthot_platform.services.sql.relations import Plan, known_names, register, resolve, text, unknown_table
+from hfthot_platform.services.sql.relations import Plan, known_names, register, resolve, unknown_table
 from hfthot_platform.services.sql.spill import spill_folder
 from hfthot_platform.services.sql.sql_parser import ADVISER
 from hfthot_platform.services.sql.statement import Statement, parse, tokens_of
@@ -194,6 +194,7 @@ def opened_plan(
     """Run a statement of our own whose tables are resolved already, and perhaps narrowed to some of their files."""
     with _database(limits or Limits()) if connect is None else connect() as connection:
         if connect is not None:
+            prepare(connection)
             connection.execute(_SESSION)
         worker = _Worker(connection)
         try:
@@ -201,10 +202,7 @@ def opened_plan(
             with context.translated(""):
                 paths, context.size = register(connection, lake, statement, plan, _numbered(values))
             # From here on, no other file than these can be opened, and that cannot be undone.
-            connection.execute(
-                f"SET allowed_paths = [{', '.join(map(text, paths))}]; SET enable_external_access = false; "
-                "SET lock_configuration = true"
-            )
+            shut_in(connection, paths)
             with context.translated():
                 relation = worker.run(lambda: connection.sql(statement.sql, params=values))
             if relation is None:
@@ -229,7 +227,7 @@ def _require_reading(sql: str) -> None:
     # MULTI is a PIVOT whose columns have to be looked up first.
     allowed = {kinds.SELECT, kinds.EXPLAIN, kinds.MULTI}
     _, tokens = tokens_of(sql)
-    writing = next((each.text for each in tokens if each.kind == "keyword" and each.text.lower() in _WRITING), "")
+    writing = next((token.text for token in tokens if token.kind == "keyword" and token.text.lower() in _WRITING), "")
     if statements[0].type not in allowed or writing:
         raise SqlError(
             f"{(writing or tokens[0].text).upper()} is not allowed: SQL only reads",
@@ -256,23 +254,12 @@ def _numbered(values: dict[str, object] | list[object] | None) -> dict[str, obje
 
 # -- the database of one statement ----------------------------------------------------------------------------
 
-_SESSION = (
-    "SET TimeZone = 'UTC'; SET enable_progress_bar = false; "
-    # What was read is not read again by the same statement: keeping it costs a fifth of the time.
-    "SET enable_external_file_cache = false; "
-    # Texts come in the form in which Polars holds them.
-    "SET produce_arrow_string_view = true; SET arrow_output_version = '1.4'; "
-    "SET autoinstall_known_extensions = false; SET autoload_known_extensions = false"
-)
+#: Texts come in the form in which Polars holds them.
+_SESSION = "SET produce_arrow_string_view = true; SET arrow_output_version = '1.4'"
 
 
 def _new_database(limits: Limits) -> duckdb.DuckDBPyConnection:
-    try:
-        connection = duckdb.connect(config={"threads": limits.threads, "memory_limit": limits.memory})
-    except duckdb.Error as error:
-        raise SqlError(
-            _first_line(error), where="SQL limits", hint="Write HFTHOT_DUCKDB_MEMORY like 4GB or 500MB."
-        ) from None
+    connection = new_database(threads=limits.threads, memory=limits.memory)
     connection.execute(_SESSION)
     return connection
 
@@ -322,7 +309,7 @@ def _database(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
     with nullcontext() if limits.spill is None else spill_folder(limits.spill) as folder:
         connection = _SPARE.take(limits)
         try:
-            connection.execute(f"SET temp_directory = {text('' if folder is None else str(folder))}")
+            connection.execute(f"SET temp_directory = {literal('' if folder is None else str(folder))}")
             yield connection
         finally:
             if folder is not None and folder.exists():
@@ -351,43 +338,16 @@ class _Context:
 
 # -- errors ---------------------------------------------------------------------------------------------------
 
-_LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
-_NO_TABLE = re.compile(r'Table with name "?([^\s"!]+)"? does not exist')
-_NO_COLUMN = re.compile(r'(?:Referenced column|does not have a column named|Column(?: with name)?) "([^"]+)"')
-_NO_FILE = re.compile(r"[^\s'\"]+\.parquet")
-
 
 def _raise(error: Exception, sql: str, context: _Context | None) -> NoReturn:
-    message = str(error)
-    line = _LINE.search(message)
-    where = f"SQL, line {line.group(1)}" if line and "\n" in sql.strip() else "SQL"
-    if context is not None:
-        if found := _NO_TABLE.search(message):
-            raise unknown_table(found.group(1), sorted(known_names(context.lake)), where) from None
-        if message.startswith("Binder Error") and (found := _NO_COLUMN.search(message)):
-            columns = context.plan.columns
-            hint = nearest(found.group(1), columns) or f"Columns there: {', '.join(columns)}."
-            raise UnknownColumnError(f"unknown column {found.group(1)!r}", where=where, hint=hint) from None
-    if "Out of Memory Error" in message:
-        raise SqlError(
-            _first_line(error),
-            where=where,
-            hint="Select less, raise HFTHOT_DUCKDB_MEMORY, or give HFTHOT_SCRATCH more room to spill to.",
-        ) from None
-    if context is not None and context.plan.sources and (path := _NO_FILE.search(message)):
+    said = complaint_of(error)
+    if context is not None and said.table is not None:
+        raise unknown_table(said.table, sorted(known_names(context.lake)), said.where(sql)) from None
+    of_statement = said.out_of_memory or said.column is not None
+    if context is not None and not of_statement and context.plan.sources and said.file is not None:
         raise DamagedTableError(
-            f"file at fault: {path.group(0)}; {_first_line(error)}",
+            f"file at fault: {said.file}; {said.first}",
             where=", ".join(context.plan.tables),
             hint="`hfthot doctor` lists what is intact; `hfthot restore TABLE VERSION` goes back to it.",
         ) from None
-    raise SqlError(_first_line(error), where=where, hint=_second_line(message)) from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].removesuffix("!").removesuffix(".")[:500]
-
-
-def _second_line(text: str) -> str:
-    """Return DuckDB's advice, which comes between its message and the quoted line."""
-    advice = [line for line in text.strip().splitlines()[1:] if line.strip()]
-    return advice[0] if advice and not _LINE.match(advice[0]) else ""
+    raise sql_error(error, sql, None if context is None else context.plan.columns) from None

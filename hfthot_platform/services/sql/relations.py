@@ -18,18 +18,19 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from hfthot_platform.core.duckdb import complaint_of, literal, quoted
 from hfthot_platform.core.errors import BadRequestError, SqlError, UnknownTableError, nearest
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME
 from hfthot_platform.domain.contracts.views import View
 from hfthot_platform.services.sql.pruning import Filters, Node, filters_of, kept_files, tree_of
-from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, parse, quoted, view_of, without_end
+from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, parse, view_of, without_end
 
 if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse
     from hfthot_platform.storage.lakehouse.commits import Files
 
-__all__ = ["SQL_TYPES", "Derived", "Plan", "Source", "known_names", "quoted", "register", "resolve", "select_files"]
+__all__ = ["SQL_TYPES", "Derived", "Plan", "Source", "known_names", "register", "resolve", "select_files"]
 
 #: DuckDB's name of each column type of a contract.
 SQL_TYPES: dict[pa.DataType, str] = {
@@ -263,9 +264,10 @@ def register(
         try:
             connection.execute(f"CREATE VIEW {view.reference.view} AS {view.sql}")
         except duckdb.Error as error:
-            first = str(error).strip().splitlines()[0]
             raise SqlError(
-                f"the view cannot be computed: {first}", where=view.reference.name, hint="Correct its SELECT."
+                f"the view cannot be computed: {complaint_of(error).first}",
+                where=view.reference.name,
+                hint="Correct its SELECT.",
             ) from None
     return paths, size
 
@@ -314,7 +316,7 @@ def select_files(contract: TableContract, paths: Sequence[str]) -> str:
     hive = "false"
     if contract.partition_by:
         kind = SQL_TYPES[contract.column(contract.partition_by).dtype]
-        hive = f"true, hive_types = {{{text(contract.partition_by)}: {kind}}}"
+        hive = f"true, hive_types = {{{literal(contract.partition_by)}: {kind}}}"
     selects = []
     for present, group in groups:
         columns = ", ".join(
@@ -323,7 +325,7 @@ def select_files(contract: TableContract, paths: Sequence[str]) -> str:
             else f"NULL::{SQL_TYPES[column.dtype]} AS {quoted(column.name)}"
             for column in contract.columns
         )
-        files = ", ".join(map(text, group))
+        files = ", ".join(map(literal, group))
         selects.append(f"SELECT {columns} FROM read_parquet([{files}], hive_partitioning = {hive})")  # noqa: S608
     return " UNION ALL ".join(selects)
 
@@ -337,11 +339,6 @@ def no_rows(contract: TableContract) -> str:
 def listed(names: Iterable[str]) -> str:
     """Return quoted names, with commas."""
     return ", ".join(map(quoted, names))
-
-
-def text(value: str) -> str:
-    """Return a text literal."""
-    return "'" + value.replace("'", "''") + "'"
 
 
 def unknown_table(name: str, known: Collection[str], where: str) -> UnknownTableError:

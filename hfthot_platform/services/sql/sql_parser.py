@@ -10,6 +10,8 @@ from typing import Any
 import duckdb
 import polars as pl
 
+from hfthot_platform.core.duckdb import new_database, shut_in
+
 __all__ = ["ADVISER", "BOUNDS"]
 
 #: The name under which a question finds the frame that is given with it.
@@ -45,9 +47,8 @@ class _Adviser:
 
     def _connection(self) -> duckdb.DuckDBPyConnection:
         if self._opened is None or self._opened_by != os.getpid():
-            self._opened, self._opened_by = duckdb.connect(config={"threads": 1}), os.getpid()
-            # The same zone as where the statement will run.
-            self._opened.execute("SET TimeZone = 'UTC'; SET enable_external_access = false").fetchall()
+            self._opened, self._opened_by = new_database(), os.getpid()
+            shut_in(self._opened)
         return self._opened
 
 

@@ -18,10 +18,11 @@ from datetime import UTC, datetime
 
 import duckdb
 
+from hfthot_platform.core.duckdb import quoted
 from hfthot_platform.core.errors import SqlError, UnknownTableError, nearest
 from hfthot_platform.core.time import utc_from_iso
 
-__all__ = ["DISCOVERY", "Reference", "Statement", "Token", "parse", "quoted", "tokens_of", "view_of", "without_end"]
+__all__ = ["DISCOVERY", "Reference", "Statement", "Token", "parse", "tokens_of", "view_of", "without_end"]
 
 #: Relations that tell of the others; they have no versions.
 DISCOVERY: tuple[str, ...] = ("hfthot.columns", "hfthot.tables", "hfthot.versions")
@@ -117,11 +118,6 @@ def view_of(name: str, version: int | None = None, as_of: datetime | None = None
     schema = _schema(name, version, as_of)
     parts = [name.rpartition(".")[2]] if schema is None else [schema, name.rpartition(".")[2]]
     return ".".join(map(quoted, parts))
-
-
-def quoted(name: str) -> str:
-    """Return a name in double quotes."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def tokens_of(sql: str) -> tuple[bytes, list[Token]]:

@@ -17,6 +17,7 @@ from typing import Final, NoReturn
 
 import duckdb
 
+from hfthot_platform.core.duckdb import open_to_strangers
 from hfthot_platform.services.sql.gateway import sandbox, worker
 
 __all__ = ["BOOT", "ENVIRONMENT", "main"]
@@ -51,7 +52,7 @@ def main(descriptor: int) -> None:
     os.environ.clear()
     os.chdir("/")
     os.umask(0o777)
-    connection = worker.database()
+    connection = open_to_strangers()
     worker.warm(connection)
     gc.collect()
     gc.freeze()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,20 +21,17 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute
 
+from hfthot_platform.core.duckdb import out_of_memory, quoted, shut_in, told_to_strangers
 from hfthot_platform.core.errors import (
     HfthotError,
-    SqlDeadlineError,
     SqlError,
-    SqlMemoryError,
     SqlRefusedError,
-    UnknownColumnError,
-    nearest,
 )
 from hfthot_platform.services.sql.gateway import sandbox, wire
 from hfthot_platform.services.sql.gateway.checker import check
 from hfthot_platform.services.sql.statement import Reference, parse
 
-__all__ = ["Job", "Plan", "Relation", "database", "serve", "touch", "warm", "weight"]
+__all__ = ["Job", "Plan", "Relation", "serve", "touch", "warm", "weight"]
 
 #: Rows of one vector batch; DuckDB's row group.
 _BATCH_ROWS: Final = 122_880
@@ -85,31 +81,6 @@ class Plan:
     told: int | None = None
 
 
-def database() -> duckdb.DuckDBPyConnection:
-    """Return a fresh database in memory, without threads: processes that hold one can be forked."""
-    connection = duckdb.connect(
-        ":memory:",
-        config={
-            "threads": 1,
-            "async_threads": 0,
-            "temp_directory": "",
-            "max_temp_directory_size": "0B",
-            "autoinstall_known_extensions": False,
-            "autoload_known_extensions": False,
-            "allow_community_extensions": False,
-            "allow_persistent_secrets": False,
-            "python_enable_replacements": False,
-            "enable_external_file_cache": False,
-            "max_expression_depth": 250,
-            "pivot_limit": 1_000,
-            "catalog_error_max_schemas": 0,
-        },
-    )
-    connection.execute("SET TimeZone = 'UTC'")
-    connection.execute("SET enable_progress_bar = false")
-    return connection
-
-
 def warm(connection: duckdb.DuckDBPyConnection) -> None:
     """Use once what loads modules on first use: in a worker none of their files can be opened any more."""
     values: list[object] = [None, True, 1, 2**70, 1.5, "x", b"x", Decimal("1.5"), timedelta(1), time(1)]
@@ -127,7 +98,7 @@ def warm(connection: duckdb.DuckDBPyConnection) -> None:
         try:
             connection.sql(wrong).fetchall()
         except duckdb.Error as error:
-            str(_explained(error, wrong, ("b",)))
+            str(told_to_strangers(error, wrong, ("b",)))
 
 
 def touch(connection: duckdb.DuckDBPyConnection) -> None:
@@ -153,7 +124,7 @@ def serve(parent: socket.socket, connection: duckdb.DuckDBPyConnection) -> None:
             except HfthotError as error:
                 _fail(parent, error)
             except MemoryError:
-                _fail(parent, _out_of_memory())
+                _fail(parent, out_of_memory())
         except wire.ClosedError:
             return  # the parent lost interest
 
@@ -198,8 +169,8 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
         raise
     except RecursionError:
         raise SqlRefusedError("the statement is nested too deeply", where="SQL", hint="Take it apart.") from None
-    except Exception as error:  # noqa: BLE001 - whatever it is, only what `_explained` lets through goes out
-        raise _explained(error, statement.sql, columns) from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, only what strangers may be told goes out
+        raise told_to_strangers(error, statement.sql, columns) from None
 
 
 def _path_of(reference: Reference) -> str:
@@ -215,7 +186,7 @@ def _dots_quoted(name: str) -> str:
 def _prepare(connection: duckdb.DuckDBPyConnection, plan: Plan) -> None:
     """Create the views; afterwards nothing but their files can be opened and no setting can be changed."""
     for schema in dict.fromkeys(each.schema for each in plan.relations if each.schema is not None):
-        connection.execute(f"CREATE SCHEMA {_quoted(schema)}")
+        connection.execute(f"CREATE SCHEMA {quoted(schema)}")
     for number, each in enumerate(plan.relations):
         if each.rows is not None:
             name = f"rows_{number}"
@@ -229,23 +200,12 @@ def _prepare(connection: duckdb.DuckDBPyConnection, plan: Plan) -> None:
         # Whether DuckDB leaves a file out by its statistics would tell of rows that the caller may not see, if only
         # by the time that it takes.
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-    allowed = ", ".join(_text(path) for path in plan.paths)
-    connection.execute(f"SET allowed_paths = [{allowed}]")
-    connection.execute("SET enable_external_access = false")
-    connection.execute("SET lock_configuration = true")
+    shut_in(connection, plan.paths)
 
 
 def _read_bytes(counters: Any) -> int:
     counters.seek(0)
     return int(counters.read().split()[1])
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _text(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"
 
 
 # -- rows on their way out --------------------------------------------------------------------------------------
@@ -321,58 +281,6 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 # -- errors -------------------------------------------------------------------------------------------------------
-
-_LINE: Final = re.compile(r"^LINE (\d+):", re.MULTILINE)
-_NO_COLUMN: Final = re.compile(r'(?:Referenced column|does not have a column named|Column(?: with name)?) "([^"]+)"')
-#: What could be a path, or name a file of ours.
-_PLACE: Final = re.compile(r"(?:file:)?(?:/[^\s'\"/,)\]]+){2,}/?|\S+\.parquet\S*")
-#: DuckDB's errors whose text speaks of the statement and its values alone.
-_SPOKEN: Final = (
-    duckdb.ParserException,
-    duckdb.SyntaxException,
-    duckdb.BinderException,
-    duckdb.CatalogException,
-    duckdb.ConversionException,
-    duckdb.OutOfRangeException,
-    duckdb.InvalidInputException,
-    duckdb.InvalidTypeException,
-    duckdb.TypeMismatchException,
-    duckdb.ConstraintException,
-    duckdb.NotImplementedException,
-    duckdb.SequenceException,
-)
-
-
-def _explained(error: Exception, sql: str, columns: Sequence[str]) -> HfthotError:
-    """Return what may be said of an error: nothing of files, settings or the inside of the engine."""
-    text = str(error)
-    line = _LINE.search(text)
-    where = f"SQL, line {line.group(1)}" if line and "\n" in sql.strip() else "SQL"
-    if isinstance(error, (MemoryError, duckdb.OutOfMemoryException)) or "bad_alloc" in text or "Out of Memory" in text:
-        return _out_of_memory()
-    if isinstance(error, duckdb.InterruptException) or "INTERRUPT" in text[:20]:
-        return SqlDeadlineError("the statement took too long", where="SQL", hint="Ask less at once.")
-    if isinstance(error, duckdb.PermissionException):
-        return SqlRefusedError("the statement does something that is not allowed", where=where)
-    if text.startswith("Binder Error") and (found := _NO_COLUMN.search(text)):
-        name = found.group(1)[:100]
-        hint = nearest(name, columns) or "DESCRIBE lists the columns of a table."
-        return UnknownColumnError(f"unknown column {name!r}", where=where, hint=hint)
-    known = any(text.startswith(each) for each in ("Conversion Error", "Out of Range", "Invalid Input Error"))
-    if isinstance(error, _SPOKEN) or known:
-        first = text.strip().splitlines()[0].split("Did you mean")[0].split("Candidate")[0]
-        return SqlError(_PLACE.sub("...", first).strip().rstrip("!.")[:500], where=where)
-    return SqlError(
-        "the statement failed inside the engine", where="SQL", hint="Write it in another way, or in smaller steps."
-    )
-
-
-def _out_of_memory() -> SqlMemoryError:
-    return SqlMemoryError(
-        "the statement needs more memory than it may use",
-        where="SQL",
-        hint="Filter or aggregate earlier, or ask for fewer rows and columns.",
-    )
 
 
 def _fail(parent: socket.socket, error: HfthotError) -> None:

@@ -7,7 +7,7 @@ table or view (over the lake).  An outcome has counts, never values: columns may
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta
 from typing import Literal
@@ -15,6 +15,7 @@ from typing import Literal
 import duckdb
 import polars as pl
 
+from hfthot_platform.core.duckdb import complaint_of, new_database, shut_in
 from hfthot_platform.core.errors import SqlError, nearest
 from hfthot_platform.core.time import ONE_DAY, midnight
 from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column
@@ -31,6 +32,7 @@ from hfthot_platform.services.sql.models.header import (
 )
 from hfthot_platform.services.sql.models.statement import sql_literal
 from hfthot_platform.services.sql.relations import listed
+from hfthot_platform.services.sql.spill import spill_folder
 
 __all__ = ["ModelTest", "TestOutcome", "declared_tests", "evaluate", "over_rows", "rules_of"]
 
@@ -328,26 +330,27 @@ def over_rows(
         model: full name of the model.
         rows: its rows.
         parents: frames by the names of the tables that relationships point to.
-        limits: memory and threads.
+        limits: memory, threads and spill folder.
     """
-    connection = duckdb.connect(config={"threads": limits.threads, "memory_limit": limits.memory})
+    with nullcontext() if limits.spill is None else spill_folder(limits.spill) as folder:
+        connection = new_database(
+            threads=limits.threads, memory=limits.memory, spill=None if folder is None else str(folder)
+        )
 
-    def ask(sql: str) -> pl.DataFrame:
+        def ask(sql: str) -> pl.DataFrame:
+            try:
+                return as_frame(connection.sql(sql).to_arrow_table())
+            except duckdb.Error as error:
+                hint = "Correct the test in the model's header."
+                raise SqlError(complaint_of(error).first, where=f"tests of {model}", hint=hint) from None
+
         try:
-            return as_frame(connection.sql(sql).to_arrow_table())
-        except duckdb.Error as error:
-            hint = "Correct the test in the model's header."
-            raise SqlError(str(error).strip().splitlines()[0], where=f"tests of {model}", hint=hint) from None
-
-    try:
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute("SET python_enable_replacements = false")
-        for number, (name, frame) in enumerate({**parents, model: rows}.items()):
-            connection.register(f"rows_{number}", frame.to_arrow())
-            if "." in name:
-                connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.', maxsplit=1)[0]}")
-            connection.execute(f"CREATE VIEW {name} AS FROM rows_{number}")
-        connection.execute("SET enable_external_access = false")
-        yield ask
-    finally:
-        connection.close()
+            for number, (name, frame) in enumerate({**parents, model: rows}.items()):
+                connection.register(f"rows_{number}", frame.to_arrow())
+                if "." in name:
+                    connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.', maxsplit=1)[0]}")
+                connection.execute(f"CREATE VIEW {name} AS FROM rows_{number}")
+            shut_in(connection)
+            yield ask
+        finally:
+            connection.close()

@@ -18,6 +18,7 @@ from typing import Final, ParamSpec, TypeVar
 import duckdb
 import pyarrow as pa
 
+from hfthot_platform.core.duckdb import complaint_of, new_database, shut_in
 from hfthot_platform.core.errors import ContractError, nearest
 from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
 from hfthot_platform.domain.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME
@@ -326,14 +327,8 @@ class _Binder:
 
     def _connect(self) -> None:
         self._made: set[str] = set()
-        self._connection = duckdb.connect(config={"threads": 1})
-        for setting in (
-            "TimeZone = 'UTC'",
-            "python_enable_replacements = false",
-            "enable_external_access = false",
-            "lock_configuration = true",
-        ):
-            self._connection.execute(f"SET {setting}")
+        self._connection = new_database()
+        shut_in(self._connection)
 
     def add(self, model: SqlModel) -> None:
         """Make a model known to those that read it."""
@@ -603,32 +598,25 @@ def _contract(
 
 # -- what DuckDB says -------------------------------------------------------------------------------------------
 
-_LINE = re.compile(r"^LINE (\d+):", re.MULTILINE)
-_NO_COLUMN = re.compile(r'(?:Referenced column|does not have a column named|Column(?: with name)?) "([^"]+)"')
-_AMBIGUOUS = re.compile(r"Ambiguous reference to (?:column name|alias) \"?([^\s\"]+)\"?(?: \(use: (.+)\))?")
-_NO_FUNCTION = re.compile(r"Function with name \"?([^\s\"]+)\"? does not exist")
-
 
 def _bind_mistake(source: Source, error: duckdb.Error, columns: Iterable[str], default: int) -> Mistake:
-    text = str(error)
-    found = _LINE.search(text)
-    line = int(found.group(1)) if found else default
-    lines = [each.strip() for each in text.strip().splitlines()]
-    if ambiguous := _AMBIGUOUS.search(text):
-        uses = (ambiguous.group(2) or "").replace("'", "").replace('"', "")
+    said = complaint_of(error)
+    line = default if said.line is None else said.line
+    lines = [part.strip() for part in said.text.strip().splitlines()]
+    if said.ambiguous is not None:
+        uses = (said.choices or "").replace("'", "").replace('"', "")
         hint = f"Write {uses}." if uses else "Say of which table, as in t.column."
-        return source.mistake(f"ambiguous column {ambiguous.group(1)!r}", hint, line=line)
-    if text.startswith("Binder Error") and (missing := _NO_COLUMN.search(text)) and "GROUP BY" not in text:
-        name = missing.group(1)
+        return source.mistake(f"ambiguous column {said.ambiguous!r}", hint, line=line)
+    if said.column is not None and "GROUP BY" not in said.text:
         names = list(dict.fromkeys(columns))
-        hint = nearest(name, names) or (f"Columns there: {', '.join(names)}." if names else "")
-        return source.mistake(f"unknown column {name!r}", hint, line=line)
-    if "Permission Error" in text or text.startswith("IO Error"):
+        hint = nearest(said.column, names) or (f"Columns there: {', '.join(names)}." if names else "")
+        return source.mistake(f"unknown column {said.column!r}", hint, line=line)
+    if said.forbidden or said.text.startswith("IO Error"):
         what = "a model reads tables of the lake, no files"
         return source.mistake(what, "Ingest the file first, then name its table.", line=line)
-    if missing := _NO_FUNCTION.search(text):
-        advice = next((each for each in lines if each.startswith("Did you mean")), "")
-        return source.mistake(f"unknown function {missing.group(1)!r}", advice, line=line)
+    if said.function is not None:
+        advice = next((part for part in lines if part.startswith("Did you mean")), "")
+        return source.mistake(f"unknown function {said.function!r}", advice, line=line)
     first = re.sub(r"^[A-Z]\w+ Error: ", "", lines[0]).removesuffix("!").removesuffix(".")
-    advice = next((each for each in lines[1:] if each and not each.startswith(("LINE", "Candidate"))), "")
+    advice = next((part for part in lines[1:] if part and not part.startswith(("LINE", "Candidate"))), "")
     return source.mistake(first, advice if advice and "->" not in advice and "^" not in advice else "", line=line)

@@ -15,8 +15,8 @@ from sqlglot.errors import SqlglotError
 from sqlglot.optimizer.scope import Scope, build_scope
 from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]
 
+from hfthot_platform.core.duckdb import literal
 from hfthot_platform.services.sql.models.header import Mistake, Source
-from hfthot_platform.services.sql.relations import text
 
 __all__ = ["VOLATILE", "Origin", "Parameter", "Statement", "TableName", "parse", "sql_literal"]
 
@@ -117,7 +117,7 @@ def sql_literal(value: object) -> str:
         case int() | float():
             return repr(value)
         case _:
-            return text(str(value))
+            return literal(str(value))
 
 
 def parse(source: Source) -> tuple[Statement | None, list[Mistake]]:

@@ -1,0 +1,181 @@
+"""A database that is shut in opens nothing else for good, and DuckDB's errors are taken apart in one place."""
+
+import duckdb
+import pytest
+
+from hfthot_platform.core import errors
+from hfthot_platform.core.duckdb import (
+    complaint_of,
+    literal,
+    new_database,
+    open_to_strangers,
+    prepare,
+    quoted,
+    shut_in,
+    sql_error,
+    told_to_strangers,
+)
+
+SECRET = "abracadabra"
+
+
+@pytest.fixture
+def outside(tmp_path):
+    """A file that no database was allowed to read."""
+    path = tmp_path / "secret.csv"
+    path.write_text(f"word\n{SECRET}\n")
+    return path
+
+
+@pytest.fixture(params=["ours", "strangers", "prepared"])
+def database(request):
+    """A database of each way of opening one, not yet shut in."""
+    opened = {"ours": new_database, "strangers": open_to_strangers, "prepared": duckdb.connect}[request.param]()
+    if request.param == "prepared":
+        prepare(opened)
+    yield opened
+    opened.close()
+
+
+def complaint_about(connection, sql):
+    with pytest.raises(duckdb.Error) as refused:
+        connection.execute(sql).fetchall()
+    return refused.value
+
+
+class TestShutIn:
+    def test_no_other_file_can_be_read(self, database, outside):
+        shut_in(database)
+        assert complaint_of(complaint_about(database, f"FROM {literal(str(outside))}")).forbidden
+
+    def test_a_file_that_was_named_can_be_read(self, database, outside):
+        shut_in(database, [str(outside)])
+        assert database.execute(f"FROM {literal(str(outside))}").fetchall() == [(SECRET,)]
+
+    @pytest.mark.parametrize("sql", ["COPY (SELECT 1) TO '{path}'", "ATTACH '{path}'", "EXPORT DATABASE '{path}'"])
+    def test_nothing_can_be_written(self, database, tmp_path, sql):
+        shut_in(database)
+        complaint_about(database, sql.format(path=tmp_path / "new"))
+        assert not (tmp_path / "new").exists()
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            "enable_external_access = true",
+            "allowed_paths = ['/']",
+            "lock_configuration = false",
+            "python_enable_replacements = true",
+            "autoload_known_extensions = true",
+            "allow_community_extensions = true",
+            "memory_limit = '1TB'",
+            "temp_directory = '/tmp'",
+        ],
+    )
+    def test_no_setting_can_be_changed(self, database, setting):
+        shut_in(database)
+        assert "configuration" in str(complaint_about(database, f"SET {setting}"))
+
+    @pytest.mark.parametrize("sql", ["INSTALL httpfs", "LOAD httpfs"])
+    def test_no_extension_comes_in(self, database, sql):
+        shut_in(database)
+        complaint_about(database, sql)
+
+    def test_a_variable_of_the_caller_is_not_a_table(self, database):
+        rows = database.sql("SELECT 1 AS a").to_arrow_table()
+        shut_in(database)
+        assert rows.num_rows == 1
+        assert complaint_of(complaint_about(database, "FROM rows")).table == "rows"
+
+    def test_times_are_utc(self, database):
+        shut_in(database)
+        assert database.execute("SELECT current_setting('TimeZone')").fetchall() == [("UTC",)]
+
+
+def test_a_strangers_database_has_no_threads_and_no_room_on_the_disk():
+    connection = open_to_strangers()
+    names = ("threads", "temp_directory", "max_temp_directory_size")
+    values = [connection.execute(f"SELECT current_setting('{name}')").fetchall()[0][0] for name in names]
+    assert values == [1, "", "0 bytes"]
+
+
+def test_a_database_of_ours_spills_only_where_it_is_told_to(tmp_path):
+    def folder(connection):
+        return connection.execute("SELECT current_setting('temp_directory')").fetchall()[0][0]
+
+    assert folder(new_database()) == ""
+    assert folder(new_database(spill=str(tmp_path))) == str(tmp_path)
+
+
+def test_a_memory_that_is_not_written_as_one_is_refused():
+    with pytest.raises(errors.SqlError, match="HFTHOT_DUCKDB_MEMORY like 4GB"):
+        new_database(memory="plenty")
+
+
+@pytest.mark.parametrize("name", ['a"b', "a b", "select", "é", "a.b"])
+def test_a_quoted_name_is_that_name(name):
+    assert duckdb.sql(f"SELECT 1 AS {quoted(name)}").columns == [name]
+
+
+@pytest.mark.parametrize("text", ["it's", "''; DROP TABLE t; --", "é\n"])
+def test_a_literal_is_that_text(text):
+    assert duckdb.sql(f"SELECT {literal(text)}").fetchall() == [(text,)]
+
+
+class TestWhatIsSaid:
+    @pytest.fixture
+    def database(self):
+        connection = new_database()
+        connection.execute("CREATE TABLE t (price DOUBLE)")
+        yield connection
+        connection.close()
+
+    def test_a_missing_column_is_named_with_its_line_and_the_nearest_one(self, database):
+        sql = "SELECT 1,\n  prize\nFROM t"
+        error = sql_error(complaint_about(database, sql), sql, ["price"])
+        assert str(error) == "SQL, line 2: unknown column 'prize'. Did you mean 'price'?"
+        assert error.code == "UNKNOWN_COLUMN"
+
+    def test_a_missing_table_is_named(self, database):
+        assert complaint_of(complaint_about(database, "FROM nowhere")).table == "nowhere"
+
+    def test_a_missing_function_is_named(self, database):
+        assert complaint_of(complaint_about(database, "SELECT averag(1)")).function == "averag"
+
+    def test_an_ambiguous_column_is_named_with_its_choices(self, database):
+        said = complaint_of(complaint_about(database, "SELECT price FROM t AS a, t AS b"))
+        assert said.ambiguous == "price"
+        assert "a.price" in said.choices
+
+    def test_the_line_is_left_out_where_there_is_only_one(self, database):
+        sql = "SELEC 1"
+        assert sql_error(complaint_about(database, sql), sql).where == "SQL"
+
+    def test_a_stranger_is_told_nothing_of_paths(self, database, outside):
+        error = complaint_about(database, f"SELECT CAST({literal(str(outside))} AS INT)")
+        told = told_to_strangers(error, "", ())
+        assert told.code == "SQL_INVALID"
+        assert str(outside) not in str(told)
+        assert str(outside) in str(sql_error(error, ""))
+
+    def test_a_stranger_is_told_that_something_is_not_allowed_and_not_what(self, database, outside):
+        shut_in(database)
+        sql = f"FROM {literal(str(outside))}"
+        told = told_to_strangers(complaint_about(database, sql), sql, ())
+        assert told.code == "SQL_REFUSED"
+        assert str(outside) not in str(told)
+
+    def test_a_stranger_learns_nothing_from_an_error_of_the_engine(self):
+        told = told_to_strangers(RuntimeError("INTERNAL Error: /srv/lake/market at 0x7f"), "", ())
+        assert told.code == "SQL_INVALID"
+        assert "lake" not in str(told)
+
+    def test_memory_that_does_not_suffice_is_told_apart(self):
+        assert told_to_strangers(duckdb.OutOfMemoryException("x"), "", ()).code == "SQL_MEMORY_EXCEEDED"
+        assert "HFTHOT_DUCKDB_MEMORY" in str(sql_error(duckdb.OutOfMemoryException("Out of Memory Error: x"), ""))
+
+    def test_an_error_of_arrow_with_duckdbs_words_is_read_as_duckdbs(self):
+        told = told_to_strangers(OSError("Conversion Error: Could not convert string 'a' to INT32"), "", ())
+        assert told.what == "Conversion Error: Could not convert string 'a' to INT32"
+
+    def test_an_error_without_words_is_named_by_its_kind(self):
+        assert complaint_of(MemoryError()).first == "MemoryError"
