@@ -72,9 +72,10 @@ coverage: $(READY)  ## Run the fast tests and fail if less of the code is covere
 fuzz: $(READY)  ## Send generated statements to the SQL gateway for ten minutes
 	@HFTHOT_FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -m soak tests/soak/test_gateway_fuzz.py
 
-lint: $(READY)  ## Check style, types and the import rule
+lint: $(READY)  ## Check style, spelling, types and the import rule
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
