@@ -393,8 +393,8 @@ def test_nobody_else_learns_from_changing_a_password(accounts, alice, bob, entri
 
 
 def test_no_hash_is_computed_for_somebody_who_may_not(accounts, alice, bob, monkeypatch):
-    monkeypatch.setattr(accounts._passwords, "verify", None)
-    monkeypatch.setattr(accounts._passwords, "hash", None)
+    monkeypatch.setattr(accounts.passwords, "verify", None)
+    monkeypatch.setattr(accounts.passwords, "hash", None)
     with pytest.raises(PermissionDeniedError):
         accounts.change_password(alice.user_id, PASSWORD, NEW, request=Request(actor_id=bob.user_id))
 

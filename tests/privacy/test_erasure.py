@@ -30,7 +30,7 @@ from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy import erasure as module
 from hfthot_platform.services.privacy.certificate import ErasureCertificate, verify
 from hfthot_platform.services.privacy.erasure import delete_user_permanent, public_key, run_erasure
-from hfthot_platform.services.privacy.erasure_requests import pending_erasures, request_erasure
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, pending_erasures, request_erasure
 from hfthot_platform.services.privacy.export import export_user_data
 from hfthot_platform.services.privacy.holds import list_holds, place_hold, release_hold
 from hfthot_platform.services.privacy.proof import sqlite_reader
@@ -47,6 +47,13 @@ from tests.privacy.people import YAN, ZOE, register
 @pytest.fixture
 def zoe(accounts, lake):
     return with_history(accounts, lake)
+
+
+@pytest.fixture
+def registered(accounts):
+    """Register Zoé and Yan, without any history in the lake."""
+    register(accounts, YAN)
+    return register(accounts, ZOE)
 
 
 def with_history(accounts, lake):
@@ -338,30 +345,48 @@ def test_an_erased_person_cannot_be_erased_again(erased):
         delete_user_permanent(erased.accounts, erased.lake, erased.user_id)
 
 
-def test_from_the_request_on_the_account_can_do_nothing(accounts, zoe):
-    request_erasure(accounts, zoe.user_id)
+def test_from_the_request_on_the_account_can_do_nothing(accounts, registered):
+    request_erasure(accounts, registered.user_id)
 
     with pytest.raises((InvalidCredentialsError, InactiveAccountError)):
         accounts.login(ZOE.username, ZOE.password)
 
 
-def test_others_may_not_erase_the_person(accounts, lake, zoe):
+def test_others_may_not_erase_the_person(accounts, lake, registered):
     with pytest.raises(PermissionDeniedError):
-        delete_user_permanent(accounts, lake, zoe.user_id, request=Request(actor_id=yan(accounts).user_id))
+        delete_user_permanent(accounts, lake, registered.user_id, request=Request(actor_id=yan(accounts).user_id))
 
-    assert accounts.get_user(zoe.user_id).deleted_at is None
+    assert accounts.get_user(registered.user_id).deleted_at is None
 
 
-def test_the_person_may(accounts, zoe):
-    request_id = request_erasure(accounts, zoe.user_id, request=Request(actor_id=zoe.user_id))
+def test_the_person_may(accounts, registered):
+    request_id = request_erasure(accounts, registered.user_id, request=Request(actor_id=registered.user_id))
 
     assert pending_erasures(accounts) == [request_id]
 
 
+@pytest.fixture(scope="module")
+def living(tmp_path_factory):
+    """Return accounts and a lake with Zoé and Yan in them, for what must not change them."""
+    clock = Clock()
+    settings = settings_in(tmp_path_factory.mktemp("living") / "work")
+    lake = Lakehouse.open(settings.lake_root, clock=clock)
+    with Accounts.open(settings, clock) as accounts:
+        with_history(accounts, lake)
+        yield accounts, lake
+
+
 @pytest.mark.parametrize("user_id", ["", "' OR 1=1 --", "../../etc/passwd", "0" * 32])
-def test_an_unknown_id_erases_nobody(accounts, lake, zoe, user_id):
+def test_an_unknown_id_erases_nobody(living, user_id):
+    accounts, lake = living
+    before = [user.user_id for user in accounts.list_users(deleted=None)]
+    assert len(before) == 2
+
     with pytest.raises(UnknownUserError):
         delete_user_permanent(accounts, lake, user_id)
+
+    assert [user.user_id for user in accounts.list_users()] == before
+    assert list_erasures(accounts) == []
 
 
 @pytest.mark.parametrize("request_id", ["", "x' OR 1=1", "0" * 32])

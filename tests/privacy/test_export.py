@@ -154,9 +154,11 @@ def test_no_id_leads_out_of_the_folder(accounts, lake, request_id):
 
 
 @pytest.mark.parametrize("kind", ["xml", "../json", "", "json\0"])
-def test_an_unknown_format_is_refused(accounts, zoe, kind):
+def test_an_unknown_format_is_refused(accounts, kind):
+    user = accounts.register(YAN.username, YAN.email, YAN.password)
+
     with pytest.raises(BadRequestError, match="unknown format"):
-        request_export(accounts, zoe.user_id, kind)
+        request_export(accounts, user.user_id, kind)
 
 
 def test_others_may_not_export(accounts, zoe):

@@ -26,20 +26,22 @@ from hfthot_platform.core.errors import (
     RevokedTokenError,
 )
 from hfthot_platform.core.time import moment
+from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.domain.access.plans import tier
-from hfthot_platform.services.accounts.core import RANDOM_ID, AccountRow, inserting
+from hfthot_platform.services.accounts.audit import Audit
+from hfthot_platform.services.accounts.directory import AccountRow, Directory
 from hfthot_platform.services.accounts.journal import Tally
-from hfthot_platform.services.accounts.people import changed_at
 from hfthot_platform.services.accounts.providers import OWN, PROVIDER_NAME, PROVIDERS
 from hfthot_platform.services.accounts.quotas import Counter, Quotas, window_of
-from hfthot_platform.services.accounts.records import ApiKey, ApiKeys, ProviderKey, Request, Secret
-from hfthot_platform.services.accounts.sessions import Sessions
+from hfthot_platform.services.accounts.records import RANDOM_ID, ApiKey, ApiKeys, ProviderKey, Request, Secret
+from hfthot_platform.services.accounts.subject_keys import SubjectKeys
+from hfthot_platform.services.accounts.tallies import Tallies
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import RowChange
 from hfthot_platform.storage.operational.published import issued_row, provider_row, users_row
-from hfthot_platform.storage.operational.store import Prepared, Transaction
+from hfthot_platform.storage.operational.store import Prepared, Store, Transaction
 
-__all__ = ["Credentials", "provider_secret"]
+__all__ = ["Keys", "provider_secret"]
 
 _HERE: Final = Request()
 _KEY: Final = re.compile(r"hft_(?:free|hob|pro|ent)_[A-Za-z0-9_-]{43}")
@@ -48,7 +50,7 @@ _MOST_KEYS: Final = 20
 #: Providers of one account that are none of the list.
 _MOST_OWN: Final = 20
 _LONGEST: Final = 4096
-_ADD_KEY: Final = inserting(schema.api_keys)
+_ADD_KEY: Final = Prepared.inserting(schema.api_keys)
 _VERIFY: Final = Prepared(
     sa.select(
         schema.api_keys.c.key_id,
@@ -67,8 +69,18 @@ _VERIFY: Final = Prepared(
 )
 
 
-class Credentials(Sessions, Quotas):
-    """The operations on keys."""
+class Keys:
+    """The operations on keys: those issued here, and those of data providers."""
+
+    def __init__(
+        self, store: Store, keys: SubjectKeys, directory: Directory, audit: Audit, tallies: Tallies, quotas: Quotas
+    ) -> None:
+        self._store = store
+        self._keys = keys
+        self._directory = directory
+        self._audit = audit
+        self._tallies = tallies
+        self._quotas = quotas
 
     # -- keys issued here -----------------------------------------------------------------------------------
 
@@ -79,15 +91,17 @@ class Credentials(Sessions, Quotas):
             BadRequestError: the account has 20 valid keys already.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        with self.operation("api_key.generate", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self._open_account(tx, user_id)
+        with self._audit.operation(Action.API_KEY_GENERATE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.API_KEY_GENERATE, user_id)
+            row = self._directory.open_account(tx, user_id)
             if len(self._valid_keys(tx, row["subject_id"])) >= _MOST_KEYS:
                 raise BadRequestError(
                     f"the account has {_MOST_KEYS} valid keys", where=f"user {user_id}", hint="Revoke one first."
                 )
             made, change = self._make_key(tx, row)
-            event = self.event(tx, "api_key.generate", row["subject_id"], actor, request, resource=made.key_id)
+            event = self._audit.event(
+                tx, Action.API_KEY_GENERATE, row["subject_id"], actor, request, resource=made.key_id
+            )
             tx.log([change], event)
         return made
 
@@ -98,15 +112,15 @@ class Credentials(Sessions, Quotas):
             InvalidTokenError, RevokedTokenError: the account has no such key, or it is not valid any more.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        with self.operation("api_key.rotate", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self._open_account(tx, user_id)
+        with self._audit.operation(Action.API_KEY_ROTATE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.API_KEY_ROTATE, user_id)
+            row = self._directory.open_account(tx, user_id)
             old = self._own_key(tx, row["subject_id"], key_id)
             made, change = self._make_key(tx, row)
             revoked = self._revoke(tx, old, made.key_id)
             detail = {"replaced": old["key_id"]}
-            event = self.event(
-                tx, "api_key.rotate", row["subject_id"], actor, request, resource=made.key_id, detail=detail
+            event = self._audit.event(
+                tx, Action.API_KEY_ROTATE, row["subject_id"], actor, request, resource=made.key_id, detail=detail
             )
             tx.log([change, revoked], event)
         return made
@@ -118,12 +132,15 @@ class Credentials(Sessions, Quotas):
             InvalidTokenError, RevokedTokenError: the account has no such key, or it is not valid any more.
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: not for this account.
         """
-        with self.operation("api_key.revoke", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self.account(tx, user_id)
+        with self._audit.operation(Action.API_KEY_REVOKE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.API_KEY_REVOKE, user_id)
+            row = self._directory.account(tx, user_id)
             old = self._own_key(tx, row["subject_id"], key_id)
             revoked = self._revoke(tx, old, None)
-            tx.log([revoked], self.event(tx, "api_key.revoke", row["subject_id"], actor, request, resource=key_id))
+            tx.log(
+                [revoked],
+                self._audit.event(tx, Action.API_KEY_REVOKE, row["subject_id"], actor, request, resource=key_id),
+            )
 
     def list_api_keys(self, user_id: str, *, request: Request = _HERE) -> list[ApiKey]:
         """Return all keys that were issued to an account, the newest first; never the keys themselves.
@@ -132,13 +149,13 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: not for this account.
         """
         keys = schema.api_keys
-        with self.operation("api_key.list", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self.account(tx, user_id)
+        with self._audit.operation(Action.API_KEY_LIST, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.API_KEY_LIST, user_id)
+            row = self._directory.account(tx, user_id)
             statement = sa.select(keys).where(keys.c.subject_id == row["subject_id"])
             found = tx.execute(statement.order_by(keys.c.created_at.desc(), keys.c.key_id)).mappings().all()
-            tx.log([], self.event(tx, "api_key.list", row["subject_id"], actor, request))
-        return [_api_key(each, row) for each in found]
+            tx.log([], self._audit.event(tx, Action.API_KEY_LIST, row["subject_id"], actor, request))
+        return [_api_key(issued, row) for issued in found]
 
     def verify_api_key(self, key: str | Secret, *, request: Request = _HERE, counted: bool = True) -> ApiKey:
         """Return whose key it is and what tier the account has now: one indexed read.
@@ -151,14 +168,15 @@ class Credentials(Sessions, Quotas):
             RevokedTokenError: it was revoked or replaced.
             InactiveAccountError: the account is closed or deleted.
         """
-        now = self.now()
+        # Whoever presents it need not be the person: no address is kept.
+        del request
         clear = key.get_secret_value() if isinstance(key, Secret) else str(key)
         found: list[tuple[Any, ...]] = []
         if _KEY.fullmatch(clear):
-            with self.store.reading() as rx:
+            with self._store.reading() as rx:
                 found = rx.run(_VERIFY, {"key": sha256(clear.encode()).digest()})
         if not found:
-            self._rejected("api_key.verify", None, None, now, request)
+            self._audit.rejected(Action.API_KEY_VERIFY, None, None)
             raise InvalidTokenError("this is no API key of ours", where="API key", hint="Generate one.")
         key_id, subject_id, prefix, created_at, revoked_at, user_id, role, level, active, deleted_at = found[0]
         error: AuthenticationError
@@ -173,20 +191,11 @@ class Credentials(Sessions, Quotas):
                 "the account is closed or deleted", where=f"API key {prefix}...", hint="Ask an administrator."
             )
         else:
-            action = "api_key.verify" if counted or tier(level).requests is None else "api_key.use"
-            if self._journal.count(Tally(action, "success", subject_id, subject_id, key_id), now):
-                self.flush()
+            action = Action.API_KEY_VERIFY if counted or tier(level).requests is None else "api_key.use"
+            self._tallies.count(Tally(action, "success", subject_id, subject_id, key_id))
             return ApiKey(key_id, user_id, role, level, prefix, moment(created_at))
-        self._rejected("api_key.verify", subject_id, key_id, now, request)
+        self._audit.rejected(Action.API_KEY_VERIFY, subject_id, key_id)
         raise error
-
-    def _open_account(self, tx: Transaction, user_id: str) -> AccountRow:
-        row = self._living(tx, user_id)
-        if not row["active"]:
-            raise InactiveAccountError(
-                "the account is not active", where=f"user {user_id}", hint="`approve_user` opens it."
-            )
-        return row
 
     def _valid_keys(self, tx: Transaction, subject_id: str) -> list[dict[str, Any]]:
         """Return the valid keys, the newest first."""
@@ -242,18 +251,18 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         stored = schema.provider_keys
-        with self.operation("api_keys.read", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self._living(tx, user_id)
+        with self._audit.operation(Action.API_KEYS_READ, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.API_KEYS_READ, user_id)
+            row = self._directory.living(tx, user_id)
             subject_id = row["subject_id"]
             valid = self._valid_keys(tx, subject_id)
             statement = sa.select(stored.c.provider, stored.c.secret).where(stored.c.subject_id == subject_id)
             found = tx.execute(statement.order_by(stored.c.provider)).all()
             keys: dict[str, ProviderKey] = {}
             if found:
-                cipher = self.cipher(tx, subject_id, "credentials")
+                cipher = self._keys.cipher(tx, subject_id, "credentials")
                 for provider, secret in found:
-                    counter, _ = self._provider_counter(tx, subject_id, provider)
+                    counter, _ = self._quotas.provider_counter(tx, subject_id, provider)
                     name, key = provider_secret(provider, cipher.decrypt("api_keys", "secret", secret))
                     keys[name] = {
                         "api_key": key,
@@ -261,7 +270,7 @@ class Credentials(Sessions, Quotas):
                         "queries_remaining": counter.remaining,
                         "queries_limit": counter.quota,
                     }
-            tx.log([], self.event(tx, "api_keys.read", subject_id, actor, request))
+            tx.log([], self._audit.event(tx, Action.API_KEYS_READ, subject_id, actor, request))
         return {
             "hfthot_api_key": valid[0]["prefix"] if valid else None,
             "provider_keys": keys,
@@ -294,24 +303,24 @@ class Credentials(Sessions, Quotas):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         wanted = {provider: _given(provider, value) for provider, value in provider_keys.items()}
-        with self.operation("api_keys.save", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self._open_account(tx, user_id)
+        with self._audit.operation(Action.API_KEYS_SAVE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.API_KEYS_SAVE, user_id)
+            row = self._directory.open_account(tx, user_id)
             changes: list[RowChange] = []
             for provider, given in sorted(wanted.items()):
-                provider_id = self.provider_id(user_id, provider)
+                provider_id = self._quotas.provider_id(user_id, provider)
                 changes += self._save_provider(tx, row["subject_id"], provider_id, provider, given)
             self._require_few(tx, row["subject_id"])
             if data_sharing_consent is not None and data_sharing_consent != row["data_sharing_consent"]:
-                values = {"data_sharing_consent": bool(data_sharing_consent), "updated_at": changed_at(tx, row)}
-                row.update(values)
-                tx.execute(sa.update(schema.users).where(schema.users.c.user_id == user_id).values(values))
+                self._directory.change(tx, row, {"data_sharing_consent": bool(data_sharing_consent)})
                 changes.append(users_row(row))
             detail = {
-                "providers": sorted(self.provider_id(user_id, provider) for provider in wanted),
+                "providers": sorted(self._quotas.provider_id(user_id, provider) for provider in wanted),
                 "data_sharing_consent": row["data_sharing_consent"],
             }
-            tx.log(changes, self.event(tx, "api_keys.save", row["subject_id"], actor, request, detail=detail))
+            tx.log(
+                changes, self._audit.event(tx, Action.API_KEYS_SAVE, row["subject_id"], actor, request, detail=detail)
+            )
         return self.get_api_keys(user_id, request=request)
 
     def _require_few(self, tx: Transaction, subject_id: str) -> None:
@@ -331,7 +340,7 @@ class Credentials(Sessions, Quotas):
         this = sa.and_(stored.c.subject_id == subject_id, stored.c.provider == provider)
         old = tx.execute(sa.select(stored).where(this)).mappings().first()
         changes: list[RowChange] = []
-        cipher = self.cipher(tx, subject_id, "credentials")
+        cipher = self._keys.cipher(tx, subject_id, "credentials")
         sealed = None if given is None else _sealed(provider, name, given.key)
         same = old is not None and sealed is not None and cipher.decrypt("api_keys", "secret", old["secret"]) == sealed
         if not same:
@@ -361,22 +370,22 @@ class Credentials(Sessions, Quotas):
         return changes
 
     def _set_quota(self, tx: Transaction, subject_id: str, provider: str, given: _Given) -> list[RowChange]:
+        resource = f"provider:{provider}"
         if given.limited:
             usual = PROVIDERS.get(provider)
             window = given.quota, given.seconds or (window_of(usual)[1] if usual else 86_400)
-            found = self._stored_counter(tx, subject_id, provider)
-            counter = found.limited(*window, tx.clock) if found else Counter.new(*window, tx.clock)
+            found = self._quotas.stored_counter(tx, subject_id, resource)
+            counter = found.at(tx.clock).limited(*window, tx.clock) if found else Counter.new(*window, tx.clock)
             stored = found is not None
         elif provider in PROVIDERS:
-            counter, stored = self._provider_counter(tx, subject_id, provider)
+            counter, stored = self._quotas.provider_counter(tx, subject_id, provider)
             if stored:
                 return []
         else:
-            if self._stored_counter(tx, subject_id, provider):
+            if self._quotas.stored_counter(tx, subject_id, resource):
                 return []
             counter, stored = Counter.new(*window_of(None), tx.clock), False
-        resource = f"provider:{provider}"
-        self._write(tx, subject_id, resource, counter, stored=stored)
+        self._quotas.write(tx, subject_id, resource, counter, stored=stored)
         return [counter.row(subject_id, resource, tx.now)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -16,9 +17,12 @@ from hfthot_platform.core.errors import (
     UnknownUserError,
     nearest,
 )
-from hfthot_platform.core.time import moment
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.core.time import DAY, moment
+from hfthot_platform.domain.access.authorisation import SYSTEM, Action
 from hfthot_platform.domain.access.plans import ROLES, Role, TierName, tier
-from hfthot_platform.services.accounts.core import RANDOM_ID, AccountRow, Core, inserting
+from hfthot_platform.services.accounts.audit import Audit
+from hfthot_platform.services.accounts.directory import AccountRow, Directory
 from hfthot_platform.services.accounts.identities import (
     email_form,
     email_look_up,
@@ -28,19 +32,22 @@ from hfthot_platform.services.accounts.identities import (
     username_look_up,
     username_skeleton,
 )
-from hfthot_platform.services.accounts.records import UNCHANGED, Request, Unchanged, User
+from hfthot_platform.services.accounts.passwords import Passwords
+from hfthot_platform.services.accounts.records import RANDOM_ID, UNCHANGED, Request, Unchanged, User
+from hfthot_platform.services.accounts.sessions import Sessions
+from hfthot_platform.services.accounts.subject_keys import SubjectKeys
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import RowChange
 from hfthot_platform.storage.operational.published import PERSONAL, users_row
-from hfthot_platform.storage.operational.store import Prepared, Transaction, _Connected
+from hfthot_platform.storage.operational.store import Connection, Prepared, Store, Transaction
 from hfthot_platform.storage.vault import SubjectCipher
 
-__all__ = ["People", "changed_at"]
+__all__ = ["Names", "People"]
 
 _HERE: Final = Request()
 _PAGE: Final = 1000
-_ADD_SUBJECT: Final = inserting(schema.subjects)
-_ADD_USER: Final = inserting(schema.users)
+_ADD_SUBJECT: Final = Prepared.inserting(schema.subjects)
+_ADD_USER: Final = Prepared.inserting(schema.users)
 _TAKEN: Final = {
     "username": Prepared(
         sa.select(schema.users.c.user_id).where(schema.users.c.username_lookup == sa.bindparam("look_up"))
@@ -53,13 +60,36 @@ _TAKEN: Final = {
 _LOOKED_UP: Final = {"username": "username_lookup", "skeleton": "username_skeleton", "email": "email_lookup"}
 
 
-def changed_at(tx: Transaction, row: Mapping[str, Any]) -> int:
-    """Return when an account changes: now, or when it began where a clock that ran ahead says that it is younger."""
-    return max(tx.now, int(row["created_at"]))
+@dataclass(frozen=True, repr=False)
+class Names:
+    """How somebody is called, each in its one normal form; in clear."""
+
+    username: str
+    email: str
+    first_name: str | None
+    last_name: str | None
 
 
-class People(Core):
+class People:
     """The operations on accounts."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        keys: SubjectKeys,
+        directory: Directory,
+        audit: Audit,
+        passwords: Passwords,
+        sessions: Sessions,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._keys = keys
+        self._directory = directory
+        self._audit = audit
+        self._passwords = passwords
+        self._sessions = sessions
 
     def register(
         self,
@@ -78,49 +108,52 @@ class People(Core):
             BadRequestError: an argument is out of its domain.
             DuplicateAccountError: the username or the address is taken; `field` says which.
         """
-        kept = {
-            "username": new_username(username),
-            "email": email_form(email),
-            "first_name": name_form(first_name, "first_name"),
-            "last_name": name_form(last_name, "last_name"),
-        }
+        names = Names(
+            new_username(username),
+            email_form(email),
+            name_form(first_name, "first_name"),
+            name_form(last_name, "last_name"),
+        )
         level = _tier(tier)
-        look_ups = self.name_look_ups(username) | {"email": self.look_up("email", email_look_up(email))}
+        look_ups = self.name_look_ups(username) | {"email": self._keys.look_up("email", email_look_up(email))}
         try:
-            with self.store.reading() as rx:
+            with self._store.reading() as rx:
                 # Before the expensive hash; the transaction asks again, when it is certain.
-                self._free(rx, look_ups)
+                self.require_free(rx, look_ups)
         except DuplicateAccountError as error:
-            self._refused("user.register", error, request, None)
+            self._audit.refused(Action.USER_REGISTER, error, request, None)
             raise
         hashed = self._passwords.hash(password)
-        with self.operation("user.register", request) as tx:
-            self._free(tx, look_ups)
-            row, cipher = self._add_account(tx, kept, look_ups, hashed, level)
-            tx.log([users_row(row)], self.event(tx, "user.register", row["subject_id"], "system", request))
+        with self._audit.operation(Action.USER_REGISTER, request) as tx:
+            self.require_free(tx, look_ups)
+            row, cipher = self.add_account(tx, names, look_ups, hashed, level)
+            tx.log([users_row(row)], self._audit.event(tx, Action.USER_REGISTER, row["subject_id"], SYSTEM, request))
         return _user(row, cipher)
 
-    def _add_account(
+    def add_account(
         self,
         tx: Transaction,
-        kept: Mapping[str, str | None],
+        names: Names,
         look_ups: Mapping[str, bytes],
         hashed: str,
         level: TierName,
         at: int | None = None,
     ) -> tuple[AccountRow, SubjectCipher]:
         """Add an account, registered now or `at` an earlier time, with its pseudonym and its key; nothing is logged."""
-        waits = self.settings.approve_registrations
+        waits = self._settings.approve_registrations
         user_id, subject_id = secrets.token_hex(16), secrets.token_hex(16)
         tx.run(_ADD_SUBJECT, {"subject_id": subject_id, "created_at": tx.now, "erased_at": None})
-        cipher = self.cipher(tx, subject_id, "identity")
+        cipher = self._keys.cipher(tx, subject_id, "identity")
         row: AccountRow = {
             "user_id": user_id,
             "subject_id": subject_id,
             "username_lookup": look_ups["username"],
             "username_skeleton": look_ups["skeleton"],
             "email_lookup": look_ups["email"],
-            **{name: text and cipher.encrypt("users", name, text) for name, text in kept.items()},
+            "username": cipher.encrypt("users", "username", names.username),
+            "email": cipher.encrypt("users", "email", names.email),
+            "first_name": names.first_name and cipher.encrypt("users", "first_name", names.first_name),
+            "last_name": names.last_name and cipher.encrypt("users", "last_name", names.last_name),
             "preferences": None,
             "password_hash": hashed,
             "role": "pending" if waits else "registered",
@@ -137,35 +170,39 @@ class People(Core):
 
     def name_look_ups(self, username: str) -> dict[str, bytes]:
         """Return what a username is found by, and what names that look like it are found by."""
-        self._fill_skeletons()
+        self.fill_skeletons()
         return {
-            "username": self.look_up("username", username_look_up(username)),
-            "skeleton": self.look_up("looks like", username_skeleton(username)),
+            "username": self._keys.look_up("username", username_look_up(username)),
+            "skeleton": self.skeleton_look_up(username),
         }
 
-    def _fill_skeletons(self) -> None:
+    def skeleton_look_up(self, username: str) -> bytes:
+        """Return what names that look like a username are found by."""
+        return self._keys.look_up("looks like", username_skeleton(username))
+
+    def fill_skeletons(self) -> None:
         """Work out for accounts of an older version what their names look like."""
         users = schema.users
         missing = sa.select(users.c.user_id, users.c.subject_id, users.c.username).where(
             users.c.username_skeleton.is_(None)
         )
         while True:
-            with self.store.reading() as rx:
+            with self._store.reading() as rx:
                 rows = rx.execute(missing.limit(_PAGE)).all()
             if not rows:
                 return
-            ciphers = self.ciphers((row.subject_id for row in rows), "identity")
-            with self.store.transaction() as tx:
+            ciphers = self._keys.ciphers((row.subject_id for row in rows), "identity")
+            with self._store.transaction() as tx:
                 for row in rows:
                     cipher = ciphers.get(row.subject_id)
                     # Of one that was erased meanwhile there is no row any more.
                     name = row.user_id if cipher is None else cipher.decrypt("users", "username", row.username)
-                    value = self.look_up("looks like", username_skeleton(name))
+                    value = self.skeleton_look_up(name)
                     tx.execute(sa.update(users).where(users.c.user_id == row.user_id).values(username_skeleton=value))
 
-    def _free(self, connected: _Connected, look_ups: Mapping[str, bytes], own: str | None = None) -> None:
+    def require_free(self, connection: Connection, look_ups: Mapping[str, bytes], own: str | None = None) -> None:
         for field, look_up in look_ups.items():
-            found = connected.run(_TAKEN[field], {"look_up": look_up})
+            found = connection.run(_TAKEN[field], {"look_up": look_up})
             if found and found[0][0] != own:
                 taken = "username" if field == "skeleton" else field
                 like = ", or looks like one that is" if taken == "username" else ""
@@ -182,11 +219,11 @@ class People(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: it cannot be had.
         """
-        with self.operation("user.read", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self.account(tx, user_id)
-            tx.log([], self.event(tx, "user.read", row["subject_id"], actor, request))
-            return _user(row, self.cipher(tx, row["subject_id"], "identity"))
+        with self._audit.operation(Action.USER_READ, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_READ, user_id)
+            row = self._directory.account(tx, user_id)
+            tx.log([], self._audit.event(tx, Action.USER_READ, row["subject_id"], actor, request))
+            return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))
 
     def find_user(self, *, username: str | None = None, email: str | None = None, request: Request = _HERE) -> User:
         """Return the account with a username or an e-mail address; for administrators and trusted code.
@@ -198,11 +235,11 @@ class People(Core):
         if (username is None) == (email is None):
             raise BadRequestError("exactly one of username and email is needed", where="find_user", hint="Give one.")
         if username is not None:
-            field, look_up = "username", self.look_up("username", username_look_up(username))
+            field, look_up = "username", self._keys.look_up("username", username_look_up(username))
         else:
-            field, look_up = "email", self.look_up("email", email_look_up(email or ""))
-        with self.operation("user.read", request) as tx:
-            actor = self.actor(tx, request, None, admin=True)
+            field, look_up = "email", self._keys.look_up("email", email_look_up(email or ""))
+        with self._audit.operation(Action.USER_READ, request) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_READ, None)
             found = tx.run(_TAKEN[field], {"look_up": look_up})
             if not found:
                 raise UnknownUserError(
@@ -210,9 +247,9 @@ class People(Core):
                     where=field,
                     hint="Look at its spelling; of erased persons nothing can be found.",
                 )
-            row = self.account(tx, found[0][0])
-            tx.log([], self.event(tx, "user.read", row["subject_id"], actor, request))
-            return _user(row, self.cipher(tx, row["subject_id"], "identity"))
+            row = self._directory.account(tx, found[0][0])
+            tx.log([], self._audit.event(tx, Action.USER_READ, row["subject_id"], actor, request))
+            return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))
 
     def list_users(
         self,
@@ -253,12 +290,12 @@ class People(Core):
             where.append(users.active.is_(active))
         if deleted is not None:
             where.append(users.deleted_at.is_not(None) if deleted else users.deleted_at.is_(None))
-        with self.operation("user.list", request) as tx:
-            actor = self.actor(tx, request, None, admin=True)
+        with self._audit.operation(Action.USER_LIST, request) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_LIST, None)
             statement = sa.select(schema.users).where(*where).order_by(users.user_id).limit(limit)
             rows = [dict(row) for row in tx.execute(statement).mappings()]
-            tx.log([], self.event(tx, "user.list", None, actor, request, detail={"accounts": len(rows)}))
-        ciphers = self.ciphers((row["subject_id"] for row in rows), "identity")
+            tx.log([], self._audit.event(tx, Action.USER_LIST, None, actor, request, detail={"accounts": len(rows)}))
+        ciphers = self._keys.ciphers((row["subject_id"] for row in rows), "identity")
         # An account that was erased between the two reads is not there any more.
         return [_user(row, ciphers[row["subject_id"]]) for row in rows if row["subject_id"] in ciphers]
 
@@ -286,23 +323,23 @@ class People(Core):
             look_ups |= self.name_look_ups(username)
         if not isinstance(email, Unchanged):
             texts["email"] = email_form(email)
-            look_ups["email"] = self.look_up("email", email_look_up(email))
+            look_ups["email"] = self._keys.look_up("email", email_look_up(email))
         if not isinstance(first_name, Unchanged):
             texts["first_name"] = name_form(first_name, "first_name")
         if not isinstance(last_name, Unchanged):
             texts["last_name"] = name_form(last_name, "last_name")
         if not isinstance(preferences, Unchanged):
             texts["preferences"] = preferences_form(preferences)
-        with self.operation("user.update", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self._living(tx, user_id)
-            self._free(tx, look_ups, own=user_id)
-            cipher = self.cipher(tx, row["subject_id"], "identity")
+        with self._audit.operation(Action.USER_UPDATE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_UPDATE, user_id)
+            row = self._directory.living(tx, user_id)
+            self.require_free(tx, look_ups, own=user_id)
+            cipher = self._keys.cipher(tx, row["subject_id"], "identity")
             changed: dict[str, Any] = {
                 **{name: None if text is None else cipher.encrypt("users", name, text) for name, text in texts.items()},
                 **{_LOOKED_UP[field]: look_up for field, look_up in look_ups.items()},
             }
-            self._change(tx, row, "user.update", actor, request, changed, detail={"fields": sorted(texts)})
+            self.change(tx, row, Action.USER_UPDATE, actor, request, changed, detail={"fields": sorted(texts)})
             return _user(row, cipher)
 
     def approve_user(self, user_id: str, *, request: Request = _HERE) -> User:
@@ -311,12 +348,12 @@ class People(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be approved.
         """
-        with self.operation("user.approve", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id, admin=True)
-            row = self._living(tx, user_id)
+        with self._audit.operation(Action.USER_APPROVE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_APPROVE, user_id)
+            row = self._directory.living(tx, user_id)
             role = "registered" if row["role"] in {"pending", "guest"} else row["role"]
-            self._change(tx, row, "user.approve", actor, request, {"active": True, "role": role})
-            return _user(row, self.cipher(tx, row["subject_id"], "identity"))
+            self.change(tx, row, Action.USER_APPROVE, actor, request, {"active": True, "role": role})
+            return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))
 
     def reject_user(self, user_id: str, *, request: Request = _HERE) -> User:
         """Turn a waiting registration down: the account stays a guest that cannot sign in; for administrators.
@@ -327,17 +364,17 @@ class People(Core):
             BadRequestError: the account does not wait for approval.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be rejected.
         """
-        with self.operation("user.reject", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id, admin=True)
-            row = self._living(tx, user_id)
+        with self._audit.operation(Action.USER_REJECT, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_REJECT, user_id)
+            row = self._directory.living(tx, user_id)
             if row["role"] != "pending":
                 raise BadRequestError(
                     f"the account's role is {row['role']!r}, not 'pending'",
                     where=f"user {user_id}",
                     hint="`deactivate` closes an approved account.",
                 )
-            self._change(tx, row, "user.reject", actor, request, {"active": False, "role": "guest"})
-            return _user(row, self.cipher(tx, row["subject_id"], "identity"))
+            self.change(tx, row, Action.USER_REJECT, actor, request, {"active": False, "role": "guest"})
+            return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))
 
     def deactivate(self, user_id: str, *, request: Request = _HERE) -> User:
         """Close an account until `approve_user`: its sessions end, its keys are refused; for administrators.
@@ -345,12 +382,12 @@ class People(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be closed.
         """
-        with self.operation("user.deactivate", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id, admin=True)
-            row = self._living(tx, user_id)
-            ended = self._end_sessions(tx, row["subject_id"], "deactivated")
-            self._change(tx, row, "user.deactivate", actor, request, {"active": False}, ended)
-            return _user(row, self.cipher(tx, row["subject_id"], "identity"))
+        with self._audit.operation(Action.USER_DEACTIVATE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_DEACTIVATE, user_id)
+            row = self._directory.living(tx, user_id)
+            ended = self._sessions.end_all(tx, row["subject_id"], "deactivated")
+            self.change(tx, row, Action.USER_DEACTIVATE, actor, request, {"active": False}, ended)
+            return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))
 
     def set_role(self, user_id: str, role: Role, *, request: Request = _HERE) -> User:
         """Give an account another role; for administrators, and for trusted code to make the first one.
@@ -360,12 +397,12 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be changed.
         """
         wanted = _role(role)
-        with self.operation("user.set_role", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id, admin=True)
-            row = self._living(tx, user_id)
+        with self._audit.operation(Action.USER_SET_ROLE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_SET_ROLE, user_id)
+            row = self._directory.living(tx, user_id)
             detail = {"from": row["role"], "to": wanted}
-            self._change(tx, row, "user.set_role", actor, request, {"role": wanted}, detail=detail)
-            return _user(row, self.cipher(tx, row["subject_id"], "identity"))
+            self.change(tx, row, Action.USER_SET_ROLE, actor, request, {"role": wanted}, detail=detail)
+            return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))
 
     def upgrade_tier(self, user_id: str, tier: TierName, *, request: Request = _HERE) -> User:
         """Move an account to another tier, up or down; for administrators and trusted code.
@@ -378,12 +415,12 @@ class People(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be changed.
         """
         wanted = _tier(tier)
-        with self.operation("user.upgrade_tier", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id, admin=True)
-            row = self._living(tx, user_id)
+        with self._audit.operation(Action.USER_UPGRADE_TIER, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_UPGRADE_TIER, user_id)
+            row = self._directory.living(tx, user_id)
             detail = {"from": row["tier"], "to": wanted}
-            self._change(tx, row, "user.upgrade_tier", actor, request, {"tier": wanted}, detail=detail)
-            return _user(row, self.cipher(tx, row["subject_id"], "identity"))
+            self.change(tx, row, Action.USER_UPGRADE_TIER, actor, request, {"tier": wanted}, detail=detail)
+            return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))
 
     def delete_user_soft(self, user_id: str, *, request: Request = _HERE) -> User:
         """Delete an account so that it can be restored for `soft_delete_days`; then it is erased by itself.
@@ -393,15 +430,15 @@ class People(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, PermissionDeniedError: it cannot be deleted.
         """
-        with self.operation("user.delete", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self.account(tx, user_id)
-            cipher = self.cipher(tx, row["subject_id"], "identity")
+        with self._audit.operation(Action.USER_DELETE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_DELETE, user_id)
+            row = self._directory.account(tx, user_id)
+            cipher = self._keys.cipher(tx, row["subject_id"], "identity")
             if row["deleted_at"] is None:
-                ended = self._end_sessions(tx, row["subject_id"], "deleted")
-                until = self._after(tx.clock, days=self.settings.soft_delete_days)
-                self._change(
-                    tx, row, "user.delete", actor, request, {"deleted_at": tx.now, "erase_after": until}, ended
+                ended = self._sessions.end_all(tx, row["subject_id"], "deleted")
+                until = tx.clock + self._settings.soft_delete_days * DAY
+                self.change(
+                    tx, row, Action.USER_DELETE, actor, request, {"deleted_at": tx.now, "erase_after": until}, ended
                 )
             return _user(row, cipher)
 
@@ -414,9 +451,9 @@ class People(Core):
             ErasedSubjectError: the time for it is over.
             UnknownUserError, PermissionDeniedError: it cannot be restored.
         """
-        with self.operation("user.restore", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id, admin=True)
-            row = self.account(tx, user_id)
+        with self._audit.operation(Action.USER_RESTORE, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_RESTORE, user_id)
+            row = self._directory.account(tx, user_id)
             if row["deleted_at"] is not None:
                 if row["erase_after"] is not None and tx.clock >= row["erase_after"]:
                     raise ErasedSubjectError(
@@ -424,14 +461,14 @@ class People(Core):
                         where=f"user {user_id}",
                         hint="It is being erased; the person can register anew afterwards.",
                     )
-                self._change(tx, row, "user.restore", actor, request, {"deleted_at": None, "erase_after": None})
-            return _user(row, self.cipher(tx, row["subject_id"], "identity"))
+                self.change(tx, row, Action.USER_RESTORE, actor, request, {"deleted_at": None, "erase_after": None})
+            return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))
 
-    def _change(
+    def change(
         self,
         tx: Transaction,
         row: AccountRow,
-        action: str,
+        action: Action,
         actor: str,
         request: Request,
         changed: Mapping[str, Any],
@@ -439,15 +476,9 @@ class People(Core):
         detail: Mapping[str, Any] | None = None,
     ) -> None:
         """Write columns of an account, here and in `row`, and the entry that says so."""
-        values = {**changed, "updated_at": changed_at(tx, row)}
-        row.update(values)
-        tx.execute(sa.update(schema.users).where(schema.users.c.user_id == row["user_id"]).values(values))
-        event = self.event(tx, action, row["subject_id"], actor, request, detail=detail)
+        self._directory.change(tx, row, changed)
+        event = self._audit.event(tx, action, row["subject_id"], actor, request, detail=detail)
         tx.log([users_row(row), *(others or [])], event)
-
-    def _end_sessions(self, tx: Transaction, subject_id: str, reason: str) -> list[RowChange]:
-        """End the open sessions of a subject, and return what that changes in the lake; see `Sessions`."""
-        raise NotImplementedError
 
 
 def _user(row: Mapping[str, Any], cipher: SubjectCipher) -> User:

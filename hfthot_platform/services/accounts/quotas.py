@@ -21,19 +21,23 @@ from hfthot_platform.core.errors import (
     UnknownUserError,
     nearest,
 )
-from hfthot_platform.core.time import moment
+from hfthot_platform.core.time import DAY, moment
+from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.domain.access.plans import Limit, tier
-from hfthot_platform.services.accounts.core import RANDOM_ID, SYSTEM, Core, inserting
+from hfthot_platform.services.accounts.audit import Audit
+from hfthot_platform.services.accounts.directory import Directory
 from hfthot_platform.services.accounts.journal import Tally
 from hfthot_platform.services.accounts.providers import OWN, PROVIDER_NAME, PROVIDERS
-from hfthot_platform.services.accounts.records import QueryStats, Request, Usage
+from hfthot_platform.services.accounts.records import RANDOM_ID, QueryStats, Request, Usage
+from hfthot_platform.services.accounts.subject_keys import SubjectKeys
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent, RowChange, to_json
 from hfthot_platform.storage.operational.published import usage_row
-from hfthot_platform.storage.operational.store import Prepared, Transaction
+from hfthot_platform.storage.operational.store import Prepared, Store, Transaction
 
 __all__ = [
     "MOST_USES",
+    "TIERED",
     "Counter",
     "Quotas",
     "Resource",
@@ -42,12 +46,11 @@ __all__ = [
 ]
 
 _HERE: Final = Request()
-_DAY: Final = 86_400_000_000
 _MOST: Final = 1_000_000_000
 #: What a counter can hold; the contract of `usage` takes no more.
 MOST_USES: Final = 10**15
 #: Clocks are set back by seconds, or by an hour where somebody takes local time for UTC.
-_LONGEST_SET_BACK: Final = _DAY
+_LONGEST_SET_BACK: Final = DAY
 Resource = Literal["requests", "sql_queries", "optimisations"]
 
 
@@ -89,7 +92,7 @@ class Counter:
     @classmethod
     def new(cls, quota: int | None, seconds: int, now: int) -> Counter:
         """Return an untouched counter with windows of so many seconds."""
-        return cls(now - now % (seconds * 1_000_000), seconds, 0, now // _DAY, 0, quota)
+        return cls(now - now % (seconds * 1_000_000), seconds, 0, now // DAY, 0, quota)
 
     @property
     def resets_at(self) -> int:
@@ -109,10 +112,10 @@ class Counter:
         """
         if self.window_start > now + _LONGEST_SET_BACK + self.window_seconds * 1_000_000:
             return Counter.new(self.quota, self.window_seconds, now)
-        if now < self.resets_at and now // _DAY <= self.day:
+        if now < self.resets_at and now // DAY <= self.day:
             return self
         fresh = now >= self.resets_at
-        today = max(self.day, now // _DAY)
+        today = max(self.day, now // DAY)
         return Counter(
             window_start=now - now % (self.window_seconds * 1_000_000) if fresh else self.window_start,
             window_seconds=self.window_seconds,
@@ -169,7 +172,7 @@ _COUNTER: Final = Prepared(
         schema.usage.c.subject_id == sa.bindparam("whom"), schema.usage.c.resource == sa.bindparam("what")
     )
 )
-_ADD: Final = inserting(schema.usage)
+_ADD: Final = Prepared.inserting(schema.usage)
 _SET: Final = Prepared(
     sa.update(schema.usage)
     .where(schema.usage.c.subject_id == sa.bindparam("whom"), schema.usage.c.resource == sa.bindparam("what"))
@@ -182,8 +185,14 @@ def _increment(amount: int) -> str:
     return to_json({"increment": amount})
 
 
-class Quotas(Core):
+class Quotas:
     """The operations on quotas."""
+
+    def __init__(self, store: Store, keys: SubjectKeys, directory: Directory, audit: Audit) -> None:
+        self._store = store
+        self._keys = keys
+        self._directory = directory
+        self._audit = audit
 
     def update_query_count(
         self, user_id: str, provider: str, increment: int = 1, *, request: Request = _HERE
@@ -206,9 +215,9 @@ class Quotas(Core):
             BadRequestError, UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: as
                 `update_query_count`.
         """
-        if resource not in _TIERED:
+        if resource not in TIERED:
             raise BadRequestError(
-                f"unknown resource {str(resource)[:40]!r}", where="resource", hint=f"One of {', '.join(_TIERED)}."
+                f"unknown resource {str(resource)[:40]!r}", where="resource", hint=f"One of {', '.join(TIERED)}."
             )
         return self._count(user_id, resource, amount, request)
 
@@ -222,7 +231,7 @@ class Quotas(Core):
             InactiveAccountError, UnknownUserError, ErasedSubjectError: there is no such account (any more).
         """
         refused: QuotaExceededError | None = None
-        with self.store.transaction() as tx:
+        with self._store.transaction() as tx:
             subject_id, counter, stored = self._counter(tx, user_id, "requests")
             if counter.quota is not None and counter.used >= counter.quota:
                 wait = _seconds(counter.resets_at - tx.clock)
@@ -234,9 +243,9 @@ class Quotas(Core):
                     hint=f"Try again in {wait:.0f} s, or choose a larger plan.",
                 )
             elif counter.quota is not None:
-                self._write(tx, subject_id, "requests", counter.plus(1), stored=stored)
+                self.write(tx, subject_id, "requests", counter.plus(1), stored=stored)
         if refused is not None:
-            self._refused("usage.count", refused, request, user_id, "requests")
+            self._audit.refused(Action.USAGE_COUNT, refused, request, user_id, "requests")
             raise refused
 
     def provider_id(self, user_id: str, provider: str) -> str:
@@ -247,7 +256,7 @@ class Quotas(Core):
         """
         if provider in PROVIDERS:
             return provider
-        return OWN + self.look_up("provider", f"{user_id}\0{provider}").hex()[:32]
+        return OWN + self._keys.look_up("provider", f"{user_id}\0{provider}").hex()[:32]
 
     def _resource(self, user_id: str, provider: str) -> str:
         if not PROVIDER_NAME.fullmatch(str(provider)):
@@ -262,11 +271,11 @@ class Quotas(Core):
             raise BadRequestError(f"it is not a whole number of 1 to {_MOST}", where="increment", hint="Count uses.")
         refused: InactiveAccountError | QuotaExceededError | TierForbiddenError | None = None
         try:
-            with self.store.transaction() as tx:
-                actor = SYSTEM if request.actor_id is None else self.actor(tx, request, user_id)
+            with self._store.transaction() as tx:
+                actor = self._directory.actor(tx, request, Action.USAGE_COUNT, user_id)
                 subject_id, before, stored = self._counter(tx, user_id, resource, provider)
                 counter = before
-                if before.quota == 0 and resource in _TIERED:
+                if before.quota == 0 and resource in TIERED:
                     refused = TierForbiddenError(
                         f"the tier does not include {resource}", where=f"user {user_id}", hint="Choose a larger tier."
                     )
@@ -288,9 +297,9 @@ class Quotas(Core):
                     )
                 else:
                     counter = before.plus(amount)
-                    self._write(tx, subject_id, resource, counter, stored=stored)
+                    self.write(tx, subject_id, resource, counter, stored=stored)
                     event = AuditEvent(
-                        action="usage.count",
+                        action=Action.USAGE_COUNT,
                         subject_id=subject_id,
                         actor_id=actor,
                         resource=resource,
@@ -298,22 +307,23 @@ class Quotas(Core):
                     )
                     tx.log([counter.row(subject_id, resource, tx.now)], event)
         except (InactiveAccountError, UnknownUserError, PermissionDeniedError) as error:
-            self._refused("usage.count", error, request, user_id, _plain(resource))
+            self._audit.refused(Action.USAGE_COUNT, error, request, user_id, _shown_resource(resource))
             raise
         if refused is not None:
-            self._refused("usage.count", refused, request, user_id, resource)
+            self._audit.refused(Action.USAGE_COUNT, refused, request, user_id, resource)
             raise refused
         return _stats(provider or resource, counter)
 
-    def _stored_counter(self, tx: Transaction, subject_id: str, provider: str) -> Counter | None:
-        found = tx.run(_COUNTER, {"whom": subject_id, "what": f"provider:{provider}"})
-        return Counter(*found[0]).at(tx.clock) if found else None
+    def stored_counter(self, tx: Transaction, subject_id: str, resource: str) -> Counter | None:
+        """Return a subject's counter of a resource as it was when it was last used; None if it never was."""
+        found = tx.run(_COUNTER, {"whom": subject_id, "what": resource})
+        return Counter(*found[0]) if found else None
 
-    def _provider_counter(self, tx: Transaction, subject_id: str, provider: str) -> tuple[Counter, bool]:
+    def provider_counter(self, tx: Transaction, subject_id: str, provider: str) -> tuple[Counter, bool]:
         """Return a provider's counter as of now, and whether the store has it; a new one has the default quota."""
-        found = self._stored_counter(tx, subject_id, provider)
+        found = self.stored_counter(tx, subject_id, f"provider:{provider}")
         if found is not None:
-            return found, True
+            return found.at(tx.clock), True
         return Counter.new(*window_of(provider_limit(provider)), tx.clock), False
 
     def _counter(
@@ -323,7 +333,7 @@ class Quotas(Core):
         known = RANDOM_ID.fullmatch(str(user_id))
         found = connected.run(_COUNTED, {"by": user_id, "what": resource}) if known else []
         if not found:
-            self.account(connected, user_id)  # raises what it is
+            self._directory.account(connected, user_id)  # raises what it is
             raise UnknownUserError("no account has this user id", where="user_id", hint="Ids are those of `register`.")
         subject_id, active, deleted_at, level, *fields = found[0]
         if not active or deleted_at is not None:
@@ -332,7 +342,7 @@ class Quotas(Core):
             )
         stored = fields[0] is not None
         counter = Counter(*fields).at(connected.clock) if stored else None
-        if resource in _TIERED:
+        if resource in TIERED:
             # The tier may have changed since the last use.
             window = window_of(getattr(tier(level), resource))
             counter = (counter or Counter.new(*window, connected.clock)).limited(*window, connected.clock)
@@ -340,7 +350,8 @@ class Quotas(Core):
             counter = Counter.new(*window_of(provider_limit(str(provider))), connected.clock)
         return str(subject_id), counter, stored
 
-    def _write(self, tx: Transaction, subject_id: str, resource: str, counter: Counter, *, stored: bool) -> None:
+    def write(self, tx: Transaction, subject_id: str, resource: str, counter: Counter, *, stored: bool) -> None:
+        """Write a counter; `stored` says whether the store has one of this resource."""
         if stored:
             tx.run(
                 _SET,
@@ -368,10 +379,10 @@ class Quotas(Core):
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
         resource = self._resource(user_id, provider)
-        with self.operation("usage.read", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
+        with self._audit.operation(Action.USAGE_READ, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USAGE_READ, user_id)
             subject_id, counter, _ = self._counter(tx, user_id, resource, provider)
-            tx.log([], self.event(tx, "usage.read", subject_id, actor, request, resource=resource))
+            tx.log([], self._audit.event(tx, Action.USAGE_READ, subject_id, actor, request, resource=resource))
         return _stats(provider, counter)
 
     def usage(self, user_id: str, *, request: Request = _HERE) -> Usage:
@@ -380,16 +391,15 @@ class Quotas(Core):
         Raises:
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: not for this account.
         """
-        self.flush()
-        with self.operation("usage.read", request, user_id) as tx:
-            actor = self.actor(tx, request, user_id)
-            row = self._living(tx, user_id)
+        with self._audit.operation(Action.USAGE_READ, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USAGE_READ, user_id)
+            row = self._directory.living(tx, user_id)
             used = {}
-            for resource in _TIERED:
-                found = tx.run(_COUNTER, {"whom": row["subject_id"], "what": resource})
-                used[resource] = Counter(*found[0]).at(tx.clock).used_today if found else 0
-            tx.log([], self.event(tx, "usage.read", row["subject_id"], actor, request))
-            end = (tx.clock // _DAY + 1) * _DAY
+            for resource in TIERED:
+                counter = self.stored_counter(tx, row["subject_id"], resource)
+                used[resource] = 0 if counter is None else counter.at(tx.clock).used_today
+            tx.log([], self._audit.event(tx, Action.USAGE_READ, row["subject_id"], actor, request))
+            end = (tx.clock // DAY + 1) * DAY
         level = tier(row["tier"])
         return Usage(
             user_id=user_id,
@@ -404,27 +414,27 @@ class Quotas(Core):
             cycle_end=moment(end),
         )
 
-    def _counted(self, tx: Transaction, tally: Tally, count: int, last: int) -> list[RowChange]:
-        """Add verified uses of API keys to the account's requests."""
+    def count_tally(self, tx: Transaction, tally: Tally, count: int, last: int) -> list[RowChange]:
+        """Add verified uses of API keys to the account's requests, and return what that changes in the lake."""
         if tally.action in _COUNTED_BEFORE and tally.subject_id is not None:
-            known = tx.run(_COUNTER, {"whom": tally.subject_id, "what": "requests"})
-            return [Counter(*known[0]).row(tally.subject_id, "requests", tx.now)] if known else []
-        if tally.action != "api_key.verify" or tally.outcome != "success" or tally.subject_id is None:
+            known = self.stored_counter(tx, tally.subject_id, "requests")
+            return [] if known is None else [known.row(tally.subject_id, "requests", tx.now)]
+        if tally.action != Action.API_KEY_VERIFY or tally.outcome != "success" or tally.subject_id is None:
             return []
-        account = self.account_of(tx, tally.subject_id)
+        account = self._directory.account_of(tx, tally.subject_id)
         if account is None:
             return []
         window = window_of(tier(account["tier"]).requests)
-        found = tx.run(_COUNTER, {"whom": tally.subject_id, "what": "requests"})
-        counter = Counter(*found[0]) if found else Counter.new(*window, last)
+        stored = self.stored_counter(tx, tally.subject_id, "requests")
+        counter = stored or Counter.new(*window, last)
         counter = counter.at(last).limited(*window, last).plus(count)
-        self._write(tx, tally.subject_id, "requests", counter, stored=bool(found))
+        self.write(tx, tally.subject_id, "requests", counter, stored=stored is not None)
         return [counter.row(tally.subject_id, "requests", tx.now)]
 
 
 #: Uses that `count_request` counted when they happened.
-_COUNTED_BEFORE: Final = frozenset({"api_key.use", "session.verify"})
-_TIERED: Final[tuple[Resource, ...]] = ("requests", "sql_queries", "optimisations")
+_COUNTED_BEFORE: Final = frozenset({"api_key.use", Action.SESSION_VERIFY})
+TIERED: Final[tuple[Resource, ...]] = ("requests", "sql_queries", "optimisations")
 
 
 def _seconds(span: int) -> float:
@@ -442,7 +452,7 @@ def _stats(name: str, counter: Counter) -> QueryStats:
     )
 
 
-def _plain(resource: str) -> str | None:
+def _shown_resource(resource: str) -> str | None:
     """Return a resource for the audit log; what a caller made up is left out."""
     provider = resource.partition(":")[2]
-    return resource if resource in _TIERED or provider in PROVIDERS or provider.startswith(OWN) else None
+    return resource if resource in TIERED or provider in PROVIDERS or provider.startswith(OWN) else None

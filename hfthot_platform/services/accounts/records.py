@@ -6,6 +6,7 @@ Nothing secret or personal shows in their `repr`, so they may be logged; tokens 
 from __future__ import annotations
 
 import hmac
+import re
 from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Final, NoReturn, TypedDict
@@ -13,7 +14,10 @@ from typing import Any, Final, NoReturn, TypedDict
 from hfthot_platform.domain.access.plans import Limit, Role, TierName
 
 __all__ = ["ApiKey", "ApiKeys", "ProviderKey", "QueryStats", "Request", "Secret", "Session", "Usage", "User"]
-__all__ += ["UNCHANGED", "Unchanged"]
+__all__ += ["RANDOM_ID", "UNCHANGED", "Unchanged"]
+
+#: Ids of accounts, subjects, sessions and keys: 128 random bits.
+RANDOM_ID: Final = re.compile(r"[0-9a-f]{32}")
 
 
 class Unchanged:
@@ -60,7 +64,7 @@ class ByName:
 
     def keys(self) -> tuple[str, ...]:
         """Return the names of the fields."""
-        return tuple(each.name for each in fields(self))  # type: ignore[arg-type]
+        return tuple(known.name for known in fields(self))  # type: ignore[arg-type]
 
     def __getitem__(self, name: str) -> Any:
         if name not in self.keys():

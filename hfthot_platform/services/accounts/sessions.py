@@ -30,12 +30,14 @@ from hfthot_platform.core.errors import (
     InactiveAccountError,
     InvalidCredentialsError,
     InvalidTokenError,
-    PermissionDeniedError,
     RevokedTokenError,
     TooManyAttemptsError,
 )
-from hfthot_platform.core.time import moment
-from hfthot_platform.services.accounts.core import SYSTEM, Core, inserting
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.core.time import DAY, HOUR, MINUTE, SECOND, moment
+from hfthot_platform.domain.access.authorisation import SYSTEM, Action
+from hfthot_platform.services.accounts.audit import Audit
+from hfthot_platform.services.accounts.directory import Directory
 from hfthot_platform.services.accounts.identities import (
     address_group,
     email_look_up,
@@ -44,27 +46,28 @@ from hfthot_platform.services.accounts.identities import (
     username_look_up,
 )
 from hfthot_platform.services.accounts.journal import Tally
-from hfthot_platform.services.accounts.people import changed_at
+from hfthot_platform.services.accounts.passwords import Passwords
 from hfthot_platform.services.accounts.records import Request, Secret, Session
+from hfthot_platform.services.accounts.subject_keys import SubjectKeys
+from hfthot_platform.services.accounts.tallies import Tallies
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import RowChange
 from hfthot_platform.storage.operational.published import sessions_row, users_row
-from hfthot_platform.storage.operational.store import Prepared, Transaction, _Connected
+from hfthot_platform.storage.operational.store import Connection, Prepared, Store, Transaction
 
 __all__ = ["Sessions", "account_attempts"]
 
 _HERE: Final = Request()
 _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
-_DAY: Final = 86_400_000_000
 #: Each failure after a wait doubles the next one, up to a day.
-_LONGEST_WAIT: Final = _DAY
+_LONGEST_WAIT: Final = DAY
 _DOUBLINGS: Final = 20
 #: Times as many failures, from whatever addresses, after which strangers' addresses take turns, and the longest turn.
 _SPRAYED: Final = 4
-_LONGEST_TURN: Final = 30_000_000
+_LONGEST_TURN: Final = 30 * SECOND
 #: Addresses that an account is remembered to have signed in from.
 _MOST_ADDRESSES: Final = 20
-_ADD_SESSION: Final = inserting(schema.sessions)
+_ADD_SESSION: Final = Prepared.inserting(schema.sessions)
 _VERIFY: Final = Prepared(
     sa.select(
         schema.sessions.c.session_id,
@@ -117,8 +120,26 @@ class _Counted(NamedTuple):
     told: bool
 
 
-class Sessions(Core):
+class Sessions:
     """The operations on sessions."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        keys: SubjectKeys,
+        directory: Directory,
+        audit: Audit,
+        passwords: Passwords,
+        tallies: Tallies,
+    ) -> None:
+        self._settings = settings
+        self._store = store
+        self._keys = keys
+        self._directory = directory
+        self._audit = audit
+        self._passwords = passwords
+        self._tallies = tallies
 
     def login(self, username: str, password: str, *, request: Request = _HERE) -> Session:
         """Sign in with a username or an e-mail address; the session's `token` is returned this once.
@@ -135,24 +156,24 @@ class Sessions(Core):
         counted = self._counted_under(look_up, request)
         column = schema.users.c.username_lookup if field == "username" else schema.users.c.email_lookup
         statement = sa.select(schema.users).where(column == look_up)
-        with self.store.reading() as rx:
+        with self._store.reading() as rx:
             found = rx.execute(statement).mappings().first()
-            blocked = self._blocked(rx, counted, found, self.now())
+            blocked = self._blocked(rx, counted, found, self._audit.now())
         if blocked:
-            self._journal.count(Tally("session.login", "refused", None, SYSTEM, None), self.now())
+            self._tallies.count(Tally(Action.SESSION_LOGIN, "refused", None, SYSTEM, None))
             raise self._too_many(blocked)
         verdict = self._passwords.verify(found["password_hash"] if found else None, password)
         token, opened = "", None
         failure: AuthenticationError | None = None
-        with self.store.transaction() as tx:
+        with self._store.transaction() as tx:
             # Others may have tried meanwhile: the bound holds for what was answered, not for what was begun.
             blocked = self._blocked(tx, counted, found, tx.clock)
-            row = None if found is None else self.account_of(tx, found["subject_id"])
+            row = None if found is None else self._directory.account_of(tx, found["subject_id"])
             unchanged = row is not None and found is not None and row["password_hash"] == found["password_hash"]
             if blocked:
                 failure = self._too_many(blocked)
             elif row is None or not verdict.right or not unchanged:
-                failure = self._failed(tx, "session.login", row, counted, request)
+                failure = self._failed(tx, Action.SESSION_LOGIN, row, counted, request)
             elif not row["active"] or row["deleted_at"] is not None:
                 failure = self._closed(tx, row, request)
             else:
@@ -163,8 +184,13 @@ class Sessions(Core):
                     tx.execute(sa.update(schema.users).where(schema.users.c.user_id == row["user_id"]).values(values))
                 token, opened = self._open(tx, row["subject_id"], request)
                 changes.append(sessions_row(opened))
-                event = self.event(
-                    tx, "session.login", row["subject_id"], row["subject_id"], request, resource=opened["session_id"]
+                event = self._audit.event(
+                    tx,
+                    Action.SESSION_LOGIN,
+                    row["subject_id"],
+                    row["subject_id"],
+                    request,
+                    resource=opened["session_id"],
                 )
                 tx.log(changes, event)
         if failure is not None or opened is None or row is None:
@@ -186,22 +212,22 @@ class Sessions(Core):
         try:
             folded = email_look_up(text) if field == "email" else username_look_up(text)
         except BadRequestError:
-            return field, self.look_up("no account", text[:1000])
-        return field, self.look_up(field, folded)
+            return field, self._keys.look_up("no account", text[:1000])
+        return field, self._keys.look_up(field, folded)
 
     def _open(self, tx: Transaction, subject_id: str, request: Request) -> tuple[str, dict[str, Any]]:
         token = secrets.token_urlsafe(32)
         texts = {"ip": network_text(request.ip), "user_agent": network_text(request.user_agent)}
         sealed: dict[str, str | None] = dict.fromkeys(texts)
         if any(texts.values()):
-            cipher = self.cipher(tx, subject_id, "sessions")
+            cipher = self._keys.cipher(tx, subject_id, "sessions")
             sealed = {name: text and cipher.encrypt("sessions", name, text) for name, text in texts.items()}
         row: dict[str, Any] = {
             "token_hash": sha256(token.encode()).digest(),
             "session_id": secrets.token_hex(16),
             "subject_id": subject_id,
             "created_at": tx.now,
-            "expires_at": self._after(tx.clock, hours=self.settings.session_hours),
+            "expires_at": tx.clock + round(self._settings.session_hours * HOUR),
             "ended_at": None,
             "end_reason": None,
             **sealed,
@@ -213,39 +239,39 @@ class Sessions(Core):
 
     def _counted_under(self, look_up: bytes, request: Request) -> _Counted:
         if request.ip:
-            where = self.look_up("address", address_group(request.ip))
+            where = self._keys.look_up("address", address_group(request.ip))
         else:
             # A caller with a key and no address is told by its key.
-            where = self.look_up("no address", request.actor_id or "")
+            where = self._keys.look_up("no address", request.actor_id or "")
         account = account_attempts(look_up)
         return _Counted(account, where, sha256(account + where).digest(), bool(request.ip or request.actor_id))
 
     def _blocked(
-        self, connected: _Connected, counted: _Counted, account: Mapping[str, Any] | sa.RowMapping | None, now: int
+        self, connection: Connection, counted: _Counted, account: Mapping[str, Any] | sa.RowMapping | None, now: int
     ) -> int | None:
         """Return until when such an attempt is refused, in microseconds, or None."""
-        until = [self._until(connected, by, now) for by in (counted.pair, *([counted.address] * counted.told))]
+        until = [self._until(connection, by, now) for by in (counted.pair, *([counted.address] * counted.told))]
         found = max((each for each in until if each is not None), default=None)
-        slowed = self._until(connected, counted.account, now)
-        if self._is_known(connected, counted, account) or slowed is None:
+        slowed = self._until(connection, counted.account, now)
+        if self._is_known(connection, counted, account) or slowed is None:
             return found
         return max(slowed, found or 0)
 
     def _is_known(
-        self, connected: _Connected, counted: _Counted, account: Mapping[str, Any] | sa.RowMapping | None
+        self, connection: Connection, counted: _Counted, account: Mapping[str, Any] | sa.RowMapping | None
     ) -> bool:
         """Whether an account signed in from such an address before."""
         whose = account["subject_id"] if account else ""
-        return bool(connected.run(_IS_KNOWN, {"whose": whose, "address": counted.address}))
+        return bool(connection.run(_IS_KNOWN, {"whose": whose, "address": counted.address}))
 
-    def _until(self, connected: _Connected, by: bytes, now: int) -> int | None:
-        found = connected.run(_ATTEMPTS, {"by": by})
+    def _until(self, connection: Connection, by: bytes, now: int) -> int | None:
+        found = connection.run(_ATTEMPTS, {"by": by})
         until = found[0][2] if found else None
         # No wait is longer than a day: what lies further ahead was written by a clock that was wrong.
-        return int(until) if until is not None and now < until <= now + _LONGEST_WAIT + _DAY else None
+        return int(until) if until is not None and now < until <= now + _LONGEST_WAIT + DAY else None
 
     def _too_many(self, until: int) -> TooManyAttemptsError:
-        seconds = max(1.0, (until - self.now()) / 1e6)
+        seconds = max(1.0, (until - self._audit.now()) / 1e6)
         return TooManyAttemptsError(
             "too many failed sign-ins",
             retry_after=seconds,
@@ -261,15 +287,15 @@ class Sessions(Core):
         Of somebody who has no account nothing is kept but the keyed hashes.
         """
         self._sweep(tx)
-        blocking = self._count_failure(tx, counted.pair, counted.account, self.settings.login_failures)
+        blocking = self._count_failure(tx, counted.pair, counted.account, self._settings.login_failures)
         if counted.told:
-            blocking |= self._count_failure(tx, counted.address, None, self.settings.login_failures)
+            blocking |= self._count_failure(tx, counted.address, None, self._settings.login_failures)
         if not self._is_known(tx, counted, row):
-            most = _SPRAYED * self.settings.login_failures
+            most = _SPRAYED * self._settings.login_failures
             self._count_failure(tx, counted.account, counted.account, most, slows=True)
         subject_id = None if row is None else row["subject_id"]
         detail = {"account": row is not None, "blocked": blocking}
-        tx.log([], self.event(tx, action, subject_id, SYSTEM, request, outcome="failure", detail=detail))
+        tx.log([], self._audit.event(tx, action, subject_id, SYSTEM, request, outcome="failure", detail=detail))
         return InvalidCredentialsError(
             "the name or the password is wrong", where="login", hint="Check both, or ask for a new password."
         )
@@ -277,9 +303,9 @@ class Sessions(Core):
     def _sweep(self, tx: Transaction) -> None:
         """Forget counts that do not matter any more: an attacker must not fill the store with them."""
         table = schema.login_attempts
-        window = self._after(0, minutes=self.settings.login_window_minutes)
-        over = sa.or_(table.c.blocked_until.is_(None), table.c.blocked_until < tx.clock - _DAY)
-        tx.execute(sa.delete(table).where(table.c.window_start < tx.clock - max(_DAY, window), over))
+        window = round(self._settings.login_window_minutes * MINUTE)
+        over = sa.or_(table.c.blocked_until.is_(None), table.c.blocked_until < tx.clock - DAY)
+        tx.execute(sa.delete(table).where(table.c.window_start < tx.clock - max(DAY, window), over))
 
     def _count_failure(
         self, tx: Transaction, by: bytes, account: bytes | None, most: int, *, slows: bool = False
@@ -289,12 +315,12 @@ class Sessions(Core):
         The first wait lasts until the window ends (or a second, where it only slows); each failure after a wait makes
         the next one twice as long.
         """
-        window = self._after(0, minutes=self.settings.login_window_minutes)
+        window = round(self._settings.login_window_minutes * MINUTE)
         now, table = tx.clock, schema.login_attempts
         found = tx.run(_ATTEMPTS, {"by": by})
         failures, start, until = found[0] if found else (0, now, None)
-        over = now >= start + window if failures < most else now >= (until or 0) + (window if slows else _DAY)
-        if over or start > now + _DAY:
+        over = now >= start + window if failures < most else now >= (until or 0) + (window if slows else DAY)
+        if over or start > now + DAY:
             failures, start = 0, now
         failures = min(failures + 1, most + _DOUBLINGS)
         until = None
@@ -322,7 +348,9 @@ class Sessions(Core):
     def _closed(self, tx: Transaction, row: Mapping[str, Any], request: Request) -> InactiveAccountError:
         state = "deleted" if row["deleted_at"] is not None else _INACTIVE.get(row["role"], "deactivated")
         detail = {"account": True, "state": state}
-        event = self.event(tx, "session.login", row["subject_id"], SYSTEM, request, outcome="refused", detail=detail)
+        event = self._audit.event(
+            tx, Action.SESSION_LOGIN, row["subject_id"], SYSTEM, request, outcome="refused", detail=detail
+        )
         tx.log([], event)
         return _inactive(state)
 
@@ -337,16 +365,18 @@ class Sessions(Core):
             ExpiredTokenError: its time is over.
             InactiveAccountError: the account is closed or deleted.
         """
-        now = self.now()
+        # Whoever presents it need not be the person: no address is kept.
+        del request
+        now = self._audit.now()
         row = self._session(_clear(token))
         if row is None:
-            self._rejected("session.verify", None, None, now, request)
+            self._audit.rejected(Action.SESSION_VERIFY, None, None)
             raise InvalidTokenError("this is no token of ours", where="session token", hint="Sign in.")
         session_id, subject_id, created_at, expires_at, ended_at, user_id, role, tier, active, deleted_at = row
         error: AuthenticationError
         if ended_at is not None:
             error = RevokedTokenError("the session was ended", where="session token", hint="Sign in again.")
-        elif not now < expires_at < self._after(now, hours=self.settings.session_hours) + _DAY:
+        elif not now < expires_at < now + round(self._settings.session_hours * HOUR) + DAY:
             # Over; or opened by a clock that ran far ahead, and would live until that time comes.
             error = ExpiredTokenError(
                 f"the session ended at {moment(expires_at).isoformat()}", where="session token", hint="Sign in again."
@@ -354,28 +384,17 @@ class Sessions(Core):
         elif not active or deleted_at is not None:
             error = _inactive("deleted" if deleted_at is not None else _INACTIVE.get(role, "deactivated"))
         else:
-            if self._journal.count(Tally("session.verify", "success", subject_id, subject_id, session_id), now):
-                self.flush()
+            self._tallies.count(Tally(Action.SESSION_VERIFY, "success", subject_id, subject_id, session_id))
             return Session(session_id, user_id, role, tier, moment(created_at), moment(expires_at))
-        self._rejected("session.verify", subject_id, session_id, now, request)
+        self._audit.rejected(Action.SESSION_VERIFY, subject_id, session_id)
         raise error
 
     def _session(self, token: str) -> tuple[Any, ...] | None:
         if not _TOKEN.fullmatch(token):
             return None
-        with self.store.reading() as rx:
+        with self._store.reading() as rx:
             found = rx.run(_VERIFY, {"token": sha256(token.encode()).digest()})
         return found[0] if found else None
-
-    def _rejected(self, action: str, subject_id: str | None, resource: str | None, now: int, request: Request) -> None:
-        """Audit a token or key that was not accepted; beyond a few per minute they are counted together."""
-        if not self._journal.admits(Tally(action, "failure", subject_id, SYSTEM, resource), now):
-            return
-        with self.store.transaction() as tx:
-            whom = subject_id if subject_id and self.account_of(tx, subject_id) else None
-            # Whoever presents a bad token need not be the person: no address is kept.
-            del request
-            tx.log([], self.event(tx, action, whom, SYSTEM, _HERE, outcome="failure", resource=resource))
 
     def logout(self, token: str | Secret, *, request: Request = _HERE) -> None:
         """End the session of a token, and no other.
@@ -386,22 +405,23 @@ class Sessions(Core):
         clear = _clear(token)
         found = self._session(clear)
         if found is None:
-            self._rejected("session.logout", None, None, self.now(), request)
+            self._audit.rejected(Action.SESSION_LOGOUT, None, None)
             raise InvalidTokenError("this is no token of ours", where="session token", hint="Nothing to end.")
         subject_id, hashed = found[1], sha256(clear.encode()).digest()
-        with self.store.transaction() as tx:
+        with self._store.transaction() as tx:
             ended = self._end(tx, schema.sessions.c.token_hash == hashed, "logout")
             if ended:
-                event = self.event(
-                    tx, "session.logout", subject_id, subject_id, request, resource=ended[0].row["session_id"]
+                event = self._audit.event(
+                    tx, Action.SESSION_LOGOUT, subject_id, subject_id, request, resource=ended[0].row["session_id"]
                 )
                 tx.log(ended, event)
-        if not ended and found[4] is None and self.now() >= found[3]:
+        if not ended and found[4] is None and self._audit.now() >= found[3]:
             raise ExpiredTokenError("the session is over", where="session token", hint="Nothing to end.")
         if not ended:
             raise RevokedTokenError("the session was ended before", where="session token", hint="Nothing to end.")
 
-    def _end_sessions(self, tx: Transaction, subject_id: str, reason: str) -> list[RowChange]:
+    def end_all(self, tx: Transaction, subject_id: str, reason: str) -> list[RowChange]:
+        """End the open sessions of a subject, and return what that changes in the lake."""
         return self._end(tx, schema.sessions.c.subject_id == subject_id, reason)
 
     def _end(self, tx: Transaction, which: sa.ColumnElement[bool], reason: str) -> list[RowChange]:
@@ -432,14 +452,14 @@ class Sessions(Core):
             InvalidCredentialsError, TooManyAttemptsError: the old password is wrong, or was wrong too often.
             UnknownUserError, ErasedSubjectError, InactiveAccountError, PermissionDeniedError: it cannot be changed.
         """
-        with self.operation("user.change_password", request, user_id) as tx:
+        with self._audit.operation(Action.USER_CHANGE_PASSWORD, request, user_id) as tx:
             # Before any work, and in the same words and time whatever the password and whoever the account.
-            actor = self._owner(tx, request, user_id)
-            before = self._living(tx, user_id)
+            actor = self._directory.actor(tx, request, Action.USER_CHANGE_PASSWORD, user_id)
+            before = self._directory.living(tx, user_id)
             counted = self._counted_under(before["username_lookup"], request)
             blocked = self._blocked(tx, counted, before, tx.clock)
         if blocked:
-            self._journal.count(Tally("user.change_password", "refused", None, SYSTEM, None), self.now())
+            self._tallies.count(Tally(Action.USER_CHANGE_PASSWORD, "refused", None, SYSTEM, None))
             raise self._too_many(blocked)
         if _same(old_password, new_password):
             # Whether or not it is the old one, so that asking does not tell.
@@ -448,36 +468,26 @@ class Sessions(Core):
         verdict = self._passwords.verify(before["password_hash"], old_password)
         kept = None if token is None else sha256(_clear(token).encode()).digest()
         failure: AuthenticationError | None = None
-        with self.operation("user.change_password", request, user_id) as tx:
-            actor = self._owner(tx, request, user_id)
-            row = self._living(tx, user_id)
+        with self._audit.operation(Action.USER_CHANGE_PASSWORD, request, user_id) as tx:
+            actor = self._directory.actor(tx, request, Action.USER_CHANGE_PASSWORD, user_id)
+            row = self._directory.living(tx, user_id)
             blocked = self._blocked(tx, counted, row, tx.clock)
             if blocked:
                 failure = self._too_many(blocked)
             elif not verdict.right or row["password_hash"] != before["password_hash"]:
-                failure = self._failed(tx, "user.change_password", row, counted, request)
+                failure = self._failed(tx, Action.USER_CHANGE_PASSWORD, row, counted, request)
             else:
-                values = {"password_hash": hashed, "updated_at": changed_at(tx, row)}
-                row.update(values)
-                tx.execute(sa.update(schema.users).where(schema.users.c.user_id == user_id).values(values))
+                self._directory.change(tx, row, {"password_hash": hashed})
                 others = schema.sessions.c.subject_id == row["subject_id"]
                 if kept is not None:
                     others = sa.and_(others, schema.sessions.c.token_hash != kept)
                 ended = self._end(tx, others, "password_changed")
                 attempts = schema.login_attempts
                 tx.execute(sa.delete(attempts).where(attempts.c.lookup == counted.pair))
-                event = self.event(tx, "user.change_password", row["subject_id"], actor, request)
+                event = self._audit.event(tx, Action.USER_CHANGE_PASSWORD, row["subject_id"], actor, request)
                 tx.log([users_row(row), *ended], event)
         if failure is not None:
             raise failure
-
-    def _owner(self, tx: Transaction, request: Request, user_id: str) -> str:
-        """Return who the audit log names, once it is the account's owner, or trusted code in the owner's name."""
-        if request.actor_id not in {None, user_id}:
-            raise PermissionDeniedError(
-                "a password is changed by its owner alone", where="request.actor_id", hint="Sign in as the owner."
-            )
-        return self.actor(tx, request, user_id)
 
 
 def _same(old: str, new: str) -> bool:

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from hfthot_platform.core.errors import PrivacyError
 from hfthot_platform.core.time import moment
+from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.services.accounts.accounts import CATEGORIES, Accounts
 from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy.holds import held_categories
@@ -183,10 +184,11 @@ def request_erasure(
         UnknownUserError, ErasedSubjectError: there is no such account any more.
         PermissionDeniedError: the caller is neither the person nor an administrator; without history, no administrator.
     """
-    with accounts.operation("privacy.erasure_request", request, user_id) as tx:
+    with accounts.operation(Action.PRIVACY_ERASURE_REQUEST, request, user_id) as tx:
         # What everybody has of the past is an administrator's to remove.
-        actor = accounts.actor(tx, request, user_id, admin=not keep_history)
-        subject_id = str(accounts.account(tx, user_id)["subject_id"])
+        needed = Action.PRIVACY_ERASURE_REQUEST if keep_history else Action.PRIVACY_ERASE_HISTORY
+        actor = accounts.actor(tx, request, needed, user_id)
+        subject_id = accounts.account(tx, user_id)["subject_id"]
         requests = schema.erasure_requests
         known = _open_request(tx, subject_id)
         if known is not None:
@@ -207,7 +209,7 @@ def request_erasure(
         )
         event = accounts.event(
             tx,
-            "privacy.erasure_request",
+            Action.PRIVACY_ERASURE_REQUEST,
             subject_id,
             actor,
             request,

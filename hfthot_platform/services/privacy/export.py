@@ -31,6 +31,7 @@ from hfthot_platform.core.errors import BadRequestError, ErasedSubjectError, Pri
 from hfthot_platform.core.files import sync_file, sync_folder
 from hfthot_platform.core.time import moment
 from hfthot_platform.core.version import __version__
+from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.accounts import CATEGORY, USER_TABLES
 from hfthot_platform.services.accounts.accounts import Accounts
@@ -40,6 +41,7 @@ from hfthot_platform.services.privacy.files_of_subject import read_file, retaine
 from hfthot_platform.services.publication.publisher import flush
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.published import PERSONAL
 
 __all__ = [
     "FORMATS",
@@ -133,9 +135,9 @@ def request_export(
             hint=nearest(str(format), FORMATS) or f"Formats: {', '.join(FORMATS)}.",
         )
     request_id = secrets.token_hex(16)
-    with accounts.operation("privacy.export", request, user_id) as tx:
+    with accounts.operation(Action.PRIVACY_EXPORT, request, user_id) as tx:
         subject_id = accounts.account(tx, user_id)["subject_id"]
-        actor = accounts.actor(tx, request, user_id)
+        actor = accounts.actor(tx, request, Action.PRIVACY_EXPORT, user_id)
         tx.execute(
             sa.insert(schema.exports).values(
                 request_id=request_id,
@@ -147,7 +149,7 @@ def request_export(
             )
         )
         event = accounts.event(
-            tx, "privacy.export", subject_id, actor, request, resource=request_id, detail={"format": format}
+            tx, Action.PRIVACY_EXPORT, subject_id, actor, request, resource=request_id, detail={"format": format}
         )
         tx.log([], event)
     return request_id
@@ -327,9 +329,10 @@ def _profile(accounts: Accounts, subject_id: str) -> _Section:
         if row is None:
             raise ErasedSubjectError("the account was erased", where="export", hint="Nothing of it is left.")
         cipher = accounts.ciphers([subject_id], "identity")[subject_id]
-        for name in ("username", "email", "first_name", "last_name", "preferences"):
-            row[name] = None if row[name] is None else cipher.decrypt("users", name, row[name])
-        yield _frame([row], types)
+        profile: dict[str, Any] = {**row}
+        for name in PERSONAL:
+            profile[name] = profile[name] and cipher.decrypt("users", name, profile[name])
+        yield _frame([profile], types)
 
     return _Section("profile", "The account as it is now (operational store)", columns, types, batches)
 

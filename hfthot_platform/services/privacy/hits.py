@@ -11,6 +11,7 @@ from typing import Final
 
 from hfthot_platform.core.errors import BadRequestError, PrivacyError
 from hfthot_platform.core.time import moment
+from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy.erasure_requests import load_request
@@ -65,10 +66,10 @@ def erasure_hits(
         PermissionDeniedError: the caller is no administrator.
     """
     erasure = load_request(accounts, request_id)
-    with accounts.operation("privacy.erasure_hits", request, resource=request_id) as tx:
-        actor = accounts.actor(tx, request, None, admin=True)
+    with accounts.operation(Action.PRIVACY_ERASURE_HITS, request, resource=request_id) as tx:
+        actor = accounts.actor(tx, request, Action.PRIVACY_ERASURE_HITS, None)
         event = accounts.event(
-            tx, "privacy.erasure_hits", None, actor, request, resource=request_id, detail={"revealed": reveal}
+            tx, Action.PRIVACY_ERASURE_HITS, None, actor, request, resource=request_id, detail={"revealed": reveal}
         )
         tx.log([], event)
     if erasure.sealed is None:
@@ -157,13 +158,13 @@ def accept_erasure_hit(
                 where="reason",
                 hint="Say why it is no trace without the value.",
             )
-        with accounts.operation("privacy.erasure_accept", request, resource=request_id) as tx:
-            actor = accounts.actor(tx, request, None, admin=True)
+        with accounts.operation(Action.PRIVACY_ERASURE_ACCEPT, request, resource=request_id) as tx:
+            actor = accounts.actor(tx, request, Action.PRIVACY_ERASURE_ACCEPT, None)
             found.accepted.append(Accepted(hit, text, tx.now, everywhere, chosen.value, chosen.shown()))
             erasure.note_hits(found)
             detail = {"hit": hit, "everywhere": everywhere}
             event = accounts.event(
-                tx, "privacy.erasure_accept", None, actor, request, resource=request_id, detail=detail
+                tx, Action.PRIVACY_ERASURE_ACCEPT, None, actor, request, resource=request_id, detail=detail
             )
             tx.log([], event)
             erasure.save(tx, "failed", sealed=erasure.reseal(accounts, tx, found))

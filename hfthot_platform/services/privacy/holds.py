@@ -21,6 +21,7 @@ import sqlalchemy as sa
 
 from hfthot_platform.core.errors import BadRequestError, ErasedSubjectError, nearest
 from hfthot_platform.core.time import moment
+from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.domain.contracts.accounts import Category
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.records import Request
@@ -71,8 +72,8 @@ def place_hold(
     chosen = _categories(categories)
     reason = _reason(reason)
     hold_id = secrets.token_hex(16)
-    with accounts.operation("privacy.hold_place", request, user_id) as tx:
-        actor = accounts.actor(tx, request, user_id, admin=True)
+    with accounts.operation(Action.PRIVACY_HOLD_PLACE, request, user_id) as tx:
+        actor = accounts.actor(tx, request, Action.PRIVACY_HOLD_PLACE, user_id)
         subject_id = str(accounts.account(tx, user_id)["subject_id"])
         tx.execute(
             sa.insert(legal_holds).values(
@@ -86,7 +87,7 @@ def place_hold(
         )
         event = accounts.event(
             tx,
-            "privacy.hold_place",
+            Action.PRIVACY_HOLD_PLACE,
             subject_id,
             actor,
             request,
@@ -113,8 +114,8 @@ def release_hold(
         PermissionDeniedError: the caller is no administrator.
     """
     reason = _reason(reason)
-    with accounts.operation("privacy.hold_release", request) as tx:
-        actor = accounts.actor(tx, request, None, admin=True)
+    with accounts.operation(Action.PRIVACY_HOLD_RELEASE, request) as tx:
+        actor = accounts.actor(tx, request, Action.PRIVACY_HOLD_RELEASE, None)
         found = tx.execute(sa.select(legal_holds).where(legal_holds.c.hold_id == hold_id)).mappings().first()
         if found is None:
             raise BadRequestError("no hold has this id", where="hold_id", hint="`hfthot privacy holds` lists them.")
@@ -129,7 +130,7 @@ def release_hold(
                 personal = None
             event = accounts.event(
                 tx,
-                "privacy.hold_release",
+                Action.PRIVACY_HOLD_RELEASE,
                 row["subject_id"],
                 actor,
                 Request(actor_id=request.actor_id),

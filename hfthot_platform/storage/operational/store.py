@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, CursorResult
+from sqlalchemy.engine import URL, CursorResult
 from sqlalchemy.sql import Executable
 
 from hfthot_platform.core.errors import ClockError, HfthotError, StoreError
@@ -45,7 +45,7 @@ from hfthot_platform.storage.operational.databases import (
 )
 from hfthot_platform.storage.operational.rows import require_event, require_rows
 
-__all__ = ["LONGEST_REST", "Aside", "Prepared", "Store", "Transaction", "microseconds", "utc_now"]
+__all__ = ["LONGEST_REST", "Aside", "Connection", "Prepared", "Store", "Transaction"]
 
 #: Bounds of a shared commit: operations, and seconds since its first one began.
 _SHARED: Final = 64
@@ -69,6 +69,11 @@ class Prepared:
         self._statement = statement
         self._compiled: dict[str, tuple[str, dict[str, Any], tuple[str, ...] | None]] = {}
 
+    @classmethod
+    def inserting(cls, table: sa.Table) -> Prepared:
+        """Return the statement that inserts a whole row, with a value for each column by its name."""
+        return cls(sa.insert(table).values({name: sa.bindparam(name) for name in table.c.keys()}))  # noqa: SIM118
+
     def on(self, dialect: sa.Dialect) -> tuple[str, dict[str, Any], tuple[str, ...] | None]:
         """Return the text, the literals' values, and the order of parameters where they go by position."""
         found = self._compiled.get(dialect.name)
@@ -79,12 +84,12 @@ class Prepared:
         return found
 
 
-class _Connected:
-    """A connection as operations see it."""
+class Connection:
+    """A connection to the store, for statements of SQLAlchemy and for prepared ones."""
 
     __slots__ = ("_connection", "_dialect", "_generation", "_raw")
 
-    def __init__(self, connection: Connection, generation: object) -> None:
+    def __init__(self, connection: sa.Connection, generation: object) -> None:
         self._connection = connection
         self._generation = generation
         self._dialect = connection.dialect
@@ -108,12 +113,12 @@ class _Connected:
             self._connection.close()
 
 
-class Transaction(_Connected):
+class Transaction(Connection):
     """One operation: its statements and its log entry.  Made by `Store.transaction`."""
 
     __slots__ = ("_entries", "_hash", "_seq", "clock", "now")
 
-    def __init__(self, connected: _Connected, head: Head, clock: int) -> None:
+    def __init__(self, connected: Connection, head: Head, clock: int) -> None:
         self._connection, self._dialect, self._raw = connected._connection, connected._dialect, connected._raw  # noqa: SLF001
         self._seq = head.seq
         self._hash = head.hash
@@ -176,7 +181,7 @@ class _Batch:
 class Store:
     """The operational store.  Safe to use from many threads and processes, and across a fork."""
 
-    _writer: _Connected | None
+    _writer: Connection | None
 
     def __init__(self, database: Database, clock: Callable[[], datetime] = utc_now, *, create: bool = True) -> None:
         self._database = database
@@ -246,9 +251,9 @@ class Store:
         self._owner = 0
         self._batch: _Batch | None = None
         self._writer = None
-        self._idle: list[_Connected] = []
+        self._idle: list[Connection] = []
         #: Readers that are lent out; one list entry each, since appending and removing are atomic.
-        self._lent: list[_Connected] = []
+        self._lent: list[Connection] = []
         self._quiet = False
 
     # -- writing --------------------------------------------------------------------------------------------
@@ -359,11 +364,11 @@ class Store:
             hint="Open it again; fork outside of transactions and reads, or spawn.",
         )
 
-    def _connect(self) -> _Connected:
+    def _connect(self) -> Connection:
         connection = self._database.engine.connect()
-        return _Connected(connection, self._database.generation())
+        return Connection(connection, self._database.generation())
 
-    def _current_writer(self) -> _Connected:
+    def _current_writer(self) -> Connection:
         """Return a connection to the files that there are now; it is this process's turn."""
         writer = self._writer
         if writer is None or writer._generation != self._database.generation():  # noqa: SLF001
@@ -428,7 +433,7 @@ class Store:
         """
         return _Reading(self)
 
-    def _reader(self) -> _Connected:
+    def _reader(self) -> Connection:
         try:
             reader = self._idle.pop()
         except IndexError:
@@ -439,7 +444,7 @@ class Store:
         self._lent.append(reader)
         return reader
 
-    def _new_reader(self) -> _Connected:
+    def _new_reader(self) -> Connection:
         if self._closed:
             raise self._is_closed()
         with translated(self._database.where):
@@ -583,7 +588,7 @@ class Store:
             self._database.purge(writer._raw, _PURGED)  # noqa: SLF001
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[_Connected]:
+    def _alone(self) -> Iterator[Connection]:
         """Hold this process's other writers off, outside any transaction."""
         self._queue()
         try:
@@ -733,7 +738,7 @@ class _Reading:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    def __enter__(self) -> _Connected:
+    def __enter__(self) -> Connection:
         self._reader = self._store._reader()  # noqa: SLF001
         return self._reader
 
