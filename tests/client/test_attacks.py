@@ -264,29 +264,30 @@ class TestTokens:
                     work()
 
 
-class TestMovedCiphertext:
-    @pytest.fixture(scope="module")
-    def written(self, tmp_path_factory):
-        """Return a data folder with two accounts; copy it before changing it."""
-        folder = tmp_path_factory.mktemp("two") / "data"
-        with pytest.MonkeyPatch.context() as patch:
-            for name in ("MEMORY_KIB=8", "PASSES=1", "LANES=1"):
-                patch.setenv(*f"HFTHOT_ARGON2_{name}".split("="))
-            with LakehouseClient(folder, create=True) as client:
-                for name in ("ada", "bob"):
-                    user = client.register(name, f"{name}@example.org", PASSWORD, "First", "Last")
-                    client.save_api_keys(
-                        user.user_id,
-                        {"finnhub": f"key of {name}", "kraken": {"api_key": f"2 of {name}", "queries_limit": 3}},
-                    )
-                    client.for_request(ip="192.0.2.1", user_agent="curl").login(name, PASSWORD)
-                client.flush()
-        return folder
+@pytest.fixture(scope="module")
+def two_accounts(tmp_path_factory):
+    """Return a data folder with two accounts; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("two") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MEMORY_KIB=8", "PASSES=1", "LANES=1"):
+            patch.setenv(*f"HFTHOT_ARGON2_{name}".split("="))
+        with LakehouseClient(folder, create=True) as client:
+            for name in ("ada", "bob"):
+                user = client.register(name, f"{name}@example.org", PASSWORD, "First", "Last")
+                client.save_api_keys(
+                    user.user_id,
+                    {"finnhub": f"key of {name}", "kraken": {"api_key": f"2 of {name}", "queries_limit": 3}},
+                )
+                client.for_request(ip="192.0.2.1", user_agent="curl").login(name, PASSWORD)
+            client.flush()
+    return folder
 
+
+class TestMovedCiphertext:
     @pytest.fixture
-    def two(self, written, tmp_path):
+    def two(self, two_accounts, tmp_path):
         """Return a client with two accounts whose rows somebody with access to the lake then changes."""
-        shutil.copytree(written, tmp_path / "data")
+        shutil.copytree(two_accounts, tmp_path / "data")
         with LakehouseClient(tmp_path / "data") as client:
             yield client
 

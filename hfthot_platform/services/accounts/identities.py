@@ -40,7 +40,7 @@ def _text(value: str, field: str, longest: int) -> str:
     text = unicodedata.normalize("NFKC", value).strip()
     if not 1 <= len(text) <= longest:
         raise BadRequestError(f"it has {len(text)} characters", where=field, hint=f"Give 1 to {longest}.")
-    if any(unicodedata.category(each) in _REFUSED for each in text):
+    if any(unicodedata.category(sign) in _REFUSED for sign in text):
         raise BadRequestError("it has control or invisible characters", where=field, hint="Leave them out.")
     return text
 
@@ -164,7 +164,7 @@ def password_form(password: str) -> str:
     shortest, longest = _PASSWORD
     if not _is_text(password) or not shortest <= len(password) <= longest:
         raise BadRequestError("its length is out of bounds", where="password", hint="Use 8 to 1024 characters.")
-    if any(unicodedata.category(each) == "Cs" for each in password):
+    if any(unicodedata.category(sign) == "Cs" for sign in password):
         raise BadRequestError("it is not valid Unicode", where="password", hint="Type it again.")
     return unicodedata.normalize("NFKC", password)
 
@@ -173,7 +173,7 @@ def network_text(text: str | None) -> str | None:
     """Return an address or a program's name as it is kept: cut, without invisible characters; None if nothing."""
     if not text:
         return None
-    visible = "".join(each for each in text[:_NETWORK_TEXT] if unicodedata.category(each) not in _REFUSED)
+    visible = "".join(sign for sign in text[:_NETWORK_TEXT] if unicodedata.category(sign) not in _REFUSED)
     return visible.strip() or None
 
 

@@ -39,9 +39,9 @@ def require_visible(text: str, field: str) -> None:
     hidden = regex.search(rf"[\p{{Default_Ignorable_Code_Point}}{_BLANK}]|^\p{{M}}|\p{{M}}{{{_MOST_MARKS + 1},}}", text)
     if hidden or "  " in text:
         raise BadRequestError("it has control or invisible characters", where=field, hint="Leave them out.")
-    scripts = frozenset(aliases_categories(each)[0] for each in text) - _ANY_SCRIPT
-    digits = {ord(each) - unicodedata.decimal(each) for each in text if unicodedata.category(each) == "Nd"}
-    if len(digits) > 1 or (len(scripts) > 1 and not any(scripts <= each for each in _TOGETHER)):
+    scripts = frozenset(aliases_categories(sign)[0] for sign in text) - _ANY_SCRIPT
+    digits = {ord(sign) - unicodedata.decimal(sign) for sign in text if unicodedata.category(sign) == "Nd"}
+    if len(digits) > 1 or (len(scripts) > 1 and not any(scripts <= together for together in _TOGETHER)):
         raise BadRequestError("it mixes scripts whose letters look alike", where=field, hint="Use one script.")
 
 
@@ -51,7 +51,7 @@ def skeleton(text: str) -> str:
     Case makes no difference, before the look-alikes are replaced and after.
     """
     folded = unicodedata.normalize("NFD", text.casefold())
-    replaced = "".join(_prototypes().get(each, each) for each in folded)
+    replaced = "".join(_prototypes().get(sign, sign) for sign in folded)
     return unicodedata.normalize("NFD", unicodedata.normalize("NFD", replaced).casefold())
 
 
@@ -75,7 +75,7 @@ def _prototypes() -> dict[str, str]:
                 kept, gone = sorted((first, second), key=_rank)
                 leader[gone] = kept
     return {
-        text: "".join(lead(each) if len(lead(each)) == 1 else each for each in lead(text))
+        text: "".join(lead(sign) if len(lead(sign)) == 1 else sign for sign in lead(text))
         for text in map(_bare, alike)
         if len(text) == 1
     }

@@ -251,7 +251,7 @@ class Sessions:
     ) -> int | None:
         """Return until when such an attempt is refused, in microseconds, or None."""
         until = [self._until(connection, by, now) for by in (counted.pair, *([counted.address] * counted.told))]
-        found = max((each for each in until if each is not None), default=None)
+        found = max((time for time in until if time is not None), default=None)
         slowed = self._until(connection, counted.account, now)
         if self._is_known(connection, counted, account) or slowed is None:
             return found

@@ -227,7 +227,7 @@ def holds_personal_data(path: Path) -> bool:
 
     Market data has none: such a file is one of user events, or of accounts, that was dropped in the wrong place.
     """
-    found = (each.strip().strip('"').lower() for probe in probe_members(path) for each in _fields(probe))
+    found = (name.strip().strip('"').lower() for probe in probe_members(path) for name in _fields(probe))
     return not _PERSONAL_FIELDS.isdisjoint(found)
 
 

@@ -241,7 +241,7 @@ def _read(text: str) -> ErasureCertificate:
             counts=dict(body["counts"]),
             verification=dict(body["verification"]),
             limits=tuple(body["limits"]),
-            accepted=tuple(dict(each) for each in body.get("accepted", ())),
+            accepted=tuple(dict(judgement) for judgement in body.get("accepted", ())),
             commitment=body.get("commitment"),
             key_id=document["key_id"],
             text=text,
@@ -285,9 +285,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
     if isinstance(value, Mapping):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): _plain(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [_plain(entry) for entry in value]
     return value
 
 

@@ -194,7 +194,7 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
         ).rowcount
         alive = accounts.account_of(tx, subject_id) is not None
         if ready and alive:
-            counts = {"files": len(manifest["files"]), "rows": sum(each["rows"] for each in manifest["files"])}
+            counts = {"files": len(manifest["files"]), "rows": sum(file["rows"] for file in manifest["files"])}
             event = accounts.event(
                 tx,
                 "privacy.export_ready",
@@ -445,14 +445,14 @@ def _attempts(accounts: Accounts, subject_id: str) -> _Section:
                 return
             counters = [account_attempts(bytes(row[name])) for name in ("username_lookup", "email_lookup")]
             chosen = sa.select(*(table.c[name] for name in columns)).where(table.c.lookup.in_(counters))
-            yield _frame([dict(each) for each in rx.execute(chosen).mappings()], types)
+            yield _frame([dict(row) for row in rx.execute(chosen).mappings()], types)
 
     return _Section("store_login_attempts", "Failed sign-ins with your name or address", columns, types, batches)
 
 
 def _exported(contract: TableContract) -> tuple[dict[str, str], dict[str, pl.DataType]]:
     kept = [column for column in contract.columns if column.name not in _INTERNAL]
-    return {each.name: each.description for each in kept}, {each.name: each.polars for each in kept}
+    return {column.name: column.description for column in kept}, {column.name: column.polars for column in kept}
 
 
 def _current(accounts: Accounts, lake: Lakehouse, contract: TableContract, subject_id: str) -> _Section:
@@ -640,14 +640,14 @@ def _write_html(out: IO[bytes], sections: Iterator[_Section], manifest: dict[str
                 )
                 sink.write(f"<div class=wide><table><tr>{heads}</tr>\n".encode())
             for row in _as_text_times(batch).iter_rows():
-                cells = "".join(f"<td>{'' if each is None else escape(str(each))}</td>" for each in row)
+                cells = "".join(f"<td>{'' if cell is None else escape(str(cell))}</td>" for cell in row)
                 sink.write(f"<tr>{cells}</tr>\n".encode())
             rows += batch.height
         sink.write(b"</table></div>\n" if rows else b"<p class=note>Nothing is held.</p>\n")
         _account(manifest, section, section.name, rows, sink)
     out.write(b"\n<h2>What else you are to be told</h2>\n<table>\n")
     for name, said in manifest["about"].items():
-        lines = [f"{each}: {value}" for each, value in said.items()] if isinstance(said, dict) else said
+        lines = [f"{name}: {value}" for name, value in said.items()] if isinstance(said, dict) else said
         text = lines if isinstance(lines, str) else "\n".join(lines)
         out.write(f"<tr><th>{escape(name.replace('_', ' '))}</th><td>{escape(text)}</td></tr>\n".encode())
     out.write(b"</table></body></html>\n")

@@ -59,7 +59,7 @@ def retained(lake: Lakehouse, contract: TableContract) -> Retained | None:
         LakehouseError: the log cannot be read.
     """
     table = lake.table(contract.name)
-    readable = [each.version for each in table.readable_versions()]
+    readable = [entry.version for entry in table.readable_versions()]
     if not readable:
         return None
     options = dict(lake.storage.options)

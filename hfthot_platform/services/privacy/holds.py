@@ -214,11 +214,11 @@ def _categories(names: Collection[str]) -> tuple[Category, ...]:
             )
     if not names:
         raise BadRequestError("none is given", where="categories", hint=f"Categories: {', '.join(CATEGORIES)}.")
-    return tuple(each for each in CATEGORIES if each in names)
+    return tuple(category for category in CATEGORIES if category in names)
 
 
 def _reason(text: str) -> str:
-    visible = "".join(each for each in text if unicodedata.category(each)[0] != "C").strip()
+    visible = "".join(sign for sign in text if unicodedata.category(sign)[0] != "C").strip()
     if not 1 <= len(visible) <= _LONGEST_REASON:
         raise BadRequestError(
             f"it has {len(visible)} characters", where="reason", hint=f"Say why, in 1 to {_LONGEST_REASON} characters."

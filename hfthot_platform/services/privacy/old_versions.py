@@ -116,7 +116,7 @@ def check_history(
             counts["versions_read"] += len(found.versions)
             counts["files_read"] += len(found.files)
             # The newest files first: their rows' states repeat in older ones.
-            files = sorted(found.files, key=lambda each: each.name not in found.current)
+            files = sorted(found.files, key=lambda file: file.name not in found.current)
             reader = _Reader(accounts, lake, contract, subject_id)
             for file in files:
                 counts["envelopes_decrypted"] += reader.read(file)
@@ -172,7 +172,7 @@ class _Reader:
         category = CATEGORY[self._contract.name]
         subjects = rows["subject_id"].drop_nulls().unique().to_list()
         ciphers = self._accounts.ciphers(subjects, category)
-        without = [each for each in subjects if each not in ciphers and each != self._subject_id]
+        without = [subject for subject in subjects if subject not in ciphers and subject != self._subject_id]
         if without and (lost := set(without) - _erased(self._accounts, without, category)):
             raise ErasureUnverifiedError(
                 f"{len(lost)} other persons' rows have lost their keys",

@@ -52,7 +52,7 @@ def judged(
     accounts: Accounts, lake: Lakehouse, found: Sought, report: ScanReport, *, subject_id: str, keep_history: bool
 ) -> Outcome:
     """Return what the findings of a search mean."""
-    numbers = {(each.kind, each.value): number for number, each in enumerate(found.searched())}
+    numbers = {(needle.kind, needle.value): number for number, needle in enumerate(found.searched())}
     others = _others(accounts, found, subject_id)
     words = _words_of_tables(lake, report.findings)
     rows = _Rows(accounts, lake, subject_id)
@@ -179,9 +179,9 @@ class _Rows:
             except (pl.exceptions.PolarsError, OSError):
                 return False
             columns = [
-                each.name
-                for each in contract.columns
-                if each.polars == pl.String and not each.personal and each.name in rows.columns
+                column.name
+                for column in contract.columns
+                if column.polars == pl.String and not column.personal and column.name in rows.columns
             ]
             having = rows.filter(pl.any_horizontal(pl.col(name).str.contains(word_pattern(value)) for name in columns))
             owners = having["subject_id"].to_list()

@@ -131,8 +131,8 @@ def forgotten_destructions(
     What was destroyed is known from the list beside the certificates, and from the lake's audit log.
     """
     once: dict[str, set[str]] = {}
-    for each in destructions(accounts) if listed is None else listed:
-        once.setdefault(each.subject_id, set()).update(each.categories)
+    for destruction in destructions(accounts) if listed is None else listed:
+        once.setdefault(destruction.subject_id, set()).update(destruction.categories)
     if lake.table(AUDIT_LOG.name).version() is not None:
         done = (pl.col("action") == "subject.destroy") & (pl.col("outcome") == "success")
         for subject_id, detail in (
@@ -155,7 +155,7 @@ def forgotten_destructions(
             for subject_id, category in rx.execute(chosen):
                 alive.setdefault(subject_id, set()).add(category)
     return {
-        subject_id: [each for each in CATEGORIES if each in once[subject_id]]
+        subject_id: [category for category in CATEGORIES if category in once[subject_id]]
         for subject_id, present in sorted(alive.items())
         if present & once[subject_id]
     }

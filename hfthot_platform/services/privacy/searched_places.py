@@ -70,14 +70,14 @@ def searched_places(accounts: Accounts, lake: Lakehouse) -> tuple[tuple[Place, .
         elif place in recorded:
             limits.append(f"A folder that was used as {place.kind} is not there (any more), and was not searched.")
     # One that was never made is searched too: it may come while the proof runs.
-    searched = {each.name for each in found}
-    found += [_folder(each.kind, each.kind, each.path) for each in own if each.kind not in searched and each.path]
-    homes = [each for each in dict.fromkeys((*own, *recorded)) if each.kind == "dagster"]
+    searched = {place.name for place in found}
+    found += [_folder(place.kind, place.kind, place.path) for place in own if place.kind not in searched and place.path]
+    homes = [home for home in dict.fromkeys((*own, *recorded)) if home.kind == "dagster"]
     if not homes:
         limits.append("No folder of Dagster is known to this installation: runs, events and logs were not searched.")
     for home in homes:
         more, elsewhere = _of_dagster(home)
-        found += [Folder(name("dagster"), each) for each in more]
+        found += [Folder(name("dagster"), folder) for folder in more]
         limits += elsewhere
     return tuple(found), list(dict.fromkeys(limits))
 
@@ -106,8 +106,8 @@ def _of_dagster(home: UsedPlace) -> tuple[list[Path], list[str]]:
         return [], ["Dagster's configuration cannot be read: storage that it names elsewhere was not searched."]
     folders = []
     limits = []
-    for each in _named_folders(configured):
-        path = Path(each).expanduser()
+    for named in _named_folders(configured):
+        path = Path(named).expanduser()
         if path.is_absolute() and not path.is_relative_to(home.path):
             folders.append(path)
     if any(mark in text for mark in _ELSEWHERE):

@@ -165,8 +165,8 @@ class Sought:
                 "left_out": sorted(self.left_out),
                 "since": self.since,
                 "before": before,
-                "remains": [asdict(each) for each in self.remains],
-                "accepted": [asdict(each) for each in self.accepted],
+                "remains": [asdict(remain) for remain in self.remains],
+                "accepted": [asdict(judgement) for judgement in self.accepted],
                 "salt": self.salt,
             }
         )
@@ -178,8 +178,8 @@ class Sought:
         found = cls(
             left_out={(kind, reason) for kind, reason in known["left_out"]},
             since=known.get("since"),
-            remains=[Remain(**each) for each in known.get("remains", ())],
-            accepted=[Accepted(**each) for each in known.get("accepted", ())],
+            remains=[Remain(**remain) for remain in known.get("remains", ())],
+            accepted=[Accepted(**judgement) for judgement in known.get("accepted", ())],
         )
         found.salt = known.get("salt", found.salt)
         for kind, written in known["needles"]:
@@ -199,7 +199,7 @@ class Sought:
         for key in later.needles:
             self.needles.setdefault(key)
         self.left_out |= later.left_out
-        self.since = min((each for each in (self.since, later.since) if each is not None), default=None)
+        self.since = min((since for since in (self.since, later.since) if since is not None), default=None)
         if later.before is not None:
             ours = {key: number for number, key in enumerate(self.needles)}
             moved = {numbers[key]: ours[key] for key in later.needles}
@@ -243,13 +243,13 @@ def collected(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: 
                 found.left_out.add(("password_hash", "several accounts have it"))
         keys = schema.subject_keys.c
         chosen = sa.select(keys.wrapped).where(keys.subject_id == subject_id, keys.category.in_(categories))
-        found.add("wrapped_key", *(bytes(each) for each in rx.execute(chosen).scalars()))
+        found.add("wrapped_key", *(bytes(key) for key in rx.execute(chosen).scalars()))
         if "sessions" in categories:
             tokens = sa.select(schema.sessions.c.token_hash).where(schema.sessions.c.subject_id == subject_id)
-            found.add("token_hash", *(bytes(each) for each in rx.execute(tokens).scalars()))
+            found.add("token_hash", *(bytes(token) for token in rx.execute(tokens).scalars()))
         if "credentials" in categories:
             hashes = sa.select(schema.api_keys.c.key_hash).where(schema.api_keys.c.subject_id == subject_id)
-            found.add("key_hash", *(bytes(each) for each in rx.execute(hashes).scalars()))
+            found.add("key_hash", *(bytes(hashed) for hashed in rx.execute(hashes).scalars()))
     names: dict[str, list[str]] = {"first_name": [], "last_name": []}
     for contract in USER_TABLES:
         category = CATEGORY.get(contract.name)
@@ -268,7 +268,7 @@ def collected(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: 
                 kind = _COLUMNS.get((contract.name, column.name))
                 if kind is None:
                     continue
-                for text in dict.fromkeys(cipher.decrypt(contract.name, column.name, each) for each in texts):
+                for text in dict.fromkeys(cipher.decrypt(contract.name, column.name, envelope) for envelope in texts):
                     found.add(kind, *_FORMS.get(kind, _as_is)(text))
                     if kind in names and text not in names[kind]:
                         names[kind].append(text)
@@ -319,7 +319,7 @@ def _own_rows(lake: Lakehouse, contract: TableContract, subject_id: str) -> Iter
     found = retained(lake, contract)
     if found is None:
         return
-    for file in sorted(found.files, key=lambda each: each.name not in found.current):
+    for file in sorted(found.files, key=lambda file: file.name not in found.current):
         if file.may_hold(subject_id):
             rows = read_file(lake, contract, file, ["subject_id", *columns])
             yield rows.filter(pl.col("subject_id") == subject_id)

@@ -35,7 +35,7 @@ def is_own_text(value: str) -> bool:
     """Whether a name, or several words, stand in the platform's own texts."""
     words = _WORD.findall(value.casefold())
     known = _words()
-    if not words or any(each not in known for each in words):
+    if not words or any(word not in known for word in words):
         return False
     if len(words) == 1:
         return True
@@ -48,8 +48,8 @@ def _words() -> frozenset[str]:
     found = set(_PLACEHOLDERS)
     for text in _texts():
         whole = set(_WORD.findall(text))
-        found |= {each.casefold() for each in whole}
-        found |= {piece.casefold() for each in whole for piece in _PIECE.findall(each)}
+        found |= {word.casefold() for word in whole}
+        found |= {piece.casefold() for word in whole for piece in _PIECE.findall(word)}
     return frozenset(found)
 
 
@@ -57,7 +57,7 @@ def _texts() -> Iterator[str]:
     folders = [_REPOSITORY / name for name in _OWN]
     for name in _LIBRARIES:
         found = importlib.util.find_spec(name)
-        folders += [Path(each) for each in (found.submodule_search_locations or ())] if found else []
+        folders += [Path(location) for location in (found.submodule_search_locations or ())] if found else []
     files = [path for folder in folders for path in sorted(folder.rglob("*")) if path.suffix in _TEXTS]
     for path in (*files, *_REPOSITORY.glob("*.md")):
         yield path.read_text(encoding="utf-8", errors="replace")

@@ -116,7 +116,7 @@ class _Chain:
         if row["redacted"]:
             self.redacted_rows += 1
             self.redacted.setdefault(row["subject_id"], seq)
-            if any(each is not None for each in personal):
+            if any(value is not None for value in personal):
                 self.broken(seq, "says that it was redacted and was not")
         elif personal_digest(*personal) != digest:
             self.broken(seq, "had its personal columns altered")
@@ -159,7 +159,7 @@ def verify_chain(lake: Lakehouse, store: Store, exported: Mapping[int, str] = Ma
     # The head is read first: everything up to it is in the lake or in the log when those are read.
     head_seq, head_hash = store.head()
     chain = _Chain(anchor_seq, anchor_hash, {head_seq: head_hash} | dict(exported), chain_gaps_of(store))
-    aside = {each.entry.seq: each.entry for each in store.waiting_aside() if not each.audited}
+    aside = {waiting.entry.seq: waiting.entry for waiting in store.waiting_aside() if not waiting.audited}
     in_lake = pending = 0
     version = -1
     while True:
@@ -262,7 +262,7 @@ def _rows(lake: Lakehouse, version: int, after: int) -> Iterator[dict[str, Any]]
 
 def _redacted_without_erasure(store: Store, chain: _Chain) -> None:
     """Find rows whose personal columns were taken away although their subject was never erased."""
-    suspects = sorted(each for each in chain.redacted if each is not None)
+    suspects = sorted(subject for subject in chain.redacted if subject is not None)
     erased: set[str] = set()
     with store.reading() as rx:
         for start in range(0, len(suspects), 500):

@@ -109,13 +109,13 @@ class Publisher:
             reached, reconciled = self._meet()
             # A publisher that was killed after its last commit did not trim any more.
             self._trim(reached)
-            aside = {each.entry.seq: each for each in self._store.waiting_aside()}
+            aside = {waiting.entry.seq: waiting for waiting in self._store.waiting_aside()}
             known = set(aside)
             done = self._drained(Published(reached + 1, reached, reconciled=reconciled), aside, limit, stamp or Stamp())
             if set(aside) > known:
                 # A row that a later one of the same key replaces does no harm any more.
                 self._retried(stamp or Stamp())
-                left = {each.entry.seq: each for each in self._store.waiting_aside()}
+                left = {waiting.entry.seq: waiting for waiting in self._store.waiting_aside()}
                 self._report([left[seq] for seq in sorted(left.keys() - known)])
                 done = self._drained(done, left, limit, stamp or Stamp())
                 done = replace(done, set_aside=tuple(sorted(left.keys() - known)))
@@ -125,7 +125,7 @@ class Publisher:
         """Publish what follows, and add to `aside` what is refused."""
         most = _BATCH
         while limit is None or done.entries < limit:
-            batch = _Batch({each.name: self._applied(each) for each in USER_TABLES}, aside)
+            batch = _Batch({contract.name: self._applied(contract) for contract in USER_TABLES}, aside)
             room = most if limit is None else min(most, limit - done.entries)
             try:
                 with _without_collector():
@@ -162,10 +162,10 @@ class Publisher:
         done: list[int] = []
         for waiting in _related(self._store.waiting_aside()):
             # Later entries of the subject wait too, so nothing newer of it is in the tables.
-            batch = _Batch(dict.fromkeys((each.name for each in USER_TABLES), 0), {})
+            batch = _Batch(dict.fromkeys((contract.name for contract in USER_TABLES), 0), {})
             try:
-                for each in waiting:
-                    batch.add(each.entry, log=not each.audited)
+                for aside in waiting:
+                    batch.add(aside.entry, log=not aside.audited)
                 audited = batch.audited(self._lake)
             except (AuditFailedError, SchemaMismatchError):
                 continue
@@ -173,7 +173,7 @@ class Publisher:
                 table = self._lake.table(name)
                 number = table.applied(_RETRIES) + 1
                 table.apply(rows, app=(_RETRIES, number), stamp=replace(stamp, asset=name))
-            done += [each.entry.seq for each in waiting]
+            done += [aside.entry.seq for aside in waiting]
         if done:
             with self._store.transaction() as tx:
                 for start in range(0, len(done), _CHUNK):
@@ -191,7 +191,7 @@ class Publisher:
         return replace(entry, rows=()) if rows else entry, event, reason
 
     def _taken(self, entry: Entry, *, log: bool = True) -> bool:
-        batch = _Batch(dict.fromkeys((each.name for each in USER_TABLES), 0), {})
+        batch = _Batch(dict.fromkeys((contract.name for contract in USER_TABLES), 0), {})
         try:
             batch.add(entry, log=log)
             batch.audited(self._lake)
@@ -228,14 +228,14 @@ class Publisher:
         return kept
 
     def _report(self, waiting: list[Aside]) -> None:
-        for each in waiting:
+        for aside in waiting:
             incident = Incident(
-                incident_id=f"set-aside-{each.entry.seq}",
-                ts=moment(each.set_aside_at),
+                incident_id=f"set-aside-{aside.entry.seq}",
+                ts=moment(aside.set_aside_at),
                 severity="error",
                 kind="set_aside",
                 step="publisher",
-                message=f"entry {each.entry.seq} was set aside: {each.reason}",
+                message=f"entry {aside.entry.seq} was set aside: {aside.reason}",
             )
             record(self._lake, incident)
 
@@ -367,13 +367,13 @@ class _Batch:
     """Entries folded to the last row of each key, per table."""
 
     def __init__(self, reached: Mapping[str, int], aside: Mapping[int, Aside]) -> None:
-        self.tables = {each.name: _Fold(each, reached[each.name]) for each in USER_TABLES}
+        self.tables = {contract.name: _Fold(contract, reached[contract.name]) for contract in USER_TABLES}
         self.last: int | None = None
         self.entries = 0
         #: Entries that have to wait because an earlier one of the same subject does.
         self.behind: list[Entry] = []
         self._aside = aside
-        self._held = {subject for each in aside.values() for subject in _subjects(each.entry)}
+        self._held = {subject for waiting in aside.values() for subject in _subjects(waiting.entry)}
         self._order = count(1)
 
     def audited(self, lake: Lakehouse) -> dict[str, Audited]:
@@ -391,7 +391,7 @@ class _Batch:
         rows: Iterable[RowChange] = entry.rows
         if known is not None and known.entry.rows:
             rows = ()
-        elif self._held and any(each.op == "put" and _subject(each) in self._held for each in rows):
+        elif self._held and any(change.op == "put" and _subject(change) in self._held for change in rows):
             self.behind.append(entry)
             rows = ()
         self._rows(entry, rows)
@@ -430,13 +430,13 @@ def _subjects(entry: Entry) -> set[str]:
 def _related(waiting: list[Aside]) -> list[list[Aside]]:
     """Group entries whose rows are of the same subjects, each group in order."""
     groups: list[tuple[set[str], list[Aside]]] = []
-    for each in waiting:
-        subjects, entries = _subjects(each.entry), [each]
+    for aside in waiting:
+        subjects, entries = _subjects(aside.entry), [aside]
         for group in [group for group in groups if group[0] & subjects]:
             groups.remove(group)
             subjects, entries = group[0] | subjects, group[1] + entries
         groups.append((subjects, entries))
-    return [sorted(entries, key=lambda each: each.entry.seq) for _, entries in groups]
+    return [sorted(entries, key=lambda aside: aside.entry.seq) for _, entries in groups]
 
 
 def _whose(entry: Entry) -> str | None:

@@ -215,12 +215,12 @@ def _write(store: Store, subject_ids: Iterable[str]) -> tuple[int, int]:
             for subject_id in chosen:
                 # What the lake has goes first: rows that the store never had must not outlive it.
                 changes += [
-                    RowChange(each.name, "forget", {"subject_id": subject_id})
-                    for each in USER_TABLES
-                    if each is not AUDIT_LOG
+                    RowChange(contract.name, "forget", {"subject_id": subject_id})
+                    for contract in USER_TABLES
+                    if contract is not AUDIT_LOG
                 ]
                 changes += rows.get(subject_id, [])
-            known = sum(1 for each in chosen if each in rows)
+            known = sum(1 for subject_id in chosen if subject_id in rows)
             written, forgotten = written + known, forgotten + len(chosen) - known
             tx.log(changes, AuditEvent(action="store.rows_written", detail=to_json({"subjects": len(chosen)})))
     return written, forgotten

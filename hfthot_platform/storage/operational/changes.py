@@ -154,7 +154,7 @@ def encode(entry: Entry) -> bytes:
     """Return the payload of an entry: everything but `seq` and `ts`, which have columns of their own."""
     audit = entry.audit
     fields = (
-        [(each.table, each.op, each.row) for each in entry.rows],
+        [(change.table, change.op, change.row) for change in entry.rows],
         (
             audit.action,
             audit.outcome,

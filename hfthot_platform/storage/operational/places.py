@@ -66,21 +66,21 @@ def places_of_settings(settings: Settings) -> list[UsedPlace]:
 
 def record_places(store: Store, settings: Settings) -> None:
     """Write down the places of the settings that exist; once a day for each, whatever the number of processes."""
-    wanted = [each for each in places_of_settings(settings) if each.path is None or each.path.exists()]
+    wanted = [place for place in places_of_settings(settings) if place.path is None or place.path.exists()]
     table = schema.places
     with store.reading() as rx:
         known = {UsedPlace(*row[:2]): row[2] for row in rx.execute(_all()).all()}
     now = microseconds(store.clock())
-    if all(known.get(each, 0) > now - DAY for each in wanted):
+    if all(known.get(place, 0) > now - DAY for place in wanted):
         return
     with store.transaction() as tx:
         known = {UsedPlace(*row[:2]): row[2] for row in tx.execute(_all()).all()}
-        for each in wanted:
-            mine = table.c.kind == each.kind, table.c.location == each.location
-            if each in known:
+        for place in wanted:
+            mine = table.c.kind == place.kind, table.c.location == place.location
+            if place in known:
                 tx.execute(sa.update(table).where(*mine).values(last_used=tx.now))
             else:
-                row = {"kind": each.kind, "location": each.location, "first_used": tx.now, "last_used": tx.now}
+                row = {"kind": place.kind, "location": place.location, "first_used": tx.now, "last_used": tx.now}
                 tx.execute(sa.insert(table).values(row))
 
 

@@ -41,7 +41,7 @@ class _Checks:
 
         kept = [column for column in contract.columns if column.name not in derived | {"schema_version"}]
         self.names = frozenset(column.name for column in kept)
-        self._judges: list[tuple[str, _Judge]] = [(f"type:{each.name}", _typed(each)) for each in kept]
+        self._judges: list[tuple[str, _Judge]] = [(f"type:{column.name}", _typed(column)) for column in kept]
         for rule in contract.rules:
             needed = {rule.column, *(rule.others if isinstance(rule, AtLeast) else ())}
             # That a value is there is part of its type.
@@ -68,7 +68,7 @@ def _typed(column: Column) -> _Judge:
 
 def _is_text(value: Any) -> bool:
     # A lone surrogate is no text for anybody but Python.
-    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= each <= "\udfff" for each in value))
+    return isinstance(value, str) and (value.isascii() or not any("\ud800" <= sign <= "\udfff" for sign in value))
 
 
 def _is_flag(value: Any) -> bool:
@@ -113,7 +113,10 @@ def _checks() -> dict[str, _Checks]:
     from hfthot_platform.domain.contracts.accounts import USER_TABLES
 
     derived = {_AUDIT: _OF_CHAIN}
-    return {each.name: _Checks(each, derived.get(each.name, frozenset({"date", "seq"}))) for each in USER_TABLES}
+    return {
+        contract.name: _Checks(contract, derived.get(contract.name, frozenset({"date", "seq"})))
+        for contract in USER_TABLES
+    }
 
 
 def require_rows(changes: Sequence[RowChange]) -> None:
