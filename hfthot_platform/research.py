@@ -9,14 +9,18 @@
 What goes here: bringing the lake, the models and the pictures together for one person at a prompt.  What stays out:
 models, contracts, orchestration.  `backtest(strategy)` runs on the data that this thread loaded last; code that is to
 be read again later passes them: `backtest(strategy, data, costs)`.
+
+The models are here as modules, loaded on first use: `regime`, `mean_field_game`, `chiarella`, `portfolio`, `strategy`.
+`backtest` is both: it is called, and it has the names of the module `hfthot_platform.domain.models.backtest`.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
-from typing import Final, Literal
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import polars as pl
 
@@ -26,28 +30,58 @@ from hfthot_platform.core.settings import load_settings
 from hfthot_platform.core.time import midnight
 from hfthot_platform.domain import plots
 from hfthot_platform.domain.market.bars import bars_at
+from hfthot_platform.domain.market.events import Bar, Book, MarketEvent, Trade, trades_from
 from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models import backtest as _engine
-from hfthot_platform.domain.models.backtest import BacktestResult, Costs, Strategy, assert_causal, on_change
+from hfthot_platform.domain.models.backtest import (
+    BacktestResult,
+    Costs,
+    Strategy,
+    Vectorised,
+    assert_causal,
+    held_weights,
+    on_change,
+)
 from hfthot_platform.domain.models.strategy import Adaptive, AdaptiveRules, MeanReversion, TrendFollowing, regime_labels
+from hfthot_platform.domain.trading.port import Context, EventStrategy, Fill
 from hfthot_platform.storage.lakehouse import Lakehouse
+
+if TYPE_CHECKING:
+    from hfthot_platform.domain.models import chiarella, mean_field_game, portfolio, regime, strategy
 
 __all__ = [
     "Adaptive",
     "AdaptiveRules",
     "BacktestResult",
+    "Bar",
     "Bars",
+    "Book",
+    "Context",
     "Costs",
+    "EventStrategy",
+    "Fill",
     "MeanReversion",
     "Strategy",
+    "Trade",
     "TrendFollowing",
+    "Vectorised",
     "assert_causal",
     "backtest",
+    "chiarella",
     "equity_plot",
+    "held_weights",
     "load_dataset",
+    "mean_field_game",
     "on_change",
+    "portfolio",
+    "regime",
     "regime_labels",
+    "strategy",
+    "trades_from",
 ]
+
+#: Models that are offered as modules.
+_MODULES: Final = frozenset({"chiarella", "mean_field_game", "portfolio", "regime", "strategy"})
 
 _WHERE: Final = "research"
 #: Bars from which on regimes can be fitted; see `regime_labels`.
@@ -57,6 +91,14 @@ _LONGEST_DAY: Final = 10
 #: The first year that a bound may have: the very first ones have no time in every zone.
 _EARLIEST: Final = 1000
 _last = threading.local()
+
+
+def __getattr__(name: str) -> object:
+    """Load a model's module on first use."""
+    if name in _MODULES:
+        return import_module(f"hfthot_platform.domain.models.{name}")
+    message = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(message)
 
 
 def load_dataset(
@@ -203,51 +245,79 @@ def _absent(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str 
     return DataError(what, where=f"{table} in {lake.storage.root}", hint=hint)
 
 
-def backtest(
-    strategy: Strategy,
-    data: Bars | pl.DataFrame | None = None,
-    costs: Costs | None = None,
-    *,
-    regimes: Sequence[str] | Literal["walk_forward"] | None = "walk_forward",
-    causality_cuts: int = 8,
-) -> BacktestResult:
-    """Run a strategy over bars; see `hfthot_platform.domain.models.backtest.backtest`.
+class BacktestTool:
+    """Backtests: call it as `backtest(strategy)`; its attributes are the public names of `domain.models.backtest`.
 
-    Args:
-        strategy: `MeanReversion()`, `TrendFollowing()`, or any function from bars to target weights.
-        data: bars; what this thread loaded last by default.
-        costs: 0.1 % fee and 0.05 % slippage each way by default.
-        regimes: of the result's table: names per bar, None for no table, or fitted walking forward to the data (with
-            600 bars and more; a few seconds).
-        causality_cuts: as there.
-
-    Raises:
-        BadRequestError: no data were given and none were loaded, or the strategy is a class.
-        LookAheadError: the strategy looks ahead.
-        DataError: as there.
+    `backtest(...)` runs on what this thread loaded last if no data are given; `backtest.backtest` is the library's own
+    function, which always wants the data.
     """
-    if isinstance(strategy, type):
-        name = strategy.__name__
-        raise BadRequestError(f"{name} is a class", where=f"{_WHERE}.backtest", hint=f"Write {name}(), its instance.")
-    if data is None:
-        data = getattr(_last, "bars", None)
-        if data is None:
+
+    BacktestResult: TypeAlias = _engine.BacktestResult
+    Causality: TypeAlias = _engine.Causality
+    Costs: TypeAlias = _engine.Costs
+    Strategy: TypeAlias = _engine.Strategy
+    Vectorised: TypeAlias = _engine.Vectorised
+    assert_causal = staticmethod(_engine.assert_causal)
+    backtest = staticmethod(_engine.backtest)
+    held_weights = staticmethod(_engine.held_weights)
+    on_change = staticmethod(_engine.on_change)
+
+    def __call__(
+        self,
+        strategy: Strategy | EventStrategy,
+        data: Bars | pl.DataFrame | None = None,
+        costs: Costs | None = None,
+        *,
+        regimes: Sequence[str] | Literal["walk_forward"] | None = "walk_forward",
+        causality_cuts: int = 8,
+        events: Iterable[MarketEvent] | None = None,
+    ) -> BacktestResult:
+        """Run a strategy over bars; see `hfthot_platform.domain.models.backtest.backtest`.
+
+        Args:
+            strategy: `MeanReversion()`, `TrendFollowing()`, any function from bars to target weights, or an
+                `EventStrategy`.
+            data: bars; what this thread loaded last by default.
+            costs: 0.1 % fee and 0.05 % slippage each way by default.
+            regimes: of the result's table: names per bar, None for no table, or fitted walking forward to the data
+                (with 600 bars and more; a few seconds).
+            causality_cuts: as there.
+            events: as there.
+
+        Raises:
+            BadRequestError: no data were given and none were loaded, or the strategy is a class.
+            LookAheadError: the strategy looks ahead.
+            DataError: as there.
+        """
+        if isinstance(strategy, type):
+            name = strategy.__name__
             raise BadRequestError(
-                "no data",
-                where=f"{_WHERE}.backtest",
-                hint='Say load_dataset("SPX", interval="1d") first, or pass the data.',
+                f"{name} is a class", where=f"{_WHERE}.backtest", hint=f"Write {name}(), its instance."
             )
-    if isinstance(regimes, str) and regimes != "walk_forward":
-        raise BadRequestError(
-            f"regimes = {regimes!r}",
-            where=f"{_WHERE}.backtest",
-            hint="Give one name for each bar, 'walk_forward', or None.",
+        if data is None:
+            data = getattr(_last, "bars", None)
+            if data is None:
+                raise BadRequestError(
+                    "no data",
+                    where=f"{_WHERE}.backtest",
+                    hint='Say load_dataset("SPX", interval="1d") first, or pass the data.',
+                )
+        if isinstance(regimes, str) and regimes != "walk_forward":
+            raise BadRequestError(
+                f"regimes = {regimes!r}",
+                where=f"{_WHERE}.backtest",
+                hint="Give one name for each bar, 'walk_forward', or None.",
+            )
+        bars = data if isinstance(data, Bars) else Bars.from_frame(data)
+        labels = None if regimes is None or isinstance(regimes, str) else regimes
+        if regimes == "walk_forward" and len(bars) >= _LEAST_FOR_REGIMES:
+            labels = regime_labels(bars)
+        return _engine.backtest(
+            strategy, bars, costs or Costs(), regimes=labels, causality_cuts=causality_cuts, events=events
         )
-    bars = data if isinstance(data, Bars) else Bars.from_frame(data)
-    labels = None if regimes is None or isinstance(regimes, str) else regimes
-    if regimes == "walk_forward" and len(bars) >= _LEAST_FOR_REGIMES:
-        labels = regime_labels(bars)
-    return _engine.backtest(strategy, bars, costs or Costs(), regimes=labels, causality_cuts=causality_cuts)
+
+
+backtest: Final = BacktestTool()
 
 
 def equity_plot(result: BacktestResult) -> bytes:

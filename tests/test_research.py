@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -322,3 +327,78 @@ def test_a_word_that_is_no_way_to_regimes_is_refused_instead_of_ignored():
 def test_a_name_itself_is_never_suggested_for_it():
     assert nearest("symbol", ["symbol", "symbols"]) == "Did you mean 'symbols'?"
     assert nearest("symbol", ["symbol"]) == ""
+
+
+# -- the models as modules --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["regime", "mean_field_game", "chiarella", "portfolio", "strategy"])
+def test_models_are_offered_as_modules(name):
+    assert getattr(research, name) is importlib.import_module(f"hfthot_platform.domain.models.{name}")
+    assert name in research.__all__
+
+
+def test_a_function_of_a_model_is_reached_through_its_module():
+    fitted = research.regime.fit_regimes(0.01 * np.random.default_rng(0).standard_normal(700), n_restarts=1)
+
+    assert type(fitted) is research.regime.RegimeModel
+
+
+def test_a_model_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="astrology"):
+        research.astrology  # noqa: B018 - the access is what is tested
+
+
+@pytest.mark.soak
+def test_modules_of_models_are_loaded_on_first_use():
+    code = (
+        "import sys; from hfthot_platform import research;"
+        "before = 'hfthot_platform.domain.models.mean_field_game' in sys.modules; research.mean_field_game.solve;"
+        "print(before, 'hfthot_platform.domain.models.mean_field_game' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_backtest_is_called_and_has_the_names_of_its_module():
+    module = importlib.import_module("hfthot_platform.domain.models.backtest")
+    steps = np.random.default_rng(0).standard_normal((300, 1))
+    close = np.exp(np.cumsum(0.01 * steps, axis=0))
+    bars = research.Bars(3_600_000_000 * np.arange(300), ("A",), *[close] * 4, np.ones_like(close))
+
+    called = backtest(TrendFollowing(20), bars, backtest.Costs(0.001, 0.0), regimes=None)
+    library = backtest.backtest(TrendFollowing(20), bars, backtest.Costs(0.001, 0.0))
+
+    assert isinstance(called, backtest.BacktestResult)
+    assert called.metrics() == library.metrics()
+    assert {name for name in module.__all__ if getattr(backtest, name) is not getattr(module, name)} == set()
+    backtest.assert_causal(TrendFollowing(20), bars)
+
+
+def test_an_event_driven_strategy_runs_on_what_was_loaded_last(lake):
+    class Buyer(research.EventStrategy):
+        def on_bar(self, bar, context):
+            if not context.weight(bar.symbol) and context.waiting(bar.symbol) is None:
+                context.target(bar.symbol, 1.0)
+
+    bars = load_dataset("ETH-USDT")
+
+    result = backtest(Buyer(), costs=research.Costs(0, 0), regimes=None)
+
+    assert result.causality == "constant"
+    assert result.total_return == pytest.approx(bars.close[-1, 0] / bars.open[1, 0] - 1)
+
+
+def test_the_code_of_the_page_on_backtests_runs_from_top_to_bottom(lake):
+    page = Path(__file__).resolve().parents[1] / "docs" / "models" / "backtest.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+
+    assert len(blocks) == 3
+    assert names["stopped"].causality == "by_construction"
+    assert names["stopped"].trips.height > 0
+    assert Path("equity.png").stat().st_size > 1000

@@ -252,7 +252,9 @@ RESULTS = {
     *("mean_field_game.ClosedForm", "mean_field_game.CrowdingCalibration", "mean_field_game.MeanFieldSolution"),
     "mean_field_game.PriceForecast",
     *(f"chiarella.{name}" for name in ("Calibration", "Estimate", "Impact", "Moments", "Simulation", "Stability")),
-    "panel.time_text",
+    # Events and what is done about them: tests/models/test_event_driven.py.
+    *("panel.time_text", "events.Bar", "events.Book", "events.Trade", "events.trades_from", "backtest.Vectorised"),
+    *("port.Context", "port.EventStrategy", "port.Fill"),
     *("backtest.BacktestResult", "switching_mean.SwitchingMean", "reliability.Reliability"),
     *(f"regime.{name}" for name in ("Agreement", "Evidence", "FilterState", "RegimeFilter", "RegimeModel")),
     *(f"regime.{name}" for name in ("RegimeUpdate", "Selection", "WalkForward")),
@@ -261,7 +263,7 @@ RESULTS = {
     *(f"strategy.{name}" for name in ("adaptive", "decide", "fit_markets", "regime_labels")),
 }
 #: Modules of other packages whose public names are those of the models' users too.
-BESIDE = ("hfthot_platform.domain.market.panel",)
+BESIDE = tuple(f"hfthot_platform.domain.{name}" for name in ("market.panel", "market.events", "trading.port"))
 
 NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e308, 1e-308, 10**30, "many", [1.0, 2.0], 1j, object()]
 ARRAYS = {

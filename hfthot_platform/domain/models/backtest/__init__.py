@@ -35,12 +35,14 @@ from hfthot_platform.domain.models.backtest.fees import Costs
 from hfthot_platform.domain.models.backtest.result import BacktestResult, Causality
 from hfthot_platform.domain.models.backtest.run import backtest, held_weights
 from hfthot_platform.domain.models.backtest.targets import Strategy, on_change
+from hfthot_platform.domain.models.backtest.vectorised import Vectorised
 
 __all__ = [
     "BacktestResult",
     "Causality",
     "Costs",
     "Strategy",
+    "Vectorised",
     "assert_causal",
     "backtest",
     "held_weights",

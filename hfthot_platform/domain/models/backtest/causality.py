@@ -18,10 +18,13 @@ from hfthot_platform.core.arrays import FloatArray, IntArray
 from hfthot_platform.core.compiled import compiled
 from hfthot_platform.core.errors import DataError, HfthotError, LookAheadError
 from hfthot_platform.domain.market.panel import PRICES, Bars, time_text
+from hfthot_platform.domain.models.backtest.event_driven import run_events
+from hfthot_platform.domain.models.backtest.fees import DEFAULT_COSTS, Costs
 from hfthot_platform.domain.models.backtest.result import Causality
 from hfthot_platform.domain.models.backtest.targets import Strategy, bars_of, name_of, on_change, targets_of
+from hfthot_platform.domain.trading.port import EventStrategy
 
-__all__ = ["assert_causal", "futures", "judge"]
+__all__ = ["assert_causal", "futures", "judge", "judge_events"]
 
 #: Bars after the first decision within which most of the cuts of the causality check lie: short runs are cheap.
 _EARLY: Final = 5_000
@@ -78,6 +81,42 @@ def judge(strategy: Strategy, bars: Bars, target: FloatArray, start: int, count:
         return "constant"
     _refuse_unread(strategy, bars, target, start, events, generator)
     return "checked"
+
+
+class _AsFunction:
+    """An event-driven strategy as a function of bars: the targets that it decides when it is told of them."""
+
+    def __init__(self, strategy: EventStrategy, costs: Costs) -> None:
+        self._strategy, self._costs = strategy, costs
+        self.name = strategy.name
+
+    def __call__(self, bars: Bars) -> FloatArray:
+        return run_events(self._strategy, bars, self._costs)[0]
+
+
+def judge_events(
+    strategy: EventStrategy,
+    bars: Bars,
+    costs: Costs,
+    targets: FloatArray,
+    start: int,
+    count: int,
+    *,
+    tape: bool,
+) -> Causality:
+    """Refuse an event-driven strategy that knows these bars from elsewhere; say how far it was judged.
+
+    It is given no future, so no other future is tried: only what it brought along can look ahead.  With a tape of
+    trades and books there are no other prices that fit them.
+    """
+    if count == 0 or len(bars) - start < 2:
+        return "unchecked"
+    events = np.empty(len(bars), dtype=np.int64)
+    if not _find_events(targets, bars.close, events):
+        return "constant"
+    if not tape:
+        _refuse_unread(_AsFunction(strategy, costs), bars, targets, start, events, np.random.default_rng(0))
+    return "by_construction"
 
 
 def _cuts(events: IntArray, start: int, count: int, early: int, generator: np.random.Generator) -> list[int]:
@@ -236,13 +275,15 @@ def _foretold(target: FloatArray, close: FloatArray) -> float:
     return float(gain.sum() / math.sqrt(float(gain @ gain)))
 
 
-def assert_causal(strategy: Strategy, data: Bars | pl.DataFrame, *, n_cuts: int = 20, seed: int = 0) -> None:
+def assert_causal(
+    strategy: Strategy | EventStrategy, data: Bars | pl.DataFrame, *, n_cuts: int = 20, seed: int = 0
+) -> None:
     """Raise unless a strategy decides the same when the future is cut off, disturbed, or shifted by one bar.
 
     It is also run on other prices, as `backtest` does: a strategy that does not read its bars is refused.
 
     Args:
-        strategy: see `Strategy`.
+        strategy: see `Strategy`; an event-driven one is charged the default costs.
         data: bars on which it decides something.
         n_cuts: bars at which past and future are divided: after orders, missing bars, and at random.
         seed: of the bars and the disturbance.
@@ -257,7 +298,8 @@ def assert_causal(strategy: Strategy, data: Bars | pl.DataFrame, *, n_cuts: int 
     bars = bars_of(strategy, data, where)
     whole(n_cuts, "n_cuts", where, least=1, most=1_000_000)
     whole(seed, "seed", where, least=0)
-    target = targets_of(strategy, bars)
+    function = _AsFunction(strategy, DEFAULT_COSTS) if isinstance(strategy, EventStrategy) else strategy
+    target = targets_of(function, bars)
     decided = np.flatnonzero(~np.isnan(target).all(axis=1))
     if not decided.size or decided[0] + 1 >= len(bars):
         raise DataError(
@@ -269,9 +311,9 @@ def assert_causal(strategy: Strategy, data: Bars | pl.DataFrame, *, n_cuts: int 
     start = int(decided[0])
     for k, cut in enumerate(_cuts(events, start, n_cuts, len(bars), generator)):
         for what, other in futures(bars, cut, target, k, generator):
-            _refuse_other_decisions(strategy, other, what, target, cut)
+            _refuse_other_decisions(function, other, what, target, cut)
     if changes:
-        _refuse_unread(strategy, bars, target, start, events, generator)
+        _refuse_unread(function, bars, target, start, events, generator)
 
 
 def futures(

@@ -10,8 +10,9 @@ from typing import Final
 
 from hfthot_platform.core.arguments import number
 from hfthot_platform.core.compiled import inlined
+from hfthot_platform.core.errors import BadRequestError
 
-__all__ = ["DEFAULT_COSTS", "Costs", "cost_rate"]
+__all__ = ["DEFAULT_COSTS", "Costs", "cost_rate", "refuse_leverage"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,24 @@ class Costs:
 
 
 DEFAULT_COSTS: Final = Costs()
+
+
+def refuse_leverage(costs: Costs, leverage: float) -> None:
+    """Refuse targets whose trades could cost half of the equity: no equity after costs may then exist.
+
+    Args:
+        costs: that are charged.
+        leverage: sum of the absolute targets that are decided at once.
+
+    Raises:
+        BadRequestError: they could.
+    """
+    if max(costs.buy, costs.sell) * leverage >= 0.5:
+        raise BadRequestError(
+            f"costs of {costs.buy:.1%} at a leverage of {leverage:.1f}",
+            where="models.backtest.backtest",
+            hint="Half of the equity would go with one trade: lower the weights or the costs.",
+        )
 
 
 @inlined

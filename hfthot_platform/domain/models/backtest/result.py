@@ -23,9 +23,10 @@ from hfthot_platform.domain.models.backtest.ledger import Ledger
 __all__ = ["BacktestResult", "Causality", "result_of"]
 
 _TIME: Final = pl.Datetime("us", "UTC")
-#: How far a strategy was judged: its futures and its past were changed (checked); it gives the same number on all
-#: bars, so there is nothing to foresee (constant); nobody looked (unchecked).
-Causality = Literal["checked", "constant", "unchecked"]
+#: How far a strategy was judged: its futures and its past were changed (checked); it was told event by event, so it was
+#: given no future (by_construction); it gives the same number on all bars, so there is nothing to foresee (constant);
+#: nobody looked (unchecked).
+Causality = Literal["checked", "by_construction", "constant", "unchecked"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -58,7 +59,7 @@ class BacktestResult(Displayed):
         annual_turnover: value traded per year over equity.
         total_cost: fees and slippage, in units of the initial equity.
         ruined_at: bar at which equity fell to zero or below, or None.
-        causality: how far the strategy was judged for look-ahead: checked, constant or unchecked.
+        causality: how far the strategy was judged for look-ahead: checked, by_construction, constant or unchecked.
     """
 
     strategy: str
@@ -144,6 +145,7 @@ class BacktestResult(Displayed):
 
 _JUDGED: Final = {
     "checked": "none found with other futures and other prices; leaks in the data themselves cannot be seen",
+    "by_construction": "told event by event, it was given no future; leaks in the data themselves cannot be seen",
     "constant": "nothing to foresee, the weights never change; leaks in the data themselves cannot be seen",
     "unchecked": "NOT CHECKED",
 }

@@ -16,6 +16,7 @@ from hfthot_platform.core.arrays import FloatArray, FloatLike
 from hfthot_platform.core.compiled import compiled
 from hfthot_platform.core.errors import BadRequestError, DataError, HfthotError, StrategyError
 from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.trading.port import EventStrategy
 
 __all__ = ["Strategy", "bars_of", "name_of", "on_change", "targets_of"]
 
@@ -57,7 +58,7 @@ def bars_of(strategy: Any, data: Any, where: str) -> Bars:
         BadRequestError: no strategy, or no bars.
         DataError: rows that `Bars` refuses.
     """
-    if isinstance(strategy, type) or not callable(strategy):
+    if isinstance(strategy, type) or not (callable(strategy) or isinstance(strategy, EventStrategy)):
         raise BadRequestError(
             f"strategy = {strategy!r}",
             where=where,
