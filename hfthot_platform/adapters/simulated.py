@@ -35,7 +35,7 @@ from numpy.typing import NDArray
 
 from hfthot_platform.adapters.ports import BATCH_ROWS, Batch, Progress, no_progress
 from hfthot_platform.core.errors import BadRequestError, nearest
-from hfthot_platform.core.time import DAY, MINUTE, day_number
+from hfthot_platform.core.time import DAY, MINUTE, day_at_or_after, day_number
 from hfthot_platform.domain.contracts.market import INSTRUMENTS, SIMULATED_REGIMES, TRADES
 
 __all__ = ["REGIMES", "Regime", "SimulatedExchange"]
@@ -143,7 +143,7 @@ class SimulatedExchange:
         rows_of = self.trades if table == TRADES.name else self.true_regimes
         inside = (pl.col("ts") >= pl.lit(start).cast(_TIME)) & (pl.col("ts") < pl.lit(end).cast(_TIME))
         first = start.astimezone(UTC).date()
-        days = max(0, (end.astimezone(UTC) - timedelta(microseconds=1)).date().toordinal() - first.toordinal() + 1)
+        days = max(0, (day_at_or_after(end) - first).days)
         total = days * len(self.symbols)
         waiting: list[pl.DataFrame] = []
         for offset in range(days):
@@ -315,7 +315,7 @@ class SimulatedExchange:
         rng = self._rng(symbol, "minutes", number)
         regime = self._chain(symbol, number, rng)
         sigma = self._sigma[regime]
-        phi = np.array([each.phi for each in self.regimes])[regime].tolist()
+        phi = np.array([parameters.phi for parameters in self.regimes])[regime].tolist()
         shocks = (sigma * rng.standard_normal(_MINUTES)).tolist()
         returns, last = [], 0.0
         for slope, shock in zip(phi, shocks, strict=True):
@@ -338,7 +338,7 @@ class SimulatedExchange:
         )
 
     def _counts(self, regime: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        activity = np.array([each.activity for each in self.regimes])
+        activity = np.array([parameters.activity for parameters in self.regimes])
         mean = self.trades_per_day / _MINUTES / float(activity @ self._stationary)
         own = (1 - _SELF_EXCITATION - _PERSISTENCE) * mean * self._time_of_day * activity[regime]
         rate = count = own[0] / (1 - _SELF_EXCITATION - _PERSISTENCE)

@@ -200,5 +200,5 @@ def of_distances(distances: pl.Series) -> Interval | None:
 def coarsest_base(wanted: str, available: Iterable[str]) -> str | None:
     """Return the longest of the available intervals that bars of the wanted one are made of, or None."""
     whole = interval(wanted)
-    bases = [each for each in map(interval, available) if each.name != whole.name and whole.holds_whole(each)]
-    return max(bases, key=lambda each: each.microseconds).name if bases else None
+    bases = [base for base in map(interval, available) if base.name != whole.name and whole.holds_whole(base)]
+    return max(bases, key=lambda base: base.microseconds).name if bases else None

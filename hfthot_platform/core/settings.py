@@ -356,7 +356,7 @@ def _refuse_no_file() -> None:
 
 def _refuse_unknown_variables() -> None:
     known = {f"HFTHOT_{name.upper()}" for name in Settings.model_fields}
-    for variable in sorted(each for each in os.environ if each.upper().startswith("HFTHOT_")):
+    for variable in sorted(name for name in os.environ if name.upper().startswith("HFTHOT_")):
         name = variable.upper().split("__")[0]
         if name in known or name.removeprefix("HFTHOT_").startswith(_NO_SETTINGS):
             continue
@@ -371,7 +371,7 @@ def _malformed(error: ValidationError, overrides: Mapping[str, object]) -> Confi
     """Say which setting is wrong and where it was given; never with what."""
     errors = error.errors(include_input=False, include_url=False)
     # A misspelt key may also be a missing one: the misspelling is what to correct.
-    first = next((each for each in errors if each["type"] == "extra_forbidden"), errors[0])
+    first = next((error for error in errors if error["type"] == "extra_forbidden"), errors[0])
     path = first["loc"]
     name = ".".join(str(part) for part in path)
     unknown = first["type"] == "extra_forbidden"
@@ -382,7 +382,7 @@ def _malformed(error: ValidationError, overrides: Mapping[str, object]) -> Confi
     variable = f"HFTHOT_{str(path[0]).upper()}" if path else ""
     if path and path[0] in overrides:
         return ConfigError(what, where="argument", hint=hint)
-    given = next((each for each in os.environ if each.upper().split("__")[0] == variable), None)
+    given = next((name for name in os.environ if name.upper().split("__")[0] == variable), None)
     if given is not None:
         return ConfigError(what, where=f"{given} in the environment", hint=hint)
     line = _line_of(_config_file(), path)
@@ -435,7 +435,7 @@ def effective(settings: Settings) -> list[Setting]:
         in_file = tomllib.loads(_config_file().read_text(encoding="utf-8"))
     except OSError:
         in_file = {}
-    variables = {each.upper().split("__")[0]: each for each in os.environ}
+    variables = {variable.upper().split("__")[0]: variable for variable in os.environ}
     found = []
     for name, field in Settings.model_fields.items():
         value = getattr(settings, name)
@@ -472,9 +472,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_none=True)
     if isinstance(value, Mapping):
-        return {key: _plain(each) for key, each in value.items()}
+        return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return "**********" if isinstance(value, SecretStr) else value
 
 

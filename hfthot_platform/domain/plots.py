@@ -20,7 +20,8 @@ import numpy as np
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError
-from hfthot_platform.core.time import DAY, HOUR, MINUTE, WEEK
+from hfthot_platform.core.intervals import interval as interval_of
+from hfthot_platform.core.time import DAY, HOUR, MINUTE
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -89,12 +90,33 @@ _MOST_SYMBOLS: Final = 24
 _MOST_POINTS: Final = 1_500
 _MOST_ROWS: Final = 40
 _MOST_GROUPS: Final = 7
-# Lengths to which candles are merged, in microseconds, and what they are called.
-_LENGTHS: Final = (
-    *((MINUTE * n, f"{n}m") for n in (1, 2, 3, 5, 10, 15, 30)),
-    *((HOUR * n, f"{n}h") for n in (1, 2, 3, 4, 6, 8, 12)),
-    (DAY, "1d"),
-    *((WEEK * n, f"{n}w") for n in (1, 2, 4, 13, 52)),
+# The intervals to which candles are merged.
+_MERGED: Final = tuple(
+    map(
+        interval_of,
+        [
+            "1m",
+            "2m",
+            "3m",
+            "5m",
+            "10m",
+            "15m",
+            "30m",
+            "1h",
+            "2h",
+            "3h",
+            "4h",
+            "6h",
+            "8h",
+            "12h",
+            "1d",
+            "1w",
+            "2w",
+            "4w",
+            "13w",
+            "52w",
+        ],
+    )
 )
 
 
@@ -863,12 +885,9 @@ def _merged(bars: pl.DataFrame) -> tuple[pl.DataFrame, int, str]:
     span = int(ticks[-1] - ticks[0]) + own
     # Counted as bars, not as time: a year of trading days is not merged for the sake of its weekends.
     wanted = own if len(ticks) <= _MOST_CANDLES else max(own + 1, -(-span // _MOST_CANDLES))
-    length, name = next(((size, name) for size, name in _LENGTHS if size >= wanted), _LENGTHS[-1])
-    start = pl.col("ts").to_physical()
-    # Weeks start on Monday; 1970-01-05 was the first one.
-    shift = 4 * DAY if length >= WEEK else 0
+    whole = next((found for found in _MERGED if found.microseconds >= wanted), _MERGED[-1])
     return (
-        bars.with_columns(ts=(start - (start - shift) % length).cast(pl.Datetime("us", "UTC")))
+        bars.with_columns(ts=whole.open_time(pl.col("ts")))
         .group_by("ts", maintain_order=True)
         .agg(
             pl.col("open").first(),
@@ -877,8 +896,8 @@ def _merged(bars: pl.DataFrame) -> tuple[pl.DataFrame, int, str]:
             pl.col("close").last(),
             pl.col("volume").sum(),
         ),
-        length,
-        name,
+        whole.microseconds,
+        whole.name,
     )
 
 

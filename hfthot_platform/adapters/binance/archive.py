@@ -272,10 +272,10 @@ def _shape(lines: list[str]) -> _Shape | None:
 
 
 def _line_shape(line: str) -> tuple[Kind, int] | None:
-    fields = [each.strip() for each in line.split(",")]
+    fields = [field.strip() for field in line.split(",")]
     pattern = "".join(
-        "b" if each.lower() in _FLAGS else "i" if each.isdecimal() else "f" if _NUMBER.fullmatch(each) else "x"
-        for each in fields
+        "b" if field.lower() in _FLAGS else "i" if field.isdecimal() else "f" if _NUMBER.fullmatch(field) else "x"
+        for field in fields
     ).replace("f", "n")
     if len(fields) == 12 and re.fullmatch("i[in]{5}i[in]i[in]{3}", pattern) and _is_time(fields[0], fields[6]):
         return "klines", 12
@@ -287,12 +287,12 @@ def _line_shape(line: str) -> tuple[Kind, int] | None:
 
 
 def _is_time(*fields: str) -> bool:
-    return all(len(each) in (13, 16) for each in fields)
+    return all(len(field) in (13, 16) for field in fields)
 
 
 def _folder_symbol(path: Path, kind: Kind) -> str | None:
     """Return the symbol of the archive's folder layout: .../klines/BTCUSDT/1m/x.zip, .../trades/BTCUSDT/x.zip."""
-    parents = [each.name for each in path.parents]
+    parents = [parent.name for parent in path.parents]
     position = 1 if kind == "klines" else 0
     if len(parents) > position + 1 and parents[position + 1] == kind:
         return parents[position]

@@ -67,7 +67,7 @@ class BinanceStream:
         batch_rows: int = BATCH_ROWS,
         progress: Progress = no_progress,
     ) -> Iterator[Batch]:
-        sieves = (_canonical(each, source_ref) for each in _events(probe, progress))
+        sieves = (_canonical(event, source_ref) for event in _events(probe, progress))
         yield from gather(sieves, claim.table, source_ref, batch_rows)
 
 
@@ -104,7 +104,7 @@ def _decode(text: bytes, *, first: int, cut: bool = False) -> Sieve:
     try:
         decoded = messages.str.json_decode(_MESSAGE)
     except pl.exceptions.PolarsError:
-        valid = pl.Series([_is_message(each) for each in messages], dtype=pl.Boolean)
+        valid = pl.Series([_is_message(message) for message in messages], dtype=pl.Boolean)
         sieve.reject(~pl.lit(valid), "malformed_json", "the message is not the JSON of a trade event")
         decoded = messages.filter(valid).str.json_decode(_MESSAGE)
     event = decoded.struct.field("data").struct.unnest()

@@ -81,9 +81,9 @@ class Credentials:
 
     def redact(self, text: str) -> str:
         """Return a text without these values, wherever they come from (an exchange may echo them)."""
-        for each in (self.api_key, self.secret, self.password):
-            if each is not None and each.get_secret_value():
-                text = text.replace(each.get_secret_value(), "***")
+        for secret in (self.api_key, self.secret, self.password):
+            if secret is not None and secret.get_secret_value():
+                text = text.replace(secret.get_secret_value(), "***")
         return text
 
     def apply(self, exchange: Any) -> None:
@@ -463,7 +463,7 @@ class CcxtFeed:
                 hint = nearest(symbol, [*by_canonical, *markets]) or "See `market.instruments`."
                 raise SourceRefusedError(f"unknown symbol {symbol!r}", where=self.name, hint=hint)
             if len(candidates) > 1:
-                names = " or ".join(repr(each["symbol"]) for each in candidates)
+                names = " or ".join(repr(candidate["symbol"]) for candidate in candidates)
                 raise BadRequestError(f"{symbol!r} means {names}", where=self.name, hint="Use ccxt's spelling.")
             (market,) = candidates
             name = canonical_symbol(market)

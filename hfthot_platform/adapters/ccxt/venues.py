@@ -513,7 +513,7 @@ class Binance(Venue):
 
 def _ids(page: Page) -> set[int]:
     """Return the ids of a page's trades, of the unreadable ones too as far as they have one."""
-    unread = (each.raw.get("a") for each in page.bad if isinstance(each.raw, dict))
+    unread = (row.raw.get("a") for row in page.bad if isinstance(row.raw, dict))
     return {*(int(row.trade_id) for row in page.rows), *(number for number in unread if isinstance(number, int))}
 
 

@@ -117,7 +117,7 @@ def _columns(header: list[str], mapping: CsvMapping) -> dict[str, str] | None:
 
 
 def _of_nothing_else(header: list[str], columns: dict[str, str]) -> bool:
-    names = {normal_name(each) for each in header}
+    names = {normal_name(name) for name in header}
     if "kind" in columns:
         return bool(names & {"ex_date", "exdate", "ex_dividend_date"}) or {"kind", "ratio", "amount"} <= names
     return set(columns.values()) == set(header) and bool(names & {"dividends", "stock_splits"})
@@ -147,7 +147,7 @@ def _actions(table: pl.DataFrame, claim: Recognised) -> pl.DataFrame:
         # What is no known kind stays for the sieve, which sets it aside.
         value = pl.when(kind == "split").then("split").when(kind == "dividend").then("dividend")
         return plain.with_columns(kind.alias("_kind"), value.alias("value")).drop("split", "dividend")
-    both = [each for each, target in (("split", "ratio"), ("dividend", "amount")) if target in columns]
+    both = [kind for kind, target in (("split", "ratio"), ("dividend", "amount")) if target in columns]
     rows = plain.drop("kind").unpivot(
         both, index=[ROW_NUMBER, "ts", "symbol", "currency"], variable_name="kind", value_name="value"
     )

@@ -52,7 +52,7 @@ REQUIRED: Final[dict[str, tuple[str, ...]]] = {
     BARS_1M.name: ("ts", "open", "high", "low", "close", "volume"),
     BARS.name: ("ts", "open", "high", "low", "close", "volume"),
 }
-_CONTRACTS: Final = {each.name: each for each in (TRADES, BARS_1M, BARS)}
+_CONTRACTS: Final = {table.name: table for table in (TRADES, BARS_1M, BARS)}
 _SIDES: Final = {
     **dict.fromkeys(("buy", "b", "bid", "buyer", "long", "taker_buy"), "buy"),
     **dict.fromkeys(("sell", "s", "a", "ask", "seller", "short", "taker_sell"), "sell"),
@@ -238,7 +238,7 @@ def _ranked(keys: pl.DataFrame) -> pl.DataFrame:
     place = pl.int_range(pl.len(), dtype=pl.Int64)
     columns = keys.columns
     in_order = keys.with_columns(place.alias("_arrival")).sort(columns, maintain_order=True)
-    differs = pl.any_horizontal(pl.col(each).ne_missing(pl.col(each).shift(1)) for each in columns)
+    differs = pl.any_horizontal(pl.col(column).ne_missing(pl.col(column).shift(1)) for column in columns)
     begins = (differs | (place == 0)).alias("_begins")
     return (
         in_order.with_columns(begins)
@@ -433,19 +433,19 @@ class Canonical:
         if rows.height == 0:
             return
         names = rows["symbol"].unique().drop_nulls()
-        unclear = {each: why for each in names if (why := needs_unit(each, self._mapping, self._table)) is not None}
+        unclear = {name: why for name in names if (why := needs_unit(name, self._mapping, self._table)) is not None}
         if unclear:
             unknown = pl.col("symbol").replace_strict(unclear, default=None, return_dtype=pl.String)
             hint = "declare `amount_unit` (base, quote, or contracts with contract_size and contract_unit)"
             sieve.reject(unknown.is_not_null(), "unknown_amount_unit", pl.format(f"{{}}; {hint}", unknown))
         price = pl.mean_horizontal(_PRICES) if self._table != TRADES.name else pl.col("price")
-        factors = {each: self._units(each) for each in names if each not in unclear}
-        if all(each == (1.0, "base") for each in factors.values()):
+        factors = {name: self._units(name) for name in names if name not in unclear}
+        if all(factor == (1.0, "base") for factor in factors.values()):
             return
         size = pl.col("symbol").replace_strict(
-            {each: size for each, (size, _) in factors.items()}, return_dtype=pl.Float64
+            {symbol: size for symbol, (size, _) in factors.items()}, return_dtype=pl.Float64
         )
-        in_quote = pl.col("symbol").is_in([each for each, (_, unit) in factors.items() if unit == "quote"])
+        in_quote = pl.col("symbol").is_in([symbol for symbol, (_, unit) in factors.items() if unit == "quote"])
         converted = []
         for name in ("amount", "volume", "buy_volume"):
             if name in rows.columns:
@@ -475,7 +475,7 @@ class Canonical:
         self._in_base(sieve)
         if "interval" in sieve.rows.columns:
             spelled = sieve.rows["interval"].cast(pl.String)
-            names = {each: canonical_name(each) for each in spelled.unique().drop_nulls()}
+            names = {word: canonical_name(word) for word in spelled.unique().drop_nulls()}
             named = pl.col("interval").cast(pl.String).replace_strict(names, default=None, return_dtype=pl.String)
             detail = pl.format("interval {}", pl.col("interval").cast(pl.String).fill_null("empty"))
             sieve.reject(named.is_null() | (named == "1m"), "unsupported_interval", detail)
@@ -515,7 +515,7 @@ def canonical_batches(
 ) -> Iterator[Batch]:
     """Yield the canonical rows of a file's sieves; of bars, those whose end the file does not prove are not final."""
     canonical = Canonical(mapping, claim.table, source_ref=source_ref, where=probe.name, now=probe.now)
-    batches = gather((canonical.apply(each) for each in sieves), claim.table, source_ref, batch_rows)
+    batches = gather((canonical.apply(sieve) for sieve in sieves), claim.table, source_ref, batch_rows)
     yield from last_bar_open(batches) if claim.table != TRADES.name and mapping.as_of is None else batches
 
 

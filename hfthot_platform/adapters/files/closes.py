@@ -100,7 +100,7 @@ def _long(header: list[str], mapping: CsvMapping) -> dict[str, object] | None:
     if "close" not in columns and "adj_close" in columns:
         columns["close"] = columns.pop("adj_close")
         columns["only_adjusted"] = ""
-    known = {"ts", "close"} <= set(columns) and all(not each or each in header for each in columns.values())
+    known = {"ts", "close"} <= set(columns) and all(not column or column in header for column in columns.values())
     return {"shape": "long", "columns": columns} if known else None
 
 

@@ -132,10 +132,10 @@ def _sample(probe: FileProbe, names: list[str]) -> list[list[str]]:
 
 def _as_text(values: pl.Series) -> list[str]:
     if values.dtype.is_nested() or values.dtype == pl.Binary:
-        return ["[]" if each is None else "nested" for each in values]
+        return ["[]" if value is None else "nested" for value in values]
     if values.dtype.is_float() and values.drop_nulls().eq(values.drop_nulls().round()).all():
         values = values.cast(pl.Int64, strict=False)
-    return [each or "" for each in values.cast(pl.String, strict=False)]
+    return [value or "" for value in values.cast(pl.String, strict=False)]
 
 
 def _frames(probe: FileProbe, columns: dict[str, str]) -> Iterator[pl.DataFrame]:

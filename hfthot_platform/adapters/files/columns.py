@@ -174,7 +174,7 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
         return [row[place].strip() for row in rows if place < len(row)]
 
     def has_values(place: int) -> bool:
-        return any(each.lower() not in _NOTHING for each in values(place))
+        return any(value.lower() not in _NOTHING for value in values(place))
 
     def candidates(target: str) -> list[int]:
         found = [place for usual in _NAMES[target] for place in places.get(usual, [])]
@@ -183,24 +183,24 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
 
     found = {target: all_of[0] for target in _NAMES if target != "ts" and (all_of := candidates(target))}
     if "symbol" in found and normalised(names[found["symbol"]]) in _DOUBTFUL_SYMBOLS:
-        words = [each for each in values(found["symbol"]) if each.lower() not in _NOTHING]
-        if not words or not all(_SYMBOL.fullmatch(each) for each in words):
+        words = [value for value in values(found["symbol"]) if value.lower() not in _NOTHING]
+        if not words or not all(_SYMBOL.fullmatch(word) for word in words):
             del found["symbol"]
     found.update(_volumes(names, candidates("volume"), values))
     if len(letters := places.get("s", [])) == 2 and "i" in places:
         # Bybit's messages: s is the symbol, S the side, i the trade.
-        sides = [place for place in letters if {each.lower() for each in values(place)} <= {"buy", "sell"}]
+        sides = [place for place in letters if {value.lower() for value in values(place)} <= {"buy", "sell"}]
         if len(sides) == 1 and rows:
             found["side"], found["trade_id"] = sides[0], places["i"][0]
             found["symbol"] = next(place for place in letters if place != sides[0])
     if "side" not in found and (types := places.get("type")):
-        kinds = {each.lower() for each in values(types[0])} - _NOTHING
+        kinds = {value.lower() for value in values(types[0])} - _NOTHING
         # Bitstamp writes 0 and 1.
         if kinds and (kinds <= {"buy", "sell"} or (kinds <= {"0", "1"} and {"price", "amount"} <= set(found))):
             found["side"] = types[0]
     if "price" in found and "amount" in found:
         found["amount"] = _in_base(found["price"], candidates("amount"), values)
-    if all(each in found for each in ("open", "high", "low")) and "close" not in found and "price" in found:
+    if all(name in found for name in ("open", "high", "low")) and "close" not in found and "price" in found:
         found["close"] = found.pop("price")  # an index's "Price" beside open, high and low is the last one
     if "amount" not in found and "price" in found and "open" not in found and "volume" in found:
         found["amount"] = found.pop("volume")
@@ -211,7 +211,7 @@ def match_columns(names: Sequence[str], rows: Sequence[Sequence[str]] = ()) -> d
     found.update(_time(names, candidates("ts"), values))
     if not {"ts", "date"} & set(found):
         return {}
-    taken = _BAR_TARGETS if all(each in found for each in PRICES) else _TRADE_TARGETS
+    taken = _BAR_TARGETS if all(price in found for price in PRICES) else _TRADE_TARGETS
     if taken is _TRADE_TARGETS and not {"price", "amount"} <= set(found):
         return {}
     # One column is one thing only: `t` is not both a time and a trade's number.
@@ -226,7 +226,7 @@ def _volumes(names: Sequence[str], usual: list[int], values: object) -> dict[str
     """Return the columns of base and quote volume: `Volume BTC` and `Volume USD`, `Volume_(Currency)`."""
     assert callable(values)
     found: dict[str, int] = {}
-    traded = [place for place in usual if any(_nonzero(each) for each in values(place))]
+    traded = [place for place in usual if any(_nonzero(value) for value in values(place))]
     if usual:
         found["volume"] = (traded or usual)[0]
     spelled = {place: normalised(name) for place, name in enumerate(names)}
@@ -252,7 +252,7 @@ def _in_base(price: int, amounts: list[int], values: object) -> int:
 
     def numbers(place: int) -> list[float]:
         try:
-            return [float(each) for each in values(place)]
+            return [float(value) for value in values(place)]
         except ValueError:
             return []
 
@@ -276,13 +276,13 @@ def _time(names: Sequence[str], usual: list[int], values: object) -> dict[str, i
         return {}
 
     def all_match(place: int, pattern: re.Pattern[str]) -> bool:
-        known = [each for each in values(place) if each.lower() not in _NOTHING]
-        return bool(known) and sum(pattern.fullmatch(each) is not None for each in known) > 0.5 * len(known)
+        known = [value for value in values(place) if value.lower() not in _NOTHING]
+        return bool(known) and sum(pattern.fullmatch(value) is not None for value in known) > 0.5 * len(known)
 
     # The index of a frame, and other columns with a name that says little, have to look like times.
     vague = [place for place in usual if normalised(names[place]) in ("", "index", "unnamed_0", "period", "start")]
     stamps = (_EPOCH, _DAY, _STAMP)
-    usual = [place for place in usual if place not in vague or any(all_match(place, each) for each in stamps)]
+    usual = [place for place in usual if place not in vague or any(all_match(place, stamp) for stamp in stamps)]
     if not usual:
         return {}
     if epochs := [place for place in usual if all_match(place, _EPOCH)]:
@@ -385,7 +385,7 @@ def refuse_by_name(probe: FileProbe) -> None:
         RejectedFileError: `unsupported_content`.
     """
     own = [probe.inner_name, probe.name, *probe.member.split("/")]
-    folders = [each.name for each in list(probe.path.parents)[:_FOLDERS_ABOVE]]
+    folders = [parent.name for parent in list(probe.path.parents)[:_FOLDERS_ABOVE]]
     for name in [*own, *folders]:
         if found := _UNTRADED.search(name):
             raise _other(probe, f"{found[0]} candles are not made of trades", overridable=False)
@@ -395,10 +395,10 @@ def refuse_by_name(probe: FileProbe) -> None:
         return
     for pattern, what in _WORDS:
         if found_in := next(
-            (each for each in own if re.search(rf"(?<![a-z])({pattern})(?![a-z])", each, re.IGNORECASE)), None
+            (name for name in own if re.search(rf"(?<![a-z])({pattern})(?![a-z])", name, re.IGNORECASE)), None
         ):
             raise _other(probe, f"the name {found_in!r} says that it holds {what}")
-        if folder := next((each for each in folders if re.fullmatch(pattern, each, re.IGNORECASE)), None):
+        if folder := next((folder for folder in folders if re.fullmatch(pattern, folder, re.IGNORECASE)), None):
             raise _other(probe, f"the folder {folder!r} says that it holds {what}")
 
 
@@ -416,7 +416,7 @@ def refuse_other_tables(
     Raises:
         RejectedFileError: `unsupported_content`.
     """
-    words = [normalised(each) for each in names]
+    words = [normalised(name) for name in names]
     _refuse_fixed_point(words, rows, probe)
     if bars:
         return
@@ -428,7 +428,7 @@ def refuse_other_tables(
     if not used:
         used = {word: set() for word in words}
     for pattern, what in _CERTAIN:
-        if column := next((each for each in used if re.fullmatch(pattern, each)), None):
+        if column := next((name for name in used if re.fullmatch(pattern, name)), None):
             raise _other(probe, f"the column {column!r} belongs to {what}", overridable=False)
     for column, known in (("action", _BOOK_ACTIONS), ("type", _BOOK_EVENTS), ("event", _BOOK_EVENTS)):
         if used.get(column, set()) & known:
@@ -444,9 +444,9 @@ def refuse_other_tables(
             told = {row[place].strip().lower() for row in rows if (place := words.index("liquidation")) < len(row)}
             if told & {"", "none", "null", "false", "0", "no"}:
                 continue  # a flag of some trades among others
-        if column := next((each for each in used if re.fullmatch(pattern, each)), None):
+        if column := next((name for name in used if re.fullmatch(pattern, name)), None):
             raise _other(probe, f"the column {column!r} belongs to {what}")
-    sides = next((used[each] for each in _NAMES["side"] if each in used and each not in _OF_TRADES), set())
+    sides = next((used[name] for name in _NAMES["side"] if name in used and name not in _OF_TRADES), set())
     if sides and sides <= {"bid", "ask", "bids", "asks"} and not probe.declared.sides:
         raise _other(probe, f"side is {' or '.join(sorted(sides))}, as in an order book")
 
@@ -457,7 +457,7 @@ def _refuse_fixed_point(words: list[str], rows: Sequence[Sequence[str]], probe: 
         return
     places = [place for place, word in enumerate(words) if word in ("price", *PRICES)]
     cells = [row[place] for row in rows for place in places if place < len(row)]
-    if cells and all(re.fullmatch(r"-?\d{5,}", each) for each in cells):
+    if cells and all(re.fullmatch(r"-?\d{5,}", cell) for cell in cells):
         raise RejectedFileError(
             "wrong_schema",
             f"prices are whole numbers of 1e-9, as {cells[0]}",

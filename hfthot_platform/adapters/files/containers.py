@@ -187,7 +187,7 @@ class Payload(io.RawIOBase):
             self._stack.push(archive.closing)
             return archive
         # One at each depth: the members of an archive are asked for one after the other.
-        for depth in [each for each in kept if each >= len(before)]:
+        for depth in [level for level in kept if level >= len(before)]:
             kept.pop(depth).closing.close()
         kept[len(before)] = archive
         return archive
@@ -267,15 +267,15 @@ def data_members(archive: zipfile.ZipFile, where: str) -> list[str]:
     Raises:
         RejectedFileError: `empty`, or `unsupported_container` (a workbook, encrypted, or too many files).
     """
-    infos = [each for each in archive.infolist() if not each.is_dir()]
-    names = {each.filename for each in infos}
+    infos = [info for info in archive.infolist() if not info.is_dir()]
+    names = {info.filename for info in infos}
     hint = "Save it as CSV."
     if "[Content_Types].xml" in names or "mimetype" in names:
         raise RejectedFileError("unsupported_container", "the file is a workbook or document", where=where, hint=hint)
-    data = [each for each in infos if not _NO_DATA.search(each.filename)]
+    data = [info for info in infos if not _NO_DATA.search(info.filename)]
     if not data:
         raise RejectedFileError("empty", "the zip holds no file", where=where, hint="Copy it again.")
-    if any(each.flag_bits & 1 for each in data):
+    if any(info.flag_bits & 1 for info in data):
         raise RejectedFileError(
             "unsupported_container", "the zip is encrypted", where=where, hint="Unpack it with its password."
         )
@@ -283,11 +283,11 @@ def data_members(archive: zipfile.ZipFile, where: str) -> list[str]:
         raise RejectedFileError(
             "unsupported_container", f"the zip holds {len(data):,} files", where=where, hint="Split it."
         )
-    if len({each.filename for each in data}) != len(data):
+    if len({info.filename for info in data}) != len(data):
         raise RejectedFileError(
             "unsupported_container", "two files in the zip have the same name", where=where, hint="Pack it again."
         )
-    return sorted(each.filename for each in data)
+    return sorted(info.filename for info in data)
 
 
 def routes(path: Path) -> Iterator[tuple[Route, str, bytes]]:

@@ -220,7 +220,7 @@ def complete(
         )
     table = mapping.table or (BARS.name if is_bars else TRADES.name)
     has_time = "ts" in targets or "date" in targets or ("time" in targets and mapping.date is not None)
-    missing = [each for each in REQUIRED[table] if each not in targets and not (each == "ts" and has_time)]
+    missing = [name for name in REQUIRED[table] if name not in targets and not (name == "ts" and has_time)]
     if missing == ["volume"]:
         if mapping.volume != "none":
             raise RejectedFileError(
@@ -276,9 +276,9 @@ def _is_of_bybit_contracts(
 
 def venue_in_path(probe: FileProbe) -> str | None:
     """Return the venue that one of the nearest folders, or a part of the file's name, is called after."""
-    folders = [each.name.lower() for each in list(probe.path.parents)[:3]]
+    folders = [parent.name.lower() for parent in list(probe.path.parents)[:3]]
     words = re.split(r"[-_. ]", probe.inner_name.lower())
-    venue = next((each for each in [*folders, *words] if each in CRYPTO_VENUES), None)
+    venue = next((word for word in [*folders, *words] if word in CRYPTO_VENUES), None)
     futures = re.search(r"-futures\b", probe.inner_name) or "futures" in folders
     return "binance_usdm" if venue == "binance" and futures else venue
 
@@ -296,7 +296,7 @@ def _declared(probe: FileProbe) -> _Plan:
         while not isinstance(columns, dict) and skip < len(lines) and lines[skip].lstrip().startswith(mapping.comment):
             skip += 1
     if not isinstance(columns, dict):
-        names = [each or f"_{n}" for n, each in enumerate(columns)]
+        names = [name or f"_{n}" for n, name in enumerate(columns)]
         return _Plan("mapping", mapping, names, skip)
     while skip < len(lines) - 1 and mapping.skip_lines == 0 and _is_remark(lines[skip], mapping):
         skip += 1
@@ -313,7 +313,7 @@ def _declared(probe: FileProbe) -> _Plan:
     rows = _rows(lines[skip + 1 :], separator)
     places: dict[str, int] = {}
     for target, name in columns.items():
-        same = [place for place, each in enumerate(header) if each == name.strip()]
+        same = [place for place, column in enumerate(header) if column == name.strip()]
         filled = [place for place in same if any(place < len(row) and row[place].strip() for row in rows)]
         places[target] = (filled or same)[0]
     refuse_other_tables(header, rows, probe, bars="open" in columns or "close" in columns)
@@ -358,8 +358,8 @@ def _headless(probe: FileProbe) -> _Plan | None:
     skip = probe.declared.skip_lines
     lines = probe.lines[skip:]
     separator = probe.declared.separator or (_separator(lines[0]) if lines else ",")
-    fields = [each for each in _rows(lines, separator) if each]
-    numeric = [row for row in fields if all(_NUMBER.fullmatch(each) for each in row)]
+    fields = [row for row in _rows(lines, separator) if row]
+    numeric = [row for row in fields if all(_NUMBER.fullmatch(cell) for cell in row)]
     if len(numeric) >= 0.5 * len(fields) and numeric:
         for preset, mapping, fits in (
             ("kraken_trades", _KRAKEN, _is_kraken(numeric)),
@@ -369,7 +369,7 @@ def _headless(probe: FileProbe) -> _Plan | None:
             if fits:
                 assert isinstance(mapping.columns, tuple)
                 full = probe.declared.over(mapping.model_copy(update={"separator": separator}))
-                return _Plan(preset, full, [each or "" for each in mapping.columns], skip)
+                return _Plan(preset, full, [column or "" for column in mapping.columns], skip)
     names = _plain_bars(fields)
     if names is None:
         return None
@@ -385,7 +385,7 @@ def _plain_bars(rows: list[list[str]]) -> list[str] | None:
     if width - begin not in (4, 5, 6) or not _TIME_LIKE.match(rows[0][0]):
         return None
     try:
-        values = [[float(each) for each in row[begin : begin + 4]] for row in rows if len(row) == width]
+        values = [[float(cell) for cell in row[begin : begin + 4]] for row in rows if len(row) == width]
     except ValueError:
         return None
     if len(values) < 0.9 * len(rows) or not is_in_order(values, (0, 1, 2, 3)):
@@ -402,7 +402,7 @@ _CLOCK_ALONE: Final = re.compile(r"\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?|\d{4}|\d{6}")
 def is_in_order(rows: Sequence[Sequence[float]], order: Sequence[int]) -> bool:
     """Return whether open, high, low, close stand at these places of (nearly) all rows."""
     fits = 0
-    known = [row for row in rows if not any(each != each for each in row)]  # noqa: PLR0124 - NaN
+    known = [row for row in rows if not any(value != value for value in row)]  # noqa: PLR0124 - NaN
     for row in known:
         opened, high, low, closed = (row[place] for place in order)
         fits += high >= max(opened, low, closed) and low <= min(opened, closed)
@@ -421,17 +421,17 @@ def _yfinance(header: list[str], lines: list[str], separator: str) -> tuple[list
 
 
 def _is_header(header: list[str]) -> bool:
-    return sum(bool(re.match(r"[<A-Za-z_]", each)) for each in header) > 0.5 * len(header)
+    return sum(bool(re.match(r"[<A-Za-z_]", name)) for name in header) > 0.5 * len(header)
 
 
 def _is_cryptodatadownload(header: list[str]) -> bool:
-    names = [each.lower() for each in header]
-    return sum(each.startswith("volume") for each in names) >= 2 and {"date", "symbol", "open"} <= set(names)
+    names = [name.lower() for name in header]
+    return sum(name.startswith("volume") for name in names) >= 2 and {"date", "symbol", "open"} <= set(names)
 
 
 def _exchange(header: list[str], rows: list[list[str]]) -> str | None:
     """Return the venue that a column named exchange has in all rows."""
-    place = next((n for n, each in enumerate(header) if each.lower() in ("exchange", "venue")), None)
+    place = next((n for n, column in enumerate(header) if column.lower() in ("exchange", "venue")), None)
     names = set() if place is None else {row[place].strip().lower() for row in rows if place < len(row)}
     if len(names) != 1:
         return None
@@ -454,12 +454,12 @@ def _is_kraken(rows: list[list[str]]) -> bool:
 def _is_kraken_bars(rows: list[list[str]]) -> bool:
     bars = [row for row in rows if len(row) == 7 and re.fullmatch(r"\d{10}", row[0]) and row[6].isdecimal()]
     return len(bars) > 0.9 * len(rows) and is_in_order(
-        [[float(each) for each in row[1:5]] for row in bars], (0, 1, 2, 3)
+        [[float(cell) for cell in row[1:5]] for row in bars], (0, 1, 2, 3)
     )
 
 
 def _is_bitfinex(rows: list[list[str]]) -> bool:
-    candles = [[float(each) for each in row] for row in rows if len(row) == 6 and re.fullmatch(r"\d{12,13}", row[0])]
+    candles = [[float(cell) for cell in row] for row in rows if len(row) == 6 and re.fullmatch(r"\d{12,13}", row[0])]
     ordered = [c for c in candles if c[3] >= max(c[1], c[2], c[4]) and c[4] <= min(c[1], c[2])]
     if len(candles) <= 0.5 * len(rows) or len(ordered) < 0.9 * len(candles):
         return False
@@ -473,7 +473,7 @@ def _separator(line: str) -> str:
 
 
 def _split(line: str, separator: str) -> list[str]:
-    return [each.strip() for each in next(csv.reader([line], delimiter=separator), [])]
+    return [cell.strip() for cell in next(csv.reader([line], delimiter=separator), [])]
 
 
 def _rows(lines: Sequence[str], separator: str) -> list[list[str]]:
@@ -500,7 +500,7 @@ def _spelled(plan: _Plan, probe: FileProbe) -> CsvMapping:
     """
     mapping = plan.mapping
     lines = probe.lines[plan.skip_lines :]
-    separator = mapping.separator or _separator(next((each for each in lines if each.strip()), ","))
+    separator = mapping.separator or _separator(next((line for line in lines if line.strip()), ","))
     mapping = CsvMapping(separator=separator).over(mapping) if mapping.separator is None else mapping
     if mapping.decimal is not None:
         return mapping
@@ -513,8 +513,8 @@ def _spelled(plan: _Plan, probe: FileProbe) -> CsvMapping:
     ]
     if not cells:
         return mapping
-    commas = any(re.fullmatch(r"\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+", each) for each in cells)
-    groups = any(re.fullmatch(r"\d{1,3}(,\d{3})+\.\d*|\d{1,3}(,\d{3}){2,}", each) for each in cells)
+    commas = any(re.fullmatch(r"\d+,(\d{1,2}|\d{4,})|0,\d+|\d{1,3}(\.\d{3})+,\d+", cell) for cell in cells)
+    groups = any(re.fullmatch(r"\d{1,3}(,\d{3})+\.\d*|\d{1,3}(,\d{3}){2,}", cell) for cell in cells)
     points = any(
         re.fullmatch(r"[+-]?\d+\.(\d{1,2}|\d{4,})", row[place].strip())
         for row in rows
@@ -542,7 +542,7 @@ def _fitted(plan: _Plan, mapping: CsvMapping, probe: FileProbe) -> list[str]:
     if isinstance(mapping.columns, tuple) and plan.preset != "mapping":
         return names
     rows = _rows(
-        [each for each in probe.lines[plan.skip_lines :] if not _is_remark(each, mapping)], mapping.separator or ","
+        [line for line in probe.lines[plan.skip_lines :] if not _is_remark(line, mapping)], mapping.separator or ","
     )
     widths = Counter(map(len, rows))
     if not widths:

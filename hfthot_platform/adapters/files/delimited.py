@@ -105,7 +105,7 @@ class Sieve:
     @property
     def read(self) -> int:
         """Return how many source rows the sieve accounts for."""
-        return self.rows.height + sum(each.height for each in self._rejected) + self.gaps
+        return self.rows.height + sum(frame.height for frame in self._rejected) + self.gaps
 
     def add_rejected(self, rejected: pl.DataFrame) -> None:
         """Take over rows that were set aside before the sieve."""
@@ -136,8 +136,8 @@ def is_table_of_numbers(probe: FileProbe) -> bool:
 
     That is, a number beside a day, or two numbers among three fields.
     """
-    lines = [each for each in probe.lines[:100] if each.strip()] if probe.is_text else []
-    fields = (re.split(r"[,;\t|]", each) for each in lines)
+    lines = [line for line in probe.lines[:100] if line.strip()] if probe.is_text else []
+    fields = (re.split(r"[,;\t|]", line) for line in lines)
     rows = sum(_has_numbers(row) for row in fields)
     return bool(rows) and rows >= 0.5 * len(lines)
 
@@ -197,13 +197,13 @@ def _without_remarks(text: bytes, comment: str | None) -> bytes:
 def _looks_cut(line: bytes, before: bytes, layout: Layout) -> str | None:
     """Return why a last line without a line feed seems cut off, or None."""
     separator = layout.separator.encode()
-    above = [each.strip().rsplit(separator, 1)[-1] for each in before.split(b"\n")[1:] if each.strip()]
+    above = [line.strip().rsplit(separator, 1)[-1] for line in before.split(b"\n")[1:] if line.strip()]
     last = line.strip().rsplit(separator, 1)[-1]
     way_out = "if it is complete, end it with a line feed or declare `complete: true`"
     if len(above) < 3:
         return None
-    lengths = {len(each) for each in above}
-    decimals = {len(each.partition(b".")[2]) for each in above}
+    lengths = {len(value) for value in above}
+    decimals = {len(value.partition(b".")[2]) for value in above}
     if len(lengths) == 1 and len(last) < min(lengths):
         return f"the file ends within this line: its last field is shorter than in all lines above; {way_out}"
     if len(decimals) == 1 and len(last.partition(b".")[2]) < min(decimals):

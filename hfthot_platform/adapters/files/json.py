@@ -106,7 +106,7 @@ class Json:
         yield from canonical_batches(sieves, mapping, probe, claim, source_ref, batch_rows)
 
     def _arrays(self, probe: FileProbe) -> Recognised | None:
-        rows = [each for each in _head_elements(probe) if isinstance(each, list)]
+        rows = [element for element in _head_elements(probe) if isinstance(element, list)]
         if not rows:
             return None
         names = _array_names(rows, probe)
@@ -118,9 +118,9 @@ class Json:
 
     def _records(self, probe: FileProbe, preset: str) -> Recognised | None:
         elements = _head_elements(probe)
-        messages = [each for each in elements if isinstance(each, dict) and not _is_record(each)]
+        messages = [element for element in elements if isinstance(element, dict) and not _is_record(element)]
         if len(messages) > 0.5 * len(elements) and not match_columns(list(_flat(messages[0]))):
-            rows = [row for each in messages for row in _inside(each)]
+            rows = [row for message in messages for row in _inside(message)]
             if match_columns(list(dict.fromkeys(key for row in rows for key in row))) or probe.declared.columns:
                 return self._table(probe, rows, "messages", shape="messages")
         return self._table(probe, elements, preset)
@@ -135,15 +135,15 @@ class Json:
         shape: str = "elements",
     ) -> Recognised | None:
         """Return the claim on rows that are records, or arrays within a document."""
-        arrays = [each for each in elements if isinstance(each, list)]
+        arrays = [element for element in elements if isinstance(element, list)]
         if len(arrays) > 0.5 * len(elements):
             names = _array_names(arrays, probe)
             return self._claim(probe, names, arrays, preset, shape="elements", elements=whole)
-        records = [_flat(each) for each in elements if isinstance(each, dict)]
+        records = [_flat(element) for element in elements if isinstance(element, dict)]
         if not records:
             return None
-        keys = list(dict.fromkeys(key for each in records[:_SAMPLE] for key in each))
-        rows = [[_text(each.get(key)) or "" for key in keys] for each in records[:_SAMPLE]]
+        keys = list(dict.fromkeys(key for record in records[:_SAMPLE] for key in record))
+        rows = [[_text(record.get(key)) or "" for key in keys] for record in records[:_SAMPLE]]
         declared = probe.declared.columns
         if isinstance(declared, tuple):
             raise RejectedFileError(
@@ -163,7 +163,7 @@ class Json:
         refuse_by_name(probe)
         refuse_other_tables(keys, rows, probe, bars="open" in matched)
         if not matched:
-            if _PRICE_NAMES & {normalised(each) for each in keys}:
+            if _PRICE_NAMES & {normalised(key) for key in keys}:
                 raise RejectedFileError(
                     "wrong_schema",
                     f"records with {', '.join(map(repr, keys))} are neither bars nor trades",
@@ -208,7 +208,7 @@ class Json:
             or not _MS[0] < stamp < _MS[1]
         ):
             return None
-        refuse_other_tables(list(first), [[_text(each) or "" for each in first.values()]], probe)
+        refuse_other_tables(list(first), [[_text(value) or "" for value in first.values()]], probe)
         info = first.get("info")
         preset = CsvMapping(table="market.trades", time="us")
         if isinstance(info, list) and len(info) in (6, 7):
@@ -216,7 +216,7 @@ class Json:
         elif isinstance(info, dict) and info.keys() >= _BINANCE_INFO:
             preset = preset.model_copy(update={"venue": "binance"})
         targets = (
-            tuple(_CCXT_SCHEMA) if first.get("symbol") else tuple(each for each in _CCXT_SCHEMA if each != "symbol")
+            tuple(_CCXT_SCHEMA) if first.get("symbol") else tuple(name for name in _CCXT_SCHEMA if name != "symbol")
         )
         mapping, table = complete(probe.declared.over(preset), probe, targets, pl.DataFrame())
         details: dict[str, object] = {
@@ -259,7 +259,7 @@ def _preset(names: Sequence[str | None]) -> str:
 
 def _is_lines(probe: FileProbe) -> bool:
     """Return whether a text that begins with { has one record on each line."""
-    lines = [each for each in probe.lines if each.strip()]
+    lines = [line for line in probe.lines if line.strip()]
     try:
         return isinstance(json.loads(lines[0]), dict) and (
             lines[1].lstrip().startswith("{") if len(lines) > 1 else _is_record(json.loads(lines[0]))
@@ -269,7 +269,7 @@ def _is_lines(probe: FileProbe) -> bool:
 
 
 def _is_record(element: dict[str, Any]) -> bool:
-    return not any(isinstance(each, (dict, list)) for each in element.values())
+    return not any(isinstance(value, (dict, list)) for value in element.values())
 
 
 class _NoRows:
@@ -281,15 +281,15 @@ def _inside(message: Any, depth: int = 0) -> list[dict[str, Any]]:
     if depth > 5:
         return []
     if isinstance(message, list):
-        records = [each for each in message if isinstance(each, dict)]
-        return [row for each in records for row in _inside(each, depth + 1) or [each]]
+        records = [element for element in message if isinstance(element, dict)]
+        return [row for record in records for row in _inside(record, depth + 1) or [record]]
     if not isinstance(message, dict):
         return []
-    lists = [each for each in message.values() if isinstance(each, list)]
-    nested = [each for each in message.values() if isinstance(each, dict)]
-    rows = [row for each in lists for row in _inside(each, depth + 1)]
-    rows = rows or [row for each in nested for row in _inside(each, depth + 1)]
-    return rows or [each for each in nested if len(each) >= 3 and _is_record(each)]
+    lists = [value for value in message.values() if isinstance(value, list)]
+    nested = [value for value in message.values() if isinstance(value, dict)]
+    rows = [row for part in lists for row in _inside(part, depth + 1)]
+    rows = rows or [row for part in nested for row in _inside(part, depth + 1)]
+    return rows or [record for record in nested if len(record) >= 3 and _is_record(record)]
 
 
 def _unwrapped(messages: Iterator[Any], where: str, keys: dict[str, str]) -> Iterator[Any]:
@@ -304,7 +304,7 @@ def _unwrapped(messages: Iterator[Any], where: str, keys: dict[str, str]) -> Ite
         if isinstance(message, _Cut):
             yield message
             continue
-        rows = [each for each in _inside(message) if not known.isdisjoint(each)]
+        rows = [record for record in _inside(message) if not known.isdisjoint(record)]
         if rows and "symbol" not in keys:
             channels |= {str(message[key]) for key in _CHANNELS if isinstance(message.get(key), str)}
             if len(channels) > 1:
@@ -372,12 +372,12 @@ def _tail(rows: Sequence[list[Any]], width: int) -> tuple[str | None, ...] | Non
 
 def _price_order(rows: Sequence[list[Any]], probe: FileProbe) -> tuple[str, ...]:
     """Return the order of four prices that the values of the first rows allow."""
-    prices = [[_number(each) for each in row[1:5]] for row in rows]
-    known = [row for row in prices if not any(each != each for each in row)]  # noqa: PLR0124 - NaN
+    prices = [[_number(cell) for cell in row[1:5]] for row in rows]
+    known = [row for row in prices if not any(value != value for value in row)]  # noqa: PLR0124 - NaN
     usual = {"bitfinex": _ORDERS[1], "coinbase": _ORDERS[2]}.get(probe.declared.venue or "", _ORDERS[0])
     if all(len(set(row)) == 1 for row in known):
         return usual  # flat bars fit every order
-    fits = [order for order in (usual, *_ORDERS) if is_in_order(known, [order.index(each) for each in PRICES])]
+    fits = [order for order in (usual, *_ORDERS) if is_in_order(known, [order.index(price) for price in PRICES])]
     if not fits:
         raise _other_width(probe, "the prices of the arrays are in no known order")
     return fits[0]
@@ -401,12 +401,12 @@ def _other_width(probe: FileProbe, what: str) -> RejectedFileError:
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
     """Return a record with the entries of nested records beside its own, as `outer.inner`."""
-    if not any(isinstance(each, dict) for each in record.values()):
+    if not any(isinstance(value, dict) for value in record.values()):
         return record
     flat: dict[str, Any] = {}
     for key, value in record.items():
         flat.update(
-            {f"{key}.{inner}": each for inner, each in value.items()} if isinstance(value, dict) else {key: value}
+            {f"{key}.{inner}": content for inner, content in value.items()} if isinstance(value, dict) else {key: value}
         )
     return flat
 
@@ -508,10 +508,10 @@ def _chunks(elements: Iterator[Any], to_sieve: Any, progress: Progress) -> Itera
 
 
 def _ccxt_sieve(elements: list[Any], first: int) -> Sieve:
-    trades = [each if isinstance(each, dict) else {} for each in elements]
+    trades = [element if isinstance(element, dict) else {} for element in elements]
     rows = pl.DataFrame(
         {
-            "ts": pl.Series([_event_us(each) for each in trades], dtype=_INT),
+            "ts": pl.Series([_event_us(trade) for trade in trades], dtype=_INT),
             "trade_id": _series(trades, "id", _TEXT),
             "symbol": _series(trades, "symbol", _TEXT),
             "side": _series(trades, "side", _TEXT),
@@ -527,7 +527,7 @@ def _ccxt_sieve(elements: list[Any], first: int) -> Sieve:
 
 def _series(trades: list[dict[str, Any]], key: str, dtype: pl.DataType) -> pl.Series:
     # Some exports quote their numbers.
-    text = pl.Series([_text(each.get(key)) for each in trades], dtype=_TEXT)
+    text = pl.Series([_text(trade.get(key)) for trade in trades], dtype=_TEXT)
     return text if dtype == _TEXT else text.cast(dtype, strict=False)
 
 
@@ -553,7 +553,7 @@ class _Cut:
 def _head_elements(probe: FileProbe) -> list[Any]:
     """Return the complete elements of the head."""
     elements = _decoded(iter([probe.head.decode("utf-8-sig", errors="replace")]), probe)
-    found = [each for each in elements if not isinstance(each, _Cut)]
+    found = [element for element in elements if not isinstance(element, _Cut)]
     return found[:_SAMPLE]
 
 
@@ -613,7 +613,7 @@ def _find_table(document: Any, probe: FileProbe) -> tuple[list[Any], str | None]
     Raises:
         RejectedFileError: `several_tables`, there are two or more of like size.
     """
-    tables = sorted(_tables(document, None, 0), key=lambda each: -len(each[0]))
+    tables = sorted(_tables(document, None, 0), key=lambda table: -len(table[0]))
     if not tables:
         return None
     if len(tables) > 1 and len(tables[1][0]) > 0.5 * len(tables[0][0]) and len(tables[1][0]) > 1:
@@ -628,7 +628,7 @@ def _find_table(document: Any, probe: FileProbe) -> tuple[list[Any], str | None]
 
 def _tables(value: Any, symbol: str | None, depth: int) -> Iterator[tuple[list[Any], str | None]]:
     if isinstance(value, list):
-        if value and all(isinstance(each, (dict, list)) for each in value[:_SAMPLE]):
+        if value and all(isinstance(element, (dict, list)) for element in value[:_SAMPLE]):
             inner = value[0]
             if len(value) <= 2 and isinstance(inner, dict) and not _is_record(inner) and depth < 6:
                 yield from _tables(inner, symbol, depth + 1)  # a list around one document
@@ -651,7 +651,7 @@ def _as_rows(value: dict[str, Any]) -> list[Any] | None:
     """Return the rows of a table that is written as an object, or None."""
     if isinstance(value.get("columns"), list) and isinstance(value.get("data"), list):
         index = value.get("index") or [None] * len(value["data"])
-        names = [str(each) for each in value["columns"]]
+        names = [str(column) for column in value["columns"]]
         return [
             {**({} if key is None else {"index": key}), **dict(zip(names, row, strict=False))}
             for key, row in zip(index, value["data"], strict=False)
@@ -661,17 +661,17 @@ def _as_rows(value: dict[str, Any]) -> list[Any] | None:
     if isinstance(value.get("timestamp"), list) and isinstance(indicators, dict):
         quotes = indicators.get("quote") or [{}]
         return _as_rows({"timestamp": value["timestamp"], **quotes[0]}) if isinstance(quotes[0], dict) else None
-    lists = {key: each for key, each in value.items() if isinstance(each, list)}
-    lengths = {len(each) for each in lists.values()}
-    scalars = all(not isinstance(cell, (dict, list)) for each in lists.values() for cell in each[:3])
+    lists = {key: cells for key, cells in value.items() if isinstance(cells, list)}
+    lengths = {len(cells) for cells in lists.values()}
+    scalars = all(not isinstance(cell, (dict, list)) for cells in lists.values() for cell in cells[:3])
     if len(lists) >= 3 and len(lengths) == 1 and lengths != {0} and scalars:
         return [dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)]
     inner = list(value.values())
-    if len(inner) < 2 or not all(isinstance(each, dict) and _is_record(each) for each in inner):
+    if len(inner) < 2 or not all(isinstance(record, dict) and _is_record(record) for record in inner):
         return None
     if match_columns(list(inner[0])) or match_columns(["timestamp", *inner[0]]):
-        return [{"index": key, **each} for key, each in value.items()]  # rows by their time or number
+        return [{"index": key, **record} for key, record in value.items()]  # rows by their time or number
     if match_columns(list(value)) or match_columns(["timestamp", *value]):
-        keys = list(dict.fromkeys(key for each in inner for key in each))
-        return [{"index": key, **{name: each.get(key) for name, each in value.items()}} for key in keys]
+        keys = list(dict.fromkeys(key for record in inner for key in record))
+        return [{"index": key, **{name: cells.get(key) for name, cells in value.items()}} for key in keys]
     return None

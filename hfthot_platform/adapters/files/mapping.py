@@ -169,7 +169,7 @@ class CsvMapping(BaseModel):
 
     @model_validator(mode="after")
     def _consistent(self) -> CsvMapping:
-        targets = self.columns if isinstance(self.columns, dict) else [each for each in self.columns or () if each]
+        targets = self.columns if isinstance(self.columns, dict) else [name for name in self.columns or () if name]
         for target in targets:
             if target not in TARGETS:
                 raise ValueError(f"unknown target column {target!r}. {nearest(target, TARGETS)}")
@@ -202,8 +202,8 @@ class CsvMapping(BaseModel):
         def any_of(patterns: list[str]) -> bool:
             return any(fnmatchcase(name, pattern.lower()) for name in names for pattern in patterns)
 
-        wanted = [each for each in self.members if not each.startswith("!")]
-        unwanted = [each[1:] for each in self.members if each.startswith("!")]
+        wanted = [member for member in self.members if not member.startswith("!")]
+        unwanted = [member[1:] for member in self.members if member.startswith("!")]
         return (not wanted or any_of(wanted)) and not any_of(unwanted)
 
     @property
@@ -233,7 +233,7 @@ def declared_mapping(path: Path) -> CsvMapping | None:
         RejectedFileError: `bad_mapping`.
     """
     own, folder = sidecar_of(path), path.with_name(FOLDER_MAPPING)
-    mappings = [load_mapping(each) for each in (folder, own) if each.is_file()]
+    mappings = [load_mapping(path) for path in (folder, own) if path.is_file()]
     if not mappings:
         return None
     if len(mappings) == 1:
@@ -277,13 +277,13 @@ def load_mapping(path: Path) -> CsvMapping:
 def _bad(error: ValidationError, path: Path, *, hint: str, node: Node | None = None) -> RejectedFileError:
     problems = []
     lines = []
-    for each in error.errors(include_url=False):
-        field = str(each["loc"][0]) if each["loc"] else ""
-        message = each["msg"].removeprefix("Value error, ")
-        if each["type"] == "extra_forbidden":
+    for mistake in error.errors(include_url=False):
+        field = str(mistake["loc"][0]) if mistake["loc"] else ""
+        message = mistake["msg"].removeprefix("Value error, ")
+        if mistake["type"] == "extra_forbidden":
             message = f"there is no such field. {nearest(field, CsvMapping.model_fields)}".strip()
         problems.append(f"{field}: {message}" if field else message)
         if node is not None:
-            lines.append(line_of(node, tuple(each["loc"][:1])) if field else 1)
+            lines.append(line_of(node, tuple(mistake["loc"][:1])) if field else 1)
     where = f"{path.name}:{lines[0]}" if lines else path.name
     return RejectedFileError("bad_mapping", "; ".join(dict.fromkeys(problems)), where=where, hint=hint)

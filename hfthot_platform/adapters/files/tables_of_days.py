@@ -47,7 +47,7 @@ def opening(probe: FileProbe, table: str) -> Opening | None:
     if not lines:
         return None
     separator = mapping.separator or max(",;\t|", key=lines[0].count)
-    return Opening([each.strip().strip('"') for each in lines[0].split(separator)], separator, len(lines))
+    return Opening([cell.strip().strip('"') for cell in lines[0].split(separator)], separator, len(lines))
 
 
 def usual_columns(header: list[str], usual: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

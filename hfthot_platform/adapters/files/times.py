@@ -146,7 +146,7 @@ def join_day_and_clock(rows: pl.DataFrame, day: str | None, *, short: bool | Non
         pl.when(digits).then(padded).when(clock.str.contains(r"^\d{7,9}$")).then(clock.str.zfill(9)).otherwise(clock)
     )
     joined = rows.with_columns((date + " " + clock).alias("ts"))
-    return joined.drop([each for each in ("date", "time") if each in joined.columns]), short
+    return joined.drop([name for name in ("date", "time") if name in joined.columns]), short
 
 
 def _as_text(rows: pl.DataFrame, name: str) -> pl.Expr:
@@ -244,10 +244,10 @@ class Times:
         text = known.head(_SAMPLE).cast(pl.String)
         if text.len() == 0:
             raise self._unknown("the time column is empty")
-        self._odd = any(_ODD_SPELLING.search(each) for each in text.head(50))
+        self._odd = any(_ODD_SPELLING.search(value) for value in text.head(50))
         text = _usual(text) if self._odd else text
         # Where no form reads most of the rows, several may stand side by side, each with one reading.
-        best = _best_form(text) or _best_form(text, [each for each in _FORMS if each.is_safe], share=0.15)
+        best = _best_form(text) or _best_form(text, [form for form in _FORMS if form.is_safe], share=0.15)
         if best is None:
             raise self._unknown(f"no known unit or format of time fits {known.cast(pl.String)[0]!r}")
         if not best.is_safe:
@@ -281,8 +281,8 @@ class Times:
         if second.count() < first.count() or (first == second).all():
             return best
         sorted_as = [
-            bool((d := each.drop_nulls().diff().drop_nulls().dt.total_microseconds()).ge(0).all() or d.le(0).all())
-            for each in (first, second)
+            bool((d := value.drop_nulls().diff().drop_nulls().dt.total_microseconds()).ge(0).all() or d.le(0).all())
+            for value in (first, second)
         ]
         if sorted_as[0] != sorted_as[1]:
             return best if sorted_as[0] else twin
@@ -345,10 +345,10 @@ class Times:
         detail = pl.format(f"{column} is {{}}, not in {self.form} as the rows around it", value)
         sieve.reject(~fits, "mixed_time_unit", detail)
         self._step = min(
-            [UNIT_US.get(each, 1) for each in sieve.rows["_unit"].unique().drop_nulls()], default=self._step
+            [UNIT_US.get(kind, 1) for kind in sieve.rows["_unit"].unique().drop_nulls()], default=self._step
         )
         in_unit = pl.coalesce(
-            pl.when(unit == each).then(to_time(pl.when(unit == each).then(value), each)) for each in EPOCH_UNITS
+            pl.when(unit == kind).then(to_time(pl.when(unit == kind).then(value), kind)) for kind in EPOCH_UNITS
         )
         sieve.rows = sieve.rows.with_columns(in_unit.alias(column)).drop("_unit")
 
@@ -400,7 +400,7 @@ class Times:
         naive = parsed.dt.replace_time_zone(None) if settled_aware else parsed
         for _ in range(4):
             sample = text.head(_SAMPLE)
-            candidates = [each for each in _FORMS if each.is_safe or each.order == self._order]
+            candidates = [form for form in _FORMS if form.is_safe or form.order == self._order]
             form = _best_form(sample.slice(0, 1), candidates)
             if form is None:
                 break
@@ -477,8 +477,8 @@ def _in_zone(rows: pl.DataFrame, column: str, zone: str, *, bars: bool) -> pl.Se
 def _best_form(text: pl.Series, forms: tuple[_Form, ...] | list[_Form] = _FORMS, *, share: float = 0.5) -> _Form | None:
     """Return the first form that reads most of the texts, and more than this share of them."""
     first = text.head(5)
-    able = [each for each in forms if _parse(first, each.text).count()]
-    counted = [(_parse(text, each.text).count(), -number) for number, each in enumerate(able)]
+    able = [form for form in forms if _parse(first, form.text).count()]
+    counted = [(_parse(text, form.text).count(), -number) for number, form in enumerate(able)]
     if not counted:
         return None
     count, number = max(counted)

@@ -37,7 +37,8 @@ _DATA = (
 
 #: All contracts by table name.
 CONTRACTS: dict[str, TableContract] = {
-    each.name: each for each in (*_DATA, *(ops.quarantine_of(each) for each in _DATA), ops.INGEST_FILES, ops.INCIDENTS)
+    contract.name: contract
+    for contract in (*_DATA, *(ops.quarantine_of(table) for table in _DATA), ops.INGEST_FILES, ops.INCIDENTS)
 }
 
 

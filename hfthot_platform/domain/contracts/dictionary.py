@@ -42,15 +42,15 @@ put into the table's quarantine with the reason. A column that may be empty says
 
 def dictionary(contracts: Mapping[str, TableContract] = CONTRACTS, views: Mapping[str, View | SqlView] = VIEWS) -> str:
     """Return the page of some tables and views, those of the platform itself by default."""
-    data = [each for each in contracts.values() if each.namespace != "quarantine"]
-    quarantine = [each for each in contracts.values() if each.namespace == "quarantine"]
-    rows = [(_link(each.name), _cell(each.description)) for each in data]
-    rows += [(_link(each.name), _cell(each.description)) for each in views.values()]
+    data = [contract for contract in contracts.values() if contract.namespace != "quarantine"]
+    quarantine = [contract for contract in contracts.values() if contract.namespace == "quarantine"]
+    rows = [(_link(contract.name), _cell(contract.description)) for contract in data]
+    rows += [(_link(view.name), _cell(view.description)) for view in views.values()]
     if quarantine:
         rows.append((_link("quarantine.*", "quarantine"), "Rows kept out, each with the reason."))
     sections = [_HEAD, _table(("table", "what it holds"), rows)]
-    sections += [_contract(each) for each in data]
-    sections += [_view(each) for each in views.values()]
+    sections += [_contract(contract) for contract in data]
+    sections += [_view(view) for view in views.values()]
     if quarantine:
         sections.append(_quarantine(quarantine))
     return "\n".join(sections)
@@ -96,7 +96,7 @@ def _view(view: View | SqlView) -> str:
 
 def _quarantine(contracts: Sequence[TableContract]) -> str:
     first = contracts[0]
-    names = ", ".join(f"`{each.name}`" for each in contracts)
+    names = ", ".join(f"`{contract.name}`" for contract in contracts)
     lines = [
         "## quarantine\n",
         f"Rows kept out of a table, each with the reason; all of these have the same columns: {names}.\n",

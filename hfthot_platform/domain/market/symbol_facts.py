@@ -133,8 +133,8 @@ ALIASES: Final = {"XBT": "BTC", "XDG": "DOGE"}
 #: Other names on one kind of venue.
 ALIASES_OF: Final[dict[str, dict[str, str]]] = {
     "bitfinex": {
-        each.partition(":")[0]: each.partition(":")[2]
-        for each in (
+        alias.partition(":")[0]: alias.partition(":")[2]
+        for alias in (
             "UST:USDT UDC:USDC TSD:TUSD EUT:EURT EUS:EURS XCH:XCHF ALG:ALGO AMP:AMPL ATO:ATOM DAT:DATA DOG:MDOGE "
             "DSH:DASH IOT:IOTA IQX:IQ MNA:MANA QSH:QASH QTM:QTUM RBT:RBTC SNG:SNGLS STJ:STORJ VSY:VSYS YYW:YOYOW "
             "BCHN:BCH WAX:WAXP"

@@ -378,10 +378,10 @@ def _split(pair: str, family: str) -> _Parts:
     if quotes is None:
         minor = [_Parts(pair[: -len(q)], q) for q in facts.MINOR_QUOTES if pair.endswith(q)]
         known_too = facts.KNOWN_BASES | facts.CURRENCIES | facts.METALS
-        ways += [each for each in minor if each.base in known_too]
-    known = [each for each in ways if each.base in facts.KNOWN_BASES]
+        ways += [way for way in minor if way.base in known_too]
+    known = [way for way in ways if way.base in facts.KNOWN_BASES]
     # WBTC, GBTC, TETH: rather an asset or a share than a pair of a one-letter coin.
-    sure = known or [each for each in ways if len(each.base) > 1 or (quotes is not None and len(each.quote) > 3)]
+    sure = known or [way for way in ways if len(way.base) > 1 or (quotes is not None and len(way.quote) > 3)]
     if not sure:
         _refuse(
             pair,
@@ -389,9 +389,9 @@ def _split(pair: str, family: str) -> _Parts:
             "Declare `symbol` in the mapping as BTC-USDT; a share needs a venue of shares, such as us_equity.",
         )
     if len(sure) > 1 and quotes is None:
-        spelled = " or ".join(from_pair(*each) for each in sure)
+        spelled = " or ".join(from_pair(*way) for way in sure)
         _refuse(pair, f"it may be {spelled}", "Declare `symbol` in the mapping, or the venue.")
-    return max(sure, key=lambda each: len(each.quote))
+    return max(sure, key=lambda way: len(way.quote))
 
 
 def _suffix(mark: str) -> str:

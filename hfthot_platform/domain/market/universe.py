@@ -131,7 +131,10 @@ class _Scores:
 
     def of(self, offset: int) -> dict[_Key, float]:
         """Return the eligible series of a day with their scores."""
-        return {self.keys[each]: float(self.score[offset, each]) for each in np.flatnonzero(self.eligible[offset])}
+        return {
+            self.keys[position]: float(self.score[offset, position])
+            for position in np.flatnonzero(self.eligible[offset])
+        }
 
 
 def _scores(bars: pl.DataFrame | pl.LazyFrame, start: date, end: date, window: int) -> _Scores:
