@@ -105,7 +105,7 @@ class KeyRing(_Unpicklable):
                 where="setting 'key_file'",
                 hint="Name a file outside lake_root.",
             )
-        return cls(_File(settings.key_file, new=new))
+        return cls(_KeyFile(settings.key_file, new=new))
 
     @property
     def current_id(self) -> str:
@@ -221,7 +221,7 @@ def _no_keys(where: str) -> KeySourceError:
     )
 
 
-class _File(_Unpicklable):
+class _KeyFile(_Unpicklable):
     """A JSON file with mode 0600 that belongs to the user of the process."""
 
     def __init__(self, path: Path, *, new: bool) -> None:

@@ -249,7 +249,7 @@ import os, signal, sys
 from pathlib import Path
 from hfthot_platform.services.ingest import user_events as events
 from hfthot_platform.services.accounts.accounts import Accounts
-from hfthot_platform.storage.operational.store import Transaction
+from hfthot_platform.storage.operational.connection import Transaction
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.core.settings import load_settings
 path, kill_at, given = sys.argv[1], int(sys.argv[2]), sys.argv[3]

@@ -16,7 +16,7 @@ from hfthot_platform.services.publication import publisher as module
 from hfthot_platform.services.publication.chain import verify_chain
 from hfthot_platform.services.publication.publisher import APPLICATION, Publisher, flush
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
-from hfthot_platform.storage.operational import store as store_module
+from hfthot_platform.storage.operational import connection as connection_module
 from hfthot_platform.storage.operational.changes import GENESIS, AuditEvent, RowChange
 from tests.accounts import ledger
 
@@ -138,8 +138,8 @@ def test_commits_say_who_published(store, publisher, lake):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Let the store take rows and events that it refuses, as an older version did."""
-    monkeypatch.setattr(store_module, "require_rows", lambda rows: None)
-    monkeypatch.setattr(store_module, "require_event", lambda audit: None)
+    monkeypatch.setattr(connection_module, "require_rows", lambda rows: None)
+    monkeypatch.setattr(connection_module, "require_event", lambda audit: None)
 
 
 def bad(number=3, **columns):
@@ -355,7 +355,7 @@ def test_a_change_of_any_other_table_is_refused_by_the_store_and_set_aside_from_
 ):
     with pytest.raises(RowRefusedError):
         ledger.log(store, [([change], AuditEvent(action="user.register"))])
-    monkeypatch.setattr(store_module, "require_rows", lambda rows: None)
+    monkeypatch.setattr(connection_module, "require_rows", lambda rows: None)
     ledger.log(store, [([change], AuditEvent(action="user.register"))])
     assert publisher.publish().set_aside == (1,)
 

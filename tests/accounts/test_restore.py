@@ -48,7 +48,7 @@ def backup(store):
 
 def put_back(store, rows):
     """Make a store what it was, as the restore of a database dump does."""
-    with store._database.engine.connect() as connection:
+    with sa.create_engine(store.url, poolclass=sa.pool.NullPool).connect() as connection:
         raw = connection.connection.driver_connection
         raw.execute("BEGIN")
         for table in reversed(schema.metadata.sorted_tables):

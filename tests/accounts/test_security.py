@@ -111,7 +111,10 @@ def test_a_hostile_text_is_kept_where_any_text_may_be(accounts, alice):
 
 
 def test_signing_in_takes_the_same_time_whatever_is_wrong(make_settings):
-    """Medians of interleaved attempts.  Without the dummy hash the ratio is above ten."""
+    """Medians of interleaved attempts, in time of this thread's own: others on the machine do not count.
+
+    Without the dummy hash the ratio is above ten.
+    """
     settings = make_settings(argon2_memory_kib=4096, argon2_passes=2, login_failures=1000)
     with Accounts.open(settings) as accounts:
         accounts.register("alice", "alice@example.org", PASSWORD)
@@ -128,10 +131,10 @@ def test_signing_in_takes_the_same_time_whatever_is_wrong(make_settings):
         times = {kind: [] for kind in kinds}
         for _ in range(15):
             for kind, (name, password) in kinds.items():
-                start = time.perf_counter()
+                start = time.thread_time()
                 with pytest.raises((InvalidCredentialsError, InactiveAccountError)):
                     accounts.login(name, password)
-                times[kind].append(time.perf_counter() - start)
+                times[kind].append(time.thread_time() - start)
     medians = {kind: statistics.median(found) for kind, found in times.items()}
     assert max(medians.values()) < 2.5 * min(medians.values()), medians
 

@@ -44,7 +44,10 @@ def subjects(store):
 
 
 def test_a_new_store_has_exactly_the_declared_schema(new_settings):
-    with Store.open(new_settings) as store, store._database.engine.connect() as connection:
+    with (
+        Store.open(new_settings) as store,
+        sa.create_engine(store.url, poolclass=sa.pool.NullPool).connect() as connection,
+    ):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
 
@@ -251,7 +254,7 @@ def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, m
             go.wait(10)
             subject(tx, 1)
             # An entry that cannot be written makes the commit fail after everybody's part is done.
-            tx._entries.append((type("Broken", (), {"seq": None, "ts": None})(), None))
+            tx.entries.append((type("Broken", (), {"seq": None, "ts": None})(), None))
 
     def second():
         with store.transaction() as tx:
@@ -269,7 +272,7 @@ def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, m
     inside.wait(10)
     threads.append(threading.Thread(target=run, args=(second,)))
     threads[1].start()
-    while store._waiting == 0:
+    while store.waiting == 0:
         time.sleep(0.001)
     go.set()
     for thread in threads:
@@ -524,7 +527,7 @@ def test_purging_says_so_when_a_reader_holds_the_old_state(make_settings, monkey
     with Store.open(make_settings()) as store:
         with store.transaction() as tx:
             subject(tx, 1)
-        with store._database.engine.connect() as reader:
+        with sa.create_engine(store.url, poolclass=sa.pool.NullPool).connect() as reader:
             reader.exec_driver_sql("BEGIN")
             reader.exec_driver_sql("SELECT * FROM subjects").fetchall()
             with store.transaction() as tx:

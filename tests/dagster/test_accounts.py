@@ -132,7 +132,7 @@ def test_a_second_run_makes_no_versions(platform, run):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Let the store take rows that it refuses, as an older version did."""
-    monkeypatch.setattr("hfthot_platform.storage.operational.store.require_rows", lambda rows: None)
+    monkeypatch.setattr("hfthot_platform.storage.operational.connection.require_rows", lambda rows: None)
 
 
 def test_a_bad_entry_fails_the_check_of_its_table_and_the_others_are_published(platform, run, unchecked):

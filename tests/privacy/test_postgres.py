@@ -12,7 +12,7 @@ from hfthot_platform.services.privacy.certificate import verify
 from hfthot_platform.services.privacy.erasure import public_key, run_erasure
 from hfthot_platform.services.privacy.erasure_requests import request_erasure
 from hfthot_platform.services.privacy.export import export_user_data
-from hfthot_platform.services.privacy.proof.scan import Database, Needle, scan
+from hfthot_platform.services.privacy.proof.scan import Needle, SqlDatabase, scan
 from hfthot_platform.services.privacy.rotation import rotate_keys
 from hfthot_platform.services.privacy.searched_places import places_of
 from hfthot_platform.services.publication.chain import verify_chain
@@ -41,7 +41,7 @@ def zoe(accounts, lake):
 
 
 def database(accounts):
-    return Database("store", sa.create_engine(accounts.store.url, poolclass=NullPool))
+    return SqlDatabase("store", sa.create_engine(accounts.store.url, poolclass=NullPool))
 
 
 def test_an_erasure_is_proven(accounts, lake, zoe, settings, tmp_path):

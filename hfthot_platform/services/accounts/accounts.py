@@ -33,8 +33,9 @@ from hfthot_platform.services.accounts.subject_keys import SubjectKeys
 from hfthot_platform.services.accounts.tallies import Tallies
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent, RowChange, decode, encode, to_json
+from hfthot_platform.storage.operational.connection import Transaction
 from hfthot_platform.storage.operational.places import record_places
-from hfthot_platform.storage.operational.store import Store, Transaction
+from hfthot_platform.storage.operational.store import Store
 from hfthot_platform.storage.vault import KeyRing, Vault
 
 __all__ = ["CATEGORIES", "Accounts"]

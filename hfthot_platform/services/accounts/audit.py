@@ -20,7 +20,8 @@ from hfthot_platform.services.accounts.journal import Journal, Tally
 from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.accounts.subject_keys import SubjectKeys
 from hfthot_platform.storage.operational.changes import AuditEvent, Outcome, to_json
-from hfthot_platform.storage.operational.store import Store, Transaction
+from hfthot_platform.storage.operational.connection import Transaction
+from hfthot_platform.storage.operational.store import Store
 
 __all__ = ["Audit"]
 

@@ -38,8 +38,9 @@ from hfthot_platform.services.accounts.subject_keys import SubjectKeys
 from hfthot_platform.services.accounts.tallies import Tallies
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import RowChange
+from hfthot_platform.storage.operational.connection import Prepared, Transaction
 from hfthot_platform.storage.operational.published import issued_row, provider_row, users_row
-from hfthot_platform.storage.operational.store import Prepared, Store, Transaction
+from hfthot_platform.storage.operational.store import Store
 
 __all__ = ["Keys", "provider_secret"]
 

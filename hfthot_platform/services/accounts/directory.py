@@ -17,7 +17,8 @@ from hfthot_platform.domain.access.plans import Role, TierName
 from hfthot_platform.services.accounts.records import RANDOM_ID, Request
 from hfthot_platform.services.accounts.subject_keys import SubjectKeys, erased_error
 from hfthot_platform.storage.operational import schema
-from hfthot_platform.storage.operational.store import Connection, Prepared, Store, Transaction
+from hfthot_platform.storage.operational.connection import Connection, Prepared, Transaction
+from hfthot_platform.storage.operational.store import Store
 
 __all__ = ["AccountRow", "Directory"]
 

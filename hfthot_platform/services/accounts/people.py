@@ -38,8 +38,9 @@ from hfthot_platform.services.accounts.sessions import Sessions
 from hfthot_platform.services.accounts.subject_keys import SubjectKeys
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import RowChange
+from hfthot_platform.storage.operational.connection import Connection, Prepared, Transaction
 from hfthot_platform.storage.operational.published import PERSONAL, users_row
-from hfthot_platform.storage.operational.store import Connection, Prepared, Store, Transaction
+from hfthot_platform.storage.operational.store import Store
 from hfthot_platform.storage.vault import SubjectCipher
 
 __all__ = ["Names", "People"]

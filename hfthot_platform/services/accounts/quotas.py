@@ -32,8 +32,9 @@ from hfthot_platform.services.accounts.records import RANDOM_ID, QueryStats, Req
 from hfthot_platform.services.accounts.subject_keys import SubjectKeys
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent, RowChange, to_json
+from hfthot_platform.storage.operational.connection import Prepared, Transaction
 from hfthot_platform.storage.operational.published import usage_row
-from hfthot_platform.storage.operational.store import Prepared, Store, Transaction
+from hfthot_platform.storage.operational.store import Store
 
 __all__ = [
     "MOST_USES",

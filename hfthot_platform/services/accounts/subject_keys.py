@@ -15,7 +15,8 @@ from hfthot_platform.core.errors import ErasedSubjectError
 from hfthot_platform.domain.contracts.accounts import Category
 from hfthot_platform.services.accounts.records import RANDOM_ID
 from hfthot_platform.storage.operational import schema
-from hfthot_platform.storage.operational.store import Connection, Prepared, Store, Transaction
+from hfthot_platform.storage.operational.connection import Connection, Prepared, Transaction
+from hfthot_platform.storage.operational.store import Store
 from hfthot_platform.storage.vault import SubjectCipher, Vault, Wrapped
 
 __all__ = ["SubjectKeys", "erased_error"]

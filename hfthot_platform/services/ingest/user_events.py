@@ -71,8 +71,8 @@ from hfthot_platform.services.ingest.user_event_models import (
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import RowChange
+from hfthot_platform.storage.operational.connection import Prepared, Transaction
 from hfthot_platform.storage.operational.published import users_row
-from hfthot_platform.storage.operational.store import Prepared, Transaction
 
 __all__ = ["EventsReport", "ingest_user_events"]
 

@@ -25,7 +25,7 @@ from hfthot_platform.services.privacy.sought import Sought
 from hfthot_platform.storage.incidents import Incident
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import to_json
-from hfthot_platform.storage.operational.store import Transaction
+from hfthot_platform.storage.operational.connection import Transaction
 from hfthot_platform.storage.vault import SubjectCipher, Wrapped
 
 __all__ = [

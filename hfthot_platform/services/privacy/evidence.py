@@ -36,7 +36,15 @@ from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import GENESIS, to_json
 
-__all__ = ["Destruction", "Head", "check_log", "destructions", "export_head", "exported_heads", "record_destruction"]
+__all__ = [
+    "Destruction",
+    "ExportedHead",
+    "check_log",
+    "destructions",
+    "export_head",
+    "exported_heads",
+    "record_destruction",
+]
 
 _LIST: Final = "erasures.jsonl"
 _HEADS: Final = "heads"
@@ -53,7 +61,7 @@ class Destruction:
 
 
 @dataclass(frozen=True)
-class Head:
+class ExportedHead:
     """The newest entry of the audit log at a time, and what retention had left of its beginning."""
 
     seq: int
@@ -124,7 +132,7 @@ def export_head(accounts: Accounts) -> Path:
         seq, newest = rx.execute(sa.select(schema.change_head.c.seq, schema.change_head.c.hash)).one()
         anchors = schema.retention_anchors
         anchor = rx.execute(sa.select(anchors.c.seq, anchors.c.hash).order_by(anchors.c.seq.desc()).limit(1)).first()
-    head = Head(seq, newest, accounts.now(), *((0, GENESIS) if anchor is None else anchor))
+    head = ExportedHead(seq, newest, accounts.now(), *((0, GENESIS) if anchor is None else anchor))
     folder = accounts.settings.certificates / _HEADS
     # The mode is that of the last folder made alone.
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -138,7 +146,7 @@ def export_head(accounts: Accounts) -> Path:
     return path
 
 
-def exported_heads(accounts: Accounts) -> list[Head]:
+def exported_heads(accounts: Accounts) -> list[ExportedHead]:
     """Return the exported heads, the oldest first.
 
     Raises:
@@ -146,7 +154,7 @@ def exported_heads(accounts: Accounts) -> list[Head]:
     """
     key = _public(accounts)
     return [
-        Head(**_verified(path.read_bytes().rstrip(b"\n"), key, f"{_HEADS}/{path.name}"))
+        ExportedHead(**_verified(path.read_bytes().rstrip(b"\n"), key, f"{_HEADS}/{path.name}"))
         for path in _head_files(accounts)
     ]
 
@@ -167,7 +175,7 @@ def check_log(accounts: Accounts, lake: Lakehouse) -> ChainReport:
     return replace(report, problems=tuple(dict.fromkeys(problems)), exported_heads=len(heads))
 
 
-def _against(accounts: Accounts, heads: list[Head], report: ChainReport) -> Iterator[Problem]:
+def _against(accounts: Accounts, heads: list[ExportedHead], report: ChainReport) -> Iterator[Problem]:
     anchors = schema.retention_anchors
     with accounts.store.reading() as rx:
         known = {row.seq: row.hash for row in rx.execute(sa.select(anchors.c.seq, anchors.c.hash))}

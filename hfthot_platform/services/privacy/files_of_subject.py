@@ -22,11 +22,11 @@ from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.lakehouse.commits import active_files
 from hfthot_platform.storage.lakehouse.storage import translated
 
-__all__ = ["DataFile", "Retained", "read_file", "retained"]
+__all__ = ["Retained", "RetainedFile", "read_file", "retained"]
 
 
 @dataclass(frozen=True)
-class DataFile:
+class RetainedFile:
     """A data file of at least one retained version."""
 
     #: Path below the table's folder.
@@ -47,7 +47,7 @@ class Retained:
     """The retained versions of a table, and every data file that one of them needs."""
 
     versions: tuple[int, ...]
-    files: tuple[DataFile, ...]
+    files: tuple[RetainedFile, ...]
     #: Names of the newest version's files.
     current: frozenset[str]
 
@@ -83,7 +83,7 @@ def retained(lake: Lakehouse, contract: TableContract) -> Retained | None:
     return Retained(tuple(readable), tuple(every.values()), frozenset(active))
 
 
-def read_file(lake: Lakehouse, contract: TableContract, file: DataFile, columns: list[str]) -> pl.DataFrame:
+def read_file(lake: Lakehouse, contract: TableContract, file: RetainedFile, columns: list[str]) -> pl.DataFrame:
     """Return columns of a data file; a partition column comes from its path."""
     root = lake.storage.local_table(contract)
     source = f"{lake.storage.uri(contract)}/{file.name}" if root is None else root / file.name
@@ -109,15 +109,15 @@ def _actions(entry: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def _added(add: Mapping[str, Any]) -> DataFile:
+def _added(add: Mapping[str, Any]) -> RetainedFile:
     statistics = json.loads(add.get("stats") or "{}")
     low = statistics.get("minValues", {}).get("subject_id")
     high = statistics.get("maxValues", {}).get("subject_id")
     known = None if low is None or high is None else (str(low), str(high))
-    return DataFile(unquote(add["path"]), int(add["size"]), add.get("partitionValues") or {}, known)
+    return RetainedFile(unquote(add["path"]), int(add["size"]), add.get("partitionValues") or {}, known)
 
 
-def _active(handle: DeltaTable) -> Iterator[tuple[str, DataFile]]:
+def _active(handle: DeltaTable) -> Iterator[tuple[str, RetainedFile]]:
     actions = active_files(handle)
     columns = {name: actions.column(name).to_pylist() for name in actions.column_names}
     partitions = [name.removeprefix("partition.") for name in columns if name.startswith("partition.")]
@@ -129,4 +129,4 @@ def _active(handle: DeltaTable) -> Iterator[tuple[str, DataFile]]:
             for name in partitions
         }
         known = None if low[at] is None or high[at] is None else (str(low[at]), str(high[at]))
-        yield unquote(path), DataFile(unquote(path), columns["size_bytes"][at], values, known)
+        yield unquote(path), RetainedFile(unquote(path), columns["size_bytes"][at], values, known)

@@ -25,8 +25,8 @@ from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.domain.contracts.accounts import Category
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.storage.operational.connection import Transaction
 from hfthot_platform.storage.operational.schema import legal_holds
-from hfthot_platform.storage.operational.store import Transaction
 
 __all__ = ["CATEGORIES", "Hold", "forget_reasons", "held_categories", "list_holds", "place_hold", "release_hold"]
 

@@ -17,7 +17,7 @@ from hfthot_platform.core.files import sync_folder
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.accounts import CATEGORY, USER_TABLES, Category
 from hfthot_platform.services.accounts.accounts import Accounts
-from hfthot_platform.services.privacy.files_of_subject import DataFile, read_file, retained
+from hfthot_platform.services.privacy.files_of_subject import RetainedFile, read_file, retained
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, maintain
 from hfthot_platform.storage.lakehouse.locks import writers_lock
 from hfthot_platform.storage.lakehouse.storage import translated
@@ -148,7 +148,7 @@ class _Reader:
         #: Rows of the subject with an envelope in the file that was read last.
         self.own = 0
 
-    def read(self, file: DataFile) -> int:
+    def read(self, file: RetainedFile) -> int:
         """Read a file whole and return how many envelopes of others were decrypted."""
         contract = self._contract
         try:
@@ -168,7 +168,7 @@ class _Reader:
         new = sealed.filter(pl.Series(self._seen.add(state), dtype=pl.Boolean))
         return sum(self._decrypted(part, file) for part in new.iter_slices(20_000))
 
-    def _decrypted(self, rows: pl.DataFrame, file: DataFile) -> int:
+    def _decrypted(self, rows: pl.DataFrame, file: RetainedFile) -> int:
         category = CATEGORY[self._contract.name]
         subjects = rows["subject_id"].drop_nulls().unique().to_list()
         ciphers = self._accounts.ciphers(subjects, category)

@@ -18,7 +18,7 @@ import sqlalchemy as sa
 
 from hfthot_platform.domain.contracts.accounts import USER_TABLES
 from hfthot_platform.services.accounts.accounts import Accounts
-from hfthot_platform.services.privacy.proof.scan import Finding, ScanReport
+from hfthot_platform.services.privacy.proof.scan import FoundValue, ScanReport
 from hfthot_platform.services.privacy.sought import WEAK, Remain, Sought
 from hfthot_platform.services.privacy.words import table_with_word, word_pattern
 from hfthot_platform.storage.lakehouse import Lakehouse
@@ -111,14 +111,14 @@ def judged(
     )
 
 
-def _before(found: Sought, finding: Finding, number: int) -> int | None:
+def _before(found: Sought, finding: FoundValue, number: int) -> int | None:
     if found.before is None or finding.place == "lake":
         return None
     return found.before.get((finding.place, finding.path, number), 0)
 
 
 def _coincidence(
-    finding: Finding,
+    finding: FoundValue,
     found: Sought,
     others: _Others,
     words: dict[tuple[str, str | bytes], str],
@@ -155,7 +155,7 @@ class _Rows:
         self._subject_id = subject_id
         self._known: dict[tuple[str, str], bool] = {}
 
-    def only_others(self, finding: Finding, place: str) -> bool:
+    def only_others(self, finding: FoundValue, place: str) -> bool:
         """Whether the finding is in rows of others alone."""
         value = finding.needle.value
         if not isinstance(value, str) or place not in {"lake", "store"}:
@@ -231,7 +231,7 @@ def _others(accounts: Accounts, found: Sought, subject_id: str) -> _Others:
         return _Others(frozenset(values), frozenset(rx.execute(kept).scalars()))
 
 
-def _words_of_tables(lake: Lakehouse, findings: Iterable[Finding]) -> dict[tuple[str, str | bytes], str]:
+def _words_of_tables(lake: Lakehouse, findings: Iterable[FoundValue]) -> dict[tuple[str, str | bytes], str]:
     """Return the names among what was found in the lake that its market tables have as words, and which table."""
     suspected = {
         (finding.needle.kind, finding.needle.value)

@@ -11,7 +11,7 @@ from hfthot_platform.core.errors import KeySourceError
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent, to_json
-from hfthot_platform.storage.operational.store import Transaction
+from hfthot_platform.storage.operational.connection import Transaction
 from hfthot_platform.storage.vault import Wrapped
 
 __all__ = ["RotationReport", "rotate_keys"]

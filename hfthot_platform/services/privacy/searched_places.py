@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
 from hfthot_platform.services.accounts.accounts import Accounts
-from hfthot_platform.services.privacy.proof.scan import Database, Folder, ObjectStore, Place
+from hfthot_platform.services.privacy.proof.scan import Folder, ObjectStore, Place, SqlDatabase
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational.places import UsedPlace, places_of_settings, used_places
 
@@ -52,7 +52,7 @@ def searched_places(accounts: Accounts, lake: Lakehouse) -> tuple[tuple[Place, .
         found.append(Folder(name("store"), files[0].parent))
     else:
         engine = sa.create_engine(accounts.store.url, poolclass=NullPool, hide_parameters=True)
-        found.append(Database(name("store"), engine))
+        found.append(SqlDatabase(name("store"), engine))
     have = {("lake", str(lake.storage.local)), ("store", str(files[0].parent) if files else "")}
     own = places_of_settings(accounts.settings)
     recorded = used_places(accounts.store)

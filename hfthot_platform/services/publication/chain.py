@@ -70,7 +70,7 @@ class ChainReport:
 
 
 @dataclass
-class _Chain:
+class _AuditChain:
     """The chain as far as it was followed."""
 
     seq: int
@@ -158,7 +158,7 @@ def verify_chain(lake: Lakehouse, store: Store, exported: Mapping[int, str] = Ma
     anchor_seq, anchor_hash = (0, GENESIS) if anchor is None else (anchor.seq, anchor.hash)
     # The head is read first: everything up to it is in the lake or in the log when those are read.
     head_seq, head_hash = store.head()
-    chain = _Chain(anchor_seq, anchor_hash, {head_seq: head_hash} | dict(exported), chain_gaps_of(store))
+    chain = _AuditChain(anchor_seq, anchor_hash, {head_seq: head_hash} | dict(exported), chain_gaps_of(store))
     aside = {waiting.entry.seq: waiting.entry for waiting in store.waiting_aside() if not waiting.audited}
     in_lake = pending = 0
     version = -1
@@ -208,7 +208,7 @@ def chain_gaps_of(store: Store) -> dict[int, tuple[str, int, str]]:
     return {row.after_seq: (row.after_hash, row.to_seq, row.to_hash) for row in rows}
 
 
-def _fill(chain: _Chain, aside: dict[int, Entry], before: int) -> None:
+def _fill(chain: _AuditChain, aside: dict[int, Entry], before: int) -> None:
     """Follow the chain through entries that the lake does not take, which the store keeps, up to an entry."""
     while chain.seq + 1 < before and (entry := aside.get(chain.seq + 1)) is not None:
         chain.add(_as_row(entry))
@@ -260,7 +260,7 @@ def _rows(lake: Lakehouse, version: int, after: int) -> Iterator[dict[str, Any]]
         yield from part.iter_rows(named=True)
 
 
-def _redacted_without_erasure(store: Store, chain: _Chain) -> None:
+def _redacted_without_erasure(store: Store, chain: _AuditChain) -> None:
     """Find rows whose personal columns were taken away although their subject was never erased."""
     suspects = sorted(subject for subject in chain.redacted if subject is not None)
     erased: set[str] = set()

@@ -15,17 +15,18 @@ import time
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, Connection, Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.pool import NullPool
 
 from hfthot_platform.core.errors import LockTimeoutError, StoreError, StoreMissingError
 from hfthot_platform.core.files import create_private, open_private, tighten
 from hfthot_platform.core.locks import file_lock, let_go, take, take_in_turn
+from hfthot_platform.storage.operational.connection import Connection, Head
 
-__all__ = ["Database", "Head", "Postgres", "Sqlite", "translated", "upgrade"]
+__all__ = ["Database", "Postgres", "Sqlite", "translated", "upgrade"]
 
 #: The newest migration.  Where the store has it, Alembic is not even imported.
 REVISION: Final = "0005"
@@ -62,19 +63,6 @@ def store_error(error: BaseException, where: str) -> StoreError:
     )
 
 
-class Head(NamedTuple):
-    """The end of the change log, and what is known of the time; times in microseconds."""
-
-    seq: int
-    hash: str
-    #: Time of the newest entry.
-    ts: int
-    #: When the clock was last seen.
-    seen_at: int
-    #: Where it leapt ahead, and nobody has said yet that it is right.
-    leapt_from: int | None
-
-
 class Database(Protocol):
     """One of the two databases."""
 
@@ -88,16 +76,16 @@ class Database(Protocol):
     def generation(self) -> object:
         """Return what changes when the files under open connections are replaced."""
 
-    def begin(self, raw: Any) -> Head:
+    def begin(self, connection: Connection) -> Head:
         """Begin a transaction and return the log's head."""
 
     def end_turn(self) -> None:
         """Let other writers come in; the transaction is over."""
 
-    def upgrading(self, connection: Connection) -> contextlib.AbstractContextManager[None]:
+    def upgrading(self, connection: sa.Connection) -> contextlib.AbstractContextManager[None]:
         """Hold every other process off while the schema is brought up to date, in one transaction."""
 
-    def purge(self, raw: Any, tables: tuple[str, ...]) -> None:
+    def purge(self, connection: Connection, tables: tuple[str, ...]) -> None:
         """Remove from the disk what was deleted before."""
 
     def files(self) -> list[Path]:
@@ -109,7 +97,7 @@ class Database(Protocol):
     def disown(self) -> None:
         """Let go, in a forked child, of locks that belong to the parent."""
 
-    def leave(self, connected: Any) -> None:
+    def leave(self, connection: Connection) -> None:
         """Let go, in a forked child, of a connection that belongs to the parent."""
 
     def close(self) -> None:
@@ -166,16 +154,16 @@ class Sqlite:
         except FileNotFoundError:
             return None
 
-    def begin(self, raw: Any) -> Head:
-        raw.execute("BEGIN IMMEDIATE")
-        return Head(*raw.execute(_SELECT_HEAD).fetchone())
+    def begin(self, connection: Connection) -> Head:
+        connection.command("BEGIN IMMEDIATE")
+        return Head(*connection.command(_SELECT_HEAD).fetchone())
 
     def end_turn(self) -> None:
         if self._locks is not None:
             let_go(self._locks[1])
 
     @contextlib.contextmanager
-    def upgrading(self, connection: Connection) -> Iterator[None]:
+    def upgrading(self, connection: sa.Connection) -> Iterator[None]:
         _, lock = self._opened()
         take(lock)
         try:
@@ -189,38 +177,38 @@ class Sqlite:
         finally:
             self.end_turn()
 
-    def purge(self, raw: Any, tables: tuple[str, ...]) -> None:
+    def purge(self, connection: Connection, tables: tuple[str, ...]) -> None:
         del tables  # one file holds them all
         _, lock = self._opened()
         take(lock)
         try:
-            self._truncate(raw)
-            self._rewrite(raw)
-            self._truncate(raw)
+            self._truncate(connection)
+            self._rewrite(connection)
+            self._truncate(connection)
         finally:
             self.end_turn()
 
-    def _rewrite(self, raw: Any) -> None:
+    def _rewrite(self, connection: Connection) -> None:
         """Write the whole database anew.
 
         `secure_delete` overwrites what is deleted, but not the copies that earlier splits of pages left in their slack.
         """
         folder = str(self._path.parent).replace("'", "''")
         # The copy in between has the same secrets, so it is made in the same folder, without a name.
-        raw.execute(f"PRAGMA temp_store_directory = '{folder}'")
-        raw.execute("PRAGMA temp_store = FILE")
+        connection.command(f"PRAGMA temp_store_directory = '{folder}'")
+        connection.command("PRAGMA temp_store = FILE")
         try:
-            raw.execute("VACUUM")
+            connection.command("VACUUM")
         finally:
-            raw.execute("PRAGMA temp_store = MEMORY")
-            raw.execute("PRAGMA temp_store_directory = ''")
+            connection.command("PRAGMA temp_store = MEMORY")
+            connection.command("PRAGMA temp_store_directory = ''")
 
-    def _truncate(self, raw: Any) -> None:
+    def _truncate(self, connection: Connection) -> None:
         """Bring the write-ahead log into the database and cut it to nothing."""
         deadline = time.monotonic() + _LOCK_SECONDS
         while True:
             # Without an error it can still have done nothing: a reader of an older state stops it.
-            busy, _, _ = raw.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            busy, _, _ = connection.command("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if not busy:
                 return
             if time.monotonic() > deadline:
@@ -245,9 +233,9 @@ class Sqlite:
         # Closing a copy of the handle leaves the parent's lock alone; keeping it would hold the lock for the parent.
         self.close()
 
-    def leave(self, connected: Any) -> None:
+    def leave(self, connection: Connection) -> None:
         # It is idle, so closing it changes no file: the parent's lock keeps the child from clearing up after it.
-        connected._close()  # noqa: SLF001
+        connection.close()
 
     def close(self) -> None:
         if self._locks is not None:
@@ -331,15 +319,15 @@ class Postgres:
     def generation(self) -> object:
         return None
 
-    def begin(self, raw: Any) -> Head:
-        raw.execute("BEGIN")
-        return Head(*raw.execute(f"{_SELECT_HEAD} FOR UPDATE").fetchone())
+    def begin(self, connection: Connection) -> Head:
+        connection.command("BEGIN")
+        return Head(*connection.command(f"{_SELECT_HEAD} FOR UPDATE").fetchone())
 
     def end_turn(self) -> None:
         """Do nothing: the end of the transaction released the row."""
 
     @contextlib.contextmanager
-    def upgrading(self, connection: Connection) -> Iterator[None]:
+    def upgrading(self, connection: sa.Connection) -> Iterator[None]:
         connection.exec_driver_sql("BEGIN")
         try:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY})")
@@ -349,10 +337,10 @@ class Postgres:
             raise
         connection.exec_driver_sql("COMMIT")
 
-    def purge(self, raw: Any, tables: tuple[str, ...]) -> None:
+    def purge(self, connection: Connection, tables: tuple[str, ...]) -> None:
         # FULL rewrites the tables, so that the old pages are gone and not merely reusable.
         for table in tables:
-            raw.execute(f"VACUUM (FULL) {table}")
+            connection.command(f"VACUUM (FULL) {table}")
 
     @contextlib.contextmanager
     def exclusively(self, name: str, seconds: float) -> Iterator[None]:
@@ -374,9 +362,9 @@ class Postgres:
     def disown(self) -> None:
         """Do nothing: a lock is a connection's."""
 
-    def leave(self, connected: Any) -> None:
+    def leave(self, connection: Connection) -> None:
         # Kept, not closed: closing would say goodbye to the server in the parent's name.
-        self._foreign.append(connected)
+        self._foreign.append(connection)
 
     def close(self) -> None:
         """Do nothing: connections are the store's."""
@@ -409,7 +397,7 @@ def initialised(database: Database) -> bool:
         return _revision(connection) is not None
 
 
-def upgrade(database: Database, connection: Connection, *, create: bool = True) -> None:
+def upgrade(database: Database, connection: sa.Connection, *, create: bool = True) -> None:
     """Bring the schema to this version's, making it where there is none.
 
     Raises:
@@ -428,13 +416,13 @@ def upgrade(database: Database, connection: Connection, *, create: bool = True) 
             _migrate(connection, found, database.where)
 
 
-def _revision(connection: Connection) -> str | None:
+def _revision(connection: sa.Connection) -> str | None:
     if not sa.inspect(connection).has_table("alembic_version"):
         return None
     return connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
 
 
-def _migrate(connection: Connection, found: str | None, where: str) -> None:
+def _migrate(connection: sa.Connection, found: str | None, where: str) -> None:
     from alembic import command
     from alembic.config import Config
     from alembic.script import ScriptDirectory

@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from hfthot_platform.core.settings import Settings
 from hfthot_platform.core.time import DAY, microseconds
 from hfthot_platform.storage.operational import schema
-from hfthot_platform.storage.operational.store import Store, Transaction
+from hfthot_platform.storage.operational.connection import Transaction
+from hfthot_platform.storage.operational.store import Store
 
 __all__ = ["UsedPlace", "forget_places", "places_of_settings", "record_places", "used_places"]
 

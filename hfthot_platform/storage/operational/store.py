@@ -1,7 +1,7 @@
 """The operational store: transactions, the change log, reading.
 
 Here belongs how something becomes true: an operation runs in `with store.transaction() as tx`, and when that block
-is left its rows and its log entry are on the disk together, or neither is.  What the rows mean is `service`'s.
+is left its rows and its log entry are on the disk together, or neither is.  What the rows mean is the services'.
 
 Threads of one process share commits.  Waiting for the disk takes longer than most operations (160 us against some
 30 us), so a thread that finished its part while others queue lets them add theirs to the same transaction, each
@@ -17,25 +17,23 @@ import sqlite3
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Self
 
 import sqlalchemy as sa
-from sqlalchemy.engine import URL, CursorResult
-from sqlalchemy.sql import Executable
+from sqlalchemy.engine import URL
 
 from hfthot_platform.core.errors import ClockError, HfthotError, StoreError
 from hfthot_platform.core.settings import Settings
-from hfthot_platform.core.time import microseconds, utc_now
+from hfthot_platform.core.time import DAY, microseconds, utc_now
 from hfthot_platform.storage.operational import schema
-from hfthot_platform.storage.operational.changes import AuditEvent, Entry, RowChange, chained, decode, encode
+from hfthot_platform.storage.operational.changes import Entry, chained, decode, encode
+from hfthot_platform.storage.operational.connection import Connection, Head, Prepared, Transaction
 from hfthot_platform.storage.operational.databases import (
     Database,
-    Head,
     Sqlite,
     database_of,
     initialised,
@@ -43,9 +41,8 @@ from hfthot_platform.storage.operational.databases import (
     translated,
     upgrade,
 )
-from hfthot_platform.storage.operational.rows import require_event, require_rows
 
-__all__ = ["LONGEST_REST", "Aside", "Connection", "Prepared", "Store", "Transaction"]
+__all__ = ["LONGEST_REST", "Aside", "Store"]
 
 #: Bounds of a shared commit: operations, and seconds since its first one began.
 _SHARED: Final = 64
@@ -53,94 +50,9 @@ _SHARED_SECONDS: Final = 0.01
 #: How long a fork waits for other threads' reads to end.
 _FORK_SECONDS: Final = 5.0
 #: An installation that rests longer, or a clock that leaps further, is asked about before anything expires.
-_A_DAY: Final = 86_400_000_000
-LONGEST_REST: Final = 14 * _A_DAY
+LONGEST_REST: Final = 14 * DAY
 #: Every table: an erasure changes or empties rows of most, and old ones lie in pages of theirs.
 _PURGED: Final = tuple(table.name for table in schema.metadata.sorted_tables)
-
-
-class Prepared:
-    """A statement for hot paths: compiled once per database, run on the driver itself (2 us instead of 20).
-
-    Values are bound by name and go to the driver as they are; rows come back as plain tuples.
-    """
-
-    def __init__(self, statement: Executable) -> None:
-        self._statement = statement
-        self._compiled: dict[str, tuple[str, dict[str, Any], tuple[str, ...] | None]] = {}
-
-    @classmethod
-    def inserting(cls, table: sa.Table) -> Prepared:
-        """Return the statement that inserts a whole row, with a value for each column by its name."""
-        return cls(sa.insert(table).values({name: sa.bindparam(name) for name in table.c.keys()}))  # noqa: SIM118
-
-    def on(self, dialect: sa.Dialect) -> tuple[str, dict[str, Any], tuple[str, ...] | None]:
-        """Return the text, the literals' values, and the order of parameters where they go by position."""
-        found = self._compiled.get(dialect.name)
-        if found is None:
-            compiled: Any = self._statement.compile(dialect=dialect)  # type: ignore[attr-defined]
-            order = tuple(compiled.positiontup) if compiled.positional else None
-            found = self._compiled[dialect.name] = str(compiled), dict(compiled.params), order
-        return found
-
-
-class Connection:
-    """A connection to the store, for statements of SQLAlchemy and for prepared ones."""
-
-    __slots__ = ("_connection", "_dialect", "_generation", "_raw")
-
-    def __init__(self, connection: sa.Connection, generation: object) -> None:
-        self._connection = connection
-        self._generation = generation
-        self._dialect = connection.dialect
-        self._raw: Any = connection.connection.driver_connection
-
-    def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[*tuple[Any, ...]]:
-        """Run a statement of SQLAlchemy Core; parameters are a mapping, or a list of them for many rows."""
-        return self._connection.execute(statement, parameters)
-
-    def run(self, prepared: Prepared, values: Mapping[str, Any]) -> list[tuple[Any, ...]]:
-        """Run a prepared statement and return its rows."""
-        text, literals, order = prepared.on(self._dialect)
-        merged = {**literals, **values} if literals.keys() != values.keys() else values
-        bound: Any = merged if order is None else [merged[name] for name in order]
-        cursor = self._raw.execute(text, bound)
-        return cursor.fetchall() if cursor.description is not None else []
-
-    def _close(self) -> None:
-        with contextlib.suppress(Exception):
-            # The connection is going away; whatever it still has to say concerns nobody.
-            self._connection.close()
-
-
-class Transaction(Connection):
-    """One operation: its statements and its log entry.  Made by `Store.transaction`."""
-
-    __slots__ = ("_entries", "_hash", "_seq", "clock", "now")
-
-    def __init__(self, connected: Connection, head: Head, clock: int) -> None:
-        self._connection, self._dialect, self._raw = connected._connection, connected._dialect, connected._raw  # noqa: SLF001
-        self._seq = head.seq
-        self._hash = head.hash
-        self._entries: list[tuple[Entry, str | None]] = []
-        #: The operation's time in microseconds, for all that is recorded: never earlier than the newest entry's, even
-        #: where the clock was set back.
-        self.now = max(clock, head.ts)
-        #: What the clock says, for what is measured: windows, waits, how long a session lives.
-        self.clock = clock
-
-    def log(self, rows: Sequence[RowChange], audit: AuditEvent) -> int:
-        """Append the operation's entry to the change log and return its `seq`.
-
-        Raises:
-            RowRefusedError: a contract does not take one of the rows, or the event; the block is to be left with it.
-        """
-        require_rows(rows)
-        require_event(audit)
-        entry = chained(self._seq + 1, self.now, rows, audit, self._hash)
-        self._seq, self._hash = entry.seq, entry.hash
-        self._entries.append((entry, audit.subject_id))
-        return entry.seq
 
 
 @dataclass(frozen=True)
@@ -161,10 +73,10 @@ class Aside:
     def table(self) -> str:
         """Return the table whose contract refused it, or that of the first row that waits behind another."""
         named = self.reason.partition(":")[0]
-        return named if " " not in named else next((each.table for each in self.entry.rows), "audit_log")
+        return named if " " not in named else next((row.table for row in self.entry.rows), "audit_log")
 
 
-class _Batch:
+class _SharedCommit:
     """Operations that share a commit."""
 
     __slots__ = ("count", "deadline", "done", "entries", "error", "head")
@@ -191,7 +103,7 @@ class Store:
         with translated(database.where):
             writer = self._writer = self._connect()
             try:
-                upgrade(database, writer._connection, create=create)  # noqa: SLF001
+                upgrade(database, writer.core, create=create)
             except BaseException:
                 self._discard_writer()
                 raise
@@ -249,7 +161,7 @@ class Store:
         self._counting = threading.Lock()
         self._waiting = 0
         self._owner = 0
-        self._batch: _Batch | None = None
+        self._batch: _SharedCommit | None = None
         self._writer = None
         self._idle: list[Connection] = []
         #: Readers that are lent out; one list entry each, since appending and removing are atomic.
@@ -258,8 +170,9 @@ class Store:
 
     # -- writing --------------------------------------------------------------------------------------------
 
-    def transaction(self) -> _Scope:
-        """Return a block that is one transaction: `with store.transaction() as tx`.
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Hold one transaction for the block: `with store.transaction() as tx`.
 
         It is durable when the block is left, or undone if an exception leaves it.  Blocks of all threads and
         processes run one at a time: keep slow work (hashing, the network, the lake) out of them.
@@ -267,7 +180,14 @@ class Store:
         Raises:
             StoreError: the database failed, or the block stands inside another one of the same thread.
         """
-        return _Scope(self)
+        transaction = self._enter()
+        try:
+            yield transaction
+        except BaseException as error:
+            self._exit(transaction, error)
+            _raise_ours(error, self._database.where)
+            raise
+        self._exit(transaction, None)
 
     def _enter(self) -> Transaction:
         me = threading.get_ident()
@@ -284,7 +204,7 @@ class Store:
                 self._begin()
             batch, writer = self._batch, self._writer
             assert batch is not None and writer is not None  # noqa: PT018 - one fact
-            writer._raw.execute("SAVEPOINT operation")  # noqa: SLF001
+            writer.command("SAVEPOINT operation")
         except BaseException as error:
             if self._batch is not None:
                 self._fail(error)
@@ -302,15 +222,14 @@ class Store:
         assert batch is not None
         self._owner = 0
         try:
-            raw = transaction._raw  # noqa: SLF001
             if error is not None:
-                raw.execute("ROLLBACK TO SAVEPOINT operation")
-            raw.execute("RELEASE SAVEPOINT operation")
+                transaction.command("ROLLBACK TO SAVEPOINT operation")
+            transaction.command("RELEASE SAVEPOINT operation")
         except BaseException as failure:  # noqa: BLE001 - the whole batch fails; reported below
             self._fail(failure)
         else:
-            if error is None and transaction._entries:  # noqa: SLF001
-                batch.entries += transaction._entries  # noqa: SLF001
+            if error is None and transaction.entries:
+                batch.entries += transaction.entries
                 batch.head = _followed(batch.head, transaction)
         with self._counting:
             others = self._waiting > 0
@@ -350,12 +269,12 @@ class Store:
         self._database.wait_turn()
         try:
             writer = self._current_writer()
-            head = self._database.begin(writer._raw)  # noqa: SLF001
+            head = self._database.begin(writer)
         except BaseException:
             self._discard_writer()
             self._database.end_turn()
             raise
-        self._batch = _Batch(head)
+        self._batch = _SharedCommit(head)
 
     def _is_closed(self) -> StoreError:
         return StoreError(
@@ -371,11 +290,11 @@ class Store:
     def _current_writer(self) -> Connection:
         """Return a connection to the files that there are now; it is this process's turn."""
         writer = self._writer
-        if writer is None or writer._generation != self._database.generation():  # noqa: SLF001
+        if writer is None or writer.generation != self._database.generation():
             # The new one is there before the old one is closed: the last to close would clear up.
             self._writer = self._connect()
             if writer is not None:
-                writer._close()  # noqa: SLF001
+                writer.close()
         assert self._writer is not None
         return self._writer
 
@@ -385,17 +304,14 @@ class Store:
         if batch is None or writer is None:
             return
         try:
-            raw = writer._raw  # noqa: SLF001
             if batch.entries:
-                text, _, order = _APPEND.on(self._database.engine.dialect)
-                rows = [
+                rows = (
                     {"seq": entry.seq, "ts": entry.ts, "subject_id": subject_id, "payload": encode(entry)}
                     for entry, subject_id in batch.entries
-                ]
-                bound: Any = rows if order is None else [[row[name] for name in order] for row in rows]
-                raw.cursor().executemany(text, bound)
+                )
+                writer.run_many(_APPEND, rows)
                 writer.run(_ADVANCE, _advanced(batch.head))
-            raw.execute("COMMIT")
+            writer.command("COMMIT")
         except BaseException as error:  # noqa: BLE001 - reported to everybody who shares the commit
             self._fail(error)
             return
@@ -418,29 +334,47 @@ class Store:
         if writer is not None:
             with contextlib.suppress(Exception):
                 # Closing rolls back as well; this only makes it certain.
-                writer._raw.execute("ROLLBACK")  # noqa: SLF001
-            writer._close()  # noqa: SLF001
+                writer.command("ROLLBACK")
+            writer.close()
 
     # -- reading --------------------------------------------------------------------------------------------
 
-    def reading(self) -> _Reading:
-        """Return a block with a connection for reading: `with store.reading() as rx`.
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Connection]:
+        """Lend a connection for reading to the block: `with store.reading() as rx`.
 
         Each statement sees all that is committed.  Fetch a result before leaving the block.
 
         Raises:
             StoreError: the database failed.
         """
-        return _Reading(self)
+        reader = self._reader()
+        try:
+            yield reader
+        except BaseException as error:
+            self._lent.remove(reader)
+            reader.close()
+            if not isinstance(error, HfthotError):
+                # A server that was restarted broke the idle connections as well.
+                idle, self._idle = self._idle, []
+                for other in idle:
+                    other.close()
+            _raise_ours(error, self._database.where)
+            raise
+        self._lent.remove(reader)
+        if self._closed:
+            reader.close()
+        else:
+            self._idle.append(reader)
 
     def _reader(self) -> Connection:
         try:
             reader = self._idle.pop()
         except IndexError:
             reader = self._new_reader()
-        if reader._generation != self._database.generation():  # noqa: SLF001
+        if reader.generation != self._database.generation():
             stale, reader = reader, self._new_reader()
-            stale._close()  # noqa: SLF001
+            stale.close()
         self._lent.append(reader)
         return reader
 
@@ -450,7 +384,7 @@ class Store:
         with translated(self._database.where):
             reader = self._connect()
             for statement in _READ_ONLY[self._database.engine.dialect.name]:
-                reader._raw.execute(statement)  # noqa: SLF001
+                reader.command(statement)
             return reader
 
     # -- the log --------------------------------------------------------------------------------------------
@@ -476,7 +410,7 @@ class Store:
             ClockError: it did, now or before an entry that came in since.
         """
         known = self.check_clock()
-        if known.seen_at > self.clock_head().seen_at + _A_DAY:
+        if known.seen_at > self.clock_head().seen_at + DAY:
             self._see(known)
 
     def check_clock(self) -> Head:
@@ -488,7 +422,7 @@ class Store:
         clock = microseconds(self.clock())
         known = _observed(self.clock_head(), clock)
         if known.leapt_from is not None:
-            days = (clock - known.leapt_from) / _A_DAY
+            days = (clock - known.leapt_from) / DAY
             raise ClockError(
                 f"the clock stands {days:,.0f} days after it was last seen, so nothing was removed",
                 where="clock",
@@ -585,7 +519,7 @@ class Store:
             StoreError: a reader kept it from being done; nothing counts as purged then.
         """
         with self._alone() as writer, translated(self._database.where):
-            self._database.purge(writer._raw, _PURGED)  # noqa: SLF001
+            self._database.purge(writer, _PURGED)
 
     @contextlib.contextmanager
     def _alone(self) -> Iterator[Connection]:
@@ -621,6 +555,11 @@ class Store:
         return self._database.files()
 
     @property
+    def waiting(self) -> int:
+        """How many threads wait for their turn to write."""
+        return self._waiting
+
+    @property
     def url(self) -> URL:
         """The database; its password is hidden wherever this is shown."""
         return self._database.engine.url
@@ -640,7 +579,7 @@ class Store:
                 with contextlib.suppress(sa.exc.SQLAlchemyError):
                     self._current_writer()
                 while self._idle:
-                    self._idle.pop()._close()  # noqa: SLF001
+                    self._idle.pop().close()
                 self._discard_writer()
             finally:
                 self._database.end_turn()
@@ -648,10 +587,17 @@ class Store:
         finally:
             self._mutex.release()
 
+    def close_at_exit(self) -> None:
+        """Close it, unless a thread that the interpreter has stopped inside a transaction would keep it for ever."""
+        if self._mutex.acquire(timeout=1.0):
+            self._mutex.release()
+            self.close()
+
     # A forked child inherits SQLite's idea of which locks this process holds, and holds none of them.  So nothing may
     # be under way in the instant of the fork, and the child closes what it inherited before it opens anything.
 
-    def _before_fork(self) -> None:
+    def before_fork(self) -> None:
+        """Let what is under way end; called by the interpreter."""
         self._quiet = False
         if self._owner == threading.get_ident():
             return
@@ -664,11 +610,13 @@ class Store:
         if not self._quiet:
             self._mutex.release()
 
-    def _after_fork_here(self) -> None:
+    def after_fork_in_parent(self) -> None:
+        """Go on; called by the interpreter."""
         if self._quiet:
             self._mutex.release()
 
-    def _after_fork_in_child(self) -> None:
+    def after_fork_in_child(self) -> None:
+        """Let go of what is the parent's; called by the interpreter."""
         quiet, writer, idle = self._quiet, self._writer, self._idle
         self._database.disown()
         self._reset()
@@ -676,8 +624,8 @@ class Store:
             _FOREIGN.append((writer, idle))
             self._closed = True
             return
-        for each in (*idle, *([writer] if writer else [])):
-            self._database.leave(each)
+        for connection in (*idle, *([writer] if writer else [])):
+            self._database.leave(connection)
 
     def __enter__(self) -> Self:
         return self
@@ -696,9 +644,7 @@ def _advanced(head: Head) -> dict[str, Any]:
 def _followed(head: Head, transaction: Transaction) -> Head:
     """Return the head after a transaction with entries, and after what its clock tells of the time."""
     return _observed(head, transaction.clock)._replace(
-        seq=transaction._seq,  # noqa: SLF001
-        hash=transaction._hash,  # noqa: SLF001
-        ts=transaction.now,
+        seq=transaction.newest[0], hash=transaction.newest[1], ts=transaction.now
     )
 
 
@@ -708,56 +654,6 @@ def _observed(head: Head, clock: int) -> Head:
         return head._replace(seen_at=clock, leapt_from=None)
     leapt = head.leapt_from is None and 0 < head.seen_at < clock - LONGEST_REST
     return head._replace(seen_at=max(head.seen_at, clock), leapt_from=head.seen_at if leapt else head.leapt_from)
-
-
-class _Scope:
-    """The block of one transaction."""
-
-    __slots__ = ("_store", "_transaction")
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> Transaction:
-        self._transaction = self._store._enter()  # noqa: SLF001
-        return self._transaction
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        del kind, traceback
-        self._store._exit(self._transaction, error)  # noqa: SLF001
-        _raise_ours(error, self._store._database.where)  # noqa: SLF001
-
-
-class _Reading:
-    """The block of a reading connection."""
-
-    __slots__ = ("_reader", "_store")
-
-    def __init__(self, store: Store) -> None:
-        self._store = store
-
-    def __enter__(self) -> Connection:
-        self._reader = self._store._reader()  # noqa: SLF001
-        return self._reader
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        del kind, traceback
-        store = self._store
-        store._lent.remove(self._reader)  # noqa: SLF001
-        if error is None and not store._closed:  # noqa: SLF001
-            store._idle.append(self._reader)  # noqa: SLF001
-            return
-        self._reader._close()  # noqa: SLF001
-        if error is not None and not isinstance(error, HfthotError):
-            # A server that was restarted broke the idle connections as well.
-            idle, store._idle = store._idle, []  # noqa: SLF001
-            for each in idle:
-                each._close()  # noqa: SLF001
-        _raise_ours(error, store._database.where)  # noqa: SLF001
 
 
 def _raise_ours(error: BaseException | None, where: str) -> None:
@@ -799,22 +695,19 @@ _FOREIGN: list[object] = []
 @atexit.register
 def _close_all() -> None:
     for store in list(_OPEN):
-        # A thread that the interpreter has stopped inside a transaction would keep it for ever.
-        if store._mutex.acquire(timeout=1.0):  # noqa: SLF001
-            store._mutex.release()  # noqa: SLF001
-            store.close()
+        store.close_at_exit()
 
 
-def _each(what: str) -> Callable[[], None]:
+def _for_all_stores(what: Callable[[Store], None]) -> Callable[[], None]:
     def run() -> None:
         for store in list(_OPEN):
-            getattr(store, what)()
+            what(store)
 
     return run
 
 
 os.register_at_fork(
-    before=_each("_before_fork"),
-    after_in_parent=_each("_after_fork_here"),
-    after_in_child=_each("_after_fork_in_child"),
+    before=_for_all_stores(Store.before_fork),
+    after_in_parent=_for_all_stores(Store.after_fork_in_parent),
+    after_in_child=_for_all_stores(Store.after_fork_in_child),
 )

@@ -15,7 +15,7 @@ from hfthot_platform.services.privacy.proof.canary import CANARY_KIND
 from hfthot_platform.services.privacy.proof.search import Hit, Needle, Searcher
 from hfthot_platform.services.privacy.proof.sqlite_reader import FileOpener
 
-__all__ = ["Finding", "PlaceReport", "Progress", "ScanLimits", "ScanReport", "ScanState"]
+__all__ = ["FoundValue", "PlaceReport", "Progress", "ScanLimits", "ScanReport", "ScanRun"]
 
 #: Told of the bytes read so far.
 Progress = Callable[[int, int | None, str], None]
@@ -41,7 +41,7 @@ class ScanLimits:
 
 
 @dataclass(frozen=True)
-class Finding:
+class FoundValue:
     """A value that was found, without the value."""
 
     place: str
@@ -90,7 +90,7 @@ class ScanReport:
     """The outcome of a scan.  It counts only because `canaries` were all found; a scan that missed one raises."""
 
     places: tuple[PlaceReport, ...]
-    findings: tuple[Finding, ...]
+    findings: tuple[FoundValue, ...]
     #: How many values of each kind were looked for.
     needles: dict[str, int]
     #: (kind, reason) of what could not be looked for.
@@ -129,7 +129,7 @@ class ScanReport:
         return not self.findings and not self.unreadable
 
 
-class ScanState:
+class ScanRun:
     """What the readers of one scan share: what is sought, what was found, how far it is.  Safe to use from threads."""
 
     def __init__(
@@ -148,7 +148,7 @@ class ScanState:
         self.untested = untested
         #: Findings by place, file, value, encoding and container, those beyond the listed ones included.
         self.counts: dict[tuple[str, str, Needle, str, str], int] = {}
-        self.findings: set[Finding] = set()
+        self.findings: set[FoundValue] = set()
         #: Where canaries were found: place, file, container and encoding.
         self.canaries: set[tuple[str, str, str, str]] = set()
         #: There were more findings than are kept.
@@ -188,7 +188,9 @@ class ScanState:
             if alike < self.limits.alike and len(self.findings) < self.limits.findings:
                 shown = self.shown(file)
                 self.findings.add(
-                    Finding(place, shown, offset, hit.kind, hit.encoding, inside, hit.needle, file, context, modified)
+                    FoundValue(
+                        place, shown, offset, hit.kind, hit.encoding, inside, hit.needle, file, context, modified
+                    )
                 )
             elif not alike:
                 self.truncated = True

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow.fs as pafs
     import sqlalchemy as sa
 
-__all__ = ["Database", "FileEntry", "Folder", "Noted", "ObjectStore", "Place"]
+__all__ = ["FileEntry", "Folder", "Noted", "ObjectStore", "Place", "SqlDatabase"]
 
 #: Bytes that are read at once.
 _BLOCK: Final = 8 * 1024 * 1024
@@ -230,7 +230,7 @@ class ObjectStore:
 
 
 @dataclass(frozen=True)
-class Database:
+class SqlDatabase:
     """A PostgreSQL database: the rows of every table of every schema through SQL, and the planner's samples of them.
 
     Where the server lets the role read files (`pg_read_server_files`), the files of every table and index are read as
@@ -329,4 +329,4 @@ class Database:
                     connection.execute(sa.text(f'DROP TABLE "{table}"'))
 
 
-Place = Folder | ObjectStore | Database
+Place = Folder | ObjectStore | SqlDatabase

@@ -29,7 +29,7 @@ from hfthot_platform.services.privacy.proof.containers import (
     salvaged,
     salvaged_member,
 )
-from hfthot_platform.services.privacy.proof.findings import PlaceReport, ScanState
+from hfthot_platform.services.privacy.proof.findings import PlaceReport, ScanRun
 from hfthot_platform.services.privacy.proof.places import FileEntry, Noted
 from hfthot_platform.services.privacy.proof.search import OVERLAP, Hit
 from hfthot_platform.services.privacy.proof.sqlite_reader import SQLITE
@@ -51,7 +51,7 @@ class TooLargeError(ValueError):
 class PlaceReader:
     """Reads the files of one place."""
 
-    def __init__(self, state: ScanState, place: str, *, shared: bool = False) -> None:
+    def __init__(self, state: ScanRun, place: str, *, shared: bool = False) -> None:
         self.state = state
         self.place = place
         self.shared = shared

@@ -23,22 +23,21 @@ from contextlib import suppress
 from hfthot_platform.core.errors import ErasureUnverifiedError
 from hfthot_platform.services.privacy.proof.canary import CANARY_KIND, CANARY_PREFIX, Canary
 from hfthot_platform.services.privacy.proof.findings import (
-    Finding,
+    FoundValue,
     PlaceReport,
     Progress,
     ScanLimits,
     ScanReport,
-    ScanState,
+    ScanRun,
 )
-from hfthot_platform.services.privacy.proof.places import Database, FileEntry, Folder, ObjectStore, Place
+from hfthot_platform.services.privacy.proof.places import FileEntry, Folder, ObjectStore, Place, SqlDatabase
 from hfthot_platform.services.privacy.proof.readers import Joined, PlaceReader
 from hfthot_platform.services.privacy.proof.search import Needle, Searcher
 from hfthot_platform.services.privacy.proof.sqlite_reader import FileOpener
 
 __all__ = [
-    "Database",
-    "Finding",
     "Folder",
+    "FoundValue",
     "Needle",
     "ObjectStore",
     "Place",
@@ -46,6 +45,7 @@ __all__ = [
     "Progress",
     "ScanLimits",
     "ScanReport",
+    "SqlDatabase",
     "scan",
 ]
 
@@ -96,7 +96,7 @@ def scan(
                 hint="Make the platform's folders writable for it, and some room on their disks.",
             )
         with FileOpener() as opener:
-            state = ScanState(searcher, opener, limits=limits, progress=progress, untested=untested)
+            state = ScanRun(searcher, opener, limits=limits, progress=progress, untested=untested)
             reports = _read_all(state, places, workers)
     finally:
         for place in places if tested else ():
@@ -124,13 +124,13 @@ def scan(
     )
 
 
-def _read_all(state: ScanState, places: Sequence[Place], workers: int) -> list[PlaceReport]:
+def _read_all(state: ScanRun, places: Sequence[Place], workers: int) -> list[PlaceReport]:
     """Read every place, a file that lies in several of them once, and say what was read."""
     reports = []
     seen: set[tuple[int, int]] = set()
     with ThreadPoolExecutor(workers, thread_name_prefix="scan") as pool:
         for place in places:
-            if isinstance(place, Database):
+            if isinstance(place, SqlDatabase):
                 reports.append(_read_database(state, place))
             else:
                 reports.append(_read_files(state, place, pool, seen))
@@ -138,7 +138,7 @@ def _read_all(state: ScanState, places: Sequence[Place], workers: int) -> list[P
 
 
 def _read_files(
-    state: ScanState, place: Folder | ObjectStore, pool: ThreadPoolExecutor, seen: set[tuple[int, int]]
+    state: ScanRun, place: Folder | ObjectStore, pool: ThreadPoolExecutor, seen: set[tuple[int, int]]
 ) -> PlaceReport:
     reader = PlaceReader(state, place.name, shared=isinstance(place, Folder) and place.shared)
     todo: list[FileEntry] = []
@@ -162,7 +162,7 @@ def _read_files(
     return reader.report(len(todo) - len(own))
 
 
-def _read_database(state: ScanState, place: Database) -> PlaceReport:
+def _read_database(state: ScanRun, place: SqlDatabase) -> PlaceReport:
     reader = PlaceReader(state, place.name)
     tables = 0
     for table, how, blocks in place.streams(reader.noted):
