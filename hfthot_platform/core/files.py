@@ -56,13 +56,16 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     sync_folder(path.parent)
 
 
-def sync_file(path: Path) -> None:
-    """Return when a file's content is on the disk.
+def sync_file(what: Path | int) -> None:
+    """Return when the content of a file, or of what is open as a handle, is on the disk.
 
     Raises:
         OSError: it is not there, or the disk failed.
     """
-    _sync(path, os.O_RDONLY)
+    if isinstance(what, int):
+        os.fsync(what)
+    else:
+        _sync(what, os.O_RDONLY)
 
 
 def sync_folder(folder: Path) -> None:

@@ -104,6 +104,16 @@ def test_tightening_takes_only_the_rights_of_others(tmp_path):
     assert mode(tmp_path) == 0o700
 
 
+def test_a_file_is_synced_by_its_path_or_its_handle(tmp_path):
+    handle = open_private(tmp_path / "a")
+    os.write(handle, b"x")
+    sync_file(handle)
+    sync_file(tmp_path / "a")
+    os.close(handle)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        sync_file(handle)
+
+
 def test_syncing_names_what_is_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         sync_file(tmp_path / "nowhere")
