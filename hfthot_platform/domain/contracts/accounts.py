@@ -29,9 +29,11 @@ CATEGORY: Final[dict[str, Category]] = {
     "audit_log": "audit",
 }
 
-_SUBJECT = Column("subject_id", TEXT, "Random pseudonym of the person; only the operational store knows whose")
+_SUBJECT = Column(
+    "subject_id", TEXT, "Random pseudonym of the person; only the operational store knows whose", role="subject"
+)
 #: The entry of the change log that made the row what it is.
-_SEQ = Column("seq", INT, "Entry of the ordered change log that this row is from")
+_SEQ = Column("seq", INT, "Entry of the ordered change log that this row is from", role="sequence")
 _VERSION = Column("schema_version", SMALL, "Version of this contract when the row was written", provenance=True)
 
 
@@ -185,9 +187,11 @@ AUDIT_LOG: Final = TableContract(
     "as long as the setting `audit_retention_days` says.",
     columns=(
         Column("date", DATE, "UTC day of `ts`; partition"),
-        Column("seq", INT, "Entry of the ordered change log, without gaps"),
+        Column("seq", INT, "Entry of the ordered change log, without gaps", role="sequence"),
         Column("ts", TIME, "When it happened"),
-        Column("subject_id", TEXT, "Whom it concerns; null where no account was involved", nullable=True),
+        Column(
+            "subject_id", TEXT, "Whom it concerns; null where no account was involved", nullable=True, role="subject"
+        ),
         Column("actor_id", TEXT, "Who did it: a subject, or `system`"),
         Column("action", TEXT, "What was done: user.register, session.login, ...", few=True),
         Column("outcome", TEXT, "success, failure or refused", few=True),
@@ -197,7 +201,7 @@ AUDIT_LOG: Final = TableContract(
         _personal("user_agent", "Program that sent it"),
         _personal("personal_detail", "Further facts about the person as JSON"),
         Column("personal_digest", TEXT, "SHA-256 of the encrypted columns; holds the chain together without them"),
-        Column("redacted", FLAG, "Whether the encrypted columns were erased"),
+        Column("redacted", FLAG, "Whether the encrypted columns were erased", role="redaction"),
         Column("previous_hash", TEXT, "`hash` of the entry before"),
         Column("hash", TEXT, "SHA-256 over previous_hash and every column above but the encrypted ones and redacted"),
         _VERSION,

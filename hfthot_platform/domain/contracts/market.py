@@ -57,6 +57,7 @@ _PROVENANCE = (
         "What exactly it came from: adapter and content hash, or adapter and request",
         few=True,
         provenance=True,
+        role="provenance",
     ),
     Column("schema_version", SMALL, "Version of this contract when the row was written", provenance=True),
 )
@@ -143,7 +144,7 @@ _BAR_VALUES = (
     Column("quote_volume", FLOAT, "Traded value, where known", unit="quote", nullable=True),
     Column("trades", INT, "Number of trades, where known", nullable=True),
     Column("buy_volume", FLOAT, "Quantity bought by takers, where known", unit="base", nullable=True),
-    Column("final", FLAG, "False while the interval was still open when the row was made"),
+    Column("final", FLAG, "False while the interval was still open when the row was made", role="finality"),
     Column("origin", TEXT, "vendor, or the table the row was computed from: trades, bars_1m, bars", few=True),
 )
 _BAR_RULES = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import get_args
+from typing import Literal, get_args
 
 import polars as pl
 import pyarrow as pa
@@ -18,12 +18,14 @@ __all__ = [
     "FLOAT",
     "INT",
     "REJECTED_SCHEMA",
+    "REJECTED_SOURCE",
     "ROW_NUMBER",
     "SMALL",
     "TEXT",
     "TIME",
     "Column",
     "Grain",
+    "Role",
     "TableContract",
 ]
 
@@ -46,6 +48,18 @@ REJECTED_SCHEMA: dict[str, pl.DataType] = {
     "detail": pl.String(),
     "row": pl.String(),
 }
+
+#: The column of a row that was kept out that tells which source it is from.
+REJECTED_SOURCE = "source_ref"
+
+#: What storage asks of a column, whatever it is called:
+#:
+#: - `sequence`: the number of the row in an ordered log that the table follows;
+#: - `finality`: false while the row may still change: such a row fills a gap, and never takes another's place;
+#: - `provenance`: which source the row came from: rows of one source are known, and taken out again, by it;
+#: - `subject`: the person whom the row is about;
+#: - `redaction`: whether the row's personal columns were erased.
+Role = Literal["sequence", "finality", "provenance", "subject", "redaction"]
 
 _POLARS: dict[pa.DataType, pl.DataType] = {
     TIME: pl.Datetime("us", "UTC"),
@@ -73,6 +87,8 @@ class Column:
     personal: bool = False
     #: Says where and when a row came from; two rows that differ in this alone are the same row.
     provenance: bool = False
+    #: What the column is to storage; None for one that is only data.
+    role: Role | None = None
 
     @property
     def polars(self) -> pl.DataType:
@@ -135,6 +151,12 @@ class TableContract:
             for name in self.primary_key
             if name in by_name and by_name[name].nullable
         ]
+        roles = [column.role for column in self.columns if column.role is not None]
+        problems += [f"two columns have the role {role!r}" for role in sorted({r for r in roles if roles.count(r) > 1})]
+        for role, dtype in (("sequence", INT), ("finality", FLAG), ("redaction", FLAG), ("subject", TEXT)):
+            name = self._with_role(role)
+            if name is not None and by_name[name].dtype != dtype:
+                problems.append(f"column {name!r} has the role {role!r} and is not of type {dtype}")
         names = [rule.name for rule in self.rules]
         problems += [f"rule {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
         if self.partition_by not in {None, *get_args(Grain)}:
@@ -185,6 +207,34 @@ class TableContract:
         """Return the columns that make two rows of the same key different."""
         apart = {*self.primary_key, self.partition_by}
         return tuple(column.name for column in self.columns if column.name not in apart and not column.provenance)
+
+    @property
+    def sequence(self) -> str | None:
+        """Return the column that has the row's number in the ordered log that the table follows."""
+        return self._with_role("sequence")
+
+    @property
+    def finality(self) -> str | None:
+        """Return the column that is false while a row may still change."""
+        return self._with_role("finality")
+
+    @property
+    def provenance(self) -> str | None:
+        """Return the column that says which source a row came from."""
+        return self._with_role("provenance")
+
+    @property
+    def subject(self) -> str | None:
+        """Return the column that says whom a row is about."""
+        return self._with_role("subject")
+
+    @property
+    def redaction(self) -> str | None:
+        """Return the column that says whether a row's personal columns were erased."""
+        return self._with_role("redaction")
+
+    def _with_role(self, role: str) -> str | None:
+        return next((column.name for column in self.columns if column.role == role), None)
 
     def column(self, name: str) -> Column:
         """Return a column by name."""

@@ -109,7 +109,7 @@ def quarantine_of(contract: TableContract) -> TableContract:
             Column("quarantine_id", TEXT, "Hash of source, position, reason and content: a re-run adds nothing"),
             Column("reason", TEXT, "Machine-readable reason", few=True),
             Column("detail", TEXT, "The rule in words", nullable=True, few=True),
-            Column("source_ref", TEXT, "What the row came from", few=True, nullable=True),
+            Column("source_ref", TEXT, "What the row came from", few=True, nullable=True, role="provenance"),
             Column("row_number", INT, "Position in the source, from 1, where known", nullable=True),
             Column("row", TEXT, "The row as JSON, as it was read"),
             Column("quarantined_at", TIME, "When", provenance=True),
