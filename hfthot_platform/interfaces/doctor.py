@@ -32,7 +32,7 @@ from hfthot_platform.core.settings import (
 from hfthot_platform.core.time import ONE_DAY, midnight
 from hfthot_platform.domain.contracts.model import TableContract
 from hfthot_platform.storage.lakehouse import Lakehouse, Table, check_clock
-from hfthot_platform.storage.lakehouse.commits import Snapshot
+from hfthot_platform.storage.lakehouse.snapshot import Snapshot
 
 __all__ = ["diagnose"]
 
@@ -266,7 +266,7 @@ def _fed(settings: Settings) -> dict[str, str]:
 
 def _table(lake: Lakehouse, table: Table, snapshot: Snapshot) -> Iterator[Finding]:
     from hfthot_platform.storage.lakehouse import overdue_share
-    from hfthot_platform.storage.lakehouse.maintenance import MOST_EXPIRED, unfinished_files
+    from hfthot_platform.storage.lakehouse.maintenance import MOST_EXPIRED
 
     name = table.contract.name
     problems = table.problems()
@@ -292,7 +292,7 @@ def _table(lake: Lakehouse, table: Table, snapshot: Snapshot) -> Iterator[Findin
     folder = Path(table.uri)
     if not folder.is_dir():
         return
-    if leftovers := len(unfinished_files(folder)):
+    if leftovers := len(table.backend.unfinished()):
         what = _counted(leftovers, "leftover file")
         yield Finding("warn", name, f"{what} of interrupted writers", f"`hfthot maintain {name}` removes them.")
     lock = folder.parent.parent / "_locks" / f"{name}.lock"

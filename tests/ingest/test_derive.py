@@ -15,7 +15,7 @@ from hfthot_platform.core.settings import load_settings
 from hfthot_platform.domain.market.bars import bars_from_trades
 from hfthot_platform.services.derive.derivation import derive
 from hfthot_platform.services.ingest import stated_by
-from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, staging
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, staging, streamed
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = (date(2024, 1, 1), date(2024, 1, 3))
@@ -135,8 +135,7 @@ def test_a_vendors_rows_that_arrive_while_it_computes_stand(lake, settings):
 def test_rows_that_arrive_during_the_commit_itself_stand(lake, settings, monkeypatch):
     """Another writer commits between the read and the write of the replacement: the whole is read again."""
     publish(lake, settings, lambda _: bars(range(4), close=9.0))
-    table = lake.table(TABLE)
-    write, arrived = table._write, []
+    write, arrived = streamed.write_deltalake, []
 
     def late(*args, **kwargs):
         if not arrived:
@@ -144,7 +143,7 @@ def test_rows_that_arrive_during_the_commit_itself_stand(lake, settings, monkeyp
             Lakehouse.open(lake.storage.root).table(TABLE).merge(stated([1]))
         write(*args, **kwargs)
 
-    monkeypatch.setattr(table, "_write", late)
+    monkeypatch.setattr(streamed, "write_deltalake", late)
     (commit,) = publish(lake, settings, lambda _: bars(range(4)))
     assert arrived
     assert commit.attempts > 1

@@ -11,7 +11,6 @@ import pytest
 
 from hfthot_platform.core.errors import AuditFailedError, BadRequestError, CommitConflictError, SchemaMismatchError
 from hfthot_platform.storage.lakehouse import maintain, rewrite
-from hfthot_platform.storage.lakehouse.commits import active_files
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LOG = "test.log"
@@ -81,7 +80,7 @@ def small_files(monkeypatch):
 
 
 def log_text(table):
-    return "".join(path.read_text() for path in sorted((table._folder / "_delta_log").glob("*.json")))
+    return "".join(path.read_text() for path in sorted((table.folder / "_delta_log").glob("*.json")))
 
 
 def numbers(table):
@@ -177,7 +176,7 @@ def test_rows_of_several_days_go_to_their_partitions(audit_log):
     days = audit_log.scan().group_by("date").agg(pl.col("seq")).collect().sort("date")
 
     assert days["seq"].to_list() == [[1, 2], [3, 4]]
-    assert sorted(path.name for path in audit_log._folder.glob("date=*")) == ["date=2024-01-01", "date=2024-01-03"]
+    assert sorted(path.name for path in audit_log.folder.glob("date=*")) == ["date=2024-01-01", "date=2024-01-03"]
     assert audit_log.problems(deep=True) == []
 
 
@@ -207,8 +206,7 @@ def test_a_new_row_within_a_rewritten_files_span_goes_into_that_file(table, smal
     table.apply(users(range(0, 200, 2)), app=(LOG, 100))
     commit = table.apply(users([42, 43, 999], seq=101), app=(LOG, 103))
     spans = [
-        (int(each["min.subject_id"], 16), int(each["max.subject_id"], 16))
-        for each in active_files(table._current()).to_pylist()
+        (int(each["min.subject_id"], 16), int(each["max.subject_id"], 16)) for each in table.files().entries.to_pylist()
     ]
     # The file of eleven rows is two by now, and the row beyond all files has one of its own.
     assert commit.files_added == 3
@@ -320,7 +318,7 @@ def test_a_commit_in_between_runs_the_whole_change_again(table, monkeypatch):
     assert commit.attempts == 2
     assert numbers(table) == [0, 1, 2, 3, 77]
     named = {*table.snapshot().paths}
-    left = {str(path) for path in table._folder.glob("part-*.parquet")}
+    left = {str(path) for path in table.folder.glob("part-*.parquet")}
     for version in range(table.version()):
         named |= {*(table.snapshot(version=version) or table.snapshot()).paths}
     assert left == named, "the files of the attempt that lost are gone"

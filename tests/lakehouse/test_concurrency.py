@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
@@ -15,8 +16,7 @@ import pytest
 from deltalake.exceptions import CommitFailedError
 
 from hfthot_platform.core.errors import CommitConflictError, LockTimeoutError
-from hfthot_platform.storage.lakehouse import Stamp, locks, maintain
-from hfthot_platform.storage.lakehouse import table as table_module
+from hfthot_platform.storage.lakehouse import Stamp, maintain, streamed, write
 from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 WRITER = Path(__file__).parent / "writer.py"
@@ -82,13 +82,13 @@ def test_threads_of_one_process_are_safe(lake, table, trades):
 
 def test_a_commit_names_its_own_version_when_others_commit_after_it(lake, table, trades, monkeypatch):
     table.append(trades(1))
-    original = table._acknowledge
+    original = table.log.version_of
 
     def late(*args):
         lake.table("market.trades").__class__(lake, table.contract).append(trades(1, 500))
         return original(*args)
 
-    monkeypatch.setattr(table, "_acknowledge", late)
+    monkeypatch.setattr(table.log, "version_of", late)
 
     commit = table.append(trades(1, 50), stamp=Stamp(run_id="mine"))
 
@@ -117,14 +117,14 @@ def test_a_lost_race_runs_read_compute_write_again(lake, table, trades):
 
 def test_a_writer_that_always_loses_gives_up_with_a_typed_error_and_wrote_nothing(table, trades, monkeypatch):
     table.append(trades(5))
-    monkeypatch.setattr(table_module, "_pause", lambda _attempt: None)
+    monkeypatch.setattr(write.time, "sleep", lambda _seconds: None)
     tries = []
 
     def lose(*_args, **_kwargs):
         tries.append(1)
         raise CommitFailedError("a concurrent transaction")
 
-    monkeypatch.setattr(table, "_write", lose)
+    monkeypatch.setattr(streamed, "write_deltalake", lose)
 
     with pytest.raises(CommitConflictError, match="other writers won 12 times in a row; nothing was written"):
         table.append(trades(1, 50))
@@ -135,15 +135,13 @@ def test_a_writer_that_always_loses_gives_up_with_a_typed_error_and_wrote_nothin
 
 def test_what_failed_after_the_commit_counts_as_published(table, trades, monkeypatch):
     table.append(trades(5))
-    original = table._write
+    original = streamed.write_deltalake
 
     def then_fail(*args, **kwargs):
-        from hfthot_platform.core.errors import StorageFullError
-
         original(*args, **kwargs)
-        raise StorageFullError("no room for the checkpoint")
+        raise OSError(errno.ENOSPC, "no room for the checkpoint")
 
-    monkeypatch.setattr(table, "_write", then_fail)
+    monkeypatch.setattr(streamed, "write_deltalake", then_fail)
 
     commit = table.append(trades(5, 50))
 
@@ -218,7 +216,7 @@ def test_maintenance_beside_writers_waits_for_their_lock(lake, table, trades):
     with writers_lock(lake.storage.lock_file(table.contract), exclusive=False):
         waiting = ThreadPoolExecutor(1)
         report = waiting.submit(maintain, lake, "market.trades", history_days=0)
-        orphan = table._folder / "date=2024-01-01" / "part-in-flight.parquet"
+        orphan = table.folder / "date=2024-01-01" / "part-in-flight.parquet"
         orphan.write_bytes(b"a file of a commit in flight")
         threading.Event().wait(0.3)
         assert not report.done()
@@ -226,4 +224,3 @@ def test_maintenance_beside_writers_waits_for_their_lock(lake, table, trades):
     assert report.result(30).files_vacuumed == 1
     assert not orphan.exists()
     waiting.shutdown()
-    assert locks.__doc__

@@ -111,7 +111,7 @@ def _upgrade(table, protocol, configuration):
     """Add a commit that declares features, as another engine would."""
     metadata = next(
         json.loads(line)["metaData"]
-        for line in (table._folder / "_delta_log" / f"{0:020d}.json").read_text().splitlines()
+        for line in (table.folder / "_delta_log" / f"{0:020d}.json").read_text().splitlines()
         if "metaData" in line
     )
     metadata["configuration"] |= configuration
@@ -120,7 +120,7 @@ def _upgrade(table, protocol, configuration):
         field["metadata"] = {"delta.columnMapping.id": number, "delta.columnMapping.physicalName": field["name"]}
     metadata["schemaString"] = json.dumps(schema)
     actions = [{"commitInfo": {"timestamp": 0, "operation": "UPGRADE"}}, {"protocol": protocol}, {"metaData": metadata}]
-    path = table._folder / "_delta_log" / f"{table.version() + 1:020d}.json"
+    path = table.folder / "_delta_log" / f"{table.version() + 1:020d}.json"
     path.write_text("\n".join(json.dumps(action) for action in actions))
 
 

@@ -19,7 +19,7 @@ def heights(table):
 
 def set_commit_times(table, times):
     """Rewrite the time that each commit says of itself."""
-    for path, moment in zip(sorted((table._folder / "_delta_log").glob("*.json")), times, strict=True):
+    for path, moment in zip(sorted((table.folder / "_delta_log").glob("*.json")), times, strict=True):
         actions = [json.loads(line) for line in path.read_text().splitlines()]
         for action in actions:
             if "commitInfo" in action:
@@ -156,7 +156,7 @@ def test_after_a_log_clean_up_the_readable_range_starts_at_a_version_that_loads(
     for i in range(60):
         table.append(trades(2, 2 * i))
     long_ago = datetime.now(UTC).timestamp() - 90 * 86_400
-    for path in (table._folder / "_delta_log").glob("*"):
+    for path in (table.folder / "_delta_log").glob("*"):
         os.utime(path, (long_ago, long_ago))
 
     report = maintain(lake, "market.trades")
@@ -207,7 +207,7 @@ def test_a_snapshot_names_files_rows_and_span_of_a_version(three):
 
 def test_a_version_whose_file_is_gone_is_damaged_not_unknown(three, trades):
     three.replace(None, trades(1))
-    for path in list(three._folder.rglob("*.parquet"))[:]:
+    for path in list(three.folder.rglob("*.parquet"))[:]:
         if str(path) not in three.snapshot().paths:
             path.unlink()
 

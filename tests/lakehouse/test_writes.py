@@ -449,7 +449,7 @@ def test_every_commit_says_who_why_and_from_what(table, trades):
     commit = table.append(trades(), stamp=stamp)
 
     entry = table.versions()[-1]
-    log = (table._folder / "_delta_log" / f"{commit.version:020d}.json").read_text().splitlines()
+    log = (table.folder / "_delta_log" / f"{commit.version:020d}.json").read_text().splitlines()
     said = next(json.loads(line)["commitInfo"] for line in log if "commitInfo" in line)
 
     assert (entry.version, entry.run_id, entry.asset, entry.partition) == (1, "run-1", "trades", "2024-01-01")
@@ -473,7 +473,7 @@ def test_the_history_tells_operations_and_rows(table, trades):
 def test_statistics_are_kept_for_the_declared_columns_only(table, trades):
     table.append(trades())
 
-    log = (table._folder / "_delta_log" / f"{1:020d}.json").read_text().splitlines()
+    log = (table.folder / "_delta_log" / f"{1:020d}.json").read_text().splitlines()
     stats = next(json.loads(json.loads(line)["add"]["stats"]) for line in log if '"add"' in line)
 
     assert set(stats["minValues"]) == {"symbol", "ts", "trade_id"}

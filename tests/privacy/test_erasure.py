@@ -12,6 +12,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import sqlalchemy as sa
+from deltalake import DeltaTable
 
 from hfthot_platform.core.errors import (
     ErasedSubjectError,
@@ -81,6 +82,8 @@ class Erased:
     #: Versions per table before the erasure.
     versions: dict[str, int]
     certificate: ErasureCertificate
+    #: How often the erasure opened the log of a table.
+    opens: int
 
 
 @pytest.fixture(scope="module")
@@ -92,8 +95,16 @@ def erased(tmp_path_factory):
         user = with_history(accounts, lake)
         subject = accounts.subject_of(user.user_id)
         versions = {table.name: len(lake.table(table.name).readable_versions()) for table in USER_TABLES}
-        certificate = delete_user_permanent(accounts, lake, user.user_id)
-        yield Erased(accounts, lake, settings, user.user_id, subject, versions, certificate)
+        opened, original = [], DeltaTable.__init__
+
+        def opening(*args, **kwargs):
+            opened.append(True)
+            original(*args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(DeltaTable, "__init__", opening)
+            certificate = delete_user_permanent(accounts, lake, user.user_id)
+        yield Erased(accounts, lake, settings, user.user_id, subject, versions, certificate, len(opened))
 
 
 def subject_of(accounts, user):
@@ -161,6 +172,10 @@ def test_old_versions_read_for_the_others_and_show_nothing_of_the_person(erased)
     old = erased.lake.table("users").scan(version=1).collect()
     row = old.filter(pl.col("subject_id") == other).row(0, named=True)
     assert cipher[other].decrypt("users", "email", row["email"]) == YAN.email
+
+
+def test_an_erasure_opens_the_logs_of_the_five_user_tables_a_few_times_each(erased):
+    assert 0 < erased.opens <= 30
 
 
 def test_with_history_kept_the_certificate_says_until_when_ciphertext_stays(erased):

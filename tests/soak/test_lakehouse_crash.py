@@ -152,7 +152,7 @@ def test_no_kill_at_any_moment_breaks_the_table(tmp_path, batch):
     assert table.problems(deep=True) == []
     maintain(lake, "market.trades", history_days=0)
     rows = content_hash(table)
-    assert not [path for path in table._folder.rglob("*") if "#" in path.name or path.suffix == ".tmp"]
+    assert not [path for path in table.folder.rglob("*") if "#" in path.name or path.suffix == ".tmp"]
     assert content_hash(table) == rows
     print(
         f"\n{kills} kills, under way when killed: {dict(under_way)}, {reruns} batches run again, {len(expected)} rows"

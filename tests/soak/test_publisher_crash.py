@@ -76,7 +76,7 @@ def test_no_kill_at_any_moment_loses_or_doubles_an_entry(url, spawner, tmp_path)
     for name in ledger.TABLES:
         maintain(lake, name, history_days=0)
         table = lake.table(name)
-        left = {path for path in table._folder.rglob("*.parquet") if "_delta_log" not in path.parts}
+        left = {path for path in table.folder.rglob("*.parquet") if "_delta_log" not in path.parts}
         assert left == {Path(path) for path in table.snapshot().paths}, "files of dead publishers are gone"
     model.check(lake)
     print(f"\n{kills} kills, {completed} publishers that ended, {len(entries)} entries")

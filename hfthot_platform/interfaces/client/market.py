@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
 from hfthot_platform.core.errors import AmbiguousVenueError, BadRequestError, UnknownSymbolError, nearest_symbol
 from hfthot_platform.core.intervals import interval as interval_of
+from hfthot_platform.core.time import PartitionValue, day_at_or_after, partition_value
 from hfthot_platform.domain.market.bars import bars_at
 from hfthot_platform.interfaces.client.arguments import count, moment
+from hfthot_platform.storage.lakehouse.commits import may_hold_text
 
 if TYPE_CHECKING:
     from hfthot_platform.domain.contracts import TableContract
     from hfthot_platform.storage.lakehouse import Lakehouse
+    from hfthot_platform.storage.lakehouse.snapshot import Snapshot
 
-__all__ = ["SYMBOL_TABLES", "Market", "MarketQuery", "between", "known_symbols", "may_hold"]
+__all__ = ["SYMBOL_TABLES", "Market", "MarketQuery", "between", "known_symbols"]
 
 #: What is done to rows, one by one.
 _Step = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -31,8 +34,6 @@ _TABLES: Final = ("market.bars_1m", "market.bars", "market.closes", "market.trad
 SYMBOL_TABLES: Final = ("market.bars", "market.closes")
 #: What comes after a row's time.
 _LEAD: Final = ("open", "high", "low", "close", "price", "amount", "side", "volume")
-#: Delta cuts longer texts in its statistics.
-_WHOLE_TEXT: Final = 32
 
 
 def between(contract: TableContract, start: datetime | None, end: datetime | None) -> pl.Expr:
@@ -47,9 +48,9 @@ def between(contract: TableContract, start: datetime | None, end: datetime | Non
     time = pl.col(contract.time_column)
     first, last = _partition_bounds(contract, start, end)
     if start is not None:
-        condition &= time >= (_day_from(start) if dates else start)
+        condition &= time >= (day_at_or_after(start) if dates else start)
     if end is not None:
-        condition &= time < (_day_from(end) if dates else end)
+        condition &= time < (day_at_or_after(end) if dates else end)
     if contract.partition_by is not None:
         if first is not None:
             condition &= pl.col(contract.partition_by) >= first
@@ -58,38 +59,18 @@ def between(contract: TableContract, start: datetime | None, end: datetime | Non
     return condition
 
 
-def may_hold(symbol: str, least: str | None, most: str | None) -> bool:
-    """Whether a file with these bounds of `symbol` may have rows of it."""
-    if least is None or most is None:
-        return True
-    return least <= symbol and (symbol <= most or len(most) >= _WHOLE_TEXT)
-
-
-def _day_from(moment_: datetime) -> date:
-    """Return the first day whose midnight UTC is not before a time."""
-    utc = moment_.astimezone(UTC)
-    return utc.date() if utc.time() == datetime.min.time() else utc.date() + timedelta(days=1)
-
-
 def _partition_bounds(
     contract: TableContract, start: datetime | None, end: datetime | None
-) -> tuple[date | int | None, date | int | None]:
+) -> tuple[PartitionValue | None, PartitionValue | None]:
     """Return the first and the last partition value of a span, None for none."""
     last = None if end is None else end - timedelta(microseconds=1)
     return _partition_of(contract, start), _partition_of(contract, last)
 
 
-def _partition_of(contract: TableContract, moment_: datetime | None) -> date | int | None:
-    if moment_ is None:
+def _partition_of(contract: TableContract, at: datetime | None) -> PartitionValue | None:
+    if at is None:
         return None
-    day = moment_.astimezone(UTC).date()
-    match contract.partition_by:
-        case "month":
-            return day.replace(day=1)
-        case "year":
-            return day.year
-        case _:
-            return day
+    return partition_value(contract.partition_by or "date", at.astimezone(UTC).date())
 
 
 def known_symbols(lake: Lakehouse) -> set[str]:
@@ -186,6 +167,55 @@ class Market:
 
 
 @dataclass(frozen=True)
+class _Selection:
+    """What of a table a query looks at."""
+
+    contract: TableContract
+    #: None for a table that nobody wrote yet.
+    snapshot: Snapshot | None
+    #: Positions of the files that may have rows of the query, by the value of their partition.
+    files: dict[Any, list[int]]
+    #: From the rows of files to those of the query.
+    chosen: _Step
+    #: Rows that are computed from others, of all files.
+    computed: pl.LazyFrame | None = None
+
+    @property
+    def is_partitioned(self) -> bool:
+        return self.computed is None and self.contract.partition_by is not None
+
+    def rows(self, partitions: Sequence[Any] | None = None) -> pl.LazyFrame:
+        """Return the rows of some partitions, or all.
+
+        Raises:
+            DamagedTableError: a file of theirs is missing.
+        """
+        if self.computed is not None:
+            return self.computed
+        positions = [at for value in (self.files if partitions is None else partitions) for at in self.files[value]]
+        if self.snapshot is None or not positions:
+            return self.chosen(self.contract.empty().lazy())
+        self.snapshot.require(positions)
+        return self.chosen(self.snapshot.scan(positions))
+
+
+def _files_by_partition(
+    snapshot: Snapshot, symbol: str, start: datetime | None, end: datetime | None
+) -> dict[Any, list[int]]:
+    """Return the positions of the files that may have rows of a symbol in a span, by the value of their partition."""
+    by = snapshot.contract.partition_by
+    first, last = _partition_bounds(snapshot.contract, start, end)
+    none = [None] * len(snapshot.names)
+    columns = (snapshot.values(name) or none for name in (f"partition.{by}", "min.symbol", "max.symbol"))
+    found: dict[Any, list[int]] = {}
+    for at, (value, least, most) in enumerate(zip(*columns, strict=True)):
+        outside = by is not None and ((first is not None and value < first) or (last is not None and value > last))
+        if not outside and may_hold_text(symbol, least, most):
+            found.setdefault(value, []).append(at)
+    return found
+
+
+@dataclass(frozen=True)
 class MarketQuery:
     """Rows of one symbol at one venue, oldest first; nothing is read before `collect` or `lazy`.
 
@@ -239,11 +269,10 @@ class MarketQuery:
             VersionUnavailableError: the version or time asked for is not readable (any more).
             DamagedTableError: a data file is missing.
         """
-        start, version, scanned = self._scan()
         venues: set[str] = set()
         blocks: list[pl.DataFrame] = []
         have = 0
-        for rows in self._blocks(start, version, scanned):
+        for rows in self._blocks(self._selection()):
             # The venues are looked at in the same pass over the files, before any filter of the caller's.
             found, block = pl.collect_all([rows.select(_VENUES), self._stepped(rows)])
             venues.update(found.to_series())
@@ -267,7 +296,7 @@ class MarketQuery:
         """
         if self._limit is not None:
             return self.collect().lazy()
-        _, _, rows = self._scan()
+        rows = self._selection().rows()
         venues = set(rows.select(_VENUES).collect().to_series())
         if not venues:
             self._require_known()
@@ -291,53 +320,37 @@ class MarketQuery:
         order = [time, *(name for name in ("trade_id",) if name in self._contract.primary_key)]
         return _through(rows.sort(order), self._steps)
 
-    def _scan(self) -> tuple[datetime | None, int | None, pl.LazyFrame]:
-        """Return from when on to read, the version (None if nobody wrote yet), and its rows of the symbol."""
+    def _selection(self) -> _Selection:
+        """Resolve the version once, and choose of it the files that may have rows of the query."""
         start, earliest = self._start, self._market.opened(self._table)
         if earliest is not None:
             start = earliest if start is None else max(start, earliest)
         table = self._market.lake.table(self._table)
-        if self._version is not None and self._as_of is not None:
-            raise BadRequestError("give either version or as_of", where=self._table)
-        version = self._version
-        if self._as_of is not None:
-            version = table.version_at(self._as_of)
-        elif version is None:
-            version = table.version()
-        within = between(table.contract, start, self._end)
-        rows = table.scan(version).filter(*self._conditions, within)
-        in_order = _in_reading_order(table.contract)
+        contract = table.contract
+        conditions = [*self._conditions, between(contract, start, self._end)]
+        in_order = _in_reading_order(contract)
+        snapshot = table.opened(self._version, self._as_of)
+        files = {} if snapshot is None else _files_by_partition(snapshot, self._market.symbol, start, self._end)
+        every = _Selection(contract, snapshot, files, lambda rows: rows.filter(*conditions))
         if self._interval is None:
-            return start, version, rows.select(in_order)
-        stored = rows.filter(pl.col("interval").cast(pl.String) == self._interval)
-        if stored.select(pl.len()).head(1).collect(engine="streaming").item():
-            return start, version, stored.select(in_order)
-        computed = bars_at(self._interval, rows)
+            return replace(every, chosen=lambda rows: rows.filter(*conditions).select(in_order))
+        interval = pl.col("interval").cast(pl.String) == self._interval
+        stored = replace(every, chosen=lambda rows: rows.filter(*conditions, interval).select(in_order))
+        if stored.rows().select(pl.len()).head(1).collect(engine="streaming").item():
+            return stored
+        computed = bars_at(self._interval, every.rows())
         has = set(computed.collect_schema().names())
-        return start, None, computed.select(name for name in in_order if name in has)
+        return replace(every, computed=computed.select(name for name in in_order if name in has))
 
-    def _blocks(self, start: datetime | None, version: int | None, scanned: pl.LazyFrame) -> Iterator[pl.LazyFrame]:
+    def _blocks(self, selection: _Selection) -> Iterator[pl.LazyFrame]:
         """Yield all rows at once, or with a limit some partitions at a time from the end that it is at."""
-        contract = self._contract
-        files = self._market.lake.table(self._table).files(version) if version is not None else None
-        if self._limit is None or files is None or contract.partition_by is None:  # computed rows have no files
-            yield scanned
+        partitions = sorted(selection.files, reverse=self._newest) if selection.is_partitioned else []
+        if self._limit is None or not partitions:
+            yield selection.rows()
             return
-        names = (f"partition.{contract.partition_by}", "min.symbol", "max.symbol")
-        columns = [files.entries.column(name).to_pylist() for name in names]
-        holding = {
-            value for value, least, most in zip(*columns, strict=True) if may_hold(self._market.symbol, least, most)
-        }
-        first, last = _partition_bounds(contract, start, self._end)
-        if first is not None:
-            holding = {value for value in holding if value >= first}
-        if last is not None:
-            holding = {value for value in holding if value <= last}
-        values = sorted(holding, reverse=self._newest)
         position, size = 0, 1
-        partition = pl.col(contract.partition_by)
-        while position < len(values) or position == 0:
-            yield scanned.filter(partition.is_in(values[position : position + size]))
+        while position < len(partitions):
+            yield selection.rows(partitions[position : position + size])
             position, size = position + size, size * _GROWTH
 
     def _require_known(self) -> None:

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING, Final, NamedTuple, TypedDict
 from urllib.parse import unquote
 
 import polars as pl
-from deltalake.fs import DeltaStorageHandler
-from pyarrow.fs import PyFileSystem
 
 from hfthot_platform.core.errors import DamagedTableError
-from hfthot_platform.interfaces.client.market import may_hold
-from hfthot_platform.storage.lakehouse.commits import Files, VersionInfo
+from hfthot_platform.storage.lakehouse.commits import Files, VersionInfo, may_hold_text
 
 if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse, Table
@@ -80,16 +76,16 @@ def versions_of_symbol(lake: Lakehouse, symbol: str) -> list[SymbolVersion]:
             table = lake.table(contract.name)
             found += [
                 SymbolVersion(version=each.version, ts=each.timestamp, operation=each.operation, table=contract.name)
-                for each in _touching(lake, table, symbol)
+                for each in _touching(table, symbol)
             ]
     return sorted(found, key=lambda each: (each["ts"], each["table"], each["version"]))
 
 
-def _touching(lake: Lakehouse, table: Table, symbol: str) -> list[VersionInfo]:
+def _touching(table: Table, symbol: str) -> list[VersionInfo]:
     history = table.readable_versions()
     if not history or (base := table.files(history[0].version)) is None:
         return []
-    files = _Files(lake, table)
+    files = _Files(table)
     changes = _changes(files, history, base, symbol)
     uncertain = {path for each in changes for path in (*each.added, *each.removed)}
     holding = files.holding(uncertain, symbol)
@@ -119,7 +115,7 @@ def _changes(files: _Files, history: list[VersionInfo], base: Files, symbol: str
             added, removed = [file.path for file in actions.added], actions.removed
         if each is history[0]:
             removed = []  # may be off the disk, and there is nothing before it to compare with
-        sides = ([path for path in side if may_hold(symbol, *bounds[path][1:])] for side in (added, removed))
+        sides = ([path for path in side if may_hold_text(symbol, *bounds[path][1:])] for side in (added, removed))
         change = _Change(each, *sides)
         if change.added or change.removed:
             found.append(change)
@@ -129,37 +125,28 @@ def _changes(files: _Files, history: list[VersionInfo], base: Files, symbol: str
 class _Files:
     """The log and the data files of a table, wherever they are."""
 
-    def __init__(self, lake: Lakehouse, table: Table) -> None:
+    def __init__(self, table: Table) -> None:
         self._table = table
-        self._options = dict(lake.storage.options)
-        self._storage = PyFileSystem(DeltaStorageHandler(lake.storage.location(table.contract), self._options))
+        self._options = table.backend.options
         partition = table.contract.partition_by
         self._schema = {name: dtype for name, dtype in table.contract.polars_schema.items() if name != partition}
 
     def actions(self, version: int) -> _Actions | None:
         """Return the files that a version added and removed, None where the log's entry is gone."""
-        try:
-            with self._storage.open_input_stream(f"_delta_log/{version:020d}.json") as entry:
-                text = entry.read()
-        except FileNotFoundError:
+        changes = self._table.log.changes(version)
+        if changes is None:
             return None
-        found = _Actions([], [], [])
-        for line in text.splitlines():
-            action = json.loads(line)
-            if add := action.get("add"):
-                stats = json.loads(add.get("stats") or "{}")
-                bounds = (stats.get(each, {}).get("symbol") for each in ("minValues", "maxValues"))
-                file = _File(unquote(add["path"]), *bounds)
-                (found.added if add["dataChange"] else found.rearranged).append(file)
-            elif (remove := action.get("remove")) and remove["dataChange"]:
-                found.removed.append(unquote(remove["path"]))
+        found = _Actions([], [file.name for file in changes.removed if file.new_rows], [])
+        for file in changes.added:
+            bounds = (side.get("symbol") for side in (file.lows, file.highs))
+            (found.added if file.new_rows else found.rearranged).append(_File(file.name, *bounds))
         return found
 
     def holding(self, paths: set[str], symbol: str) -> set[str]:
         """Return those of the files that have rows of the symbol."""
         if not paths:
             return set()
-        where = {f"{self._table.uri}/{path}": path for path in sorted(paths)}
+        where = {self._table.backend.path_of(path): path for path in sorted(paths)}
         rows = pl.scan_parquet(
             list(where),
             hive_partitioning=False,
@@ -177,7 +164,7 @@ class _Files:
         contract = self._table.contract
         columns = [name for name in (*contract.primary_key, *contract.value_columns) if name in self._schema]
         rows = pl.scan_parquet(
-            [f"{self._table.uri}/{path}" for path in paths],
+            [self._table.backend.path_of(path) for path in paths],
             hive_partitioning=False,
             storage_options=self._options or None,
             schema=self._schema,

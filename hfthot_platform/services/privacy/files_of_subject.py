@@ -6,21 +6,15 @@ newest takes as long as reading its entries.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from pathlib import Path
-from typing import Any
-from urllib.parse import unquote
 
 import polars as pl
-from deltalake import DeltaTable
 
 from hfthot_platform.domain.contracts import TableContract
-from hfthot_platform.storage.lakehouse import Lakehouse
-from hfthot_platform.storage.lakehouse.commits import active_files
-from hfthot_platform.storage.lakehouse.storage import translated
+from hfthot_platform.storage.lakehouse import Lakehouse, Table
+from hfthot_platform.storage.lakehouse.log import Added
 
 __all__ = ["Retained", "RetainedFile", "read_file", "retained"]
 
@@ -59,36 +53,27 @@ def retained(lake: Lakehouse, contract: TableContract) -> Retained | None:
         LakehouseError: the log cannot be read.
     """
     table = lake.table(contract.name)
-    readable = [entry.version for entry in table.readable_versions()]
+    readable = [info.version for info in table.readable_versions()]
     if not readable:
         return None
-    options = dict(lake.storage.options)
-    location = lake.storage.location(contract)
-    folder = lake.storage.local_table(contract)
-    with translated(contract.name):
-        active = dict(_active(DeltaTable(location, version=readable[0], storage_options=options)))
-        every = dict(active)
-        for version in readable[1:]:
-            entry = None if folder is None else folder / "_delta_log" / f"{version:020d}.json"
-            if entry is None or not entry.exists():
-                active = dict(_active(DeltaTable(location, version=version, storage_options=options)))
-            else:
-                for action in _actions(entry):
-                    if "add" in action:
-                        file = _added(action["add"])
-                        active[file.name] = file
-                    elif "remove" in action:
-                        active.pop(unquote(action["remove"]["path"]), None)
-            every |= active
+    active = _active(table, readable[0])
+    every = dict(active)
+    for version in readable[1:]:
+        changes = table.log.changes(version)
+        if changes is None:
+            active = _active(table, version)
+        else:
+            active |= {file.name: _added(file, contract.subject) for file in changes.added}
+            for removed in changes.removed:
+                active.pop(removed.name, None)
+        every |= active
     return Retained(tuple(readable), tuple(every.values()), frozenset(active))
 
 
 def read_file(lake: Lakehouse, contract: TableContract, file: RetainedFile, columns: list[str]) -> pl.DataFrame:
     """Return columns of a data file; a partition column comes from its path."""
-    root = lake.storage.local_table(contract)
-    source = f"{lake.storage.uri(contract)}/{file.name}" if root is None else root / file.name
-    options = dict(lake.storage.options) or None
-    rows = pl.scan_parquet(source, hive_partitioning=False, storage_options=options)
+    backend = lake.table(contract.name).backend
+    rows = pl.scan_parquet(backend.path_of(file.name), hive_partitioning=False, storage_options=backend.options or None)
     stored = rows.collect_schema().names()
     made = []
     for name in columns:
@@ -103,30 +88,29 @@ def read_file(lake: Lakehouse, contract: TableContract, file: RetainedFile, colu
     return rows.select(made).collect()
 
 
-def _actions(entry: Path) -> Iterator[dict[str, Any]]:
-    for line in entry.read_bytes().splitlines():
-        if line.strip():
-            yield json.loads(line)
-
-
-def _added(add: Mapping[str, Any]) -> RetainedFile:
-    statistics = json.loads(add.get("stats") or "{}")
-    low = statistics.get("minValues", {}).get("subject_id")
-    high = statistics.get("maxValues", {}).get("subject_id")
+def _added(file: Added, subject: str | None) -> RetainedFile:
+    low, high = (side.get(subject or "") for side in (file.lows, file.highs))
     known = None if low is None or high is None else (str(low), str(high))
-    return RetainedFile(unquote(add["path"]), int(add["size"]), add.get("partitionValues") or {}, known)
+    return RetainedFile(file.name, file.size, file.partition, known)
 
 
-def _active(handle: DeltaTable) -> Iterator[tuple[str, RetainedFile]]:
-    actions = active_files(handle)
-    columns = {name: actions.column(name).to_pylist() for name in actions.column_names}
+def _active(table: Table, version: int) -> dict[str, RetainedFile]:
+    """Return the data files of a version by name, without looking at whether they are there."""
+    snapshot = table.opened(version)
+    if snapshot is None:
+        return {}
+    entries = snapshot.files.entries
+    columns = {name: entries.column(name).to_pylist() for name in entries.column_names}
     partitions = [name.removeprefix("partition.") for name in columns if name.startswith("partition.")]
-    none = [None] * actions.num_rows
-    low, high = columns.get("min.subject_id", none), columns.get("max.subject_id", none)
-    for at, path in enumerate(columns["path"]):
+    none = [None] * entries.num_rows
+    subject = table.contract.subject
+    low, high = columns.get(f"min.{subject}", none), columns.get(f"max.{subject}", none)
+    found = {}
+    for at, name in enumerate(snapshot.names):
         values = {
-            name: None if columns[f"partition.{name}"][at] is None else str(columns[f"partition.{name}"][at])
-            for name in partitions
+            column: None if columns[f"partition.{column}"][at] is None else str(columns[f"partition.{column}"][at])
+            for column in partitions
         }
         known = None if low[at] is None or high[at] is None else (str(low[at]), str(high[at]))
-        yield unquote(path), RetainedFile(unquote(path), columns["size_bytes"][at], values, known)
+        found[name] = RetainedFile(name, columns["size_bytes"][at], values, known)
+    return found

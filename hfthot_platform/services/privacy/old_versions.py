@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import sqlalchemy as sa
-from deltalake import DeltaTable
 
 from hfthot_platform.core.errors import ClockError, DecryptionError, ErasureUnverifiedError, LakehouseError
-from hfthot_platform.core.files import sync_folder
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.accounts import CATEGORY, USER_TABLES, Category
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.privacy.files_of_subject import RetainedFile, read_file, retained
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, maintain
-from hfthot_platform.storage.lakehouse.locks import writers_lock
-from hfthot_platform.storage.lakehouse.storage import translated
 from hfthot_platform.storage.operational import schema
 
-__all__ = ["check_history", "clean_log", "log_store"]
+__all__ = ["check_history", "clean_log"]
 
-_ENTRY: Final = re.compile(r"(\d{20})\.(?:(\d{20})\.)?(?:json|crc|compacted\.json|checkpoint\..*)")
 _CHUNK: Final = 500
 
 
@@ -48,44 +41,8 @@ def clean_log(
         return 0
     if report.oldest_readable is None or keep_history:
         return report.files_vacuumed
-    with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(contract.name):
-        handle = DeltaTable(lake.storage.location(contract), storage_options=dict(lake.storage.options))
-        newest = handle.version()
-        # Everything that the older entries say of the present is in it, and in the newest entry.
-        handle.create_checkpoint()
-        names, remove = log_store(lake, contract)
-        older = [
-            (int(match.group(2) or match.group(1)), match.group(0))
-            for match in map(_ENTRY.fullmatch, names())
-            if match and int(match.group(2) or match.group(1)) < newest
-        ]
-        # The oldest first: what a vacuum took is told by an entry that goes after all that it concerns, so that
-        # whenever this is interrupted the log says no version readable that is not.
-        for _, name in sorted(older):
-            remove(name)
+    lake.table(contract.name).log.forget_older()
     return report.files_vacuumed
-
-
-def log_store(lake: Lakehouse, contract: TableContract) -> tuple[Callable[[], list[str]], Callable[[str], None]]:
-    """Return how to list a table's log, and how to remove one of its files."""
-    folder = lake.storage.local_table(contract)
-    if folder is not None:
-        log = folder / "_delta_log"
-
-        def remove(name: str) -> None:
-            (log / name).unlink(missing_ok=True)
-            sync_folder(log)
-
-        return lambda: [path.name for path in log.iterdir() if path.is_file()], remove
-    from deltalake.fs import DeltaStorageHandler
-    from pyarrow.fs import FileSelector, PyFileSystem
-
-    handler = DeltaStorageHandler(lake.storage.uri(contract), dict(lake.storage.options))
-    remote = PyFileSystem(handler)
-    return (
-        lambda: [info.base_name for info in remote.get_file_info(FileSelector("_delta_log", recursive=False))],
-        lambda name: remote.delete_file(f"_delta_log/{name}"),
-    )
 
 
 def check_history(
@@ -164,7 +121,11 @@ class _Reader:
             return 0
         sealed = rows.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in self._personal))
         self.own = sealed.filter(pl.col("subject_id") == self._subject_id).height
-        state = sealed.select(*dict.fromkeys((*contract.primary_key, "seq", *self._personal))).hash_rows().to_numpy()
+        state = (
+            sealed.select(*dict.fromkeys((*contract.primary_key, contract.sequence or "", *self._personal)))
+            .hash_rows()
+            .to_numpy()
+        )
         new = sealed.filter(pl.Series(self._seen.add(state), dtype=pl.Boolean))
         return sum(self._decrypted(part, file) for part in new.iter_slices(20_000))
 

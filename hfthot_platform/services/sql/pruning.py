@@ -24,7 +24,7 @@ import pyarrow as pa
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.model import DATE, INT, SMALL, TEXT, TIME
 from hfthot_platform.services.sql.sql_parser import ADVISER, BOUNDS
-from hfthot_platform.storage.lakehouse.commits import Files
+from hfthot_platform.storage.lakehouse.commits import LONGEST_BOUND, Files
 
 __all__ = ["Filters", "Node", "filters_of", "kept_files", "tree_of"]
 
@@ -43,8 +43,6 @@ _MIRRORED = {
     "COMPARE_LESSTHANOREQUALTO": "COMPARE_GREATERTHANOREQUALTO",
     "COMPARE_GREATERTHANOREQUALTO": "COMPARE_LESSTHANOREQUALTO",
 }
-#: Longer texts may have been shortened.
-_LONG_TEXT = 32
 _LONG_LIST = 1000
 
 
@@ -368,7 +366,7 @@ class _Bounds:
             if kind.dtype == TIME:
                 high = high.dt.offset_by("999us")  # the log cuts times to milliseconds
             if kind.dtype == TEXT:
-                low, high = (each.set(each.str.len_bytes() >= _LONG_TEXT, None) for each in (low, high))
+                low, high = (each.set(each.str.len_bytes() >= LONGEST_BOUND, None) for each in (low, high))
         self._columns |= {f"min.{name}": low, f"max.{name}": high}
         return True
 

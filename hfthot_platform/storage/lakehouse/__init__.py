@@ -1,8 +1,10 @@
 """Versioned, audited tables on Delta Lake.
 
-`lake` and `table` are the way in; `audit` is the gate before each commit; `commits` is what a version says
-of itself; `spans` are the days that a write replaces; `storage` and `locks` are the ground; `maintenance`
-keeps tables small and fast, once `clock` trusts the time.  Nothing here knows where rows come from or who orchestrates.
+`lake` and `table` are the way in.  Reading: `read` says which version, `snapshot` what it consists of, `log` is the
+only reader of `_delta_log`.  Writing: `audit` is the gate, `write` makes the commit (`streamed`, `publication`,
+`rewrite` and `datafiles` write its files), `commits` is what a version says of itself, `days` the spans that are
+replaced.  `backends` are the places where files can be; `maintenance` keeps tables small and fast, once `clock` trusts
+the time.  Nothing here knows where rows come from or who orchestrates.
 """
 
 from hfthot_platform.storage.lakehouse.audit import Audited, RuleResult

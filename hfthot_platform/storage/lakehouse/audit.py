@@ -9,16 +9,26 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import reduce
 
 import polars as pl
 
 from hfthot_platform.core.errors import SchemaMismatchError, nearest
 from hfthot_platform.domain.contracts import TableContract
-from hfthot_platform.domain.contracts.model import REJECTED_SCHEMA, ROW_NUMBER, Column
+from hfthot_platform.domain.contracts.model import REJECTED_SCHEMA, REJECTED_SOURCE, ROW_NUMBER, Column
 from hfthot_platform.domain.contracts.rules import Matches, OneOf, Rule
 
-__all__ = ["CONFLICT", "Audited", "RuleResult", "audit", "conform", "quarantine_id", "rejected_for_conflict"]
+__all__ = [
+    "CONFLICT",
+    "Audited",
+    "RuleResult",
+    "audit",
+    "conform",
+    "quarantine_id",
+    "quarantine_rows",
+    "rejected_for_conflict",
+]
 
 _REASON = "_reason"
 _CODE = "_code"
@@ -46,7 +56,7 @@ class Audited:
     contract: TableContract
     #: Unique on the primary key, sorted, in the contract's schema.
     rows: pl.DataFrame
-    #: Rows kept out, with `REJECTED_SCHEMA` and `source_ref`.
+    #: Rows kept out, with `REJECTED_SCHEMA` and `REJECTED_SOURCE`.
     rejected: pl.DataFrame
     duplicates: int
     results: tuple[RuleResult, ...]
@@ -173,12 +183,12 @@ def audit(contract: TableContract, frame: pl.DataFrame, rejected: pl.DataFrame |
     rows = _in_order(contract, rows)
     rows, bad, results = _apply_rules(contract, rows)
     rows, conflicts, duplicates = _unique(contract, rows)
-    parts = [_as_rejected(contract, each) for each in (bad, conflicts) if each.height]
+    parts = [_as_rejected(contract, part) for part in (bad, conflicts) if part.height]
     if rejected is not None and rejected.height:
         parts.append(_with_reference(rejected))
     if conflicts.height:
         results = (*results, RuleResult(CONFLICT, "one row per key", conflicts.height))
-    nothing = pl.DataFrame(schema={**REJECTED_SCHEMA, "source_ref": pl.String()})
+    nothing = pl.DataFrame(schema={**REJECTED_SCHEMA, REJECTED_SOURCE: pl.String()})
     return Audited(
         contract=contract,
         rows=rows.select(contract.column_names).cast(dict(contract.polars_schema)),  # type: ignore[arg-type]
@@ -308,13 +318,14 @@ def _as_rejected(contract: TableContract, bad: pl.DataFrame) -> pl.DataFrame:
     }
     names = [column.name for column in contract.columns if not column.personal]
     number = pl.col(ROW_NUMBER) if ROW_NUMBER in bad.columns else pl.lit(None, dtype=pl.Int64())
-    reference = pl.col("source_ref") if "source_ref" in bad.columns else pl.lit(None, dtype=pl.String())
+    known = contract.provenance in bad.columns
+    reference = pl.col(contract.provenance) if contract.provenance and known else pl.lit(None, dtype=pl.String())
     return bad.select(
         number.alias("row_number"),
         pl.col(_REASON).str.split(":").list.first().alias("reason"),
         pl.col(_REASON).replace(says).alias("detail"),
         pl.struct(pl.col(name).cast(pl.String) for name in names).struct.json_encode().alias("row"),
-        reference.cast(pl.String).alias("source_ref"),
+        reference.cast(pl.String).alias(REJECTED_SOURCE),
     )
 
 
@@ -324,11 +335,36 @@ def rejected_for_conflict(contract: TableContract, rows: pl.DataFrame) -> pl.Dat
 
 
 def _with_reference(rejected: pl.DataFrame) -> pl.DataFrame:
-    if "source_ref" not in rejected.columns:
-        rejected = rejected.with_columns(pl.lit(None, dtype=pl.String()).alias("source_ref"))
-    return rejected.select(*REJECTED_SCHEMA, "source_ref")
+    if REJECTED_SOURCE not in rejected.columns:
+        rejected = rejected.with_columns(pl.lit(None, dtype=pl.String()).alias(REJECTED_SOURCE))
+    return rejected.select(*REJECTED_SCHEMA, REJECTED_SOURCE)
+
+
+def quarantine_rows(rejected: pl.DataFrame, now: datetime, run_id: str) -> pl.DataFrame:
+    """Return rejected rows as rows of a quarantine.
+
+    Args:
+        rejected: rows with `REJECTED_SCHEMA` and `REJECTED_SOURCE`.
+        now: when they are kept out.
+        run_id: the run that does it.
+    """
+    identity = pl.struct("reason", REJECTED_SOURCE, "row_number", "row").map_elements(
+        lambda row: quarantine_id(row["reason"], row[REJECTED_SOURCE], row["row_number"], row["row"]),
+        return_dtype=pl.String,
+    )
+    return rejected.with_columns(
+        identity.alias("quarantine_id"),
+        pl.lit(now).cast(pl.Datetime("us", "UTC")).alias("quarantined_at"),
+        pl.lit(now.date()).alias("quarantined_on"),
+        pl.lit(run_id).alias("run_id"),
+    )
 
 
 def quarantine_id(reason: str, source_ref: str | None, row_number: int | None, row: str) -> str:
-    """Return the identity of a rejected row: the same row of the same source, rejected again, has the same."""
-    return hashlib.sha256("\x1f".join((reason, source_ref or "", str(row_number or ""), row)).encode()).hexdigest()
+    """Return the identity of a rejected row: the same row of the same source, rejected again, has the same.
+
+    Positions count from 1 where a source counts lines, from 0 where it counts elements: 0 is a position, and not the
+    same as none.
+    """
+    number = "" if row_number is None else str(row_number)
+    return hashlib.sha256("\x1f".join((reason, source_ref or "", number, row)).encode()).hexdigest()

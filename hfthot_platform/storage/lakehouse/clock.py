@@ -15,13 +15,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import polars as pl
-from deltalake import DeltaTable
 
 from hfthot_platform.core.errors import ClockError, LakehouseError
 from hfthot_platform.domain.contracts.ops import INCIDENTS
 from hfthot_platform.storage.lakehouse.commits import Stamp
 from hfthot_platform.storage.lakehouse.lake import Lakehouse
-from hfthot_platform.storage.lakehouse.storage import translated
 
 __all__ = ["LONGEST_REST", "LONG_ENOUGH", "accept_clock", "check_clock"]
 
@@ -47,13 +45,13 @@ def check_clock(lake: Lakehouse) -> None:
     if lake.clock_checked is not None and timedelta(0) <= now - lake.clock_checked < _VALID:
         return
     accepted = _accepted(lake)
-    times = sorted({each for each in (*_commits(lake), *accepted) if each <= now}, reverse=True)
+    times = sorted({time for time in (*_commits(lake), *accepted) if time <= now}, reverse=True)
     edge = now
     for time in times:
         if now - edge >= LONG_ENOUGH:
             break
         if edge - time > LONGEST_REST:
-            if any(each >= edge - _MARGIN for each in accepted):
+            if any(moment >= edge - _MARGIN for moment in accepted):
                 break
             raise ClockError(
                 f"the clock says {now:%Y-%m-%d}, but between {time:%Y-%m-%d} and {edge:%Y-%m-%d} nothing was written, "
@@ -87,16 +85,11 @@ def _commits(lake: Lakehouse) -> list[datetime]:
     found: list[datetime] = []
     for table in lake.tables():
         try:
-            if not table.exists():
-                continue
-            with translated(table.contract.name):
-                handle = DeltaTable(lake.storage.location(table.contract), storage_options=dict(lake.storage.options))
-                history = handle.history()
+            # As they are: made non-decreasing, a commit under a clock that was wrong would carry all later ones along.
+            found += table.log.recorded_times()
         except LakehouseError:
             # A damaged table proves nothing; the others do, and whoever works on it says what is wrong with it.
             continue
-        # As they are: made non-decreasing, a commit under a clock that was wrong would carry all later ones along.
-        found += (datetime.fromtimestamp(each["timestamp"] / 1000, UTC) for each in history if each.get("timestamp"))
     return found
 
 

@@ -6,15 +6,35 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import date, datetime
+from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Transaction
 
-__all__ = ["Commit", "Files", "Snapshot", "Stamp", "VersionInfo", "active_files", "history_of"]
+from hfthot_platform.core.time import MILLISECOND, moment
+
+__all__ = [
+    "LONGEST_BOUND",
+    "Commit",
+    "CommitInputs",
+    "Files",
+    "Stamp",
+    "VersionInfo",
+    "active_files",
+    "may_hold_text",
+    "new_commit_id",
+    "properties",
+    "version_info",
+]
+
+#: What the Delta library is told of a commit, and what it does after it.
+CommitInputs = tuple[CommitProperties, PostCommitHookProperties]
+
+#: Delta cuts longer texts in its statistics: such an upper bound is only the beginning of one.
+LONGEST_BOUND: Final = 32
 
 _PREFIX = "hfthot."
 #: Version collisions are retried inside delta-rs; logical conflicts are retried as a whole by the table.
@@ -91,23 +111,6 @@ class VersionInfo:
     restored: int | None = None
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """What one version consists of, told by the log alone: no data file is opened."""
-
-    version: int
-    #: Time of the version's commit by its own record.
-    committed_at: datetime
-    #: Paths or URLs of the active data files.
-    paths: tuple[str, ...]
-    #: None where a file's entry has no row count.
-    rows: int | None
-    bytes: int
-    #: Span of the contract's time column by the files' statistics; None where there are none.
-    first_event: datetime | date | None
-    last_event: datetime | date | None
-
-
 @dataclass(frozen=True, eq=False)
 class Files:
     """The data files of one version, for readers that open them themselves; told by the log alone.
@@ -132,7 +135,14 @@ class Files:
         """Return some of the files, by their position."""
         # Positions from Polars, because `pyarrow.array` imports pandas too.
         chosen = self.entries.take(pl.Series(positions, dtype=pl.Int64()).to_arrow())
-        return Files(self.version, tuple(self.paths[each] for each in positions), chosen)
+        return Files(self.version, tuple(self.paths[at] for at in positions), chosen)
+
+
+def may_hold_text(value: str, least: str | None, most: str | None) -> bool:
+    """Return whether a file with these bounds of a text column may have rows of a value."""
+    if least is None or most is None:
+        return True
+    return least <= value and (value <= most or len(most) >= LONGEST_BOUND)
 
 
 def new_commit_id() -> str:
@@ -147,7 +157,7 @@ def properties(
     alone: bool = False,
     app: tuple[str, int] | None = None,
     **extra: int | str,
-) -> tuple[CommitProperties, PostCommitHookProperties]:
+) -> CommitInputs:
     """Return the properties that carry the commit id and the stamp into the log.
 
     With `alone` the commit fails if there is any version since the one that was read, not only a conflicting one.
@@ -178,17 +188,14 @@ def active_files(table: DeltaTable) -> pa.Table:
     return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
 
 
-def history_of(table: DeltaTable, limit: int | None = None) -> list[VersionInfo]:
-    """Return the history, oldest first, with times made non-decreasing."""
-    latest = -1
-    out: list[VersionInfo] = []
-    for entry in sorted(table.history(limit), key=lambda each: int(each["version"])):
-        latest = max(latest, int(entry.get("timestamp", 0)))
-        out.append(_info(entry, latest))
-    return out
+def version_info(entry: Mapping[str, Any], version: int, milliseconds: int) -> VersionInfo:
+    """Return what a commit's own record says of a version.
 
-
-def _info(entry: Mapping[str, Any], milliseconds: int) -> VersionInfo:
+    Args:
+        entry: the record (`commitInfo`), empty where other software left none.
+        version: the version that the commit made.
+        milliseconds: when, since 1970.
+    """
     rows: int | None = None
     if (stamped := entry.get(_PREFIX + "rows")) is not None:
         rows = int(stamped)
@@ -199,8 +206,8 @@ def _info(entry: Mapping[str, Any], milliseconds: int) -> VersionInfo:
         operation = str(entry.get("operationParameters", {}).get("mode", "Append")).upper()
     oldest = entry.get(_PREFIX + "oldest_readable")
     return VersionInfo(
-        version=int(entry["version"]),
-        timestamp=datetime.fromtimestamp(milliseconds / 1000, UTC),
+        version=version,
+        timestamp=moment(milliseconds * MILLISECOND),
         operation=str(entry.get(_PREFIX + "operation", operation)),
         run_id=str(entry.get(_PREFIX + "run_id", "")),
         rows=rows,

@@ -13,7 +13,6 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -22,6 +21,7 @@ from deltalake import DeltaTable
 from deltalake.transaction import AddAction, RemoveAction
 
 from hfthot_platform.domain.contracts import TableContract
+from hfthot_platform.storage.lakehouse.backends import Backend
 from hfthot_platform.storage.lakehouse.commits import active_files
 from hfthot_platform.storage.lakehouse.storage import translated
 
@@ -50,8 +50,7 @@ class DataFiles:
     Args:
         contract: the table's contract.
         handle: the version; what is committed goes through it, and fails if another version came since.
-        folder: the table's folder; None on an object store.
-        options: options of the object store.
+        backend: where the files are.
         row_group_rows: rows of a row group of new files.
         times_in_log: whether the log is told the bounds of times too.
     """
@@ -60,19 +59,17 @@ class DataFiles:
         self,
         contract: TableContract,
         handle: DeltaTable,
-        folder: Path | None,
-        options: Mapping[str, str],
+        backend: Backend,
         *,
         row_group_rows: int,
         times_in_log: bool,
     ) -> None:
         self.contract = contract
         self._handle = handle
-        self._folder = folder
-        self._options = dict(options)
+        self._backend = backend
         self._row_group_rows = row_group_rows
         self._in_log = _WORDS_AND_NUMBERS | _TIMES if times_in_log else _WORDS_AND_NUMBERS
-        self._written: list[Path] = []
+        self._written: list[str] = []
 
     def stored(self) -> Iterator[DataFile]:
         """Yield the files of the version."""
@@ -90,8 +87,11 @@ class DataFiles:
     def scan(self, file: DataFile) -> pl.LazyFrame:
         """Return a file's rows in the contract's columns and types."""
         contract = self.contract
-        uri = self._uri(unquote(file.path))
-        frame = pl.scan_parquet(uri, hive_partitioning=False, storage_options=self._options or None)
+        frame = pl.scan_parquet(
+            self._backend.path_of(unquote(file.path)),
+            hive_partitioning=False,
+            storage_options=self._backend.options or None,
+        )
         there = frame.collect_schema()
         return frame.select(
             (
@@ -110,16 +110,14 @@ class DataFiles:
         name = f"part-{uuid.uuid4()}.snappy.parquet"
         path = f"{by}={partition}/{name}" if by else name
         stored = rows.drop(by) if by else rows
-        if self._folder is not None:
-            target = self._folder / path
-            target.parent.mkdir(exist_ok=True)
-            self._written.append(target)
+        self._backend.make_room(path)
+        self._written.append(path)
         with translated(self.contract.name):
             stored.write_parquet(
-                self._uri(path),
+                self._backend.path_of(path),
                 compression="snappy",
                 row_group_size=self._row_group_rows,
-                storage_options=self._options or None,
+                storage_options=self._backend.options or None,
             )
         names = [
             name
@@ -128,7 +126,7 @@ class DataFiles:
         ]
         return DataFile(
             path,
-            self._size(path),
+            self._backend.size_of(path),
             rows.height,
             partition,
             lows={name: value for name in names if (value := stored[name].min()) is not None},
@@ -169,20 +167,7 @@ class DataFiles:
 
     def discard(self) -> None:
         """Delete the new files of a commit that came to nothing; on an object store a vacuum does."""
-        for path in self._written:
-            path.unlink(missing_ok=True)
-
-    def _uri(self, path: str) -> str:
-        return str(self._folder / path) if self._folder is not None else f"{self._handle.table_uri.rstrip('/')}/{path}"
-
-    def _size(self, path: str) -> int:
-        if self._folder is not None:
-            return (self._folder / path).stat().st_size
-        from deltalake.fs import DeltaStorageHandler
-
-        store = DeltaStorageHandler.from_table(self._handle._table)  # noqa: SLF001 - the way that it is made for
-        (found,) = store.get_file_info([path])
-        return int(found.size)
+        self._backend.discard(self._written)
 
     def _values(self, file: DataFile) -> dict[str, str | None]:
         by = self.contract.partition_by
@@ -191,7 +176,7 @@ class DataFiles:
 
 def _statistics(file: DataFile) -> str:
     """Return a file's statistics as the log wants them."""
-    lows, highs = ({name: _as_json(value) for name, value in each.items()} for each in (file.lows, file.highs))
+    lows, highs = ({name: _as_json(value) for name, value in side.items()} for side in (file.lows, file.highs))
     return json.dumps({"numRecords": file.rows, "minValues": lows, "maxValues": highs, "nullCount": dict(file.nulls)})
 
 

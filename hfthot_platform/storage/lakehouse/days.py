@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.time import ONE_DAY, PartitionValue, Span, bounds, midnight, partition_range
 from hfthot_platform.domain.contracts import TableContract
 
-__all__ = ["Span", "beside", "chunks", "literal", "sql_partitions", "sql_within", "within"]
-
-#: A day, or the days from a first to before a second one.
-Span = date | tuple[date, date]
+__all__ = ["Span", "chunks", "literal", "others_in_partition", "sql_partitions", "sql_within", "within"]
 
 _CHUNK_ROWS = 1_000_000
 # Days that a Python date can name with room on both sides; a time beyond is a mistake in its unit.
@@ -20,38 +18,20 @@ _EARLIEST = date(1, 1, 2)
 _LATEST = date(9999, 12, 30)
 
 
-def _bounds(span: Span) -> tuple[date, date]:
-    first, end = span if isinstance(span, tuple) else (span, span + timedelta(days=1))
-    if end <= first:
-        raise BadRequestError(f"the span {first} to {end} is empty", where="partition", hint="End is exclusive.")
-    return first, end
-
-
 def _time_values(contract: TableContract, span: Span) -> tuple[date | datetime, date | datetime]:
-    first, end = _bounds(span)
+    first, end = bounds(span)
     if contract.time_column is None:
         raise BadRequestError(
             "the table has no time column", where=contract.name, hint="Replace the whole table with partition=None."
         )
     if contract.column(contract.time_column).polars == pl.Date():
         return first, end
-    midnight = datetime.min.time()
-    return datetime.combine(first, midnight, UTC), datetime.combine(end, midnight, UTC)
+    return midnight(first), midnight(end)
 
 
-def _partition_range(contract: TableContract, span: Span) -> tuple[date, date] | tuple[int, int] | None:
-    """Return the first and last partition value that a span touches."""
-    first, end = _bounds(span)
-    last = end - timedelta(days=1)
-    match contract.partition_by:
-        case "date":
-            return first, last
-        case "month":
-            return first.replace(day=1), last.replace(day=1)
-        case "year":
-            return first.year, last.year
-        case _:
-            return None
+def _partitions(contract: TableContract, span: Span) -> tuple[PartitionValue, PartitionValue] | None:
+    """Return the first and last partition value that a span touches, None for a table without partitions."""
+    return None if contract.partition_by is None else partition_range(contract.partition_by, span)
 
 
 def within(contract: TableContract, span: Span) -> pl.Expr:
@@ -59,7 +39,7 @@ def within(contract: TableContract, span: Span) -> pl.Expr:
     low, high = _time_values(contract, span)
     time_column = pl.col(contract.time_column or "")
     condition = (time_column >= low) & (time_column < high)
-    partitions = _partition_range(contract, span)
+    partitions = _partitions(contract, span)
     if partitions and contract.partition_by:
         condition &= pl.col(contract.partition_by).is_between(partitions[0], partitions[1])
     return condition
@@ -76,16 +56,16 @@ def sql_within(contract: TableContract, span: Span) -> str:
 
 def sql_partitions(contract: TableContract, span: Span) -> str:
     """Return the SQL predicate for the whole partitions that a span touches."""
-    partitions = _partition_range(contract, span)
+    partitions = _partitions(contract, span)
     if partitions is None:
         raise BadRequestError("the table has no partitions", where=contract.name)
-    low, high = (literal(each) for each in partitions)
+    low, high = (literal(value) for value in partitions)
     return f"{contract.partition_by} >= {low} AND {contract.partition_by} <= {high}"
 
 
-def beside(contract: TableContract, span: Span) -> pl.Expr:
+def others_in_partition(contract: TableContract, span: Span) -> pl.Expr:
     """Return the filter for the rows that share a partition with a span but lie outside it."""
-    partitions = _partition_range(contract, span)
+    partitions = _partitions(contract, span)
     if partitions is None or contract.partition_by is None:
         return pl.lit(value=False)
     return pl.col(contract.partition_by).is_between(partitions[0], partitions[1]) & within(contract, span).not_()
@@ -142,6 +122,6 @@ def chunks(contract: TableContract, rows: pl.LazyFrame) -> list[pl.LazyFrame]:
 
 
 def _days(contract: TableContract, days: list[date]) -> pl.Expr:
-    low, high = _time_values(contract, (days[0], days[-1] + timedelta(days=1)))
+    low, high = _time_values(contract, (days[0], days[-1] + ONE_DAY))
     column = pl.col(contract.time_column or "")
     return (column >= low) & (column < high)

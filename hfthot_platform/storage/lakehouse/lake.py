@@ -80,10 +80,10 @@ class Lakehouse:
             local = self.storage.local
             if local is None:
                 # There is no listing on an object store; asked for only where a table was not found.
-                self._found = any(Table(self, each).exists() for each in (INCIDENTS, *self.contracts.values()))
+                self._found = any(Table(self, known).exists() for known in (INCIDENTS, *self.contracts.values()))
             else:
                 patterns = ("*/_delta_log", "*/*/_delta_log")
-                self._found = any(each.is_dir() for pattern in patterns for each in local.glob(pattern))
+                self._found = any(log.is_dir() for pattern in patterns for log in local.glob(pattern))
         return self._found
 
     def create(self) -> None:
@@ -94,7 +94,7 @@ class Lakehouse:
         """
         if not self.exists():
             local = self.storage.local
-            file = next((each for each in (local, *local.parents) if each.is_file()), None) if local else None
+            file = next((path for path in (local, *local.parents) if path.is_file()), None) if local else None
             if file is not None:
                 raise ConfigError(
                     f"no lake can be made at {str(local)!r}: {str(file)!r} is a file",

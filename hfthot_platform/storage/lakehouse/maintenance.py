@@ -8,13 +8,10 @@ crashed writers stay.
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -26,11 +23,10 @@ from deltalake.exceptions import CommitFailedError
 from hfthot_platform.core.errors import ClockError, CommitConflictError
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.storage.lakehouse.clock import check_clock
-from hfthot_platform.storage.lakehouse.commits import Stamp, active_files, history_of, properties
+from hfthot_platform.storage.lakehouse.commits import Stamp, active_files, properties
 from hfthot_platform.storage.lakehouse.days import literal
 from hfthot_platform.storage.lakehouse.lake import Lakehouse
-from hfthot_platform.storage.lakehouse.locks import writers_lock
-from hfthot_platform.storage.lakehouse.storage import translated
+from hfthot_platform.storage.lakehouse.storage import damaged, translated
 from hfthot_platform.storage.lakehouse.table import Table
 
 __all__ = ["MOST_EXPIRED", "MaintenanceReport", "maintain", "overdue_share"]
@@ -103,16 +99,15 @@ def maintain(
     table = lake.table(name)
     contract = table.contract
     started = time.perf_counter()
-    folder = lake.storage.local_table(contract)
-    before = _inventory(table, folder)
+    before = _inventory(table)
     if table.version() is None:
         return MaintenanceReport(name, *before, *before, 0, 0, 0, 0, 0, 0, None, 0.0)
     days = contract.history_days if history_days is None else history_days
     stamp = stamp or Stamp()
     doubted = not dry_run and _clock_is_doubted(lake, days)
     try:
-        with writers_lock(lake.storage.lock_file(contract), exclusive=True), translated(name):
-            handle = DeltaTable(lake.storage.location(contract), storage_options=dict(lake.storage.options))
+        with table.backend.writers_lock(exclusive=True), translated(name):
+            handle = _opened(table)
             overdue = _overdue(table, handle, lake.clock())
             withheld = overdue.rows if overdue.share > most_expired else 0
             if dry_run:
@@ -120,22 +115,23 @@ def maintain(
             keeps = withheld or doubted or overdue.predicate is None
             expired = 0 if keeps else _expire(handle, overdue, stamp)
             compacted = _compact(table, handle, stamp)
-            _sync(folder)
-            vacuumed = _vacuum(lake, handle, days, stamp, folder)
+            # Durable before anything is deleted that it stands for.
+            table.backend.make_all_durable()
+            vacuumed = _vacuum(lake, table, handle, days, stamp)
             handle.create_checkpoint()
-            _sync(folder)
-            entries = _log_entries(folder)
+            table.backend.make_all_durable()
+            entries = _log_entries(table)
             if not doubted:
                 handle.cleanup_metadata()
-            removed = entries - _log_entries(folder)
-            leftovers = _leftovers(folder)
+            removed = entries - _log_entries(table)
+            leftovers = _remove_leftovers(table)
     except CommitFailedError:
         raise CommitConflictError(
             "other writers committed meanwhile; steps that were done stay done",
             where=name,
             hint="Run the maintenance again when the table is quieter.",
         ) from None
-    bytes_after, files_after = _inventory(table, folder)
+    bytes_after, files_after = _inventory(table)
     readable = table.readable_versions()
     return MaintenanceReport(
         table=name,
@@ -171,8 +167,7 @@ def overdue_share(lake: Lakehouse, name: str) -> tuple[int, float]:
     if table.version() is None:
         return 0, 0.0
     with translated(name):
-        handle = DeltaTable(lake.storage.location(table.contract), storage_options=dict(lake.storage.options))
-        found = _overdue(table, handle, lake.clock())
+        found = _overdue(table, _opened(table), lake.clock())
     return found.rows, found.share
 
 
@@ -186,7 +181,6 @@ def _foreseen(
     started: float,
 ) -> MaintenanceReport:
     """Return what a round would do; files that it would write and retire itself are not counted in."""
-    folder = table.folder
     readable = table.readable_versions()
     return MaintenanceReport(
         table=table.contract.name,
@@ -197,32 +191,24 @@ def _foreseen(
         rows_expired=expired,
         rows_withheld=withheld,
         files_compacted=sum(map(len, _to_compact(table.contract, handle).values())),
-        files_vacuumed=len(_doomed(handle, round(days * 24), folder)),
+        files_vacuumed=len(_doomed(table, handle, round(days * 24))),
         log_entries_removed=0,
-        leftovers_removed=len(_dead(folder)),
+        leftovers_removed=len(table.backend.unfinished()),
         oldest_readable=readable[0].version if readable else None,
         seconds=time.perf_counter() - started,
     )
 
 
-def _inventory(table: Table, folder: Path | None) -> tuple[int, int]:
-    if folder is None:
-        return table.bytes_and_files()
-    sizes = [path.stat().st_size for path in folder.rglob("*") if path.is_file()]
-    return sum(sizes), len(sizes)
+def _inventory(table: Table) -> tuple[int, int]:
+    """Return bytes and number of the table's files; where only the log can tell, of the current data files."""
+    return table.backend.inventory() or table.bytes_and_files()
 
 
-def _sync(folder: Path | None) -> None:
-    """Make durable what was just written, before anything is deleted that it stands for."""
-    if folder is None:
-        return
-    for place, _, names in os.walk(folder):
-        for name in (*names, "."):
-            handle = os.open(Path(place, name), os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
+def _opened(table: Table) -> DeltaTable:
+    handle = table.log.open()
+    if handle is None:
+        raise damaged(table.contract.name, "_delta_log", "is missing or empty")
+    return handle
 
 
 @dataclass(frozen=True)
@@ -342,78 +328,67 @@ def _compact(table: Table, handle: DeltaTable, stamp: Stamp) -> int:
     return sum(map(len, files.values()))
 
 
-def _vacuum(lake: Lakehouse, handle: DeltaTable, days: float, stamp: Stamp, folder: Path | None) -> int:
+def _vacuum(lake: Lakehouse, table: Table, handle: DeltaTable, days: float, stamp: Stamp) -> int:
     """Remove data files that no version of the last `days` days needs, and record the oldest readable version."""
     handle.update_incremental()
     hours = round(days * 24)
-    doomed = _doomed(handle, hours, folder)
+    doomed = _doomed(table, handle, hours)
     if not doomed:
         return 0
     # A file goes when it was retired before the cutoff, so the version that was current then stays readable.
     cutoff = lake.clock() - timedelta(hours=hours)
-    history = history_of(handle)
-    floor = next((each.version for each in reversed(history) if each.timestamp <= cutoff), history[0].version)
-    gone = {Path(path).name for path in doomed}
+    history = table.log.history()
+    before = (info.version for info in reversed(history) if info.timestamp <= cutoff)
+    floor = next(before, history[0].version)
+    gone = set(doomed)
     # An early version may need no file at all; the ones after it count as well.
-    floor = max(floor, _last_retired(folder, handle.version(), floor, gone))
-    while floor < handle.version() and gone & _names(handle, floor, dict(lake.storage.options)):
+    floor = max(floor, _last_retired(table, handle.version(), floor, gone))
+    while floor < handle.version() and gone & _names(table, floor):
         floor += 1
     commit, hooks = properties(stamp, oldest_readable=floor)
     handle.vacuum(
         hours,
         dry_run=False,
         enforce_retention_duration=False,
-        full=folder is not None,
+        full=table.backend.locks,
         commit_properties=commit,
         post_commithook_properties=hooks,
     )
     return len(doomed)
 
 
-def _doomed(handle: DeltaTable, hours: int, folder: Path | None) -> list[str]:
-    """Return the data files that no version of the last hours needs."""
-    doomed: list[str] = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=folder is not None)
+def _doomed(table: Table, handle: DeltaTable, hours: int) -> list[str]:
+    """Return the names of the data files that no version of the last hours needs.
+
+    Beside writers (where no lock keeps them out) only those go that the log itself retired.
+    """
+    full = table.backend.locks
+    doomed = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=full)
     # Files that an earlier vacuum removed are listed as long as the log remembers them.
-    return doomed if folder is None else [path for path in doomed if (folder / unquote(path)).exists()]
+    return table.backend.present(unquote(name) for name in doomed)
 
 
-def _last_retired(folder: Path | None, newest: int, floor: int, gone: set[str]) -> int:
+def _last_retired(table: Table, newest: int, floor: int, gone: set[str]) -> int:
     """Return the last version after `floor` that retired one of the files: the ones before it needed it."""
-    if folder is None:
-        return floor
     for version in range(newest, floor, -1):
-        entry = folder / "_delta_log" / f"{version:020d}.json"
-        if entry.exists():
-            actions = (json.loads(line) for line in entry.read_bytes().splitlines() if b'"remove"' in line)
-            if any(Path(unquote(each["remove"]["path"])).name in gone for each in actions if "remove" in each):
-                return version
+        changes = table.log.changes(version)
+        if changes is not None and any(file.name in gone for file in changes.removed):
+            return version
     return floor
 
 
-def _names(handle: DeltaTable, version: int, options: dict[str, str]) -> set[str]:
-    snapshot = DeltaTable(handle.table_uri, version=version, storage_options=options)
-    return {Path(path).name for path in snapshot.file_uris()}
+def _names(table: Table, version: int) -> set[str]:
+    """Return the names of a version's data files."""
+    return {unquote(name) for name in active_files(table.log.handle(version)).column("path").to_pylist()}
 
 
-def _log_entries(folder: Path | None) -> int:
-    return len(list((folder / "_delta_log").glob("*.json"))) if folder else 0
+def _log_entries(table: Table) -> int:
+    return sum(name.endswith(".json") for name in table.log.log_names())
 
 
-def _leftovers(folder: Path | None) -> int:
+def _remove_leftovers(table: Table) -> int:
     """Remove staging files of writers that died: only under the exclusive lock, when none can be alive."""
-    dead = _dead(folder)
-    for path in dead:
-        path.unlink(missing_ok=True)
+    dead = table.backend.unfinished()
+    for name in dead:
+        table.backend.remove(name)
     return len(dead)
-
-
-def _dead(folder: Path | None) -> list[Path]:
-    return [] if folder is None else [*unfinished_files(folder), *(folder / "_delta_log").glob("*.tmp")]
-
-
-def unfinished_files(folder: Path) -> list[Path]:
-    """Return the staging files in a table's folder: a file that is being written, or was when its writer died.
-
-    The object store of delta-rs writes any file, also `_last_checkpoint`, as `<name>#<number>` and renames it.
-    """
-    return [path for path in folder.rglob("*#*") if path.name.rpartition("#")[2].isdecimal() and path.is_file()]

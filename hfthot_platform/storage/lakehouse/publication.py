@@ -14,6 +14,7 @@ from typing import Any, Final, Literal
 
 import polars as pl
 
+from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.storage.lakehouse.audit import rejected_for_conflict
 from hfthot_platform.storage.lakehouse.datafiles import DataFile, DataFiles
@@ -24,32 +25,30 @@ __all__ = ["ROW_GROUP_ROWS", "Compared", "Former", "OnChange", "Publication", "c
 OnChange = Literal["update", "keep", "reject"]
 
 ROW_GROUP_ROWS: Final = 131_072
-_REFERENCE: Final = "source_ref"
 #: Whether a row that incoming ones are compared with was published before, and not just now by an earlier batch.
 _STORED: Final = "_stored"
-_FINAL: Final = "final"
 
 
 @dataclass(frozen=True)
 class Former:
     """The rows of a source that are taken out of a table, and what may come back for them."""
 
-    #: Part of the `source_ref` of its rows, such as the hash of a file's content.
+    #: Part of the provenance of its rows, such as the hash of a file's content.
     reference: str
-    #: A `source_ref` that has the part too and is not meant.
+    #: A provenance that has the part too and is not meant.
     but: str = ""
     #: Versions from before the source was published, in the order in which they are looked at: a row that gave
     #: way to one of the source comes back from the first that has one of a source that still stands.
     before: Sequence[int] = ()
-    #: Of some `source_ref`s, those that still stand.
+    #: Of some provenances, those that still stand.
     standing: Callable[[Collection[str]], Collection[str]] = set
     #: Times between which the source's rows lie, where that is known.
     first: datetime | None = None
     last: datetime | None = None
 
-    def rows(self) -> pl.Expr:
-        """Return the filter for its rows."""
-        reference = pl.col(_REFERENCE)
+    def rows(self, provenance: str) -> pl.Expr:
+        """Return the filter for its rows, by the column of their provenance."""
+        reference = pl.col(provenance)
         return (reference.str.contains(self.reference, literal=True) & (reference != self.but)).fill_null(value=False)
 
 
@@ -74,14 +73,14 @@ def compared(
 ) -> Compared:
     """Compare rows, unique on the key, with a table's rows of the same partitions.
 
-    A bar that is not final fills a gap, and never takes the place of another row.
+    A row that is not final fills a gap, and never takes the place of another row.
 
     Args:
         contract: the table's contract.
         rows: the incoming rows.
         current: the rows that are there; `_stored` false marks those of an earlier batch of the same source.
         on_change: what a row does to one of the same key with other values.
-        one_source: whether rows of one `source_ref` come from one reading of one file: then a second, different
+        one_source: whether rows of one provenance come from one reading of one file: then a second, different
             row for a key contradicts the first, whatever `on_change` says.
     """
     key = list(contract.primary_key)
@@ -89,8 +88,8 @@ def compared(
     for name in key:
         if name in contract.stats_columns and name != contract.partition_by:
             current = current.filter(pl.col(name).is_between(pl.lit(rows[name].min()), pl.lit(rows[name].max())))
-    has_reference = _REFERENCE in contract.column_names
-    tracked = list(dict.fromkeys((*contract.value_columns, *((_REFERENCE,) if has_reference else ()))))
+    provenance = contract.provenance
+    tracked = list(dict.fromkeys((*contract.value_columns, *((provenance,) if provenance else ()))))
     if _STORED not in current.collect_schema():
         current = current.with_columns(pl.lit(value=True).alias(_STORED))
     there = current.select(*key, *tracked, _STORED).join(rows.lazy().select(key), on=key, how="semi").collect()
@@ -101,11 +100,11 @@ def compared(
         [pl.col(name).ne_missing(pl.col(f"{name}_now")) for name in contract.value_columns] or [pl.lit(value=False)]
     )
     mine = (
-        (pl.col(_REFERENCE) == pl.col(f"{_REFERENCE}_now")).fill_null(value=False)
-        if has_reference
+        (pl.col(provenance) == pl.col(f"{provenance}_now")).fill_null(value=False)
+        if provenance
         else pl.lit(value=False)
     )
-    final = pl.col(_FINAL) if _FINAL in contract.column_names else pl.lit(value=True)
+    final = pl.col(contract.finality) if contract.finality else pl.lit(value=True)
     told = joined.select(
         known=pl.col(_STORED).is_not_null(), before=pl.col(_STORED), differs=differs, mine=mine, final=final
     ).with_columns(changed=pl.col("known") & pl.col("differs"))
@@ -163,13 +162,17 @@ class Publication:
             before: the rows of its versions `before`.
         """
         contract = self._contract
+        if contract.provenance is None:
+            raise BadRequestError(
+                "the table does not say which source a row came from, so none can be taken out", where=contract.name
+            )
         self._former = former
         times = filter(None, (contract.partition_by, contract.time_column))
         kept = list(dict.fromkeys((*contract.primary_key, *times)))
         for file in self._stored:
             if not _within_times(contract, file, former.first, former.last):
                 continue
-            gone = self.data.scan(file).filter(former.rows()).select(kept).collect()
+            gone = self.data.scan(file).filter(former.rows(contract.provenance)).select(kept).collect()
             if not gone.height:
                 continue
             self._touched.add(file.path)
@@ -190,21 +193,25 @@ class Publication:
             if contract.partition_by:
                 rows = rows.filter(pl.col(contract.partition_by) == pl.lit(file.partition))  # noqa: PLW2901
             there = rows.filter(self._taken_out().not_()).join(missing.lazy(), on=key, how="semi").collect()
-            stand = self._former.standing(there[_REFERENCE].unique().to_list()) if self._former else ()
-            there = there.filter(pl.col(_REFERENCE).is_in(sorted(stand)))
+            if self._former is not None and contract.provenance is not None:
+                stand = self._former.standing(there[contract.provenance].unique().to_list())
+                there = there.filter(pl.col(contract.provenance).is_in(sorted(stand)))
             found.append(there)
             missing = missing.join(there, on=key, how="anti")
         return pl.concat(found).sort(contract.sort_by)
 
     def _taken_out(self) -> pl.Expr:
-        return pl.lit(value=False) if self._former is None else self._former.rows()
+        provenance = self._contract.provenance
+        if self._former is None or provenance is None:
+            return pl.lit(value=False)
+        return self._former.rows(provenance)
 
     def add(self, rows: pl.DataFrame, on_change: OnChange, *, one_source: bool) -> Compared:
         """Write what a batch of audited rows adds to what is there and to the batches before it."""
         if not rows.height:
             return Compared(rows, 0, 0, rows, None)
         by = self._contract.partition_by
-        found = compared(self._contract, rows, self._beside(rows), on_change, one_source=one_source)
+        found = compared(self._contract, rows, self._what_stands(rows), on_change, one_source=one_source)
         for partition, part in _parts(found.source, by):
             self._incoming.append(self.data.write(partition, part))
             if found.updated:
@@ -228,8 +235,8 @@ class Publication:
                     self._new.append(self.data.write(file.partition, rest))
         # What comes back may give way to what is added, and that to a later batch.
         for file, later in [
-            *((each, incoming) for each in self._back),
-            *((each, incoming[number:]) for number, each in enumerate(incoming, 1)),
+            *((file, incoming) for file in self._back),
+            *((file, incoming[number:]) for number, file in enumerate(incoming, 1)),
         ]:
             newer = self._newer(file, later)
             if not newer or (rest := self._rest(file, newer)).height == file.rows:
@@ -254,7 +261,7 @@ class Publication:
         """Delete what was written, after a failure."""
         self.data.discard()
 
-    def _beside(self, rows: pl.DataFrame) -> pl.LazyFrame:
+    def _what_stands(self, rows: pl.DataFrame) -> pl.LazyFrame:
         """Return what incoming rows are compared with: what is there, what comes back, and the batches before."""
         by = self._contract.partition_by
         there = self.rows
@@ -279,7 +286,7 @@ class Publication:
         """Return the files of added rows to which rows of a file may have given way."""
         if file.partition not in self._stale:
             return []
-        return [each for each in later if each.partition == file.partition and _overlap(self._contract, file, each)]
+        return [other for other in later if other.partition == file.partition and _overlap(self._contract, file, other)]
 
     def _rest(self, file: DataFile, newer: Sequence[DataFile]) -> pl.DataFrame:
         """Return the rows of a file that stay."""
@@ -288,8 +295,8 @@ class Publication:
         if file.path in self._touched:
             stored = stored.filter(self._taken_out().not_())
         rest = stored.collect()
-        for each in newer:
-            added = self.data.scan(each).select(key).collect()
+        for other in newer:
+            added = self.data.scan(other).select(key).collect()
             rest = rest.join(added, on=key, how="anti", maintain_order="left")
         return rest
 
@@ -320,7 +327,7 @@ def _overlap(contract: TableContract, one: DataFile, other: DataFile) -> bool:
         lows, highs = (one.lows.get(name), other.lows.get(name)), (one.highs.get(name), other.highs.get(name))
         if None in lows or None in highs:
             continue
-        if max(_floor(each) for each in lows) > min(_floor(each) for each in highs):
+        if max(map(_floor, lows)) > min(map(_floor, highs)):
             return False
     return True
 

@@ -10,21 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from datetime import date
-from pathlib import Path
 from typing import Any, Final
 
 import polars as pl
 from deltalake import DeltaTable
 
 from hfthot_platform.domain.contracts import TableContract
+from hfthot_platform.storage.lakehouse.backends import Backend
 from hfthot_platform.storage.lakehouse.datafiles import DataFile, DataFiles
 
-__all__ = ["REDACTED", "SUBJECT", "Rewrite"]
-
-#: Whom a row is about, in the tables that hold personal data.
-SUBJECT: Final = "subject_id"
-#: Whether the personal columns of a row were erased, in the tables whose rows outlive that.
-REDACTED: Final = "redacted"
+__all__ = ["Rewrite"]
 
 #: Rows of a file.  One person's rows are erased by writing one file again, so files are kept small.
 _FILE_ROWS: Final = 65_536
@@ -40,8 +35,7 @@ class Rewrite:
     Args:
         contract: the table's contract.
         handle: the version to change; the change is committed through it, and fails if another came since.
-        folder: the table's folder; None on an object store.
-        options: options of the object store.
+        backend: where the files are.
         rows: audited rows that take the place of those with the same key.  A row's partition and subject must
             never differ from those of an earlier row of its key: files are pruned by them.
         forget: subjects whose rows are deleted; rows of theirs among `rows` are later ones and stay.
@@ -52,18 +46,19 @@ class Rewrite:
         self,
         contract: TableContract,
         handle: DeltaTable,
-        folder: Path | None,
-        options: dict[str, str],
+        backend: Backend,
         *,
         rows: pl.DataFrame,
         forget: Collection[str],
         redact: Collection[str],
     ) -> None:
         self._contract = contract
-        self._data = DataFiles(contract, handle, folder, options, row_group_rows=_ROW_GROUP_ROWS, times_in_log=False)
+        self._data = DataFiles(contract, handle, backend, row_group_rows=_ROW_GROUP_ROWS, times_in_log=False)
         self._rows = rows
-        self._forget = pl.Series(SUBJECT, sorted(set(forget)), dtype=pl.String)
-        self._redact = pl.Series(SUBJECT, sorted(set(redact)), dtype=pl.String)
+        #: The columns that say whom a row is about, and whether its personal columns were erased; none has neither.
+        self._subject, self._redacted = contract.subject or "", contract.redaction or ""
+        self._forget = pl.Series(self._subject, sorted(set(forget)), dtype=pl.String)
+        self._redact = pl.Series(self._subject, sorted(set(redact)), dtype=pl.String)
         self._partitions: dict[date | int | None, pl.DataFrame] = {None: rows}
         if contract.partition_by:
             self._partitions = {
@@ -71,7 +66,7 @@ class Rewrite:
             }
         prunable = [
             name
-            for name in dict.fromkeys((*contract.primary_key, SUBJECT))
+            for name in dict.fromkeys((*contract.primary_key, self._subject))
             if name in contract.stats_columns
             and name in contract.column_names
             and name != contract.partition_by
@@ -116,18 +111,19 @@ class Rewrite:
             _may_hold(file, name, values) for name, values in self._wanted[file.partition].items()
         ):
             mine = None
-        erased = [each for each in (self._forget, self._redact) if each.len() and _may_hold(file, SUBJECT, each)]
+        subjects = (self._forget, self._redact)
+        erased = [ids for ids in subjects if ids.len() and _may_hold(file, self._subject, ids)]
         if (mine is None or not mine.height) and not erased:
             return False
-        names = list(dict.fromkeys((*key, *((SUBJECT, REDACTED) if erased else ()))))
+        names = list(dict.fromkeys((*key, *((self._subject, self._redacted) if erased else ()))))
         stored = self._read(file, [name for name in names if name in contract.column_names])
         replaced = forgotten = 0
         if mine is not None and mine.height:
             replaced = stored.join(mine.select(key), on=key, how="semi").height
         if erased:
-            gone = pl.col(SUBJECT).is_in(self._forget.implode())
+            gone = pl.col(self._subject).is_in(self._forget.implode())
             if self._redact.len():
-                gone |= pl.col(SUBJECT).is_in(self._redact.implode()) & pl.col(REDACTED).not_()
+                gone |= pl.col(self._subject).is_in(self._redact.implode()) & pl.col(self._redacted).not_()
             forgotten = stored.filter(gone).height
         self.replaced += replaced
         self.forgotten += forgotten
@@ -159,14 +155,14 @@ class Rewrite:
         for partition, mine in waiting.items():
             if mine.height:
                 pools.setdefault(partition, []).append(mine)
-                touched = {each.path for each in self._touched}
+                touched = {stored.path for stored in self._touched}
                 small = [
-                    each
-                    for each in self._files
-                    if each.partition == partition and _is_small(each) and each.path not in touched
+                    stored
+                    for stored in self._files
+                    if stored.partition == partition and _is_small(stored) and stored.path not in touched
                 ]
                 if len(small) >= _MOST_SMALL_FILES:
-                    pools[partition] += [self._read(each) for each in small]
+                    pools[partition] += [self._read(stored) for stored in small]
                     self._touched += small
         for partition, parts in pools.items():
             yield from self._sliced(partition, pl.concat(parts))
@@ -178,13 +174,13 @@ class Rewrite:
         if mine is not None:
             rows = rows.join(mine, on=self._contract.primary_key, how="anti", maintain_order="left")
         if self._forget.len():
-            rows = rows.join(self._forget.to_frame(), on=SUBJECT, how="anti", maintain_order="left")
+            rows = rows.join(self._forget.to_frame(), on=self._subject, how="anti", maintain_order="left")
         if self._redact.len():
-            erased = pl.col(SUBJECT).is_in(self._redact.implode()).fill_null(value=False)
+            erased = pl.col(self._subject).is_in(self._redact.implode()).fill_null(value=False)
             personal = [column.name for column in self._contract.columns if column.personal]
             rows = rows.with_columns(
                 *(pl.when(erased.not_()).then(pl.col(name)).alias(name) for name in personal),
-                (pl.col(REDACTED) | erased).alias(REDACTED),
+                (pl.col(self._redacted) | erased).alias(self._redacted),
             )
         return rows
 

@@ -1,16 +1,14 @@
-"""Where tables are: a local folder or an object store, and what its failures mean.
+"""Where the lake is, a local folder or an object store, and what the failures of its storage mean.
 
-Nothing above this module knows whether the lake is on a disk or on S3; what only a local disk can do (fsync,
-file locks, listing of leftovers) is asked for through `local`.
+What can be done with the files of a table in either place is in `backends`.
 """
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,16 +29,7 @@ from hfthot_platform.core.errors import (
 )
 from hfthot_platform.domain.contracts import TableContract
 
-__all__ = [
-    "Storage",
-    "damaged",
-    "fsync_files",
-    "has_data",
-    "log_fault",
-    "log_is_hollow",
-    "set_log_aside",
-    "translated",
-]
+__all__ = ["Storage", "damaged", "translated"]
 
 _FULL = re.compile(r"no space left|disk quota exceeded|file too large|os error (?:27|28|122)\b", re.IGNORECASE)
 _READ_ONLY = re.compile(r"read-only file system|permission denied|os error (?:1|13|30)\b", re.IGNORECASE)
@@ -126,27 +115,6 @@ class Storage:
         return self.local / "_locks" / f"{contract.name}.lock" if self.local else None
 
 
-def fsync_files(table: Path, added: Iterable[str], log_entry: Path) -> None:
-    """Make a commit durable: data files, the log entry, and the directories that name them.
-
-    delta-rs never calls fsync; a commit is acknowledged to our callers only after this.
-    """
-    files = [table / unquote(path) for path in added]
-    directories = {file.parent for file in files}
-    # New partition folders are themselves entries of the table's folder.
-    directories |= {table, log_entry.parent, table.parent, table.parent.parent}
-    for path in (*files, log_entry, *sorted(directories)):
-        try:
-            handle = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            # Compaction or another replace may have tombstoned it and maintenance removed it meanwhile.
-            continue
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
 @contextmanager
 def translated(table: str) -> Iterator[None]:
     """Turn failures of the Delta library into typed errors that say what still stands and what to do.
@@ -228,100 +196,3 @@ def _refused(table: str, error: Exception) -> LakehouseError:
         where=table,
         hint="Its message is withheld because it can quote rows. Run `hfthot doctor`, then the same step again.",
     )
-
-
-def log_fault(folder: Path) -> tuple[str, str, int] | None:
-    """Return the first unusable file of a local table's log that its newest version needs, or None.
-
-    Returns:
-        Name of the file, what is wrong with it, and the newest version that the rest of the log makes up (-1 if
-        none).
-    """
-    entries, checkpoints = _log(folder / "_delta_log")
-    broken = {
-        version: next(p for p in parts if not _opens(p))
-        for version, parts in checkpoints.items()
-        if not all(map(_opens, parts))
-    }
-    start = max((version for version in checkpoints if version not in broken), default=-1)
-    newest = max((*entries, start))
-    found = None
-    for version in range(start + 1, newest + 1):
-        if meaning := _entry_fault(entries.get(version)):
-            found = (f"_delta_log/{version:020d}.json", meaning, version - 1)
-            break
-    for version, path in sorted(broken.items()):
-        if version > start and (found is None or version > found[2]):
-            # Without the checkpoint the entries before it would do, had they all been kept.
-            return f"_delta_log/{path.name}", "is not readable Parquet", newest if found is None else found[2]
-    return found
-
-
-def _entry_fault(path: Path | None) -> str | None:
-    if path is None:
-        return "is missing"
-    try:
-        lines = [line for line in path.read_bytes().splitlines() if line.strip()]
-        return None if lines and all(isinstance(json.loads(line), dict) for line in lines) else "holds no commit"
-    except ValueError:
-        return "is not readable JSON"
-
-
-def log_is_hollow(folder: Path) -> bool:
-    """Whether an entry of the log has no bytes: the Delta library takes such a one for an empty commit.
-
-    It is what a power failure can leave of a commit that was never acknowledged.
-    """
-    entries, checkpoints = _log(folder / "_delta_log")
-    start = max(checkpoints, default=-1)
-    return any(path.stat().st_size == 0 for version, path in entries.items() if version > start)
-
-
-def has_data(folder: Path) -> bool:
-    """Whether a table's folder holds anything that only a table with a log can have."""
-    log = folder / "_delta_log"
-    return any(log.glob("0*")) or any(folder.rglob("*.parquet"))
-
-
-def set_log_aside(folder: Path, after: int, to: Path) -> None:
-    """Move log entries and checkpoints past a version, and unreadable checkpoints, out of a table's log.
-
-    Nothing is deleted: what is in `to` can be examined or put back.
-    """
-    log = folder / "_delta_log"
-    entries, checkpoints = _log(log)
-    doomed = [path for version, path in entries.items() if version > after]
-    for version, parts in checkpoints.items():
-        if version > after or not all(_opens(each) for each in parts):
-            doomed += parts
-    if doomed or (log / "_last_checkpoint").exists():
-        to.mkdir(parents=True, exist_ok=True)
-    # The newest go first: until the last one is gone the log stays as broken as it was, never newly wrong.
-    for path in sorted(doomed, reverse=True):
-        path.rename(to / path.name)
-    hint = log / "_last_checkpoint"
-    if hint.exists():
-        hint.rename(to / hint.name)  # only a hint; without it the log is listed
-
-
-def _log(log: Path) -> tuple[dict[int, Path], dict[int, list[Path]]]:
-    """Return the commit entries and the checkpoints of a log by version."""
-    entries: dict[int, Path] = {}
-    checkpoints: dict[int, list[Path]] = {}
-    for path in log.iterdir() if log.is_dir() else ():
-        if path.name.endswith(".json") and path.stem.isdigit():
-            entries[int(path.stem)] = path
-        elif path.name.endswith(".parquet") and ".checkpoint" in path.name and path.name[:20].isdigit():
-            checkpoints.setdefault(int(path.name[:20]), []).append(path)
-    return entries, checkpoints
-
-
-def _opens(path: Path) -> bool:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        pq.read_table(path)
-    except (OSError, pa.ArrowException):
-        return False
-    return True

@@ -1,0 +1,444 @@
+"""The only reader of a table's Delta log: its newest version, its entries, its history, and what is wrong with it.
+
+What belongs here: whatever is read from `_delta_log`, by the Delta library or without it.  What does not: which version
+a reader wants (`read`), what a version consists of (`snapshot`), and where the files are (`backends`).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final, NamedTuple
+from urllib.parse import unquote
+
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+from hfthot_platform.core.errors import (
+    DamagedTableError,
+    StorageReadOnlyError,
+    StorageUnavailableError,
+    UnsupportedTableError,
+    VersionUnavailableError,
+)
+from hfthot_platform.core.time import MILLISECOND, moment
+from hfthot_platform.storage.lakehouse.backends import Backend, EntryState, checkpoint_version, entry_version
+from hfthot_platform.storage.lakehouse.commits import VersionInfo, version_info
+from hfthot_platform.storage.lakehouse.storage import damaged, translated
+
+__all__ = ["Added", "Changes", "DeltaLog", "LogTip"]
+
+#: A file of the log that is about one version, or about the versions up to a second one.
+_OF_A_VERSION: Final = re.compile(r"(\d{20})\.(?:(\d{20})\.)?(?:json|crc|compacted\.json|checkpoint\..*)")
+_FEATURES_REFUSED: Final = {"deletionVectors", "columnMapping"}
+
+
+class LogTip(NamedTuple):
+    """The newest entry of a log, as it was when it was read."""
+
+    version: int
+    state: EntryState
+
+
+class Added(NamedTuple):
+    """A data file that a version added."""
+
+    name: str
+    size: int
+    #: Values of the partition's columns, as the log has them.
+    partition: Mapping[str, str | None]
+    #: Least and greatest value by column, as the log has them; empty where it has none.
+    lows: Mapping[str, Any]
+    highs: Mapping[str, Any]
+    #: False for a file whose rows were in others before: the version only rearranged them.
+    new_rows: bool
+
+
+class Removed(NamedTuple):
+    """A data file that a version took away."""
+
+    name: str
+    new_rows: bool
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a version did to the table's data files."""
+
+    added: tuple[Added, ...]
+    removed: tuple[Removed, ...]
+
+
+class _History:
+    """Versions and their times, oldest first; grows with the log, and is read once."""
+
+    def __init__(self) -> None:
+        self.versions: list[int] = []
+        self.infos: list[VersionInfo] = []
+        #: When each commit was made by its own record, in milliseconds.
+        self.recorded: list[int] = []
+        #: Oldest version that the vacuums so far left readable.
+        self.floor = 0
+        #: Oldest version that the log's files still make up.
+        self.first_complete = 0
+        self._latest = -1
+
+    def add(self, version: int, record: Mapping[str, Any]) -> None:
+        recorded = int(record.get("timestamp") or 0)
+        latest = max(recorded, self._latest)
+        info = version_info(record, version, latest)
+        self.versions.append(version)
+        self.infos.append(info)
+        self.recorded.append(recorded)
+        self._latest = latest
+        self.floor = max(self.floor, info.oldest_readable or 0)
+
+    def drop_before(self, version: int) -> None:
+        """Forget the versions before one; lists that were handed out stay as they are."""
+        gone = bisect_left(self.versions, version)
+        if gone:
+            self.versions, self.infos, self.recorded = self.versions[gone:], self.infos[gone:], self.recorded[gone:]
+
+
+class DeltaLog:
+    """The log of one table."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.table = backend.table
+        self._lock = threading.RLock()
+        self._history = _History()
+        #: Rises whenever another log is found in the place of the one before.
+        self.generation = 0
+        #: The entry up to which the history was read.
+        self._read_to: LogTip | None = None
+
+    # -- opening --------------------------------------------------------------------------------------------
+
+    def handle(self, version: int | None = None) -> DeltaTable:
+        """Open the table by the Delta library; its errors are passed on as they are."""
+        backend = self.backend
+        return DeltaTable(backend.location, version=version, storage_options=backend.options)
+
+    def open(self, version: int | None = None) -> DeltaTable | None:
+        """Open a version, or the current one; None if the table was never written.
+
+        Raises:
+            VersionUnavailableError: the version cannot be read (any more); the message names the readable range.
+            DamagedTableError: a file of the log is at fault; the message names it and the way back.
+            UnsupportedTableError: some route would read it wrongly.
+        """
+        try:
+            with translated(self.table):
+                handle = self.handle(version)
+        except TableNotFoundError:
+            if version is not None and self.log_names():
+                raise self.unavailable(f"version {version}") from None
+            if not self.backend.has_data():
+                return None
+            try:
+                # Another writer may have made it between the two looks.
+                with translated(self.table):
+                    handle = self.handle(version)
+            except TableNotFoundError:
+                raise damaged(self.table, "_delta_log", "is missing or empty") from None
+        except (StorageReadOnlyError, StorageUnavailableError):
+            raise
+        except Exception as error:  # noqa: BLE001 - an absent version has many wordings; the log tells which it is
+            if version is not None and self.log_names():
+                raise self.unavailable(f"version {version}") from None
+            raise self.damage() or error from None
+        if version is None and self._has_empty_entry() and (fault := self.damage()):
+            raise fault
+        self.require_supported(handle)
+        return handle
+
+    def loads(self, version: int) -> bool:
+        """Return whether the Delta library can open a version."""
+        try:
+            self.handle(version)
+        except Exception:  # noqa: BLE001 - any failure to load means that this version cannot be read
+            return False
+        return True
+
+    def _has_empty_entry(self) -> bool:
+        """Whether an entry since the newest checkpoint has no bytes: the Delta library takes it for an empty commit.
+
+        It is what a power failure can leave of a commit that was never acknowledged.
+        """
+        names = self.log_names()
+        start = max((at for at in map(checkpoint_version, names) if at is not None), default=-1)
+        entries = [at for at in map(entry_version, names) if at is not None and at > start]
+        return any(state is not None and not state.size for state in self.backend.entry_states(*entries))
+
+    def require_supported(self, handle: DeltaTable) -> None:
+        """Check that every route reads the table rightly.
+
+        Raises:
+            UnsupportedTableError: the table has a feature that some reader ignores.
+        """
+        protocol = handle.protocol()
+        features = set(protocol.reader_features or []) & _FEATURES_REFUSED
+        mapped = handle.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
+        if features or mapped:
+            raise UnsupportedTableError(
+                f"the table uses {', '.join(sorted(features)) or 'column mapping'}",
+                where=self.table,
+                hint="Rewrite it without; some readers would return wrong rows for it.",
+            )
+
+    # -- its tip --------------------------------------------------------------------------------------------
+
+    def tip_at(self, version: int) -> LogTip | None:
+        """Return the entry of a version as the newest one, None if it is not there."""
+        with translated(self.table):
+            (state,) = self.backend.entry_states(version)
+        return None if state is None else LogTip(version, state)
+
+    def tips_from(self, first: int, last: int) -> list[LogTip | None]:
+        """Return the entries of some versions, in order, None for each that is not there."""
+        versions = range(first, last + 1)
+        with translated(self.table):
+            states = self.backend.entry_states(*versions)
+        return [
+            None if state is None else LogTip(version, state) for version, state in zip(versions, states, strict=True)
+        ]
+
+    def news(self, tip: LogTip) -> bool | None:
+        """Return whether there are entries after the known tip; None where it is not there as it was any more.
+
+        One look: the known entry and the one after it, whatever the length of the log.
+        """
+        with translated(self.table):
+            state, after = self.backend.entry_states(tip.version, tip.version + 1)
+        return None if state != tip.state else after is not None
+
+    def newest_entry(self) -> LogTip | None:
+        """Return the newest entry, None if there is none: by one look where the history was read, else by the names."""
+        tip = self._read_to
+        if tip is not None and self.news(tip) is False:
+            return tip
+        newest = max((at for at in map(entry_version, self.log_names()) if at is not None), default=None)
+        return None if newest is None else self.tip_at(newest)
+
+    def log_names(self) -> list[str]:
+        """Return the names of the log's files."""
+        with translated(self.table):
+            return self.backend.log_names()
+
+    # -- its entries ----------------------------------------------------------------------------------------
+
+    def actions(self, version: int) -> list[dict[str, Any]] | None:
+        """Return the actions of a version, None where its entry is gone."""
+        with translated(self.table):
+            text = self.backend.read_entry(version)
+        if text is None:
+            return None
+        try:
+            return [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError:
+            raise self.damage() or damaged(
+                self.table, f"_delta_log/{version:020d}.json", "is not readable JSON"
+            ) from None
+
+    def changes(self, version: int) -> Changes | None:
+        """Return the data files that a version added and removed, None where its entry is gone."""
+        actions = self.actions(version)
+        if actions is None:
+            return None
+        return Changes(
+            tuple(_added(action["add"]) for action in actions if "add" in action),
+            tuple(
+                Removed(unquote(action["remove"]["path"]), bool(action["remove"].get("dataChange", True)))
+                for action in actions
+                if "remove" in action
+            ),
+        )
+
+    def version_of(self, commit_id: str, after: int) -> int | None:
+        """Return the version after `after` that a commit of this id made, None if there is none.
+
+        The newest version may be another writer's: ours is the one that carries our id.
+        """
+        version = after + 1
+        while (actions := self.actions(version)) is not None:
+            if any(action.get("commitInfo", {}).get("hfthot.commit_id") == commit_id for action in actions):
+                return version
+            version += 1
+        return None
+
+    # -- its history ----------------------------------------------------------------------------------------
+
+    def history(self) -> list[VersionInfo]:
+        """Return the versions whose entries are there, oldest first, with times made non-decreasing."""
+        with self._lock:
+            return list(self._current().infos)
+
+    def recorded_times(self) -> list[datetime]:
+        """Return when each commit was made by its own record, as it is."""
+        with self._lock:
+            history = self._current()
+            return [moment(recorded * MILLISECOND) for recorded in history.recorded if recorded]
+
+    def readable(self) -> list[VersionInfo]:
+        """Return the part of the history that can still be read, oldest first."""
+        with self._lock:
+            history = self._current()
+            return history.infos[bisect_left(history.versions, max(history.floor, history.first_complete)) :]
+
+    def info(self, version: int) -> VersionInfo | None:
+        """Return the record of a version, None where its entry is gone."""
+        with self._lock:
+            history = self._current()
+            at = bisect_left(history.versions, version)
+            return history.infos[at] if at < len(history.versions) and history.versions[at] == version else None
+
+    def is_vacuumed(self, version: int, tip: LogTip | None) -> bool:
+        """Return whether a vacuum removed files that a version needs.
+
+        Args:
+            version: the version.
+            tip: the log's newest entry, which was looked at just now.
+        """
+        with self._lock:
+            history = self._history if tip is not None and tip == self._read_to else self._current()
+            return version < history.floor
+
+    def unavailable(self, what: str) -> VersionUnavailableError:
+        """Return the error for a version that cannot be read, with those that can."""
+        readable = self.readable()
+        hint = "The table has no version yet."
+        if readable:
+            first, last = readable[0], readable[-1]
+            hint = (
+                f"Readable: version {first.version} ({first.timestamp.isoformat()}) "
+                f"to {last.version} ({last.timestamp.isoformat()})."
+            )
+        return VersionUnavailableError(f"{what} is not readable", where=self.table, hint=hint)
+
+    def _current(self) -> _History:
+        """Return the history up to the log's newest entry: what was read once is not read again.
+
+        Where nothing came and nothing went, that is one look, whatever the length of the log.
+        """
+        history, tip = self._history, self._read_to
+        if tip is not None and history.versions:
+            with translated(self.table):
+                oldest, newest, after = self.backend.entry_states(history.versions[0], tip.version, tip.version + 1)
+            if oldest is not None and newest == tip.state and after is None:
+                return history
+        names = self.log_names()
+        entries = sorted(at for at in map(entry_version, names) if at is not None)
+        if tip is None or self.news(tip) is None:
+            history, tip = _History(), None
+            self._history = history
+            self.generation += 1
+        unread = entries[0 if tip is None else bisect_left(entries, tip.version + 1) :]
+        if unread:
+            # Looked at before it is read: whoever puts another in its place meanwhile is noticed the next time.
+            newest_entry = self.tip_at(unread[-1])
+            for version in unread:
+                if (record := self._record(version)) is not None:
+                    history.add(version, record)
+            self._read_to = newest_entry
+        # A clean-up of the log removes its oldest entries.
+        history.drop_before(entries[0] if entries else 0)
+        history.first_complete = _first_complete(history.versions, names)
+        return history
+
+    def _record(self, version: int) -> Mapping[str, Any] | None:
+        """Return what a commit says of itself, None where its entry is gone."""
+        with translated(self.table):
+            text = self.backend.read_entry(version)
+        if text is None:
+            return None
+        try:
+            # Statistics of files make entries long; what a commit says of itself is one line of it.
+            found: dict[str, Any] = next(
+                (json.loads(line) for line in text.splitlines() if b'"commitInfo"' in line[:20]), {}
+            )
+        except ValueError:
+            raise self.damage() or damaged(
+                self.table, f"_delta_log/{version:020d}.json", "is not readable JSON"
+            ) from None
+        return dict(found.get("commitInfo", {}))
+
+    # -- its end --------------------------------------------------------------------------------------------
+
+    def forget_older(self) -> None:
+        """Remove every entry and checkpoint before the newest version: they hold names and statistics of what is gone.
+
+        Raises:
+            LockTimeoutError: writers held the table's lock all the time.
+        """
+        with self.backend.writers_lock(exclusive=True):
+            handle = self.open()
+            if handle is None:
+                return
+            # Everything that the older entries say of the present is in it, and in the newest entry.
+            with translated(self.table):
+                handle.create_checkpoint()
+            newest = handle.version()
+            older = [
+                (int(match.group(2) or match.group(1)), match.group(0))
+                for match in map(_OF_A_VERSION.fullmatch, self.log_names())
+                if match and int(match.group(2) or match.group(1)) < newest
+            ]
+            # The oldest first: what a vacuum took is told by an entry that goes after all that it concerns, so that
+            # whenever this is interrupted the log says no version readable that is not.
+            for _, name in sorted(older):
+                with translated(self.table):
+                    self.backend.remove_from_log(name)
+
+    # -- its damages ----------------------------------------------------------------------------------------
+
+    def damage(self) -> DamagedTableError | None:
+        """Return which file of the log is at fault, and the newest version that loads without it; None if none is."""
+        fault = self.backend.log_fault()
+        if fault is None:
+            return None
+        if fault.intact < 0:
+            return DamagedTableError(
+                f"file at fault: {fault.name} {fault.meaning}",
+                where=self.table,
+                hint="No older version can be read without it. Copy the file, or the whole table, back from a backup.",
+            )
+        return damaged(self.table, fault.name, fault.meaning, fault.intact)
+
+    def set_aside(self, version: int, label: str) -> None:
+        """Take the damaged end of the log away, so that `version` is the newest one.
+
+        Raises:
+            DamagedTableError: that version needs what is damaged.
+        """
+        fault = self.backend.log_fault()
+        if fault is None:
+            raise damaged(self.table, "_delta_log", "is damaged")
+        if version > fault.intact or (version < fault.intact and not self.loads(version)):
+            raise self.damage() or damaged(self.table, fault.name, fault.meaning)
+        self.backend.set_log_aside(version, label)
+
+
+def _first_complete(entries: list[int], names: list[str]) -> int:
+    """Return the oldest version of a log that can be made up: by a checkpoint, or by all entries from the first on."""
+    if not entries or entries[0] == 0:
+        return 0
+    checkpoints = (at for at in map(checkpoint_version, names) if at is not None)
+    return min((max(at, entries[0]) for at in checkpoints if at >= entries[0] - 1), default=entries[-1] + 1)
+
+
+def _added(add: Mapping[str, Any]) -> Added:
+    statistics = json.loads(add.get("stats") or "{}")
+    return Added(
+        unquote(add["path"]),
+        int(add["size"]),
+        add.get("partitionValues") or {},
+        statistics.get("minValues") or {},
+        statistics.get("maxValues") or {},
+        bool(add.get("dataChange", True)),
+    )
