@@ -11,6 +11,7 @@ from pydantic import Field
 from assets import pictures
 from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
 from hfthot_platform.core.time import ONE_DAY, Days, midnight
+from hfthot_platform.domain.signals.declared import REGIME_SERIES, RegimeSeries
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
@@ -29,29 +30,21 @@ class ForecastHours(dg.Config):
     every_hours: int = Field(1, ge=1, le=24, description="Hours between two forecasts of a series")
 
 
-#: Series of which regimes are found, and how their models are fitted: a month of daily bars moves little, five
-#: minutes' bars are refitted every day on the last two weeks.
-_REGIMES: Final = {
-    "1d": {"refit_days": 21, "history_bars": 5000},
-    "5m": {"refit_days": 1, "history_bars": 4032, "least_bars": 1000, "n_restarts": 3},
-}
-#: Days of bars that the series above reach back, calendar days for daily bars.
-_REACH: Final = {"1d": timedelta(days=7300), "5m": timedelta(days=15)}
 #: Days within which the last certain regime is looked for.
 _MEMORY: Final = timedelta(days=120)
 
 
-def _closes(lake: Lakehouse, interval: str, days: Days) -> pl.DataFrame:
+def _closes(lake: Lakehouse, series: RegimeSeries, days: Days) -> pl.DataFrame:
     """Return venue, symbol, ts, close of a series' final bars, as far back as its models reach."""
-    span = days[0] - _REACH[interval], days[1]
-    if interval == "1d":
+    span = days[0] - series.reach, days[1]
+    if series.interval == "1d":
         table = lake.table("market.closes")
         rows = table.scan().filter(within(table.contract, span))
         return rows.select(
             "venue", "symbol", pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close"
         ).collect()
     table = lake.table("market.bars")
-    rows = table.scan().filter(within(table.contract, span), pl.col("interval") == interval, pl.col("final"))
+    rows = table.scan().filter(within(table.contract, span), pl.col("interval") == series.interval, pl.col("final"))
     return rows.select("venue", "symbol", "ts", "close").collect()
 
 
@@ -66,17 +59,15 @@ def _closes(lake: Lakehouse, interval: str, days: Days) -> pl.DataFrame:
 )
 def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Fit the regime models that are due, each on bars before the day from which it is used."""
-    from hfthot_platform.domain.signals.regimes import RegimeSettings, model_rows
+    from hfthot_platform.domain.signals.regimes import model_rows
 
     days = days_of(context)
     known = platform.lake.table("signals.regime_models").scan().collect()
     parts: list[pl.DataFrame] = []
     failed: list[tuple[str, str]] = []
-    for interval, options in _REGIMES.items():
-        settings = RegimeSettings(**options)
-        rows, missed = model_rows(
-            _closes(platform.lake, interval, days), known, days, interval=interval, settings=settings
-        )
+    for series in REGIME_SERIES:
+        closes = _closes(platform.lake, series, days)
+        rows, missed = model_rows(closes, known, days, interval=series.interval, settings=series.settings)
         parts.append(rows)
         failed += missed
     yield from publish_days(
@@ -95,16 +86,15 @@ def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[
 )
 def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Filter the regime after each bar, with the model of its day."""
-    from hfthot_platform.domain.signals.regimes import RegimeSettings, regime_rows
+    from hfthot_platform.domain.signals.regimes import regime_rows
 
     days = days_of(context)
     models = platform.lake.table("signals.regime_models").scan().collect()
     parts: list[pl.DataFrame] = []
     failed: list[tuple[str, str]] = []
-    for interval, options in _REGIMES.items():
-        settings = RegimeSettings(**options)
-        closes = _closes(platform.lake, interval, days)
-        rows, missed = regime_rows(closes, models, days, interval=interval, settings=settings)
+    for series in REGIME_SERIES:
+        closes = _closes(platform.lake, series, days)
+        rows, missed = regime_rows(closes, models, days, interval=series.interval, settings=series.settings)
         parts.append(rows)
         failed += missed
     inputs = ("market.closes", "market.bars", "signals.regime_models")

@@ -421,7 +421,8 @@ def _five_years_of_regimes(lake: Lakehouse) -> bytes:
     """Draw the index's regimes as they would have been known, with models fitted on the past every quarter."""
     from hfthot_platform.domain import plots
     from hfthot_platform.domain.contracts.signals import REGIME_MODELS
-    from hfthot_platform.domain.signals.regimes import RegimeSettings, model_rows, regime_rows
+    from hfthot_platform.domain.signals.declared import RegimeSettings
+    from hfthot_platform.domain.signals.regimes import model_rows, regime_rows
 
     index = lake.table("market.closes").scan().filter(pl.col("symbol") == "SPX").collect()
     closes = index.select("venue", "symbol", pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close")

@@ -10,6 +10,7 @@ import pytest
 
 from hfthot_platform.adapters.sample import SampleFeed
 from hfthot_platform.definitions import build_definitions
+from hfthot_platform.domain.signals.declared import PORTFOLIOS, DeclaredPortfolio
 from sensors.changes import regime_change
 
 
@@ -115,6 +116,27 @@ def test_weights_and_backtests_come_from_the_closes_before_the_day(run, platform
     assert {"adaptive", "risk_parity"} <= set(runs["strategy"])
     assert (runs["data_until"] < datetime(2022, 12, 19, tzinfo=UTC)).all()
     assert platform.lake.table("portfolio.backtest_equity").scan().collect().height > 10
+
+
+def test_a_second_portfolio_is_one_more_declaration(run, platform, history, monkeypatch):
+    stocks = platform.lake.table("market.closes").scan().filter(pl.col("symbol").is_in(["JPM", "XOM"])).collect()
+    platform.lake.table("market.closes").merge(
+        stocks.with_columns(venue=pl.lit("lse"), symbol=pl.col("symbol") + "L").drop("year", "schema_version")
+    )
+    second = DeclaredPortfolio(venue="lse", market_series="FTSE", market_venue="uk_index")
+    monkeypatch.setattr("assets.portfolio.PORTFOLIOS", (*PORTFOLIOS, second))
+
+    run("portfolios", "2022-12-15")
+    run("backtest", "2022-12-19")
+
+    weights = platform.lake.table("portfolio.weights").scan().collect()
+    totals = (
+        weights.filter(pl.col("method") == "risk_parity").group_by("venue").agg(pl.col("weight").sum()).sort("venue")
+    )
+    assert totals["venue"].to_list() == ["lse", "us_equity"]
+    assert totals["weight"].to_list() == pytest.approx([1.0, 1.0])
+    runs = platform.lake.table("portfolio.backtests").scan().collect()
+    assert set(runs.filter(pl.col("strategy") == "risk_parity")["venue"]) == {"lse", "us_equity"}
 
 
 @pytest.mark.parametrize(

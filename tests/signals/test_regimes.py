@@ -12,7 +12,8 @@ from hfthot_platform.adapters.sample import SampleFeed
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.domain.contracts.signals import REGIME_CHANGES, REGIME_MODELS, REGIMES
 from hfthot_platform.domain.models.regime import RegimeModel
-from hfthot_platform.domain.signals.regimes import RegimeSettings, change_rows, model_rows, regime_rows
+from hfthot_platform.domain.signals.declared import RegimeSettings
+from hfthot_platform.domain.signals.regimes import change_rows, model_rows, regime_rows
 from hfthot_platform.storage.lakehouse.audit import audit
 
 DAYS = (date(2022, 11, 1), date(2022, 12, 24))

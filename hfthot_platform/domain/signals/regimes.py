@@ -30,8 +30,9 @@ from hfthot_platform.domain.contracts.signals import (
 from hfthot_platform.domain.market.calendar import FIRST_US_YEAR, calendar_of, days_of_calendar
 from hfthot_platform.domain.models.regime import STRATEGIES, RegimeModel, bar_returns, fit_regimes
 from hfthot_platform.domain.signals._rows import interval_microseconds
+from hfthot_platform.domain.signals.declared import RegimeSettings
 
-__all__ = ["CERTAIN", "Failed", "RegimeSettings", "change_rows", "model_rows", "regime_rows"]
+__all__ = ["CERTAIN", "Failed", "change_rows", "model_rows", "regime_rows"]
 
 #: Series without a result, as `symbol@venue`, and why.
 Failed = tuple[tuple[str, str], ...]
@@ -39,27 +40,6 @@ Failed = tuple[tuple[str, str], ...]
 CERTAIN: Final = 0.75
 
 _KEY = tuple[str, str]  # venue, symbol
-
-
-@dataclass(frozen=True)
-class RegimeSettings:
-    """How regime models are fitted.
-
-    Attributes:
-        refit_days: calendar days for which a model is used.
-        history_bars: bars that a fit sees at most, and that the filter starts from.
-        least_bars: bars without which no model is fitted.
-        n_restarts: random starts of a series' first fit; later ones start from the model before.
-        seed: of the starts.
-        workers: threads; the rows do not depend on it.
-    """
-
-    refit_days: int = 21
-    history_bars: int = 5000
-    least_bars: int = 600
-    n_restarts: int = 6
-    seed: int = 0
-    workers: int = 2
 
 
 @dataclass(frozen=True, eq=False)
