@@ -11,6 +11,7 @@ the platform's own readers, which would make the expectation agree with whatever
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import json
 import zipfile
@@ -1231,6 +1232,52 @@ def _kraken_list() -> bytes:
     result: dict[str, Any] = {code: {"altname": name, "wsname": ws} for code, name, ws in listed}
     result["XXBTZUSD.d"] = {"altname": "XBTUSD.d"}
     return _json({"error": [], "result": result})
+
+
+# --- Binance's archive ---------------------------------------------------------------------------------------------
+
+
+def write_archive(root: Path, symbols: Sequence[str], first: date, days: int) -> None:
+    """Put daily files of aggTrades and of klines of 1m and 1h where Binance's archive has them, with checksums.
+
+    Spot times are milliseconds before 2025, and microseconds from then on.
+    """
+    for symbol in symbols:
+        minutes = candles(f"archive {symbol}", days * 1440, _us(*first.timetuple()[:3]), _MINUTE, price=4e4, decimals=2)
+        trades = tape(
+            f"archive {symbol}",
+            days * 400,
+            _us(*first.timetuple()[:3]),
+            900,
+            gap=200.0,
+            price="40000.00",
+            tick="0.01",
+            lot="0.00001",
+        )
+        for day in (first + timedelta(days=number) for number in range(days)):
+            begin = _us(*day.timetuple()[:3])
+            unit = 1 if day.year >= 2025 else 1000
+            inside = minutes.filter(pl.col("ts").is_between(begin, begin + 1440 * _MINUTE, closed="left"))
+            for interval, length in (("1m", _MINUTE), ("1h", 60 * _MINUTE)):
+                lines = [
+                    f"{ts // unit},{o},{h},{low},{c},{v},{(ts + length) // unit - 1},{v * c},9,{v / 2},{v * c / 2},0"
+                    for ts, o, h, low, c, v in coarser(inside, length).iter_rows()
+                ]
+                _publish(root, f"klines/{symbol}/{interval}/{symbol}-{interval}-{day}", lines)
+            lines = [
+                f"{t.id},{t.price},{t.amount},{t.id * 2},{t.id * 2 + 1},{t.us // unit},{t.side == 'sell'!s},True"
+                for t in trades
+                if begin <= t.us < begin + 1440 * _MINUTE
+            ]
+            _publish(root, f"aggTrades/{symbol}/{symbol}-aggTrades-{day}", lines)
+
+
+def _publish(root: Path, name: str, lines: Sequence[str]) -> None:
+    path = root / f"data/spot/daily/{name}.zip"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(_zip(f"{path.stem}.csv", _lines(lines)))
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.CHECKSUM").write_text(f"{digest}  {path.name}\n", encoding="ascii")
 
 
 @cache

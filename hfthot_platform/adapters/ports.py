@@ -11,16 +11,17 @@ files is in `files.adapter`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final, Protocol
 
 import polars as pl
 
+from hfthot_platform.core.errors import BadRequestError, nearest
 from hfthot_platform.domain.contracts.model import REJECTED_SCHEMA
 
-__all__ = ["BATCH_ROWS", "Batch", "Feed", "Progress", "no_progress", "rejected_rows"]
+__all__ = ["BATCH_ROWS", "Batch", "Feed", "Progress", "check_request", "no_progress", "rejected_rows"]
 
 #: Rows per batch: large enough to amortise a commit, small enough to bound memory.
 BATCH_ROWS: Final = 1_000_000
@@ -30,6 +31,29 @@ Progress = Callable[[int, int | None, str], None]
 
 def no_progress(done: int, total: int | None, unit: str) -> None:
     """Report progress to nobody."""
+
+
+def check_request(feed: str, tables: Sequence[str], table: str, start: datetime, end: datetime) -> None:
+    """Refuse a request that no feed can answer; a span that ends where it begins is empty, and allowed.
+
+    Args:
+        feed: the feed's name.
+        tables: what it fills.
+        table: what is asked for.
+        start: the begin of the span.
+        end: its end.
+
+    Raises:
+        BadRequestError: the feed does not fill the table, a time has no zone, or the end is before the start.
+    """
+    if table not in tables:
+        hint = nearest(table, tables) or f"It fills {', '.join(tables)}."
+        raise BadRequestError(f"the feed {feed!r} does not fill {table!r}", where="table", hint=hint)
+    for name, time in (("start", start), ("end", end)):
+        if time.tzinfo is None:
+            raise BadRequestError(f"{time} has no time zone", where=name, hint="Pass an aware time, such as UTC.")
+    if end < start:
+        raise BadRequestError(f"{end} is before {start}", where="end", hint="Pass the earlier time first.")
 
 
 def rejected_rows() -> pl.DataFrame:
@@ -77,7 +101,10 @@ class Feed(Protocol):
     def fetch(self, table: str, start: datetime, end: datetime, *, progress: Progress = no_progress) -> Iterator[Batch]:
         """Yield the rows of `table` with start <= time < end, in bounded memory, ordered by time per symbol.
 
+        What exactly is promised is in `docs/adapters.md`.
+
         Raises:
+            BadRequestError: as `check_request`.
             SourceUnavailableError: the source did not answer usefully within its retry bound.
         """
         ...

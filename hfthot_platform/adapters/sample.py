@@ -20,8 +20,8 @@ from typing import Final
 
 import polars as pl
 
-from hfthot_platform.adapters.ports import Batch, Progress, no_progress
-from hfthot_platform.core.errors import BadRequestError, SourceUnavailableError, nearest
+from hfthot_platform.adapters.ports import Batch, Progress, check_request, no_progress
+from hfthot_platform.core.errors import SourceUnavailableError
 from hfthot_platform.domain.contracts.market import BARS, CLOSES, INSTRUMENTS
 
 __all__ = ["INDEX", "INDEX_VENUE", "STOCK_VENUE", "SampleFeed"]
@@ -50,18 +50,10 @@ class SampleFeed:
         """Yield the rows of `table` with start <= time < end, one batch per packaged file.
 
         Raises:
-            BadRequestError: the feed does not fill this table, or a time has no zone.
+            BadRequestError: as `check_request`.
             SourceUnavailableError: a package lacks its data file.
         """
-        if table not in self.tables:
-            raise BadRequestError(
-                f"the feed {self.name!r} does not fill {table!r}",
-                where="table",
-                hint=nearest(table, self.tables) or f"It fills {', '.join(self.tables)}.",
-            )
-        for name, time in (("start", start), ("end", end)):
-            if time.tzinfo is None:
-                raise BadRequestError(f"{time} has no time zone", where=name, hint="Pass an aware time, such as UTC.")
+        check_request(self.name, self.tables, table, start, end)
         if table == BARS.name:
             parts = [_index_bars()]
         elif table == CLOSES.name:

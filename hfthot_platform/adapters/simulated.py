@@ -33,8 +33,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from hfthot_platform.adapters.ports import BATCH_ROWS, Batch, Progress, no_progress
-from hfthot_platform.core.errors import BadRequestError, nearest
+from hfthot_platform.adapters.ports import BATCH_ROWS, Batch, Progress, check_request, no_progress
+from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.core.time import DAY, MINUTE, day_at_or_after, day_number
 from hfthot_platform.domain.contracts.market import INSTRUMENTS, SIMULATED_REGIMES, TRADES
 
@@ -121,22 +121,14 @@ class SimulatedExchange:
         self.regimes = regimes
 
     def fetch(self, table: str, start: datetime, end: datetime, *, progress: Progress = no_progress) -> Iterator[Batch]:
-        """Yield the rows of `table` with start <= time < end, by day and symbol, in batches of about a million.
+        """Yield the rows of `table` with start <= time < end, by day and symbol, in batches of at most `BATCH_ROWS`.
 
         Instruments do not depend on the span.
 
         Raises:
-            BadRequestError: the feed does not fill this table, or a time has no zone.
+            BadRequestError: as `check_request`.
         """
-        if table not in self.tables:
-            raise BadRequestError(
-                f"the feed {self.name!r} does not fill {table!r}",
-                where="table",
-                hint=nearest(table, self.tables) or f"It fills {', '.join(self.tables)}.",
-            )
-        for name, time in (("start", start), ("end", end)):
-            if time.tzinfo is None:
-                raise BadRequestError(f"{time} has no time zone", where=name, hint="Pass an aware time, such as UTC.")
+        check_request(self.name, self.tables, table, start, end)
         if table == INSTRUMENTS.name:
             yield Batch(table, self._instruments(), self._ref)
             return
@@ -151,8 +143,10 @@ class SimulatedExchange:
                 waiting.append(rows_of(symbol, first + timedelta(days=offset)).filter(inside))
                 progress(offset * len(self.symbols) + number, total, "symbol-days")
                 if sum(rows.height for rows in waiting) >= BATCH_ROWS:
-                    yield Batch(table, pl.concat(waiting), self._ref)
-                    waiting = []
+                    *whole, rest = pl.concat(waiting).iter_slices(BATCH_ROWS)
+                    for rows in whole if rest.height < BATCH_ROWS else [*whole, rest]:
+                        yield Batch(table, rows, self._ref)
+                    waiting = [rest] if rest.height < BATCH_ROWS else []
         if any(rows.height for rows in waiting):
             yield Batch(table, pl.concat(waiting), self._ref)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from hfthot_platform.adapters.ports import Batch, Feed, Progress, no_progress
+from hfthot_platform.adapters.ports import Batch, Feed, Progress, check_request, no_progress
 from hfthot_platform.core.errors import ConfigError
 from hfthot_platform.core.settings import (
     ArchiveFeedSettings,
@@ -33,20 +34,39 @@ class _Restricted:
         return self.feed.name
 
     def fetch(self, table: str, start: datetime, end: datetime, *, progress: Progress = no_progress) -> Iterator[Batch]:
+        check_request(self.name, self.tables, table, start, end)
         return self.feed.fetch(table, start, end, progress=progress)
 
 
-def build_feeds(settings: Settings, clock: Callable[[], datetime] = utc_now) -> tuple[Feed, ...]:
+def build_feeds(
+    settings: Settings,
+    clock: Callable[[], datetime] = utc_now,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
+) -> tuple[Feed, ...]:
     """Return the feeds that the settings declare; nothing is contacted yet.
+
+    Args:
+        settings: what declares them.
+        clock: the present time.
+        sleep: waits, between tries and for a rate limit.
+        monotonic: the seconds that a rate limit goes by.
 
     Raises:
         ConfigError: a feed is to fill a table that it cannot fill.
         BadRequestError: a feed's symbols, venue or exchange are unknown.
     """
-    return tuple(_build(each, settings, clock) for each in settings.feeds)
+    return tuple(_build(feed, settings, clock, sleep, monotonic) for feed in settings.feeds)
 
 
-def _build(feed: FeedSettings, settings: Settings, clock: Callable[[], datetime]) -> Feed:
+def _build(
+    feed: FeedSettings,
+    settings: Settings,
+    clock: Callable[[], datetime],
+    sleep: Callable[[float], None],
+    monotonic: Callable[[], float],
+) -> Feed:
     match feed:
         case SampleFeedSettings():
             from hfthot_platform.adapters.sample import SampleFeed
@@ -66,6 +86,7 @@ def _build(feed: FeedSettings, settings: Settings, clock: Callable[[], datetime]
                 cache=settings.scratch / "binance_archive",
                 interval=feed.interval,
                 trades=feed.trades,
+                sleep=sleep,
             )
             return _restricted(archive, feed.tables)
         case CcxtFeedSettings():
@@ -80,6 +101,8 @@ def _build(feed: FeedSettings, settings: Settings, clock: Callable[[], datetime]
                 clock=clock,
                 credentials=credentials,
                 options=CcxtOptions(base_url=feed.base_url),
+                sleep=sleep,
+                monotonic=monotonic,
             )
             return _restricted(exchange, feed.tables)
 

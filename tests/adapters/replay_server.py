@@ -160,6 +160,11 @@ class ReplayServer:
         """Play a fault on every request whose path ends so, once the script is through."""
         self._always[path] = fault
 
+    def heal(self) -> None:
+        """Play no faults from now on."""
+        self._faults.clear()
+        self._always.clear()
+
     def asked(self, path: str) -> list[Seen]:
         """Return the requests whose path ends so."""
         return [each for each in self.seen if each.path.endswith(path)]

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 import zipfile
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import polars as pl
@@ -20,6 +18,7 @@ from hfthot_platform.core.errors import (
     SourceRefusedError,
     SourceUnavailableError,
 )
+from tests.adapters.archive_server import ArchiveServer
 
 MINUTE = 60_000
 
@@ -55,67 +54,15 @@ def _rows(feed: ArchiveFeed, start: datetime, end: datetime) -> pl.DataFrame:
     return pl.concat([batch.rows for batch in feed.fetch("market.bars_1m", start, end)])
 
 
-class _Server:
-    """Serves a folder, with byte ranges; `cut` ends a connection after so many bytes, `fail` answers 503."""
-
-    def __init__(self, root: Path) -> None:
-        self.requests: list[tuple[str, str | None]] = []
-        self.cut: list[int] = []
-        self.fail: list[int] = []
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                wanted = self.headers.get("Range")
-                outer.requests.append((self.path.rsplit("/", 1)[-1], wanted))
-                if outer.fail:
-                    self.send_error(outer.fail.pop())
-                    return
-                file = root / self.path.lstrip("/")
-                if not file.exists():
-                    self.send_error(404)
-                    return
-                data = file.read_bytes()
-                begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
-                if begin >= len(data):
-                    self.send_response(416)
-                    self.send_header("Content-Range", f"bytes */{len(data)}")
-                    self.send_header("Content-Length", "0")
-                    self.end_headers()
-                    return
-                self.send_response(206 if wanted else 200)
-                self.send_header("Content-Length", str(len(data) - begin))
-                self.end_headers()
-                body = data[begin:]
-                if outer.cut and not file.name.endswith("CHECKSUM"):
-                    self.wfile.write(body[: outer.cut.pop()])
-                    self.close_connection = True
-                    return
-                self.wfile.write(body)
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-        self._thread.start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[_Server]:
-    started = _Server(tmp_path / "remote")
+def server(tmp_path: Path) -> Iterator[ArchiveServer]:
+    started = ArchiveServer(tmp_path / "remote")
     yield started
     started.close()
 
 
 @pytest.fixture
-def feed(server: _Server, tmp_path: Path) -> ArchiveFeed:
+def feed(server: ArchiveServer, tmp_path: Path) -> ArchiveFeed:
     return ArchiveFeed(server.url, symbols=["BTC-USDT"], cache=tmp_path / "cache", wait=0.01, attempts=3)
 
 
@@ -277,7 +224,7 @@ def test_mistaken_arguments_are_named(tmp_path) -> None:
     with pytest.raises(BadRequestError, match="no cache folder"):
         ArchiveFeed(symbols=[])
     feed = ArchiveFeed(tmp_path, symbols=["BTC-USDT"])
-    with pytest.raises(BadRequestError, match="no files for"):
+    with pytest.raises(BadRequestError, match="does not fill"):
         next(feed.fetch("market.closes", _utc(2024, 1, 1), _utc(2024, 1, 2)))
     with pytest.raises(BadRequestError, match="zone"):
         next(feed.fetch("market.trades", datetime(2024, 1, 1), _utc(2024, 1, 2)))

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from functools import partial
@@ -32,7 +33,7 @@ from hfthot_platform.adapters.files.columns import refuse_by_name
 from hfthot_platform.adapters.files.delimited import Layout, Sieve, file_blocks, gather, read_sieves
 from hfthot_platform.adapters.files.mapping import CsvMapping
 from hfthot_platform.adapters.files.times import Times
-from hfthot_platform.adapters.ports import BATCH_ROWS, Batch, Progress, no_progress
+from hfthot_platform.adapters.ports import BATCH_ROWS, Batch, Progress, check_request, no_progress
 from hfthot_platform.core.errors import (
     BadRequestError,
     ChecksumMismatchError,
@@ -400,6 +401,7 @@ class ArchiveFeed:
         trades: which files fill `market.trades`.  Their ids are of two different sequences: stay with one.
         attempts: bound on tries per request.
         wait: first wait between tries in seconds; doubles, with jitter.
+        sleep: waits between tries.
     """
 
     name = "binance_archive"
@@ -416,6 +418,7 @@ class ArchiveFeed:
         trades: Literal["aggTrades", "trades"] = "aggTrades",
         attempts: int = 5,
         wait: float = 1.0,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if venue not in _FOLDERS:
             raise BadRequestError(f"unknown venue {venue!r}", where=self.name, hint=f"One of {', '.join(_FOLDERS)}.")
@@ -430,6 +433,7 @@ class ArchiveFeed:
         self._interval = interval
         self._trades = trades
         self._retries = RetryPolicy(attempts, first_wait=wait, longest_wait=_LONGEST_WAIT)
+        self._sleep = sleep
         #: Paths of files that the archive does not have, of the last `fetch`.
         self.skipped: list[str] = []
 
@@ -437,17 +441,14 @@ class ArchiveFeed:
         """Yield rows with start <= ts < end, symbol by symbol, in time order.
 
         Raises:
-            BadRequestError: a table that the archive cannot fill, or a time without zone.
+            BadRequestError: as `check_request`.
             SourceUnavailableError: the archive did not answer within the bound of tries.
             SourceRefusedError: the archive refuses (any other answer than the file, "not found" or "later").
             ChecksumMismatchError: a file differs from its published checksum, or has none (by HTTP).
         """
-        if table not in self.tables:
-            raise BadRequestError(f"no files for {table!r}", where=self.name, hint=f"One of {', '.join(self.tables)}.")
-        if start.tzinfo is None or end.tzinfo is None:
-            raise BadRequestError("a time without zone", where=self.name, hint="Use UTC times.")
+        check_request(self.name, self.tables, table, start, end)
         self.skipped = []
-        for symbol in self._symbols:
+        for symbol in self._symbols if start < end else ():
             for month in _months(start, end):
                 yield from self._month(table, symbol, month, start, end, progress)
 
@@ -557,6 +558,7 @@ class ArchiveFeed:
             self._retries,
             on=(httpx.TransportError, _TryAgainError),
             gave_up=gave_up,
+            sleep=self._sleep,
         )
 
 

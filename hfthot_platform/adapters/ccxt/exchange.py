@@ -37,7 +37,7 @@ from hfthot_platform.adapters.ccxt.venues import (
     Unified,
     canonical_symbol,
 )
-from hfthot_platform.adapters.ports import Batch, Progress, no_progress
+from hfthot_platform.adapters.ports import Batch, Progress, check_request, no_progress
 from hfthot_platform.core.errors import (
     BadRequestError,
     HistoryUnavailableError,
@@ -401,12 +401,12 @@ class CcxtFeed:
             SourceUnavailableError: with `resume_from`; every complete row before it was yielded.
             HistoryUnavailableError: with `available_from`.
             SourceRefusedError: the exchange refuses for good.
-            BadRequestError: unknown table, ambiguous symbol or impossible span.
+            BadRequestError: as `check_request`, and an ambiguous symbol.
         """
+        check_request(self.name, self.tables, table, start, end)
         self._check_table(table)
-        if start.tzinfo is None or end.tzinfo is None or start >= end:
-            hint = "Pass two times with zone, the earlier first."
-            raise BadRequestError(f"impossible span {start} to {end}", where=self.name, hint=hint)
+        if start == end and table != "market.instruments":
+            return iter(())
         return self._fetch(table, start, end, progress)
 
     def latest(self, table: str, *, progress: Progress = no_progress) -> Iterator[Batch]:
