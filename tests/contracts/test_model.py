@@ -9,7 +9,7 @@ import pytest
 
 from hfthot_platform.core.errors import ContractError, UnknownTableError
 from hfthot_platform.domain.contracts import CONTRACTS, contract
-from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
+from hfthot_platform.domain.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
 from hfthot_platform.domain.contracts.rules import Between, Finite, NotNull
 
 GOOD = TableContract(
@@ -45,6 +45,11 @@ GOOD = TableContract(
         ({"time_column": None}, "'time_column' is used but not declared"),
         ({"partition_by": "key"}, "partitioned by date, month, year"),
         ({"max_rejected_share": 1.5}, "not between 0 and 1"),
+        (
+            {"columns": (*GOOD.columns, *(Column(name, TEXT, "Whom", role="subject") for name in ("who", "whom")))},
+            "two columns have the role 'subject'",
+        ),
+        ({"columns": (*GOOD.columns, Column("closed", INT, "Closed", role="finality"))}, "'closed' has the role"),
     ],
 )
 def test_an_inconsistent_contract_is_refused_and_says_why(change, says):
@@ -53,6 +58,15 @@ def test_an_inconsistent_contract_is_refused_and_says_why(change, says):
 
     assert says in str(caught.value)
     assert str(caught.value).startswith("contract ")
+
+
+def test_a_column_has_its_role_whatever_it_is_called():
+    roles = replace(
+        GOOD, columns=(*GOOD.columns, Column("closed", FLAG, "Closed", role="finality"), Column("final", FLAG, "Last"))
+    )
+
+    assert roles.finality == "closed"
+    assert (roles.sequence, roles.subject, roles.redaction, roles.provenance) == (None, None, None, None)
 
 
 @pytest.mark.parametrize("percent", range(101))

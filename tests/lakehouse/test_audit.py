@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hfthot_platform.core.errors import SchemaMismatchError
 from hfthot_platform.domain.contracts import contract
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
-from hfthot_platform.storage.lakehouse.audit import audit, conform
+from hfthot_platform.storage.lakehouse.audit import audit, conform, quarantine_id
 
 TRADES = contract("market.trades")
 
@@ -230,3 +230,10 @@ def test_the_outcome_does_not_depend_on_the_order_of_clean_rows(order):
     )
 
     assert audit(TRADES, frame[order]).rows.equals(audit(TRADES, frame).rows)
+
+
+def test_the_first_position_is_not_the_same_as_none():
+    ids = {quarantine_id("not_null:price", "file:1", number, "{}") for number in (None, 0, 1)}
+
+    assert len(ids) == 3
+    assert quarantine_id("not_null:price", "file:1", 0, "{}") in ids
