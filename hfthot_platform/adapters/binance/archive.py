@@ -608,7 +608,7 @@ def _verify(path: Path, checksum: str, *, name: str) -> None:
 
 
 def _months(start: datetime, end: datetime) -> Iterator[_Period]:
-    first = start.astimezone(UTC).date().replace(day=1)
+    first, _ = partition_days("month", start.astimezone(UTC).date())
     while midnight(first) < end:
         month = _Period(first, monthly=True)
         yield month

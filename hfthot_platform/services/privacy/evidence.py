@@ -28,7 +28,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from hfthot_platform.core.errors import CertificateError
-from hfthot_platform.core.files import open_private, sync_folder, write_whole
+from hfthot_platform.core.files import open_private, sync_file, sync_folder, write_whole
 from hfthot_platform.core.time import moment
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.publication.chain import ChainReport, Problem, verify_chain
@@ -95,7 +95,7 @@ def record_destruction(accounts: Accounts, request_id: str, subject_id: str, cat
         os.ftruncate(handle, len(whole))
         os.lseek(handle, 0, os.SEEK_END)
         os.write(handle, line.encode("ascii") + b"\n")
-        os.fsync(handle)
+        sync_file(handle)
     finally:
         os.close(handle)
     sync_folder(path.parent)

@@ -29,7 +29,7 @@ import sqlalchemy as sa
 
 from hfthot_platform.core.errors import BadRequestError, ErasedSubjectError, PrivacyError, nearest
 from hfthot_platform.core.files import sync_file, sync_folder
-from hfthot_platform.core.time import moment
+from hfthot_platform.core.time import DAY, moment
 from hfthot_platform.core.version import __version__
 from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.domain.contracts import TableContract
@@ -66,7 +66,6 @@ _NAMES: Final[dict[str, str]] = {
     "parquet": "export.parquet.zip",
     "html": "export.html",
 }
-_DAY: Final = 86_400_000_000
 #: How a cell begins that a spreadsheet would run, with blanks and their like in front or not.
 _FORMULA: Final = r"^[\s\p{Z}\p{Cf}]*[=+\-@＝＋－＠]|^[\t\r\n]"
 #: Columns that say nothing about the person.
@@ -186,7 +185,7 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     with accounts.store.transaction() as tx:
-        until = tx.now + accounts.settings.export_retention_days * _DAY
+        until = tx.now + accounts.settings.export_retention_days * DAY
         ready = tx.execute(
             sa.update(schema.exports)
             .where(schema.exports.c.request_id == request_id)

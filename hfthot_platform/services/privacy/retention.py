@@ -20,7 +20,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from hfthot_platform.core.errors import ClockError, PrivacyError
-from hfthot_platform.core.time import microseconds
+from hfthot_platform.core.time import DAY, microseconds
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.accounts import AUDIT_LOG, SESSIONS
 from hfthot_platform.services.accounts.accounts import Accounts
@@ -39,7 +39,6 @@ from hfthot_platform.storage.operational.places import forget_places
 
 __all__ = ["RetentionReport", "apply_retention", "cut_audit_log"]
 
-_DAY: Final = 86_400_000_000
 #: Failed sign-ins matter for hours.
 _ATTEMPT_DAYS: Final = 1
 #: For as long as a file of events may come a second time.
@@ -368,10 +367,10 @@ def _past(accounts: Accounts, now: int) -> tuple[sa.ColumnElement[bool], ...]:
     """Return what tells sessions, failed sign-ins and user events that are past their time."""
     sessions, attempts, events = schema.sessions.c, schema.login_attempts.c, schema.user_events.c
     return (
-        sessions.expires_at <= now - accounts.settings.session_retention_days * _DAY,
+        sessions.expires_at <= now - accounts.settings.session_retention_days * DAY,
         sa.and_(
-            attempts.window_start <= now - _ATTEMPT_DAYS * _DAY,
+            attempts.window_start <= now - _ATTEMPT_DAYS * DAY,
             sa.or_(attempts.blocked_until.is_(None), attempts.blocked_until <= now),
         ),
-        events.ts <= now - _EVENT_DAYS * _DAY,
+        events.ts <= now - _EVENT_DAYS * DAY,
     )
