@@ -328,13 +328,13 @@ class Quotas:
         return Counter.new(*window_of(provider_limit(provider)), tx.clock), False
 
     def _counter(
-        self, connected: Transaction, user_id: str, resource: str, provider: str | None = None
+        self, tx: Transaction, user_id: str, resource: str, provider: str | None = None
     ) -> tuple[str, Counter, bool]:
         """Return the account's subject, its counter as of now, and whether the store has one."""
         known = RANDOM_ID.fullmatch(str(user_id))
-        found = connected.run(_COUNTED, {"by": user_id, "what": resource}) if known else []
+        found = tx.run(_COUNTED, {"by": user_id, "what": resource}) if known else []
         if not found:
-            self._directory.account(connected, user_id)  # raises what it is
+            self._directory.account(tx, user_id)  # raises what it is
             raise UnknownUserError("no account has this user id", where="user_id", hint="Ids are those of `register`.")
         subject_id, active, deleted_at, level, *fields = found[0]
         if not active or deleted_at is not None:
@@ -342,13 +342,13 @@ class Quotas:
                 "the account is closed or deleted", where=f"user {user_id}", hint="Ask an administrator."
             )
         stored = fields[0] is not None
-        counter = Counter(*fields).at(connected.clock) if stored else None
+        counter = Counter(*fields).at(tx.clock) if stored else None
         if resource in TIERED:
             # The tier may have changed since the last use.
             window = window_of(getattr(tier(level), resource))
-            counter = (counter or Counter.new(*window, connected.clock)).limited(*window, connected.clock)
+            counter = (counter or Counter.new(*window, tx.clock)).limited(*window, tx.clock)
         elif counter is None:
-            counter = Counter.new(*window_of(provider_limit(str(provider))), connected.clock)
+            counter = Counter.new(*window_of(provider_limit(str(provider))), tx.clock)
         return str(subject_id), counter, stored
 
     def write(self, tx: Transaction, subject_id: str, resource: str, counter: Counter, *, stored: bool) -> None:

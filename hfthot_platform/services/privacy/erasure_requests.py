@@ -25,7 +25,7 @@ from hfthot_platform.services.privacy.sought import Sought
 from hfthot_platform.storage.incidents import Incident
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import to_json
-from hfthot_platform.storage.operational.connection import Transaction
+from hfthot_platform.storage.operational.connection import Connection, Transaction
 from hfthot_platform.storage.vault import SubjectCipher, Wrapped
 
 __all__ = [
@@ -155,10 +155,10 @@ class ErasureRequest:
     def _key_name(self) -> str:
         return f"erasure:{self.request_id}"
 
-    def _cipher(self, accounts: Accounts, connected: Any) -> SubjectCipher | None:
+    def _cipher(self, accounts: Accounts, connection: Connection) -> SubjectCipher | None:
         """Return the cipher of the request; None if its key was destroyed, or never made."""
         keys = schema.keys
-        row = connected.execute(sa.select(keys.c.kek_id, keys.c.wrapped).where(keys.c.name == self._key_name)).first()
+        row = connection.execute(sa.select(keys.c.kek_id, keys.c.wrapped).where(keys.c.name == self._key_name)).first()
         return None if row is None else accounts.vault.cipher(self.request_id, Wrapped(row[0], bytes(row[1])))
 
     def _new_cipher(self, accounts: Accounts, tx: Transaction) -> SubjectCipher:
@@ -300,11 +300,11 @@ def incident_of(erasure: ErasureState, now: datetime) -> Incident | None:
     )
 
 
-def _open_request(connected: Any, subject_id: str) -> ErasureRequest | None:
+def _open_request(connection: Connection, subject_id: str) -> ErasureRequest | None:
     """Return the request of a subject that is not done, if there is one."""
     requests = schema.erasure_requests
     chosen = sa.select(requests).where(requests.c.subject_id == subject_id, requests.c.state.in_(_OPEN))
-    row = connected.execute(chosen).mappings().first()
+    row = connection.execute(chosen).mappings().first()
     return None if row is None else ErasureRequest.of(row)
 
 

@@ -25,7 +25,7 @@ from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.domain.contracts.accounts import Category
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.records import Request
-from hfthot_platform.storage.operational.connection import Transaction
+from hfthot_platform.storage.operational.connection import Connection, Transaction
 from hfthot_platform.storage.operational.schema import legal_holds
 
 __all__ = ["CATEGORIES", "Hold", "forget_reasons", "held_categories", "list_holds", "place_hold", "release_hold"]
@@ -154,9 +154,9 @@ def list_holds(accounts: Accounts, user_id: str | None = None, *, active: bool =
     return _holds(accounts, rows)
 
 
-def held_categories(connected: Any, subject_id: str) -> frozenset[Category]:
+def held_categories(connection: Connection, subject_id: str) -> frozenset[Category]:
     """Return the categories of a subject that an active hold keeps, seen through a connection of the store."""
-    found = connected.execute(
+    found = connection.execute(
         sa.select(legal_holds.c.categories).where(
             legal_holds.c.subject_id == subject_id, legal_holds.c.released_at.is_(None)
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -11,7 +11,7 @@ from hfthot_platform.core.errors import KeySourceError
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent, to_json
-from hfthot_platform.storage.operational.connection import Transaction
+from hfthot_platform.storage.operational.connection import Connection, Transaction
 from hfthot_platform.storage.vault import Wrapped
 
 __all__ = ["RotationReport", "rotate_keys"]
@@ -85,10 +85,10 @@ def rotate_keys(accounts: Accounts, *, drop: bool = True) -> RotationReport:
         return RotationReport(new, subjects, installation, old if drop else ())
 
 
-def _in_use(connected: Any) -> set[str]:
+def _in_use(connection: Connection) -> set[str]:
     found: set[str] = set()
     for table in (schema.keys, schema.subject_keys):
-        rows = connected.execute(sa.select(table.c.kek_id).distinct())
+        rows = connection.execute(sa.select(table.c.kek_id).distinct())
         found |= set(rows.scalars())
     return found
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import polars as pl
 import sqlalchemy as sa
@@ -26,6 +26,7 @@ from hfthot_platform.services.publication.chain import chain_gaps_of
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import GENESIS, AuditEvent, RowChange, to_json
+from hfthot_platform.storage.operational.connection import Connection
 from hfthot_platform.storage.operational.published import issued_row, provider_row, sessions_row, usage_row, users_row
 from hfthot_platform.storage.operational.store import Store
 
@@ -226,11 +227,11 @@ def _write(store: Store, subject_ids: Iterable[str]) -> tuple[int, int]:
     return written, forgotten
 
 
-def _rows(connected: Any, subject_ids: list[str]) -> dict[str, list[RowChange]]:
+def _rows(connection: Connection, subject_ids: list[str]) -> dict[str, list[RowChange]]:
     """Return the lake's rows of subjects by subject; those without an account are left out."""
 
-    def of(table: sa.Table) -> Iterator[Mapping[str, Any]]:
-        yield from connected.execute(sa.select(table).where(table.c.subject_id.in_(subject_ids))).mappings()
+    def of(table: sa.Table) -> Iterator[sa.RowMapping]:
+        yield from connection.execute(sa.select(table).where(table.c.subject_id.in_(subject_ids))).mappings()
 
     found = {row["subject_id"]: [users_row(row)] for row in of(schema.users)}
     for table, as_change in _ROWS:
