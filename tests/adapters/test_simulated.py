@@ -216,3 +216,13 @@ def test_wrong_requests_are_refused() -> None:
         SimulatedExchange(symbols=["ALPHA"])
     with pytest.raises(BadRequestError, match="trades_per_day"):
         SimulatedExchange(trades_per_day=0)
+
+
+def test_a_day_of_more_trades_than_a_batch_may_have_is_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    feed = SimulatedExchange(symbols=("ALPHA-USDT", "BRAVO-USDT"), trades_per_day=2_000)
+    span = datetime(2024, 1, 1, tzinfo=UTC), datetime(2024, 1, 3, tzinfo=UTC)
+    (whole,) = feed.fetch("market.trades", *span)
+    monkeypatch.setattr(simulated, "BATCH_ROWS", 700)
+    batches = list(feed.fetch("market.trades", *span))
+    assert max(batch.rows.height for batch in batches) == 700
+    assert pl.concat([batch.rows for batch in batches]).equals(whole.rows)
