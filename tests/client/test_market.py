@@ -8,12 +8,14 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfthot_platform.core.errors import (
     AmbiguousVenueError,
     BadRequestError,
+    DamagedTableError,
     UnknownSymbolError,
     VersionUnavailableError,
 )
@@ -58,6 +60,55 @@ def test_a_tail_opens_the_newest_partitions_alone(client, folder):
     assert tail.height == 1000
     with pytest.raises(pl.exceptions.PolarsError):
         client.market("ALPHA-USDT").ohlcv("1m").tail(2000).collect()
+
+
+def test_a_missing_file_harms_those_queries_alone_that_need_it(client, folder):
+    oldest = min((folder / "lake/market/bars_1m").glob("date=*"))
+    for path in oldest.glob("*.parquet"):
+        path.unlink()
+
+    assert client.market("ALPHA-USDT").ohlcv("1m").tail(1000).collect().height == 1000
+    with pytest.raises(DamagedTableError, match="is missing"):
+        client.market("ALPHA-USDT").ohlcv("1m").tail(2000).collect()
+    with pytest.raises(DamagedTableError, match="is missing"):
+        client.market("ALPHA-USDT").ohlcv("1m").lazy()
+
+
+@pytest.fixture
+def opens(monkeypatch):
+    """Return a list that grows with each opening of a Delta log."""
+    opened, original = [], DeltaTable.__init__
+
+    def opening(*args, **kwargs):
+        opened.append(True)
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(DeltaTable, "__init__", opening)
+    return opened
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda client, _: client.market("ALPHA-USDT").ohlcv("1m").tail(1).collect(),
+        lambda client, version: client.read_version("market.bars_1m", version).tail(1).collect(),
+    ],
+    ids=["newest bar", "newest version"],
+)
+def test_a_read_opens_the_log_once_whoever_commits_and_however_often(client, lake, opens, read):
+    table = lake.table("market.bars_1m")
+    counts = []
+    for number in range(40):
+        commit = table.replace(FIRST.date(), minutes("ALPHA-USDT", FIRST, 10 + number))
+        opens.clear()
+        assert read(client, commit.version).height == 1
+        counts.append(len(opens))
+        opens.clear()
+        read(client, commit.version)
+        assert not opens, "nothing came, so nothing is opened"
+
+    assert counts[0] <= 1
+    assert not any(counts[1:]), "what others committed is followed"
 
 
 def test_a_span_opens_its_own_partitions_alone(client, folder):
