@@ -13,9 +13,11 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 
 from hfthot_platform.core.errors import StorageUnavailableError, VersionUnavailableError
 from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.storage.lakehouse.backends.object import ObjectBackend
 
 WRITER = Path(__file__).parent / "writer.py"
 DAY = date(2024, 1, 1)
@@ -90,6 +92,38 @@ def test_writes_reads_versions_and_maintenance_work_as_on_a_disk(lake, trades):
     assert table.scan().collect().height == 6
     with pytest.raises(VersionUnavailableError, match="Readable: version"):
         table.scan(version=1)
+
+
+def test_a_read_between_commits_is_one_look_and_opens_nothing_and_others_are_followed(
+    lake, options, trades, monkeypatch
+):
+    calls = Counter()
+    table = lake.table("market.trades")
+    table.append(trades())
+    for owner, method in (
+        (DeltaTable, "__init__"),
+        (ObjectBackend, "entry_states"),
+        (ObjectBackend, "read_entry"),
+        (ObjectBackend, "log_names"),
+    ):
+        original = getattr(owner, method)
+
+        def counting(*args, _original=original, _name=method, **kwargs):
+            calls[_name] += 1
+            return _original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, method, counting)
+
+    table.version()
+    calls.clear()
+    assert table.version() == 1
+    assert table.scan().collect().height == 10
+    assert dict(calls) == {"entry_states": 2}, "one look each"
+
+    Lakehouse.open(lake.storage.root, options).table("market.trades").append(trades(5, 100))
+    calls.clear()
+    assert table.scan().collect().height == 15
+    assert calls["__init__"] == calls["log_names"] == calls["read_entry"] == 0
 
 
 @pytest.mark.soak
