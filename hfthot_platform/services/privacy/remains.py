@@ -171,7 +171,7 @@ class _Rows:
         if root is None or not path.endswith(".parquet") or "_delta_log" in path:
             return False
         for contract in USER_TABLES:
-            folder = self._lake.storage.local_table(contract)
+            folder = self._lake.table(contract.name).folder
             if folder is None or not (root / path).is_relative_to(folder):
                 continue
             try:

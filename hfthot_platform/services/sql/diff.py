@@ -163,7 +163,7 @@ class _Comparison:
         self._limits = limits
         plan = resolve(lake, self._statement("SELECT 1 FROM {joined}"))
         paths = [frozenset() if each.files is None else frozenset(each.files.paths) for each in plan.sources]
-        shared = frozenset.intersection(*paths) if lake.storage.local is not None else frozenset()
+        shared = frozenset.intersection(*paths) if lake.storage.opens_by_path else frozenset()
         self._plan = replace(plan, sources=tuple(_without(each, shared) for each in plan.sources))
         self.files_shared = len(shared)
         self.files_read = sum(len(each - shared) for each in paths)

@@ -231,15 +231,15 @@ def register(
     schemas |= {"hfthot"} if plan.discovery else set()
     for schema in sorted(each for each in schemas if each is not None):
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
-    local = lake.storage.local is not None
-    needed = _needed(statement, plan) if local else {}
+    by_path = lake.storage.opens_by_path
+    needed = _needed(statement, plan) if by_path else {}
     paths: list[str] = []
     size = 0
     for number, source in enumerate(plan.sources):
         files, contract = source.files, source.contract
         if files is None or not files.paths:
             body = no_rows(contract)
-        elif local:
+        elif by_path:
             kept = kept_files(files, contract, needed.get(source.reference.view), params)
             lake.table(contract.name).require(files, kept)
             chosen = [files.paths[position] for position in kept]

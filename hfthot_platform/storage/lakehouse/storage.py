@@ -97,6 +97,11 @@ class Storage:
         """Return the root as a path, or None on an object store."""
         return None if "://" in self.root else Path(self.root)
 
+    @property
+    def opens_by_path(self) -> bool:
+        """Return whether any engine opens data files by their paths; on an object store only those with its options."""
+        return self.local is not None
+
     def uri(self, contract: TableContract) -> str:
         """Return where a table is."""
         return "/".join((self.root, *contract.parts))

@@ -133,7 +133,7 @@ class Catalog:
             whole = self._policy.history is None
             for name, frame in discovery_of(self._lake, found.discovery, permitted=self.permitted, rows=whole).items():
                 relations.append(Relation("hfthot", view_of(name), "", _stream_of(frame)))
-        remote = self._lake.storage.local is None
+        remote = not self._lake.storage.opens_by_path
         size = 0
         told: int | None = None
         for source in found.sources:
