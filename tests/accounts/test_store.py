@@ -400,7 +400,7 @@ def test_a_server_that_was_restarted_costs_one_failed_call():
 WRITER = """
 import sys
 import sqlalchemy as sa
-from hfthot_platform.services.accounts import schema
+from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent
 from hfthot_platform.storage.operational.store import Store
 
