@@ -61,7 +61,7 @@ def timed(work: Callable[[], object], repeats: int) -> float:
 def main() -> None:
     os.environ |= {"HFTHOT_ARGON2_MEMORY_KIB": "8", "HFTHOT_ARGON2_PASSES": "1", "HFTHOT_ARGON2_LANES": "1"}
     from hfthot_platform import LakehouseClient
-    from hfthot_platform.interfaces.client.personal import decrypted
+    from hfthot_platform.app.personal import decrypted
     from hfthot_platform.storage.lakehouse import Lakehouse
 
     grid = Table("", "figure", "limit", title="LakehouseClient", title_justify="left")
@@ -86,7 +86,7 @@ def main() -> None:
             seconds = timed(lambda: client.read_version("users", version), 5)
             grid.add_row(f"read_version of {ACCOUNTS:,} users", f"{seconds * 1e3:.0f} ms", "")
 
-            accounts = client._accounts  # noqa: SLF001
+            accounts = client.installation.accounts
             contract = lake.table("audit_log").contract
             subjects = [accounts.subject_of(user.user_id) for user in users]
             client.for_request(ip="192.0.2.1").login("u1", "a password")

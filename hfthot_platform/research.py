@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 import polars as pl
 
+from hfthot_platform.app.installation import Installation
 from hfthot_platform.core.errors import AmbiguousVenueError, BadRequestError, DataError, nearest_symbol
 from hfthot_platform.core.intervals import canonical_name
-from hfthot_platform.core.settings import load_settings
 from hfthot_platform.core.time import midnight
 from hfthot_platform.domain import plots
 from hfthot_platform.domain.market.bars import bars_at
@@ -125,8 +125,8 @@ def load_dataset(
         lake: the configured one by default.
 
     Raises:
-        BadRequestError: no symbol, an unknown interval, a time without a zone.
-        AmbiguousVenueError: a symbol is there from several venues and none was chosen.
+        BadRequestError: no symbol, an unknown interval, or a time without a zone.
+        AmbiguousVenueError: a symbol is there from several venues and none was chosen; `venues` names them.
         DataError: the lake has no such bars; the message says what it has.
     """
     name = canonical_name(interval)
@@ -148,8 +148,7 @@ def load_dataset(
     if first is not None and last is not None and last <= first:
         raise BadRequestError(f"the span {start} to {end} is empty", where="end", hint="It is exclusive.")
     if lake is None:
-        settings = load_settings()
-        lake = Lakehouse.open(settings.lake_root, settings.plain_storage_options())
+        lake = Installation.open().lake
     table = "market.closes" if closes else ("market.bars_1m" if interval == "1m" else "market.bars")
     rows = _of(lake, table, interval, symbols)
     time_column = "date" if closes else "ts"

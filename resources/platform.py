@@ -6,9 +6,9 @@ UI and stored with every run, and this one may hold credentials.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,6 +19,7 @@ from dagster_duckdb import DuckDBResource
 from hfthot_platform.app.installation import Installation
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.core.settings import Settings
+from hfthot_platform.core.time import utc_now
 from hfthot_platform.core.version import __version__
 from hfthot_platform.services.sql.spill import spill_folder
 from hfthot_platform.storage.lakehouse import Stamp
@@ -31,7 +32,12 @@ NO_ACCOUNTS: Final = "there are no accounts yet; `hfthot init` makes them"
 
 
 class Platform(Installation):
-    """The installation as assets use it: with stamps that say which run wrote."""
+    """The installation as assets use it: who first writes makes the lake, and stamps say which run wrote."""
+
+    def __init__(
+        self, settings: Settings, clock: Callable[[], datetime] = utc_now, *, new: bool = True, create: bool = False
+    ) -> None:
+        super().__init__(settings, clock, new=new, create=create)
 
     def stamp(self, context: dg.AssetExecutionContext, *inputs: str) -> Stamp:
         """Return the stamp of this run for its commits, with the current versions of the input tables."""

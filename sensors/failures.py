@@ -7,7 +7,6 @@ import dagster as dg
 from dagster_shared.error import SerializableErrorInfo
 
 from assets.common import asset_key
-from hfthot_platform.app.lake import models_of
 from hfthot_platform.core import errors
 from hfthot_platform.storage.incidents import Incident, notify, record
 from resources.platform import Platform
@@ -64,7 +63,7 @@ def _disabled(context: dg.RunFailureSensorContext, platform: Platform) -> str:
     asked = context.dagster_run.asset_selection or frozenset()
     if not asked:
         return ""
-    models = models_of(platform.settings).disabled
+    models = platform.read_models().disabled
     return " ".join(f"{model.name} is disabled. {model.why}" for model in models if asset_key(model.name) in asked)
 
 

@@ -7,7 +7,6 @@ import dagster as dg
 
 from assets.common import asset_key
 from assets.sql_models import SOUND
-from hfthot_platform.app.lake import models_of
 from hfthot_platform.services.sql.models import Models
 from hfthot_platform.storage.incidents import Incident, notify, record
 from resources.platform import Platform
@@ -22,7 +21,7 @@ __all__ = ["SENSORS"]
 )
 def sql_model_files(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
     """Compare the files as they are now with what was told of them; nothing is started."""
-    models = models_of(platform.settings)
+    models = platform.read_models()
     before = json.loads(context.cursor) if context.cursor else {}
     told: dict[str, str] = before.get("files", {})
     disabled: dict[str, str] = before.get("models", {})

@@ -134,7 +134,7 @@ def test_an_unexpected_error_is_one_line_too(hfthot, monkeypatch):
     def broken(*_arguments, **_options):
         raise RuntimeError("a secret")
 
-    monkeypatch.setattr(Lakehouse, "open", broken)
+    monkeypatch.setattr(Lakehouse, "tables", broken)
     result = hfthot("tables")
 
     assert result.exit_code == 1

@@ -62,7 +62,7 @@ def bars(client, user_id):
         ts=pl.lit(start).cast(pl.Datetime("us", "UTC")) + pl.duration(minutes=5 * pl.col("i") - 5000),
         close=100.0 + (pl.col("i") % 7).cast(pl.Float64),
     )
-    client._lake.table("market.bars").append(
+    client.installation.lake.table("market.bars").append(
         frame.select(
             "ts",
             ts_close=pl.col("ts") + pl.duration(minutes=5),

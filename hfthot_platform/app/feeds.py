@@ -19,7 +19,7 @@ from hfthot_platform.core.settings import (
 )
 from hfthot_platform.core.time import utc_now
 
-__all__ = ["build_feeds"]
+__all__ = ["build_feed", "build_feeds"]
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,17 @@ def build_feeds(
         ConfigError: a feed is to fill a table that it cannot fill.
         BadRequestError: a feed's symbols, venue or exchange are unknown.
     """
-    return tuple(_build(feed, settings, clock, sleep, monotonic) for feed in settings.feeds)
+    return tuple(build_feed(feed, settings, clock, sleep, monotonic) for feed in settings.feeds)
 
 
-def _build(
+def build_feed(
     feed: FeedSettings,
     settings: Settings,
-    clock: Callable[[], datetime],
-    sleep: Callable[[float], None],
-    monotonic: Callable[[], float],
+    clock: Callable[[], datetime] = utc_now,
+    sleep: Callable[[float], None] = time.sleep,
+    monotonic: Callable[[], float] = time.monotonic,
 ) -> Feed:
+    """Return one feed; arguments and errors as of `build_feeds`."""
     match feed:
         case SampleFeedSettings():
             from hfthot_platform.adapters.sample import SampleFeed

@@ -68,7 +68,6 @@ __all__ = [
     "SqlError",
     "SqlMemoryError",
     "SqlModelsError",
-    "SqlQuotaError",
     "SqlRefusedError",
     "SqlWorkerError",
     "StorageFullError",
@@ -216,13 +215,6 @@ class SqlMemoryError(SqlError):
 
     code = "SQL_MEMORY_EXCEEDED"
     remedy = "Read fewer days or columns, or aggregate earlier."
-
-
-class SqlQuotaError(SqlError):
-    """The caller's plan has no SQL queries left, or none at all."""
-
-    code = "SQL_QUOTA_EXCEEDED"
-    remedy = "Wait for the next window, or take a larger plan."
 
 
 class SqlRefusedError(SqlError):

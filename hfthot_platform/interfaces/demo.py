@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
 
+from hfthot_platform.app.installation import Installation
 from hfthot_platform.core.errors import ConfigError
 from hfthot_platform.core.settings import (
     SampleFeedSettings,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
     from hfthot_platform.storage.lakehouse import Lakehouse
 
-__all__ = ["run"]
+__all__ = ["forget_somebody", "run"]
 
 #: Fixed days, so that everybody sees the same figures: the last trading days of the packaged stock prices.
 _FIRST: Final = date(2022, 12, 15)
@@ -134,16 +135,16 @@ def run(settings: Settings, console: Console | None = None) -> None:
         raise ConfigError(
             f"the lake is at {settings.lake_root}", where="demo", hint="Set HFTHOT_LAKE_ROOT to a local folder."
         )
-    with _compiling_ahead():
-        _run(settings, out)
+    with _compiling_ahead(), Installation(settings, create=True) as installation:
+        _run(installation, out)
 
 
-def _run(settings: Settings, out: Console) -> None:
+def _run(installation: Installation, out: Console) -> None:
     begun = time.perf_counter()
+    settings, lake = installation.settings, installation.lake
     ready_landing(settings)
-    lake = _open(settings)
     with _step(out, "Load the history of the S&P 500 and 20 US stocks (real, packaged)"):
-        _load_history(lake, settings)
+        _load_history(installation)
     instance, job = _dagster(settings)
     with _step(out, f"Ingest the simulated exchange, {_FIRST} to {_LAST}, through the Dagster assets"):
         _execute(job("describe_instruments"), instance, days=None)
@@ -158,7 +159,7 @@ def _run(settings: Settings, out: Console) -> None:
         _execute(job("portfolios"), instance, days=(_LAST, _LAST))
         _execute(job("backtest"), instance, days=(_LAST, _LAST))
     with _step(out, "SQL models over 2022: prices, volatility, liquidity, correlations, regimes, portfolios"):
-        _load_models(lake, settings)
+        _load_models(installation)
         _execute(job("sql_models_by_day"), instance)
         _execute(job("sql_models_whole"), instance, days=None)
     with _step(out, "Check everything that was published, Great Expectations included"):
@@ -167,7 +168,7 @@ def _run(settings: Settings, out: Console) -> None:
     _show_checks(out, failed)
     _show_sql(out, lake, "Most volatile stocks of 2022", _VOLATILITY)
     _show_sql(out, lake, "1m bars of the simulated exchange", _MINUTES)
-    _show_time_travel(out, lake)
+    _show_time_travel(out, installation)
     _show_sql(out, lake, "From the marts: the stocks that moved most alike in autumn 2022", _MARTS)
     _show_sql(out, lake, f"Regimes on {_LAST}: the index and the surest stocks", _REGIMES)
     _show_sql(out, lake, "Regimes of the simulated exchange, found by the causal filter, against the truth", _TRUTH)
@@ -177,7 +178,7 @@ def _run(settings: Settings, out: Console) -> None:
     pictures = _draw(lake, settings.scratch.parent / "demo")
     out.print(f"\nPictures in {pictures[0].parent}: {', '.join(path.name for path in pictures)}")
     out.print(f"Result pages of the checks: {settings.scratch.parent / 'reports'}")
-    _forget_somebody(out, settings)
+    forget_somebody(out, installation)
     out.print(f"[bold green]Done in {time.perf_counter() - begun:.0f} s.[/] `make dev` shows all of it in the browser:")
     out.print(
         f"  every table {_UI}/asset-groups", f"  the SQL marts {_UI}/locations/hfthot/asset-groups/marts", sep="\n"
@@ -203,12 +204,6 @@ def _compiling_ahead() -> Iterator[None]:
         helper.wait()
 
 
-def _open(settings: Settings) -> Lakehouse:
-    from hfthot_platform.app.lake import open_lake
-
-    return open_lake(settings, new=True)
-
-
 @contextmanager
 def _step(out: Console, what: str) -> Iterator[None]:
     started = time.perf_counter()
@@ -217,24 +212,22 @@ def _step(out: Console, what: str) -> Iterator[None]:
     out.print(f"[green]✓[/] {what} [dim]({time.perf_counter() - started:.1f} s)[/]")
 
 
-def _load_history(lake: Lakehouse, settings: Settings) -> None:
+def _load_history(installation: Installation) -> None:
     """Load decades without an event per day: a first load is not a partition's materialisation."""
-    from hfthot_platform.app.feeds import build_feeds
     from hfthot_platform.services.ingest import ingest_feed
 
-    feeds = build_feeds(settings)
+    days = (_HISTORY, _LAST + ONE_DAY)
     for table in ("market.bars", "market.closes"):
-        ingest_feed(lake, feeds, "sample", table, (_HISTORY, _LAST + ONE_DAY), settings=settings)
+        ingest_feed(installation.lake, installation.feeds, "sample", table, days, settings=installation.settings)
 
 
-def _load_models(lake: Lakehouse, settings: Settings) -> None:
+def _load_models(installation: Installation) -> None:
     """Make the daily SQL models of the year up to the simulated days; those follow through Dagster."""
-    from hfthot_platform.app.lake import models_of
     from hfthot_platform.services.sql.models.runner import run_models
 
-    models = models_of(settings)
-    daily = [each.name for each in models if each.materialized == "incremental"]
-    run_models(lake, models, daily, days=(_FIRST.replace(month=1, day=1), _FIRST))
+    models = installation.models
+    daily = [model.name for model in models if model.materialized == "incremental"]
+    run_models(installation.lake, models, daily, days=(_FIRST.replace(month=1, day=1), _FIRST))
 
 
 def _dagster(settings: Settings) -> tuple[dg.DagsterInstance, Callable[[str], dg.JobDefinition]]:
@@ -323,15 +316,18 @@ def _print(out: Console, title: str, frame: pl.DataFrame) -> None:
     out.print(grid)
 
 
-def _show_time_travel(out: Console, lake: Lakehouse) -> None:
+def _show_time_travel(out: Console, installation: Installation) -> None:
     """Ask one question of two versions, as somebody with a key may: in a process that can do nothing else."""
-    from hfthot_platform.services.sql.gateway import Policy, SqlGateway
+    from hfthot_platform.domain.access.authorisation import Principal
+    from hfthot_platform.services.sql.gateway import SqlGateway
 
-    written = [each for each in lake.table("market.closes").readable_versions() if each.rows]
+    versions = installation.lake.table("market.closes").readable_versions()
+    written = [version for version in versions if version.rows]
     if not written:
         return
     sql = _ACROSS.format(before=written[0].version, after=written[-1].version)
-    with SqlGateway(lake, Policy.of("enterprise", "registered", "demo")) as gateway:
+    reader = Principal("demo", "registered", "enterprise")
+    with SqlGateway(installation.lake, reader, installation.gateway_pool, limits=installation.query_limits) as gateway:
         answer = gateway.query(sql, format="polars")
     title = (
         f"One statement over two versions of market.closes, through the gateway for strangers\n[dim]{sql.strip()}[/]"
@@ -339,12 +335,12 @@ def _show_time_travel(out: Console, lake: Lakehouse) -> None:
     _print(out, title, answer.data)
 
 
-def _forget_somebody(out: Console, settings: Settings) -> None:
+def forget_somebody(out: Console, installation: Installation) -> None:
     """Register somebody, read the row back, erase the person, and print what proves it."""
     from hfthot_platform.interfaces.client import LakehouseClient
 
     with (
-        LakehouseClient.from_settings(settings, create=True) as client,
+        LakehouseClient.of(installation) as client,
         _step(out, "Register somebody, sign in, erase the person and prove it"),
     ):
         name, password = f"visitor.{secrets.token_hex(4)}", secrets.token_urlsafe(16)
@@ -357,7 +353,7 @@ def _forget_somebody(out: Console, settings: Settings) -> None:
         certificate = client.delete_user_permanent(user.user_id)
         subject = pl.col("subject_id") == before["subject_id"]
         after = client.read_version("users", version).filter(subject).collect().row(0, named=True)
-        path = settings.certificates / f"{certificate.request_id}.json"
+        path = installation.settings.certificates / f"{certificate.request_id}.json"
         proof = client.verify_certificate(path=path).verification
     out.print(f"  users version {version} before: {before['username']}, {before['email']}")
     out.print(f"  the same version afterwards: {after['username']}, {after['email']}; the other rows as before")

@@ -14,11 +14,14 @@ import shutil
 import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from hfthot_platform.app.findings import Finding, Level
+from hfthot_platform.app.installation import Installation
 from hfthot_platform.core.errors import ClockError, DamagedTableError, DocumentError, HfthotError
 from hfthot_platform.core.locks import is_locked
 from hfthot_platform.core.settings import (
@@ -33,6 +36,10 @@ from hfthot_platform.core.time import ONE_DAY, midnight
 from hfthot_platform.domain.contracts.model import TableContract
 from hfthot_platform.storage.lakehouse import Lakehouse, Table, check_clock
 from hfthot_platform.storage.lakehouse.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from hfthot_platform.services.sql.models import Models
+    from hfthot_platform.storage.operational.store import Store
 
 __all__ = ["diagnose"]
 
@@ -65,32 +72,34 @@ def diagnose(
         lock_file: the lock file that the installed packages should agree with.
         runs: looks at the orchestrator's runs, which this module knows nothing of.
     """
+    installation = Installation(settings, lambda: now, new=True)
     looks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
-        ("lake", lambda: _lake(settings)),
+        ("lake", lambda: _lake(installation.lake)),
         ("feeds", lambda: _feeds(settings, now, online=online)),
-        ("tables", lambda: _tables(settings, now)),
-        ("accounts", lambda: _accounts(settings, now)),
+        ("tables", lambda: _tables(installation, now)),
+        ("accounts", lambda: _accounts(installation)),
         ("private folders", lambda: _loose(settings)),
         ("landing", lambda: _landing(settings, now)),
         ("scratch", lambda: _scratch(settings, now)),
-        ("sql", lambda: _sql(settings)),
-        ("sql models", lambda: _models(settings)),
+        ("sql", lambda: _sql(installation)),
+        ("sql models", lambda: _models(installation.models)),
         ("notifier", lambda: _notifier(settings)),
-        ("erasures", lambda: _erasures(settings, now)),
+        ("erasures", lambda: _erasures(installation, now)),
         ("dagster", lambda: _dagster(dagster_home)),
         ("runs", runs),
         ("packages", lambda: _packages(lock_file)),
     ]
     findings: list[Finding] = []
-    for subject, look in looks:
-        try:
-            findings += look()
-        except HfthotError as error:
-            findings.append(_failed(subject, error))
-        except OSError as error:
-            reason = error.strerror or type(error).__name__
-            step = "Check that the path exists and that its owner and mode let this user in."
-            findings.append(Finding("error", subject, f"{reason}: {error.filename}", step))
+    with installation:
+        for subject, look in looks:
+            try:
+                findings += look()
+            except HfthotError as error:
+                findings.append(_failed(subject, error))
+            except OSError as error:
+                reason = error.strerror or type(error).__name__
+                step = "Check that the path exists and that its owner and mode let this user in."
+                findings.append(Finding("error", subject, f"{reason}: {error.filename}", step))
     return findings
 
 
@@ -99,17 +108,10 @@ def _failed(subject: str, error: HfthotError) -> Finding:
     return Finding("error", subject, message, error.hint)
 
 
-def _open(settings: Settings) -> Lakehouse:
-    from hfthot_platform.app.lake import open_lake
-
-    return open_lake(settings, new=True)
-
-
 # -- the lake ---------------------------------------------------------------------------------------------------
 
 
-def _lake(settings: Settings) -> Iterator[Finding]:
-    lake = _open(settings)
+def _lake(lake: Lakehouse) -> Iterator[Finding]:
     root = lake.storage.local
     if root is None:
         # A look at one table answers whether address, credentials and network are right.
@@ -151,14 +153,14 @@ def _lake(settings: Settings) -> Iterator[Finding]:
 
 
 def _feeds(settings: Settings, now: datetime, *, online: bool) -> Iterator[Finding]:
-    from hfthot_platform.app.feeds import build_feeds
+    from hfthot_platform.app.feeds import build_feed
 
     if not settings.feeds:
         yield Finding("warn", "feeds", "none is configured", "Declare one under `feeds` in hfthot.toml.")
     for each in settings.feeds:
         subject = f"feed {each.kind}"
         try:
-            feed = build_feeds(settings.model_copy(update={"feeds": (each,)}))[0]
+            feed = build_feed(each, settings)
         except HfthotError as error:
             yield _failed(subject, error)
             continue
@@ -205,8 +207,8 @@ def _counted(number: int, noun: str) -> str:
 # -- tables -----------------------------------------------------------------------------------------------------
 
 
-def _tables(settings: Settings, now: datetime) -> Iterator[Finding]:
-    lake = _open(settings)
+def _tables(installation: Installation, now: datetime) -> Iterator[Finding]:
+    settings, lake = installation.settings, installation.lake
     if not lake.exists():
         return  # told under the lake itself
     fed = _fed(settings)
@@ -239,7 +241,6 @@ def _tables(settings: Settings, now: datetime) -> Iterator[Finding]:
             yield from _staleness(contract, snapshot, fed[contract.name], settings.stale_after_hours, now)
     if not written:
         yield Finding("warn", "tables", "the lake is empty", "`hfthot demo` fills it with real sample data.")
-    lake.clock = lambda: now
     try:
         check_clock(lake)
     except ClockError as error:
@@ -249,14 +250,14 @@ def _tables(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 def _fed(settings: Settings) -> dict[str, str]:
     """Return the tables that a feed keeps filling, with its name; a packaged sample is history and ends."""
-    from hfthot_platform.app.feeds import build_feeds
+    from hfthot_platform.app.feeds import build_feed
 
     fed: dict[str, str] = {}
     for each in settings.feeds:
         if isinstance(each, SampleFeedSettings):
             continue
         try:
-            feed = build_feeds(settings.model_copy(update={"feeds": (each,)}))[0]
+            feed = build_feed(each, settings)
         except HfthotError:
             continue  # told under the feed itself
         for name in feed.tables:
@@ -335,30 +336,26 @@ def _when(event: datetime | date) -> str:
     return f"{event:%Y-%m-%d %H:%M}" if isinstance(event, datetime) else f"{event:%Y-%m-%d}"
 
 
-def _accounts(settings: Settings, now: datetime) -> Iterator[Finding]:
-    from hfthot_platform.storage.operational.store import Store
-
+def _accounts(installation: Installation) -> Iterator[Finding]:
+    settings = installation.settings
     place = "the configured database" if settings.accounts_url else str(settings.accounts.absolute())
-    if not Store.exists(settings):
+    if not installation.has_accounts:
         yield Finding("warn", "accounts", f"there are none in {place}", "`hfthot init` makes them, with new keys.")
     elif settings.key_source == "file" and not settings.key_file.exists():
         what = f"the keys of the accounts are missing: {settings.key_file.absolute()}"
         yield Finding("error", "accounts", what, "Restore the file from a backup; no new keys can read the accounts.")
     else:
         yield Finding("ok", "accounts", f"they are in {place}")
-        yield from _store(settings, now)
+        yield from _store(installation.store)
 
 
-def _store(settings: Settings, now: datetime) -> Iterator[Finding]:
+def _store(store: Store) -> Iterator[Finding]:
     """Tell of what keeps the store from being published whole, or cut for its age."""
-    from hfthot_platform.storage.operational.store import Store
-
-    with Store.open(settings, lambda: now) as store:
-        aside = store.waiting_aside()
-        try:
-            store.check_clock()
-        except ClockError as error:
-            yield _failed("clock", error)
+    aside = store.waiting_aside()
+    try:
+        store.check_clock()
+    except ClockError as error:
+        yield _failed("clock", error)
     if aside:
         what = f"{_counted(len(aside), 'change')} could not be published and {'waits' if len(aside) == 1 else 'wait'}"
         yield Finding("warn", "set aside", what, "`hfthot accounts set-aside` says why; `--retry` publishes them.")
@@ -427,18 +424,15 @@ def _scratch(settings: Settings, now: datetime) -> Iterator[Finding]:
 # -- services ---------------------------------------------------------------------------------------------------
 
 
-def _sql(settings: Settings) -> Iterator[Finding]:
-    from hfthot_platform.services.sql import Limits, query
+def _sql(installation: Installation) -> Iterator[Finding]:
+    from hfthot_platform.services.sql import query
 
-    limits = Limits(settings.duckdb_memory, settings.duckdb_threads)
-    query(_open(settings), "SELECT 1", limits=limits)
+    limits = replace(installation.limits, spill=None)
+    query(installation.lake, "SELECT 1", limits=limits)
     yield Finding("ok", "sql", f"DuckDB answers; {limits.memory} of memory, {_counted(limits.threads, 'thread')}")
 
 
-def _models(settings: Settings) -> Iterator[Finding]:
-    from hfthot_platform.app.lake import models_folder, models_of
-
-    models = models_of(settings)
+def _models(models: Models) -> Iterator[Finding]:
     for mistake in models.mistakes:
         step = mistake.hint or "Correct the file; `hfthot sql compile` looks at it again."
         yield Finding("error", "sql models", f"{mistake.file}:{mistake.line}: {mistake.what}", step)
@@ -446,7 +440,7 @@ def _models(settings: Settings) -> Iterator[Finding]:
         step = "Correct HFTHOT_SQL_MODELS, or leave it out."
         yield Finding("error", "sql models", f"there is no folder {models.folder.absolute()}", step)
     elif not models.mistakes:
-        yield Finding("ok", "sql models", f"{_counted(len(models), 'model')} in {models_folder(settings)}")
+        yield Finding("ok", "sql models", f"{_counted(len(models), 'model')} in {models.folder}")
 
 
 def _notifier(settings: Settings) -> Iterator[Finding]:
@@ -460,15 +454,13 @@ def _notifier(settings: Settings) -> Iterator[Finding]:
         yield Finding("error", "notifier", "it is neither `log` nor a URL", "Correct HFTHOT_NOTIFY.")
 
 
-def _erasures(settings: Settings, now: datetime) -> Iterator[Finding]:
+def _erasures(installation: Installation, now: datetime) -> Iterator[Finding]:
     """Tell of erasures without a proof; looking makes no store where there is none."""
-    from hfthot_platform.services.accounts.accounts import Accounts
     from hfthot_platform.services.privacy.erasure_requests import list_erasures
 
-    if settings.accounts_url is None and not (settings.accounts / "accounts.db").exists():
+    if not installation.has_accounts:
         return
-    with Accounts.open(settings) as accounts:
-        erasures = list_erasures(accounts)
+    erasures = list_erasures(installation.accounts)
     failed = [each for each in erasures if each.state == "failed"]
     for each in failed:
         until = "" if each.deadline is None else f"; it can be proven until {each.deadline:%Y-%m-%d %H:%M} UTC"

@@ -132,7 +132,7 @@ ARGUMENTS: dict[str, Callable[[Scene], dict[str, Any]]] = {
 #: Calls that take Polars expressions: what a name in them means is Polars' business.
 OF_POLARS = {"MarketQuery.filter", "MarketQuery.select"}
 #: Made before there is a client.
-MAKING = {"create", "from_settings"}
+MAKING = {"create", "from_settings", "of"}
 
 
 def public() -> set[str]:

@@ -74,11 +74,11 @@ def work(client: LakehouseClient, number: int, side: Path, dice: random.Random) 
             case "update":
                 client.update_user(people[name], last_name=f"Name {each}")
             case "count":
-                client._accounts.count_use(people[name], "optimisations")
+                client.installation.accounts.count_use(people[name], "optimisations")
             case "publish":
                 client.flush()
             case "rotate":
-                rotate_keys(client._accounts)
+                rotate_keys(client.installation.accounts)
         say("ok", kind, each, name or "-", result)
         each += 1
 

@@ -68,20 +68,16 @@ def stage(tmp_path_factory, filled):
 
 def state(trusted, bystander, root):
     """Return what no attack may change: the bystander, the market tables, the store's tables, where files are."""
-    store = trusted._accounts.store
+    accounts, lake = trusted.installation.accounts, trusted.installation.lake
+    store, subject_id = accounts.store, accounts.subject_of(bystander.user_id)
     with store.reading() as rx:
         tables = {
-            name: {
-                tuple(row)
-                for row in rx.execute(
-                    sa.select(table).where(table.c.subject_id == trusted._accounts.subject_of(bystander.user_id))
-                )
-            }
+            name: {tuple(row) for row in rx.execute(sa.select(table).where(table.c.subject_id == subject_id))}
             for name, table in schema.metadata.tables.items()
             if "subject_id" in table.c and name != "change_log"
         }
         names = set(sa.inspect(rx.execute(sa.text("SELECT 1")).connection).get_table_names())
-    market = {name: trusted._lake.table(name).version() for name in trusted._lake.contracts if "market." in name}
+    market = {name: lake.table(name).version() for name in lake.contracts if "market." in name}
     places = {path.name for path in root.iterdir()} | {path.name for path in root.parent.iterdir()}
     return tables, names, market, places
 
@@ -211,7 +207,7 @@ class TestTokens:
 
     def test_what_is_stored_opens_nothing(self, stage, secrets):
         trusted, *_ = stage
-        with trusted._accounts.store.reading() as rx:
+        with trusted.installation.accounts.store.reading() as rx:
             stored = [
                 bytes(value)
                 for column in (schema.sessions.c.token_hash, schema.api_keys.c.key_hash)
@@ -293,7 +289,7 @@ class TestMovedCiphertext:
 
     def tampered(self, client, table, change):
         """Write rows back changed, as somebody with the lake's folder would, and read them."""
-        target = client._lake.table(table)
+        target = client.installation.lake.table(table)
         rows = target.scan().sort(target.contract.sort_by).collect()
         write_deltalake(target.uri, change(rows), mode="overwrite")
         return client.read_version(table, target.version())
@@ -315,7 +311,7 @@ class TestMovedCiphertext:
             self.tampered(two, "users", lambda rows: rows.with_columns(first_name="last_name"))
 
     def test_to_another_table(self, two):
-        users = two._lake.table("users").scan().collect()
+        users = two.installation.lake.table("users").scan().collect()
         envelopes = dict(zip(users["subject_id"], users["email"], strict=True))
         with pytest.raises(DecryptionError, match=r"sessions\.ip"):
             self.tampered(
@@ -367,7 +363,7 @@ def test_a_stolen_lake_reveals_no_personal_field(client, folder, tmp_path):
     client.flush()
     from hfthot_platform.storage.lakehouse import maintain
 
-    maintain(client._lake, "users")
+    maintain(client.installation.lake, "users")
     stolen = tmp_path / "stolen"
     shutil.copytree(folder / "lake", stolen)
 
@@ -379,5 +375,5 @@ def test_a_stolen_lake_reveals_no_personal_field(client, folder, tmp_path):
     assert report.findings == ()
     assert report.bytes > 10_000
     assert report.canaries > 0
-    ciphertext = client._lake.table("users").scan().collect()["email"][0]
+    ciphertext = client.installation.lake.table("users").scan().collect()["email"][0]
     assert scan([Needle("envelope", ciphertext)], [Folder("lake", stolen)]).findings

@@ -58,7 +58,7 @@ def test_everything_works_there_too(options, tmp_path):
         key_file=tmp_path / "kek.json",
     )
     with LakehouseClient.from_settings(settings) as client:
-        table = client._lake.table("market.bars_1m")
+        table = client.installation.lake.table("market.bars_1m")
         start = TODAY - timedelta(days=3)
         table.append(minutes("ALPHA-USDT", start, 2000))
         table.append(minutes("ZZZ-USDT", start, 10))

@@ -85,7 +85,7 @@ class Life(RuleBasedStateMachine):
 
     @property
     def head(self) -> int:
-        return self.client._accounts.store.head()[0]
+        return self.client.installation.accounts.store.head()[0]
 
     def does(self, work: Any, *, fails: type[Exception] | None = None, entries: int | None = 1) -> Any:
         """Do it, with the outcome and the number of audit entries that the model expects."""
@@ -301,7 +301,7 @@ class Life(RuleBasedStateMachine):
             if account.state == "erased":
                 with pytest.raises(errors.ErasedSubjectError):
                     client.get_user(account.user_id)
-        subjects = {client._accounts.subject_of(user_id): user_id for user_id in living}
+        subjects = {client.installation.accounts.subject_of(user_id): user_id for user_id in living}
         for version, user_ids in self.published.items():
             rows = client.read_version("users", version).collect()
             there = Counter(subjects.get(subject) for subject in rows["subject_id"])
@@ -309,10 +309,10 @@ class Life(RuleBasedStateMachine):
             readable = rows["username"].is_not_null().to_list()
             assert readable == [subject in subjects for subject in rows["subject_id"]]
         client.flush()
-        report = verify_chain(client._lake, client._accounts.store)
+        report = verify_chain(client.installation.lake, client.installation.accounts.store)
         assert report.problems == ()
         assert report.entries + report.pending == self.head - report.anchor_seq
-        assert client._lake.table("audit_log").scan().collect().height == report.entries
+        assert client.installation.lake.table("audit_log").scan().collect().height == report.entries
 
 
 def run(machine: type[RuleBasedStateMachine], examples: int, steps: int, *, shrink: bool = False) -> None:

@@ -65,7 +65,6 @@ CODES = {
     "SqlError": "SQL_INVALID",
     "SqlMemoryError": "SQL_MEMORY_EXCEEDED",
     "SqlModelsError": "SQL_MODELS_INVALID",
-    "SqlQuotaError": "SQL_QUOTA_EXCEEDED",
     "SqlRefusedError": "SQL_REFUSED",
     "SqlWorkerError": "SQL_WORKER_FAILED",
     "StorageFullError": "STORAGE_FULL",

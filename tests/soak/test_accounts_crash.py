@@ -117,7 +117,7 @@ def newest(folder: Path, worker, sides: list[Path]) -> None:
     """Check what each worker was told last."""
     with worker.client_of(folder) as client:
         client.flush()  # what a killed publisher left, so that the next ones get through
-        assert verify_chain(client._lake, client._accounts.store).problems == ()
+        assert verify_chain(client.installation.lake, client.installation.accounts.store).problems == ()
         for side in sides:
             lines = [line for line in told([side]) if line[0] == "ok"]
             for line in lines[-5:]:
@@ -134,7 +134,7 @@ def everything(folder: Path, worker, sides: list[Path], *, same_day: bool) -> No
     users = {line[3]: line[4] for line in acknowledged if line[1] == "register"}
     with worker.client_of(folder) as client:
         client.flush()
-        store = client._accounts.store
+        store = client.installation.accounts.store
         with store.reading() as rx:
             there = Counter(rx.execute(sa.select(schema.users.c.subject_id)).scalars())
             counters = dict(
@@ -179,7 +179,7 @@ def everything(folder: Path, worker, sides: list[Path], *, same_day: bool) -> No
         assert len(tokens) <= opened <= sum(line[1] == "login" for line in asked)
         # The lake has what the store has, once.
         assert pending == 0
-        lake = client._lake
+        lake = client.installation.lake
         people = lake.table("users").scan().collect()
         assert Counter(people["subject_id"]) == there
         assert lake.table("sessions").scan().select(pl.len()).collect().item() == opened

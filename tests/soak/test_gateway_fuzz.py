@@ -25,7 +25,8 @@ from hfthot_platform.core.errors import (
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.services.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.domain.access.authorisation import Principal
+from hfthot_platform.services.sql.gateway import GatewayPool, QueryLimits, SqlGateway
 from tests.sql.gateway.attacks import BOMBS, HARMLESS, REFUSED
 from tests.sql.gateway.conftest import CANARIES, OLD_CANARY
 from tests.sql.gateway.conftest import lake as lake  # noqa: PLC0414 - the fixture
@@ -147,6 +148,10 @@ class Fuzz:
             return self.soup()  # what sqlglot cannot read or write
 
 
+def hobbyist(name: object) -> Principal:
+    return Principal(str(name), "registered", "hobbyist")
+
+
 def test_whatever_is_sent_the_server_stays_up(lake):
     limits = QueryLimits(rows=10_000, bytes=2**23, seconds=DEADLINE, queue_seconds=60, memory=128 * 2**20)
     outcomes: Counter[str] = Counter()
@@ -158,7 +163,7 @@ def test_whatever_is_sent_the_server_stays_up(lake):
     def run(number: int, pool: GatewayPool) -> None:
         nonlocal peak
         fuzz = Fuzz(SEED + number)
-        gateway = SqlGateway(lake, Policy.of("hobbyist", "registered", str(number), limits), pool, quota=lambda: None)
+        gateway = SqlGateway(lake, hobbyist(number), pool, limits=limits, quota=lambda: None)
         forms = random.Random(SEED + number)
         while time.monotonic() < stop and len(failures) < 10:
             sql = fuzz.one()
@@ -191,7 +196,7 @@ def test_whatever_is_sent_the_server_stays_up(lake):
             thread.start()
         for thread in threads:
             thread.join()
-        gateway = SqlGateway(lake, Policy.of("hobbyist", "registered", "after", limits), pool, quota=lambda: None)
+        gateway = SqlGateway(lake, hobbyist("after"), pool, limits=limits, quota=lambda: None)
         alive = gateway.query("SELECT 42 AS a").data.to_pylist()
 
     print(f"seed {SEED}, {sum(outcomes.values())} statements: {dict(outcomes.most_common())}")

@@ -57,8 +57,8 @@ _YEAR = timedelta(days=365.25)
 
 #: All tiers by name, smallest first.
 TIERS: Final[dict[TierName, Tier]] = {
-    each.name: each
-    for each in (
+    bought.name: bought
+    for bought in (
         Tier(
             name="free",
             code="free",

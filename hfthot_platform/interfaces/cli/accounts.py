@@ -32,18 +32,17 @@ def clock(
     ] = False,
 ) -> None:
     """Say whether the clock can be trusted with removing what is past its time.  Exits with 1 if it cannot."""
-    from hfthot_platform.services.accounts.accounts import Accounts
     from hfthot_platform.storage.lakehouse import accept_clock, check_clock
 
-    with Accounts.open(context.obj.settings()) as opened:
-        lake = opened_lake(context)
-        if lake.exists():
-            if right:
-                accept_clock(lake, stamp=new_stamp("accounts-clock"))
-            check_clock(lake)
+    opened = context.obj.installation().accounts
+    lake = opened_lake(context)
+    if lake.exists():
         if right:
-            opened.store.accept_clock()
-        opened.store.require_clock()
+            accept_clock(lake, stamp=new_stamp("accounts-clock"))
+        check_clock(lake)
+    if right:
+        opened.store.accept_clock()
+    opened.store.require_clock()
     note("The clock agrees with what happened so far.")
 
 
@@ -58,14 +57,13 @@ def set_aside(
 
     Exits with 1 if some wait.
     """
-    from hfthot_platform.services.accounts.accounts import Accounts
     from hfthot_platform.services.publication.publisher import Publisher
 
-    with Accounts.open(context.obj.settings()) as opened:
-        if retry:
-            done = Publisher(opened.store, opened_lake(context)).retry(stamp=new_stamp("accounts-set-aside"))
-            note(f"{len(done):,} entries were published.")
-        waiting = opened.store.waiting_aside()
+    opened = context.obj.installation().accounts
+    if retry:
+        done = Publisher(opened.store, opened_lake(context)).retry(stamp=new_stamp("accounts-set-aside"))
+        note(f"{len(done):,} entries were published.")
+    waiting = opened.store.waiting_aside()
     rows = [(each.entry.seq, moment(each.set_aside_at).isoformat(), each.audited, each.reason) for each in waiting]
     names = ("entry", "since", "in the audit log", "reason")
     if as_json:
@@ -94,18 +92,16 @@ def restore(
     Erasures that the backup does not know are carried out again.  Exits with 1 if the audit log is not whole, or an
     erasure could not be proven.
     """
-    from hfthot_platform.services.accounts.accounts import Accounts
     from hfthot_platform.services.privacy.restore import restore as put_together
 
-    with Accounts.open(context.obj.settings()) as opened:
-        done = put_together(
-            opened,
-            opened_lake(context, new=accept_loss),
-            accept_loss=accept_loss,
-            rewrite=rewrite,
-            stamp=new_stamp("accounts-restore"),
-            told=note,
-        )
+    done = put_together(
+        context.obj.installation().accounts,
+        opened_lake(context, new=accept_loss),
+        accept_loss=accept_loss,
+        rewrite=rewrite,
+        stamp=new_stamp("accounts-restore"),
+        told=note,
+    )
     failed = not done.log.intact or any(each != "done" for each in done.erased.values())
     if as_json:
         print_json(asdict(done))

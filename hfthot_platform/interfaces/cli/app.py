@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -19,17 +19,19 @@ from hfthot_platform.interfaces.cli import accounts, data, health, privacy, setu
 from hfthot_platform.interfaces.cli.output import complain
 
 if TYPE_CHECKING:
+    from hfthot_platform.app.installation import Installation
     from hfthot_platform.core.settings import Settings
 
 __all__ = ["app", "main"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Shared:
-    """The options of the root command."""
+    """The options of the root command, and the installation of the one command that this process runs."""
 
     lake: str | None
     debug: bool
+    _installation: Installation | None = field(default=None, repr=False)
 
     def settings(self) -> Settings:
         """Return the settings, with the options of the command line on top."""
@@ -37,13 +39,30 @@ class Shared:
 
         return load_settings(lake_root=self.lake) if self.lake else load_settings()
 
+    def installation(self) -> Installation:
+        """Return the installation that the settings and the command line name; the root command closes it."""
+        from hfthot_platform.app.installation import Installation
+
+        if self._installation is None:
+            self._installation = Installation(self.settings())
+        return self._installation
+
+    def close(self) -> None:
+        """Close the installation, if the command used it."""
+        if self._installation is not None:
+            self._installation.close()
+
 
 class _Group(TyperGroup):
     """Turns errors into one red line, a hint and the error's exit status; `--debug` shows where they come from."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                if ctx.obj is not None:
+                    ctx.obj.close()
         except (typer.Exit, typer.Abort, TyperException):
             raise
         except BrokenPipeError:

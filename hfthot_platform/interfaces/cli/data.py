@@ -266,7 +266,6 @@ def _tell(outcomes: list[FileOutcome], *, as_json: bool) -> None:
 def _from_feed(context: typer.Context, feed: str, table: str, days: tuple[date, date], *, as_json: bool) -> None:
     from dataclasses import asdict
 
-    from hfthot_platform.app.feeds import build_feeds
     from hfthot_platform.core.errors import BadRequestError
     from hfthot_platform.services.ingest import ingest_feed
 
@@ -277,7 +276,7 @@ def _from_feed(context: typer.Context, feed: str, table: str, days: tuple[date, 
     lake.table(table)  # an unknown table is told before anything is fetched
     stamp = new_stamp("ingest")
     with progress_bar(f"fetching {table}") as progress:
-        configured = build_feeds(settings)
+        configured = context.obj.installation().feeds
         commits = ingest_feed(lake, configured, feed, table, days, settings=settings, stamp=stamp, progress=progress)
     if as_json:
         print_json([asdict(each) for each in commits])

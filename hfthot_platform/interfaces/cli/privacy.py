@@ -34,10 +34,7 @@ _RequestOnly = Annotated[
 
 @contextmanager
 def _accounts(context: typer.Context) -> Iterator[Accounts]:
-    from hfthot_platform.services.accounts.accounts import Accounts
-
-    with Accounts.open(context.obj.settings()) as accounts:
-        yield accounts
+    yield context.obj.installation().accounts
 
 
 @privacy.command()

@@ -14,7 +14,7 @@ from typer.core import TyperGroup
 from hfthot_platform.core.time import ONE_DAY, utc_from_iso
 from hfthot_platform.interfaces.cli.output import as_json as to_json
 from hfthot_platform.interfaces.cli.output import counted, note, print_json, print_table, progress_bar
-from hfthot_platform.interfaces.cli.tables import new_stamp, opened_lake, sql_limits
+from hfthot_platform.interfaces.cli.tables import new_stamp, opened_lake
 
 if TYPE_CHECKING:
     import polars as pl
@@ -110,10 +110,9 @@ def query(
 
         raise BadRequestError("spreadsheets take CSV", where="--spreadsheet", hint="Add --format csv.")
     text = _statement(statement)
-    limits = sql_limits(context)
     lake, time = opened_lake(context), _time(as_of)
     versions = dict(_version(given, text, lake) for given in at_version or ())
-    with opened(lake, text, versions=versions, as_of=time, limits=limits) as stream:
+    with opened(lake, text, versions=versions, as_of=time, limits=context.obj.installation().limits) as stream:
         if output is not None:
             rows = _to_file(stream, form, output, spreadsheet=spreadsheet)
             note(f"{output}: {counted(rows, 'row')}")
@@ -392,7 +391,7 @@ def run(
         raise BadRequestError("--to needs --from", where="sql run")
     days = None if first is None else (first.date(), _end(first.date(), end))
     models = _models(context)
-    lake = opened_lake(context, models)
+    lake = opened_lake(context)
     with progress_bar("running") as progress:
         runs = run_models(
             lake,
@@ -401,7 +400,7 @@ def run(
             days=days,
             full=full,
             stamp=new_stamp("sql"),
-            limits=sql_limits(context),
+            limits=context.obj.installation().limits,
             progress=progress,
         )
     if as_json:
@@ -477,7 +476,7 @@ def judge_tests(context: typer.Context, names: _Names = None, *, as_json: _Json 
     from hfthot_platform.services.sql.models.runner import judge
 
     models = _models(context)
-    lake, limits = opened_lake(context, models), sql_limits(context)
+    lake, limits = opened_lake(context), context.obj.installation().limits
     chosen = models.select(names or ())
     found: list[tuple[SqlModel, TestOutcome]] = []
     with progress_bar("testing") as progress:
@@ -517,10 +516,9 @@ def docs(
 
 
 def _models(context: typer.Context) -> Models:
-    from hfthot_platform.app.lake import models_of
     from hfthot_platform.core.errors import ConfigError
 
-    models = models_of(context.obj.settings())
+    models: Models = context.obj.installation().models
     if not models.folder.is_dir():
         raise ConfigError(
             f"there is no folder {str(models.folder.absolute())!r}",

@@ -17,9 +17,7 @@ from hfthot_platform.interfaces.cli.output import text as shown
 if TYPE_CHECKING:
     from hfthot_platform.domain.contracts.model import Column
     from hfthot_platform.domain.contracts.views import SqlView, View
-    from hfthot_platform.services.sql import Limits
     from hfthot_platform.services.sql.diff import Kind
-    from hfthot_platform.services.sql.models import Models
     from hfthot_platform.storage.lakehouse import Lakehouse, MaintenanceReport
 
 __all__ = ["check", "describe", "diff", "history", "maintain", "restore", "tables"]
@@ -28,34 +26,24 @@ _Table = Annotated[str, typer.Argument(metavar="TABLE", help="A table such as ma
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-def opened_lake(context: typer.Context, models: Models | None = None, *, new: bool = False) -> Lakehouse:
+def opened_lake(context: typer.Context, *, new: bool = False) -> Lakehouse:
     """Return the lake that the settings and the command line name, with the SQL models that are sound.
 
     Args:
         context: of the command.
-        models: the models, where they were read already.
         new: whether the command writes, so that the lake may be new where it was named by `--lake` or a whole path;
             a place that the working folder decides on may be the wrong one.
 
     Raises:
         LakeMissingError: there is none.
     """
-    from hfthot_platform.app.lake import open_lake
-
-    settings = context.obj.settings()
-    folder = settings.lake_folder()
-    named = context.obj.lake is not None or folder is None or folder.is_absolute()
-    lake = open_lake(settings, models=models, new=new and named)
+    installation = context.obj.installation()
+    lake: Lakehouse = installation.lake
+    folder = installation.settings.lake_folder()
+    if new and (context.obj.lake is not None or folder is None or folder.is_absolute()):
+        lake.expect_new()
     lake.require()
     return lake
-
-
-def sql_limits(context: typer.Context) -> Limits:
-    """Return what an SQL statement of this command may use."""
-    from hfthot_platform.services.sql import Limits
-
-    settings = context.obj.settings()
-    return Limits(settings.duckdb_memory, settings.duckdb_threads, settings.scratch)
 
 
 def new_stamp(what: str) -> Any:
@@ -271,7 +259,7 @@ def diff(
     """Show which rows and values changed between two versions; what both have in common is not even read."""
     from hfthot_platform.services.sql.diff import diff as compare
 
-    found = compare(opened_lake(context), name, before, after, key=key, limits=sql_limits(context))
+    found = compare(opened_lake(context), name, before, after, key=key, limits=context.obj.installation().limits)
     kinds: dict[Kind, int] = {"added": found.added, "removed": found.removed, "changed": found.changed}
     frames = {kind: found.rows(kind, rows) for kind, count in kinds.items() if count and rows}
     if as_json:

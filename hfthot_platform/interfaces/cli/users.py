@@ -31,17 +31,16 @@ def ingest_users(
     quarantined without anything personal.  Exits with 1 if a file or a row was rejected.
     """
     from hfthot_platform.core.errors import BadRequestError
-    from hfthot_platform.services.accounts.accounts import Accounts
     from hfthot_platform.services.ingest.users import ingest_user_files, ingest_user_landing
 
     if bool(paths) == landing:
         raise BadRequestError("give files or --landing, and only one of them", where="ingest-users", hint="Try --help.")
     lake, stamp = opened_lake(context, new=True), new_stamp("ingest-users")
-    with Accounts.open(context.obj.settings()) as accounts:
-        if landing:
-            outcomes = ingest_user_landing(accounts, lake, stamp=stamp)
-        else:
-            outcomes = ingest_user_files(paths or [], accounts, lake, stamp=stamp)
+    accounts = context.obj.installation().accounts
+    if landing:
+        outcomes = ingest_user_landing(accounts, lake, stamp=stamp)
+    else:
+        outcomes = ingest_user_files(paths or [], accounts, lake, stamp=stamp)
     _tell(outcomes, as_json=as_json)
     if any(each.status == "rejected" or (each.report and each.report.rejected) for each in outcomes):
         raise typer.Exit(1)

@@ -52,7 +52,7 @@ def text(value: object, name: str, *, least: int = 1, most: int = 256) -> str:
     if not least <= len(value) <= most:
         raise _wrong(name, f"it has {len(value)} characters", f"{least} to {most} are allowed.")
     # A lone surrogate cannot be stored, and a NUL ends the text for some readers and not for others.
-    if any(each == "\0" or "\ud800" <= each <= "\udfff" for each in value):
+    if any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in value):
         raise _wrong(name, "it has a character that is no text", "Leave out NUL and lone surrogates.")
     return value
 
@@ -118,9 +118,9 @@ def choice(value: object, among: Collection[_T], name: str) -> _T:
         BadRequestError: it is none of them; the message suggests the nearest.
     """
     found = text(value, name, most=100)
-    for each in among:
-        if each == found:
-            return each
+    for candidate in among:
+        if candidate == found:
+            return candidate
     raise _wrong(name, "it is none of the known ones", nearest(found, among) or f"Known: {', '.join(among)}.")
 
 

@@ -51,9 +51,9 @@ def _clear(error: BaseException, handled: BaseException | None) -> None:
     waiting: list[BaseException | None] = [error]
     seen = [handled]
     while waiting:
-        each = waiting.pop()
-        if each is None or any(each is known for known in seen):
+        found = waiting.pop()
+        if found is None or any(found is known for known in seen):
             continue
-        seen.append(each)
-        traceback.clear_frames(each.__traceback__)
-        waiting += [each.__cause__, each.__context__]
+        seen.append(found)
+        traceback.clear_frames(found.__traceback__)
+        waiting += [found.__cause__, found.__context__]

@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypedDict, Unpack
 from urllib.parse import urlparse
 
-import polars as pl
-
-from hfthot_platform.core.errors import (
-    BadRequestError,
-    HfthotError,
-    InvalidTokenError,
-    PermissionDeniedError,
-    TierForbiddenError,
-)
+from hfthot_platform.app.caller import Caller
+from hfthot_platform.app.installation import Installation
+from hfthot_platform.core.errors import BadRequestError, HfthotError, InvalidTokenError, PermissionDeniedError
 from hfthot_platform.core.time import utc_now
-from hfthot_platform.domain.access.plans import ROLES, TIERS, tier
+from hfthot_platform.domain.access.authorisation import (
+    AccountTarget,
+    Action,
+    authorise,
+)
+from hfthot_platform.domain.access.plans import ROLES, TIERS
 from hfthot_platform.interfaces.client import arguments
 from hfthot_platform.interfaces.client.boundary import sealed
-from hfthot_platform.interfaces.client.market import Market, between
-from hfthot_platform.interfaces.client.personal import decrypted
+from hfthot_platform.interfaces.client.market import Market
 from hfthot_platform.interfaces.client.results import AuditLog, Rows, UserExport
 from hfthot_platform.interfaces.client.versions import SymbolVersion, Version, versions_of_symbol
-from hfthot_platform.services.accounts.records import Request, Secret
-from hfthot_platform.storage.lakehouse.storage import Storage
+from hfthot_platform.services.accounts.records import Secret
 
 if TYPE_CHECKING:
     from hfthot_platform.core.settings import Settings
@@ -40,8 +34,8 @@ if TYPE_CHECKING:
     from hfthot_platform.services.privacy.certificate import ErasureCertificate
     from hfthot_platform.services.privacy.export import ExportFormat
     from hfthot_platform.services.privacy.hits import ErasureHit
-    from hfthot_platform.services.sql.gateway import Policy, QueryLimits, QueryResult
-    from hfthot_platform.storage.lakehouse import Lakehouse, Table
+    from hfthot_platform.services.sql.gateway import QueryLimits, QueryResult
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
 __all__ = ["LakehouseClient", "settings_of_folder"]
 
@@ -60,20 +54,6 @@ _ACTIONS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-@dataclass(frozen=True)
-class _Caller:
-    """Who calls: an account by its API key, or trusted code of the platform (no user id)."""
-
-    user_id: str | None
-    role: Role
-    tier: TierName
-
-    @property
-    def trusted(self) -> bool:
-        """Whether everything is open to it."""
-        return self.user_id is None or self.role == "admin"
-
-
 class UserChanges(TypedDict, total=False):
     """What `update_user` changes: only what is given."""
 
@@ -82,9 +62,6 @@ class UserChanges(TypedDict, total=False):
     first_name: str | None
     last_name: str | None
     preferences: Mapping[str, Any] | None
-
-
-_SYSTEM: Final = _Caller(None, "admin", "enterprise")
 
 
 @sealed
@@ -129,9 +106,9 @@ class LakehouseClient:
     ) -> None:
         settings = settings_of_folder(base_path)
         absolute = Path(base_path).expanduser().is_absolute()
-        self._start(settings, api_key, session_token, utc_now, create=create, absolute=absolute)
+        self._start(Installation(settings, create=create), api_key, session_token, owned=True, founding=absolute)
         if create:
-            self._shared.install()
+            self._installation.install()
 
     @classmethod
     def create(cls, base_path: str | Path) -> LakehouseClient:
@@ -165,29 +142,58 @@ class LakehouseClient:
             LakehouseClient(...)
         """
         client = cls.__new__(cls)
-        client._start(settings, api_key, session_token, clock, create=create or settings.names_places)  # noqa: SLF001 - made here
+        installation = Installation(settings, clock, create=create or settings.names_places)
+        client._start(installation, api_key, session_token, owned=True)  # noqa: SLF001 - made here
         if create:
-            client._shared.install()  # noqa: SLF001 - made here
+            installation.install()
+        return client
+
+    @classmethod
+    def of(
+        cls,
+        installation: Installation,
+        api_key: str | Secret | None = None,
+        *,
+        session_token: str | Secret | None = None,
+    ) -> LakehouseClient:
+        """Return a client of an installation that is open already, and stays open when the client is closed.
+
+        Example:
+            >>> from hfthot_platform import Installation
+            >>> from hfthot_platform.core.settings import load_settings
+            >>> with Installation.open(load_settings(lake_root=f"{folder}/lake")) as installation:
+            ...     LakehouseClient.of(installation).get_user(user.user_id).username == username
+            True
+        """
+        client = cls.__new__(cls)
+        client._start(installation, api_key, session_token, owned=False)  # noqa: SLF001 - made here
         return client
 
     def _start(
         self,
-        settings: Settings,
+        installation: Installation,
         api_key: str | Secret | None,
         session_token: str | Secret | None,
-        clock: Callable[[], datetime],
         *,
-        create: bool,
-        absolute: bool = False,
+        owned: bool,
+        founding: bool = False,
     ) -> None:
-        self._shared = _Shared(settings, clock, create=create, absolute=absolute)
+        self._installation = installation
+        #: Whether closing the client closes the installation.
+        self._owned = owned
+        # A wrong place is told when the client is made; the SQL models' files are read with the first table.
+        local = installation.storage.local is not None
+        #: Whether the installation begins with its first account.
+        self._founding = founding and local and not installation.exists()
+        if local and not self._founding:
+            installation.require()
         self._network: tuple[str | None, str | None] = (None, None)
         self._identify(api_key, session_token)
         if self._key is not None or self._token is not None:
             try:
                 self._identified()
             except BaseException:
-                self._shared.close()
+                self.close()
                 raise
 
     def _identify(self, api_key: str | Secret | None, session_token: str | Secret | None) -> None:
@@ -255,12 +261,12 @@ class LakehouseClient:
         arguments.optional_text(first_name, "first_name", least=0, most=1000)
         arguments.optional_text(last_name, "last_name", least=0, most=1000)
         level = arguments.choice(tier, TIERS, "tier")
-        self._shared.found()
+        if self._founding:
+            self._founding = False
+            self._installation.install()
         caller = self._caller()
-        self._require_trusted(caller, "user.register")
-        return self._accounts.register(
-            username, email, password, first_name, last_name, level, request=self._request(caller)
-        )
+        caller.authorise(Action.USER_REGISTER)
+        return self._accounts.register(username, email, password, first_name, last_name, level, request=caller.request)
 
     def login(self, username: str, password: str) -> Session:
         """Sign in with a username or an e-mail address; the session's `token` is given out here alone.
@@ -281,7 +287,7 @@ class LakehouseClient:
         """
         arguments.text(username, "username", most=2000)
         arguments.text(password, "password", most=10_000)
-        return self._accounts.login(username, password, request=self._request(self._caller()))
+        return self._accounts.login(username, password, request=self._caller().request)
 
     def logout(self, token: str | Secret) -> None:
         """End the session of a token, and no other.
@@ -295,10 +301,10 @@ class LakehouseClient:
         """
         caller = self._caller()
         clear = _clear(token, "token")
-        if not caller.trusted:
-            whose = self._accounts.verify_token(clear, request=self._request(caller)).user_id
-            self._require_own(caller, whose, "session token")
-        self._accounts.logout(clear, request=self._request(caller))
+        if not caller.principal.trusted:
+            whose = self._accounts.verify_token(clear, request=caller.request).user_id
+            self._require_own(caller, Action.SESSION_LOGOUT, whose, "session token")
+        self._accounts.logout(clear, request=caller.request)
 
     def verify_token(self, token: str | Secret) -> Session:
         """Return the session of a token: one indexed read.
@@ -314,8 +320,8 @@ class LakehouseClient:
             InactiveAccountError: the account is closed or deleted.
         """
         caller = self._caller()
-        session = self._accounts.verify_token(_clear(token, "token"), request=self._request(caller))
-        self._require_own(caller, session.user_id, "session token")
+        session = self._accounts.verify_token(_clear(token, "token"), request=caller.request)
+        self._require_own(caller, Action.SESSION_VERIFY, session.user_id, "session token")
         return session
 
     def change_password(
@@ -336,7 +342,7 @@ class LakehouseClient:
         arguments.text(old_password, "old_password", most=10_000)
         arguments.text(new_password, "new_password", most=10_000)
         kept = None if token is None else _clear(token, "token")
-        request = self._request(self._caller())
+        request = self._caller().request
         self._accounts.change_password(user_id, old_password, new_password, token=kept, request=request)
 
     def approve_user(self, user_id: str) -> User:
@@ -346,7 +352,7 @@ class LakehouseClient:
             >>> client.approve_user(user.user_id).active
             True
         """
-        return self._accounts.approve_user(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.approve_user(arguments.identifier(user_id), request=self._caller().request)
 
     def reject_user(self, user_id: str) -> User:
         """Turn a waiting registration down; for administrators.
@@ -358,7 +364,7 @@ class LakehouseClient:
         Raises:
             BadRequestError: the account does not wait for approval.
         """
-        return self._accounts.reject_user(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.reject_user(arguments.identifier(user_id), request=self._caller().request)
 
     def deactivate_user(self, user_id: str) -> User:
         """Close an account until `approve_user`: its sessions end, its keys are refused; for administrators.
@@ -367,7 +373,7 @@ class LakehouseClient:
             >>> client.deactivate_user(user.user_id).active
             False
         """
-        return self._accounts.deactivate(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.deactivate(arguments.identifier(user_id), request=self._caller().request)
 
     def get_user(self, user_id: str) -> User:
         """Return an account, decrypted, also a softly deleted one.
@@ -380,7 +386,7 @@ class LakehouseClient:
             UnknownUserError, ErasedSubjectError: there is none, or none any more.
             PermissionDeniedError: it is another one's.
         """
-        return self._accounts.get_user(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.get_user(arguments.identifier(user_id), request=self._caller().request)
 
     def list_users(
         self,
@@ -413,7 +419,7 @@ class LakehouseClient:
             deleted=None if deleted is None else arguments.flag(deleted, "deleted"),
             limit=arguments.count(limit, "limit", least=1, most=1000),
             after=None if after is None else arguments.identifier(after, "after"),
-            request=self._request(self._caller()),
+            request=self._caller().request,
         )
 
     def update_user(self, user_id: str, **changes: Unpack[UserChanges]) -> User:
@@ -442,7 +448,7 @@ class LakehouseClient:
                 )
             if name != "preferences":
                 arguments.optional_text(value, name, least=0, most=2000)
-        return self._accounts.update_user(user_id, **changes, request=self._request(self._caller()))
+        return self._accounts.update_user(user_id, **changes, request=self._caller().request)
 
     def set_role(self, user_id: str, role: Role) -> User:
         """Give an account another role; for administrators, and for trusted code to make the first one.
@@ -453,7 +459,7 @@ class LakehouseClient:
         """
         arguments.identifier(user_id)
         wanted = arguments.choice(role, ROLES, "role")
-        return self._accounts.set_role(user_id, wanted, request=self._request(self._caller()))
+        return self._accounts.set_role(user_id, wanted, request=self._caller().request)
 
     def upgrade_tier(self, user_id: str, tier: TierName) -> User:
         """Move an account to another tier, up or down; for administrators.  Its API keys grant the new one at once.
@@ -464,7 +470,7 @@ class LakehouseClient:
         """
         arguments.identifier(user_id)
         wanted = arguments.choice(tier, TIERS, "tier")
-        return self._accounts.upgrade_tier(user_id, wanted, request=self._request(self._caller()))
+        return self._accounts.upgrade_tier(user_id, wanted, request=self._caller().request)
 
     # -- keys and quotas --------------------------------------------------------------------------------------
 
@@ -477,7 +483,7 @@ class LakehouseClient:
             >>> keys["provider_keys"]["finnhub"]["api_key"], keys["data_sharing_consent"], keys["hfthot_api_key"]
             ('a key of theirs', True, None)
         """
-        return self._accounts.get_api_keys(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.get_api_keys(arguments.identifier(user_id), request=self._caller().request)
 
     def save_api_keys(
         self,
@@ -506,7 +512,7 @@ class LakehouseClient:
         arguments.identifier(user_id)
         given = arguments.provider_secrets(provider_keys)
         consent = None if data_sharing_consent is None else arguments.flag(data_sharing_consent, "data_sharing_consent")
-        return self._accounts.save_api_keys(user_id, given, consent, request=self._request(self._caller()))
+        return self._accounts.save_api_keys(user_id, given, consent, request=self._caller().request)
 
     def generate_hfthot_api_key(self, user_id: str) -> ApiKey:
         """Make a further API key of the account; its `key` is given out here alone.
@@ -520,7 +526,7 @@ class LakehouseClient:
             True
         """
         user_id = arguments.identifier(user_id)
-        return self._accounts.generate_hfthot_api_key(user_id, request=self._request(self._caller()))
+        return self._accounts.generate_hfthot_api_key(user_id, request=self._caller().request)
 
     def rotate_api_key(self, user_id: str, key_id: str | None = None) -> ApiKey:
         """Replace a valid key (the newest unless named): the old one is refused from this moment on.
@@ -532,7 +538,7 @@ class LakehouseClient:
         """
         arguments.identifier(user_id)
         which = None if key_id is None else arguments.identifier(key_id, "key_id")
-        return self._accounts.rotate_api_key(user_id, which, request=self._request(self._caller()))
+        return self._accounts.rotate_api_key(user_id, which, request=self._caller().request)
 
     def revoke_api_key(self, user_id: str, key_id: str) -> None:
         """Refuse a key from this moment on.
@@ -545,7 +551,7 @@ class LakehouseClient:
         """
         arguments.identifier(user_id)
         which = arguments.identifier(key_id, "key_id")
-        self._accounts.revoke_api_key(user_id, which, request=self._request(self._caller()))
+        self._accounts.revoke_api_key(user_id, which, request=self._caller().request)
 
     def list_api_keys(self, user_id: str) -> list[ApiKey]:
         """Return all keys that were issued to an account, the newest first; never the keys themselves.
@@ -554,7 +560,7 @@ class LakehouseClient:
             >>> client.list_api_keys(user.user_id)
             []
         """
-        return self._accounts.list_api_keys(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.list_api_keys(arguments.identifier(user_id), request=self._caller().request)
 
     def verify_api_key(self, key: str | Secret) -> ApiKey:
         """Return whose key it is, with the account's role and tier now: one indexed read.
@@ -571,9 +577,9 @@ class LakehouseClient:
         """
         caller = self._caller()
         # A caller's own request was counted just now; trusted code asks because somebody makes one.
-        clear, request = _clear(key, "key"), self._request(caller)
-        found = self._accounts.verify_api_key(clear, request=request, counted=caller.user_id is None)
-        self._require_own(caller, found.user_id, "API key")
+        clear, request = _clear(key, "key"), caller.request
+        found = self._accounts.verify_api_key(clear, request=request, counted=caller.principal.user_id is None)
+        self._require_own(caller, Action.API_KEY_VERIFY, found.user_id, "API key")
         return found
 
     def update_query_count(self, user_id: str, provider: str, increment: int = 1) -> QueryStats:
@@ -590,7 +596,7 @@ class LakehouseClient:
         arguments.identifier(user_id)
         known = arguments.name_of_provider(provider)
         uses = arguments.count(increment, "increment", least=1, most=1_000_000_000)
-        return self._accounts.update_query_count(user_id, known, uses, request=self._request(self._caller()))
+        return self._accounts.update_query_count(user_id, known, uses, request=self._caller().request)
 
     def get_query_stats(self, user_id: str, provider: str) -> QueryStats:
         """Return the state of a data provider's quota.
@@ -601,7 +607,7 @@ class LakehouseClient:
         """
         arguments.identifier(user_id)
         known = arguments.name_of_provider(provider)
-        return self._accounts.get_query_stats(user_id, known, request=self._request(self._caller()))
+        return self._accounts.get_query_stats(user_id, known, request=self._caller().request)
 
     def usage(self, user_id: str) -> Usage:
         """Return what an account used today and what its tier allows.
@@ -611,7 +617,7 @@ class LakehouseClient:
             >>> used.tier, used.requests_today, used.requests.count, used.websocket_streams
             ('free', 0, 60, 1)
         """
-        return self._accounts.usage(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.usage(arguments.identifier(user_id), request=self._caller().request)
 
     # -- tables and their versions ----------------------------------------------------------------------------
 
@@ -636,18 +642,14 @@ class LakehouseClient:
         caller = self._caller()
         if name.startswith(_SYMBOL):
             symbol = arguments.name_of_symbol(name.removeprefix(_SYMBOL), "table")
-            self._require_readable(caller, "market.bars", "table.versions")
+            caller.table("market.bars", Action.TABLE_VERSIONS)
             touched = versions_of_symbol(self._lake, symbol)
             # A symbol that the lake does not have is whatever the caller typed, and is kept nowhere.
-            self._audit(caller, "table.versions", name if touched else _SYMBOL.rstrip("/"))
+            caller.record_read(Action.TABLE_VERSIONS, name if touched else _SYMBOL.rstrip("/"))
             return touched
-        found = self._require_readable(caller, name, "table.versions")
-        if found.contract.namespace == _ACCOUNTS:
-            self._flush()
-        self._audit(caller, "table.versions", name)
         return [
-            Version(version=each.version, ts=each.timestamp, operation=each.operation)
-            for each in found.readable_versions()
+            Version(version=commit.version, ts=commit.timestamp, operation=commit.operation)
+            for commit in caller.versions(name)
         ]
 
     def read_version(self, table: str, version: int) -> Rows:
@@ -671,7 +673,8 @@ class LakehouseClient:
             DecryptionError: somebody altered the stored rows.
         """
         name = arguments.text(table, "table", most=200)
-        return self._read(name, arguments.count(version, "version"), None)
+        number = arguments.count(version, "version")
+        return Rows.of(self._caller().read(name, version=number))
 
     def read_at_timestamp(self, table: str, ts: datetime | str) -> Rows:
         """Return a table as it was at a time; otherwise as `read_version`.
@@ -693,7 +696,7 @@ class LakehouseClient:
         at = arguments.moment(ts, "ts", naive=True)
         if at is None:
             raise BadRequestError("it is missing", where="argument 'ts'", hint="Give a datetime with a time zone.")
-        return self._read(name, None, at)
+        return Rows.of(self._caller().read(name, as_of=at))
 
     def market(self, symbol: str, venue: str | None = None) -> Market:
         """Return what the lake has of a symbol: `.ohlcv(interval)`, `.trades()`, `.closes()`.
@@ -716,9 +719,9 @@ class LakehouseClient:
 
         def opened(name: str) -> datetime | None:
             caller = self._caller()
-            self._require_readable(caller, name, "table.read")
-            self._audit(caller, "table.read", name)
-            return self._earliest(caller)
+            caller.table(name)
+            caller.record_read(Action.TABLE_READ, name)
+            return caller.earliest
 
         try:
             name = arguments.name_of_symbol(symbol)
@@ -738,7 +741,7 @@ class LakehouseClient:
         try:
             caller = self._caller()
             for name in SYMBOL_TABLES:
-                self._require_readable(caller, name, "table.read")
+                caller.table(name)
             return same_symbol(symbol, known_symbols(self._lake))
         except HfthotError:
             return None
@@ -775,30 +778,16 @@ class LakehouseClient:
             QuotaExceededError: the tier's statements are used up; `resets_at` says until when.
             TierForbiddenError: the tier has no SQL.
         """
-        from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway
+        from hfthot_platform.services.sql.gateway import QueryLimits
 
         arguments.text(query, "query", most=100_000)
         if limits is not None and not isinstance(limits, QueryLimits):
-            raise BadRequestError("they are no QueryLimits", where="argument 'limits'", hint="Leave them out.")
+            raise BadRequestError(
+                f"a {type(limits).__name__} is not a QueryLimits", where="argument 'limits'", hint="Leave it out."
+            )
         chosen = arguments.versions_by_table(versions)
         at = arguments.moment(as_of, "as_of")
-        caller = self._caller()
-        policy = self._policy(caller)
-        if policy.queries is not None and policy.queries.count == 0:
-            what = f"SQL is not part of the tier {caller.tier!r}"
-            error = TierForbiddenError(what, where="sql", hint="A larger plan has it.")
-            raise self._refused(caller, "sql.query", None, error)
-        if caller.trusted:
-            self._flush()  # what it wrote a moment ago is in the user tables then
-        gateway = SqlGateway(self._lake, policy, quota=lambda: self._count_statement(caller))
-        try:
-            with gateway:
-                result = gateway.query(query, params, format=format, limits=limits, versions=chosen, as_of=at)
-        except HfthotError as error:
-            self._record_failure(caller, "sql.query", error)
-            raise
-        self._audit(caller, "sql.query", ", ".join(sorted(result.tables))[:400] or None)
-        return result
+        return self._caller().query(query, params, format=format, limits=limits, versions=chosen, as_of=at)
 
     # -- the person's rights ------------------------------------------------------------------------------------
 
@@ -825,7 +814,7 @@ class LakehouseClient:
 
         arguments.identifier(user_id)
         form = arguments.choice(format, FORMATS, "format")
-        request = self._request(self._caller())
+        request = self._caller().request
         return UserExport(export_user_data(self._accounts, self._lake, user_id, form, request=request))
 
     def delete_user_soft(self, user_id: str) -> User:
@@ -837,7 +826,7 @@ class LakehouseClient:
             >>> client.delete_user_soft(user.user_id).erase_after > user.created_at
             True
         """
-        return self._accounts.delete_user_soft(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.delete_user_soft(arguments.identifier(user_id), request=self._caller().request)
 
     def restore_user(self, user_id: str) -> User:
         """Take a soft deletion back; for administrators, since the person cannot sign in.
@@ -850,7 +839,7 @@ class LakehouseClient:
         Raises:
             ErasedSubjectError: the time for it is over.
         """
-        return self._accounts.restore_user(arguments.identifier(user_id), request=self._request(self._caller()))
+        return self._accounts.restore_user(arguments.identifier(user_id), request=self._caller().request)
 
     def delete_user_permanent(self, user_id: str, keep_history: bool = True) -> ErasureCertificate:  # noqa: FBT001, FBT002
         """Erase a person for good, prove it, and return the signed certificate.
@@ -883,8 +872,8 @@ class LakehouseClient:
         keep = arguments.flag(keep_history, "keep_history")
         caller = self._caller()
         if not keep:
-            self._require_trusted(caller, "privacy.erase_history")
-        request = self._request(caller)
+            caller.authorise(Action.PRIVACY_ERASE_HISTORY, AccountTarget(user_id))
+        request = caller.request
         return delete_user_permanent(self._accounts, self._lake, user_id, keep, request=request)
 
     def resume_erasure(self, request_id: str) -> ErasureCertificate:
@@ -906,7 +895,7 @@ class LakehouseClient:
         from hfthot_platform.services.privacy.erasure import run_erasure
 
         arguments.identifier(request_id, "request_id")
-        self._require_trusted(self._caller(), "privacy.erasure_resume")
+        self._caller().authorise(Action.PRIVACY_ERASURE_RESUME)
         return run_erasure(self._accounts, self._lake, request_id)
 
     def erasure_hits(self, request_id: str, *, reveal: bool = False) -> list[ErasureHit]:
@@ -931,8 +920,8 @@ class LakehouseClient:
         arguments.identifier(request_id, "request_id")
         shown = arguments.flag(reveal, "reveal")
         caller = self._caller()
-        self._require_trusted(caller, "privacy.erasure_hits")
-        return erasure_hits(self._accounts, request_id, reveal=shown, request=self._request(caller))
+        caller.authorise(Action.PRIVACY_ERASURE_HITS)
+        return erasure_hits(self._accounts, request_id, reveal=shown, request=caller.request)
 
     def accept_erasure_hit(self, request_id: str, hit: str, reason: str, *, everywhere: bool = False) -> None:
         """Accept that a hit is nothing of the erased person's; then `resume_erasure`.  For administrators.
@@ -960,8 +949,8 @@ class LakehouseClient:
         arguments.text(reason, "reason", most=1000)
         wide = arguments.flag(everywhere, "everywhere")
         caller = self._caller()
-        self._require_trusted(caller, "privacy.erasure_accept")
-        request = self._request(caller)
+        caller.authorise(Action.PRIVACY_ERASURE_ACCEPT)
+        request = caller.request
         accept_erasure_hit(self._accounts, request_id, hit, reason, everywhere=wide, request=request)
 
     def verify_certificate(
@@ -1030,23 +1019,8 @@ class LakehouseClient:
         kind = None if action_type is None else arguments.text(action_type, "action_type", most=100)
         first = _bound(start_date, "start_date", days=0)
         end = _bound(end_date, "end_date", days=1)
-        caller = self._caller()
-        if whose is None or whose != caller.user_id:
-            self._require_trusted(caller, "audit.read")
-        conditions = [pl.lit(value=True)]
-        if whose is not None:
-            conditions.append(pl.col("subject_id") == self._accounts.subject_of(whose))
-        if kind is not None:
-            action = pl.col("action")
-            wanted = _ACTIONS.get(kind, (kind,))
-            conditions.append(
-                pl.any_horizontal((action == each) | action.str.starts_with(f"{each}.") for each in wanted)
-            )
-        self._flush()
-        table = self._lake.table("audit_log")
-        rows = table.scan().filter(*conditions, between(table.contract, first, end)).sort("seq").collect()
-        self._accounts.record("audit.read", user_id=whose, request=self._request(caller))
-        return AuditLog.of(decrypted(self._accounts, table.contract, rows))
+        actions = None if kind is None else _ACTIONS.get(kind, (kind,))
+        return AuditLog.of(self._caller().audit_log(whose, actions=actions, start=first, end=end))
 
     # -- life -------------------------------------------------------------------------------------------------
 
@@ -1058,8 +1032,7 @@ class LakehouseClient:
             >>> client.list_versions("users")[-1]["operation"]
             'APPLY'
         """
-        self._caller()
-        self._flush()
+        self._caller().publish_accounts()
 
     def close(self) -> None:
         """Write what is counted in memory, and close the operational store.
@@ -1067,7 +1040,8 @@ class LakehouseClient:
         Example:
             >>> client.close()
         """
-        self._shared.close()
+        if self._owned:
+            self._installation.close()
 
     def __enter__(self) -> Self:
         return self
@@ -1079,209 +1053,52 @@ class LakehouseClient:
         raise TypeError("a LakehouseClient holds keys and connections; open one in the other process")
 
     def __repr__(self) -> str:
-        return f"LakehouseClient({self._shared.storage.root!r}, {self._as_whom()})"
+        return f"LakehouseClient({self._installation.storage.root!r}, {self._as_whom()})"
+
+    @property
+    def installation(self) -> Installation:
+        """Return the installation behind the client: its lake, accounts and settings, for code of the platform.
+
+        Example:
+            >>> client.installation.lake.table("market.bars").version() is not None
+            True
+        """
+        return self._installation
 
     # -- internals ----------------------------------------------------------------------------------------------
-
-    def _flush(self) -> None:
-        from hfthot_platform.services.publication.publisher import flush
-
-        self._accounts.flush()
-        flush(self._accounts.store, self._lake)
 
     @property
     def _lake(self) -> Lakehouse:
         """The tables themselves."""
-        return self._shared.lake
+        return self._installation.lake
 
     @property
     def _accounts(self) -> Accounts:
-        return self._shared.accounts
+        return self._installation.accounts
 
-    def _caller(self) -> _Caller:
-        """Return who calls, verified now."""
+    def _caller(self) -> Caller:
+        """Return who calls, verified now, once the request is counted."""
         caller = self._identified()
-        if caller.user_id is not None and not caller.trusted:
-            self._accounts.count_request(caller.user_id, request=self._request(caller))
+        caller.count_request()
         return caller
 
-    def _identified(self) -> _Caller:
-        """Return who calls, verified now, before anything is counted."""
-        found: ApiKey | Session
-        if self._token is not None:
-            found = self._accounts.verify_token(self._token.get_secret_value())
-        elif self._key is not None:
-            found = self._accounts.verify_api_key(self._key.get_secret_value(), counted=False)
-        else:
-            return _SYSTEM
-        return _Caller(found.user_id, found.role, found.tier)
-
-    def _request(self, caller: _Caller) -> Request:
+    def _identified(self) -> Caller:
         ip, user_agent = self._network
-        return Request(ip=ip, user_agent=user_agent, actor_id=caller.user_id)
+        return Caller.verified(
+            self._installation, api_key=self._key, session_token=self._token, ip=ip, user_agent=user_agent
+        )
 
-    def _policy(self, caller: _Caller) -> Policy:
-        from hfthot_platform.services.sql.gateway import Policy
-
-        return Policy.of(caller.tier, caller.role, caller.user_id or "system")
-
-    def _readable(self, policy: Policy) -> Mapping[str, Sequence[str]]:
-        """Return the tables that a policy opens, each with its columns: the rule of the SQL gateway."""
-        from hfthot_platform.services.sql.gateway.catalog import readable
-
-        return readable(self._lake, policy)
-
-    def _require_own(self, caller: _Caller, user_id: str, what: str) -> None:
+    def _require_own(self, caller: Caller, action: Action, user_id: str, what: str) -> None:
         """Tell an account of another one's token or key what it would be told of one that nobody issued."""
-        if not caller.trusted and user_id != caller.user_id:
-            raise InvalidTokenError(f"this is no {what} of yours", where=what, hint="Use your own.")
+        try:
+            authorise(caller.principal, action, AccountTarget(user_id))
+        except PermissionDeniedError:
+            raise InvalidTokenError(f"the {what} is not yours", where=what, hint="Use your own.") from None
 
     def _as_whom(self) -> str:
         if self._token is not None:
             return "with a session"
         return "trusted" if self._key is None else "with an API key"
-
-    def _require_trusted(self, caller: _Caller, action: str) -> None:
-        if not caller.trusted:
-            what = f"the role {caller.role!r} may not do this"
-            raise self._refused(caller, action, None, PermissionDeniedError(what, where=action, hint="Ask an admin."))
-
-    def _require_readable(self, caller: _Caller, name: str, action: str) -> Table:
-        """Return a table that the caller may read, if only its own rows of it."""
-        table = self._lake.table(name)
-        contract = table.contract
-        if caller.trusted or contract.namespace == _ACCOUNTS:
-            return table
-        policy = self._policy(caller)
-        if name not in self._readable(policy):
-            above = replace(policy, denied=frozenset(), history=None)
-            kind = TierForbiddenError if name in self._readable(above) else PermissionDeniedError
-            what = f"the tier {caller.tier!r} and the role {caller.role!r} may not read it"
-            error = kind(what, where=name, hint="A larger plan, or an administrator, has it.")
-            raise self._refused(caller, action, name, error)
-        return table
-
-    def _read(self, name: str, version: int | None, as_of: datetime | None) -> Rows:
-        caller = self._caller()
-        table = self._require_readable(caller, name, "table.read")
-        contract = table.contract
-        if contract.namespace == _ACCOUNTS:
-            self._flush()
-            rows = table.scan(version, as_of)
-            if not caller.trusted:
-                rows = rows.filter(pl.col("subject_id") == self._accounts.subject_of(caller.user_id or ""))
-            found = decrypted(self._accounts, contract, rows.sort(contract.sort_by).collect()).lazy()
-        else:
-            found = table.scan(version, as_of)
-            if not caller.trusted:
-                found = found.select(self._readable(self._policy(caller))[name])
-                if (earliest := self._earliest(caller)) is not None:
-                    found = found.filter(between(contract, earliest, None))
-        resolved = f"{name} at {as_of.isoformat()}" if as_of is not None else f"{name} version {version}"
-        self._audit(caller, "table.read", resolved, always=contract.namespace == _ACCOUNTS)
-        return Rows.of(found)
-
-    def _earliest(self, caller: _Caller) -> datetime | None:
-        """Return how far back the caller may read, None for all."""
-        depth = None if caller.trusted else tier(caller.tier).history
-        return None if depth is None else self._lake.clock() - depth
-
-    def _count_statement(self, caller: _Caller) -> None:
-        if caller.user_id is not None and not caller.trusted:
-            self._accounts.count_use(caller.user_id, "sql_queries", request=self._request(caller))
-
-    def _audit(self, caller: _Caller, action: str, resource: str | None, *, always: bool = False) -> None:
-        """Record what the caller read; trusted code is recorded where persons are concerned."""
-        if always or caller.user_id is not None:
-            self._accounts.record(action, user_id=caller.user_id, resource=resource, request=self._request(caller))
-
-    def _record_failure(self, caller: _Caller, action: str, error: HfthotError) -> None:
-        detail = {"error": type(error).__name__}
-        request = self._request(caller)
-        self._accounts.record(action, outcome="failure", user_id=caller.user_id, detail=detail, request=request)
-
-    def _refused(
-        self, caller: _Caller, action: str, resource: str | None, error: PermissionDeniedError
-    ) -> PermissionDeniedError:
-        """Record a refused attempt and return its error."""
-        detail = {"error": type(error).__name__}
-        self._accounts.record(
-            action,
-            outcome="refused",
-            user_id=caller.user_id,
-            resource=resource,
-            detail=detail,
-            request=self._request(caller),
-        )
-        return error
-
-
-class _Shared:
-    """The lake and the accounts behind one client and those made from it; the accounts are opened when needed."""
-
-    def __init__(
-        self, settings: Settings, clock: Callable[[], datetime], *, create: bool, absolute: bool = False
-    ) -> None:
-        self.settings = settings
-        self.clock = clock
-        self._create = create
-        # A wrong place is told when the client is made; the SQL models' tables are read with the first table.
-        self.storage = Storage.parse(settings.lake_root, settings.plain_storage_options())
-        self._accounts: Accounts | None = None
-        self._lock = threading.Lock()
-        self._new = False
-        if not create and self.storage.local is not None:
-            self._new = absolute and not self._installed()
-            if not self._new:
-                self._require_installation()
-
-    def _installed(self) -> bool:
-        from hfthot_platform.storage.lakehouse import Lakehouse
-        from hfthot_platform.storage.operational.store import Store
-
-        return Store.exists(self.settings) or Lakehouse(self.storage).exists()
-
-    def _require_installation(self) -> None:
-        from hfthot_platform.storage.lakehouse import Lakehouse
-
-        if not self._installed():
-            Lakehouse(self.storage).require()
-
-    def found(self) -> None:
-        """Make the installation with its first account, where the folder was named absolutely and has none."""
-        if self._new:
-            self._new, self._create = False, True
-            vars(self).pop("lake", None)
-            self.install()
-
-    def install(self) -> None:
-        """Make what is not there: lake, store and keys."""
-        self.lake.create()
-        _ = self.accounts
-
-    @cached_property
-    def lake(self) -> Lakehouse:
-        from hfthot_platform.app.lake import open_lake
-
-        # On an object store only reading tells whether there is a lake.
-        known = self.storage.local is not None and not self._new
-        return open_lake(self.settings, self.clock, new=self._create or known)
-
-    @property
-    def accounts(self) -> Accounts:
-        if self._accounts is None:
-            from hfthot_platform.services.accounts.accounts import Accounts
-
-            with self._lock:
-                if self._accounts is None:
-                    self._accounts = Accounts.open(self.settings, self.clock, create=self._create)
-        return self._accounts
-
-    def close(self) -> None:
-        with self._lock:
-            accounts, self._accounts = self._accounts, None
-        if accounts is not None:
-            accounts.close()
 
 
 def settings_of_folder(base_path: str | Path) -> Settings:

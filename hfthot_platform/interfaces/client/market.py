@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
 from hfthot_platform.core.errors import AmbiguousVenueError, BadRequestError, UnknownSymbolError, nearest_symbol
 from hfthot_platform.core.intervals import interval as interval_of
-from hfthot_platform.core.time import PartitionValue, day_at_or_after, partition_value
+from hfthot_platform.domain.contracts.periods import between, partition_bounds
 from hfthot_platform.domain.market.bars import bars_at
 from hfthot_platform.interfaces.client.arguments import count, moment
 from hfthot_platform.storage.lakehouse.commits import may_hold_text
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse
     from hfthot_platform.storage.lakehouse.snapshot import Snapshot
 
-__all__ = ["SYMBOL_TABLES", "Market", "MarketQuery", "between", "known_symbols"]
+__all__ = ["SYMBOL_TABLES", "Market", "MarketQuery", "known_symbols"]
 
 #: What is done to rows, one by one.
 _Step = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -34,43 +34,6 @@ _TABLES: Final = ("market.bars_1m", "market.bars", "market.closes", "market.trad
 SYMBOL_TABLES: Final = ("market.bars", "market.closes")
 #: What comes after a row's time.
 _LEAD: Final = ("open", "high", "low", "close", "price", "amount", "side", "volume")
-
-
-def between(contract: TableContract, start: datetime | None, end: datetime | None) -> pl.Expr:
-    """Return the filter for the rows of a table from a time to before another; it prunes partitions.
-
-    A table without a time column is kept whole.  A date counts as its midnight UTC.
-    """
-    condition = pl.lit(value=True)
-    if contract.time_column is None:
-        return condition
-    dates = contract.column(contract.time_column).polars == pl.Date()
-    time = pl.col(contract.time_column)
-    first, last = _partition_bounds(contract, start, end)
-    if start is not None:
-        condition &= time >= (day_at_or_after(start) if dates else start)
-    if end is not None:
-        condition &= time < (day_at_or_after(end) if dates else end)
-    if contract.partition_by is not None:
-        if first is not None:
-            condition &= pl.col(contract.partition_by) >= first
-        if last is not None:
-            condition &= pl.col(contract.partition_by) <= last
-    return condition
-
-
-def _partition_bounds(
-    contract: TableContract, start: datetime | None, end: datetime | None
-) -> tuple[PartitionValue | None, PartitionValue | None]:
-    """Return the first and the last partition value of a span, None for none."""
-    last = None if end is None else end - timedelta(microseconds=1)
-    return _partition_of(contract, start), _partition_of(contract, last)
-
-
-def _partition_of(contract: TableContract, at: datetime | None) -> PartitionValue | None:
-    if at is None:
-        return None
-    return partition_value(contract.partition_by or "date", at.astimezone(UTC).date())
 
 
 def known_symbols(lake: Lakehouse) -> set[str]:
@@ -204,7 +167,7 @@ def _files_by_partition(
 ) -> dict[Any, list[int]]:
     """Return the positions of the files that may have rows of a symbol in a span, by the value of their partition."""
     by = snapshot.contract.partition_by
-    first, last = _partition_bounds(snapshot.contract, start, end)
+    first, last = partition_bounds(snapshot.contract, start, end)
     none = [None] * len(snapshot.names)
     columns = (snapshot.values(name) or none for name in (f"partition.{by}", "min.symbol", "max.symbol"))
     found: dict[Any, list[int]] = {}

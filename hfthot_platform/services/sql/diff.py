@@ -18,8 +18,8 @@ from hfthot_platform.core.duckdb import quoted
 from hfthot_platform.core.errors import UnknownColumnError, UnknownTableError, nearest
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.views import View
-from hfthot_platform.services.sql.engine import Limits, SqlStream, opened_plan
-from hfthot_platform.services.sql.relations import Source, listed, resolve
+from hfthot_platform.services.sql.engine import Limits, SqlStream, opened_resolved
+from hfthot_platform.services.sql.relations import TableAtVersion, listed, resolve
 from hfthot_platform.services.sql.statement import Statement, parse
 
 if TYPE_CHECKING:
@@ -161,12 +161,12 @@ class _Comparison:
         self._key = key
         self._versions = (before, after)
         self._limits = limits
-        plan = resolve(lake, self._statement("SELECT 1 FROM {joined}"))
-        paths = [frozenset() if each.files is None else frozenset(each.files.paths) for each in plan.sources]
+        found = resolve(lake, self._statement("SELECT 1 FROM {joined}"))
+        paths = [frozenset() if table.files is None else frozenset(table.files.paths) for table in found.sources]
         shared = frozenset.intersection(*paths) if lake.storage.opens_by_path else frozenset()
-        self._plan = replace(plan, sources=tuple(_without(each, shared) for each in plan.sources))
+        self._resolved = replace(found, sources=tuple(_without(table, shared) for table in found.sources))
         self.files_shared = len(shared)
-        self.files_read = sum(len(each - shared) for each in paths)
+        self.files_read = sum(len(path - shared) for path in paths)
 
     def counts(self, compared: Sequence[str]) -> dict[str, int]:
         """Return the numbers of rows, and for each column of how many changed rows it has another value."""
@@ -181,7 +181,7 @@ class _Comparison:
     def has_repeated_keys(self, counts: dict[str, int]) -> bool:
         """Whether the join counted rows several times, which it does only where a key is there several times."""
         rows = []
-        for source in self._plan.sources:
+        for source in self._resolved.sources:
             records = [] if source.files is None else source.files.entries.column("num_records").to_pylist()
             rows.append(None if None in records else sum(records))
         found = (counts["left"], counts["right"])
@@ -190,27 +190,27 @@ class _Comparison:
     @contextmanager
     def opened(self, sql: str) -> Iterator[SqlStream]:
         """Run a SELECT FROM {joined}."""
-        with opened_plan(self._lake, self._statement(sql), self._plan, limits=self._limits) as stream:
+        with opened_resolved(self._lake, self._statement(sql), self._resolved, limits=self._limits) as stream:
             yield stream
 
     def _statement(self, sql: str) -> Statement:
         contract, (before, after) = self.contract, self._versions
         name = ".".join(map(quoted, contract.parts))
-        values = [each for each in contract.column_names if each not in self._key]
+        values = [column_name for column_name in contract.column_names if column_name not in self._key]
         nth = ""
         if self.numbered:
             order = f" ORDER BY {listed(values)}" if values else ""
             nth = f", row_number() OVER (PARTITION BY {listed(self._key)}{order}) AS {_NTH}"
-        on = [f"a.{quoted(each)} {_equals(contract, each)} b.{quoted(each)}" for each in self._key]
+        on = [f"a.{quoted(column)} {_equals(contract, column)} b.{quoted(column)}" for column in self._key]
         on += [f"a.{_NTH} = b.{_NTH}"] if self.numbered else []
         select = f"SELECT *, true AS {_IN}{nth} FROM {name} VERSION AS OF"  # noqa: S608 - names from the contract
-        sides = [f"({select} {int(each)})" for each in (before, after)]
+        sides = [f"({select} {int(side)})" for side in (before, after)]
         joined = f"{sides[0]} a FULL JOIN {sides[1]} b ON {' AND '.join(on)}"
         text = sql.replace("{joined}", joined).replace("{differs}", _differs(values))
         return parse(text, {contract.name})
 
 
-def _without(source: Source, shared: frozenset[str]) -> Source:
+def _without(source: TableAtVersion, shared: frozenset[str]) -> TableAtVersion:
     files = source.files
     if files is None or not shared:
         return source
@@ -219,7 +219,9 @@ def _without(source: Source, shared: frozenset[str]) -> Source:
 
 
 def _differs(columns: Sequence[str]) -> str:
-    return f"({' OR '.join(f'a.{quoted(each)} IS DISTINCT FROM b.{quoted(each)}' for each in columns) or 'false'})"
+    return (
+        f"({' OR '.join(f'a.{quoted(column)} IS DISTINCT FROM b.{quoted(column)}' for column in columns) or 'false'})"
+    )
 
 
 def _equals(contract: TableContract, name: str) -> str:

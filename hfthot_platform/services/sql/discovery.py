@@ -107,7 +107,7 @@ def versions(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
             of = view.of.name
         if of not in known:
             known[of] = _history(lake.table(of))
-        rows += [{"table_name": name, **each} for each in known[of]]
+        rows += [{"table_name": name, **entry} for entry in known[of]]
     return pl.DataFrame(
         rows,
         schema={
@@ -125,19 +125,19 @@ def versions(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
 def _history(table: Table) -> list[dict[str, object]]:
     try:
         history = table.versions()
-        readable = {each.version for each in table.readable_versions()}
+        readable = {readable_version.version for readable_version in table.readable_versions()}
     except LakehouseError:
         return [{"operation": "UNREADABLE", "readable": False}]
     return [
         {
-            "version": each.version,
-            "ts": each.timestamp,
-            "operation": each.operation,
-            "rows": each.rows,
-            "run_id": each.run_id or None,
-            "readable": each.version in readable,
+            "version": version.version,
+            "ts": version.timestamp,
+            "operation": version.operation,
+            "rows": version.rows,
+            "run_id": version.run_id or None,
+            "readable": version.version in readable,
         }
-        for each in history
+        for version in history
     ]
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, TypeVar
@@ -26,15 +26,24 @@ import pyarrow as pa
 from hfthot_platform.core.duckdb import complaint_of, literal, new_database, prepare, shut_in, sql_error
 from hfthot_platform.core.errors import BadRequestError, DamagedTableError, SqlError
 from hfthot_platform.services.sql.frames import as_frame, narrowed
-from hfthot_platform.services.sql.relations import Plan, known_names, register, resolve, unknown_table
+from hfthot_platform.services.sql.relations import Resolved, known_names, register, resolve, unknown_table
 from hfthot_platform.services.sql.spill import spill_folder
-from hfthot_platform.services.sql.sql_parser import ADVISER
 from hfthot_platform.services.sql.statement import Statement, parse, tokens_of
 
 if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse
 
-__all__ = ["Connect", "Limits", "Parameters", "SqlResult", "SqlStream", "opened", "opened_plan", "query"]
+__all__ = [
+    "Connect",
+    "Databases",
+    "Limits",
+    "Parameters",
+    "SqlResult",
+    "SqlStream",
+    "opened",
+    "opened_resolved",
+    "query",
+]
 
 #: Values of `$name` parameters, or of `?` parameters in order.
 Parameters = Mapping[str, object] | Sequence[object]
@@ -74,12 +83,12 @@ class SqlResult:
 class SqlStream:
     """The rows of a statement, piece by piece; good once, inside its `opened` block."""
 
-    def __init__(self, worker: _Worker, relation: duckdb.DuckDBPyRelation, context: _Context) -> None:
-        self._worker = worker
+    def __init__(self, calls: _InterruptibleCalls, relation: duckdb.DuckDBPyRelation, context: _Context) -> None:
+        self._calls = calls
         self._relation = relation
         self._context = context
         #: As in `SqlResult`.
-        self.tables: dict[str, int] = context.plan.tables
+        self.tables: dict[str, int] = context.resolved.tables
         #: As in `SqlResult`.
         self.bytes_scanned = context.size
         self.columns: list[str] = list(relation.columns)
@@ -87,15 +96,15 @@ class SqlStream:
     def batches(self) -> Iterator[pl.DataFrame]:
         """Yield the rows in bounded memory; the first piece is there even if it has no rows."""
         with self._context.translated():
-            reader = self._worker.run(lambda: self._relation.to_arrow_reader(_BATCH_ROWS))
+            reader = self._calls.run(lambda: self._relation.to_arrow_reader(_BATCH_ROWS))
             yield as_frame(pa.Table.from_batches([], reader.schema))
-            while (batch := self._worker.run(lambda: next(reader, None))) is not None:
+            while (batch := self._calls.run(lambda: next(reader, None))) is not None:
                 yield as_frame(pa.Table.from_batches([batch]))
 
     def frame(self) -> pl.DataFrame:
         """Return all rows.  Whole numbers from sums come back as Int64 wherever they fit."""
         with self._context.translated():
-            return narrowed(as_frame(self._worker.run(self._relation.to_arrow_table)))
+            return narrowed(as_frame(self._calls.run(self._relation.to_arrow_table)))
 
 
 def query(
@@ -135,7 +144,7 @@ def query(
     return SqlResult(frame, stream.tables, time.perf_counter() - started, stream.bytes_scanned)
 
 
-class _Worker:
+class _InterruptibleCalls:
     """Runs DuckDB's long calls beside the calling thread, because they do not notice Ctrl-C by themselves."""
 
     def __init__(self, connection: duckdb.DuckDBPyConnection) -> None:
@@ -175,50 +184,57 @@ def opened(
     has a database of its own, which is locked before the statement runs and thrown away after it.
     """
     statement = parse(sql, known_names(lake))
-    _require_reading(statement.sql)
     values = _bound(params)
-    plan = resolve(lake, statement, versions, as_of)
-    with opened_plan(lake, statement, plan, values, limits, connect) as stream:
+    with _session(limits, connect) as connection:
+        _require_reading(connection, statement.sql)
+        resolved = resolve(lake, statement, versions, as_of)
+        with _running(connection, lake, statement, resolved, values) as stream:
+            yield stream
+
+
+@contextmanager
+def opened_resolved(
+    lake: Lakehouse, statement: Statement, resolved: Resolved, limits: Limits | None = None
+) -> Iterator[SqlStream]:
+    """Run a statement of our own whose tables are resolved already, and perhaps narrowed to some of their files."""
+    with (
+        _session(limits, None) as connection,
+        _running(connection, lake, statement, resolved, None) as stream,
+    ):
         yield stream
 
 
 @contextmanager
-def opened_plan(
+def _running(
+    connection: duckdb.DuckDBPyConnection,
     lake: Lakehouse,
     statement: Statement,
-    plan: Plan,
-    values: dict[str, object] | list[object] | None = None,
-    limits: Limits | None = None,
-    connect: Connect | None = None,
+    resolved: Resolved,
+    values: dict[str, object] | list[object] | None,
 ) -> Iterator[SqlStream]:
-    """Run a statement of our own whose tables are resolved already, and perhaps narrowed to some of their files."""
-    with _database(limits or Limits()) if connect is None else connect() as connection:
-        if connect is not None:
-            prepare(connection)
-            connection.execute(_SESSION)
-        worker = _Worker(connection)
-        try:
-            context = _Context(lake, statement.sql, plan)
-            with context.translated(""):
-                paths, context.size = register(connection, lake, statement, plan, _numbered(values))
-            # From here on, no other file than these can be opened, and that cannot be undone.
-            shut_in(connection, paths)
-            with context.translated():
-                relation = worker.run(lambda: connection.sql(statement.sql, params=values))
-            if relation is None:
-                raise SqlError("the statement returns no rows", where="SQL", hint="Write a SELECT.")
-            yield SqlStream(worker, relation, context)
-        finally:
-            worker.close()
+    calls = _InterruptibleCalls(connection)
+    try:
+        context = _Context(lake, statement.sql, resolved)
+        with context.translated(""):
+            paths, context.size = register(connection, lake, statement, resolved, _numbered(values))
+        # From here on, no other file than these can be opened, and that cannot be undone.
+        shut_in(connection, paths)
+        with context.translated():
+            relation = calls.run(lambda: connection.sql(statement.sql, params=values))
+        if relation is None:
+            raise SqlError("the statement returns no rows", where="SQL", hint="Write a SELECT.")
+        yield SqlStream(calls, relation, context)
+    finally:
+        calls.close()
 
 
 # -- before it runs -------------------------------------------------------------------------------------------
 
 
-def _require_reading(sql: str) -> None:
-    """Refuse all but one statement that only reads."""
+def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
+    """Refuse all but one statement that only reads; it is parsed and not run."""
     try:
-        statements = ADVISER.statements(sql)
+        statements = list(connection.extract_statements(sql))
     except duckdb.Error as error:
         _raise(error, sql, None)
     if len(statements) != 1:
@@ -264,66 +280,91 @@ def _new_database(limits: Limits) -> duckdb.DuckDBPyConnection:
     return connection
 
 
-class _Spare:
-    """A database that is opened beforehand, because opening one takes longer than a small query.
+class Databases:
+    """In-memory databases with the same limits for one statement each, the next one opened beforehand.
 
-    A process that asks once opens one; from the second time on, the next one is opened behind its back.
+    Opening a database takes longer than a small query.  Who asks once opens one; from the second time on, the next one
+    is opened behind the caller's back.  Pass `get_connection` to `query` or `opened` as `connect`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self._lock = threading.Lock()
-        self._next: tuple[Limits, Future[duckdb.DuckDBPyConnection]] | None = None
-        self._pool: ThreadPoolExecutor | None = None
-        self._process = 0
+        self._next: Future[duckdb.DuckDBPyConnection] | None = None
+        self._thread: ThreadPoolExecutor | None = None
+        self._process = os.getpid()
 
-    def take(self, limits: Limits) -> duckdb.DuckDBPyConnection:
-        limits = replace(limits, spill=None)
+    @contextmanager
+    def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Open a database of its own; it is thrown away, and what it spilled removed, when the block ends."""
+        with _spilling(self.limits, self._take) as connection:
+            try:
+                yield connection
+            finally:
+                self._give_back(connection)
+
+    def close(self) -> None:
+        """Close the database that is ready; `get_connection` still works, and opens each one anew."""
         with self._lock:
             ready, self._next = self._next, None
-            if self._process != os.getpid():
-                # The first time, or the first time after a fork: what the parent opened is the parent's.
-                ready, self._pool, self._process = None, None, os.getpid()
-        if ready is not None and ready[0] == limits:
-            return ready[1].result()
+            thread, self._thread = self._thread, None
+        if self._process != os.getpid():
+            return  # what the parent opened is the parent's
         if ready is not None:
-            ready[1].add_done_callback(lambda opened: opened.result().close())
-        return _new_database(limits)
+            ready.result().close()
+        if thread is not None:
+            thread.shutdown()
 
-    def give_back(self, connection: duckdb.DuckDBPyConnection, limits: Limits) -> None:
-        """Close a database and open the next one, both without keeping the caller waiting."""
-        limits = replace(limits, spill=None)
+    def _take(self) -> duckdb.DuckDBPyConnection:
         with self._lock:
-            pool = self._pool
-            if pool is None:
-                pool = self._pool = ThreadPoolExecutor(1, thread_name_prefix="sql-spare")
+            if self._process != os.getpid():
+                self._next, self._thread, self._process = None, None, os.getpid()
+            ready, self._next = self._next, None
+        return _new_database(self.limits) if ready is None else ready.result()
+
+    def _give_back(self, connection: duckdb.DuckDBPyConnection) -> None:
+        """Close a database and open the next one, the latter without keeping the caller waiting."""
+        with self._lock:
+            if self._thread is None:
+                self._thread = ThreadPoolExecutor(1, thread_name_prefix="sql-spare")
             elif self._next is None:
-                self._next = limits, pool.submit(_new_database, limits)
-            pool.submit(connection.close)
-
-
-_SPARE = _Spare()
+                self._next = self._thread.submit(_new_database, self.limits)
+        connection.close()
 
 
 @contextmanager
-def _database(limits: Limits) -> Iterator[duckdb.DuckDBPyConnection]:
-    with nullcontext() if limits.spill is None else spill_folder(limits.spill) as folder:
-        connection = _SPARE.take(limits)
+def _session(limits: Limits | None, connect: Connect | None) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Open the database of one statement: one that is given, or a new one."""
+    if connect is not None:
+        with connect() as connection:
+            prepare(connection)
+            connection.execute(_SESSION)
+            yield connection
+        return
+    chosen = limits or Limits()
+    with _spilling(chosen, lambda: _new_database(chosen)) as connection:
         try:
-            connection.execute(f"SET temp_directory = {literal('' if folder is None else str(folder))}")
             yield connection
         finally:
-            if folder is not None and folder.exists():
-                connection.close()  # before what it spilled is taken away
-            _SPARE.give_back(connection, limits)
+            connection.close()  # before what it spilled is taken away
+
+
+@contextmanager
+def _spilling(limits: Limits, take: Callable[[], duckdb.DuckDBPyConnection]) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Give a database a folder of its own to spill to, where the limits have a place for one."""
+    with nullcontext() if limits.spill is None else spill_folder(limits.spill) as folder:
+        connection = take()
+        connection.execute(f"SET temp_directory = {literal('' if folder is None else str(folder))}")
+        yield connection
 
 
 class _Context:
     """What an error message needs to know of a statement."""
 
-    def __init__(self, lake: Lakehouse, sql: str, plan: Plan) -> None:
+    def __init__(self, lake: Lakehouse, sql: str, resolved: Resolved) -> None:
         self.lake = lake
         self.sql = sql
-        self.plan = plan
+        self.resolved = resolved
         self.size = 0
 
     @contextmanager
@@ -344,10 +385,10 @@ def _raise(error: Exception, sql: str, context: _Context | None) -> NoReturn:
     if context is not None and said.table is not None:
         raise unknown_table(said.table, sorted(known_names(context.lake)), said.where(sql)) from None
     of_statement = said.out_of_memory or said.column is not None
-    if context is not None and not of_statement and context.plan.sources and said.file is not None:
+    if context is not None and not of_statement and context.resolved.sources and said.file is not None:
         raise DamagedTableError(
             f"file at fault: {said.file}; {said.first}",
-            where=", ".join(context.plan.tables),
+            where=", ".join(context.resolved.tables),
             hint="`hfthot doctor` lists what is intact; `hfthot restore TABLE VERSION` goes back to it.",
         ) from None
-    raise sql_error(error, sql, None if context is None else context.plan.columns) from None
+    raise sql_error(error, sql, None if context is None else context.resolved.columns) from None

@@ -43,7 +43,7 @@ def require_own_names(table: pa.Table) -> None:
     """
     names = table.column_names
     if len(set(names)) < len(names):
-        twice = next(each for place, each in enumerate(names) if each in names[:place])
+        twice = next(repeated for place, repeated in enumerate(names) if repeated in names[:place])
         raise SqlError(
             f"two columns of the answer are called {twice!r}",
             where="SQL",

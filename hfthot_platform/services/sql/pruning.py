@@ -23,7 +23,6 @@ import pyarrow as pa
 
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.model import DATE, INT, SMALL, TEXT, TIME
-from hfthot_platform.services.sql.sql_parser import ADVISER, BOUNDS
 from hfthot_platform.storage.lakehouse.commits import LONGEST_BOUND, Files
 
 __all__ = ["Filters", "Node", "filters_of", "kept_files", "tree_of"]
@@ -44,10 +43,12 @@ _MIRRORED = {
     "COMPARE_GREATERTHANOREQUALTO": "COMPARE_LESSTHANOREQUALTO",
 }
 _LONG_LIST = 1000
+#: The name under which a question finds the bounds of files.
+_BOUNDS = "bounds_of_files"
 
 
 @dataclass(frozen=True)
-class _Relation:
+class _FromItem:
     """Something in a FROM clause."""
 
     #: The name by which its columns may be qualified, if it has one.
@@ -59,11 +60,16 @@ class _Relation:
     free: bool
 
 
-def tree_of(sql: str) -> Node | None:
-    """Return DuckDB's tree of a SELECT; None for other statements and for what is too deep to look at."""
+def tree_of(connection: duckdb.DuckDBPyConnection, sql: str) -> Node | None:
+    """Return DuckDB's tree of a SELECT; None for other statements and for what is too deep to look at.
+
+    Args:
+        connection: the statement's own database, before it is locked.
+        sql: the statement.
+    """
     query = "SELECT json_serialize_sql(?, skip_null := true, skip_empty := true, skip_default := true)"
     try:
-        tree = json.loads(ADVISER.ask(query, [sql])[0][0])
+        tree = json.loads(connection.execute(query, [sql]).fetchall()[0][0])
     except (duckdb.Error, RecursionError):
         return None
     if not isinstance(tree, dict) or tree.get("error") or len(tree.get("statements", ())) != 1:
@@ -94,19 +100,26 @@ def _filters_of(tree: Node, columns: Mapping[Path, frozenset[str]]) -> dict[Path
         if node.get("type") == "SELECT_NODE":
             for path, condition in _of_select(node, columns, seen):
                 _add(found, path, condition)
-            hidden |= {_lower(str(each.get("key"))) for each in node.get("cte_map", {}).get("map", ())}
+            hidden |= {_lower(str(entry.get("key"))) for entry in node.get("cte_map", {}).get("map", ())}
     for node in _nodes(tree):
         if node.get("type") == "BASE_TABLE" and id(node) not in seen:
             _add(found, _path(node), None)
         if "cte_map" in node:
-            hidden |= {_lower(str(each.get("key"))) for each in node["cte_map"].get("map", ())}
-    return {path: None if path[-1] in hidden and len(path) == 1 else each for path, each in found.items()}
+            hidden |= {_lower(str(entry.get("key"))) for entry in node["cte_map"].get("map", ())}
+    return {path: None if path[-1] in hidden and len(path) == 1 else filters for path, filters in found.items()}
 
 
-def kept_files(files: Files, contract: TableContract, filters: Filters, params: Mapping[str, object]) -> Sequence[int]:
+def kept_files(
+    connection: duckdb.DuckDBPyConnection,
+    files: Files,
+    contract: TableContract,
+    filters: Filters,
+    params: Mapping[str, object],
+) -> Sequence[int]:
     """Return the positions of the files that can hold a row that meets one of the filters.
 
     Args:
+        connection: the statement's own database, in the zone in which it will run.
         files: the files of a version.
         contract: of the table.
         filters: from `filters_of`.
@@ -115,16 +128,20 @@ def kept_files(files: Files, contract: TableContract, filters: Filters, params: 
     every = range(len(files.paths))
     if not filters:
         return every
-    bounds = _Bounds(files, contract, params)
+    bounds = _BoundsOfFiles(files, contract, params)
     try:
-        terms = [bounds.term(each) for each in filters]
+        terms = [bounds.term(condition) for condition in filters]
         wanted = [term for term in terms if term is not None]
         if len(wanted) < len(terms):
             return every
         # A file without bounds answers NULL, and stays.
-        query = f"SELECT position FROM {BOUNDS} WHERE ({' OR '.join(wanted)}) IS DISTINCT FROM false"  # noqa: S608
+        query = f"SELECT position FROM {_BOUNDS} WHERE ({' OR '.join(wanted)}) IS DISTINCT FROM false"  # noqa: S608
         used = {f"p_{name}": params[name] for name in re.findall(r"\$p_(\w+)", query) if name in params}
-        return sorted(position for (position,) in ADVISER.ask(query, used, bounds.table()))
+        connection.register(_BOUNDS, bounds.table().to_arrow())
+        try:
+            return sorted(position for (position,) in connection.execute(query, used or None).fetchall())
+        finally:
+            connection.unregister(_BOUNDS)
     except (duckdb.Error, RecursionError):
         # The statement itself will say what is wrong with its constants.
         return every
@@ -160,9 +177,10 @@ def _of_select(
     relations = list(_relations(select.get("from_table"), columns, seen, free="sample" not in select))
     where = select.get("where_clause")
     aliased = {
-        _lower(str(each["alias"]))
-        for each in select.get("select_list", ())
-        if each.get("alias") and _lower(str(each.get("column_names", [""])[-1])) != _lower(str(each["alias"]))
+        _lower(str(selected["alias"]))
+        for selected in select.get("select_list", ())
+        if selected.get("alias")
+        and _lower(str(selected.get("column_names", [""])[-1])) != _lower(str(selected["alias"]))
     }
     for relation in relations:
         if relation.path is None:
@@ -175,7 +193,7 @@ def _of_select(
 
 def _relations(
     node: Node | None, columns: Mapping[Path, frozenset[str]], seen: set[int], *, free: bool
-) -> Iterator[_Relation]:
+) -> Iterator[_FromItem]:
     if node is None:
         return
     stack = [(node, free)]
@@ -190,9 +208,9 @@ def _relations(
             path = _path(node)
             plain = "sample" not in node and "column_name_alias" not in node
             alias = _lower(str(node.get("alias") or path[-1]))
-            yield _Relation(alias, path, columns.get(path) if plain else None, free and plain)
+            yield _FromItem(alias, path, columns.get(path) if plain else None, free and plain)
         elif kind != "EMPTY":
-            yield _Relation(_lower(str(node.get("alias", ""))), None, None, free=False)
+            yield _FromItem(_lower(str(node.get("alias", ""))), None, None, free=False)
 
 
 def _free_sides(reference: str, join: str) -> tuple[bool, bool]:
@@ -211,15 +229,15 @@ def _free_sides(reference: str, join: str) -> tuple[bool, bool]:
     return False, False
 
 
-def _resolved(condition: Node, relation: _Relation, among: Sequence[_Relation], aliased: set[str]) -> Node | None:
+def _resolved(condition: Node, relation: _FromItem, among: Sequence[_FromItem], aliased: set[str]) -> Node | None:
     """Return the part of a condition that compares the relation's columns with something, None if there is none.
 
     A comparison becomes `{"type": "_LEAF", "column": ..., "compare": ..., "values": [...]}`, column first.
     """
     kind = condition.get("type")
     if kind in {"CONJUNCTION_AND", "CONJUNCTION_OR"}:
-        parts = [_resolved(each, relation, among, aliased) for each in condition["children"]]
-        useful = [each for each in parts if each is not None]
+        parts = [_resolved(child, relation, among, aliased) for child in condition["children"]]
+        useful = [part for part in parts if part is not None]
         if not useful or (kind == "CONJUNCTION_OR" and len(useful) < len(parts)):
             return None
         return _joined(str(kind), useful)
@@ -242,7 +260,7 @@ def _resolved(condition: Node, relation: _Relation, among: Sequence[_Relation], 
     return None
 
 
-def _column(node: Node, relation: _Relation, among: Sequence[_Relation], aliased: set[str]) -> str | None:
+def _column(node: Node, relation: _FromItem, among: Sequence[_FromItem], aliased: set[str]) -> str | None:
     """Return the column of the relation that a node names, or None if it is not certain that it names one."""
     if node.get("type") != "COLUMN_REF":
         return None
@@ -250,13 +268,13 @@ def _column(node: Node, relation: _Relation, among: Sequence[_Relation], aliased
     if relation.columns is None or name not in relation.columns:
         return None
     if not qualifier:
-        if name in aliased or any(each is not relation and name in (each.columns or {name}) for each in among):
+        if name in aliased or any(other is not relation and name in (other.columns or {name}) for other in among):
             return None
         return name
     if len(qualifier) == 1:
-        same = [each for each in among if each.alias == qualifier[0]]
+        same = [other for other in among if other.alias == qualifier[0]]
     else:
-        same = [each for each in among if each.path == tuple(qualifier) and each.alias == qualifier[-1]]
+        same = [other for other in among if other.path == tuple(qualifier) and other.alias == qualifier[-1]]
     return name if same == [relation] else None
 
 
@@ -318,7 +336,7 @@ _SIGNS = {
 }
 
 
-class _Bounds:
+class _BoundsOfFiles:
     """The least and greatest values of columns, by file, and the questions that are put to them."""
 
     def __init__(self, files: Files, contract: TableContract, params: Mapping[str, object]) -> None:
@@ -330,25 +348,27 @@ class _Bounds:
     def term(self, condition: Node) -> str | None:
         """Return as SQL what the bounds of a file must meet if it holds rows that meet a condition; None: any may."""
         if condition["type"] != "_LEAF":
-            parts = [self.term(each) for each in condition["children"]]
-            useful = [each for each in parts if each is not None]
+            parts = [self.term(child) for child in condition["children"]]
+            useful = [part for part in parts if part is not None]
             either = condition["type"] == "CONJUNCTION_OR"
             if not useful or (either and len(useful) < len(parts)):
                 return None
             return f"({(' OR ' if either else ' AND ').join(useful)})"
         name, compare = condition["column"], condition["compare"]
-        values = [self._constant(each) for each in condition["values"]]
+        values = [self._constant(operand) for operand in condition["values"]]
         allowed = _COMPARABLE.get(self._contract.column(name).dtype, set())
-        if any(each is None or each.kind not in allowed for each in values) or not self._has(name):
+        if any(value is None or value.kind not in allowed for value in values) or not self._has(name):
             return None
-        constants = [each for each in values if each is not None]
-        if len({each.kind for each in constants}) > 1:
+        constants = [value for value in values if value is not None]
+        if len({constant.kind for constant in constants}) > 1:
             return None  # all of them are brought to one type first
         low, high = f'"min.{name}"', f'"max.{name}"'
         if compare == "COMPARE_BETWEEN":
             return f"({high} >= {constants[0].sql} AND {low} <= {constants[1].sql})"
         if compare in {"COMPARE_EQUAL", "COMPARE_IN"}:
-            return f"({' OR '.join(f'({low} <= {each.sql} AND {high} >= {each.sql})' for each in constants)})"
+            return (
+                f"({' OR '.join(f'({low} <= {constant.sql} AND {high} >= {constant.sql})' for constant in constants)})"
+            )
         sign = _SIGNS[compare]
         return f"({low if '<' in sign else high} {sign} {constants[0].sql})"
 
@@ -366,7 +386,7 @@ class _Bounds:
             if kind.dtype == TIME:
                 high = high.dt.offset_by("999us")  # the log cuts times to milliseconds
             if kind.dtype == TEXT:
-                low, high = (each.set(each.str.len_bytes() >= LONGEST_BOUND, None) for each in (low, high))
+                low, high = (bound.set(bound.str.len_bytes() >= LONGEST_BOUND, None) for bound in (low, high))
         self._columns |= {f"min.{name}": low, f"max.{name}": high}
         return True
 
@@ -398,8 +418,10 @@ class _Bounds:
                 return None
             return _Constant(f"CAST({child.sql} AS {name})", _CASTS[name])
         if kind == "FUNCTION" and set(node) <= _PLAIN_FUNCTION:
-            arguments = [self._constant(each["expression"]) for each in node.get("arguments", ())]
-            return _called(_function(node), [each for each in arguments if each is not None], len(arguments))
+            arguments = [self._constant(argument["expression"]) for argument in node.get("arguments", ())]
+            return _called(
+                _function(node), [argument for argument in arguments if argument is not None], len(arguments)
+            )
         return None
 
 
@@ -439,7 +461,7 @@ def _kind_of(value: object) -> str | None:
 def _called(name: str, arguments: list[_Constant], count: int) -> _Constant | None:
     if len(arguments) < count:
         return None
-    kinds = [each.kind for each in arguments]
+    kinds = [argument.kind for argument in arguments]
     if name in {"+", "-"} and count == 2:
         result = {
             ("time", "span"): "time",

@@ -20,9 +20,10 @@ import pyarrow.parquet as pq
 
 from hfthot_platform.core.duckdb import complaint_of, literal, quoted
 from hfthot_platform.core.errors import BadRequestError, SqlError, UnknownTableError, nearest
+from hfthot_platform.domain.access.visibility import Relations
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME
-from hfthot_platform.domain.contracts.views import View
+from hfthot_platform.domain.contracts.views import SqlView, View
 from hfthot_platform.services.sql.pruning import Filters, Node, filters_of, kept_files, tree_of
 from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, parse, view_of, without_end
 
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse
     from hfthot_platform.storage.lakehouse.commits import Files
 
-__all__ = ["SQL_TYPES", "Derived", "Plan", "Source", "known_names", "register", "resolve", "select_files"]
+__all__ = ["SQL_TYPES", "Derived", "Resolved", "TableAtVersion", "known_names", "register", "relations_of", "resolve"]
+__all__ += ["select_files"]
 
 #: DuckDB's name of each column type of a contract.
 SQL_TYPES: dict[pa.DataType, str] = {
@@ -47,7 +49,7 @@ _WORTH_PRUNING = 8
 
 
 @dataclass(frozen=True, eq=False)
-class Source:
+class TableAtVersion:
     """One table at one version."""
 
     reference: Reference
@@ -74,28 +76,28 @@ class Derived:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Resolved:
     """All that a statement reads."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[TableAtVersion, ...]
     views: tuple[Derived, ...]
     discovery: tuple[str, ...]
 
     @property
     def tables(self) -> dict[str, int]:
         """Return the versions that are read, by table; as `name@version` where there are several of one table."""
-        names = [each.contract.name for each in self.sources]
+        names = [source.contract.name for source in self.sources]
         return {
-            each.contract.name if names.count(each.contract.name) == 1 else f"{each.contract.name}@{each.version}": (
-                each.version
-            )
-            for each in self.sources
+            source.contract.name
+            if names.count(source.contract.name) == 1
+            else f"{source.contract.name}@{source.version}": (source.version)
+            for source in self.sources
         }
 
     @property
     def columns(self) -> list[str]:
         """Return the names of all columns that the statement can name."""
-        names = [name for each in self.sources for name in each.contract.column_names]
+        names = [name for source in self.sources for name in source.contract.column_names]
         return list(dict.fromkeys([*names, *(name for view in self.views for name in view.columns)]))
 
 
@@ -104,12 +106,28 @@ def known_names(lake: Lakehouse) -> frozenset[str]:
     return frozenset((*lake.contracts, *lake.views, *DISCOVERY))
 
 
+def relations_of(lake: Lakehouse) -> Relations:
+    """Return the tables and views of a lake for the rule of who sees them.
+
+    Each computed view is parsed once: keep it as long as the lake.
+    """
+    known = known_names(lake)
+    origins: dict[str, tuple[str, ...]] = {}
+
+    def origins_of(view: SqlView) -> tuple[str, ...]:
+        if view.name not in origins:
+            origins[view.name] = tuple(reference.name for reference in parse(view.sql, known).references)
+        return origins[view.name]
+
+    return Relations(lake.contracts, lake.views, origins_of)
+
+
 def resolve(
     lake: Lakehouse,
     statement: Statement,
     versions: Mapping[str, int] | None = None,
     as_of: datetime | None = None,
-) -> Plan:
+) -> Resolved:
     """Find the versions and files of all that a statement names, through views to any depth.
 
     Args:
@@ -134,8 +152,8 @@ def resolve(
         if version is None and time is None:
             version = chosen.get(reference.name)
             time = as_of if version is None else None
-        sources.append(Source(reference, table.contract, table.files(version, time)))
-    return Plan(tuple(sources), tuple(found.views.values()), tuple(sorted(found.discovery)))
+        sources.append(TableAtVersion(reference, table.contract, table.files(version, time)))
+    return Resolved(tuple(sources), tuple(found.views.values()), tuple(sorted(found.discovery)))
 
 
 @dataclass
@@ -172,8 +190,8 @@ class _Found:
                     hint=f"Write {name} TIMESTAMP AS OF '...', or give the tables that it reads their versions.",
                 )
             body = parse(view.sql, known_names(lake), as_of=reference.as_of)
-            for each in body.references:
-                self.add(each, (*through, name))
+            for inner_reference in body.references:
+                self.add(inner_reference, (*through, name))
             names = tuple(column.name for column in view.columns)
             # On a line of its own, the bracket is safe from a comment at the end.
             sql = f"SELECT {listed(names) if names else '*'} FROM (\n{without_end(body.sql)}\n)"  # noqa: S608
@@ -182,8 +200,10 @@ class _Found:
 
 def _chosen(lake: Lakehouse, found: _Found, statement: Statement, versions: Mapping[str, int]) -> dict[str, int]:
     """Return the asked versions by table."""
-    open_tables = {each.name for each in found.tables.values() if each.version is None and each.as_of is None}
-    named = list(dict.fromkeys(each.name for each in statement.references))
+    open_tables = {
+        reference.name for reference in found.tables.values() if reference.version is None and reference.as_of is None
+    }
+    named = list(dict.fromkeys(reference.name for reference in statement.references))
     chosen: dict[str, int] = {}
     for name, version in versions.items():
         view = lake.views.get(name)
@@ -216,10 +236,10 @@ def register(
     connection: duckdb.DuckDBPyConnection,
     lake: Lakehouse,
     statement: Statement,
-    plan: Plan,
+    resolved: Resolved,
     params: Mapping[str, object],
 ) -> tuple[list[str], int]:
-    """Make a view for each source and view of a plan.
+    """Make a view for each table and view that a statement reads.
 
     Returns:
         The files that may be read, and their size in bytes together (of the whole tables on an object store).
@@ -227,20 +247,21 @@ def register(
     Raises:
         DamagedTableError: a file that may be read is missing or has another size than the log says.
     """
-    schemas = {each.reference.schema for each in plan.sources} | {each.reference.schema for each in plan.views}
-    schemas |= {"hfthot"} if plan.discovery else set()
-    for schema in sorted(each for each in schemas if each is not None):
+    references = [*(source.reference for source in resolved.sources), *(view.reference for view in resolved.views)]
+    schemas = {reference.schema for reference in references}
+    schemas |= {"hfthot"} if resolved.discovery else set()
+    for schema in sorted(schema_name for schema_name in schemas if schema_name is not None):
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
     by_path = lake.storage.opens_by_path
-    needed = _needed(statement, plan) if by_path else {}
+    needed = _needed(connection, statement, resolved) if by_path else {}
     paths: list[str] = []
     size = 0
-    for number, source in enumerate(plan.sources):
+    for number, source in enumerate(resolved.sources):
         files, contract = source.files, source.contract
         if files is None or not files.paths:
             body = no_rows(contract)
         elif by_path:
-            kept = kept_files(files, contract, needed.get(source.reference.view), params)
+            kept = kept_files(connection, files, contract, needed.get(source.reference.view), params)
             lake.table(contract.name).require(files, kept)
             chosen = [files.paths[position] for position in kept]
             sizes = files.entries.column("size_bytes")
@@ -253,14 +274,14 @@ def register(
             size += files.bytes
             body = f"SELECT {listed(contract.column_names)} FROM {scan}"  # noqa: S608 - a name of our own
         connection.execute(f"CREATE VIEW {source.reference.view} AS {body}")
-    if plan.discovery:
+    if resolved.discovery:
         from hfthot_platform.services.sql.discovery import relations
 
-        for name, frame in relations(lake, plan.discovery).items():
+        for name, frame in relations(lake, resolved.discovery).items():
             scan = f"_{name.replace('.', '_')}"
             connection.register(scan, frame)
             connection.execute(f"CREATE VIEW {view_of(name)} AS SELECT * FROM {scan}")  # noqa: S608 - names of our own
-    for view in plan.views:
+    for view in resolved.views:
         try:
             connection.execute(f"CREATE VIEW {view.reference.view} AS {view.sql}")
         except duckdb.Error as error:
@@ -272,24 +293,24 @@ def register(
     return paths, size
 
 
-def _needed(statement: Statement, plan: Plan) -> dict[str, Filters]:
+def _needed(connection: duckdb.DuckDBPyConnection, statement: Statement, resolved: Resolved) -> dict[str, Filters]:
     """Return what the rows of each source must meet, by the name of its DuckDB view."""
-    if all(each.files is None or len(each.files.paths) < _WORTH_PRUNING for each in plan.sources):
+    if all(source.files is None or len(source.files.paths) < _WORTH_PRUNING for source in resolved.sources):
         return {}
     columns: dict[tuple[str, ...], frozenset[str]] = {}
     stands_for: dict[tuple[str, ...], str] = {}
-    for source in plan.sources:
+    for source in resolved.sources:
         path = _path(source.reference)
         columns[path], stands_for[path] = frozenset(source.contract.column_names), source.reference.view
-    for view in plan.views:
+    for view in resolved.views:
         path = _path(view.reference)
         columns[path] = frozenset(view.columns)
         stands_for[path] = view.reference.view if view.of is None else view.of.view
     found: dict[str, Filters] = {}
     # A selection of columns is no place where a table stands, but another name for it.
-    texts = [statement.sql, *(each.sql for each in plan.views if each.of is None)]
+    texts = [statement.sql, *(derived.sql for derived in resolved.views if derived.of is None)]
     for sql in texts:
-        tree: Node | None = tree_of(sql)
+        tree: Node | None = tree_of(connection, sql)
         if tree is None:
             return {}
         for path, filters in filters_of(tree, columns).items():
@@ -344,8 +365,8 @@ def listed(names: Iterable[str]) -> str:
 def unknown_table(name: str, known: Collection[str], where: str) -> UnknownTableError:
     """Return the error for a name that is not known, with the nearest one that is."""
     bare: dict[str, str] = {}
-    for each in known:
-        bare.setdefault(each.rpartition(".")[2], each)
+    for full_name in known:
+        bare.setdefault(full_name.rpartition(".")[2], full_name)
     low = name.lower()[:100]
     if low not in known and low in bare and bare[low] != low:
         hint = f"Write its full name, {bare[low]!r}."

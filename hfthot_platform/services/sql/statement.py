@@ -240,7 +240,7 @@ class _Scan:
             at = self._step(at)
         # A column of a table that is read at one version only is a column of that version.
         for position, name in self._qualified:
-            of = {each for each in self.found if each.name == name}
+            of = {origin for origin in self.found if origin.name == name}
             if len(of) == 1 and (schema := next(iter(of)).schema) != name.rpartition(".")[0]:
                 token = self.tokens[position]
                 self.edits.append((token.start, token.end, f'"{schema}"'))

@@ -10,9 +10,11 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
+from hfthot_platform.domain.access.authorisation import Principal
+from hfthot_platform.domain.access.visibility import Visibility
 from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
 from hfthot_platform.domain.contracts.model import FLOAT, INT, TEXT, TIME
-from hfthot_platform.services.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.services.sql.gateway import GatewayPool, QueryLimits, SqlGateway
 from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.sql.test_engine import bars
 
@@ -129,5 +131,5 @@ def limits() -> QueryLimits:
 @pytest.fixture(scope="session")
 def gateway(lake, pool, limits) -> SqlGateway:
     """What a paying stranger has: all history, no mean-field-game results."""
-    policy = Policy.of("enterprise", "registered", "stranger", limits)
-    return SqlGateway(lake, replace(policy, denied=frozenset({"*.mfg_*"})), pool)
+    sees = replace(Visibility.of("enterprise", "registered"), denied=frozenset({"*.mfg_*"}))
+    return SqlGateway(lake, Principal("stranger", "registered", "enterprise", sees=sees), pool, limits=limits)

@@ -15,7 +15,8 @@ import pytest
 
 import hfthot_platform
 from hfthot_platform.core.errors import SqlError, UnknownTableError, VersionUnavailableError
-from hfthot_platform.services.sql.gateway import Policy, SqlGateway
+from hfthot_platform.domain.access.authorisation import Principal
+from hfthot_platform.services.sql.gateway import SqlGateway
 from tests.sql.gateway.attacks import BOMBS, HARMLESS, REFUSED
 from tests.sql.gateway.conftest import CANARIES, ENVIRONMENT_CANARY
 
@@ -97,9 +98,9 @@ def test_all_bombs_are_stopped_while_others_go_on(lake, pool, limits):
 
 def run_bombs(lake, pool, limits, bombs):
     """Run bombs one after the other, and another caller's questions at the same time."""
-    policy = Policy.of("enterprise", "registered", "attacker", replace(limits, seconds=SECONDS))
-    attacker = SqlGateway(lake, policy, pool)
-    bystander = SqlGateway(lake, Policy.of("enterprise", "registered", "bystander", limits), pool)
+    short = replace(limits, seconds=SECONDS)
+    attacker = SqlGateway(lake, Principal("attacker", "registered", "enterprise"), pool, limits=short)
+    bystander = SqlGateway(lake, Principal("bystander", "registered", "enterprise"), pool, limits=limits)
     asked: list[float] = []
     stop = threading.Event()
     faults: list[BaseException] = []
@@ -146,14 +147,15 @@ def run_bombs(lake, pool, limits, bombs):
 
 
 def test_nothing_is_left_behind(lake, pool, gateway):
+    hasty = SqlGateway(lake, gateway.principal, pool, limits=replace(gateway.limits, seconds=0.3))
     for sql in ("SELECT 1", "SELECT sum(range) FROM range(10000000000)", "SELECT * FROM users"):
-        attempt(SqlGateway(lake, gateway._policy.with_limits(replace(gateway._policy.limits, seconds=0.3)), pool), sql)
+        attempt(hasty, sql)
 
-    starter = psutil.Process(pool._spawner.process.pid)
+    starter = psutil.Process(pool.facts().spawner)
     deadline = time.monotonic() + 120
-    while len(starter.children()) > pool._ready and time.monotonic() < deadline:
+    while len(starter.children()) > pool.workers and time.monotonic() < deadline:
         time.sleep(0.05)
 
-    assert len(starter.children()) <= pool._ready
+    assert len(starter.children()) <= pool.workers
     assert [each for each in starter.children() if each.status() == psutil.STATUS_ZOMBIE] == []
     assert starter.num_threads() == 1

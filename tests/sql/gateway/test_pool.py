@@ -24,8 +24,8 @@ from hfthot_platform.core.errors import (
     SqlError,
     SqlWorkerError,
 )
-from hfthot_platform.core.settings import load_settings
-from hfthot_platform.services.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway, sandbox
+from hfthot_platform.domain.access.authorisation import Principal
+from hfthot_platform.services.sql.gateway import GatewayPool, QueryLimits, SqlGateway, sandbox
 from hfthot_platform.services.sql.gateway import pool as module
 from hfthot_platform.services.sql.gateway.pool import Ticket
 
@@ -33,7 +33,7 @@ LONG = "SELECT sum(range) FROM range(1000000000000)"
 
 
 def of(lake, pool, caller: str, limits: QueryLimits) -> SqlGateway:
-    return SqlGateway(lake, Policy.of("enterprise", "registered", caller, limits), pool)
+    return SqlGateway(lake, Principal(caller, "registered", "enterprise"), pool, limits=limits)
 
 
 def wait_until(true, seconds: float = 120.0) -> None:
@@ -45,8 +45,8 @@ def wait_until(true, seconds: float = 120.0) -> None:
 
 def at_work(handle) -> bool:
     """Return whether a submitted statement runs in its process already."""
-    worker = handle._stream._worker
-    return worker is not None and psutil.Process(worker._pid).cpu_times().user >= 0.1
+    process = handle.process
+    return process is not None and psutil.Process(process).cpu_times().user >= 0.1
 
 
 def answers(gateway: SqlGateway) -> bool:
@@ -78,7 +78,7 @@ def lined_up(queue: GatewayPool, callers: str) -> tuple[list[str], Ticket]:
 
     for number, caller in enumerate(callers, 1):
         threading.Thread(target=wait, args=(Ticket(caller),), daemon=True).start()
-        wait_until(lambda number=number: sum(map(len, queue._lines.values())) == number)
+        wait_until(lambda number=number: sum(queue.facts().waiting.values()) == number)
     return turns, running
 
 
@@ -114,7 +114,7 @@ def test_waiting_ends_in_time(queue):
     with pytest.raises(SqlBusyError, match=r"0\.1 seconds"):
         queue.admit(Ticket("b"), 0.1)
 
-    assert not queue._lines
+    assert not queue.facts().waiting
 
 
 def test_what_waits_can_be_cancelled(queue):
@@ -124,7 +124,7 @@ def test_what_waits_can_be_cancelled(queue):
 
     with pytest.raises(SqlCancelledError):
         queue.admit(ticket, 10)
-    assert not queue._lines
+    assert not queue.facts().waiting
 
 
 # -- statements -----------------------------------------------------------------------------------------------------
@@ -163,7 +163,7 @@ def test_a_result_that_is_not_there_yet_can_be_waited_for(lake, pool, limits):
 def test_closing_a_gateway_cancels_its_statements_alone(lake, pool, limits):
     with of(lake, pool, "a", limits) as gateway:
         handle = gateway.submit(LONG)
-        wait_until(lambda: handle._stream._worker is not None)
+        wait_until(lambda: handle.process is not None)
     with pytest.raises(SqlCancelledError):
         handle.result(120)
     with pytest.raises(SqlWorkerError, match="closed"):
@@ -214,7 +214,7 @@ def test_every_statement_has_a_process_of_its_own(lake, pool, limits):
     numbers = set()
     for _ in range(3):
         with gateway.stream("SELECT 1") as stream:
-            numbers.add(stream._worker._pid)
+            numbers.add(stream.process)
 
     assert len(numbers) == 3
     assert os.getpid() not in numbers
@@ -225,19 +225,19 @@ def test_a_killed_starter_is_started_again(lake, limits):
     with GatewayPool(workers=1) as pool:
         gateway = of(lake, pool, "a", limits)
         assert gateway.query("SELECT 1").rows == 1
-        first = pool._spawner.process.pid
+        first = pool.facts().spawner
         os.kill(first, signal.SIGKILL)
         psutil.wait_procs([psutil.Process(first)] if psutil.pid_exists(first) else [], timeout=120)
         wait_until(lambda: answers(gateway))
         assert [gateway.query("SELECT 1").rows for _ in range(5)] == [1] * 5
-        assert pool._spawner.process.pid != first
+        assert pool.facts().spawner != first
 
 
 def test_a_killed_worker_is_an_error_of_its_statement_alone(lake, pool, limits):
     gateway = of(lake, pool, "a", limits)
     handle = gateway.submit(LONG)
     wait_until(lambda: at_work(handle))
-    os.kill(handle._stream._worker._pid, signal.SIGSEGV)
+    os.kill(handle.process, signal.SIGSEGV)
 
     with pytest.raises(SqlError, match="memory, or is nested"):
         handle.result(120)
@@ -248,8 +248,8 @@ def test_nothing_outlives_a_closed_pool(lake, limits):
     pool = GatewayPool(workers=2)
     gateway = of(lake, pool, "a", limits)
     handle = gateway.submit(LONG)
-    wait_until(lambda: handle._stream._worker is not None)
-    starter = psutil.Process(pool._spawner.process.pid)
+    wait_until(lambda: handle.process is not None)
+    starter = psutil.Process(pool.facts().spawner)
     family = [starter, *starter.children(recursive=True)]
 
     pool.close()
@@ -264,7 +264,7 @@ def test_nothing_outlives_a_closed_pool(lake, limits):
 def test_nothing_outlives_a_killed_server(tmp_path):
     program = (
         "import os, sys; from hfthot_platform.services.sql.gateway import GatewayPool\n"
-        "pool = GatewayPool(workers=2); pool.warm(); print(pool._spawner.process.pid, flush=True); sys.stdin.read()"
+        "pool = GatewayPool(workers=2); pool.warm(); print(pool.facts().spawner, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
         [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -278,26 +278,18 @@ def test_nothing_outlives_a_killed_server(tmp_path):
 
 
 def test_the_starter_has_one_thread_and_an_empty_past(pool):
-    facts = pool.facts()
-    starter = psutil.Process(pool._spawner.process.pid)
     pool.warm()
+    facts = pool.facts()
+    starter = psutil.Process(facts.spawner)
 
-    assert facts["threads"] == starter.num_threads() == 1
+    assert set(facts.ready) <= {process.pid for process in starter.children()}
+    assert facts.threads == starter.num_threads() == 1
     worker = starter.children()[0]
     assert worker.cwd() == "/"
     assert worker.num_fds() <= 5
     with Path(f"/proc/{worker.pid}/limits").open() as file:
         limited = {line[:26].strip(): line[26:].split()[0] for line in file}
     assert {limited[name] for name in ("Max core file size", "Max file size", "Max processes")} == {"0"}
-
-
-def test_the_shared_pool_is_one_and_takes_its_ceilings_from_the_settings():
-    with GatewayPool.default() as pool:
-        assert GatewayPool.default() is pool
-        assert pool.workers == load_settings().sql_workers
-        assert pool.limits.memory == load_settings().sql_memory_mb * 2**20
-    assert GatewayPool.default() is not pool
-    GatewayPool.default().close()
 
 
 # -- the sandbox -------------------------------------------------------------------------------------------------------
@@ -379,7 +371,7 @@ def test_slow_statements_of_some_callers_do_not_keep_another_one_waiting_beyond_
         pool.warm()
 
         def attack(number):
-            gateway = SqlGateway(lake, Policy.of("professional", "registered", f"attacker{number}"), pool, quota=int)
+            gateway = SqlGateway(lake, Principal(f"attacker{number}", "registered", "professional"), pool, quota=int)
             while not stop.is_set():
                 with contextlib.suppress(SqlError):
                     gateway.query(SLOW)
@@ -388,9 +380,9 @@ def test_slow_statements_of_some_callers_do_not_keep_another_one_waiting_beyond_
         for thread in threads:
             thread.start()
         try:
-            while len(pool._running) < 2:
+            while len(pool.facts().running) < 2:
                 pass
-            victim = SqlGateway(lake, Policy.of("hobbyist", "registered", "victim"), pool, quota=int)
+            victim = SqlGateway(lake, Principal("victim", "registered", "hobbyist"), pool, quota=int)
             waited = [victim.query("SELECT 1").queued_seconds for _ in range(2)]
         finally:
             stop.set()
@@ -411,7 +403,7 @@ def test_one_caller_never_has_all_places(lake):
         pool.admit(other, 1.0)
         pool.leave(first)
         pool.leave(other)
-        assert pool._running == {}
+        assert pool.facts().running == {}
 
 
 def test_who_had_least_of_the_workers_comes_first():
@@ -430,7 +422,7 @@ def test_who_had_least_of_the_workers_comes_first():
         for caller in ("heavy", "light"):
             threads.append(threading.Thread(target=wait, args=(caller,)))
             threads[-1].start()
-            while caller not in pool._lines:
+            while caller not in pool.facts().waiting:
                 pass
         busy.since -= 5.0
         pool.leave(busy)
@@ -448,13 +440,13 @@ def test_callers_that_come_and_go_are_forgotten(monkeypatch):
             pool.admit(ticket, 1.0)
             pool.leave(ticket)
 
-        assert len(pool._served) <= 10
+        assert pool.facts().remembered <= 10
 
 
 @pytest.mark.parametrize("sql", ["SELEC", "SELECT * FROM nothing", "SELECT read_text('/etc/passwd')", "DELETE FROM x"])
 def test_a_refused_statement_costs_nothing(lake, pool, sql):
     counted = []
-    gateway = SqlGateway(lake, Policy.of("hobbyist", "registered", "x"), pool, quota=lambda: counted.append(1))
+    gateway = SqlGateway(lake, Principal("x", "registered", "hobbyist"), pool, quota=lambda: counted.append(1))
 
     with pytest.raises(HfthotError):
         gateway.query(sql)

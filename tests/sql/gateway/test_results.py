@@ -9,7 +9,6 @@ import json
 import socket
 import struct
 import time
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -337,7 +336,7 @@ def stream_rows(gateway: SqlGateway, count: int) -> tuple[int, int, int]:
 @pytest.fixture(scope="module")
 def wide(lake, pool, gateway) -> SqlGateway:
     limits = QueryLimits(rows=10**8, bytes=2**40, seconds=300, memory=512 * 2**20)
-    return SqlGateway(lake, gateway._policy.with_limits(limits), pool)
+    return SqlGateway(lake, gateway.principal, pool, limits=limits)
 
 
 def test_a_million_rows_stream_in_bounded_memory(wide):
@@ -363,7 +362,7 @@ def test_a_stream_can_be_left_early(wide, pool):
     assert first.num_rows > 0
 
     assert wide.query("SELECT 1 AS a").data.to_pylist() == [{"a": 1}]
-    assert pool._running == {}
+    assert pool.facts().running == {}
 
 
 def test_a_stream_is_good_once(wide):
@@ -380,7 +379,7 @@ def read_with_pauses(gateway, sql, limits) -> None:
     """Read an answer and pause after each batch for as long as the statement's process lives."""
     with gateway.stream(sql, limits=limits) as stream:
         for _ in stream:
-            while lives(stream._worker._pid):
+            while lives(stream.process):
                 time.sleep(0.02)
 
 
@@ -517,10 +516,6 @@ def test_parquet_of_a_truncated_result_is_whole(gateway):
     assert result.truncated
 
 
-def test_a_policy_with_other_limits_is_another_policy(gateway):
-    assert gateway._policy.with_limits(QueryLimits(rows=1)) == replace(gateway._policy, limits=QueryLimits(rows=1))
-
-
 class Liar:
     """A worker that says what it is told to."""
 
@@ -532,7 +527,7 @@ class Liar:
 
     def start(self, job) -> None: ...
 
-    def supply(self, plan) -> None: ...
+    def supply(self, supply) -> None: ...
 
     def close(self) -> None:
         self.connection.close()

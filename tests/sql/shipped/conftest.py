@@ -16,6 +16,7 @@ from hfthot_platform.services.sql.engine import query
 from hfthot_platform.services.sql.models.model import Models
 from hfthot_platform.services.sql.models.runner import run_models
 from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.storage import Storage
 
 #: The models of the repository, whatever the working folder is.
 FOLDER = Path(__file__).resolve().parents[3] / "dbt_like_sql"
@@ -68,9 +69,8 @@ class Shipped:
         start = datetime(2024, 6, 1, tzinfo=UTC)
         self.models = models
         self._made: set[str] = set()
-        settings = Settings(lake_root=str(root), sql_models=FOLDER)
         clock = lambda: start + timedelta(minutes=next(ticks))  # noqa: E731 - a clock that moves
-        self.lake: Lakehouse = open_lake(settings, clock, models=models, new=True)
+        self.lake: Lakehouse = open_lake(Storage.parse(str(root)), clock, models, new=True)
 
     def add(self, table: str, rows: pl.DataFrame) -> None:
         """Add rows; columns that a test does not care about have plausible values."""

@@ -1,4 +1,4 @@
-"""From a policy and a lake to what a worker is given: names, and the files and rows behind them.
+"""From a principal and a lake to what a worker is given: names, and the files and rows behind them.
 
 A worker is only ever handed the data files of the tables that its statement names, and of these none that lies
 wholly before the caller's history.  Rows of the few files that the limit cuts through are filtered below a LIMIT
@@ -11,7 +11,6 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
-from weakref import WeakKeyDictionary
 
 import polars as pl
 import pyarrow as pa
@@ -22,16 +21,25 @@ from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.model import DATE
 from hfthot_platform.domain.contracts.views import View
 from hfthot_platform.services.sql.discovery import relations as discovery_of
-from hfthot_platform.services.sql.gateway.worker import Plan, Relation
-from hfthot_platform.services.sql.relations import Derived, Source, known_names, listed, no_rows, resolve, select_files
-from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, parse, view_of
+from hfthot_platform.services.sql.gateway.worker import SuppliedView, Supply
+from hfthot_platform.services.sql.relations import (
+    Derived,
+    TableAtVersion,
+    listed,
+    no_rows,
+    relations_of,
+    resolve,
+    select_files,
+)
+from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, view_of
 
 if TYPE_CHECKING:
-    from hfthot_platform.services.sql.gateway.policy import Policy
+    from hfthot_platform.domain.access.authorisation import Principal
+    from hfthot_platform.domain.access.visibility import Relations
     from hfthot_platform.storage.lakehouse import Lakehouse
     from hfthot_platform.storage.lakehouse.commits import Files
 
-__all__ = ["Catalog", "readable"]
+__all__ = ["Catalog"]
 
 #: More rows than any table has: a LIMIT that only keeps filters from moving past it.
 _ALL_ROWS: Final = 2**62
@@ -39,55 +47,22 @@ _ALL_ROWS: Final = 2**62
 _MOST_REMOTE: Final = 64 * 2**20
 
 
-def readable(lake: Lakehouse, policy: Policy) -> Mapping[str, tuple[str, ...]]:
-    """Return the tables and views of a lake that a policy lets its caller read, each with its readable columns.
-
-    It is the whole rule, SQL models over closed tables included; `Policy.columns` knows one table alone.
-    """
-    return Catalog(lake, policy).permitted
-
-
 class Catalog:
-    """What one caller may name in a lake."""
+    """What one caller may name in a lake.
 
-    def __init__(self, lake: Lakehouse, policy: Policy) -> None:
+    Args:
+        lake: the lake.
+        principal: who asks.
+        relations: the lake's tables and views, where they are at hand.
+    """
+
+    def __init__(self, lake: Lakehouse, principal: Principal, relations: Relations | None = None) -> None:
         self._lake = lake
-        self._policy = policy
+        self._visibility = principal.visibility
         #: Readable columns by table and view.
-        self.permitted: dict[str, tuple[str, ...]] = {}
-        for name in (*lake.contracts, *lake.views):
-            if columns := self._readable(name, ()):
-                self.permitted[name] = columns
+        self.permitted = self._visibility.readable(relations or relations_of(lake))
         #: All names that a statement may use.
         self.known: tuple[str, ...] = (*self.permitted, *DISCOVERY)
-
-    def _readable(self, name: str, through: tuple[str, ...]) -> tuple[str, ...]:
-        """Return the readable columns of a table or view: none where it tells of one that is not readable."""
-        if name in self.permitted:
-            return self.permitted[name]
-        if name in through:
-            return ()
-        lake, policy = self._lake, self._policy
-        contract, view = lake.contracts.get(name), lake.views.get(name)
-        if contract is not None:
-            columns = policy.columns(name, contract.columns, contract)
-            below = contract.made_from
-            if not columns or not policy.of_model(contract) or policy.named(name):
-                return columns
-            if policy.history is not None and contract.time_column is None:
-                # Its rows are computed from all there are, and nothing says which of them are the caller's to read.
-                return ()
-        elif isinstance(view, View):
-            visible = set(self._readable(view.of.name, (*through, name)))
-            return tuple(each for each in policy.columns(name, view.declared(), None) if each in visible)
-        elif view is not None:
-            columns = policy.columns(name, view.columns, None)
-            below = _below(lake, name, view.sql)
-        else:
-            return ()
-        # A model whose origin is not known is closed.
-        closed = below is None or not all(self._readable(each, (*through, name)) for each in below)
-        return () if closed and "*" not in policy.tables else columns
 
     def require(self, names: Iterable[str]) -> None:
         """Check that names are the caller's to read.
@@ -100,9 +75,9 @@ class Catalog:
                 hint = nearest(name[:100], self.permitted) or "SHOW TABLES lists what you may read."
                 raise UnknownTableError(f"unknown table {name[:100]!r}", where="SQL", hint=hint)
 
-    def plan(
+    def supply(
         self, named: Sequence[Any], versions: Mapping[str, int], as_of: datetime | None
-    ) -> tuple[Plan, dict[str, int]]:
+    ) -> tuple[Supply, dict[str, int]]:
         """Return what a worker is given for the names that its statement has, and the versions that it reads.
 
         Args:
@@ -114,25 +89,27 @@ class Catalog:
             UnknownTableError: a name is not the caller's to read.
             VersionUnavailableError: a version is not readable (any more); the message names the readable range.
         """
-        references = tuple(self._reference(*each) for each in named)
-        schemas = {each.view: each.schema for each in references}
+        references = tuple(self._reference(*said) for said in named)
+        schemas = {reference.view: reference.schema for reference in references}
         self.require(versions)
         if as_of is not None:
             # The time that the statement was read with must not stand in the way of a version that was asked for.
             asked = {self._table_of(name) for name in versions}
             references = tuple(
-                Reference(each.name, each.view) if each.as_of == as_of and self._table_of(each.name) in asked else each
-                for each in references
+                Reference(reference.name, reference.view)
+                if reference.as_of == as_of and self._table_of(reference.name) in asked
+                else reference
+                for reference in references
             )
         found = resolve(self._lake, Statement("", references), versions, as_of)
-        self.require(each.contract.name for each in found.sources)
-        relations: list[Relation] = []
+        self.require(source.contract.name for source in found.sources)
+        supplied: list[SuppliedView] = []
         paths: list[str] = []
         if found.discovery:
             # How many rows a version has tells of those before the caller's history.
-            whole = self._policy.history is None
+            whole = self._visibility.history is None
             for name, frame in discovery_of(self._lake, found.discovery, permitted=self.permitted, rows=whole).items():
-                relations.append(Relation("hfthot", view_of(name), "", _stream_of(frame)))
+                supplied.append(SuppliedView("hfthot", view_of(name), "", _stream_of(frame)))
         remote = not self._lake.storage.opens_by_path
         size = 0
         told: int | None = None
@@ -147,21 +124,23 @@ class Catalog:
                         where="SQL",
                         hint="Ask tables that are smaller, or a gateway beside a local copy of the lake.",
                     )
-                relations.append(Relation(schema, view, "", _stream_of(self._rows(source))))
+                supplied.append(SuppliedView(schema, view, "", _stream_of(self._rows(source))))
                 continue
             body, inside, cut = self._body(source)
-            relations.append(Relation(schema, view, body))
+            supplied.append(SuppliedView(schema, view, body))
             paths += [*inside, *cut]
             if cut:
                 told = 0
-        for each in found.views:
-            reference = each.reference
+        for derived in found.views:
+            reference = derived.reference
             schema = schemas.get(reference.view, reference.schema)
-            relations.append(Relation(schema, reference.view, self._select(each)))
-        columns = tuple(dict.fromkeys(name for each in references for name in self.permitted.get(each.name, ())))
+            supplied.append(SuppliedView(schema, reference.view, self._select(derived)))
+        columns = tuple(
+            dict.fromkeys(name for reference in references for name in self.permitted.get(reference.name, ()))
+        )
         if told is not None:
             told = sum(_size(source, self._since(source.contract)) for source in found.sources)
-        return Plan(tuple(relations), tuple(dict.fromkeys(paths)), columns, told), found.tables
+        return Supply(tuple(supplied), tuple(dict.fromkeys(paths)), columns, told), found.tables
 
     def _reference(self, name: object, view: object, version: object, as_of: object) -> Reference:
         if not isinstance(name, str) or not isinstance(view, str):
@@ -185,7 +164,7 @@ class Catalog:
             sql = f"SELECT {listed(columns)} FROM (\n{sql}\n)"  # noqa: S608 - the same
         return sql
 
-    def _rows(self, source: Source) -> pl.DataFrame:
+    def _rows(self, source: TableAtVersion) -> pl.DataFrame:
         """Return the readable rows and columns of a table on an object store, which a worker cannot reach."""
         contract = source.contract
         scan = self._lake.table(contract.name).scan(source.version)
@@ -195,11 +174,11 @@ class Catalog:
         return scan.select(self.permitted[contract.name]).collect()
 
     def _since(self, contract: TableContract) -> datetime | None:
-        if self._policy.history is None or contract.time_column is None:
+        if self._visibility.history is None or contract.time_column is None:
             return None
-        return self._lake.clock().astimezone(UTC) - self._policy.history
+        return self._lake.clock().astimezone(UTC) - self._visibility.history
 
-    def _body(self, source: Source) -> tuple[str, list[str], list[str]]:
+    def _body(self, source: TableAtVersion) -> tuple[str, list[str], list[str]]:
         """Return the SELECT of the rows and columns of a table that the caller may read, and the files in it.
 
         Files all of whose rows are the caller's to read come first, then those with other rows as well.
@@ -220,18 +199,7 @@ class Catalog:
         return union, inside, cut
 
 
-#: What each computed view of a lake names: parsed once, as gateways come and go with every request.
-_BELOW: WeakKeyDictionary[Lakehouse, dict[str, tuple[str, ...]]] = WeakKeyDictionary()
-
-
-def _below(lake: Lakehouse, name: str, sql: str) -> tuple[str, ...]:
-    found = _BELOW.setdefault(lake, {})
-    if name not in found:
-        found[name] = tuple(each.name for each in parse(sql, known_names(lake)).references)
-    return found[name]
-
-
-def _size(source: Source, since: datetime | None) -> int:
+def _size(source: TableAtVersion, since: datetime | None) -> int:
     """Return the bytes of the files of a table all of whose rows the caller may see."""
     if source.files is None or not source.files.paths:
         return 0
@@ -266,7 +234,7 @@ def _spans(contract: TableContract, files: Files) -> list[tuple[date | None, dat
     for kind, slack in (("min", -timedelta(milliseconds=1)), ("max", timedelta(milliseconds=1))):
         name = f"{kind}.{contract.time_column}"
         values = entries.column(name).to_pylist() if name in entries.column_names else [None] * count
-        bounds.append([each + slack if isinstance(each, datetime) else each for each in values])
+        bounds.append([bound + slack if isinstance(bound, datetime) else bound for bound in values])
     return list(zip(*bounds, strict=True))
 
 

@@ -99,7 +99,7 @@ class _Checker:
         while waiting:
             part, ctes = waiting.pop()
             if isinstance(part, list):
-                waiting.extend((each, ctes) for each in part)
+                waiting.extend((child, ctes) for child in part)
             elif isinstance(part, dict):
                 self._nodes += 1
                 if self._nodes > _MOST_NODES:
@@ -154,7 +154,7 @@ class _Checker:
 
     def _function(self, part: dict[str, Any], allowed: frozenset[str]) -> None:
         name = _lower(part["function_name"])
-        place = [each for each in (part.get("catalog"), part.get("schema")) if each]
+        place = [qualifier for qualifier in (part.get("catalog"), part.get("schema")) if qualifier]
         if name not in allowed or place not in ([], ["main"]):
             written = ".".join([*place, name])[:80]
             hint = nearest(name, allowed) or "Only functions that compute from their arguments are there."
@@ -166,7 +166,7 @@ class _Checker:
         """Refuse a function that is called by its name in a text, unless it is an allowed one, spelt out."""
         arguments = part.get("arguments") or []
         # Arguments by name may stand in any order.
-        in_order = len(arguments) > 1 and not any(each.get("name") for each in arguments)
+        in_order = len(arguments) > 1 and not any(argument.get("name") for argument in arguments)
         chosen = arguments[1].get("expression", {}) if in_order else {}
         literal = chosen.get("literal") if chosen.get("class") == "CONSTANT" else None
         called = literal.get("text") if isinstance(literal, dict) else None
@@ -201,7 +201,7 @@ class _Checker:
             if part.get("show_type") not in _SHOWN or not part.get("query"):
                 raise _refused("SHOW", "SHOW TABLES, DESCRIBE and SUMMARIZE of a table or SELECT are allowed.")
         elif kind == "PIVOT":
-            values = sum(len(each.get("entries") or []) for each in part.get("pivots") or [])
+            values = sum(len(pivot.get("entries") or []) for pivot in part.get("pivots") or [])
             if values > _MOST_PIVOT_VALUES:
                 raise _refused(f"PIVOT with {values} values", f"List at most {_MOST_PIVOT_VALUES}.")
 
@@ -212,7 +212,7 @@ class _Checker:
         if "." not in path and path in ctes:
             return
         known = list(self._known)
-        bare = {each.rpartition(".")[2]: each for each in known}
+        bare = {full_name.rpartition(".")[2]: full_name for full_name in known}
         hint = f"Write its full name, {bare[path]!r}." if path in bare else nearest(path[:100], known)
         raise UnknownTableError(
             f"unknown table {path[:100]!r}", where="SQL", hint=hint or "SHOW TABLES lists what you may read."

@@ -1,7 +1,7 @@
 """SQL of strangers over a lake: the gateway that an application calls.
 
 A statement is looked at by nobody but the disposable process that runs it; this side resolves names to files by
-the caller's policy, keeps the time, and believes nothing that comes back.
+what its caller sees, keeps the time, and believes nothing that comes back.
 """
 
 from __future__ import annotations
@@ -20,11 +20,18 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import pyarrow as pa
 
-from hfthot_platform.core.errors import BadRequestError, SqlQuotaError, SqlRefusedError, SqlWorkerError
+from hfthot_platform.core.errors import (
+    BadRequestError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    SqlRefusedError,
+    SqlWorkerError,
+)
+from hfthot_platform.domain.access.authorisation import Action, Principal, authorise
 from hfthot_platform.services.sql.gateway import wire
 from hfthot_platform.services.sql.gateway.catalog import Catalog
-from hfthot_platform.services.sql.gateway.policy import Policy, QueryLimits
-from hfthot_platform.services.sql.gateway.pool import GatewayPool, Ticket, Worker
+from hfthot_platform.services.sql.gateway.limits import QueryLimits
+from hfthot_platform.services.sql.gateway.pool import GatewayPool, Ticket, WorkerProcess
 from hfthot_platform.services.sql.gateway.results import (
     Format,
     QueryResult,
@@ -37,6 +44,7 @@ from hfthot_platform.services.sql.gateway.results import (
 from hfthot_platform.services.sql.gateway.worker import Job, weight
 
 if TYPE_CHECKING:
+    from hfthot_platform.domain.access.visibility import Relations
     from hfthot_platform.storage.lakehouse import Lakehouse
 
 __all__ = ["Params", "QueryHandle", "QueryStream", "SqlGateway"]
@@ -51,32 +59,39 @@ _MOST_REFERENCES: Final = 256
 
 
 class SqlGateway:
-    """Answers one caller's SQL within a policy; cheap to make, safe to use from several threads.
+    """Answers one caller's SQL; cheap to make, safe to use from several threads.
 
     Example:
-        >>> gateway = SqlGateway(lake, Policy.of("professional", "registered", caller=subject_id))
+        >>> principal = Principal(user_id, "registered", "professional")
+        >>> gateway = SqlGateway(lake, principal, pool)
         >>> gateway.query("SELECT symbol, avg(close) FROM market.ohlcv GROUP BY ALL", format="polars").data
 
     Args:
         lake: the lake.
-        policy: what the caller may read and use.
-        pool: the processes to run in; by default those that this process shares.
+        principal: who asks: what it sees it can read, and its plan says how often.
+        pool: the processes to run in.
+        limits: of each statement, where they are narrower than the pool's.
+        relations: the lake's tables and views, where they are at hand (`relations_of`): computed views are parsed once.
         quota: called once for each statement when it starts to read, so that one that is refused, or finds no place,
-            costs nothing; raises `SqlQuotaError` where none is left.  By default the policy's number of statements
-            is counted in the pool, in memory.
+            costs nothing; raises `QuotaExceededError` where none is left.  By default the statements of the
+            principal's plan are counted in the pool, in memory.
     """
 
     def __init__(
         self,
         lake: Lakehouse,
-        policy: Policy,
-        pool: GatewayPool | None = None,
+        principal: Principal,
+        pool: GatewayPool,
         *,
+        limits: QueryLimits | None = None,
+        relations: Relations | None = None,
         quota: Callable[[], None] | None = None,
     ) -> None:
         self._lake = lake
-        self._policy = policy
+        self.principal = principal
         self._pool = pool
+        self.limits = limits or QueryLimits()
+        self._relations = relations
         self._quota = quota
         self._catalog: Catalog | None = None
         self._handles: set[Ticket] = set()
@@ -84,7 +99,7 @@ class SqlGateway:
         self._closed = False
 
     def __repr__(self) -> str:
-        return f"SqlGateway({self._policy.caller!r})"
+        return f"SqlGateway({self.principal.id!r})"
 
     def __enter__(self) -> Self:
         return self
@@ -117,15 +132,16 @@ class SqlGateway:
             params: scalar values of `$name` or `?` parameters; never put values into the text.
             format: of the rows in `data`: an Arrow table, a Polars frame, a JSON array of objects, CSV text with a
                 header, or a Parquet file's bytes.
-            limits: narrower than the policy's.
+            limits: narrower than the gateway's.
             versions: versions to read, by table; what the statement itself says wins.
             as_of: reads every other table as it was at this time.
 
         Raises:
+            PermissionDeniedError, TierForbiddenError: the caller has no SQL, or its plan has none.
             SqlRefusedError: the statement does what it may not.
             UnknownTableError, UnknownColumnError: there is none of that name for this caller.
             SqlDeadlineError, SqlMemoryError: it needs more than it may use.
-            SqlQuotaError, SqlBusyError: no statement is left in the plan, no place in the queue.
+            QuotaExceededError, SqlBusyError: no statement is left in the plan, no place in the queue.
             SqlCancelledError: `close` was called.
             SqlError: it is wrong in itself; the message says where.
             VersionUnavailableError: a version is not readable (any more); the message names the readable range.
@@ -189,21 +205,23 @@ class SqlGateway:
         versions: Mapping[str, int] | None,
         as_of: datetime | None,
     ) -> QueryStream:
+        authorise(self.principal, Action.SQL_QUERY)
         if as_of is not None and as_of.tzinfo is None:
             raise BadRequestError(
                 f"the time {as_of.isoformat()} has no zone", where="as_of", hint="Write it with +00:00."
             )
-        pool = self._pool or GatewayPool.default()
-        allowed = self._policy.limits.within(pool.limits)
+        allowed = self.limits.within(self._pool.limits)
         allowed = allowed if limits is None else limits.within(allowed)
         with self._lock:
             if self._closed:
                 raise SqlWorkerError("this gateway is closed", where="SQL")
             if self._catalog is None:
-                self._catalog = Catalog(self._lake, self._policy)
+                self._catalog = Catalog(self._lake, self.principal, self._relations)
             catalog = self._catalog
         if not catalog.permitted:
-            raise SqlRefusedError("SQL is not part of this account", where="SQL", hint="Ask for another role or tier.")
+            raise PermissionDeniedError(
+                "the caller sees no table of this lake", where=Action.SQL_QUERY.value, hint="Ask an administrator."
+            )
         job = Job(
             sql=_text(sql),
             params=_values(params),
@@ -214,11 +232,7 @@ class SqlGateway:
             memory=allowed.memory,
             seconds=allowed.seconds,
         )
-        if self._policy.queries is not None and self._policy.queries.count == 0:
-            raise SqlQuotaError("SQL is not part of this plan", where="SQL", hint="A larger plan has it.")
-        stream = QueryStream(
-            pool, catalog, job, allowed, self._policy.caller, versions or {}, lambda: self._count(pool)
-        )
+        stream = QueryStream(self._pool, catalog, job, allowed, self.principal.id, versions or {}, self._count)
         with self._lock:
             self._handles.add(stream._ticket)  # noqa: SLF001 - made here
         stream._forget = self._forget  # noqa: SLF001
@@ -228,18 +242,19 @@ class SqlGateway:
         with self._lock:
             self._handles.discard(ticket)
 
-    def _count(self, pool: GatewayPool) -> None:
-        queries = self._policy.queries
+    def _count(self) -> None:
+        allowed = self.principal.sql_queries
         if self._quota is not None:
             self._quota()
-        elif queries is not None and not pool.count_use(
-            self._policy.caller, queries.count, queries.per.total_seconds()
-        ):
-            raise SqlQuotaError(
-                f"the plan's {queries.count} statements per {queries.per} are used up",
-                where="SQL",
-                hint="Wait, or take a larger plan.",
-            )
+        elif allowed is not None:
+            wait = self._pool.count_use(self.principal.id, allowed.count, allowed.per.total_seconds())
+            if wait > 0:
+                raise QuotaExceededError(
+                    f"the plan's {allowed.count} SQL statements per {allowed.per} are used up",
+                    retry_after=wait,
+                    where=Action.SQL_QUERY.value,
+                    hint=f"Wait {wait:.0f} seconds, or choose a larger plan.",
+                )
 
 
 class QueryStream:
@@ -273,7 +288,7 @@ class QueryStream:
         self._versions = versions
         self._ticket = Ticket(caller)
         self._forget: Callable[[Ticket], None] = lambda _: None
-        self._worker: Worker | None = None
+        self._worker: WorkerProcess | None = None
         self._schema: pa.Schema | None = None
         self._started = 0.0
         self._size = 0
@@ -286,6 +301,11 @@ class QueryStream:
         if self._schema is None:
             raise BadRequestError("the stream is not open", where="QueryStream", hint="Use it in a with block.")
         return self._schema
+
+    @property
+    def process(self) -> int | None:
+        """Return the id of the process that runs the statement, None while it waits for one."""
+        return None if self._worker is None else self._worker.pid
 
     @property
     def truncated(self) -> bool:
@@ -352,15 +372,15 @@ class QueryStream:
             self._size += max(len(body), weight(batch))
             yield batch
 
-    def _converse(self, worker: Worker) -> None:
+    def _converse(self, worker: WorkerProcess) -> None:
         try:
             worker.start(self._job)
             _, body = self._receive(wire.REFERENCES)
             named = _named(body)
-            plan, self.tables = self._catalog.plan(named, self._versions, self._job.as_of)
-            self._told = plan.told
+            supply, self.tables = self._catalog.supply(named, self._versions, self._job.as_of)
+            self._told = supply.told
             self._count()
-            worker.supply(plan)
+            worker.supply(supply)
             _, body = self._receive(wire.SCHEMA)
             self._schema = read_schema(body)
         except wire.ClosedError:
@@ -399,7 +419,7 @@ class QueryStream:
 
 
 def _nonsense() -> SqlWorkerError:
-    return SqlWorkerError("the process that ran the statement talks nonsense", where="SQL")
+    return SqlWorkerError("the process that ran the statement sent a malformed message", where="SQL")
 
 
 def _parsed(body: bytearray) -> Any:
@@ -426,10 +446,10 @@ def _named(body: bytearray) -> list[list[Any]]:
         raise _nonsense()
     if len(named) > _MOST_REFERENCES:
         raise SqlRefusedError("the statement names too many tables", where="SQL", hint="Take it apart.")
-    for each in named:
-        if not isinstance(each, list) or len(each) != 4:
+    for entry in named:
+        if not isinstance(entry, list) or len(entry) != 4:
             raise _nonsense()
-        name, view, version, moment = each
+        name, view, version, moment = entry
         whole = version is None or (isinstance(version, int) and not isinstance(version, bool))
         if not isinstance(name, str) or not isinstance(view, str) or not whole:
             raise _nonsense()
@@ -456,6 +476,11 @@ class QueryHandle:
             self._future.set_result(self._work())
         except BaseException as error:  # noqa: BLE001 - it is raised where the result is asked for
             self._future.set_exception(error)
+
+    @property
+    def process(self) -> int | None:
+        """Return the id of the process that runs the statement, None while it waits for one."""
+        return self._stream.process
 
     def done(self) -> bool:
         """Whether there is a result or an error."""

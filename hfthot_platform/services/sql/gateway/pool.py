@@ -32,12 +32,11 @@ from hfthot_platform.core.errors import (
     SqlMemoryError,
     SqlWorkerError,
 )
-from hfthot_platform.core.settings import load_settings
 from hfthot_platform.services.sql.gateway import spawner, wire
-from hfthot_platform.services.sql.gateway.policy import QueryLimits
-from hfthot_platform.services.sql.gateway.worker import Job, Plan
+from hfthot_platform.services.sql.gateway.limits import QueryLimits
+from hfthot_platform.services.sql.gateway.worker import Job, Supply
 
-__all__ = ["GatewayPool", "Ticket", "Worker"]
+__all__ = ["GatewayPool", "PoolFacts", "Ticket", "WorkerProcess"]
 
 #: Seconds that the spawner may take for a word: it loads its libraries before the first one.
 _SPAWNER_SECONDS: Final = 30.0
@@ -54,7 +53,7 @@ class Ticket:
     def __init__(self, caller: str) -> None:
         self.caller = caller
         self.lock = threading.Condition()
-        self.worker: Worker | None = None
+        self.worker: WorkerProcess | None = None
         self.ended: _Ended = ""
         self.turn = False
         #: When its turn came.
@@ -85,13 +84,13 @@ class Ticket:
             )
 
 
-class Worker:
-    """A process that waits for one statement."""
+class WorkerProcess:
+    """A process that waits for one statement; `pid` is its number."""
 
     def __init__(self, pool: GatewayPool, starter: _Spawner, pid: int, connection: socket.socket) -> None:
         self._pool = pool
         self._starter = starter
-        self._pid = pid
+        self.pid = pid
         self.connection = connection
         self._lock = threading.Lock()
         self._killed = False
@@ -107,9 +106,9 @@ class Worker:
             if not self._killed and self._starter.process.poll() is None:
                 self._killed = True
                 with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.killpg(self._pid, signal.SIGKILL)
+                    os.killpg(self.pid, signal.SIGKILL)
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(self._pid, signal.SIGKILL)
+                    os.kill(self.pid, signal.SIGKILL)
 
     def alive(self) -> bool:
         """Whether the process still waits at the other end."""
@@ -124,9 +123,9 @@ class Worker:
         """Send the statement."""
         wire.send(self.connection, wire.JOB, pickle.dumps(job))
 
-    def supply(self, plan: Plan) -> None:
+    def supply(self, supply: Supply) -> None:
         """Send what it may read."""
-        wire.send(self.connection, wire.PLAN, pickle.dumps(plan))
+        wire.send(self.connection, wire.SUPPLY, pickle.dumps(supply))
 
     def close(self) -> None:
         """End and collect the process."""
@@ -134,7 +133,7 @@ class Worker:
             # How it ended by itself is told by the status, if it did: a dying process closes its socket first.
             self.kill()
             self.connection.close()
-            self.status = self._pool.collect(self._pid)
+            self.status = self._pool.collect(self.pid)
 
     def fault(self) -> HfthotError:
         """Return why a worker that closed its socket too early may have ended; `close` it first."""
@@ -151,6 +150,24 @@ class Worker:
         return SqlWorkerError("the process that ran the statement ended by itself", where="SQL", hint="Try once more.")
 
 
+@dataclass(frozen=True)
+class PoolFacts:
+    """What a pool has at a moment."""
+
+    #: Process id of the spawner, and its number of threads; None before the first statement.
+    spawner: int | None
+    threads: int | None
+    #: The walls that this machine's kernel has, by name.
+    sandbox: dict[str, bool]
+    #: Process ids of the workers that wait for a statement.
+    ready: tuple[int, ...]
+    #: Statements that run, and that wait, by caller.
+    running: dict[str, int]
+    waiting: dict[str, int]
+    #: Callers whose use of the workers is remembered.
+    remembered: int
+
+
 @dataclass
 class _Spawner:
     process: subprocess.Popen[bytes]
@@ -159,7 +176,7 @@ class _Spawner:
 
 
 class GatewayPool:
-    """Worker processes for all callers of this process.
+    """WorkerProcess processes for all callers of this process.
 
     Args:
         workers: statements that run at once.
@@ -197,29 +214,11 @@ class GatewayPool:
         self._running: dict[str, set[Ticket]] = {}
         #: Seconds of the workers that callers had, halved every minute, and when that was reckoned.
         self._served: dict[str, tuple[float, float]] = {}
-        self._idle: deque[Worker] = deque()
+        self._idle: deque[WorkerProcess] = deque()
         self._deadlines: dict[Ticket, float] = {}
         self._uses: dict[str, deque[float]] = {}
         self._threads: list[threading.Thread] = []
         atexit.register(self.close)
-
-    @classmethod
-    def default(cls) -> GatewayPool:
-        """Return the pool that this process shares, as the settings have it."""
-        with _DEFAULT_LOCK:
-            found = _DEFAULT.get("pool")
-            # A forked child cannot use its parent's: the replies would go to either.
-            if found is None or found._closed or found._owner != os.getpid():  # noqa: SLF001 - our own class
-                settings = load_settings()
-                ceiling = QueryLimits(
-                    rows=2**62,
-                    bytes=2**50,
-                    seconds=settings.sql_deadline_seconds,
-                    queue_seconds=settings.sql_deadline_seconds,
-                    memory=settings.sql_memory_mb * 2**20,
-                )
-                found = _DEFAULT["pool"] = cls(workers=settings.sql_workers, limits=ceiling)
-            return found
 
     def __enter__(self) -> Self:
         return self
@@ -227,10 +226,22 @@ class GatewayPool:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def facts(self) -> dict[str, Any]:
-        """Return what the spawner says of itself: its number of threads, the walls that this machine has."""
+    def facts(self) -> PoolFacts:
+        """Return what there is at this moment, for those who watch over a server; nothing is started for it."""
         with self._talk:
-            return dict(self._started().facts)
+            spawner_process, said = (
+                (None, {}) if self._spawner is None else (self._spawner.process.pid, self._spawner.facts)
+            )
+        with self._state:
+            return PoolFacts(
+                spawner=spawner_process,
+                threads=said.get("threads"),
+                sandbox=dict(said.get("sandbox", {})),
+                ready=tuple(worker.pid for worker in self._idle),
+                running={caller: len(tickets) for caller, tickets in self._running.items()},
+                waiting={caller: len(line) for caller, line in self._lines.items()},
+                remembered=len(self._served),
+            )
 
     def warm(self) -> None:
         """Start everything now, instead of with the first statement."""
@@ -244,7 +255,7 @@ class GatewayPool:
             if self._closed:
                 return
             self._closed = True
-            tickets = [*self._deadlines, *(each for line in self._lines.values() for each in line)]
+            tickets = [*self._deadlines, *(ticket for line in self._lines.values() for ticket in line)]
             self._state.notify_all()
         for ticket in tickets:
             ticket.end("cancelled")
@@ -322,13 +333,13 @@ class GatewayPool:
         self._served[ticket.caller] = self._had(ticket.caller, now) + now - ticket.since, now
         if len(self._served) > _MOST_ACCOUNTS:
             # Who had least, or long ago, is as good as new.
-            kept = sorted(self._served, key=lambda each: self._had(each, now))[_MOST_ACCOUNTS // 2 :]
-            self._served = {each: self._served[each] for each in kept}
+            kept = sorted(self._served, key=lambda caller: self._had(caller, now))[_MOST_ACCOUNTS // 2 :]
+            self._served = {caller: self._served[caller] for caller in kept}
 
     def _had(self, caller: str, now: float) -> float:
         """Return the seconds of the workers that a caller had lately, those of running statements included."""
         seconds, then = self._served.get(caller, (0.0, now))
-        running = sum(now - each.since for each in self._running.get(caller, ()))
+        running = sum(now - ticket.since for ticket in self._running.get(caller, ()))
         return float(seconds * 0.5 ** ((now - then) / _HALF_LIFE) + running)
 
     def _hand_out(self) -> None:
@@ -340,7 +351,7 @@ class GatewayPool:
             ]
             if not waiting:
                 return
-            caller = min(waiting, key=lambda each: self._had(each, now))  # of equals, who began to wait first
+            caller = min(waiting, key=lambda candidate: self._had(candidate, now))  # of equals, who began to wait first
             line = self._lines[caller]
             ticket = line.popleft()
             if not line:
@@ -358,21 +369,31 @@ class GatewayPool:
                 "the gateway's pool belongs to the parent process", where="SQL", hint="Open one after the fork."
             )
 
-    def count_use(self, caller: str, count: int, seconds: float) -> bool:
-        """Count a use in this process, and return whether it is within `count` uses in `seconds`."""
+    def count_use(self, caller: str, count: int, seconds: float) -> float:
+        """Count a use in memory if it is within `count` uses in `seconds`; else return the seconds to wait.
+
+        Returns:
+            0 where it was counted.
+        """
         now = time.monotonic()
         with self._state:
-            uses = self._uses.setdefault(caller, deque())
+            if len(self._uses) >= _MOST_ACCOUNTS:
+                # Whoever did not ask for a whole window has all of it again.
+                self._uses = {
+                    known: uses for known, uses in self._uses.items() if known == caller or uses[-1] > now - seconds
+                }
+            uses = self._uses.get(caller, deque())
             while uses and uses[0] <= now - seconds:
                 uses.popleft()
             if len(uses) >= count:
-                return False
+                return uses[0] + seconds - now if uses else seconds
             uses.append(now)
-            return True
+            self._uses[caller] = uses
+            return 0.0
 
     # -- workers ------------------------------------------------------------------------------------------------------
 
-    def take(self, ticket: Ticket, seconds: float) -> Worker:
+    def take(self, ticket: Ticket, seconds: float) -> WorkerProcess:
         """Return a worker for a ticket whose turn it is; it is killed after `seconds`.
 
         Raises:
@@ -447,7 +468,7 @@ class GatewayPool:
             with self._state:
                 self._idle.append(worker)
 
-    def _fork(self) -> Worker:
+    def _fork(self) -> WorkerProcess:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with self._talk:
@@ -458,7 +479,7 @@ class GatewayPool:
             raise
         finally:
             theirs.close()
-        return Worker(self, starter, pid, ours)
+        return WorkerProcess(self, starter, pid, ours)
 
     def _word(self, word: dict[str, object], handed: socket.socket | None = None) -> dict[str, Any]:
         """Say one word to the spawner and return its answer; `_talk` is held."""
@@ -510,7 +531,3 @@ class GatewayPool:
                 ) from None
             self._spawner = _Spawner(process, ours, facts)
         return self._spawner
-
-
-_DEFAULT: dict[str, GatewayPool] = {}
-_DEFAULT_LOCK = threading.Lock()

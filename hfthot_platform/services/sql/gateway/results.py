@@ -64,9 +64,9 @@ def format_of(name: object) -> Format:
     Raises:
         BadRequestError: there is no such format.
     """
-    for each in get_args(Format):
-        if each == name:
-            return each  # type: ignore[no-any-return]
+    for known_format in get_args(Format):
+        if known_format == name:
+            return known_format  # type: ignore[no-any-return]
     known = get_args(Format)
     if not isinstance(name, str):
         raise BadRequestError(f"it is a {type(name).__name__}", where="format", hint=f"Formats: {', '.join(known)}.")
@@ -83,7 +83,7 @@ def error_of(note: bytes | bytearray) -> HfthotError:
     try:
         said = json.loads(bytes(note))
         kind = getattr(errors, str(said["kind"]), None)
-        what, where, hint = (_printable(said[each]) for each in ("what", "where", "hint"))
+        what, where, hint = (_printable(said[part]) for part in ("what", "where", "hint"))
     except (ValueError, KeyError, TypeError):
         return SqlWorkerError("the process that ran the statement talks nonsense", where="SQL")
     if not (isinstance(kind, type) and issubclass(kind, (SqlError, errors.UnknownTableError))):
@@ -92,7 +92,7 @@ def error_of(note: bytes | bytearray) -> HfthotError:
 
 
 def _printable(text: object) -> str:
-    return "".join(each if each.isprintable() else " " for each in str(text)[:2000])
+    return "".join(sign if sign.isprintable() else " " for sign in str(text)[:2000])
 
 
 def read_schema(message: bytes | bytearray) -> pa.Schema:
@@ -110,10 +110,10 @@ def read_schema(message: bytes | bytearray) -> pa.Schema:
         raise SqlWorkerError("the process that ran the statement talks nonsense", where="SQL") from None
     if len(schema) > _MOST_COLUMNS:
         raise SqlError(f"{len(schema)} columns", where="SQL", hint=f"Select at most {_MOST_COLUMNS}.")
-    for each in schema:
-        if not _returnable(each.type):
+    for column in schema:
+        if not _returnable(column.type):
             raise SqlError(
-                f"the column {_printable(each.name)[:80]!r} has a type that cannot be returned",
+                f"the column {_printable(column.name)[:80]!r} has a type that cannot be returned",
                 where="SQL",
                 hint="Cast it to text.",
             )
@@ -244,11 +244,11 @@ def _text(
     parts, rows, size = [opening], 0, len(opening)
     for piece in _slices(_microseconds(table), most):
         go_on()
-        for each in line(piece):
-            size += len(each.encode()) + len(between)
+        for part in line(piece):
+            size += len(part.encode()) + len(between)
             if size > most:
                 return "".join([*parts, closing]), rows
-            parts += [between, each] if rows else [each]
+            parts += [between, part] if rows else [part]
             rows += 1
     return "".join([*parts, closing]), rows
 
@@ -291,7 +291,7 @@ def _text_size(array: pa.Array) -> int:
 
 def _microseconds(table: pa.Table) -> pa.Table:
     """Return a table without nanoseconds, which Python's times do not have."""
-    schema = pa.schema([pa.field(each.name, _coarser(each.type)) for each in table.schema])
+    schema = pa.schema([pa.field(column.name, _coarser(column.type)) for column in table.schema])
     return table if schema.types == table.schema.types else table.cast(schema, safe=False)
 
 
@@ -305,7 +305,7 @@ def _coarser(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_list(kind):
         return pa.list_(_coarser(kind.value_type))
     if pa.types.is_struct(kind):
-        return pa.struct([pa.field(each.name, _coarser(each.type)) for each in kind])
+        return pa.struct([pa.field(member.name, _coarser(member.type)) for member in kind])
     if pa.types.is_map(kind):
         return pa.map_(_coarser(kind.key_type), _coarser(kind.item_type))
     return kind
@@ -354,9 +354,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, bytes):
         return base64.b64encode(value).decode()
     if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(item) for name, item in value.items()}
     if isinstance(value, pa.MonthDayNano):
         return f"P{value.months}M{value.days}DT{value.nanoseconds / 1e9:.9g}S"
     if isinstance(value, (list, tuple)):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     raise ValueError(type(value).__name__)

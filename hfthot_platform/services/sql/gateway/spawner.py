@@ -75,8 +75,8 @@ def _obey(control: socket.socket, connection: duckdb.DuckDBPyConnection) -> NoRe
             pid = os.fork()
             if pid == 0:
                 _worker(control, descriptors[0], connection)
-            for each in descriptors:
-                os.close(each)
+            for descriptor in descriptors:
+                os.close(descriptor)
             control.send(json.dumps({"pid": pid}).encode())
         else:
             try:
@@ -92,8 +92,8 @@ def _worker(control: socket.socket, descriptor: int, connection: duckdb.DuckDBPy
         os.setsid()
         worker.touch(connection)
         nothing = os.open(os.devnull, os.O_RDWR)
-        for each in (0, 1, 2):
-            os.dup2(nothing, each)
+        for stream in (0, 1, 2):
+            os.dup2(nothing, stream)
         # Nothing but the three and the socket: whatever else a library holds open is closed.
         os.dup2(descriptor, 3)
         os.closerange(4, os.sysconf("SC_OPEN_MAX"))

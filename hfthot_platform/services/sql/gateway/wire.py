@@ -17,16 +17,16 @@ __all__ = [
     "JOB",
     "MAX_FRAME",
     "MAX_NOTE",
-    "PLAN",
     "REFERENCES",
     "SCHEMA",
+    "SUPPLY",
     "ClosedError",
     "receive",
     "send",
 ]
 
 #: Parent to worker: the statement; the relations that it may read.
-JOB, PLAN = b"J", b"P"
+JOB, SUPPLY = b"J", b"P"
 #: Worker to parent, in this order: what the statement names, then the result piece by piece, or an error.
 REFERENCES, SCHEMA, BATCH, DONE, ERROR = b"R", b"S", b"B", b"D", b"E"
 

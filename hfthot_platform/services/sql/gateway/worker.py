@@ -31,7 +31,7 @@ from hfthot_platform.services.sql.gateway import sandbox, wire
 from hfthot_platform.services.sql.gateway.checker import check
 from hfthot_platform.services.sql.statement import Reference, parse
 
-__all__ = ["Job", "Plan", "Relation", "serve", "touch", "warm", "weight"]
+__all__ = ["Job", "SuppliedView", "Supply", "serve", "touch", "warm", "weight"]
 
 #: Rows of one vector batch; DuckDB's row group.
 _BATCH_ROWS: Final = 122_880
@@ -58,7 +58,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Relation:
+class SuppliedView:
     """A view to create; `body` is a SELECT of our own making, or `rows` an Arrow stream of all rows."""
 
     schema: str | None
@@ -68,10 +68,10 @@ class Relation:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Supply:
     """What the statement may read, in the order in which the views build on each other."""
 
-    relations: tuple[Relation, ...]
+    views: tuple[SuppliedView, ...]
     #: Data files, and nothing else, that can be opened.
     paths: tuple[str, ...]
     #: Columns of the views, for suggestions.
@@ -88,7 +88,7 @@ def warm(connection: duckdb.DuckDBPyConnection) -> None:
     marks = ", ".join("?" * len(values))
     types = "[1], {'a': 1}, map {'a': 1}, 'x'::ENUM('x'), INTERVAL 1 DAY, uuid(), '{}'::JSON, 1::HUGEINT, '1'::BIT"
     reader = connection.sql(f"SELECT {marks}, {types}", params=values).to_arrow_reader(10)
-    schema = pa.schema([pa.field(str(number), _plain(each)) for number, each in enumerate(reader.schema)])
+    schema = pa.schema([pa.field(str(number), _plain(column)) for number, column in enumerate(reader.schema)])
     for batch in reader:
         for piece in _pieces(_decoded(batch, schema)):
             piece.serialize()
@@ -135,18 +135,23 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
     statement = parse(job.sql, job.known, as_of=job.as_of)
     columns: Sequence[str] = ()
     try:
-        check(connection, statement.sql, [_path_of(each) for each in statement.references], job.known)
+        check(connection, statement.sql, [_path_of(reference) for reference in statement.references], job.known)
         references = [
-            (each.name, each.view, each.version, each.as_of.isoformat() if each.as_of else None)
-            for each in statement.references
+            (
+                reference.name,
+                reference.view,
+                reference.version,
+                reference.as_of.isoformat() if reference.as_of else None,
+            )
+            for reference in statement.references
         ]
         wire.send(parent, wire.REFERENCES, json.dumps(references).encode())
-        _, body = wire.receive(parent, 2**31, wire.PLAN)
-        plan: Plan = pickle.loads(body)  # noqa: S301 - the parent's own words
-        columns = plan.columns
-        sandbox.confine_files(plan.paths)
+        _, body = wire.receive(parent, 2**31, wire.SUPPLY)
+        supply: Supply = pickle.loads(body)  # noqa: S301 - the parent's own words
+        columns = supply.columns
+        sandbox.confine_files(supply.paths)
         try:
-            _prepare(connection, plan)
+            _prepare(connection, supply)
         except (duckdb.Error, OSError):
             raise SqlError(
                 "a table or view that the statement names cannot be read as it is",
@@ -157,7 +162,7 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
         relation = connection.sql(statement.sql, params=job.params or None)
         if relation is None:
             raise SqlRefusedError("the statement returns no rows", where="SQL", hint="Write one SELECT.")
-        if any("UHUGEINT" in str(each) for each in relation.types):
+        if any("UHUGEINT" in str(kind) for kind in relation.types):
             # Arrow's numbers end at 38 digits, and DuckDB lets larger ones wrap around.
             raise SqlError("UHUGEINT cannot be returned", where="SQL", hint="Cast the column to text or DOUBLE.")
         reader = relation.to_arrow_reader(_BATCH_ROWS)
@@ -183,24 +188,24 @@ def _dots_quoted(name: str) -> str:
     return name.replace(".", '"."')
 
 
-def _prepare(connection: duckdb.DuckDBPyConnection, plan: Plan) -> None:
+def _prepare(connection: duckdb.DuckDBPyConnection, supply: Supply) -> None:
     """Create the views; afterwards nothing but their files can be opened and no setting can be changed."""
-    for schema in dict.fromkeys(each.schema for each in plan.relations if each.schema is not None):
+    for schema in dict.fromkeys(view.schema for view in supply.views if view.schema is not None):
         connection.execute(f"CREATE SCHEMA {quoted(schema)}")
-    for number, each in enumerate(plan.relations):
-        if each.rows is not None:
+    for number, view in enumerate(supply.views):
+        if view.rows is not None:
             name = f"rows_{number}"
-            connection.register(name, pa.ipc.open_stream(each.rows).read_all())
+            connection.register(name, pa.ipc.open_stream(view.rows).read_all())
             # Copied, so that the Arrow object behind it is out of reach.
-            connection.execute(f"CREATE TABLE {each.view} AS FROM {name}")
+            connection.execute(f"CREATE TABLE {view.view} AS FROM {name}")
             connection.unregister(name)
         else:
-            connection.execute(f"CREATE VIEW {each.view} AS {each.body}")
-    if plan.told is not None:
+            connection.execute(f"CREATE VIEW {view.view} AS {view.body}")
+    if supply.told is not None:
         # Whether DuckDB leaves a file out by its statistics would tell of rows that the caller may not see, if only
         # by the time that it takes.
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-    shut_in(connection, plan.paths)
+    shut_in(connection, supply.paths)
 
 
 def _read_bytes(counters: Any) -> int:
@@ -230,7 +235,7 @@ def _values(array: pa.Array) -> int:
 
 def _stream(parent: socket.socket, reader: pa.RecordBatchReader, job: Job) -> dict[str, Any]:
     """Send schema and rows up to the caps; return how much that was and what cut it short."""
-    schema = pa.schema([pa.field(each.name, _plain(each), each.nullable) for each in reader.schema])
+    schema = pa.schema([pa.field(column.name, _plain(column), column.nullable) for column in reader.schema])
     wire.send(parent, wire.SCHEMA, schema.serialize())
     rows = size = 0
     for whole in reader:
@@ -284,6 +289,6 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 
 
 def _fail(parent: socket.socket, error: HfthotError) -> None:
-    kind = next(name for name in (each.__name__ for each in type(error).__mro__) if name)
+    kind = next(name for name in (base.__name__ for base in type(error).__mro__) if name)
     note = {"kind": kind, "what": error.what, "where": error.where, "hint": error.hint}
     wire.send(parent, wire.ERROR, json.dumps({key: value[:2000] for key, value in note.items()}).encode())

@@ -26,9 +26,9 @@ from hfthot_platform.services.sql.models.header import (
     ColumnTest,
     Header,
     Mistake,
+    ModelFile,
     ModelTestHeader,
     Relationship,
-    Source,
 )
 from hfthot_platform.services.sql.models.statement import sql_literal
 from hfthot_platform.services.sql.relations import listed
@@ -80,7 +80,7 @@ class TestOutcome:
     description: str
 
 
-def declared_tests(source: Source, columns: Mapping[str, Column]) -> tuple[list[ModelTest], list[Mistake]]:
+def declared_tests(source: ModelFile, columns: Mapping[str, Column]) -> tuple[list[ModelTest], list[Mistake]]:
     """Return the tests of a header, and what is wrong with them.
 
     The key is tested like any `unique`.  Tests of columns that are not there are left out: the loader complains
@@ -103,9 +103,9 @@ def declared_tests(source: Source, columns: Mapping[str, Column]) -> tuple[list[
     for name, declared in header.columns.items():
         if name not in columns:
             continue
-        for position, each in enumerate(declared.tests):
+        for position, declared_test in enumerate(declared.tests):
             at = ("columns", name, "tests", position)
-            made = _of_column(columns[name], each, source.line_of(*at))
+            made = _of_column(columns[name], declared_test, source.line_of(*at))
             if isinstance(made, str):
                 mistakes.append(source.mistake(made, at=at))
             else:
@@ -266,7 +266,7 @@ def evaluate(
     """
     by_row = [test for test in tests if test.broken]
     counts = [f"count(*) FILTER (WHERE {test.broken}) AS t{number}" for number, test in enumerate(by_row)]
-    first = ask(f"SELECT count(*) AS n{''.join(', ' + each for each in counts)} FROM {model}")  # noqa: S608 - names of files
+    first = ask(f"SELECT count(*) AS n{''.join(', ' + counted for counted in counts)} FROM {model}")  # noqa: S608 - names of files
     rows = int(first["n"][0])
     failing = {test.name: int(first[f"t{number}"][0]) for number, test in enumerate(by_row)}
     out = []

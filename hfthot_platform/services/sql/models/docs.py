@@ -70,29 +70,29 @@ def lineage_levels(models: Models, name: str) -> tuple[list[list[str]], list[tup
                 continue
             seen.add(at)
             if upwards:
-                found = [(each, at) for each in (models.by_name[at].depends_on if at in models.by_name else ())]
+                found = [(origin, at) for origin in (models.by_name[at].depends_on if at in models.by_name else ())]
             else:
-                found = [(at, each.name) for each in models if at in each.depends_on]
+                found = [(at, model.name) for model in models if at in model.depends_on]
             edges |= set(found)
             waiting += [source if upwards else target for source, target in found]
-    level = {name: 0} | dict.fromkeys({each for edge in edges for each in edge}, 0)
+    level = {name: 0} | dict.fromkeys({end for edge in edges for end in edge}, 0)
     for _ in level:
         for source, target in edges:
             level[target] = max(level[target], level[source] + 1)
     # A table that is read late stands beside its reader, not at the far left.
-    for node in sorted(level, key=lambda each: -level[each]):
+    for node in sorted(level, key=lambda known: -level[known]):
         readers = [level[target] for source, target in edges if source == node]
         if readers and node not in models.by_name:
             level[node] = min(readers) - 1
     levels = [sorted(node for node in level if level[node] == at) for at in range(max(level.values()) + 1)]
-    return [each for each in levels if each], sorted(edges)
+    return [column for column in levels if column], sorted(edges)
 
 
 # -- HTML -------------------------------------------------------------------------------------------------------
 
 
 def _html_page(model: SqlModel, models: Models, pages: set[str]) -> str:
-    tests = [(escape(each.says), _gate(model, each.gate)) for each in model.tests]
+    tests = [(escape(test.says), _gate(model, test.gate)) for test in model.tests]
     parts = [
         '<nav><a href="index.html">All models</a></nav>',
         f"<h1>{escape(model.name)}</h1>",
@@ -124,13 +124,13 @@ def _html_page(model: SqlModel, models: Models, pages: set[str]) -> str:
 def _html_index(models: Sequence[SqlModel]) -> str:
     rows = [
         (
-            f'<a href="{escape(each.name)}.html">{escape(each.name)}</a>',
-            each.materialized,
-            _prose(each.description),
-            escape(each.header.owner),
-            escape(", ".join(each.header.tags)),
+            f'<a href="{escape(model.name)}.html">{escape(model.name)}</a>',
+            model.materialized,
+            _prose(model.description),
+            escape(model.header.owner),
+            escape(", ".join(model.header.tags)),
         )
-        for each in models
+        for model in models
     ]
     titles = ("model", "kept as", "what it holds", "owner", "tags")
     return _html("SQL models", ["<h1>SQL models</h1>", _html_table(titles, rows)])
@@ -208,7 +208,7 @@ def _markdown_page(model: SqlModel, models: Models, pages: set[str]) -> str:
         )
         for name, kind, unit, meaning in _column_facts(model)
     ]
-    tests = [(f"`{_cell(each.says)}`", _gate(model, each.gate)) for each in model.tests]
+    tests = [(f"`{_cell(test.says)}`", _gate(model, test.gate)) for test in model.tests]
     lines = [
         f"# {model.name}\n",
         f"[All models](index.md). {_facts(model)}\n",
@@ -223,8 +223,8 @@ def _markdown_page(model: SqlModel, models: Models, pages: set[str]) -> str:
 
 def _markdown_index(models: Sequence[SqlModel]) -> str:
     rows = [
-        (f"[{each.name}]({each.name}.md)", each.materialized, _cell(each.description), each.header.owner)
-        for each in models
+        (f"[{model.name}]({model.name}.md)", model.materialized, _cell(model.description), model.header.owner)
+        for model in models
     ]
     return "# SQL models\n\n" + _markdown_table(("model", "kept as", "what it holds", "owner"), rows)
 
@@ -260,11 +260,11 @@ def _facts(model: SqlModel) -> str:
 
 def _column_facts(model: SqlModel) -> list[tuple[str, str, str, str]]:
     out = []
-    for each in model.published_columns:
-        notes = [each.description] if each.description else []
-        notes += ["may be empty"] if each.nullable else []
-        notes += ["personal data"] if each.personal else []
-        out.append((each.name, TYPE_NAMES[each.dtype], each.unit, "; ".join(notes)))
+    for published_column in model.published_columns:
+        notes = [published_column.description] if published_column.description else []
+        notes += ["may be empty"] if published_column.nullable else []
+        notes += ["personal data"] if published_column.personal else []
+        out.append((published_column.name, TYPE_NAMES[published_column.dtype], published_column.unit, "; ".join(notes)))
     return out
 
 

@@ -21,12 +21,12 @@ __all__ = [
     "Freshness",
     "Header",
     "Mistake",
+    "ModelFile",
     "ModelTestHeader",
     "Range",
     "Relationship",
     "RowCount",
     "Scalar",
-    "Source",
     "read_source",
 ]
 
@@ -199,9 +199,9 @@ class Header(_Strict):
     @field_validator("tags")
     @classmethod
     def _tags(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for each in value:
-            if not _WORD.fullmatch(each):
-                raise ValueError(f"the tag {each!r} is not one word of letters, digits, '_', '-' and '.'")
+        for item in value:
+            if not _WORD.fullmatch(item):
+                raise ValueError(f"the tag {item!r} is not one word of letters, digits, '_', '-' and '.'")
         return value
 
     @field_validator("schedule")
@@ -250,7 +250,7 @@ def _cron_values(field: str, low: int, high: int, names: tuple[str, ...]) -> set
 
 
 @dataclass(frozen=True)
-class Source:
+class ModelFile:
     """A model file, taken apart."""
 
     layer: str
@@ -279,7 +279,7 @@ class Source:
         return Mistake(self.file, line or self.line_of(*at), what, hint)
 
 
-def read_source(path: Path, folder: Path) -> tuple[Source | None, list[Mistake]]:
+def read_source(path: Path, folder: Path) -> tuple[ModelFile | None, list[Mistake]]:
     """Read a model file and validate its header; None where nothing of it can be used."""
     file = str(Path(folder.name) / path.relative_to(folder))
     try:
@@ -302,10 +302,10 @@ def read_source(path: Path, folder: Path) -> tuple[Source | None, list[Mistake]]
     try:
         header = Header.model_validate(data)
     except ValidationError as error:
-        found = [_translated(each, node, file, offset) for each in error.errors(include_url=False)]
+        found = [_translated(detail, node, file, offset) for detail in error.errors(include_url=False)]
         return None, mistakes + found
     body = "\n" * text.count("\n", 0, closing) + text[closing + 2 :]
-    source = Source(path.parent.name, path.stem, path, file, text, header, body, node, offset)
+    source = ModelFile(path.parent.name, path.stem, path, file, text, header, body, node, offset)
     return source, mistakes
 
 

@@ -25,9 +25,9 @@ from hfthot_platform.domain.contracts.model import DATE, FLAG, FLOAT, INT, SMALL
 from hfthot_platform.domain.contracts.ops import quarantine_of
 from hfthot_platform.domain.contracts.views import VIEWS, SqlView, View
 from hfthot_platform.services.sql.models.checks import ModelTest, declared_tests, rules_of
-from hfthot_platform.services.sql.models.header import Mistake, Source, TypeName, read_source
+from hfthot_platform.services.sql.models.header import Mistake, ModelFile, TypeName, read_source
 from hfthot_platform.services.sql.models.model import DisabledModel, Models, SqlModel
-from hfthot_platform.services.sql.models.statement import Origin, Statement, parse, sql_literal
+from hfthot_platform.services.sql.models.statement import ModelStatement, Origin, parse, sql_literal
 from hfthot_platform.services.sql.relations import SQL_TYPES
 
 __all__ = ["LAYERS", "load_models", "model_files", "read_models"]
@@ -115,8 +115,8 @@ def _without_collection() -> Iterator[None]:
 
 def _read(folder: Path, contracts: Mapping[str, TableContract], views: Mapping[str, View | SqlView]) -> Models:
     files, sources, mistakes = _sources(folder)
-    statements: dict[str, Statement] = {}
-    sound: dict[str, Source] = {}
+    statements: dict[str, ModelStatement] = {}
+    sound: dict[str, ModelFile] = {}
     for name, source in sources.items():
         statement, found = _guarded(source, parse, source)
         if statement is not None:
@@ -133,8 +133,8 @@ def _read(folder: Path, contracts: Mapping[str, TableContract], views: Mapping[s
     binder = _Binder(contracts, views)
     models: dict[str, SqlModel] = {}
     for name in order:
-        reads = [each.name for each in statements[name].tables]
-        if name not in sound or any(each in sources and each not in models for each in reads):
+        reads = [table.name for table in statements[name].tables]
+        if name not in sound or any(read in sources and read not in models for read in reads):
             continue
         model, found = _guarded(sound[name], binder.model, sound[name], statements[name])
         mistakes += found
@@ -145,7 +145,7 @@ def _read(folder: Path, contracts: Mapping[str, TableContract], views: Mapping[s
         # Last, because a test may point to a model that is bound after its own.
         found = [*binder.relationship_mistakes(sound[name], model.tests)]
         mistakes += found
-        if found or any(each in sources and each not in models for each in model.depends_on):
+        if found or any(origin in sources and origin not in models for origin in model.depends_on):
             del models[name]
     # A model that took the name of a table is not shown in that table's place.
     files = {name: file for name, file in files.items() if name not in {*contracts, *views}}
@@ -155,35 +155,35 @@ def _read(folder: Path, contracts: Mapping[str, TableContract], views: Mapping[s
 
 def _disabled(
     files: Mapping[str, str],
-    sources: Mapping[str, Source],
-    statements: Mapping[str, Statement],
+    sources: Mapping[str, ModelFile],
+    statements: Mapping[str, ModelStatement],
     models: Mapping[str, SqlModel],
     mistakes: Iterable[Mistake],
 ) -> Iterator[DisabledModel]:
     """Return the models that are not usable, each with what is wrong with it or with what it reads."""
     told: dict[str, list[str]] = {}
-    for each in sorted(mistakes):
-        told.setdefault(each.file, []).append(str(each))
+    for mistake in sorted(mistakes):
+        told.setdefault(mistake.file, []).append(str(mistake))
     for name, file in files.items():
         if name in models:
             continue
         statement = statements.get(name)
-        reads = tuple(dict.fromkeys(each.name for each in statement.tables)) if statement else ()
-        missing = [each for each in reads if each in files and each not in models]
+        reads = tuple(dict.fromkeys(table.name for table in statement.tables)) if statement else ()
+        missing = [read for read in reads if read in files and read not in models]
         reasons = told.get(file) or [f"{file}: it reads {', '.join(missing)}, which is disabled."]
         header = sources[name].header if name in sources else None
         yield DisabledModel(name, file, tuple(reasons), header, reads)
 
 
-def _sources(folder: Path) -> tuple[dict[str, str], dict[str, Source], list[Mistake]]:
+def _sources(folder: Path) -> tuple[dict[str, str], dict[str, ModelFile], list[Mistake]]:
     """Return the files of models by the models' names, what could be read of them, and what is wrong."""
     files: dict[str, str] = {}
-    sources: dict[str, Source] = {}
+    sources: dict[str, ModelFile] = {}
     mistakes: list[Mistake] = []
     for path in model_files(folder):
         file = str(Path(folder.name) / path.relative_to(folder))
         if path.parent.parent != folder or path.parent.name not in LAYERS:
-            hint = nearest(path.parent.name, LAYERS) or f"Move it to {' or '.join(f'{each}/' for each in LAYERS)}."
+            hint = nearest(path.parent.name, LAYERS) or f"Move it to {' or '.join(f'{layer}/' for layer in LAYERS)}."
             mistakes.append(Mistake(file, 1, "a model lies in <layer>/<name>.sql", hint))
             continue
         if not _IDENTIFIER.fullmatch(path.stem):
@@ -199,7 +199,7 @@ def _sources(folder: Path) -> tuple[dict[str, str], dict[str, Source], list[Mist
 
 
 def _guarded(
-    source: Source, analyse: Callable[_P, tuple[_T | None, list[Mistake]]], *args: _P.args, **kwargs: _P.kwargs
+    source: ModelFile, analyse: Callable[_P, tuple[_T | None, list[Mistake]]], *args: _P.args, **kwargs: _P.kwargs
 ) -> tuple[_T | None, list[Mistake]]:
     """Analyse a model; what makes the analysis itself fail, such as a thousand brackets, is that model's mistake."""
     try:
@@ -213,23 +213,23 @@ def _guarded(
 
 
 def _name_mistakes(
-    source: Source,
+    source: ModelFile,
     contracts: Mapping[str, TableContract],
     views: Mapping[str, View | SqlView],
-    sources: Mapping[str, Source],
+    sources: Mapping[str, ModelFile],
 ) -> Iterator[Mistake]:
     hint = "Rename one of them: the name without its layer also names the table's quarantine."
     for other in sources.values():
         if other.name == source.name and other.file < source.file:
             yield source.mistake(f"two models are named {source.name!r}; the other one is {other.file}", hint)
-    taken = {each.table: each.name for each in contracts.values() if each.namespace != "quarantine"}
+    taken = {contract.table: contract.name for contract in contracts.values() if contract.namespace != "quarantine"}
     if source.full_name in {*contracts, *views}:
         yield source.mistake(f"{source.full_name} is a table of the lake already", "Rename the model.")
     elif source.header.materialized != "view" and source.name in taken:
         yield source.mistake(f"{source.name!r} is the name of {taken[source.name]} already", hint)
 
 
-def _parameter_mistakes(source: Source, statement: Statement) -> Iterator[Mistake]:
+def _parameter_mistakes(source: ModelFile, statement: ModelStatement) -> Iterator[Mistake]:
     settings = source.header.settings
     incremental = source.header.materialized == "incremental"
     for name in settings:
@@ -237,18 +237,18 @@ def _parameter_mistakes(source: Source, statement: Statement) -> Iterator[Mistak
             what = f"the setting {name!r} has the name of a partition's bound"
             yield source.mistake(what, "Rename it.", at=("settings", name))
     known = (*settings, *(_PARTITION if incremental else ()))
-    for each in statement.parameters:
-        if each.name == "?":
+    for parameter in statement.parameters:
+        if parameter.name == "?":
             yield source.mistake(
-                "a parameter without a name", "Write $name and declare it in settings.", line=each.line
+                "a parameter without a name", "Write $name and declare it in settings.", line=parameter.line
             )
-        elif each.name in _PARTITION and not incremental:
-            what = f"${each.name} in a {source.header.materialized}, which is made as a whole"
-            yield source.mistake(what, "Only incremental models have partitions.", line=each.line)
-        elif each.name not in known:
-            hint = nearest(each.name, known) or "Declare it under settings, with its default."
-            yield source.mistake(f"the parameter ${each.name} is not declared", hint, line=each.line)
-    used = {each.name for each in statement.parameters}
+        elif parameter.name in _PARTITION and not incremental:
+            what = f"${parameter.name} in a {source.header.materialized}, which is made as a whole"
+            yield source.mistake(what, "Only incremental models have partitions.", line=parameter.line)
+        elif parameter.name not in known:
+            hint = nearest(parameter.name, known) or "Declare it under settings, with its default."
+            yield source.mistake(f"the parameter ${parameter.name} is not declared", hint, line=parameter.line)
+    used = {parameter.name for parameter in statement.parameters}
     for name in settings:
         if name not in used:
             hint = nearest(name, used) or "Use it in the SELECT or remove it."
@@ -259,7 +259,7 @@ def _parameter_mistakes(source: Source, statement: Statement) -> Iterator[Mistak
             yield source.mistake(f"an incremental model that does not use ${name}", hint, line=statement.line)
 
 
-def _layout_mistakes(source: Source) -> Iterator[Mistake]:
+def _layout_mistakes(source: ModelFile) -> Iterator[Mistake]:
     header = source.header
     if header.materialized == "view":
         for entry in ("partitioned_by", "schedule", "automation"):
@@ -276,23 +276,25 @@ def _layout_mistakes(source: Source) -> Iterator[Mistake]:
 
 
 def _table_mistakes(
-    source: Source, statement: Statement, known: set[str], sources: Mapping[str, Source]
+    source: ModelFile, statement: ModelStatement, known: set[str], sources: Mapping[str, ModelFile]
 ) -> Iterator[Mistake]:
     names = {*known, *sources}
-    for each in statement.tables:
-        if each.name in names:
+    for table in statement.tables:
+        if table.name in names:
             continue
         bare = {name.split(".")[-1]: name for name in names if not name.startswith("quarantine.")}
-        hint = nearest(each.name, names)
-        if each.name in bare:
-            hint = f"Write its full name, {bare[each.name]!r}."
-        yield source.mistake(f"unknown table {each.name!r}", hint, line=each.line)
+        hint = nearest(table.name, names)
+        if table.name in bare:
+            hint = f"Write its full name, {bare[table.name]!r}."
+        yield source.mistake(f"unknown table {table.name!r}", hint, line=table.line)
 
 
-def _in_order(sources: Mapping[str, Source], statements: Mapping[str, Statement]) -> tuple[list[str], list[Mistake]]:
+def _in_order(
+    sources: Mapping[str, ModelFile], statements: Mapping[str, ModelStatement]
+) -> tuple[list[str], list[Mistake]]:
     """Return the models after those that they read, and the cycles."""
     graph = {
-        name: {each.name for each in statement.tables if each.name in statements}
+        name: {table.name for table in statement.tables if table.name in statements}
         for name, statement in statements.items()
     }
     mistakes: list[Mistake] = []
@@ -305,7 +307,7 @@ def _in_order(sources: Mapping[str, Source], statements: Mapping[str, Statement]
             first = around.index(min(around))
             around = [*around[first:], *around[:first]]
             reads = around[1] if len(around) > 1 else around[0]
-            line = next(each.line for each in statements[around[0]].tables if each.name == reads)
+            line = next(table.line for table in statements[around[0]].tables if table.name == reads)
             path = " reads ".join([*around, around[0]])
             hint = "Take one of these reads out, or move what both need into a model of its own."
             mistakes.append(sources[around[0]].mistake(f"a cycle: {path}", hint, line=line))
@@ -321,8 +323,8 @@ class _Binder:
     """An in-memory database with the lake's tables, empty; a model becomes one of them when it is sound."""
 
     def __init__(self, contracts: Mapping[str, TableContract], views: Mapping[str, View | SqlView]) -> None:
-        self._columns: dict[str, tuple[Column, ...]] = {name: each.columns for name, each in contracts.items()}
-        self._columns |= {name: each.declared() for name, each in views.items()}
+        self._columns: dict[str, tuple[Column, ...]] = {name: contract.columns for name, contract in contracts.items()}
+        self._columns |= {name: view.declared() for name, view in views.items()}
         self._connect()
 
     def _connect(self) -> None:
@@ -338,9 +340,9 @@ class _Binder:
         """Return the columns of a table, view or model."""
         return tuple(column.name for column in self._columns.get(name, ()))
 
-    def model(self, source: Source, statement: Statement) -> tuple[SqlModel | None, list[Mistake]]:
+    def model(self, source: ModelFile, statement: ModelStatement) -> tuple[SqlModel | None, list[Mistake]]:
         """Bind a statement and derive everything from header and types."""
-        self._make(each.name for each in statement.tables)
+        self._make(table.name for table in statement.tables)
         # A DATE compares with dates and with times alike, and either way prunes files; so bounds are dates.
         literals = dict.fromkeys(_PARTITION, "DATE '2000-01-01'")
         literals |= {name: sql_literal(value) for name, value in source.header.settings.items()}
@@ -350,7 +352,7 @@ class _Binder:
             if isinstance(error, (duckdb.InternalException, duckdb.FatalException)):
                 # The engine's own failure leaves a database that answers nothing any more.
                 self._connect()
-            reads = [column for each in statement.tables for column in self.columns_of(each.name)]
+            reads = [column for table in statement.tables for column in self.columns_of(table.name)]
             return None, [_bind_mistake(source, error, reads, statement.line)]
         found = [(str(row[0]), str(row[1])) for row in described]
         mistakes = [*_output_mistakes(source, statement, found)]
@@ -364,8 +366,8 @@ class _Binder:
 
     def _assembled(
         self,
-        source: Source,
-        statement: Statement,
+        source: ModelFile,
+        statement: ModelStatement,
         found: list[tuple[str, str]],
         columns: tuple[Column, ...],
         origins: Mapping[str, Origin],
@@ -374,7 +376,7 @@ class _Binder:
         contract = None
         mistakes: list[Mistake] = []
         if header.materialized != "view":
-            contract, mistakes = _contract(source, columns, tuple(each.name for each in statement.tables))
+            contract, mistakes = _contract(source, columns, tuple(table.name for table in statement.tables))
         by_name = {column.name: column for column in (contract.columns if contract else columns)}
         tests, wrong = declared_tests(source, by_name)
         mistakes += wrong
@@ -394,9 +396,9 @@ class _Binder:
             file=source.file,
             header=header,
             sql=sql,
-            parameters=frozenset(each.name for each in statement.parameters),
+            parameters=frozenset(parameter.name for parameter in statement.parameters),
             columns=columns,
-            depends_on=tuple(each.name for each in statement.tables),
+            depends_on=tuple(table.name for table in statement.tables),
             lineage={name: tuple(sorted(origin.columns)) for name, origin in origins.items() if origin.columns},
             tests=tuple(tests),
             contract=contract,
@@ -404,14 +406,14 @@ class _Binder:
         )
         return model, []
 
-    def _column(self, source: Source, name: str, dtype: pa.DataType, origin: Origin) -> Column:
+    def _column(self, source: ModelFile, name: str, dtype: pa.DataType, origin: Origin) -> Column:
         """Declare a column; what the header does not say of a plain copy is taken from the original."""
         declared = source.header.columns.get(name)
         originals = [self._original(*pair) for pair in origin.columns]
-        copied = next((each for each in originals if each is not None), None) if origin.plain else None
+        copied = next((original for original in originals if original is not None), None) if origin.plain else None
         personal = declared.personal if declared is not None else None
         if personal is None:
-            personal = any(each.personal for each in originals if each is not None)
+            personal = any(original.personal for original in originals if original is not None)
         key = {*source.header.unique_key, source.header.time_column if source.header.partitioned_by else None}
         tested = any(test.not_null for test in declared.tests) if declared else False
         return Column(
@@ -424,7 +426,7 @@ class _Binder:
         )
 
     def _original(self, table: str, name: str) -> Column | None:
-        return next((each for each in self._columns.get(table, ()) if each.name == name), None)
+        return next((declared for declared in self._columns.get(table, ()) if declared.name == name), None)
 
     def _make(self, names: Iterable[str]) -> None:
         for name in names:
@@ -433,14 +435,14 @@ class _Binder:
             self._made.add(name)
             if "." in name:
                 self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.', maxsplit=1)[0]}")
-            listed = ", ".join(f'"{each.name}" {SQL_TYPES[each.dtype]}' for each in self._columns[name])
+            listed = ", ".join(f'"{column.name}" {SQL_TYPES[column.dtype]}' for column in self._columns[name])
             self._connection.execute(f"CREATE TABLE {name} ({listed})")
 
     def _test_mistakes(
-        self, source: Source, tests: list[ModelTest], columns: Mapping[str, Column]
+        self, source: ModelFile, tests: list[ModelTest], columns: Mapping[str, Column]
     ) -> Iterator[Mistake]:
         """Bind the SQL of tests: all at once, and one by one only where something is wrong."""
-        listed = ", ".join(f'NULL::{SQL_TYPES[each.dtype]} AS "{each.name}"' for each in columns.values())
+        listed = ", ".join(f'NULL::{SQL_TYPES[column.dtype]} AS "{column.name}"' for column in columns.values())
         expressions = [test for test in tests if test.kind == "expression"]
 
         def bind(some: Iterable[ModelTest]) -> duckdb.Error | None:
@@ -458,7 +460,7 @@ class _Binder:
                 mistake = _bind_mistake(source, error, columns, test.line)
                 yield replace(mistake, line=test.line, what=f"the test's expression: {mistake.what}")
 
-    def relationship_mistakes(self, source: Source, tests: Iterable[ModelTest]) -> Iterator[Mistake]:
+    def relationship_mistakes(self, source: ModelFile, tests: Iterable[ModelTest]) -> Iterator[Mistake]:
         """Find relationships with tables and columns that are not there."""
         for test in tests:
             if test.kind != "relationships":
@@ -471,9 +473,9 @@ class _Binder:
                 yield source.mistake(f"{test.to} has no column {test.field!r}", hint, line=test.line)
 
 
-def _output_mistakes(source: Source, statement: Statement, found: list[tuple[str, str]]) -> Iterator[Mistake]:
+def _output_mistakes(source: ModelFile, statement: ModelStatement, found: list[tuple[str, str]]) -> Iterator[Mistake]:
     names = [name for name, _ in found]
-    for name in sorted({each for each in names if names.count(each) > 1}):
+    for name in sorted({repeated for repeated in names if names.count(repeated) > 1}):
         yield source.mistake(f"two columns are named {name!r}", "Give one another name with AS.", line=statement.line)
     for name in dict.fromkeys(names):
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
@@ -491,7 +493,7 @@ def _output_mistakes(source: Source, statement: Statement, found: list[tuple[str
             yield source.mistake(f"the key's column {name!r} is not in the SELECT", hint, at=("unique_key",))
 
 
-def _types(source: Source, found: list[tuple[str, str]], line: int) -> tuple[dict[str, pa.DataType], list[Mistake]]:
+def _types(source: ModelFile, found: list[tuple[str, str]], line: int) -> tuple[dict[str, pa.DataType], list[Mistake]]:
     types: dict[str, pa.DataType] = {}
     mistakes: list[Mistake] = []
     for name, given in found:
@@ -532,7 +534,7 @@ def _typed(sql: str, found: list[tuple[str, str]], columns: tuple[Column, ...]) 
 
 
 def _contract(
-    source: Source, columns: tuple[Column, ...], made_from: tuple[str, ...]
+    source: ModelFile, columns: tuple[Column, ...], made_from: tuple[str, ...]
 ) -> tuple[TableContract | None, list[Mistake]]:
     header = source.header
     by_name = {column.name: column for column in columns}
@@ -544,7 +546,7 @@ def _contract(
         if time is None and grain == "date" and given is not None and given.dtype == DATE:
             time = grain
         if time is None:
-            times = [each.name for each in columns if each.dtype in {DATE, TIME}]
+            times = [candidate.name for candidate in columns if candidate.dtype in {DATE, TIME}]
             hint = f"Add `time_column: {times[0]}`." if times else "Select a date or a time."
             mistakes.append(
                 source.mistake(f"partitioned by {grain}, but of which column", hint, at=("partitioned_by",))
@@ -599,7 +601,7 @@ def _contract(
 # -- what DuckDB says -------------------------------------------------------------------------------------------
 
 
-def _bind_mistake(source: Source, error: duckdb.Error, columns: Iterable[str], default: int) -> Mistake:
+def _bind_mistake(source: ModelFile, error: duckdb.Error, columns: Iterable[str], default: int) -> Mistake:
     said = complaint_of(error)
     line = default if said.line is None else said.line
     lines = [part.strip() for part in said.text.strip().splitlines()]

@@ -120,13 +120,13 @@ class Models:
         """
         if name in self.by_name:
             return self.by_name[name]
-        alike = [each for each in self.by_name if each.split(".")[1] == name]
+        alike = [full_name for full_name in self.by_name if full_name.split(".")[1] == name]
         if len(alike) == 1:
             return self.by_name[alike[0]]
-        for each in self.disabled:
-            if name in {each.name, each.name.split(".")[1]}:
-                raise SqlModelsError(each.why, where=each.name)
-        hint = nearest(name, [*self.by_name, *(each.split(".")[1] for each in self.by_name)])
+        for model in self.disabled:
+            if name in {model.name, model.name.split(".")[1]}:
+                raise SqlModelsError(model.why, where=model.name)
+        hint = nearest(name, [*self.by_name, *(full_name.split(".")[1] for full_name in self.by_name)])
         known = f"Known models: {', '.join(self.by_name) or 'none'}."
         raise UnknownTableError(f"unknown model {name!r}", where=str(self.folder), hint=hint or known)
 
@@ -134,7 +134,7 @@ class Models:
     def contracts(self) -> dict[str, TableContract]:
         """Return the contracts of the stored models, and of their quarantines."""
         stored = [model.contract for model in self if model.contract is not None]
-        return {each.name: each for each in (*stored, *map(quarantine_of, stored))}
+        return {table.name: table for table in (*stored, *map(quarantine_of, stored))}
 
     @property
     def views(self) -> dict[str, SqlView]:
@@ -148,12 +148,12 @@ class Models:
         for mistake in self.mistakes:
             told.setdefault(mistake.file, []).append(str(mistake))
         for file, texts in told.items():
-            lost = {each.name for each in self.disabled if each.file == file}
+            lost = {model.name for model in self.disabled if model.file == file}
             own = len(lost)
             # Each after those that it reads or not, so until nothing more is found.
-            while more := {each.name for each in self.disabled if lost & set(each.depends_on)} - lost:
+            while more := {model.name for model in self.disabled if lost & set(model.depends_on)} - lost:
                 lost |= more
-            others = sorted(lost - {each.name for each in self.disabled if each.file == file})
+            others = sorted(lost - {model.name for model in self.disabled if model.file == file})
             if own and others:
                 texts.append(f"Disabled with it: {', '.join(others)}.")
         return {file: " ".join(texts) for file, texts in told.items()}
@@ -166,7 +166,7 @@ class Models:
         """
         if self.mistakes:
             count = len(self.mistakes)
-            listed = "".join(f"\n  {each}" for each in self.mistakes)
+            listed = "".join(f"\n  {mistake}" for mistake in self.mistakes)
             raise SqlModelsError(f"{count} mistake{'s' if count > 1 else ''}{listed}", where="SQL models")
         return self
 
@@ -179,12 +179,12 @@ class Models:
             UnknownTableError: there is no such model.
         """
         names: set[str] = set()
-        for each in wanted:
-            model = self[each.strip("+")]
+        for asked in wanted:
+            model = self[asked.strip("+")]
             names.add(model.name)
-            if each.startswith("+"):
+            if asked.startswith("+"):
                 names |= self._reach(model.name, upwards=True)
-            if each.endswith("+"):
+            if asked.endswith("+"):
                 names |= self._reach(model.name, upwards=False)
         return [model for model in self if not names or model.name in names]
 
@@ -194,9 +194,9 @@ class Models:
         while waiting:
             at = waiting.pop()
             if upwards:
-                beside = [each for each in self.by_name[at].depends_on if each in self.by_name]
+                beside = [neighbour for neighbour in self.by_name[at].depends_on if neighbour in self.by_name]
             else:
-                beside = [each.name for each in self if at in each.depends_on]
+                beside = [neighbour.name for neighbour in self if at in neighbour.depends_on]
             new = set(beside) - found
             found |= new
             waiting += new

@@ -55,7 +55,7 @@ class Computed:
     @property
     def publishable(self) -> bool:
         """Return whether every gate and the contract let the rows out."""
-        return self.audited.publishable and all(each.passed for each in self.gates)
+        return self.audited.publishable and all(gate.passed for gate in self.gates)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def publish(lake: Lakehouse, computed: Computed, stamp: Stamp) -> Commit:
         AuditFailedError: the contract does not let the rows out.
         BadRequestError: a gate failed, or rows lie outside the days.
     """
-    failed = [each.test.says for each in computed.gates if not each.passed]
+    failed = [gate.test.says for gate in computed.gates if not gate.passed]
     if failed:
         raise BadRequestError(f"{failed[0]!r} does not hold", where=computed.model.name, hint="Nothing was published.")
     table = lake.table(computed.model.name)
@@ -201,7 +201,7 @@ def span_of(lake: Lakehouse, models: Models, model: SqlModel) -> Days | None:
     ends = [day for name in read for day in _events(lake, name)]
     if not ends:
         return None
-    days = sorted(each.date() if isinstance(each, datetime) else each for each in ends)
+    days = sorted(end.date() if isinstance(end, datetime) else end for end in ends)
     return days[0], days[-1] + ONE_DAY
 
 
@@ -216,7 +216,7 @@ def _events(lake: Lakehouse, name: str) -> list[date]:
         return [snapshot.first_event, snapshot.last_event]
     time_of = pl.col(column)
     found = table.scan(snapshot.version).select(time_of.min().alias("first"), time_of.max().alias("last")).collect()
-    return [each for each in found.row(0) if each is not None]
+    return [bound for bound in found.row(0) if bound is not None]
 
 
 def run_models(
@@ -251,8 +251,8 @@ def run_models(
     chosen = models.select(select)
     if days is not None and full:
         raise BadRequestError("give days or full, not both", where="run")
-    if days is None and not full and any(each.materialized == "incremental" for each in chosen):
-        name = next(each.name for each in chosen if each.materialized == "incremental")
+    if days is None and not full and any(candidate.materialized == "incremental" for candidate in chosen):
+        name = next(candidate.name for candidate in chosen if candidate.materialized == "incremental")
         raise BadRequestError("the model is made by days", where=name, hint="Give --from and --to, or --full.")
     runs: list[ModelRun] = []
     broken: set[str] = set()
@@ -302,8 +302,8 @@ def _run(
 
 
 def _why(computed: Computed) -> str:
-    for each in computed.gates:
-        if not each.passed:
-            return f"{each.test.says}: {each.description[0].lower()}{each.description[1:]}"
-    broken = [each for each in computed.audited.results if not each.passed]
+    for gate in computed.gates:
+        if not gate.passed:
+            return f"{gate.test.says}: {gate.description[0].lower()}{gate.description[1:]}"
+    broken = [result for result in computed.audited.results if not result.passed]
     return f"{broken[0].says}: {broken[0].violations:,} rows break it" if broken else "rows were rejected"

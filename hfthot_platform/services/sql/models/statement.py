@@ -16,9 +16,9 @@ from sqlglot.optimizer.scope import Scope, build_scope
 from sqlglot.tokens import Token, TokenType  # type: ignore[attr-defined]
 
 from hfthot_platform.core.duckdb import literal
-from hfthot_platform.services.sql.models.header import Mistake, Source
+from hfthot_platform.services.sql.models.header import Mistake, ModelFile
 
-__all__ = ["VOLATILE", "Origin", "Parameter", "Statement", "TableName", "parse", "sql_literal"]
+__all__ = ["VOLATILE", "ModelStatement", "Origin", "Parameter", "TableName", "parse", "sql_literal"]
 
 #: Functions whose answer is not determined by the tables: `duckdb_functions()` calls them volatile or consistent
 #: within one query only (a test compares), but for those that fail on purpose.
@@ -69,7 +69,7 @@ class Origin:
 
 
 @dataclass(frozen=True)
-class Statement:
+class ModelStatement:
     """A parsed SELECT."""
 
     #: The text that was parsed, without its semicolon.
@@ -85,10 +85,10 @@ class Statement:
         """Return the text with SQL literals in the place of parameters (`sql_literal` makes them)."""
         out: list[str] = []
         at = 0
-        for each in self.parameters:
-            if each.name in values:
-                out += [self.sql[at : each.start], values[each.name]]
-                at = each.end
+        for parameter in self.parameters:
+            if parameter.name in values:
+                out += [self.sql[at : parameter.start], values[parameter.name]]
+                at = parameter.end
         return "".join([*out, self.sql[at:]])
 
     def origins(self, columns_of: Callable[[str], Sequence[str]], names: Sequence[str]) -> dict[str, Origin]:
@@ -120,7 +120,7 @@ def sql_literal(value: object) -> str:
             return literal(str(value))
 
 
-def parse(source: Source) -> tuple[Statement | None, list[Mistake]]:
+def parse(source: ModelFile) -> tuple[ModelStatement | None, list[Mistake]]:
     """Parse the statement of a model file and find what can be told from its text alone."""
     try:
         tokens = _DUCKDB.tokenize(source.sql)
@@ -150,7 +150,7 @@ def parse(source: Source) -> tuple[Statement | None, list[Mistake]]:
     sql = source.sql[: ends[0].start] if ends else source.sql
     scope = build_scope(tree)
     parameters = tuple(_parameters(tokens, lines))
-    statement = Statement(sql, tree, tuple(_tables(scope, lines)), parameters, line, scope)
+    statement = ModelStatement(sql, tree, tuple(_tables(scope, lines)), parameters, line, scope)
     return statement, [*_forbidden(source, tokens, notable, lines)]
 
 
@@ -167,11 +167,11 @@ class _Lines:
 
     def of(self, node: exp.Expr) -> int:
         """Return the line of the first word of a node, or that of the statement where it has no place."""
-        starts = [int(each.meta["start"]) for each in node.walk() if "start" in each.meta]
+        starts = [int(part.meta["start"]) for part in node.walk() if "start" in part.meta]
         return self.at(max(min(starts, default=0), self._first))
 
 
-def _unparsed(source: Source, error: SqlglotError) -> Mistake:
+def _unparsed(source: ModelFile, error: SqlglotError) -> Mistake:
     """Return DuckDB's word on a statement that sqlglot cannot parse, with its line."""
     hint = "Write one SELECT in DuckDB's dialect."
     try:
@@ -189,8 +189,8 @@ def _tables(scope: Scope | None, lines: _Lines) -> Iterator[TableName]:
     """Yield each table once, at its first mention; CTEs and table functions are none."""
     nodes: list[exp.Table] = []
     if scope is not None:
-        for each in scope.traverse():
-            nodes += [source for source in each.sources.values() if isinstance(source, exp.Table)]
+        for inner in scope.traverse():
+            nodes += [source for source in inner.sources.values() if isinstance(source, exp.Table)]
     seen: set[str] = set()
     for node in sorted(nodes, key=lines.of):
         if not isinstance(node.this, exp.Identifier):
@@ -214,7 +214,7 @@ def _parameters(tokens: Sequence[Token], lines: _Lines) -> Iterator[Parameter]:
 
 
 def _forbidden(
-    source: Source, tokens: Sequence[Token], notable: Sequence[exp.Expr], lines: _Lines
+    source: ModelFile, tokens: Sequence[Token], notable: Sequence[exp.Expr], lines: _Lines
 ) -> Iterator[Mistake]:
     if source.layer == "marts":
         for star in notable:
@@ -254,7 +254,7 @@ class _Lineage:
     def _compute(self, scope: Scope) -> list[tuple[str, Origin]]:
         query = scope.expression
         if isinstance(query, exp.SetOperation) and scope.set_operation_scopes:
-            return self._united(query, [self.outputs(each) for each in scope.set_operation_scopes])
+            return self._united(query, [self.outputs(part) for part in scope.set_operation_scopes])
         if not isinstance(query, exp.Select):
             return []
         found: list[tuple[str, Origin]] = []
@@ -291,12 +291,12 @@ class _Lineage:
         if isinstance(node, exp.Column):
             return self._resolved(scope, node, before)
         columns: set[tuple[str, str]] = set()
-        inner = {id(each.expression): each for each in scope.subquery_scopes}
-        for each in node.walk(prune=lambda part: isinstance(part, exp.Query | exp.Subquery)):
-            if isinstance(each, exp.Column):
-                columns |= self._resolved(scope, each, before).columns
-            elif isinstance(each, exp.Query):
-                subscope = inner.get(id(each.unnest() if isinstance(each, exp.Subquery) else each))
+        inner = {id(subquery_scope.expression): subquery_scope for subquery_scope in scope.subquery_scopes}
+        for part in node.walk(prune=lambda part: isinstance(part, exp.Query | exp.Subquery)):
+            if isinstance(part, exp.Column):
+                columns |= self._resolved(scope, part, before).columns
+            elif isinstance(part, exp.Query):
+                subscope = inner.get(id(part.unnest() if isinstance(part, exp.Subquery) else part))
                 for _, origin in self.outputs(subscope) if subscope else ():
                     columns |= origin.columns
         return Origin(frozenset(columns))
@@ -354,7 +354,7 @@ class _Lineage:
                 continue
             if isinstance(source, exp.Table):
                 name = _full_name(source)
-                if column.name.lower() in {each.lower() for each in self._columns_of(name)}:
+                if column.name.lower() in {known.lower() for known in self._columns_of(name)}:
                     return Origin(frozenset({(name, column.name)}))
             elif isinstance(source.expression, exp.Query):
                 for known, origin in self.outputs(source):
@@ -365,9 +365,9 @@ class _Lineage:
     def _star(self, scope: Scope, star: exp.Expr) -> list[tuple[str, Origin]]:
         only = star.table if isinstance(star, exp.Column) else ""
         inner = star.this if isinstance(star, exp.Column) else star
-        left_out = {each.name.lower() for each in inner.args.get("except_") or ()}
-        replaced = {each.alias.lower(): each.this for each in inner.args.get("replace") or ()}
-        renamed = {each.this.name.lower(): each.alias for each in inner.args.get("rename") or ()}
+        left_out = {excluded.name.lower() for excluded in inner.args.get("except_") or ()}
+        replaced = {replacement.alias.lower(): replacement.this for replacement in inner.args.get("replace") or ()}
+        renamed = {renaming.this.name.lower(): renaming.alias for renaming in inner.args.get("rename") or ()}
         joins = scope.expression.args.get("joins") or ()
         shared = {name.name.lower() for join in joins for name in join.args.get("using") or ()}
         out: list[tuple[str, Origin]] = []

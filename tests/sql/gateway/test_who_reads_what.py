@@ -10,14 +10,23 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.core.errors import BadRequestError, SqlError, SqlQuotaError, SqlRefusedError, UnknownTableError
-from hfthot_platform.domain.access.plans import Limit
+from hfthot_platform.core.errors import (
+    BadRequestError,
+    PermissionDeniedError,
+    QuotaExceededError,
+    SqlError,
+    SqlRefusedError,
+    TierForbiddenError,
+    UnknownTableError,
+)
+from hfthot_platform.domain.access.authorisation import Principal
+from hfthot_platform.domain.access.visibility import Visibility
 from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
 from hfthot_platform.domain.contracts.model import DATE, INT, TEXT
 from hfthot_platform.domain.contracts.views import VIEWS, SqlView
-from hfthot_platform.services.sql.gateway import Policy, QueryLimits, SqlGateway, catalog
-from hfthot_platform.services.sql.gateway import readable as readable_by
+from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway, catalog
 from hfthot_platform.services.sql.gateway.catalog import Catalog
+from hfthot_platform.services.sql.relations import relations_of
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.lakehouse.storage import Storage
 from tests.sql.gateway.conftest import EXTRA, NOW, OLD_CANARY, kanarien
@@ -27,11 +36,17 @@ USER_TABLES = {"users", "sessions", "api_keys", "usage", "audit_log"}
 
 
 def readable(lake: Lakehouse, tier: str, role: str = "registered") -> Mapping[str, tuple[str, ...]]:
-    return readable_by(lake, Policy.of(tier, role, "someone"))
+    return Visibility.of(tier, role).readable(relations_of(lake))
 
 
-def open_to(lake, pool, policy: Policy) -> SqlGateway:
-    return SqlGateway(lake, policy, pool, quota=lambda: None)
+def seeing_back(name: str, days: int) -> Principal:
+    """Return a reader of the largest plan who sees no row that is older."""
+    sees = replace(Visibility.of("enterprise", "registered"), history=timedelta(days=days))
+    return Principal(name, "registered", "enterprise", sees=sees)
+
+
+def open_to(lake, pool, principal: Principal) -> SqlGateway:
+    return SqlGateway(lake, principal, pool, quota=lambda: None)
 
 
 @pytest.mark.parametrize("tier", ["hobbyist", "professional", "enterprise"])
@@ -55,9 +70,9 @@ def test_admins_alone_read_user_tables_operations_and_quarantine(lake):
 
 @pytest.mark.parametrize("role", ["guest", "pending"])
 def test_guests_and_pending_accounts_read_nothing(lake, pool, role):
-    gateway = SqlGateway(lake, Policy.of("enterprise", role, "someone"), pool)
+    gateway = SqlGateway(lake, Principal("someone", role, "enterprise"), pool)
 
-    with pytest.raises(SqlRefusedError, match="not part of this account"):
+    with pytest.raises(PermissionDeniedError, match="does not read data"):
         gateway.query("SELECT 1")
 
 
@@ -82,8 +97,9 @@ def test_the_chain_of_the_audit_log_can_be_verified(lake):
     assert {"hash", "previous_hash", "personal_digest"} <= set(readable(lake, "enterprise", "admin")["audit_log"])
 
 
-def test_a_policy_can_permit_single_columns_of_single_tables(lake, pool):
-    gateway = open_to(lake, pool, Policy("someone", {"market.bars_1m": frozenset({"symbol", "close", "mail"})}))
+def test_a_principal_can_see_single_columns_of_single_tables(lake, pool):
+    sees = Visibility({"market.bars_1m": frozenset({"symbol", "close", "mail"})})
+    gateway = open_to(lake, pool, Principal("someone", "registered", "enterprise", sees=sees))
 
     assert gateway.query("SELECT * FROM market.bars_1m LIMIT 1").schema.names == ["symbol", "close"]
     with pytest.raises(UnknownTableError):
@@ -91,7 +107,7 @@ def test_a_policy_can_permit_single_columns_of_single_tables(lake, pool):
 
 
 def test_star_gives_the_permitted_columns_alone(lake, pool):
-    gateway = open_to(lake, pool, Policy.of("enterprise", "admin", "admin"))
+    gateway = open_to(lake, pool, Principal("admin", "admin", "enterprise"))
 
     assert gateway.query("SELECT * FROM market.kanarien VERSION AS OF 0").schema.names == ["id", "ts", "label"]
     described = gateway.query("DESCRIBE market.kanarien").data.column("column_name").to_pylist()
@@ -128,7 +144,7 @@ def test_a_model_that_sums_up_all_history_is_for_those_who_read_all_of_it(lake):
 
 
 def test_what_was_read_and_how_many_rows_there_are_tell_nothing_of_older_rows(lake, pool):
-    gateway = open_to(lake, pool, Policy.of("hobbyist", "registered", "someone"))
+    gateway = open_to(lake, pool, Principal("someone", "registered", "hobbyist"))
 
     def scanned(least: int) -> int:
         return gateway.query(f"SELECT sum(length(label)) AS n FROM market.kanarien WHERE id > {least}").bytes_scanned
@@ -172,8 +188,8 @@ def with_views(lake) -> Lakehouse:
 
 
 def test_a_computed_view_has_the_depth_of_the_tables_below(with_views, pool):
-    everything = open_to(with_views, pool, Policy.of("enterprise", "registered", "a"))
-    month = open_to(with_views, pool, replace(Policy.of("enterprise", "registered", "b"), history=timedelta(days=30)))
+    everything = open_to(with_views, pool, Principal("a", "registered", "enterprise"))
+    month = open_to(with_views, pool, seeing_back("b", days=30))
 
     for name in ("marts.labels", "marts.over_view"):
         sql = f"SELECT label FROM {name} ORDER BY 1"
@@ -187,7 +203,7 @@ def test_a_view_over_closed_tables_is_closed(with_views):
 
 
 def test_a_view_over_closed_columns_cannot_be_read(with_views, pool):
-    gateway = open_to(with_views, pool, Policy.of("enterprise", "admin", "admin"))
+    gateway = open_to(with_views, pool, Principal("admin", "admin", "enterprise"))
 
     with pytest.raises(SqlError, match="cannot be read as it is") as caught:
         gateway.query("SELECT * FROM marts.mails")
@@ -199,8 +215,7 @@ def test_a_view_over_closed_columns_cannot_be_read(with_views, pool):
 
 @pytest.fixture
 def month(lake, pool) -> SqlGateway:
-    policy = replace(Policy.of("enterprise", "registered", "monthly"), history=timedelta(days=30))
-    return open_to(lake, pool, policy)
+    return open_to(lake, pool, seeing_back("monthly", days=30))
 
 
 def test_rows_before_the_depth_are_not_there(month):
@@ -264,13 +279,13 @@ def test_files_before_the_depth_are_not_even_handed_over(tmp_path):
     days = [now.replace(hour=0) - timedelta(days=back) for back in (0, 1, 2, 3, 40)]
     for day in days:
         lake.table("market.bars_1m").append(bars(day))
-    catalog = Catalog(lake, replace(Policy.of("enterprise", "registered", "a"), history=timedelta(days=2)))
+    catalog = Catalog(lake, seeing_back("a", days=2))
 
-    plan, _ = catalog.plan([["market.bars_1m", "x", None, None]], {}, None)
+    supply, _ = catalog.supply([["market.bars_1m", "x", None, None]], {}, None)
 
-    handed = {re.search(r"date=([\d-]+)", path).group(1) for path in plan.paths}
+    handed = {re.search(r"date=([\d-]+)", path).group(1) for path in supply.paths}
     assert handed == {f"{day:%Y-%m-%d}" for day in days[:3]}
-    body = plan.relations[0].body
+    body = supply.views[0].body
     # Only the day that the limit cuts through needs a filter.
     filtered = body[body.index("SELECT * FROM (SELECT") :]
     assert "2024-03-18" in filtered
@@ -282,8 +297,8 @@ def test_the_depth_is_exact_to_the_microsecond(tmp_path, pool):
     now = start + timedelta(days=30, minutes=5)
     lake = Lakehouse.open(tmp_path / "lake", clock=lambda: now)
     lake.table("market.bars_1m").append(bars(start))
-    gateway = open_to(lake, pool, Policy.of("free", "admin", "x"))
-    limited = open_to(lake, pool, replace(Policy.of("enterprise", "registered", "a"), history=timedelta(days=30)))
+    gateway = open_to(lake, pool, Principal("x", "admin", "free"))
+    limited = open_to(lake, pool, seeing_back("a", days=30))
 
     sql = "SELECT min(ts) AS first, count(*) AS n FROM market.bars_1m"
     assert gateway.query(sql, format="polars").data.row(0) == (start, 20)
@@ -302,7 +317,7 @@ def test_the_depth_of_a_dated_table_begins_with_its_day(tmp_path, pool):
     )
     lake = Lakehouse.open(tmp_path / "lake", clock=lambda: now, contracts={dated.name: dated}, views={})
     lake.table(dated.name).append(pl.DataFrame({"date": [now.date() - timedelta(days=each) for each in (0, 2, 3, 9)]}))
-    limited = open_to(lake, pool, replace(Policy.of("enterprise", "registered", "a"), history=timedelta(days=2)))
+    limited = open_to(lake, pool, seeing_back("a", days=2))
 
     assert limited.query("SELECT count(*) AS n FROM market.dated").data.to_pylist() == [{"n": 2}]
 
@@ -325,8 +340,8 @@ def on_an_object_store(lake, monkeypatch):
 
 
 def test_tables_on_an_object_store_are_handed_over_as_rows(on_an_object_store, pool):
-    gateway = open_to(on_an_object_store, pool, Policy.of("enterprise", "registered", "a"))
-    limited = replace(Policy.of("enterprise", "registered", "b"), history=timedelta(days=30))
+    gateway = open_to(on_an_object_store, pool, Principal("a", "registered", "enterprise"))
+    limited = seeing_back("b", days=30)
     sql = "SELECT date, symbol, max(ts) AS t FROM market.bars_1m VERSION AS OF 2 GROUP BY ALL ORDER BY ALL"
 
     assert gateway.query(sql).rows == 4
@@ -339,15 +354,23 @@ def test_large_tables_on_an_object_store_are_refused(on_an_object_store, pool, m
     monkeypatch.setattr(catalog, "_MOST_REMOTE", 1_000)
 
     with pytest.raises(SqlRefusedError, match="object store"):
-        open_to(on_an_object_store, pool, Policy.of("enterprise", "registered", "a")).query("FROM market.kanarien")
+        open_to(on_an_object_store, pool, Principal("a", "registered", "enterprise")).query("FROM market.kanarien")
 
 
 # -- quota and limits -------------------------------------------------------------------------------------------
 
 
 def test_a_tier_without_queries_is_refused(lake, pool):
-    with pytest.raises(SqlQuotaError, match="not part of this plan"):
-        SqlGateway(lake, Policy.of("free", "registered", "someone"), pool).query("SELECT 1")
+    with pytest.raises(TierForbiddenError, match="the plan 'free' does not include SQL"):
+        SqlGateway(lake, Principal("someone", "registered", "free"), pool).query("SELECT 1")
+
+
+def test_permission_comes_before_any_look_at_the_arguments(lake, pool):
+    gateway = SqlGateway(lake, Principal("someone", "guest", "enterprise"), pool)
+
+    for arguments in ({"sql": 7}, {"sql": "SELECT 1", "as_of": datetime(2024, 1, 1)}, {"sql": ""}):
+        with pytest.raises(PermissionDeniedError):
+            gateway.query(**arguments)
 
 
 def test_the_quota_of_the_caller_is_asked_once_for_each_statement(lake, pool, gateway):
@@ -355,37 +378,31 @@ def test_the_quota_of_the_caller_is_asked_once_for_each_statement(lake, pool, ga
 
     def take() -> None:
         if not next(left):
-            raise SqlQuotaError("used up", where="SQL")
+            raise QuotaExceededError("used up", where="SQL")
 
-    counted = SqlGateway(lake, gateway._policy, pool, quota=take)
+    counted = SqlGateway(lake, gateway.principal, pool, quota=take)
     counted.query("SELECT 1")
     with pytest.raises(SqlRefusedError):
         counted.query("DROP TABLE x")
     counted.query("SELECT 1")
-    with pytest.raises(SqlQuotaError):
+    with pytest.raises(QuotaExceededError):
         counted.query("SELECT 1")
 
 
-def test_without_another_counter_the_pool_counts_by_caller(lake, pool, gateway):
-    policy = replace(gateway._policy, caller="counted", queries=Limit(2, timedelta(hours=1)))
-    for _ in range(2):
-        SqlGateway(lake, policy, pool).query("SELECT 1")
+def test_without_another_counter_the_pool_counts_by_caller(lake, pool):
+    caller = Principal("counted", "registered", "hobbyist")
+    for _ in range(10):
+        SqlGateway(lake, caller, pool).query("SELECT 1")
 
-    with pytest.raises(SqlQuotaError, match="2 statements"):
-        SqlGateway(lake, policy, pool).query("SELECT 1")
-    SqlGateway(lake, replace(policy, caller="another"), pool).query("SELECT 1")
-
-
-def test_an_admin_has_no_quota_whatever_the_tier():
-    policy = Policy.of("free", "admin", "root")
-
-    assert policy.queries is None
-    assert policy.history is None
+    with pytest.raises(QuotaExceededError, match="10 SQL statements") as caught:
+        SqlGateway(lake, caller, pool).query("SELECT 1")
+    assert 3500 < caught.value.retry_after <= 3600
+    SqlGateway(lake, replace(caller, id="another"), pool).query("SELECT 1")
 
 
 def test_limits_only_ever_narrow(lake, pool, gateway):
     wide = QueryLimits(rows=10**9)
-    narrow = SqlGateway(lake, gateway._policy.with_limits(QueryLimits(rows=3)), pool)
+    narrow = SqlGateway(lake, gateway.principal, pool, limits=QueryLimits(rows=3))
 
     assert narrow.query("SELECT * FROM range(10)", limits=wide).rows == 3
     assert narrow.query("SELECT * FROM range(10)", limits=QueryLimits(rows=2)).rows == 2
@@ -399,4 +416,4 @@ def test_a_limit_of_nothing_is_an_error(field):
 
 def test_an_unknown_tier_is_an_error():
     with pytest.raises(BadRequestError):
-        Policy.of("platinum", "registered", "someone")
+        Principal("someone", "registered", "platinum")
