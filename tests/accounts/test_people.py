@@ -29,6 +29,17 @@ def test_a_registered_account_is_what_was_given(accounts):
     assert accounts.get_user(user.user_id) == user
 
 
+def test_an_account_registers_nobody_and_learns_of_no_name_that_is_taken(accounts, alice):
+    hers = Request(actor_id=alice.user_id)
+
+    for username in ("alice", "new"):
+        with pytest.raises(PermissionDeniedError):
+            accounts.register(username, f"{username}@example.org", PASSWORD, request=hers)
+
+    accounts.set_role(alice.user_id, "admin")
+    assert accounts.register("new", "new@example.org", PASSWORD, request=hers).username == "new"
+
+
 @pytest.mark.parametrize(
     ("username", "email", "field"),
     [

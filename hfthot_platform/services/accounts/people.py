@@ -14,6 +14,7 @@ from hfthot_platform.core.errors import (
     BadRequestError,
     DuplicateAccountError,
     ErasedSubjectError,
+    PermissionDeniedError,
     UnknownUserError,
     nearest,
 )
@@ -120,12 +121,14 @@ class People:
         try:
             with self._store.reading() as rx:
                 # Before the expensive hash; the transaction asks again, when it is certain.
+                self._directory.actor(rx, request, Action.USER_REGISTER, None)
                 self.require_free(rx, look_ups)
-        except DuplicateAccountError as error:
+        except (DuplicateAccountError, PermissionDeniedError) as error:
             self._audit.refused(Action.USER_REGISTER, error, request, None)
             raise
         hashed = self._passwords.hash(password)
         with self._audit.operation(Action.USER_REGISTER, request) as tx:
+            self._directory.actor(tx, request, Action.USER_REGISTER, None)
             self.require_free(tx, look_ups)
             row, cipher = self.add_account(tx, names, look_ups, hashed, level)
             tx.log([users_row(row)], self._audit.event(tx, Action.USER_REGISTER, row["subject_id"], SYSTEM, request))
