@@ -18,7 +18,7 @@ import numpy as np
 from bench_regime import known, sp500
 
 from hfthot_platform.domain.models.regime import LABELS, fit_regimes, walk_forward
-from hfthot_platform.domain.models.reliability import reliability
+from hfthot_platform.domain.models.regime.reliability import reliability
 
 OBSERVATIONS = ("ar1", "multivariate")
 TRUTHS = {

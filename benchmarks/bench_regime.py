@@ -13,7 +13,6 @@ import time
 import numpy as np
 from hmmlearn.hmm import GaussianHMM
 
-from hfthot_platform.domain.models import _regime_loops as loops
 from hfthot_platform.domain.models.regime import (
     LABELS,
     Evidence,
@@ -23,6 +22,7 @@ from hfthot_platform.domain.models.regime import (
     agreement,
     fit_many,
     fit_regimes,
+    loops,
     walk_forward,
 )
 

@@ -16,7 +16,7 @@ import numpy as np
 from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.errors import BadRequestError, DataError, nearest
 
-__all__ = ["array", "choice", "number", "symbol_names", "whole"]
+__all__ = ["array", "choice", "number", "require_type", "symbol_names", "whole"]
 
 
 def number(
@@ -73,6 +73,17 @@ def choice(value: Any, name: str, where: str, options: Collection[str]) -> str:
     if isinstance(value, str) and (near := nearest(value, options)):
         hint = f"{near} {hint}"
     raise BadRequestError(f"{name} = {_shown(value)}", where=where, hint=hint)
+
+
+def require_type(value: object, kind: Any, name: str, where: str) -> None:
+    """Refuse an argument of another type than the one wanted, a class or a union of classes.
+
+    Raises:
+        BadRequestError: it is of another type; the message names both.
+    """
+    if not isinstance(value, kind):
+        wanted = getattr(kind, "__name__", str(kind))
+        raise BadRequestError(f"{name} of type {type(value).__name__}", where=where, hint=f"Give a {wanted}.")
 
 
 def array(values: Any, name: str, where: str, *, shape: tuple[int | None, ...] | None = None) -> FloatArray:

@@ -262,8 +262,14 @@ RESULTS = {
     # Whole pipelines over fitted models: their arguments are those of the above.
     *(f"strategy.{name}" for name in ("adaptive", "decide", "fit_markets", "regime_labels")),
 }
-#: Modules of other packages whose public names are those of the models' users too.
-BESIDE = tuple(f"hfthot_platform.domain.{name}" for name in ("market.panel", "market.events", "trading.port"))
+#: Other modules whose public names are those of the models' users too.
+BESIDE = tuple(
+    f"hfthot_platform.domain.{name}"
+    for name in (
+        *("market.panel", "market.events", "trading.port"),
+        *("models.regime.reliability", "models.regime.switching_mean"),
+    )
+)
 
 NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e308, 1e-308, 10**30, "many", [1.0, 2.0], 1j, object()]
 ARRAYS = {
@@ -287,7 +293,7 @@ NAMED = [("A", "A", "B"), ("A", "A"), (), ("A",), (1, 2, 3), "ABC", 5, ("A", Non
 @cache
 def public():
     found = {}
-    modules = [each.name for each in pkgutil.iter_modules(hfthot_platform.domain.models.__path__)]
+    modules = [module.name for module in pkgutil.iter_modules(hfthot_platform.domain.models.__path__)]
     models = [f"hfthot_platform.domain.models.{name}" for name in modules if not name.startswith("_")]
     for path in (*models, *BESIDE):
         loaded = importlib.import_module(path)

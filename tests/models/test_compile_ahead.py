@@ -5,14 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from hfthot_platform.domain.market.panel import Bars
-from hfthot_platform.domain.models import _compile_ahead, _regime_loops, chiarella, portfolio
+from hfthot_platform.domain.models import _compile_ahead, chiarella, portfolio
 from hfthot_platform.domain.models.backtest import backtest, causality, ledger, targets
 from hfthot_platform.domain.models.regime import fit_regimes
+from hfthot_platform.domain.models.regime import loops as regime_loops
 from hfthot_platform.domain.models.strategy import TrendFollowing
 
 
 def compiled() -> dict[str, int]:
-    modules = (_regime_loops, ledger, targets, causality, chiarella, portfolio)
+    modules = (regime_loops, ledger, targets, causality, chiarella, portfolio)
     loops = {f"{module.__name__}.{name}": member for module in modules for name, member in vars(module).items()}
     return {name: len(loop.signatures) for name, loop in loops.items() if hasattr(loop, "signatures")}
 

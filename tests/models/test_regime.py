@@ -16,9 +16,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, NotConvergedError
-from hfthot_platform.domain.models import _regime_loops as loops
-from hfthot_platform.domain.models._regime_fit import Fit, _climb_mixture, _mixture_start
-from hfthot_platform.domain.models._regime_model import features_of
 from hfthot_platform.domain.models.regime import (
     LABELS,
     STRATEGIES,
@@ -31,9 +28,12 @@ from hfthot_platform.domain.models.regime import (
     bar_returns,
     fit_many,
     fit_regimes,
+    loops,
     walk_forward,
 )
-from hfthot_platform.domain.models.reliability import reliability
+from hfthot_platform.domain.models.regime.estimation import Fit, _climb_mixture, _mixture_start
+from hfthot_platform.domain.models.regime.model import features_of
+from hfthot_platform.domain.models.regime.reliability import reliability
 
 
 def known(phi, sigma, stay, mu=(0.0, 0.0, 0.0)) -> RegimeModel:
@@ -591,7 +591,7 @@ class TestLabels:
         # Moves over ten bars against ten times the moves over one, by simulation.
         truth = known((0.3, 0.3, 0.3), (1.0, 1.0, 1.0), 1 - 1e-9, mu=(0.1, 0.1, 0.1))
         y, _ = truth.simulate(400_000, seed=0)
-        from hfthot_platform.domain.models._regime_fit import _score
+        from hfthot_platform.domain.models.regime.estimation import _score
 
         mean, variance = np.full(1, 0.1 / 0.7), np.full(1, 1 / 0.91)
         ten = y.reshape(-1, 10).sum(axis=1)
@@ -858,7 +858,7 @@ class TestFlatSeriesWithJumps:
         def singular(*_):
             raise np.linalg.LinAlgError("Singular matrix")
 
-        monkeypatch.setattr("hfthot_platform.domain.models._regime_fit._improved_law", singular)
+        monkeypatch.setattr("hfthot_platform.domain.models.regime.estimation._improved_law", singular)
         with pytest.raises(NotConvergedError, match="Singular matrix"):
             fit_regimes(np.random.default_rng(0).standard_normal(600), observation="multivariate", n_restarts=1)
 

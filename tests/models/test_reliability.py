@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hfthot_platform.core.errors import BadRequestError, DataError
-from hfthot_platform.domain.models.reliability import reliability
+from hfthot_platform.domain.models.regime.reliability import reliability
 
 
 def forecaster(seed: int, n: int = 2000, run: int = 1) -> tuple[np.ndarray, np.ndarray]:

@@ -48,7 +48,7 @@ from typing import Any, Final, Literal, NamedTuple
 import numpy as np
 import polars as pl
 
-from hfthot_platform.core.arguments import choice, number, whole
+from hfthot_platform.core.arguments import choice, number, require_type, whole
 from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.compiled import compiled
 from hfthot_platform.core.display import Displayed
@@ -263,12 +263,6 @@ def _are_bars(data: object, where: str) -> None:
         raise BadRequestError(
             f"data of type {type(data).__name__}", where=where, hint="Give Bars, for example from Bars.from_frame."
         )
-
-
-def _is_a(value: object, kind: Any, name: str, where: str) -> None:
-    if not isinstance(value, kind):
-        wanted = getattr(kind, "__name__", str(kind))
-        raise BadRequestError(f"{name} of type {type(value).__name__}", where=where, hint=f"Give a {wanted}.")
 
 
 # --- regimes of bars --------------------------------------------------------------------------------------------
@@ -491,8 +485,8 @@ class AdaptiveRules:
         number(self.volatility_half_life, "volatility_half_life", where, above=0.0)
         if self.volatility_target is not None:
             number(self.volatility_target, "volatility_target", where, above=0.0)
-        _is_a(self.trend, TrendFollowing, "trend", where)
-        _is_a(self.reversion, MeanReversion, "reversion", where)
+        require_type(self.trend, TrendFollowing, "trend", where)
+        require_type(self.reversion, MeanReversion, "reversion", where)
         if max(self.trend.lookback, self.reversion.lookback) >= self.window:
             raise BadRequestError(
                 f"window = {self.window}",
@@ -617,9 +611,9 @@ def decide(
         ("markets", markets, FittedMarket | ModelError | None),
     )
     for name, given, kind in parts:
-        _is_a(given, Mapping, name, f"{_WHERE}.decide")
+        require_type(given, Mapping, name, f"{_WHERE}.decide")
         for symbol, value in given.items():
-            _is_a(value, kind, f"{name}[{symbol!r}]", f"{_WHERE}.decide")
+            require_type(value, kind, f"{name}[{symbol!r}]", f"{_WHERE}.decide")
     if len(data) < rules.window + 1:
         raise DataError(f"{len(data)} bars", where=f"{_WHERE}.decide", hint=f"Give {rules.window + 1} or more.")
     recent = data.tail(rules.window + 1)
@@ -658,9 +652,9 @@ def _settings(
     where: str,
 ) -> tuple[AdaptiveRules, Costs, Mapping[str, float]]:
     """Return the settings of a decision, checked, with their defaults."""
-    _is_a(rules, AdaptiveRules | None, "rules", where)
-    _is_a(costs, Costs | None, "costs", where)
-    _is_a(previous, Mapping | None, "previous", where)
+    require_type(rules, AdaptiveRules | None, "rules", where)
+    require_type(costs, Costs | None, "costs", where)
+    require_type(previous, Mapping | None, "previous", where)
     for symbol, weight in (previous or {}).items():
         number(weight, f"previous weight of {symbol}", where)
     if capital is not None:

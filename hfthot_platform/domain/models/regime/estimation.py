@@ -14,8 +14,8 @@ import numpy as np
 
 from hfthot_platform.core.arrays import BoolArray, FloatArray, IntArray
 from hfthot_platform.core.errors import DataError, ModelError, NotConvergedError
-from hfthot_platform.domain.models import _regime_loops as loops
-from hfthot_platform.domain.models._regime_model import (
+from hfthot_platform.domain.models.regime import loops
+from hfthot_platform.domain.models.regime.model import (
     LABELS,
     Evidence,
     Memory,

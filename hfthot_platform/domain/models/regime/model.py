@@ -1,6 +1,6 @@
 """What a fitted regime model is, and what can be asked of it without fitting: filter, smooth, decode, densities.
 
-What belongs here: the frozen result and its parts.  What does not: how it is fitted (`_regime_fit`), online use
+What belongs here: the frozen result and its parts.  What does not: how it is fitted (`estimation`), online use
 and time (`regime`, where the equations are).
 """
 
@@ -19,7 +19,7 @@ from hfthot_platform.core.arguments import number, whole
 from hfthot_platform.core.arrays import FloatArray, FloatLike, IntArray
 from hfthot_platform.core.display import Displayed
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError
-from hfthot_platform.domain.models import _regime_loops as loops
+from hfthot_platform.domain.models.regime import loops
 
 if TYPE_CHECKING:
     import polars as pl
@@ -567,6 +567,7 @@ def checked_returns(returns: FloatLike, *, allow_missing: bool, absurd: float | 
 
 
 def features_of(y: FloatArray, scale: float, memory: Memory) -> tuple[FloatArray, IntArray]:
+    """Return each bar's four causal features, (T, 4), of returns in units of `scale`, and which of them are known."""
     out, known = np.empty((y.size, 4)), np.empty(y.size, dtype=np.int64)
     loops.trailing_features(y / scale, memory.decay, out, known)
     return out, known

@@ -26,8 +26,8 @@ import numpy as np
 from hfthot_platform.core.arguments import array, number, whole
 from hfthot_platform.core.arrays import FloatArray, FloatLike, IntArray
 from hfthot_platform.core.errors import BadRequestError, DataError, NotConvergedError
-from hfthot_platform.domain.models import _regime_loops as loops
-from hfthot_platform.domain.models._regime_model import long_run
+from hfthot_platform.domain.models.regime import loops
+from hfthot_platform.domain.models.regime.model import long_run
 
 __all__ = ["SwitchingMean", "fit_switching_mean"]
 
