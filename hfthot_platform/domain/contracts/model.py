@@ -70,6 +70,15 @@ _POLARS: dict[pa.DataType, pl.DataType] = {
     SMALL: pl.Int32(),
     FLAG: pl.Boolean(),
 }
+_SQL: dict[pa.DataType, str] = {
+    TIME: "TIMESTAMP WITH TIME ZONE",
+    DATE: "DATE",
+    TEXT: "VARCHAR",
+    FLOAT: "DOUBLE",
+    INT: "BIGINT",
+    SMALL: "INTEGER",
+    FLAG: "BOOLEAN",
+}
 
 
 @dataclass(frozen=True)
@@ -94,6 +103,11 @@ class Column:
     def polars(self) -> pl.DataType:
         """Return the Polars type of the column."""
         return _POLARS[self.dtype]
+
+    @property
+    def sql_type(self) -> str:
+        """Return DuckDB's name of the column's type."""
+        return _SQL[self.dtype]
 
 
 @dataclass(frozen=True)

@@ -60,6 +60,7 @@ from hfthot_platform.core.errors import (
 from hfthot_platform.services.ingest import records
 from hfthot_platform.services.ingest.feeds import CONFLICTS
 from hfthot_platform.services.ingest.finality import with_proven_bars
+from hfthot_platform.services.ingest.personal_files import holds_personal_data, put_into_rejected
 from hfthot_platform.services.ingest.records import FileOutcome, Known
 from hfthot_platform.storage.incidents import Incident, redacted
 from hfthot_platform.storage.incidents import record as record_incident
@@ -446,7 +447,6 @@ class _OneFile:
                 for each in published
             ]
         from hfthot_platform.adapters.recognise import recognise_members
-        from hfthot_platform.services.ingest.users import holds_personal_data
 
         with archives_kept_open():
             if holds_personal_data(path):
@@ -981,8 +981,6 @@ def _only_to_be_moved(lake: Lakehouse, outcome: FileOutcome, path: Path, done: P
 
 def _put_away(path: Path, landing: Path, outcome: FileOutcome) -> None:
     """Move a file with personal data, and its mapping, to where such files are kept for a week under no name."""
-    from hfthot_platform.services.ingest.users import put_into_rejected
-
     put_into_rejected(path, landing / "users", outcome.name)
     sidecar_of(path).unlink(missing_ok=True)
 

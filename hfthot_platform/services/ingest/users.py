@@ -12,10 +12,7 @@ old; then they are rejected.
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import re
-import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,13 +22,12 @@ from typing import Final, Literal
 
 import polars as pl
 
-from hfthot_platform.adapters.files.adapter import FileProbe, probe_members
 from hfthot_platform.core.errors import BadRequestError, ClockError, RejectedFileError
-from hfthot_platform.core.files import tighten
 from hfthot_platform.core.settings import Settings
 from hfthot_platform.core.time import DAY, SECOND
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.ingest.files import waiting_files
+from hfthot_platform.services.ingest.personal_files import REJECTED, keep_for_some_days
 from hfthot_platform.services.ingest.user_events import EventsReport, ingest_user_events
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, check_clock
 from hfthot_platform.storage.lakehouse.locks import writers_lock
@@ -40,15 +36,8 @@ __all__ = ["UserFile", "ingest_user_files", "ingest_user_landing", "sweep_user_f
 
 _FILES: Final = "ops.ingest_files"
 _DONE: Final = "done"
-_REJECTED: Final = "rejected"
 #: Days for which a file that could not be read stays at least, for whoever looks into it.
 _REJECTED_DAYS: Final = 7
-#: Parquet within an archive is unpacked for its names of columns, up to this many packed bytes.
-_LARGEST_IN_MEMORY: Final = 16 * 1024 * 1024
-#: Names of fields that market data never has.
-_PERSONAL_FIELDS: Final = frozenset(
-    ("event_id", "username", "user_name", "email", "e_mail", "first_name", "last_name", "password", "phone")
-)
 
 
 @dataclass(frozen=True)
@@ -116,9 +105,9 @@ def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | N
             outcome = _ingest(path, accounts, lake, stamp or Stamp(), wait=wait, follow=False)
             outcomes.append(outcome)
             if outcome.status == "rejected":
-                _move(path, folder / _REJECTED, outcome.name)
+                keep_for_some_days(path, folder / REJECTED, outcome.name)
             elif outcome.status == "published" and settings.user_file_days:
-                _move(path, folder / _DONE, outcome.name)
+                keep_for_some_days(path, folder / _DONE, outcome.name)
             elif outcome.status == "published":
                 path.unlink(missing_ok=True)
     return outcomes
@@ -150,7 +139,7 @@ def _require_clock(lake: Lakehouse, accounts: Accounts | None) -> None:
 def _sweep_kept(settings: Settings, now: datetime) -> int:
     folder = settings.landing / "users"
     gone = _sweep(folder / _DONE, now, settings.user_file_days)
-    return gone + _sweep(folder / _REJECTED, now, max(settings.user_file_days, _REJECTED_DAYS))
+    return gone + _sweep(folder / REJECTED, now, max(settings.user_file_days, _REJECTED_DAYS))
 
 
 def _ingest(
@@ -220,47 +209,6 @@ def _record(
     }
     schema = {name: dtype for name, dtype in table.contract.polars_schema.items() if name in row}
     table.merge(pl.DataFrame([row], schema=schema), stamp=stamp)
-
-
-def holds_personal_data(path: Path) -> bool:
-    """Return whether a file has fields of persons, by the names of its fields alone.
-
-    Market data has none: such a file is one of user events, or of accounts, that was dropped in the wrong place.
-    """
-    found = (name.strip().strip('"').lower() for probe in probe_members(path) for name in _fields(probe))
-    return not _PERSONAL_FIELDS.isdisjoint(found)
-
-
-def _fields(probe: FileProbe) -> Iterable[str]:
-    if probe.container == "parquet":
-        if probe.route and probe.size > _LARGEST_IN_MEMORY:
-            return ()  # its columns must be those of a market table, or it is refused anyway
-        try:
-            with probe.open() as payload:
-                return pl.read_parquet_schema(io.BytesIO(payload.read()) if probe.route else probe.path)
-        except (pl.exceptions.PolarsError, OSError):
-            return ()
-    first = next((line for line in probe.lines if line.strip()), "")
-    if first.lstrip().startswith(("{", "[")):
-        # The names of an object's fields, however the rest of it reads.
-        return re.findall(r'"(\w+)"\s*:', probe.head.decode("utf-8", "replace"))
-    return re.split(r"[,;\t|]", first)
-
-
-def put_into_rejected(path: Path, folder: Path, name: str) -> None:
-    """Move a file with personal data to `rejected/` of the folder of user events, where it stays for a week."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    _move(path, folder / _REJECTED, name)
-
-
-def _move(path: Path, folder: Path, name: str) -> None:
-    folder.mkdir(mode=0o700, exist_ok=True)
-    tighten(folder)
-    target = folder / name
-    os.replace(path, target)  # noqa: PTH105 - atomic, and says so
-    if not target.is_symlink():
-        # It is kept for some days from now on.
-        os.utime(target, (time.time(), time.time()))
 
 
 def _sweep(folder: Path, now: datetime, days: int) -> int:

@@ -14,7 +14,6 @@ import polars as pl
 from hfthot_platform.core.errors import LakehouseError
 from hfthot_platform.domain.contracts import Column, TableContract
 from hfthot_platform.domain.contracts.views import View
-from hfthot_platform.services.sql.relations import SQL_TYPES
 from hfthot_platform.services.sql.statement import DISCOVERY
 
 if TYPE_CHECKING:
@@ -76,7 +75,7 @@ def columns(lake: Lakehouse, permitted: Permitted = None) -> pl.DataFrame:
         {
             "table_name": name,
             "column_name": column.name,
-            "type": SQL_TYPES[column.dtype],
+            "type": column.sql_type,
             "nullable": column.nullable,
             "unit": column.unit or None,
             "description": column.description,

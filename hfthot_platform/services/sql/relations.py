@@ -15,15 +15,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 import duckdb
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from hfthot_platform.core.duckdb import complaint_of, literal, quoted
 from hfthot_platform.core.errors import BadRequestError, SqlError, UnknownTableError, nearest
 from hfthot_platform.domain.access.visibility import Relations
 from hfthot_platform.domain.contracts import TableContract
-from hfthot_platform.domain.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME
 from hfthot_platform.domain.contracts.views import SqlView, View
+from hfthot_platform.services.sql.discovery import relations
 from hfthot_platform.services.sql.pruning import Filters, Node, filters_of, kept_files, tree_of
 from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, parse, view_of, without_end
 
@@ -31,19 +30,9 @@ if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse
     from hfthot_platform.storage.lakehouse.commits import Files
 
-__all__ = ["SQL_TYPES", "Derived", "Resolved", "TableAtVersion", "known_names", "register", "relations_of", "resolve"]
+__all__ = ["Derived", "Resolved", "TableAtVersion", "known_names", "register", "relations_of", "resolve"]
 __all__ += ["select_files"]
 
-#: DuckDB's name of each column type of a contract.
-SQL_TYPES: dict[pa.DataType, str] = {
-    TIME: "TIMESTAMP WITH TIME ZONE",
-    DATE: "DATE",
-    TEXT: "VARCHAR",
-    FLOAT: "DOUBLE",
-    INT: "BIGINT",
-    SMALL: "INTEGER",
-    FLAG: "BOOLEAN",
-}
 #: With fewer files than this, finding out which ones are not needed costs more than opening them.
 _WORTH_PRUNING = 8
 
@@ -275,8 +264,6 @@ def register(
             body = f"SELECT {listed(contract.column_names)} FROM {scan}"  # noqa: S608 - a name of our own
         connection.execute(f"CREATE VIEW {source.reference.view} AS {body}")
     if resolved.discovery:
-        from hfthot_platform.services.sql.discovery import relations
-
         for name, frame in relations(lake, resolved.discovery).items():
             scan = f"_{name.replace('.', '_')}"
             connection.register(scan, frame)
@@ -336,14 +323,12 @@ def select_files(contract: TableContract, paths: Sequence[str]) -> str:
         groups = [(columns, list(group)) for columns, group in groupby(ordered, key=has.__getitem__)]
     hive = "false"
     if contract.partition_by:
-        kind = SQL_TYPES[contract.column(contract.partition_by).dtype]
+        kind = contract.column(contract.partition_by).sql_type
         hive = f"true, hive_types = {{{literal(contract.partition_by)}: {kind}}}"
     selects = []
     for present, group in groups:
         columns = ", ".join(
-            quoted(column.name)
-            if column.name in present
-            else f"NULL::{SQL_TYPES[column.dtype]} AS {quoted(column.name)}"
+            quoted(column.name) if column.name in present else f"NULL::{column.sql_type} AS {quoted(column.name)}"
             for column in contract.columns
         )
         files = ", ".join(map(literal, group))
@@ -353,7 +338,7 @@ def select_files(contract: TableContract, paths: Sequence[str]) -> str:
 
 def no_rows(contract: TableContract) -> str:
     """Return the SELECT that has a table's columns and no rows."""
-    columns = ", ".join(f"NULL::{SQL_TYPES[column.dtype]} AS {quoted(column.name)}" for column in contract.columns)
+    columns = ", ".join(f"NULL::{column.sql_type} AS {quoted(column.name)}" for column in contract.columns)
     return f"SELECT {columns} WHERE false"
 
 

@@ -28,7 +28,6 @@ from hfthot_platform.services.sql.models.checks import ModelTest, declared_tests
 from hfthot_platform.services.sql.models.header import Mistake, ModelFile, TypeName, read_source
 from hfthot_platform.services.sql.models.model import DisabledModel, Models, SqlModel
 from hfthot_platform.services.sql.models.statement import ModelStatement, Origin, parse, sql_literal
-from hfthot_platform.services.sql.relations import SQL_TYPES
 
 __all__ = ["LAYERS", "load_models", "model_files", "read_models"]
 
@@ -435,14 +434,14 @@ class _Binder:
             self._made.add(name)
             if "." in name:
                 self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.', maxsplit=1)[0]}")
-            listed = ", ".join(f'"{column.name}" {SQL_TYPES[column.dtype]}' for column in self._columns[name])
+            listed = ", ".join(f'"{column.name}" {column.sql_type}' for column in self._columns[name])
             self._connection.execute(f"CREATE TABLE {name} ({listed})")
 
     def _test_mistakes(
         self, source: ModelFile, tests: list[ModelTest], columns: Mapping[str, Column]
     ) -> Iterator[Mistake]:
         """Bind the SQL of tests: all at once, and one by one only where something is wrong."""
-        listed = ", ".join(f'NULL::{SQL_TYPES[column.dtype]} AS "{column.name}"' for column in columns.values())
+        listed = ", ".join(f'NULL::{column.sql_type} AS "{column.name}"' for column in columns.values())
         expressions = [test for test in tests if test.kind == "expression"]
 
         def bind(some: Iterable[ModelTest]) -> duckdb.Error | None:
@@ -524,10 +523,10 @@ def _stored(given: str) -> pa.DataType | None:
 
 def _typed(sql: str, found: list[tuple[str, str]], columns: tuple[Column, ...]) -> str:
     """Return the statement with every column in the type that is stored."""
-    if all(given == SQL_TYPES[column.dtype] for (_, given), column in zip(found, columns, strict=True)):
+    if all(given == column.sql_type for (_, given), column in zip(found, columns, strict=True)):
         return sql.strip()
     listed = ", ".join(
-        f'"{name}"' if given == SQL_TYPES[column.dtype] else f'CAST("{name}" AS {SQL_TYPES[column.dtype]}) AS "{name}"'
+        f'"{name}"' if given == column.sql_type else f'CAST("{name}" AS {column.sql_type}) AS "{name}"'
         for (name, given), column in zip(found, columns, strict=True)
     )
     return f"SELECT {listed} FROM (\n{sql.strip()}\n)"  # noqa: S608 - the statement of the file itself
