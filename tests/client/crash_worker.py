@@ -24,8 +24,10 @@ WEIGHTS = (6, 6, 8, 12, 1, 1)
 
 
 def client_of(folder: Path) -> LakehouseClient:
-    """Return a client of the folder whose passwords are cheap to hash."""
+    """Return a client of the folder whose passwords are cheap to hash, and whose lake has no SQL models to read."""
+    (folder / "models").mkdir(exist_ok=True)
     settings = load_settings(
+        sql_models=folder / "models",
         lake_root=str(folder / "lake"),
         **{name: folder / name for name in ("accounts", "exports", "certificates", "scratch", "landing")},
         key_file=folder / "keys" / "kek.json",

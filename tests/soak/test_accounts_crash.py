@@ -36,7 +36,8 @@ SPAWNER = """
 import os, sys, traceback
 sys.path.insert(0, {folder!r})
 import crash_worker
-import hfthot_platform.services.accounts.accounts, hfthot_platform.services.publication.publisher
+import hfthot_platform.app.lake, hfthot_platform.services.accounts.accounts
+import hfthot_platform.services.publication.publisher, hfthot_platform.storage.lakehouse.backends.local
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
