@@ -121,7 +121,7 @@ def symbol_names(symbols: Iterable[Any] | None, n: int | None, where: str) -> tu
     """Return the names of n assets, or None for None.
 
     Raises:
-        BadRequestError: another number of names, one that is no text or empty, or one that stands twice.
+        BadRequestError: another number of names, one that is no text or empty, or one that occurs twice.
     """
     if symbols is None:
         return None
@@ -133,7 +133,7 @@ def symbol_names(symbols: Iterable[Any] | None, n: int | None, where: str) -> tu
         raise BadRequestError(f"{len(listed)} symbols", where=where, hint=f"Give {n}, one for each asset, in order.")
     if len(set(listed)) < len(listed):
         twice = next(name for k, name in enumerate(listed) if name in listed[:k])
-        raise BadRequestError(f"symbol {twice!r} stands twice", where=where, hint="Give each symbol once.")
+        raise BadRequestError(f"symbol {twice!r} occurs twice", where=where, hint="Give each symbol once.")
     return tuple(listed)
 
 

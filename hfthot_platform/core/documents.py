@@ -61,7 +61,10 @@ def parse_yaml(text: str, *, where: str, unique_keys: bool = False) -> Document:
     """
     if len(text.encode("utf-8", "replace")) > MAX_BYTES:
         raise DocumentError(
-            f"{len(text)} characters, at most {MAX_BYTES} bytes may be", line=1, where=where, hint="Shorten it."
+            f"the text has {len(text)} characters; at most {MAX_BYTES} bytes are allowed",
+            line=1,
+            where=where,
+            hint="Shorten it.",
         )
     try:
         _bounded(text, where)
@@ -77,7 +80,7 @@ def parse_yaml(text: str, *, where: str, unique_keys: bool = False) -> Document:
             f"not valid YAML: {error.problem or error.context}",
             line=mark.line + 1 if mark else 1,
             where=where,
-            hint="Put texts with ': ' or ' #' in quotes.",
+            hint="Quote values that contain ': ' or ' #'.",
         ) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         what = str(error).splitlines()[0]
@@ -86,7 +89,7 @@ def parse_yaml(text: str, *, where: str, unique_keys: bool = False) -> Document:
         ) from error
     document = Document(data, node, tuple(_repeated(node)) if node is not None else ())
     for line, key in document.repeated if unique_keys else ():
-        raise DocumentError(f"{key!r} is there twice", line=line, where=where, hint="Keep one of the two.")
+        raise DocumentError(f"{key!r} occurs twice", line=line, where=where, hint="Remove one of the two.")
     return document
 
 

@@ -226,7 +226,7 @@ def sql_error(error: Exception, sql: str, columns: Collection[str] | None = None
         return SqlError(
             said.first,
             where=where,
-            hint="Select less, raise HFTHOT_DUCKDB_MEMORY, or give HFTHOT_SCRATCH more room to spill to.",
+            hint="Select less data, raise HFTHOT_DUCKDB_MEMORY, or give HFTHOT_SCRATCH more free disk space.",
         )
     if said.column is not None and columns is not None:
         return unknown_column(said.column, columns, where)
@@ -240,7 +240,7 @@ def told_to_strangers(error: Exception, sql: str, columns: Collection[str]) -> H
     if said.out_of_memory:
         return out_of_memory()
     if said.interrupted:
-        return SqlDeadlineError("the statement took too long", where="SQL", hint="Ask less at once.")
+        return SqlDeadlineError("the statement took too long", where="SQL", hint="Read less data in one statement.")
     if isinstance(error, duckdb.PermissionException):
         return SqlRefusedError("the statement does something that is not allowed", where=where)
     if said.column is not None:
@@ -251,14 +251,14 @@ def told_to_strangers(error: Exception, sql: str, columns: Collection[str]) -> H
         first = said.text.strip().splitlines()[0].split("Did you mean")[0].split("Candidate")[0]
         return SqlError(_PLACE.sub("...", first).strip().rstrip("!.")[:500], where=where)
     return SqlError(
-        "the statement failed inside the engine", where="SQL", hint="Write it in another way, or in smaller steps."
+        "the statement failed inside DuckDB", where="SQL", hint="Rewrite the statement, or split it into smaller steps."
     )
 
 
 def out_of_memory() -> SqlMemoryError:
     """Return the error for a stranger's statement that needs too much."""
     return SqlMemoryError(
-        "the statement needs more memory than it may use",
+        "the statement exceeds its memory limit",
         where="SQL",
         hint="Filter or aggregate earlier, or ask for fewer rows and columns.",
     )

@@ -98,7 +98,7 @@ class HfthotError(Exception):
     """
 
     code: ClassVar[str] = "INTERNAL_ERROR"
-    remedy: ClassVar[str] = "Try again; if it stays, report it with the command or call and the time."
+    remedy: ClassVar[str] = "Try again. If the error persists, report it with the command or call and the time."
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         self.what = what
@@ -118,20 +118,20 @@ class ConfigError(HfthotError):
 
     code = "CONFIG_INVALID"
     remedy = (
-        "Correct the setting that the message names; `hfthot settings` shows all of them and where each value "
-        "comes from."
+        "Correct the setting that the message names; `hfthot settings` shows every setting and where its "
+        "value comes from."
     )
 
 
 class BadRequestError(HfthotError, ValueError):
-    """An argument of a call is out of its domain (a naive timestamp, an unknown interval, ...)."""
+    """An argument is invalid (a naive timestamp, an unknown interval, ...)."""
 
     code = "INVALID_PARAMS"
     remedy = "Correct the argument that the message names."
 
 
 class AmbiguousVenueError(BadRequestError):
-    """A symbol is there from several venues, whose prices must not be mixed; `venues` names them."""
+    """Several venues have this symbol, and their prices must not be mixed; `venues` names them."""
 
     code = "AMBIGUOUS_VENUE"
     remedy = "Choose one of the venues in the message, as in `market(symbol, venue='kraken')`."
@@ -142,7 +142,7 @@ class AmbiguousVenueError(BadRequestError):
 
 
 class UnknownSymbolError(BadRequestError):
-    """No table has this symbol; the message names the same instrument in another spelling, or what there is."""
+    """No table has this symbol; the message suggests another spelling, or lists the known symbols."""
 
     code = "UNKNOWN_SYMBOL"
     remedy = "Use the spelling that the message suggests, or ingest the symbol first."
@@ -176,7 +176,7 @@ class UnknownTableError(HfthotError, KeyError):
 
 
 class SqlError(HfthotError):
-    """A statement cannot run: its syntax, its types, its parameters, or more than its limits allow."""
+    """A statement cannot run: its syntax, types or parameters are wrong, or it exceeds a limit."""
 
     code = "SQL_INVALID"
     remedy = "Correct the statement where the message points."
@@ -186,11 +186,11 @@ class SqlModelsError(SqlError):
     """Files of SQL models have mistakes; the message lists each with its file, line and a suggestion."""
 
     code = "SQL_MODELS_INVALID"
-    remedy = "Correct the files in the message, then run `hfthot sql compile`."
+    remedy = "Correct the files that the message names, then run `hfthot sql compile`."
 
 
 class SqlBusyError(SqlError):
-    """No place in the queue, or none that became free in time; the same statement may succeed later."""
+    """The queue is full, or no worker became free in time; the same statement may succeed later."""
 
     code = "SQL_BUSY"
     remedy = "Send the same statement again later."
@@ -200,35 +200,35 @@ class SqlCancelledError(SqlError):
     """The statement was cancelled by its caller."""
 
     code = "SQL_CANCELLED"
-    remedy = "Nothing; send the statement again if it is still wanted."
+    remedy = "No action is needed. Send the statement again if you still want the result."
 
 
 class SqlDeadlineError(SqlError):
-    """The statement did not finish within its time and was ended."""
+    """The statement exceeded its time limit and was stopped."""
 
     code = "SQL_DEADLINE_EXCEEDED"
     remedy = "Read fewer days or columns, or aggregate earlier."
 
 
 class SqlMemoryError(SqlError):
-    """The statement needed more memory than it may use and was ended."""
+    """The statement exceeded its memory limit and was stopped."""
 
     code = "SQL_MEMORY_EXCEEDED"
     remedy = "Read fewer days or columns, or aggregate earlier."
 
 
 class SqlRefusedError(SqlError):
-    """The statement does what a stranger's SQL may not; the message says what."""
+    """The statement does something that untrusted SQL must not do; the message says what."""
 
     code = "SQL_REFUSED"
-    remedy = "Write one SELECT over the tables of the plan, with the functions that are allowed."
+    remedy = "Write one SELECT over the tables that your plan includes, using only the allowed functions."
 
 
 class SqlWorkerError(SqlError):
-    """The process that ran the statement ended by itself, or could not be started."""
+    """The process that ran the statement died, or could not be started."""
 
     code = "SQL_WORKER_FAILED"
-    remedy = "Send the statement again; if it fails each time, simplify it and report it."
+    remedy = "Send the statement again. If it fails every time, simplify it and report the failure."
 
 
 class UnknownColumnError(SqlError):
@@ -239,80 +239,80 @@ class UnknownColumnError(SqlError):
 
 
 class LakehouseError(HfthotError):
-    """Base of what can go wrong between a caller and a table on storage."""
+    """Base of the errors of reading and writing tables."""
 
     code = "LAKEHOUSE_ERROR"
-    remedy = "Run `hfthot doctor`, which says what is wrong and how to mend it."
+    remedy = "Run `hfthot doctor`, which says what is wrong and how to fix it."
 
 
 class LakeMissingError(LakehouseError):
-    """There is no lake at this place; the message has the absolute path or URL that was looked at."""
+    """There is no lake at this location; the message has the absolute path or URL."""
 
     code = "LAKE_MISSING"
-    remedy = "Go to the folder that holds the lake, correct HFTHOT_LAKE_ROOT, or run `hfthot init`."
+    remedy = "Change to the folder that contains the lake, correct HFTHOT_LAKE_ROOT, or run `hfthot init`."
 
 
 class SchemaMismatchError(LakehouseError):
-    """Rows do not have the contract's columns; the message names column, expected and found."""
+    """Rows do not have the contract's columns; the message names the column, the expected type and the actual one."""
 
     code = "SCHEMA_MISMATCH"
-    remedy = "Give the rows the columns and types in the message."
+    remedy = "Give the rows the columns and types that the message names."
 
 
 class VersionUnavailableError(LakehouseError):
-    """A version or time that cannot be read; the message names the readable range."""
+    """A version or time cannot be read; the message gives the readable range."""
 
     code = "VERSION_UNAVAILABLE"
-    remedy = "Choose a version or time in the range of the message; `hfthot history TABLE` lists them."
+    remedy = "Choose a version or time in the range that the message gives; `hfthot history TABLE` lists them."
 
 
 class CommitConflictError(LakehouseError):
-    """Other writers won every attempt within the retry bound; nothing was written."""
+    """Other writers committed first in every attempt; nothing was written."""
 
     code = "COMMIT_CONFLICT"
     remedy = "Run the same step again; nothing was written."
 
 
 class LockTimeoutError(LakehouseError):
-    """Others held a lock for longer than the caller would wait."""
+    """Another process held a lock for longer than the caller waits."""
 
     code = "LOCK_TIMEOUT"
     remedy = "Wait for the process that holds the lock to end, then run the same step again."
 
 
 class DamagedTableError(LakehouseError):
-    """A file that the table's log names is missing or unreadable; the message names it and the way back."""
+    """A file that the table's log names is missing or unreadable; the message names it and says how to recover."""
 
     code = "TABLE_DAMAGED"
     remedy = "Follow the message: restore the file, or go back to a version without it (`hfthot restore`)."
 
 
 class UnsupportedTableError(LakehouseError):
-    """The table uses a Delta feature that some of our read routes would misread silently."""
+    """The table uses a Delta feature that some readers of the platform would silently misread."""
 
     code = "TABLE_UNSUPPORTED"
-    remedy = "Write the table anew without the feature in the message."
+    remedy = "Rewrite the table without the feature that the message names."
 
 
 class StorageFullError(LakehouseError):
-    """No room on the device; the previous version still stands."""
+    """The device is full; the previous version is unchanged."""
 
     code = "STORAGE_FULL"
-    remedy = "Make room on the device, then run the same step again."
+    remedy = "Free space on the device, then run the same step again."
 
 
 class StorageReadOnlyError(LakehouseError):
-    """The table's place cannot be written; the previous version still stands."""
+    """The table's folder is not writable; the previous version is unchanged."""
 
     code = "STORAGE_READ_ONLY"
-    remedy = "Correct the permissions or mount the device for writing, then run the same step again."
+    remedy = "Correct the permissions, or mount the device read-write, then run the same step again."
 
 
 class StorageUnavailableError(LakehouseError):
-    """The object store did not answer or refused the request; what was published before still stands."""
+    """The object store did not answer or refused the request; published versions are unchanged."""
 
     code = "STORAGE_UNAVAILABLE"
-    remedy = "Check the object store, its address and its credentials, then try again."
+    remedy = "Check that the object store is up, and check its address and credentials; then try again."
 
 
 class AuditFailedError(LakehouseError):
@@ -323,10 +323,10 @@ class AuditFailedError(LakehouseError):
 
 
 class AccountError(HfthotError):
-    """Base of what can go wrong with an account; messages never hold names, addresses, tokens or keys."""
+    """Base of the errors of accounts; messages never contain names, addresses, tokens or keys."""
 
     code = "ACCOUNT_ERROR"
-    remedy = "Follow the message."
+    remedy = "Do what the message says."
 
 
 class DuplicateAccountError(AccountError):
@@ -344,23 +344,23 @@ class UnknownUserError(AccountError, KeyError):
     """No account has this id."""
 
     code = "UNKNOWN_USER"
-    remedy = "Check the id; it may be of another installation, or erased."
+    remedy = "Check the id. It may belong to another installation or to an erased account."
 
     __str__ = Exception.__str__  # KeyError would show the repr of the message
 
 
 class AuthenticationError(AccountError):
-    """Who is asking could not be established."""
+    """The caller could not be authenticated."""
 
     code = "UNAUTHORIZED"
     remedy = "Sign in, or send a valid API key."
 
 
 class InvalidCredentialsError(AuthenticationError):
-    """Username or password is wrong; which of the two is not said."""
+    """The username or the password is wrong; the message does not say which."""
 
     code = "INVALID_CREDENTIALS"
-    remedy = "Check username and password."
+    remedy = "Check the username and the password."
 
 
 class InvalidTokenError(AuthenticationError):
@@ -371,21 +371,21 @@ class InvalidTokenError(AuthenticationError):
 
 
 class ExpiredTokenError(AuthenticationError):
-    """The session is over; sign in again."""
+    """The session has expired."""
 
     code = "EXPIRED_TOKEN"
     remedy = "Sign in again."
 
 
 class RevokedTokenError(AuthenticationError):
-    """The session or API key was ended before its time."""
+    """The session or API key was revoked before it expired."""
 
     code = "REVOKED_TOKEN"
-    remedy = "Sign in again, or make a new API key."
+    remedy = "Sign in again, or generate a new API key."
 
 
 class InactiveAccountError(AuthenticationError):
-    """The account waits for approval, was rejected, deactivated, or deleted (restorable for a while)."""
+    """The account is waiting for approval, or was rejected, deactivated or deleted (restorable for a while)."""
 
     code = "INACTIVE_ACCOUNT"
     remedy = "Ask an administrator to approve or restore the account."
@@ -403,27 +403,27 @@ class TooManyAttemptsError(AuthenticationError):
 
 
 class PermissionDeniedError(AccountError):
-    """The caller is known but may not do this."""
+    """The caller is authenticated but may not do this."""
 
     code = "PERMISSION_DENIED"
-    remedy = "Ask somebody whose role allows it."
+    remedy = "Ask someone whose role allows it."
 
 
 class TierForbiddenError(PermissionDeniedError):
     """The caller's plan does not include this: a table, an operation, SQL."""
 
     code = "TIER_REQUIRED"
-    remedy = "Take a plan that includes it."
+    remedy = "Choose a plan that includes it."
 
 
 class QuotaExceededError(AccountError):
-    """A quota is used up; `resets_at` is when its window ends, None if it does not renew.
+    """A quota is used up; `resets_at` is when its window ends, None if it is not renewed.
 
     `retry_after` is the number of seconds until then, as HTTP's header of that name has it.
     """
 
     code = "RATE_LIMITED"
-    remedy = "Wait for `retry_after` seconds, until `resets_at`, or take a larger plan."
+    remedy = "Wait for `retry_after` seconds (until `resets_at`), or choose a larger plan."
 
     def __init__(
         self,
@@ -440,45 +440,47 @@ class QuotaExceededError(AccountError):
 
 
 class StoreError(AccountError):
-    """The operational store cannot be opened, read or written; what was acknowledged before still stands."""
+    """The operational store cannot be opened, read or written; acknowledged changes are unaffected."""
 
     code = "STORE_UNAVAILABLE"
     remedy = "Check the disk or the database server, then repeat the call."
 
 
 class StoreMissingError(StoreError):
-    """There are no accounts at this place; only a command that says so makes them."""
+    """There are no accounts at this location; only an explicit command creates them."""
 
     code = "STORE_MISSING"
-    remedy = "Go to the folder that `data` lies in, correct HFTHOT_ACCOUNTS, or run `hfthot init`."
+    remedy = "Change to the folder that contains `data`, correct HFTHOT_ACCOUNTS, or run `hfthot init`."
 
 
 class RowRefusedError(AccountError):
-    """An operation would write a row that its table's contract does not take; nothing of it was entered."""
+    """An operation would write a row that breaks its table's contract; nothing was written."""
 
     code = "ROW_REFUSED"
-    remedy = "Correct the value of the column in the message."
+    remedy = "Correct the value of the column that the message names."
 
 
 class ClockError(HfthotError):
-    """The clock cannot be trusted with removing anything: it leapt ahead of everything that happened before."""
+    """The clock is far ahead of the last recorded event, so nothing is removed by age."""
 
     code = "CLOCK_DOUBTED"
     remedy = "Correct the machine's clock, or confirm it as the message says."
 
 
 class PrivacyError(HfthotError):
-    """Base of what can go wrong with keys, export, erasure and proof."""
+    """Base of the errors of keys, exports, erasures and proofs."""
 
     code = "PRIVACY_ERROR"
-    remedy = "Follow the message."
+    remedy = "Do what the message says."
 
 
 class KeySourceError(PrivacyError):
-    """The key-encryption keys are not available, or not safe where they are."""
+    """The key-encryption keys are not available, or others can read them."""
 
     code = "KEYS_UNAVAILABLE"
-    remedy = "Make the key-encryption keys available, and readable by this user alone, or restore them from a backup."
+    remedy = (
+        "Make the key-encryption keys available, with read access for this user only, or restore them from a backup."
+    )
 
 
 class DecryptionError(PrivacyError):
@@ -489,48 +491,48 @@ class DecryptionError(PrivacyError):
 
 
 class ErasedSubjectError(PrivacyError):
-    """The account was erased; nothing of it can be read, restored or changed."""
+    """The account was erased; its data cannot be read, restored or changed."""
 
     code = "SUBJECT_ERASED"
-    remedy = "Nothing: an erasure cannot be undone."
+    remedy = "None: an erasure cannot be undone."
 
 
 class LegalHoldError(PrivacyError):
     """A legal hold keeps this data from being erased."""
 
     code = "LEGAL_HOLD"
-    remedy = "Lift the hold, if it is over, then ask again."
+    remedy = "Release the hold if it no longer applies, then repeat the request."
 
 
 class ErasureUnverifiedError(PrivacyError):
-    """An erasure could not be proven, so no certificate is issued; the message says what is left where."""
+    """An erasure could not be proven, so no certificate is issued; the message says what is left and where."""
 
     code = "ERASURE_UNVERIFIED"
     remedy = "Remove what the message names, then resume the erasure."
 
 
 class CertificateError(PrivacyError):
-    """A certificate was altered, is not one, or was signed by another installation."""
+    """The text is not a certificate, was altered, or was signed by another installation."""
 
     code = "CERTIFICATE_INVALID"
     remedy = "Ask the installation that issued it for the original, or check it with that installation's key."
 
 
 class SourceError(HfthotError):
-    """Base of what can go wrong while reading a market-data source."""
+    """Base of the errors of reading a market-data source."""
 
     code = "SOURCE_FAILED"
-    remedy = "Follow the message."
+    remedy = "Do what the message says."
 
 
 class SourceUnavailableError(SourceError):
-    """A remote source did not answer usefully within its retry bound; trying later may help.
+    """A remote source gave no usable answer within the retry limit; a later attempt may succeed.
 
     `resume_from` is the time from which to fetch again: every row before it was delivered.
     """
 
     code = "SOURCE_UNAVAILABLE"
-    remedy = "Fetch again later, from `resume_from` on."
+    remedy = "Fetch again later, starting at `resume_from`."
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", resume_from: datetime | None = None) -> None:
         self.resume_from = resume_from
@@ -538,17 +540,17 @@ class SourceUnavailableError(SourceError):
 
 
 class SourceRefusedError(SourceError):
-    """A remote source refuses for good (unknown symbol, credentials, region); the same request never succeeds."""
+    """A remote source permanently refuses a request (unknown symbol, credentials, region)."""
 
     code = "SOURCE_REFUSED"
-    remedy = "Check symbol, credentials and region; the same request never succeeds."
+    remedy = "Check the symbol, the credentials and the region. Repeating the same request does not help."
 
 
 class HistoryUnavailableError(SourceError):
-    """A source no longer keeps, or never kept, part of the span; `available_from` is the first time it has."""
+    """A source does not have part of the span; `available_from` is the earliest time that it has."""
 
     code = "HISTORY_UNAVAILABLE"
-    remedy = "Begin at `available_from`, or use an archive for what lies before."
+    remedy = "Start at `available_from`, or use an archive for earlier data."
 
     def __init__(self, what: str, *, where: str = "", hint: str = "", available_from: datetime | None = None) -> None:
         self.available_from = available_from
@@ -563,10 +565,10 @@ class ChecksumMismatchError(SourceError):
 
 
 class RejectedFileError(SourceError):
-    """A whole file cannot be ingested; `reason` is machine-readable and ends up in `ops.ingest_files`."""
+    """A whole file cannot be ingested; `reason` is machine-readable and recorded in `ops.ingest_files`."""
 
     code = "FILE_REJECTED"
-    remedy = "Read the reason beside the file in `rejected/`, correct the file or its mapping, and feed it again."
+    remedy = "Read the reason beside the file in `rejected/`, correct the file or its mapping, and ingest it again."
 
     def __init__(self, reason: str, what: str, *, where: str = "", hint: str = "") -> None:
         self.reason = reason
@@ -574,14 +576,14 @@ class RejectedFileError(SourceError):
 
 
 class ModelError(HfthotError):
-    """Base of what can go wrong inside a model."""
+    """Base of the errors of models."""
 
     code = "MODEL_FAILED"
-    remedy = "Follow the message."
+    remedy = "Do what the message says."
 
 
 class DataError(ModelError, ValueError):
-    """The data cannot carry the model: too few observations, NaN or infinity, a constant series."""
+    """The data does not support the model: too few observations, NaN or infinity, a constant series."""
 
     code = "DATA_UNFIT"
     remedy = "Give the model longer series without missing or constant values."
@@ -595,10 +597,10 @@ class InfeasibleError(ModelError):
 
 
 class LookAheadError(ModelError):
-    """A strategy's decisions change with data from after them, or do not depend on the bars that it is given."""
+    """A strategy's decisions depend on later data, or do not depend on the bars that it is given."""
 
     code = "LOOK_AHEAD"
-    remedy = "Make the strategy decide from the bars up to its own only."
+    remedy = "Let each decision use only the bars up to its own."
 
 
 class StrategyError(ModelError):

@@ -119,7 +119,7 @@ def interval(name: str) -> Interval:
         raise BadRequestError(
             f"unknown interval {name!r}",
             where="interval",
-            hint="Expected a count and a unit, as 5m, 4h, 1d, 1w or 1mo.",
+            hint="Expected a count and a unit, such as 5m, 4h, 1d, 1w or 1mo.",
         )
     count, unit = re.fullmatch(r"(\d+)(\w+)", canonical).groups()  # type: ignore[union-attr]
     number = int(count)

@@ -53,7 +53,7 @@ def file_lock(
                 taken = take(lock, shared=shared, timeout=timeout)
         if not taken:
             raise LockTimeoutError(
-                f"the lock was held by others for {timeout:g} s",
+                f"another process held the lock for {timeout:g} s",
                 where=where or path.stem,
                 hint="Wait for the process that holds it to end, then run the same step again.",
             )

@@ -139,41 +139,41 @@ class Settings(BaseSettings):
     landing: Path = Path("data/landing")
     """Folder that is watched for files to ingest."""
     landing_settle_seconds: Annotated[float, Field(ge=0)] = 10.0
-    """A file younger than this (seconds since its last change) may still be being written, and waits."""
+    """Seconds that a file must be unchanged before it is ingested, since it may still be being written."""
     feeds: tuple[FeedSettings, ...] = (SampleFeedSettings(), SimulatedFeedSettings())
     """Where data comes from on schedule; the kinds of feeds are below."""
     universe_size: Annotated[int, Field(ge=1, le=10_000)] = 20
     """Number of symbols in the universe."""
     universe_window_days: Annotated[int, Field(ge=1, le=400)] = 30
-    """Days that the universe's scores look back."""
+    """Days of data that the universe's scores use."""
     stale_after_hours: Annotated[float, Field(gt=0)] = 36.0
     """Hours after which a table that a feed fills counts as stale."""
     notify: SecretStr = SecretStr("log")
     """Where incidents are sent besides `ops.incidents`: `log`, or a webhook URL that takes JSON."""
     sql_models: Path = Path("dbt_like_sql")
-    """Folder of the SQL models; a relative one is looked for in the working folder, then in the repository."""
+    """Folder of the SQL models; a relative path is looked up in the working folder, then in the repository."""
     duckdb_memory: str = "4GB"
     """Memory limit of DuckDB for trusted SQL; beyond it statements spill to `scratch`."""
     duckdb_threads: Annotated[int, Field(ge=1, le=256)] = 2
-    """Threads of DuckDB for trusted SQL."""
+    """DuckDB threads for trusted SQL."""
     sql_workers: Annotated[int, Field(ge=1, le=64)] = 2
-    """Statements of callers of the SQL gateway that run at once, each in a process of its own."""
+    """Statements that the SQL gateway runs at once, each in its own process."""
     sql_memory_mb: Annotated[int, Field(ge=64, le=65_536)] = 1024
-    """Memory in MiB that a gateway's statement may use."""
+    """Memory limit in MiB of a statement in the SQL gateway."""
     sql_deadline_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
-    """Seconds after which a gateway's statement is stopped."""
+    """Seconds after which a statement in the SQL gateway is stopped."""
     scratch: Path = Path("data/scratch")
     """Folder for spilling and downloads."""
     accounts: Path = Path("data/accounts")
     """Folder of the operational store (users, keys, counters), never inside the lake.
 
-    It, the keys, the exports and the certificates lie beside a local lake, whatever its name, unless they are named;
-    in `data` otherwise."""
+    Unless they are set, it, the keys, the exports and the certificates are beside a local lake, and in `data`
+    otherwise."""
     accounts_url: SecretStr | None = None
     """URL of a PostgreSQL database for the operational store (`postgresql+psycopg://...`); SQLite in `accounts`
     otherwise."""
     key_source: Literal["file", "environment", "keyring"] = "file"
-    """Where the key-encryption keys come from: a file (made with mode 0600 if absent), the environment variable
+    """Where the key-encryption keys come from: a file (created with mode 0600 if absent), the environment variable
     HFTHOT_KEYS, or the system's keyring."""
     key_file: Path = Path("data/keys/kek.json")
     """The file of the key-encryption keys, if they come from a file."""
@@ -181,15 +181,15 @@ class Settings(BaseSettings):
     """The key-encryption keys, if they come from the environment: `id:base64` pairs, comma-separated, the newest
     first."""
     exports: Path = Path("data/exports")
-    """Folder of the exported data of a subject."""
+    """Folder of exported personal data."""
     certificates: Path = Path("data/certificates")
-    """Folder of the certificates of erasures."""
+    """Folder of erasure certificates."""
     dagster_home: Path | None = None
-    """Folder of the Dagster instance, which the proof of an erasure searches; Dagster itself takes DAGSTER_HOME, which
-    is taken here too where this is not set."""
+    """Folder of the Dagster instance, which the proof of an erasure searches; Dagster itself
+    reads DAGSTER_HOME, which is also the default here."""
     erasure_proof_days: Annotated[int, Field(ge=1, le=30)] = 30
-    """Days for which what a failed proof looked for is kept, sealed, so that it can be repeated; then it is
-    destroyed."""
+    """Days for which the values that a failed proof searched for are kept, encrypted, so that the proof can be
+    repeated; then they are destroyed."""
     argon2_memory_kib: Annotated[int, Field(ge=8, le=4_194_304)] = 65_536
     """Memory in KiB of a password hash (Argon2id; the defaults are RFC 9106's second recommendation)."""
     argon2_passes: Annotated[int, Field(ge=1, le=100)] = 3
@@ -199,16 +199,16 @@ class Settings(BaseSettings):
     session_hours: Annotated[float, Field(gt=0, le=24 * 365)] = 24.0
     """Hours after which a session ends."""
     login_failures: Annotated[int, Field(ge=1, le=1000)] = 5
-    """Failed sign-ins of an account or address within the window after which further ones are refused for its rest."""
+    """Failed sign-ins of an account or address within the window, after which sign-ins are refused until it ends."""
     login_window_minutes: Annotated[float, Field(gt=0, le=24 * 60)] = 15.0
-    """Minutes of that window."""
+    """Length of that window in minutes."""
     approve_registrations: bool = False
     """Whether a registration needs `approve_user` before its first sign-in."""
     user_event_wait_hours: Annotated[float, Field(ge=0, le=24 * 365)] = 24.0
     """Hours for which events of a file in `<landing>/users` wait for the registration that they belong to."""
     user_file_days: Annotated[int, Field(ge=0, le=365)] = 0
-    """Days for which such a file, which holds personal data in clear, is kept once it was taken in; 0 deletes it
-    then."""
+    """Days for which such a file, which contains personal data in plain text, is kept after it was ingested; 0 deletes
+    it at once."""
     audit_retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
     """Days for which the audit log keeps its rows."""
     session_retention_days: Annotated[int, Field(ge=1, le=3650)] = 180
@@ -216,7 +216,7 @@ class Settings(BaseSettings):
     soft_delete_days: Annotated[int, Field(ge=0, le=365)] = 30
     """Days for which a deleted account can be restored; then it is erased for good."""
     export_retention_days: Annotated[int, Field(ge=0, le=365)] = 7
-    """Days for which exported data of a subject is kept."""
+    """Days for which exported personal data is kept."""
     quarantine_retention_days: Annotated[int, Field(ge=1, le=3650)] = 365
     """Days for which quarantined rows are kept."""
 
@@ -246,12 +246,12 @@ class Settings(BaseSettings):
         if given is None or not isinstance(given, str | Path):
             return given
         if not str(given).strip():
-            raise ValueError("it is empty; name a place, or leave the setting out")
+            raise ValueError("it is empty; name a location, or omit the setting")
         if not str(given).startswith("~"):
             return given
         home = _at_home(str(given))
         if home.startswith("~"):
-            raise ValueError("the home folder that it begins with is not known; write the whole path")
+            raise ValueError("its home folder is not known; write the full path")
         return type(given)(home)
 
     @model_validator(mode="before")
@@ -324,12 +324,14 @@ def load_settings(**overrides: object) -> Settings:
         field = re.search(r'field "(\w+)"', str(error))
         name = f"HFTHOT_{field.group(1).upper()}" if field else "HFTHOT_..."
         raise ConfigError(
-            "the value is not valid JSON", where=f"setting {name}", hint="Lists and tables are written as JSON there."
+            "the value is not valid JSON",
+            where=f"setting {name}",
+            hint="In the environment, lists and tables are written as JSON.",
         ) from None
     except tomllib.TOMLDecodeError as error:
         at = re.search(r"at line (\d+)", str(error))
         place = f"{_config_file().absolute()}:{at.group(1)}" if at else f"{_config_file().absolute()}"
-        raise ConfigError("this is not TOML", where=place, hint="Check its TOML syntax.") from None
+        raise ConfigError("the file is not valid TOML", where=place, hint="Correct its syntax.") from None
     except (OSError, ValueError) as error:
         raise ConfigError(
             f"the settings cannot be read ({type(error).__name__})",
@@ -348,9 +350,9 @@ def _refuse_no_file() -> None:
     if file.is_file() or not (file.exists() or os.environ.get("HFTHOT_CONFIG") is not None):
         return
     raise ConfigError(
-        f"the file of settings {str(file.absolute())!r} is {'no file' if file.exists() else 'not there'}",
+        f"the settings file {str(file.absolute())!r} {'is not a file' if file.exists() else 'does not exist'}",
         where="HFTHOT_CONFIG in the environment" if "HFTHOT_CONFIG" in os.environ else f"{file.absolute()}",
-        hint="Name an existing file, or take the variable away." if "HFTHOT_CONFIG" in os.environ else "Move it away.",
+        hint="Name an existing file, or unset the variable." if "HFTHOT_CONFIG" in os.environ else "Move it away.",
     )
 
 
@@ -361,7 +363,7 @@ def _refuse_unknown_variables() -> None:
         if name in known or name.removeprefix("HFTHOT_").startswith(_NO_SETTINGS):
             continue
         raise ConfigError(
-            f"there is no setting of the name {variable}",
+            f"there is no setting named {variable}",
             where="environment",
             hint=nearest(name, sorted(known)) or "`hfthot settings` lists all of them.",
         )
@@ -495,9 +497,9 @@ def ready_landing(settings: Settings) -> Path:
         ) from None
     except OSError as error:
         raise ConfigError(
-            f"the landing folder {place} cannot be made ({error.strerror})",
+            f"the landing folder {place} cannot be created ({error.strerror})",
             where="setting 'landing'",
-            hint="Check owner and mode of the folder above it, or set HFTHOT_LANDING to another one.",
+            hint="Check the owner and mode of its parent folder, or set HFTHOT_LANDING to another folder.",
         ) from None
     return place
 

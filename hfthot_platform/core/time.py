@@ -76,7 +76,7 @@ def microseconds(at: datetime) -> int:
     try:
         return (at - _EPOCH) // _MICROSECOND
     except TypeError:
-        raise BadRequestError(f"a time without zone: {at}", where="time", hint="Use datetime.now(UTC).") from None
+        raise BadRequestError(f"a time without a zone: {at}", where="time", hint="Use datetime.now(UTC).") from None
 
 
 def moment(at: int) -> datetime:

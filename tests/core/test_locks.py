@@ -44,7 +44,7 @@ def test_shared_holders_keep_only_an_exclusive_one_out(handles, path):
 def test_a_lock_that_others_keep_is_refused_with_its_name_and_what_to_do(path):
     with file_lock(path), pytest.raises(LockTimeoutError) as refused, file_lock(path, timeout=0.01, where="the table"):
         pass
-    assert str(refused.value).startswith("the table: the lock was held by others for 0.01 s. Wait for the process")
+    assert str(refused.value).startswith("the table: another process held the lock for 0.01 s. Wait for the process")
 
 
 def test_a_lock_is_let_go_at_the_end_of_its_block_and_after_an_error(path):

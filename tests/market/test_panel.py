@@ -44,7 +44,7 @@ def test_nights_weekends_and_holidays_belong_to_the_pace_of_an_exchange():
         ({"close": [2.0, 9.0, 2.0]}, DataError, "close of A is 9, its low 1 and its high 4"),
         ({"volume": [1.0, -1.0, 1.0]}, DataError, "volume of A is -1"),
         ({"volume": [1.0, math.inf, 1.0]}, DataError, "volume of A is inf"),
-        ({"symbols": ("A", "A")}, BadRequestError, "'A' stands twice"),
+        ({"symbols": ("A", "A")}, BadRequestError, "'A' occurs twice"),
         ({"symbols": ()}, BadRequestError, "no symbols"),
         ({"symbols": ("",)}, BadRequestError, "symbol ''"),
         ({"times": [0.0, 1.0, 2.0]}, DataError, "times are no integers"),

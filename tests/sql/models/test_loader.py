@@ -359,8 +359,8 @@ def test_a_mistake_in_the_statement_is_told_with_line_and_suggestion(write, sql,
         (
             "tags: [a\n",
             (
-                "6: the header is not valid YAML: did not find expected ',' or ']'. Put texts with ': ' or ' #' in "
-                "quotes."
+                "6: the header is not valid YAML: did not find expected ',' or ']'. Quote values that contain "
+                "': ' or ' #'."
             ),
         ),
     ],
