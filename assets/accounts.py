@@ -21,7 +21,7 @@ from resources.platform import NO_ACCOUNTS, Platform
 __all__ = ["ASSETS", "CHECKS", "POOL", "TABLES"]
 
 #: Names of the user tables, which are also their asset keys.
-TABLES: Final = tuple(each.name for each in USER_TABLES)
+TABLES: Final = tuple(contract.name for contract in USER_TABLES)
 #: Publications take turns.
 POOL: Final = "accounts"
 #: The log is published within a minute of a change, and once a day whether or not there was one.
@@ -32,18 +32,18 @@ _FRESH: Final = timedelta(hours=26)
     name="user_tables",
     specs=[
         dg.AssetSpec(
-            asset_key(each.name),
+            asset_key(contract.name),
             group_name="accounts",
-            description=each.description,
+            description=contract.description,
             kinds={"deltalake", "polars"},
-            metadata=static_metadata(each),
+            metadata=static_metadata(contract),
             # Without accounts there is nothing to publish.
             skippable=True,
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_FRESH, warn_window=_FRESH * 2 / 3),
         )
-        for each in USER_TABLES
+        for contract in USER_TABLES
     ],
-    check_specs=[rule_check(each) for each in USER_TABLES],
+    check_specs=[rule_check(contract) for contract in USER_TABLES],
     pool=POOL,
     retry_policy=dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL),
 )
@@ -59,7 +59,7 @@ def user_tables(
     done = publisher.publish(stamp=Stamp(run_id=context.run.run_id, code_version=__version__))
     waiting = platform.store.waiting_aside()
     for name in TABLES:
-        aside = [each for each in waiting if each.table == name]
+        aside = [entry for entry in waiting if entry.table == name]
         if aside:
             first = aside[0]
             # The reason names table and rule, and no value.
@@ -85,14 +85,14 @@ def _gate(table: str, *, passed: bool, description: str) -> dg.AssetCheckResult:
 def _result(
     context: dg.AssetExecutionContext, platform: Platform, name: str, done: Published
 ) -> dg.MaterializeResult[None]:
-    commits = [each for each in done.commits if each.table == name]
+    commits = [commit for commit in done.commits if commit.table == name]
     result = published(context, platform.lake.table(name), commits)
-    counts = {"entries": done.entries, "rows_forgotten": sum(each.rows_forgotten for each in commits)}
+    counts = {"entries": done.entries, "rows_forgotten": sum(commit.rows_forgotten for commit in commits)}
     return result._replace(metadata={**(result.metadata or {}), **counts})
 
 
 def _table_checks(name: str) -> dg.AssetChecksDefinition:
-    declared = next(each for each in USER_TABLES if each.name == name)
+    declared = next(contract for contract in USER_TABLES if contract.name == name)
     specs = [
         dg.AssetCheckSpec(check.name, asset=asset_key(name), description=check.description)
         for check in account_checks_of(declared)

@@ -66,18 +66,18 @@ def ingest_files(
     result = published(context, platform.lake.table("ops.ingest_files"), [])
     facts: list[dict[str, str | int]] = [
         {
-            "file": each.name,
-            "status": each.status,
-            "reason": each.reason or "",
-            "adapter": each.adapter or "",
-            "read": each.rows_read,
-            "published": each.rows_published,
-            "duplicate": each.rows_duplicate,
-            "quarantined": each.rows_quarantined,
-            "gaps": each.rows_gaps,
-            "to do": _to_derive_by_hand(each),
+            "file": outcome.name,
+            "status": outcome.status,
+            "reason": outcome.reason or "",
+            "adapter": outcome.adapter or "",
+            "read": outcome.rows_read,
+            "published": outcome.rows_published,
+            "duplicate": outcome.rows_duplicate,
+            "quarantined": outcome.rows_quarantined,
+            "gaps": outcome.rows_gaps,
+            "to do": _to_derive_by_hand(outcome),
         }
-        for each in outcomes
+        for outcome in outcomes
     ]
     yield result._replace(metadata={**(result.metadata or {}), "files": table_rows(facts), "count": len(facts)})
 
@@ -128,15 +128,17 @@ def _to_derive_by_hand(file: FileOutcome) -> str:
 
 
 def _checks(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:
-    wrong = [each.name for each in outcomes if not each.adds_up]
+    wrong = [outcome.name for outcome in outcomes if not outcome.adds_up]
     yield dg.AssetCheckResult(
         check_name="counts_add_up",
         asset_key=asset_key("ops.ingest_files"),
         passed=not wrong,
         metadata={"files": len(outcomes), "files_whose_counts_differ": len(wrong)},
     )
-    rejected = [each for each in outcomes if each.status == "rejected"]
-    rows = [{"file": each.name, "reason": each.reason or "", "detail": each.detail or ""} for each in rejected]
+    rejected = [outcome for outcome in outcomes if outcome.status == "rejected"]
+    rows = [
+        {"file": outcome.name, "reason": outcome.reason or "", "detail": outcome.detail or ""} for outcome in rejected
+    ]
     yield dg.AssetCheckResult(
         check_name="files_accepted",
         asset_key=asset_key("ops.ingest_files"),

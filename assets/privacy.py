@@ -25,7 +25,7 @@ def CHAIN(  # noqa: N802 - a definition, as everywhere in this package
     if not platform.has_accounts:
         return dg.AssetCheckResult(passed=True, description=NO_ACCOUNTS)
     report = check_log(platform.accounts, platform.lake)
-    shown = "; ".join(str(each) for each in report.problems[:_MOST_SHOWN])
+    shown = "; ".join(str(problem) for problem in report.problems[:_MOST_SHOWN])
     return dg.AssetCheckResult(
         passed=report.intact,
         severity=dg.AssetCheckSeverity.ERROR,

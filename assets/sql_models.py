@@ -36,16 +36,16 @@ def model_assets(
         lake: the lake, for the views that models read.
         daily: keys of the platform's own assets that have a partition per day.
     """
-    by_day = {*daily, *(asset_key(each.name) for each in models if each.materialized == "incremental")}
+    by_day = {*daily, *(asset_key(model.name) for model in models if model.materialized == "incremental")}
     sound = [
         _view(model) if model.materialized == "view" else _stored(model, _inputs(model, models, lake), by_day)
         for model in models
     ]
-    known = {*lake.contracts, *models.by_name, *(each.name for each in models.disabled)}
+    known = {*lake.contracts, *models.by_name, *(model.name for model in models.disabled)}
     reads = _without_circles(models.disabled)
     return [
         *sound,
-        *(_disabled(model, [each for each in reads[model.name] if each in known]) for model in models.disabled),
+        *(_disabled(model, [table for table in reads[model.name] if table in known]) for model in models.disabled),
     ]
 
 
@@ -87,8 +87,8 @@ def _inputs(model: SqlModel, models: Models, lake: Lakehouse) -> list[str]:
     if _follows(model):
         return names
     # Whoever waits for no news needs no edge past a view; models below it stay, so that a run makes them first.
-    views = [each for each in models if each.materialized == "view" and each.name in model.depends_on]
-    stored = {each.name for each in models if each.materialized != "view"}
+    views = [view for view in models if view.materialized == "view" and view.name in model.depends_on]
+    stored = {model.name for model in models if model.materialized != "view"}
     below = {name for view in views for name in inputs_of(lake, models, view)} - stored - set(model.depends_on)
     return [name for name in names if name not in below]
 
@@ -162,7 +162,7 @@ def _disabled(model: DisabledModel, reads: Collection[str]) -> dg.AssetsDefiniti
     @dg.asset(
         key=asset_key(model.name),
         group_name=model.layer,
-        description="\n".join(["**Disabled.**", "", *(f"- {each}" for each in model.reasons)]),
+        description="\n".join(["**Disabled.**", "", *(f"- {reason}" for reason in model.reasons)]),
         deps=[asset_key(name) for name in reads],
         # As before, so that what is known of its days stays with it.
         partitions_def=DAILY if incremental else None,
@@ -171,7 +171,7 @@ def _disabled(model: DisabledModel, reads: Collection[str]) -> dg.AssetsDefiniti
         check_specs=[
             dg.AssetCheckSpec(SOUND, asset=asset_key(model.name), description="Its file, and what it reads, are sound.")
         ],
-        metadata={"disabled": dg.MetadataValue.md("\n".join(f"- {each}" for each in model.reasons))},
+        metadata={"disabled": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in model.reasons))},
         output_required=False,
     )
     def disabled() -> _Result:
@@ -203,14 +203,14 @@ def _specs(model: SqlModel) -> list[dg.AssetCheckSpec]:
 
 
 def _results(model: SqlModel, outcomes: Iterable[TestOutcome]) -> Iterator[dg.AssetCheckResult]:
-    for each in outcomes:
+    for outcome in outcomes:
         yield dg.AssetCheckResult(
             asset_key=asset_key(model.name),
-            check_name=each.test.name,
-            passed=each.passed,
+            check_name=outcome.test.name,
+            passed=outcome.passed,
             severity=dg.AssetCheckSeverity.ERROR,
-            description=each.description,
-            metadata={"test": each.test.says, "rows": each.rows, "failing": each.failing},
+            description=outcome.description,
+            metadata={"test": outcome.test.says, "rows": outcome.rows, "failing": outcome.failing},
         )
 
 

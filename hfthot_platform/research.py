@@ -138,7 +138,7 @@ def load_dataset(
         )
     interval = name
     named: Sequence[object] = symbols
-    if wrong := [each for each in named if not isinstance(each, str)]:
+    if wrong := [symbol for symbol in named if not isinstance(symbol, str)]:
         raise BadRequestError(f"{wrong[0]!r} is no symbol", where=f"{_WHERE}.load_dataset", hint="Symbols are texts.")
     if venue is not None:
         _require(venue, str, "venue", 'Name it, as "kraken".')

@@ -31,16 +31,16 @@ def ingest_user_files(context: dg.OpExecutionContext, platform: dg.ResourceParam
     """Take in the files of `<landing>/users`; the sensor on the change log publishes what they changed."""
     stamp = Stamp(run_id=context.run_id, asset="user_files", code_version=__version__)
     outcomes = ingest_user_landing(platform.accounts, platform.lake, stamp=stamp)
-    reports = [each.report for each in outcomes if each.report is not None]
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
     context.add_output_metadata(
         {
             "files": len(outcomes),
-            "files_waiting": sum(each.status == "waiting" for each in outcomes),
-            "files_rejected": sum(each.status == "rejected" for each in outcomes),
-            "events_read": sum(each.read for each in reports),
-            "events_applied": sum(each.applied for each in reports),
-            "events_repeated": sum(each.repeated for each in reports),
-            "events_rejected": sum(each.rejected for each in reports),
+            "files_waiting": sum(outcome.status == "waiting" for outcome in outcomes),
+            "files_rejected": sum(outcome.status == "rejected" for outcome in outcomes),
+            "events_read": sum(report.read for report in reports),
+            "events_applied": sum(report.applied for report in reports),
+            "events_repeated": sum(report.repeated for report in reports),
+            "events_rejected": sum(report.rejected for report in reports),
         }
     )
 

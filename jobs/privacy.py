@@ -89,13 +89,11 @@ def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Plat
 
 def _hits(platform: Platform, request_id: str) -> dict[str, Any]:
     """Return what a failed proof found, by place and form, and until when it can be proven."""
-    state = next(each for each in list_erasures(platform.accounts) if each.request_id == request_id)
+    state = next(erasure for erasure in list_erasures(platform.accounts) if erasure.request_id == request_id)
     rows = [
-        dg.TableRecord(
-            {"hit": each.hit, "kind": each.kind, "place": each.place, "file": each.file, "times": each.count}
-        )
-        for each in erasure_hits(platform.accounts, request_id)
-        if each.accepted is None
+        dg.TableRecord({"hit": hit.hit, "kind": hit.kind, "place": hit.place, "file": hit.file, "times": hit.count})
+        for hit in erasure_hits(platform.accounts, request_id)
+        if hit.accepted is None
     ]
     return {
         "open_hits": len(rows),
@@ -213,7 +211,7 @@ def erasures_resumed(
     at = context.scheduled_execution_time
     pending = pending_erasures(platform.accounts) if platform.has_accounts else []
     known = list_erasures(platform.accounts) if platform.has_accounts else []
-    failed = [each for each in known if each.state == "failed"]
+    failed = [erasure for erasure in known if erasure.state == "failed"]
     for request_id in pending:
         yield dg.RunRequest(
             run_key=f"{request_id}:{at:%Y%m%dT%H}",

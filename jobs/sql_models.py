@@ -30,12 +30,12 @@ def model_jobs(models: Models) -> list[Any]:
         if model.header.schedule is not None
     ]
     for name, incremental in ((_BY_DAY, True), (_WHOLE, False)):
-        stored = [each for each in models if each.contract and (each.materialized == "incremental") == incremental]
+        stored = [model for model in models if model.contract and (model.materialized == "incremental") == incremental]
         if stored:
             jobs.append(
                 dg.define_asset_job(
                     name,
-                    selection=dg.AssetSelection.assets(*(asset_key(each.name) for each in stored)),
+                    selection=dg.AssetSelection.assets(*(asset_key(model.name) for model in stored)),
                     description=f"Make every SQL model that {'has days' if incremental else 'is made as a whole'}.",
                 )
             )

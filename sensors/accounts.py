@@ -58,7 +58,7 @@ def user_events(
     if not files:
         return dg.SkipReason("no file of user events waits")
     # Not the names: they may be a person's.
-    facts = sorted((each.st_ino, each.st_size, each.st_mtime_ns) for each in (path.lstat() for path in files))
+    facts = sorted((status.st_ino, status.st_size, status.st_mtime_ns) for status in (path.lstat() for path in files))
     context.log.info("%d files wait", len(files))
     digest = hashlib.sha256(str(facts).encode()).hexdigest()
     return dg.RunRequest(run_key=f"user_files:{digest}:{now:%Y%m%dT%H}")

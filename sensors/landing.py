@@ -28,7 +28,7 @@ def landing_folder(
     now = platform.clock()
     files = waiting_files(folder, now=now, settle_seconds=platform.settings.landing_settle_seconds)
     if not files:
-        left = ", ".join(each.name for each in folders_not_read(folder))
+        left = ", ".join(subfolder.name for subfolder in folders_not_read(folder))
         note = f"; folders in it are not read: {left} (`hfthot ingest FOLDER` reads them)" if left else ""
         return dg.SkipReason(f"nothing waits in {folder}{note}")
     # Name, size and time of change: the same files do not start a second run while the first is at work, and a
@@ -52,15 +52,15 @@ def withdrawn_files(
         return dg.SkipReason("there is no lake yet")
     market = pl.col("target").str.starts_with("market.")
     files = [
-        each
-        for each in known(platform.lake, market, pl.col("rows_withdrawn") > 0)
-        if _mark(each) > (context.cursor or "")
+        file
+        for file in known(platform.lake, market, pl.col("rows_withdrawn") > 0)
+        if _mark(file) > (context.cursor or "")
     ]
     if not files:
         return dg.SkipReason("no file was withdrawn")
     return dg.SensorResult(
-        run_requests=[request for each in files for request in _derivation(each)],
-        asset_events=[event for each in files for event in announcements(each, table=each.target, run_id=each.run_id)],
+        run_requests=[request for file in files for request in _derivation(file)],
+        asset_events=[event for file in files for event in announcements(file, table=file.target, run_id=file.run_id)],
         cursor=_mark(files[-1]),
     )
 

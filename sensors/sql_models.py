@@ -28,7 +28,7 @@ def sql_model_files(context: dg.SensorEvaluationContext, platform: dg.ResourcePa
     for file, what in models.faults.items():
         if told.get(file) != _digest(what):
             _report(platform, file, what)
-    now = {each.name: each.why for each in models.disabled}
+    now = {model.name: model.why for model in models.disabled}
     for name, why in now.items():
         if disabled.get(name) != _digest(why):
             _evaluate(context.instance, name, why, passed=False)

@@ -151,7 +151,9 @@ def candles(bars: pl.DataFrame, *, title: str | None = None) -> bytes:
     x = _numbers(merged["ts"])
     width = 0.72 * length / DAY
     centre = x + length / DAY / 2
-    values = {each: merged[each].cast(pl.Float64).to_numpy() for each in ("open", "high", "low", "close", "volume")}
+    values = {
+        column: merged[column].cast(pl.Float64).to_numpy() for column in ("open", "high", "low", "close", "volume")
+    }
     colours = [_UP if up else _DOWN for up in values["close"] >= values["open"]]
     price.vlines(centre, values["low"], values["high"], colors=colours, linewidth=0.9)
     body = np.abs(values["close"] - values["open"])
@@ -216,13 +218,13 @@ def gap_heat_map(presence: pl.DataFrame, *, title: str = "Completeness") -> byte
     start = float(_numbers(data["ts"]).min())
     end = start + matrix.shape[1] * step / DAY
     # Classes rather than a ramp: a day that lacks one minute must not look complete.
-    grade = np.digitize(matrix, [each.at_least for each in _GRADES[1:]]).astype(np.float64)
+    grade = np.digitize(matrix, [grade.at_least for grade in _GRADES[1:]]).astype(np.float64)
     grade[np.isnan(matrix)] = np.nan
-    colours = [each.colour for each in _GRADES]
+    colours = [grade.colour for grade in _GRADES]
     _cells(axes, grade, worst["label"].to_list(), (start, end), colours, (0, len(_GRADES) - 1), daily=step > 3.6e9)
     _key(
         figure,
-        [(each.name, each.colour) for each in _GRADES],
+        [(grade.name, grade.colour) for grade in _GRADES],
         blank="nothing expected" if np.isnan(matrix).any() else "",
     )
     expected, present = (int(presence[name].to_numpy().sum()) for name in ("expected", "present"))
@@ -618,8 +620,8 @@ def regime_timeline(closes: pl.DataFrame, regimes: pl.DataFrame, *, title: str, 
     probability = known.select(_shown_probabilities(known)).to_numpy()
     at = _numbers(known["ts"])
     usual = float(np.median(np.diff(at))) if at.size > 1 else 1.0
-    each = -(-at.size // _MOST_STRETCHES)
-    first = np.arange(0, at.size, each)
+    bars_per_stretch = -(-at.size // _MOST_STRETCHES)
+    first = np.arange(0, at.size, bars_per_stretch)
     size = np.diff(np.append(first, at.size))[:, None]
     probability = np.add.reduceat(probability, first) / size
     left = at[first]
@@ -664,8 +666,8 @@ def regime_timeline(closes: pl.DataFrame, regimes: pl.DataFrame, *, title: str, 
     ]
     _key(figure, keys, blank="")
     facts = [_many(known.height, "bar"), _span(known["ts"])]
-    if each > 1:
-        facts.append(f"mean probabilities of {each} bars")
+    if bars_per_stretch > 1:
+        facts.append(f"mean probabilities of {bars_per_stretch} bars")
     changes = int(np.count_nonzero(np.diff(known.select(_shown_probabilities(known)).to_numpy().argmax(axis=1))))
     _titles(upper, title, " · ".join([*facts, _many(changes, "change")]))
     return _png(figure)
@@ -831,7 +833,7 @@ def _shade(
 def _shares(state: NDArray[np.intp], size: NDArray[np.intp]) -> list[float]:
     """Return the share of bars in each regime."""
     counted = np.bincount(state, weights=size[:, 0], minlength=len(_REGIMES))
-    return [float(each) for each in counted / counted.sum()]
+    return [float(share) for share in counted / counted.sum()]
 
 
 def _plain_log(axes: Axes, ratio: float) -> None:

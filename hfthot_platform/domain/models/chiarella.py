@@ -611,17 +611,17 @@ class Calibration(Displayed):
             f"log-likelihood {self.log_likelihood:,.1f}" + ("" if self.converged else "; NOT CONVERGED")
         ]
         lines += [
-            f"  {name:<22} {each.value:12.5g}  ({each.low:.5g} to {each.high:.5g})"
-            + ("" if each.identified else "  not identified")
-            for name, each in self.estimates.items()
+            f"  {name:<22} {estimate.value:12.5g}  ({estimate.low:.5g} to {estimate.high:.5g})"
+            + ("" if estimate.identified else "  not identified")
+            for name, estimate in self.estimates.items()
         ]
-        return "\n".join(lines + [f"  warning: {each}" for each in self.warnings])
+        return "\n".join(lines + [f"  warning: {warning}" for warning in self.warnings])
 
     def to_frame(self) -> pl.DataFrame:
         """Return one row per estimate: parameter, value, low, high (95 %), identified."""
         import polars as pl
 
-        return pl.DataFrame([{"parameter": name, **each._asdict()} for name, each in self.estimates.items()])
+        return pl.DataFrame([{"parameter": name, **estimate._asdict()} for name, estimate in self.estimates.items()])
 
 
 @compiled
@@ -753,7 +753,7 @@ def calibrate(
     scale["fundamental_drift"] = 1.0 / dt
     if flow is not None:
         scale["noise"] = 1.0 / dt
-    estimates = {name: each.scaled(scale.get(name, 1.0)) for name, each in estimates.items()}
+    estimates = {name: estimate.scaled(scale.get(name, 1.0)) for name, estimate in estimates.items()}
     return Calibration(
         params=params,
         estimates=estimates,

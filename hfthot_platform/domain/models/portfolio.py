@@ -345,8 +345,8 @@ class Group:
             raise BadRequestError(
                 f"members = {self.members!r}", where=where, hint="Give a list of positions or of names."
             ) from error
-        named = all(isinstance(each, str) for each in members)
-        kept = members if named else [whole(each, "a member", where, least=0) for each in members]
+        named = all(isinstance(member, str) for member in members)
+        kept = members if named else [whole(member, "a member", where, least=0) for member in members]
         if not kept or len(set(kept)) < len(kept):
             raise BadRequestError(
                 f"group {self.name!r} has the members {members}", where=where, hint="Give one or more, each once."
@@ -717,7 +717,7 @@ class _Form:
                 h.append(np.array([rules.leverage]))
         self._held_rows = slice(0, 0)
         if trading:
-            first = sum(each.size for each in h)
+            first = sum(limits.size for limits in h)
             self._held_rows = slice(first, first + 2 * n)
             unequal += [place(eye, none, -eye), place(-eye, none, -eye)]
             h.append(np.zeros(2 * n))
@@ -801,7 +801,7 @@ class _Form:
             np.abs(self._A @ x - self._b),
             np.abs(z * slack) / force,
         )
-        return max(float(each.max(initial=0.0)) for each in violations)
+        return max(float(violation.max(initial=0.0)) for violation in violations)
 
 
 def _resolved(rules: Constraints | None, n: int, symbols: tuple[str, ...] | None, where: str) -> Constraints:

@@ -336,10 +336,10 @@ def _figures(case: _Case, result: BacktestResult, run_on: date) -> dict[str, Any
 def _curve(case: _Case, result: BacktestResult, run_on: date, points: int) -> pl.DataFrame:
     """Return the equity curve in at most so many stretches of equal length."""
     frame = result.frame().with_row_index("bar")
-    each = -(-frame.height // points)
+    bars_per_stretch = -(-frame.height // points)
     # Stretches end with the last bar, so that the curve does.
-    first = (frame.height - 1) % each
-    stretch = (pl.col("bar").cast(pl.Int64) + each - 1 - first) // each
+    first = (frame.height - 1) % bars_per_stretch
+    stretch = (pl.col("bar").cast(pl.Int64) + bars_per_stretch - 1 - first) // bars_per_stretch
     thin = frame.group_by(stretch.alias("stretch"), maintain_order=True).agg(
         pl.col("ts", "equity").last(), pl.col("drawdown").min(), pl.col("turnover").sum()
     )

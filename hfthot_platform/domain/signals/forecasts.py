@@ -300,7 +300,7 @@ def _chiarella_rows(
     stability = found.stability
     parameters = {
         "market": asdict(params),
-        "estimates": {name: each._asdict() for name, each in found.estimates.items()},
+        "estimates": {name: estimate._asdict() for name, estimate in found.estimates.items()},
         "fundamental_deviation": found.fundamental_deviation,
         "modulus": stability.modulus,
         "period": stability.period,

@@ -395,7 +395,7 @@ def _moved(last: _Last, rows: pl.DataFrame, now: datetime) -> dict[str, float]:
         spent += start * (fill / then) if weight == before and fill and then else start
         value[name] = start * (close / base) if base and close else start
     total = equity - spent + sum(value[name] for name in sorted(value))
-    return {name: each / total for name, each in value.items()} if total > 0 else {}
+    return {name: weight / total for name, weight in value.items()} if total > 0 else {}
 
 
 class _State(NamedTuple):

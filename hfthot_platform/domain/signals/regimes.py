@@ -387,7 +387,7 @@ def _judged(series: _Series, model: RegimeModel, first: int, last: int, interval
             "regime": regime,
             "confidence": probabilities[np.arange(best.size), best],
             **columns,
-            "strategy": [STRATEGIES.get(each, "neutral") for each in regime.tolist()],
+            "strategy": [STRATEGIES.get(label, "neutral") for label in regime.tolist()],
             "identified": pl.repeat(model.identified, last - first, eager=True),
             "model_id": pl.repeat(model.version, last - first, eager=True),
         }

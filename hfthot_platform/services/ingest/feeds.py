@@ -70,13 +70,13 @@ def ingest_feed(
             was published.
     """
     # Several feeds may share a name: one archive or exchange for different symbols and tables.
-    feeds = [each for each in configured if each.name == name]
+    feeds = [feed for feed in configured if feed.name == name]
     if not feeds:
-        names = sorted({each.name for each in configured})
+        names = sorted({feed.name for feed in configured})
         raise BadRequestError(
             f"no feed {name!r} is configured", where="feeds", hint=nearest(name, names) or f"Configured: {names}."
         )
-    tables = list(dict.fromkeys(each for feed in feeds for each in feed.tables))
+    tables = list(dict.fromkeys(table for feed in feeds for table in feed.tables))
     if table not in tables:
         raise BadRequestError(
             f"the feed {name!r} has no {table!r}", where="feeds", hint=f"It has: {', '.join(tables)}."

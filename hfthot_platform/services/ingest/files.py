@@ -146,8 +146,12 @@ def folders_not_read(landing: Path) -> dict[Path, int]:
     if not landing.is_dir():
         return {}
     own = {_DONE, _REJECTED, _USERS}
-    folders = sorted(each for each in landing.iterdir() if each.is_dir() and not each.is_symlink())
-    found = {each: sum(1 for _ in _walked(each)) for each in folders if each.name not in own and each.name[0] != "."}
+    folders = sorted(entry for entry in landing.iterdir() if entry.is_dir() and not entry.is_symlink())
+    found = {
+        folder: sum(1 for _ in _walked(folder))
+        for folder in folders
+        if folder.name not in own and folder.name[0] != "."
+    }
     return {folder: files for folder, files in found.items() if files}
 
 
@@ -217,8 +221,8 @@ def ingest_landing(
                 continue
             done_before = found[0].status == "repeated" and _only_to_be_moved(lake, found[0], path, done)
             if done_before:
-                days = {each.content_hash: each.days for each in records.known_of(lake, found[0].digest)}
-                found = [replace(each, days=days[each.content_hash]) for each in found]
+                days = {file.content_hash: file.days for file in records.known_of(lake, found[0].digest)}
+                found = [replace(outcome, days=days[outcome.content_hash]) for outcome in found]
             outcomes += found
             for outcome in found:
                 on_outcome(outcome)
@@ -267,7 +271,7 @@ def ingest_files(
     stamp = stamp or Stamp()
     _take_back_unfinished(lake, stamp)
     outcomes: list[FileOutcome] = []
-    for path in dict.fromkeys(each.absolute() for given in files for each in _walked(given)):
+    for path in dict.fromkeys(path.absolute() for given in files for path in _walked(given)):
         one = _OneFile(lake, path, stamp, scratch, progress, on_unexpected, follow=True)
         try:
             found = one.ingest()
@@ -295,7 +299,7 @@ def _walked(path: Path) -> Iterator[Path]:
         folders.sort()
         yield from (Path(place, name) for name in sorted(names) if not _is_no_candidate(name))
     # A folder that cannot be listed is told of as if it were a file.
-    yield from (Path(each.filename) for each in closed)
+    yield from (Path(archive.filename) for archive in closed)
 
 
 def _snake(error: Exception) -> str:
@@ -389,8 +393,8 @@ class _OneFile:
         if outcomes[0].status == "rejected" and self._stands:
             # The record is that of the reading whose rows are in the table.
             return [
-                replace(each, detail=f"{each.detail or each.reason} The rows of the reading before it stay.")
-                for each in outcomes
+                replace(outcome, detail=f"{outcome.detail or outcome.reason} The rows of the reading before it stay.")
+                for outcome in outcomes
             ]
         _record(self._lake, [*outcomes, *self._gone], self._stamp)
         return outcomes
@@ -430,11 +434,11 @@ class _OneFile:
             raise RejectedFileError("unreadable", f"the file cannot be read ({why})") from error
         self._digest = digest
         self._known = records.known_of(self._lake, digest)
-        if any(each.status == "publishing" for each in self._known):
+        if any(file.status == "publishing" for file in self._known):
             _take_back_unfinished(self._lake, self._stamp, of=digest)
             self._known = records.known_of(self._lake, digest)
-        published = [each for each in self._known if each.status == "published"]
-        self._stands = bool(published) and all(records.stands(self._lake, each) for each in published)
+        published = [file for file in self._known if file.status == "published"]
+        self._stands = bool(published) and all(records.stands(self._lake, file) for file in published)
         self._declared = declared_mapping(path)
         self._mapping_hash = _hash_of(self._declared)
         if self._stands and published[0].mapping_hash == self._mapping_hash:
@@ -443,8 +447,8 @@ class _OneFile:
                 status="repeated",
             )
             return [
-                replace(again, table=each.target, content_hash=each.content_hash, file_hash=each.file_hash)
-                for each in published
+                replace(again, table=file.target, content_hash=file.content_hash, file_hash=file.file_hash)
+                for file in published
             ]
         from hfthot_platform.adapters.recognise import recognise_members
 
@@ -463,7 +467,7 @@ class _OneFile:
         refusal: RejectedFileError | None = None
         with ExitStack() as open_until_the_end:
             parts = [
-                self._part(table, [each for each in readable if each[1].table == table], open_until_the_end)
+                self._part(table, [member for member in readable if member[1].table == table], open_until_the_end)
                 for table in sorted({claim.table for _, claim in readable})
             ]
             try:
@@ -517,7 +521,7 @@ class _OneFile:
 
     def _withheld(self, parts: list[_Part], refusal: RejectedFileError) -> list[FileOutcome]:
         """Keep all rows out of all tables, and return why."""
-        read = [each for each in parts if each.staging.read] or parts[:1]
+        read = [part for part in parts if part.staging.read] or parts[:1]
         self._clear_quarantine(standing=self._stands)
         for part in read:
             if part.staging.read:
@@ -535,35 +539,35 @@ class _OneFile:
 
     def _clear_quarantine(self, *, standing: bool = False) -> None:
         """Take out what an earlier reading of this content left in quarantine, unless that reading still stands."""
-        for each in self._known:
-            _take_out_of_quarantine(self._lake, each, (each.source_ref or "") if standing else "", self._stamp)
+        for file in self._known:
+            _take_out_of_quarantine(self._lake, file, (file.source_ref or "") if standing else "", self._stamp)
 
     def _published_all(self, parts: list[_Part]) -> list[FileOutcome]:
         """Publish all parts, one commit for each, and take out what another reading has published elsewhere."""
-        standing = [each for each in self._known if self._stands and each.status == "published"]
-        former = {each.target: each for each in standing}
-        elsewhere = [each for each in standing if each.target not in {part.table for part in parts}]
+        standing = [file for file in self._known if self._stands and file.status == "published"]
+        former = {file.target: file for file in standing}
+        elsewhere = [file for file in standing if file.target not in {part.table for part in parts}]
         self._clear_quarantine()
         outcomes = [self._outcome(part, place) for place, part in enumerate(parts)]
         if len(parts) > 1:
             self._until_recorded.enter_context(writers_lock(_publishing_lock(self._lake), exclusive=False))
             # A table keeps the row that it has; so a killed run leaves one for each table that may have changed.
-            keys = {each.target: each.content_hash for each in standing}
-            outcomes = [self._keyed(each, keys) for each in outcomes]
-            begun = [_begun(each, former.get(each.table)) for each in outcomes]
-            _record(self._lake, [*begun, *(_begun(_outcome_of(each), each) for each in elsewhere)], self._stamp)
-        outcomes = [self._published(part, each, former) for part, each in zip(parts, outcomes, strict=True)]
+            keys = {file.target: file.content_hash for file in standing}
+            outcomes = [self._keyed(outcome, keys) for outcome in outcomes]
+            begun = [_begun(outcome, former.get(outcome.table)) for outcome in outcomes]
+            _record(self._lake, [*begun, *(_begun(_outcome_of(file), file) for file in elsewhere)], self._stamp)
+        outcomes = [self._published(part, outcome, former) for part, outcome in zip(parts, outcomes, strict=True)]
         for known in elsewhere:
             outcomes[0] = self._took_out(known, outcomes[0])
-        recorded = {each.content_hash for each in outcomes}
+        recorded = {outcome.content_hash for outcome in outcomes}
         self._gone = [
-            replace(_outcome_of(each), detail="another reading of the content took its place")
-            for each in elsewhere
-            if each.content_hash not in recorded
+            replace(_outcome_of(file), detail="another reading of the content took its place")
+            for file in elsewhere
+            if file.content_hash not in recorded
         ]
-        if any(each.status == "published" for each in outcomes):
-            outcomes = [replace(each, status="published", reason=None) for each in outcomes]
-        return [_with_note_of_the_reading_before(each) for each in outcomes] if standing else outcomes
+        if any(outcome.status == "published" for outcome in outcomes):
+            outcomes = [replace(outcome, status="published", reason=None) for outcome in outcomes]
+        return [_with_note_of_the_reading_before(outcome) for outcome in outcomes] if standing else outcomes
 
     def _keyed(self, outcome: FileOutcome, keys: dict[str | None, str]) -> FileOutcome:
         """Return an outcome under the key of the record that its table has, or under a free one."""
@@ -605,7 +609,7 @@ class _OneFile:
             duplicate = commit.rows_read - commit.rows_quarantined - published
         version, commit_id, updated = commit.version, commit.commit_id, commit.rows_updated
         if commit.rows_replayed:
-            own = next((each for each in staging.table.lineage() if each.source_ref == reference), None)
+            own = next((commit for commit in staging.table.lineage() if commit.source_ref == reference), None)
             if own is not None:
                 version, commit_id, updated = own.version, own.commit_id, own.updated
         bad = published == 0 and duplicate == 0 and part.staging.read > 0
@@ -672,20 +676,22 @@ def _readable(members: list[Member]) -> tuple[list[tuple[FileProbe, Recognised]]
     Raises:
         RejectedFileError: a member cannot be read, or there is nothing to read.
     """
-    readable = [(each.probe, each.claim) for each in members if each.claim is not None]
-    refused = [each for each in members if each.error is not None]
+    readable = [(member.probe, member.claim) for member in members if member.claim is not None]
+    refused = [member for member in members if member.error is not None]
     # Read-me files and empty ones come in archives; what is market data in a wrong form refuses the whole.
-    fatal = [each for each in refused if not readable or (each.error and each.error.reason not in _NO_MARKET_DATA)]
+    fatal = [
+        member for member in refused if not readable or (member.error and member.error.reason not in _NO_MARKET_DATA)
+    ]
     if fatal:
         raise _refused_for(fatal, len(members))
     if not readable:
         raise RejectedFileError("empty", "the archive holds no file")
-    return readable, [each.name for each in refused]
+    return readable, [member.name for member in refused]
 
 
 def _refused_for(fatal: list[Member], count: int) -> RejectedFileError:
     """Return the refusal of a file for what is wrong with it, or with some files of an archive."""
-    fatal.sort(key=lambda each: each.error is not None and each.error.reason == "left_out")
+    fatal.sort(key=lambda member: member.error is not None and member.error.reason == "left_out")
     member, error = fatal[0], fatal[0].error
     assert error is not None
     if count == 1:
@@ -758,7 +764,7 @@ def _stored(staging: Staging, reference: str) -> int:
 
 def _where_it_failed(error: BaseException) -> str:
     """Return the class of an error and the place in our code: its text may quote the file."""
-    ours = [each for each in traceback.extract_tb(error.__traceback__) if "hfthot_platform" in each.filename]
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "hfthot_platform" in frame.filename]
     place = f" at {Path(ours[-1].filename).name}:{ours[-1].lineno}" if ours else ""
     return (
         f"the platform failed on this file: {type(error).__name__}{place}. "
@@ -811,16 +817,16 @@ def withdraw_file(lake: Lakehouse, which: str, *, stamp: Stamp | None = None) ->
             where=files[0].name,
             hint="Correct the accounts themselves.",
         )
-    outcomes = [_withdrawn(lake, each, stamp) for each in files]
+    outcomes = [_withdrawn(lake, file, stamp) for file in files]
     _record(lake, outcomes, stamp)
     return replace(
         outcomes[0],
         content_hash=files[0].digest,
-        table=", ".join(each.target or "" for each in files) or None,
-        detail="; ".join(each.detail for each in outcomes if each.detail) or None,
-        rows_withdrawn=sum(each.rows_withdrawn for each in outcomes),
-        rows_restored=sum(each.rows_restored for each in outcomes),
-        days=frozenset().union(*(each.days for each in outcomes)),
+        table=", ".join(file.target or "" for file in files) or None,
+        detail="; ".join(outcome.detail for outcome in outcomes if outcome.detail) or None,
+        rows_withdrawn=sum(outcome.rows_withdrawn for outcome in outcomes),
+        rows_restored=sum(outcome.rows_restored for outcome in outcomes),
+        days=frozenset().union(*(outcome.days for outcome in outcomes)),
     )
 
 
@@ -880,7 +886,7 @@ def _taken_back(lake: Lakehouse, file: Known, stamp: Stamp) -> FileOutcome:
     table = lake.table(file.target or "")
     own = None
     if table.version() is not None:
-        own = next((each for each in table.lineage() if each.source_ref == file.source_ref), None)
+        own = next((commit for commit in table.lineage() if commit.source_ref == file.source_ref), None)
     if own is not None:
         file = replace(file, version=own.version, commit_id=own.commit_id, rows_updated=own.updated or 0)
     outcome = _outcome_of(file) if table.version() is None else _withdrawn(lake, file, stamp)
@@ -905,14 +911,14 @@ def _named(lake: Lakehouse, which: str) -> list[Known]:
         found = records.known(
             lake, pl.col("content_hash").str.starts_with(digits) | pl.col("file_hash").str.starts_with(digits)
         )
-    published = [each for each in found if each.status == "published"]
-    if len(meant := {each.digest for each in published}) > 1:
-        listed = "; ".join(f"{each.digest[:12]} {each.target} {each.ingested_at:%Y-%m-%d %H:%M}" for each in published)
+    published = [file for file in found if file.status == "published"]
+    if len(meant := {file.digest for file in published}) > 1:
+        listed = "; ".join(f"{file.digest[:12]} {file.target} {file.ingested_at:%Y-%m-%d %H:%M}" for file in published)
         raise BadRequestError(
             f"{len(meant)} files are meant: {listed}", where=which, hint="Give the first digits of one's hash."
         )
     if published:
-        return [each for each in records.known_of(lake, published[0].digest) if each.status == "published"]
+        return [file for file in records.known_of(lake, published[0].digest) if file.status == "published"]
     if found:
         raise BadRequestError(
             f"the file was {found[-1].status}: none of its rows is in a table",
@@ -923,7 +929,7 @@ def _named(lake: Lakehouse, which: str) -> list[Known]:
     raise BadRequestError(
         "no file of this name, path or hash was ingested",
         where=which,
-        hint=nearest(path.name, {each.name for each in names}) or "`SELECT name FROM ops.ingest_files` lists them.",
+        hint=nearest(path.name, {file.name for file in names}) or "`SELECT name FROM ops.ingest_files` lists them.",
     )
 
 
@@ -973,10 +979,10 @@ def incident_of(outcome: FileOutcome, now: datetime, stamp: Stamp, *, job: str |
 
 def _only_to_be_moved(lake: Lakehouse, outcome: FileOutcome, path: Path, done: Path) -> bool:
     """Whether a run that published and recorded this very file died before it could move it."""
-    if {each.name for each in records.known_of(lake, outcome.digest)} != {outcome.name}:
+    if {file.name for file in records.known_of(lake, outcome.digest)} != {outcome.name}:
         return False
     there = (done / name for name in (path.name, _other_name(path.name, outcome.digest)))
-    return not any(each.is_file() and content_hash(each) == outcome.digest for each in there)
+    return not any(path.is_file() and content_hash(path) == outcome.digest for path in there)
 
 
 def _put_away(path: Path, landing: Path, outcome: FileOutcome) -> None:
@@ -1003,11 +1009,11 @@ def _file_away(path: Path, folder: Path, outcomes: list[FileOutcome], *, with_re
     names = (_other_name(path.name, outcomes[0].digest, number) for number in count(0))
     if len(os.fsencode(path.name)) > _LONGEST_NAME:
         next(names)
-    target = next(each for name in names if not _is_taken(each := folder / name, mapping if has_mapping else None))
+    target = next(place for name in names if not _is_taken(place := folder / name, mapping if has_mapping else None))
     if with_reason:
         facts = _reason(outcomes[0])
         if len(outcomes) > 1:
-            facts["tables"] = [_reason(each) for each in outcomes]
+            facts["tables"] = [_reason(outcome) for outcome in outcomes]
         text = json.dumps(facts, indent=2, default=str)
         target.with_name(target.name + _REASON_SUFFIX).write_text(text + "\n", encoding="utf-8")
     if has_mapping:
@@ -1024,12 +1030,12 @@ def _reason(outcome: FileOutcome) -> dict[str, object]:
     }
     facts["rejections"] = [
         {
-            "reason": each.reason,
-            "rule": each.detail,
-            "rows": each.count,
-            "first": [{"row_number": number, "row": row[:_SHOWN_CHARACTERS]} for number, row in each.first],
+            "reason": rejection.reason,
+            "rule": rejection.detail,
+            "rows": rejection.count,
+            "first": [{"row_number": number, "row": row[:_SHOWN_CHARACTERS]} for number, row in rejection.first],
         }
-        for each in sorted(outcome.rejections, key=lambda each: -each.count)
+        for rejection in sorted(outcome.rejections, key=lambda rejection: -rejection.count)
     ]
     facts["query"] = outcome.query
     return facts
@@ -1066,5 +1072,5 @@ def _finish_filing(landing: Path, *folders: Path) -> None:
     for mapping in landing.glob(f"*{SIDECAR_SUFFIX}"):
         if mapping.with_name(mapping.name.removesuffix(SIDECAR_SUFFIX)).exists() or mapping.stat().st_nlink < 2:
             continue
-        if any(each.samefile(mapping) for folder in folders for each in folder.glob(f"*{SIDECAR_SUFFIX}")):
+        if any(twin.samefile(mapping) for folder in folders for twin in folder.glob(f"*{SIDECAR_SUFFIX}")):
             mapping.unlink()

@@ -153,7 +153,7 @@ def known(lake: Lakehouse, *conditions: pl.Expr) -> list[Known]:
 def known_of(lake: Lakehouse, digest: str) -> list[Known]:
     """Return the records of a file by the SHA-256 of its bytes: one for each table that it fills."""
     found = known(lake, (pl.col("content_hash") == digest) | (pl.col("file_hash") == digest))
-    return sorted(found, key=lambda each: each.target or "")
+    return sorted(found, key=lambda file: file.target or "")
 
 
 def row_key(digest: str, table: str, place: int) -> str:
@@ -232,13 +232,13 @@ def former_of(lake: Lakehouse, file: Known, *, but: str = "") -> tuple[Former, s
     if file.target is None or not file.rows_updated or file.version is None:
         return Former(reference, but, first=file.first_ts, last=file.last_ts), None
     table = lake.table(file.target)
-    readable = {each.version for each in table.readable_versions()}
-    line = {each.version for each in table.lineage()}
+    readable = {version.version for version in table.readable_versions()}
+    line = {commit.version for commit in table.lineage()}
     gone = known(
         lake, pl.col("target") == file.target, pl.col("status") == "withdrawn", pl.col("version") < file.version
     )
     # A row of a file that is withdrawn itself does not come back; what it had taken the place of does.
-    versions = [file.version, *sorted((each.version for each in gone if each.version is not None), reverse=True)]
+    versions = [file.version, *sorted((other.version for other in gone if other.version is not None), reverse=True)]
     before = [version - 1 for version in versions[:_MOST_VERSIONS] if version - 1 in readable & line]
     why = None
     if file.version - 1 not in before:
@@ -248,10 +248,10 @@ def former_of(lake: Lakehouse, file: Known, *, but: str = "") -> tuple[Former, s
         )
 
     def standing(references: Collection[str]) -> set[str]:
-        files = [each for each in references if _OF_A_FILE.fullmatch(each)]
+        files = [reference for reference in references if _OF_A_FILE.fullmatch(reference)]
         recorded = known(lake, pl.col("status") == "published", pl.col("target") == file.target) if files else []
-        published = {each.source_ref for each in recorded}
-        return {each for each in references if each not in files or each in published}
+        published = {other.source_ref for other in recorded}
+        return {reference for reference in references if reference not in files or reference in published}
 
     return Former(reference, but, before, standing, file.first_ts, file.last_ts), why
 
@@ -261,7 +261,7 @@ def days_in_words(days: Iterable[date]) -> str:
     ordered = sorted(days)
     breaks = [number for number, (one, other) in enumerate(pairwise(ordered), 1) if other - one > ONE_DAY]
     spans = [ordered[first:end] for first, end in zip([0, *breaks], [*breaks, len(ordered)], strict=True)]
-    return " ".join(f"{each[0]}" if len(each) == 1 else f"{each[0]}..{each[-1]}" for each in spans if each)
+    return " ".join(f"{span[0]}" if len(span) == 1 else f"{span[0]}..{span[-1]}" for span in spans if span)
 
 
 def _days_of_words(text: str) -> Iterable[date]:

@@ -96,7 +96,7 @@ def run_account_checks(lake: Lakehouse, table: str, scanned: Mapping[str, int] |
         scanned: versions, by table, whose files `no_plaintext` looked through before.  The versions that it has
             looked through when it passes are in its outcome, as `scanned`.
     """
-    declared = next(each for each in USER_TABLES if each.name == table)
+    declared = next(contract for contract in USER_TABLES if contract.name == table)
     judges: dict[Check, Callable[[], tuple[Observed, tuple[str, ...]]]] = {
         _UNIQUE: lambda: (_unique(declared, lake.table(table).scan()), ()),
         _SUBJECTS: lambda: (_subjects(lake, table), (USERS.name,)),

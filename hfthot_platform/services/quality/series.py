@@ -174,7 +174,7 @@ def disagreement_with_finer(
         )
     # Bars of more than a day do not lie within the days that are looked at one after the other.
     day = interval_of("1d")
-    intervals = [each for each in intervals_of(declared, vendor) if day.holds_whole(interval_of(each))]
+    intervals = [name for name in intervals_of(declared, vendor) if day.holds_whole(interval_of(name))]
     for days in chunks(inputs, finer):
         piece = days.lazy().collect()
         for interval in intervals:
@@ -246,7 +246,7 @@ def _complete(declared: TableContract, rows: pl.LazyFrame, interval: str, span: 
     # A weekend and a holiday do not end a daily series.
     reach = max(ONE_DAY, 7 * timedelta(microseconds=interval_of(interval).microseconds))
     nearby = keys.filter(within(declared, (first - reach, end + reach)))
-    low, high = (pl.lit(each).cast(declared.column(time).polars) for each in (midnight(first), midnight(end)))
+    low, high = (pl.lit(bound).cast(declared.column(time).polars) for bound in (midnight(first), midnight(end)))
     value = pl.col(time)
     for part in _by_symbols(nearby):
         around = part.group_by(_KEY).agg(

@@ -117,10 +117,12 @@ def validate(
     rows, total = _newest(contract, frame, sample_rows)
     schema, values = suites(contract)
     # What a missing column breaks is said once, by the column order.
-    values.expectations = [each for each in values.expectations if {*_meta(each)["columns"]} <= {*rows.columns}]
+    values.expectations = [
+        expectation for expectation in values.expectations if {*_meta(expectation)["columns"]} <= {*rows.columns}
+    ]
     found = [*_validated(schema, _schema_frame(rows)), *_validated(values, _pandas(contract, rows))]
-    outcomes = tuple(_outcome(contract, each) for each in found)
-    failed = [each for each in outcomes if not each.passed]
+    outcomes = tuple(_outcome(contract, result) for result in found)
+    failed = [outcome for outcome in outcomes if not outcome.passed]
     scope = f"All {total:,} rows were checked."
     if rows.height < total:
         which = f"newest (by {contract.time_column})" if contract.time_column in rows.columns else "last"
@@ -136,7 +138,7 @@ def validate(
         table=contract.name,
         passed=not failed,
         statistics=statistics,
-        failed=tuple(_in_words(each) for each in failed),
+        failed=tuple(_in_words(outcome) for outcome in failed),
         scope=scope,
         expectations=outcomes,
         html=_page(contract, outcomes, scope),
@@ -260,8 +262,8 @@ def _about(rule: str, *columns: str) -> dict[str, Any]:
     return {"rule": rule, "columns": list(columns)}
 
 
-def _meta(each: Expectation) -> dict[str, Any]:
-    return dict(each.meta or {})
+def _meta(expectation: Expectation) -> dict[str, Any]:
+    return dict(expectation.meta or {})
 
 
 def _dtype_name(dtype: pa.DataType) -> str:
@@ -353,12 +355,12 @@ def _validated(suite: gx.ExpectationSuite, rows: Any) -> list[Any]:
         results = batch.validate(
             suite, result_format={"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
         ).results
-    order = {_identity(each): position for position, each in enumerate(suite.expectations)}
-    return sorted(results, key=lambda each: order[_identity(each.expectation_config)])
+    order = {_identity(expectation): position for position, expectation in enumerate(suite.expectations)}
+    return sorted(results, key=lambda result: order[_identity(result.expectation_config)])
 
 
-def _identity(each: Any) -> tuple[str, str]:
-    return str(each.meta["rule"]), str(each.description)
+def _identity(expectation: Any) -> tuple[str, str]:
+    return str(expectation.meta["rule"]), str(expectation.description)
 
 
 # -- results in words ----------------------------------------------------------------------------------------
@@ -392,7 +394,7 @@ def _outcome(contract: TableContract, found: Any) -> ExpectationOutcome:
 
 def _text(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(each)}" for name, each in value.items())
+        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " / ".join(map(_text, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -420,8 +422,8 @@ code{font-size:.85rem;color:#57606a}
 
 
 def _page(contract: TableContract, outcomes: Sequence[ExpectationOutcome], scope: str) -> str:
-    failed = [each for each in outcomes if not each.passed]
-    passed = [each for each in outcomes if each.passed]
+    failed = [outcome for outcome in outcomes if not outcome.passed]
+    passed = [outcome for outcome in outcomes if outcome.passed]
     badge = f'<span class="badge bad">{len(failed)} failed</span>' if failed else '<span class="badge ok">passed</span>'
     name = markup.escape(contract.name)
     sections = "".join(_section(title, part) for title, part in (("Failed", failed), ("Passed", passed)) if part)
@@ -436,11 +438,11 @@ def _page(contract: TableContract, outcomes: Sequence[ExpectationOutcome], scope
 
 def _section(title: str, outcomes: Sequence[ExpectationOutcome]) -> str:
     rows = "".join(
-        f"<tr><td>{markup.escape(each.says)}</td>"
-        f'<td class="n">{"" if each.unexpected is None else f"{each.unexpected:,}"}</td>'
-        f"<td>{markup.escape('; '.join(each.examples) or each.found)}</td>"
-        f"<td><code>{markup.escape(each.rule)}</code><br><code>{markup.escape(each.expectation)}</code></td></tr>"
-        for each in outcomes
+        f"<tr><td>{markup.escape(outcome.says)}</td>"
+        f'<td class="n">{"" if outcome.unexpected is None else f"{outcome.unexpected:,}"}</td>'
+        f"<td>{markup.escape('; '.join(outcome.examples) or outcome.found)}</td>"
+        f"<td><code>{markup.escape(outcome.rule)}</code><br><code>{markup.escape(outcome.expectation)}</code></td></tr>"
+        for outcome in outcomes
     )
     return (
         f"<h2>{title} ({len(outcomes)})</h2><table><thead><tr><th>Expectation</th><th>Rows that break it</th>"

@@ -821,7 +821,7 @@ def _solution(
         rate = rate + _refine(rate[::2] - half.rate)
     # What has reached an end of the grid is not where the game would have it; nor is what Newton has left undone.
     error += boundary * float(grid.q[-1] - grid.q[0]) + 1e-11 * density.std
-    residuals = [*(each.residual for each in coarse), found.residuals[-1]]
+    residuals = [*(solved.residual for solved in coarse), found.residuals[-1]]
     if max(residuals) > tolerance:
         error += max(residuals) * game.horizon * float(np.abs(rate).max())
     # Over a step longer than the crowd's own time, kappa / alpha, all grids are wrong alike: they tell nothing.

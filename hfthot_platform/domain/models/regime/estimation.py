@@ -144,7 +144,7 @@ class Fit:
         if previous is not None and previous.observation == observation:
             starts.append(_rescaled(_chain_of(previous), shift, unit))
         short = min(_SCREENING_ITERATIONS, self.max_iterations)
-        screened = sorted(((climb(chain, short), chain) for chain in starts), key=lambda each: -each[0].objective)
+        screened = sorted(((climb(chain, short), chain) for chain in starts), key=lambda attempt: -attempt[0].objective)
         best: tuple[_Climb, _Chain] | None = None
         for first, chain in screened[:_POLISHED]:
             if not math.isfinite(first.objective):
@@ -212,7 +212,7 @@ class Fit:
             mean, covariance = _rescaled_features(part, scale)
             starts.append(_Mixture(_rescaled(_chain_of(previous), 0.0, 1.0), mean, covariance))
         screened = [_tried(start, features, known, self, _SCREENING_ITERATIONS) for start in starts]
-        hopeful = sorted((each for each in screened if each), key=lambda each: -each.trace[-1])
+        hopeful = sorted((mixture for mixture in screened if mixture), key=lambda mixture: -mixture.trace[-1])
         for start in hopeful[:2]:
             result = _tried(start, features, known, self, self.max_iterations)
             if result and (best is None or result.trace[-1] > best.trace[-1]):
@@ -236,7 +236,7 @@ class Fit:
             likelihood=climbed.likelihood - jacobian,
             parameters=self.n_states * 4 + self.n_states**2 - 1,
             n=climbed.counted,
-            trace=[each - jacobian for each in climbed.trace],
+            trace=[likelihood - jacobian for likelihood in climbed.trace],
         )
         draft = replace(draft, converged=best.converged and climbed.converged, multivariate=part)
         return self._labelled(draft, y, previous)
@@ -602,7 +602,7 @@ def select(fit: Fit, y: FloatArray) -> Selection:
     if not density:  # a first part that is flat, for example, has nothing to say about the rest
         return Selection("ar1", {}, math.nan, 0)
     present = np.isfinite(y[split:])
-    means = {name: float(each[present].mean()) for name, each in density.items()}
+    means = {name: float(log_density[present].mean()) for name, log_density in density.items()}
     if failed:  # the model that can be fitted is the one to take
         chosen = candidates[0] if candidates[0] in means else candidates[1]
         return Selection(chosen, means, math.nan, int(present.sum()))
@@ -690,7 +690,7 @@ def _continued(codes: IntArray, volatility: FloatArray, previous: RegimeModel) -
         return codes
     before = np.log(previous.evidence.volatility)
     candidates = (codes, np.array([1, 0, 2])[codes])  # as they are, or trending and mean-reverting exchanged
-    return min(candidates, key=lambda each: float(np.abs(np.log(volatility) - before[each]).sum()))
+    return min(candidates, key=lambda candidate: float(np.abs(np.log(volatility) - before[candidate]).sum()))
 
 
 def _why_not(

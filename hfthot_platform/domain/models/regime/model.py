@@ -77,7 +77,7 @@ class Memory:
     @property
     def decay(self) -> FloatArray:
         """Return the factors per bar, (3,)."""
-        return np.array([0.5 ** (1.0 / each) for each in (self.volatility, self.trend, self.autocorrelation)])
+        return np.array([0.5 ** (1.0 / half_life) for half_life in (self.volatility, self.trend, self.autocorrelation)])
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Multivariate:
     @cached_property
     def whiten(self) -> FloatArray:
         """Return the inverse Cholesky factors, (K, 4, 4)."""
-        return np.ascontiguousarray([np.linalg.inv(np.linalg.cholesky(each)) for each in self.covariance])
+        return np.ascontiguousarray([np.linalg.inv(np.linalg.cholesky(covariance)) for covariance in self.covariance])
 
     @cached_property
     def constant(self) -> FloatArray:
@@ -275,12 +275,12 @@ class RegimeModel(Displayed):
     def version(self) -> str:
         """Return a fingerprint of everything that decides the model's output."""
         digest = hashlib.sha256(repr((self.observation, self.labels)).encode())
-        for each in (self.mu, self.phi, self.sigma, self.transition, self.initial):
-            digest.update(each.tobytes())
+        for parameter in (self.mu, self.phi, self.sigma, self.transition, self.initial):
+            digest.update(parameter.tobytes())
         if part := self.multivariate:
             digest.update(repr((part.memory, part.scale)).encode())
-            for each in (part.mean, part.covariance, part.law):
-                digest.update(each.tobytes())
+            for parameter in (part.mean, part.covariance, part.law):
+                digest.update(parameter.tobytes())
         return digest.hexdigest()[:16]
 
     def filter(self, returns: FloatLike, *, allow_missing: bool = False) -> FloatArray:
@@ -435,7 +435,7 @@ class RegimeModel(Displayed):
             for name in ("mu", "phi", "sigma", "transition", "initial"):
                 values[name] = np.array(values[name], dtype=np.float64)
             values["labels"], values["trace"] = tuple(values["labels"]), tuple(values["trace"])
-            values["evidence"] = Evidence(**{name: tuple(each) for name, each in values["evidence"].items()})
+            values["evidence"] = Evidence(**{name: tuple(figures) for name, figures in values["evidence"].items()})
             if values["selection"]:
                 values["selection"] = Selection(**values["selection"])
             if part:
