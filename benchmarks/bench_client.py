@@ -99,7 +99,7 @@ def main() -> None:
                 {
                     "subject_id": chosen,
                     **{
-                        column: [ciphers[each].encrypt("audit_log", column, "192.0.2.1") for each in chosen]
+                        column: [ciphers[subject].encrypt("audit_log", column, "192.0.2.1") for subject in chosen]
                         for column in ("ip", "user_agent", "personal_detail")
                     },
                 }

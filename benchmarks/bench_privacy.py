@@ -75,7 +75,7 @@ def populate(accounts: Accounts, lake: Lakehouse, users: int) -> None:
                 }
             )
         with accounts.store.transaction() as tx:
-            tx.execute(sa.insert(schema.subjects), [{"subject_id": each, "created_at": ts} for each in subjects])
+            tx.execute(sa.insert(schema.subjects), [{"subject_id": subject, "created_at": ts} for subject in subjects])
             tx.execute(sa.insert(schema.subject_keys), keys)
             tx.execute(sa.insert(schema.users), rows)
         frame = pl.DataFrame(rows).select(

@@ -126,7 +126,7 @@ def study(title: str, bars: Bars, costs: Costs) -> None:
     print(f"\n{title}: {len(bars.symbols)} series, {first} to {last}, {costs.fee + costs.slippage:.2%} each way")
     found = dict(strategies(bars, costs, start))
     per_year = bars.bars_per_year
-    returns = np.stack([np.diff(each.equity[start:]) / each.equity[start:-1] for each in found.values()])
+    returns = np.stack([np.diff(result.equity[start:]) / result.equity[start:-1] for result in found.values()])
     ratio = sharpe(returns, per_year)
     generator = np.random.default_rng(0)
     draws = np.stack([sharpe(returns[:, index], per_year) for index in resampled(returns.shape[1], generator)])

@@ -171,13 +171,13 @@ def test_the_real_program_prints_plainly_into_a_pipe(filled, tmp_path):
 def test_tables_lists_rows_from_the_log(hfthot, filled):
     result = hfthot("tables")
 
-    (line,) = [each for each in result.stdout.splitlines() if each.startswith("market.trades ")]
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("market.trades ")]
     assert line.split()[1] == str(rows_in(filled))
     assert re.search(r"2024-01-02 23:\d\d:\d\d$", line)
 
 
 def test_tables_as_json_has_every_figure(hfthot, filled):
-    rows = {each["table"]: each for each in json.loads(hfthot("tables", "--json").stdout)}
+    rows = {table["table"]: table for table in json.loads(hfthot("tables", "--json").stdout)}
 
     trades = rows["market.trades"]
     assert trades["rows"] == rows_in(filled)
@@ -229,10 +229,12 @@ def test_describe_knows_views_and_tables_nobody_wrote(hfthot):
 def test_history_shows_newest_first_with_run_and_readability(hfthot, filled):
     versions = json.loads(hfthot("history", "market.trades", "--json").stdout)
 
-    assert [each["version"] for each in versions] == sorted((each["version"] for each in versions), reverse=True)
+    assert [version["version"] for version in versions] == sorted(
+        (version["version"] for version in versions), reverse=True
+    )
     assert versions[0]["run_id"].startswith("cli-ingest-")
-    assert all(each["readable"] for each in versions)
-    assert sum(each["rows"] or 0 for each in versions) == rows_in(filled)
+    assert all(version["readable"] for version in versions)
+    assert sum(version["rows"] or 0 for version in versions) == rows_in(filled)
 
 
 def test_history_says_how_many_older_versions_there_are(hfthot):
@@ -260,18 +262,20 @@ def test_an_unknown_table_is_refused_with_a_suggestion(hfthot, command):
 def test_check_passes_on_what_was_ingested(hfthot):
     result = hfthot("check", "market.trades", "--json")
 
-    outcomes = {each["check"]: each for each in json.loads(result.stdout)}
+    outcomes = {outcome["check"]: outcome for outcome in json.loads(result.stdout)}
     assert result.exit_code == 0
-    assert all(each["passed"] for each in outcomes.values() if each["severity"] == "error")
+    assert all(outcome["passed"] for outcome in outcomes.values() if outcome["severity"] == "error")
     assert {"files", "values", "unique_key"} <= set(outcomes)
 
 
 def test_check_of_some_days_looks_at_those_alone(hfthot):
     result = hfthot("check", "market.trades", "--from", "2024-01-01", "--to", "2024-01-02", "--json")
 
-    values = next(each for each in json.loads(result.stdout) if each["check"] == "values")
+    values = next(outcome for outcome in json.loads(result.stdout) if outcome["check"] == "values")
     whole = next(
-        each for each in json.loads(hfthot("check", "market.trades", "--json").stdout) if each["check"] == "values"
+        outcome
+        for outcome in json.loads(hfthot("check", "market.trades", "--json").stdout)
+        if outcome["check"] == "values"
     )
     assert 0 < values["observed"]["rows"] < whole["observed"]["rows"]
 
@@ -402,7 +406,7 @@ def test_sql_writes_a_file_in_the_format_of_its_ending(hfthot, tmp_path, filled,
     if ending in readers:
         assert readers[ending](target).height == rows_in(filled)
     assert result.stdout == ""
-    assert [each.name for each in tmp_path.iterdir() if each.name.startswith(".")] == []
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.startswith(".")] == []
 
 
 def test_sql_writes_parquet_with_the_types_of_the_contract(hfthot, tmp_path, filled):
@@ -468,7 +472,7 @@ def test_sql_that_fails_leaves_an_older_file_as_it_was(hfthot, tmp_path):
 
     assert result.exit_code == 2
     assert target.read_text() == "old"
-    assert [each.name for each in tmp_path.iterdir() if each.name.endswith(".partial")] == []
+    assert [entry.name for entry in tmp_path.iterdir() if entry.name.endswith(".partial")] == []
 
 
 def test_sql_stops_at_once_on_ctrl_c_and_leaves_no_spill_folder(filled, tmp_path):
@@ -615,9 +619,9 @@ def test_doctor_exits_with_1_on_an_error(hfthot, own):
 
     result = hfthot("doctor", "--json", lake=own)
 
-    errors = [each for each in json.loads(result.stdout) if each["level"] == "error"]
+    errors = [finding for finding in json.loads(result.stdout) if finding["level"] == "error"]
     assert result.exit_code == 1
-    assert {each["subject"] for each in errors} == {"market.trades"}
+    assert {finding["subject"] for finding in errors} == {"market.trades"}
 
 
 # -- printing ------------------------------------------------------------------------------------------------------

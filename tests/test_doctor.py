@@ -68,8 +68,8 @@ def own(filled, tmp_path) -> Path:
 def about(findings: list[Finding], subject: str) -> Finding:
     """Return the most serious finding about a subject."""
     return min(
-        (each for each in findings if each.subject == subject),
-        key=lambda each: ("error", "warn", "ok").index(each.level),
+        (finding for finding in findings if finding.subject == subject),
+        key=lambda finding: ("error", "warn", "ok").index(finding.level),
     )
 
 
@@ -80,16 +80,16 @@ def look(folder: Path, *, now: datetime = NOW, home: Path | None = HOME, **chang
 def test_a_healthy_platform_needs_nothing(filled):
     findings = look(filled)
 
-    assert [each for each in findings if each.level != "ok" and each.subject != "packages"] == []
+    assert [finding for finding in findings if finding.level != "ok" and finding.subject != "packages"] == []
     assert about(findings, "market.trades").message.startswith("version 1 is intact: ")
-    assert all(each.next_step == "" for each in findings if each.level == "ok")
+    assert all(finding.next_step == "" for finding in findings if finding.level == "ok")
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path):
     findings = look(tmp_path, home=None, notify="carrier pigeon", duckdb_memory="plenty")
 
-    assert {each.level for each in findings} == {"ok", "warn", "error"}
-    assert all(each.next_step for each in findings if each.level != "ok")
+    assert {finding.level for finding in findings} == {"ok", "warn", "error"}
+    assert all(finding.next_step for finding in findings if finding.level != "ok")
 
 
 def test_a_lake_that_is_not_there_is_one_error_with_the_place_that_was_looked_at(tmp_path):
@@ -99,7 +99,7 @@ def test_a_lake_that_is_not_there_is_one_error_with_the_place_that_was_looked_at
         "error", "lake", f"there is no lake at {tmp_path / 'lake'}", about(findings, "lake").next_step
     )
     assert "HFTHOT_LAKE_ROOT" in about(findings, "lake").next_step
-    assert not any(each.subject.startswith("market.") for each in findings)
+    assert not any(finding.subject.startswith("market.") for finding in findings)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -116,24 +116,24 @@ def test_private_folders_that_others_may_enter_are_told_with_the_command(own):
         (own / name).mkdir(exist_ok=True)
         (own / name).chmod(0o755)
 
-    told = [each for each in look(own) if each.subject == "private folders"]
+    told = [finding for finding in look(own) if finding.subject == "private folders"]
 
-    assert [each.next_step for each in told] == [
+    assert [finding.next_step for finding in told] == [
         f"`chmod go= {own / name}`" for name in ("accounts", "certificates", "exports", "keys")
     ]
-    for each in told:
-        subprocess.run(each.next_step.strip("`"), shell=True, check=True)
-    assert "private folders" not in {each.subject for each in look(own)}
+    for finding in told:
+        subprocess.run(finding.next_step.strip("`"), shell=True, check=True)
+    assert "private folders" not in {finding.subject for finding in look(own)}
 
 
 def test_a_folder_of_user_events_that_everybody_may_enter_is_told_and_a_groups_is_not(own):
     users = settings_for(own).landing / "users"
     users.mkdir(parents=True)
     users.chmod(0o755)
-    (told,) = [each for each in look(own) if each.subject == "private folders"]
+    (told,) = [finding for finding in look(own) if finding.subject == "private folders"]
     subprocess.run(told.next_step.strip("`"), shell=True, check=True)
     assert stat.S_IMODE(users.stat().st_mode) == 0o750
-    assert "private folders" not in {each.subject for each in look(own)}
+    assert "private folders" not in {finding.subject for finding in look(own)}
 
 
 def test_a_clock_that_leapt_ahead_is_told_and_only_looked_at(own):
@@ -146,7 +146,7 @@ def test_a_clock_that_leapt_ahead_is_told_and_only_looked_at(own):
         assert "400 days" in about(findings, "clock").message
         assert "nothing was written" in about(findings, "clock (lake)").message
     assert "hfthot accounts clock --right" in about(look(own, now=ahead), "clock").next_step
-    assert "clock" not in {each.subject for each in look(own, now=datetime.now(UTC))}
+    assert "clock" not in {finding.subject for finding in look(own, now=datetime.now(UTC))}
 
 
 def test_changes_that_were_set_aside_are_told(own, monkeypatch):
@@ -304,10 +304,10 @@ def test_waiting_and_rejected_files_are_counted(own):
     past = NOW.timestamp() - 60
     os.utime(own / "landing" / "b.csv", (past, past))
 
-    found = [each for each in look(own) if each.subject == "landing"]
+    found = [finding for finding in look(own) if finding.subject == "landing"]
 
     aside = own / "landing" / "my venue"
-    assert [each.message for each in found] == [
+    assert [finding.message for finding in found] == [
         f"1 file waiting in {own / 'landing'}",
         f"1 file in {aside}, where nothing takes them in",
         "1 file rejected",
@@ -369,7 +369,7 @@ def test_an_archive_folder_that_is_missing_is_an_error(tmp_path):
 
     findings = look(tmp_path, feeds=(feed,))
 
-    assert any(each.level == "error" and "archive is missing" in each.message for each in findings)
+    assert any(finding.level == "error" and "archive is missing" in finding.message for finding in findings)
 
 
 def test_no_secret_is_shown(tmp_path):
@@ -489,6 +489,6 @@ def test_every_table_of_the_contracts_is_looked_at(own):
         log.mkdir(parents=True, exist_ok=True)
         (log / "00000000000000000000.json").write_text("{ not json")
 
-    broken = {each.subject for each in look(own) if each.level == "error"}
+    broken = {finding.subject for finding in look(own) if finding.level == "error"}
 
     assert set(CONTRACTS) <= broken

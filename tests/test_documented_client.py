@@ -166,7 +166,7 @@ def test_documentation_delete_data(client):
     client.delete_user_soft(user_id=user.user_id)
     client.delete_user_permanent(user_id=user.user_id)
 
-    assert all(each.user_id != user.user_id for each in client.list_users(deleted=None))
+    assert all(other.user_id != user.user_id for other in client.list_users(deleted=None))
 
 
 def test_documentation_portability(client, user_id):
@@ -174,7 +174,7 @@ def test_documentation_portability(client, user_id):
 
     with zipfile.ZipFile(export_data) as archive:
         assert "profile.csv" in archive.namelist()
-    assert {each["name"] for each in export_data["manifest"]["files"]} >= {"profile.csv", "users.csv"}
+    assert {file["name"] for file in export_data["manifest"]["files"]} >= {"profile.csv", "users.csv"}
 
 
 def test_documentation_history_of_a_user(client, user_id):
@@ -231,7 +231,7 @@ def test_a_generated_key_shows_where_it_is_printed_and_nowhere_else(client, user
     assert str(made) == secret
     assert secret not in repr(made)
     assert secret not in repr([made])
-    assert all(secret not in str(each) for each in client.list_api_keys(user_id))
+    assert all(secret not in str(key) for key in client.list_api_keys(user_id))
 
 
 def test_a_frame_of_rows_stays_one_through_what_is_done_with_it(client, user_id):

@@ -236,7 +236,7 @@ def test_every_setting_in_force_is_told_with_its_source_and_without_secrets(monk
     monkeypatch.setenv("HFTHOT_NOTIFY", "https://hooks.example/hush")
     monkeypatch.setenv("HFTHOT_FEEDS", '[{"kind": "ccxt", "exchange": "kraken", "symbols": [], "api_key": "hush"}]')
 
-    found = {each.name: each for each in effective(load_settings(lake_root=str(tmp_path / "lake")))}
+    found = {setting.name: setting for setting in effective(load_settings(lake_root=str(tmp_path / "lake")))}
 
     assert set(found) == set(Settings.model_fields)
     assert (found["universe_size"].value, found["universe_size"].source) == ("4", "hfthot.toml:2")
@@ -258,14 +258,14 @@ class TestTheExample:
     def test_as_it_stands_it_changes_nothing(self, tmp_path, written):
         (tmp_path / "hfthot.toml").write_text(written)
 
-        assert all(each.source in {"default", "beside the lake"} for each in effective(load_settings()))
+        assert all(setting.source in {"default", "beside the lake"} for setting in effective(load_settings()))
 
     def test_it_has_every_setting_with_its_default_and_every_kind_of_feed_whole(self, tmp_path, written):
         (tmp_path / "hfthot.toml").write_text(re.sub(r"(?m)^# (?=\[|\w+ = )", "", written))
 
         settings = load_settings()
 
-        in_file = {each.name for each in effective(settings) if each.source.startswith("hfthot.toml:")}
+        in_file = {setting.name for setting in effective(settings) if setting.source.startswith("hfthot.toml:")}
         assert in_file == set(Settings.model_fields)
         examples = {"storage_options", "feeds", "accounts_url", "keys", "dagster_home"}
         for name, field in Settings.model_fields.items():

@@ -50,8 +50,8 @@ def run(settings: Settings, task: str, processes: int, **given) -> list[dict]:
 def register(accounts: Accounts, number: int, names: int) -> dict:
     """Register all names; every process does the same."""
     made, refused = [], 0
-    for each in range(names):
-        name = (each + number * 37) % names
+    for turn in range(names):
+        name = (turn + number * 37) % names
         try:
             made.append(accounts.register(f"user{name}", f"user{name}@example.org", PASSWORD).username)
         except DuplicateAccountError:

@@ -24,7 +24,7 @@ from hfthot_platform.storage.operational.store import Store
 
 DAY = 86_400_000_000
 NOW = 19_700 * DAY
-TABLES = tuple(each.name for each in USER_TABLES)
+TABLES = tuple(contract.name for contract in USER_TABLES)
 KEYS = {
     "users": ("subject_id",),
     "sessions": ("session_id",),
@@ -191,8 +191,8 @@ class Model:
             expected = list(self.rows(name, table.applied(APPLICATION)).values())
             found = stored(table)
             names = sorted(expected[0]) if expected else []
-            as_text = sorted(str([row[each] for each in names]) for row in expected)
-            assert sorted(str([row[each] for each in names]) for row in found) == as_text, name
+            as_text = sorted(str([row[column] for column in names]) for row in expected)
+            assert sorted(str([row[column] for column in names]) for row in found) == as_text, name
             assert table.problems() == [], name
 
 

@@ -65,7 +65,7 @@ def test_the_hash_is_sha256_over_a_stated_json_array():
 
 @given(EVENT, EVENT)
 def test_two_different_events_have_different_hashes(one, other):
-    first, second = (chained(1, 1, [], each, GENESIS).hash for each in (one, other))
+    first, second = (chained(1, 1, [], event, GENESIS).hash for event in (one, other))
     assert (first == second) == (one == other)
 
 

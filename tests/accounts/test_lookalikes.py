@@ -16,7 +16,10 @@ pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"ada{each}" for each in "\ufe0f\u034f\u3164\u2800\u17b4\u115f\uffa0\u180b\u2064\U000e0100\U0001d159\u00ad"),
+        *(
+            f"ada{invisible}"
+            for invisible in "\ufe0f\u034f\u3164\u2800\u17b4\u115f\uffa0\u180b\u2064\U000e0100\U0001d159\u00ad"
+        ),
         "q\u0301\u0301\u0301\u0301da",
         "\u0301ada",
         "ada  lovelace",

@@ -129,7 +129,7 @@ def test_a_flush_lets_a_writer_read_what_it_wrote(store, lake):
 def test_commits_say_who_published(store, publisher, lake):
     ledger.log(store, some(5))
     publisher.publish(stamp=Stamp(run_id="run-7"))
-    assert {each.run_id for each in lake.table("audit_log").versions()[1:]} == {"run-7"}
+    assert {version.run_id for version in lake.table("audit_log").versions()[1:]} == {"run-7"}
 
 
 # -- what is set aside ------------------------------------------------------------------------------------------
@@ -152,7 +152,7 @@ def good(number, tier="free", **event):
 
 
 def waiting(store):
-    return [(each.entry.seq, each.audited) for each in store.waiting_aside()]
+    return [(aside.entry.seq, aside.audited) for aside in store.waiting_aside()]
 
 
 BAD = pytest.mark.parametrize(
@@ -403,7 +403,7 @@ def test_publishers_at_once_publish_everything_once(store, lake, monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         entries = pool.submit(ledger.log, store, chosen[20:])
         done = [pool.submit(Publisher(store, lake).publish) for _ in range(9)]
-        spans = [(each.result().first_seq, each.result().last_seq) for each in done]
+        spans = [(publication.result().first_seq, publication.result().last_seq) for publication in done]
         entries.result()
     last = Publisher(store, lake).publish()
     published = sorted(seq for first, end in [*spans, (last.first_seq, last.last_seq)] for seq in range(first, end + 1))

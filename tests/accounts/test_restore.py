@@ -64,7 +64,7 @@ def in_lake(accounts, lake, user_id, column="email"):
     subject = accounts.subject_of(user_id)
     rows = lake.table("users").scan().filter(pl.col("subject_id") == subject).collect()
     cipher = accounts.ciphers([subject], "identity")[subject]
-    return [cipher.decrypt("users", column, each) for each in rows[column]]
+    return [cipher.decrypt("users", column, ciphertext) for ciphertext in rows[column]]
 
 
 @pytest.fixture
@@ -292,7 +292,7 @@ def test_a_user_table_that_somebody_altered_can_be_written_anew(accounts, lake, 
     accounts.save_api_keys(bob.user_id, {"finnhub": "a key"}, data_sharing_consent=True)
     accounts.update_query_count(bob.user_id, "finnhub", 3)
     flush(accounts.store, lake)
-    tables = [each.name for each in USER_TABLES if each.name != "audit_log"]
+    tables = [contract.name for contract in USER_TABLES if contract.name != "audit_log"]
     before = {name: lake.table(name).scan().drop("seq").sort("subject_id").collect() for name in tables}
     for name in tables:
         table = lake.table(name)

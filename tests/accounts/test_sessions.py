@@ -355,7 +355,7 @@ def test_what_is_told_of_a_name_that_is_attacked_is_the_same_with_and_without_an
             accounts.login(name, "wrong password", request=Request(ip=f"192.0.2.{n}"))
         except (InvalidCredentialsError, TooManyAttemptsError) as error:
             told.append(str(error))
-    assert [each.count("too many") for each in told] == [0] * 20 + [1] * 5
+    assert [message.count("too many") for message in told] == [0] * 20 + [1] * 5
 
 
 def test_the_addresses_that_an_account_knows_are_bounded_and_are_no_addresses(accounts, alice):
@@ -364,7 +364,7 @@ def test_the_addresses_that_an_account_knows_are_bounded_and_are_no_addresses(ac
     with accounts.store.reading() as rx:
         known = rx.execute(sa.select(schema.known_addresses.c.address)).scalars().all()
     assert len(known) == 20
-    assert not any(b"198.51.100" in bytes(each) for each in known)
+    assert not any(b"198.51.100" in bytes(address) for address in known)
 
 
 # -- changing a password tells nothing ------------------------------------------------------------------------

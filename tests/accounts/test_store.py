@@ -97,9 +97,9 @@ def test_many_that_open_a_new_store_at_once_make_one(new_settings):
     for thread in threads:
         thread.join()
     assert len(stores) == 6
-    for each in stores:
-        assert each.head() == (0, GENESIS)
-        each.close()
+    for store in stores:
+        assert store.head() == (0, GENESIS)
+        store.close()
 
 
 def test_a_store_of_a_newer_version_is_refused_untouched(new_settings):

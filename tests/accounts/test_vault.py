@@ -256,8 +256,8 @@ def test_rings_vaults_and_ciphers_neither_show_nor_pickle_their_keys(make_settin
     vault = Vault(ring)
     cipher = vault.cipher(SUBJECT, vault.new_key())
     secret = settings.key_file.read_text().split('"key": "')[1].split('"')[0]
-    for each in (ring, vault, cipher):
-        assert secret not in repr(each)
-        assert secret not in str(vars(each) if hasattr(each, "__dict__") else "")
+    for holder in (ring, vault, cipher):
+        assert secret not in repr(holder)
+        assert secret not in str(vars(holder) if hasattr(holder, "__dict__") else "")
         with pytest.raises(TypeError, match="not pickled"):
-            pickle.dumps(each)
+            pickle.dumps(holder)

@@ -16,7 +16,7 @@ from hfthot_platform.adapters.recognise import recognise
 from hfthot_platform.domain.contracts.market import BARS, BARS_1M, TRADES
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
 
-_CONTRACTS = {each.name: each for each in (TRADES, BARS_1M, BARS)}
+_CONTRACTS = {contract.name: contract for contract in (TRADES, BARS_1M, BARS)}
 
 
 @dataclass
@@ -35,8 +35,8 @@ class FileRead:
 def _read(path: Path, batch_rows: int = 1_000_000, **declared: Any) -> FileRead:
     probe, claim = recognise(path, CsvMapping(**declared) if declared else None)
     batches = list(claim.adapter.read(probe, claim, source_ref="test:1", batch_rows=batch_rows))
-    rows = pl.concat([each.rows for each in batches])
-    rejected = pl.concat([each.rejected for each in batches])
+    rows = pl.concat([batch.rows for batch in batches])
+    rejected = pl.concat([batch.rejected for batch in batches])
     contract = _CONTRACTS[claim.table]
     for batch in batches:
         assert batch.table == claim.table
@@ -44,12 +44,12 @@ def _read(path: Path, batch_rows: int = 1_000_000, **declared: Any) -> FileRead:
     for name, dtype in rows.schema.items():
         assert name == ROW_NUMBER or dtype == contract.polars_schema[name], name
     needed = {
-        each.name
-        for each in contract.columns
-        if not each.nullable and each.name not in (contract.partition_by, "schema_version")
+        column.name
+        for column in contract.columns
+        if not column.nullable and column.name not in (contract.partition_by, "schema_version")
     }
     assert needed <= set(rows.columns)
-    gaps = sum(each.gaps for each in batches)
+    gaps = sum(batch.gaps for batch in batches)
     numbers = [*rows[ROW_NUMBER], *rejected["row_number"]]
     assert len(set(numbers)) == len(numbers), "no source row is accounted for twice"
     assert gaps or sorted(numbers) == list(range(1, len(numbers) + 1)), "each source row is accounted for"

@@ -167,7 +167,7 @@ class ReplayServer:
 
     def asked(self, path: str) -> list[Seen]:
         """Return the requests whose path ends so."""
-        return [each for each in self.seen if each.path.endswith(path)]
+        return [request for request in self.seen if request.path.endswith(path)]
 
     def _fault(self, path: str) -> Any:
         for end, faults in self._faults.items():
@@ -446,7 +446,7 @@ class Okx:
         inverse = {**linear, "instId": "BTC-USD-SWAP", "uly": "BTC-USD", "instFamily": "BTC-USD", "settleCcy": "BTC"}
         inverse |= {"ctVal": "100", "ctValCcy": "USD", "ctType": "inverse", "lotSz": "1", "minSz": "1"}
         listed = {"SPOT": [spot], "SWAP": [linear, inverse], "FUTURES": []}[query["instType"]]
-        return [common | each for each in listed]
+        return [common | instrument for instrument in listed]
 
     def history_trades(self, query: Query) -> list[Any]:
         after = int(query["after"])

@@ -274,7 +274,7 @@ def test_batches_are_bounded_and_in_file_order(tmp_path, read_file) -> None:
 def test_progress_counts_rows(tmp_path) -> None:
     probe, claim = recognise(zipped(tmp_path / "BTCUSDT-aggTrades-2024-01-01.zip", agg_trades(25, spot=True)))
     seen: list[tuple[int, int | None, str]] = []
-    list(claim.adapter.read(probe, claim, source_ref="t", progress=lambda *each: seen.append(each)))
+    list(claim.adapter.read(probe, claim, source_ref="t", progress=lambda *step: seen.append(step)))
     assert seen[-1] == (25, None, "rows")
 
 

@@ -413,7 +413,7 @@ def test_an_unknown_symbol_is_refused_with_a_suggestion(serve: Serve) -> None:
 
 def test_a_symbol_that_means_two_markets_must_be_spelt_out(serve: Serve) -> None:
     _, source = serve("okx", server.Okx(), "BTC-USD-PERP")
-    inverse = next(each for each in source.markets if each["symbol"] == "BTC/USD:BTC")
+    inverse = next(market for market in source.markets if market["symbol"] == "BTC/USD:BTC")
     other = {**inverse, "id": "BTC-USD_UM-SWAP", "symbol": "BTC/USD:USDC", "settle": "USDC"}
     _, feed = serve("okx", server.Okx(), "BTC-USD-PERP", markets=[*source.markets, other])
     with pytest.raises(BadRequestError, match=r"'BTC/USD:BTC' or 'BTC/USD:USDC'.*ccxt's spelling"):
@@ -765,7 +765,7 @@ def test_requests_keep_the_distance_that_the_rate_limit_asks_for(serve: Serve) -
         "kraken", server.Kraken(TRADES), "BTC-USD", options=options, sleep=pace.sleep, monotonic=pace.now
     )
     list(feed.fetch("market.trades", START, END))
-    times = [each.at for each in running.seen]
+    times = [request.at for request in running.seen]
     assert len(times) > 8
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= 0.06
 
@@ -776,7 +776,7 @@ def test_the_exchanges_own_rate_limit_is_the_default(serve: Serve) -> None:
         "okx", server.Okx(TRADES[:300]), "BTC-USDT", options=options, sleep=pace.sleep, monotonic=pace.now
     )
     list(feed.fetch("market.trades", START, START + timedelta(minutes=3)))
-    times = [each.at for each in running.asked("/history-trades")]
+    times = [request.at for request in running.asked("/history-trades")]
     assert len(times) >= 2
     # 10 requests/s, plus ccxt's tolerance; this endpoint counts twice
     assert min(later - earlier for earlier, later in itertools.pairwise(times)) >= 0.22 - 1e-9
@@ -852,7 +852,7 @@ def test_keys_are_not_used_before_the_markets_are_loaded_nor_for_public_data(ser
     credentials = Credentials(Hidden("CANARY-key"), Hidden("CANARY-secret"))
     running, feed = serve("binance", server.Binance(TRADES), "BTC-USDT", credentials=credentials)
     list(feed.fetch("market.trades", START, END))
-    sent = "".join(f"{each.path}{each.query}{each.headers}" for each in running.seen)
+    sent = "".join(f"{request.path}{request.query}{request.headers}" for request in running.seen)
     assert "CANARY" not in sent
 
 
@@ -999,7 +999,7 @@ def test_recorded_binance_trades_are_as_many_as_another_parser_counts(
             trade = json.loads(message["data"])["data"]
             trades.setdefault(trade["s"], []).append({name: trade[name] for name in trade if name not in "eEs"})
     # The real list of markets, reduced to those recorded: 1,600 take ccxt a second to read.
-    markets["symbols"] = [each for each in markets["symbols"] if each["symbol"] in trades]
+    markets["symbols"] = [symbol for symbol in markets["symbols"] if symbol["symbol"] in trades]
     empty = {"symbols": []}
 
     def agg_trades(query: dict[str, str], _body: Any) -> Any:

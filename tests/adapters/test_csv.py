@@ -26,7 +26,7 @@ def _write(path, lines, end="\n"):
 
 
 def _bars(times) -> list[str]:
-    return [f"{each},1.5,1.7,1.4,1.6,10" for each in times]
+    return [f"{time},1.5,1.7,1.4,1.6,10" for time in times]
 
 
 # --- presets, on recorded files ---------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_an_unknown_spelling_of_time_is_refused(tmp_path) -> None:
 
 def test_local_times_that_happen_twice_or_never_are_rejected(tmp_path, read_file) -> None:
     times = ["2023-03-26 01:30:00", "2023-03-26 02:30:00", "2023-03-26 03:30:00", "2023-10-29 02:30:00"]
-    path = _write(tmp_path / "a.csv", [f"{each},1,2" for each in times])
+    path = _write(tmp_path / "a.csv", [f"{time},1,2" for time in times])
     got = read_file(path, **TRADES, zone="Europe/Berlin")
     assert got.rows["ts"].dt.hour().to_list() == [0, 1]
     assert got.reasons == ["ambiguous_local_time"] * 2
@@ -232,13 +232,13 @@ def test_local_times_that_happen_twice_or_never_are_rejected(tmp_path, read_file
 
 def test_an_offset_in_the_text_resolves_the_clock_change(tmp_path, read_file) -> None:
     times = ["2023-10-29 02:30:00+02:00", "2023-10-29 02:30:00+01:00"]
-    path = _write(tmp_path / "a.csv", [f"{each},1,2" for each in times])
+    path = _write(tmp_path / "a.csv", [f"{time},1,2" for time in times])
     assert read_file(path, **TRADES, zone="Europe/Berlin").rows["ts"].dt.hour().to_list() == [0, 1]
 
 
 def test_rows_of_another_time_unit_are_read_where_they_fit_in(tmp_path, read_file) -> None:
     times = ["1700000000", "1700000001", "1700000002000", "1700000003000000", "1700000004000000000", "1600000000000"]
-    got = read_file(_write(tmp_path / "a.csv", [f"{each},1,2" for each in times]), **TRADES)
+    got = read_file(_write(tmp_path / "a.csv", [f"{time},1,2" for time in times]), **TRADES)
     assert got.rows["ts"].dt.epoch("s").to_list() == list(range(1_700_000_000, 1_700_000_005))
     assert got.reasons == ["mixed_time_unit"]
     assert got.rejected["row"].to_list() == ["1600000000000,1,2"]

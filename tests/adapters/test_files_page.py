@@ -30,12 +30,12 @@ def _written(value: object) -> str:
     return "" if value is None else str(value)
 
 
-@pytest.mark.parametrize(("title", "text"), _sections(), ids=lambda each: each[:30])
+@pytest.mark.parametrize(("title", "text"), _sections(), ids=lambda line: line[:30])
 def test_an_example_gives_the_rows_that_it_says(tmp_path, title, text) -> None:
     data: Path | None = None
     checked = 0
     for block in _BLOCK.finditer(text):
-        facts = dict(each.split("=", 1) for each in block["facts"].split(" "))
+        facts = dict(fact.split("=", 1) for fact in block["facts"].split(" "))
         if "file" in facts:
             # The line feed before the fence is the page's, where an example is about its absence.
             body = block["body"].removesuffix("\n") if "line feed" in title else block["body"]
@@ -46,7 +46,7 @@ def test_an_example_gives_the_rows_that_it_says(tmp_path, title, text) -> None:
         checked += 1
         members = list(recognise_members(data))
         if "refused" in facts:
-            assert facts["refused"] in [each.error.reason for each in members if each.error]
+            assert facts["refused"] in [member.error.reason for member in members if member.error]
             continue
         _check(block["body"], members, facts)
     assert checked, f"{title} shows nothing"
@@ -67,13 +67,15 @@ def _write(folder: Path, name: str, body: str) -> Path:
 
 def _check(body: str, members: list[Member], facts: dict[str, str]) -> None:
     """Compare what the members of a file hold for a table with the rows that the page shows."""
-    claims = [(each.probe, each.claim) for each in members if each.claim and each.claim.table == facts["rows"]]
+    claims = [
+        (member.probe, member.claim) for member in members if member.claim and member.claim.table == facts["rows"]
+    ]
     batches = [batch for probe, claim in claims for batch in claim.adapter.read(probe, claim, source_ref="page")]
-    assert {each.table for each in batches} == {facts["rows"]}
-    assert sum(each.gaps for each in batches) == int(facts.get("gaps", 0))
-    assert [each.rejected.rows() for each in batches] == [[]] * len(batches)
+    assert {batch.table for batch in batches} == {facts["rows"]}
+    assert sum(batch.gaps for batch in batches) == int(facts.get("gaps", 0))
+    assert [batch.rejected.rows() for batch in batches] == [[]] * len(batches)
     header, *expected = [line.split(",") for line in body.splitlines()]
-    rows = pl.concat([each.rows for each in batches])
+    rows = pl.concat([batch.rows for batch in batches])
     columns = [rows[name].to_list() if name in rows.columns else [claims[0][1].venue] * rows.height for name in header]
     assert [[_written(value) for value in row] for row in zip(*columns, strict=True)] == expected
 

@@ -72,7 +72,7 @@ def test_a_column_of_lengths(recordings, read_file) -> None:
 def test_the_raw_feather_equals_the_collected_set(recordings, read_file) -> None:
     raw = read_file(recordings / f"{PERP}/SOL_USDT_USDT-1m-futures.raw.feather", venue="binance_usdm").rows
     collected = read_file(recordings / f"{PERP}/perp_1m.parquet", venue="binance_usdm").rows
-    columns = [each for each in raw.columns if each != ROW_NUMBER]
+    columns = [column for column in raw.columns if column != ROW_NUMBER]
     assert raw.select(columns).equals(collected.filter(pl.col("symbol") == "SOL-USDT-PERP").select(columns))
 
 
@@ -139,7 +139,7 @@ def test_odd_elements_of_ccxt_json_are_kept_as_rejected_rows(tmp_path, read_file
     got = read_file(tmp_path / "a.json.gz", venue="binance")
     assert got.rows.height == 1
     assert got.reasons == ["missing_value", "missing_value", "unknown_symbol"]
-    assert [json.loads(each) for each in got.rejected["row"]] == elements[1:]
+    assert [json.loads(row) for row in got.rejected["row"]] == elements[1:]
 
 
 def test_json_of_another_width_is_a_wrong_schema(tmp_path) -> None:

@@ -46,7 +46,7 @@ def test_it_is_a_feed_that_reports_progress() -> None:
     feed: Feed = SampleFeed()
     seen: list[tuple[int, int | None, str]] = []
     rows = sum(
-        batch.rows_read for batch in feed.fetch("market.closes", *EVER, progress=lambda *each: seen.append(each))
+        batch.rows_read for batch in feed.fetch("market.closes", *EVER, progress=lambda *step: seen.append(step))
     )
     assert seen[-1] == (rows, rows, "rows")
 

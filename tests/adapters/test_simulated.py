@@ -60,7 +60,7 @@ def test_other_seeds_symbols_and_days_differ() -> None:
         exchange.trades("BRAVO-USDT", DAY)["price"],
         exchange.trades(SYMBOL, DAY + timedelta(days=1))["price"],
     ]
-    assert len({tuple(each.head(5)) for each in prices}) == 4
+    assert len({tuple(series.head(5)) for series in prices}) == 4
 
 
 def test_other_symbols_beside_it_change_nothing() -> None:
@@ -107,7 +107,7 @@ def test_a_span_is_left_closed_and_right_open_and_parts_make_the_whole() -> None
 def test_batches_are_bounded_and_progress_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(simulated, "BATCH_ROWS", 50_000)
     seen: list[tuple[int, int | None, str]] = []
-    feed = SimulatedExchange().fetch("market.trades", at(0), at(2), progress=lambda *each: seen.append(each))
+    feed = SimulatedExchange().fetch("market.trades", at(0), at(2), progress=lambda *step: seen.append(step))
     heights = [batch.rows.height for batch in feed]
     assert len(heights) >= 2
     assert max(heights) < 50_000 + 60_000
@@ -128,7 +128,7 @@ def test_prices_are_on_the_tick_and_amounts_on_the_lot() -> None:
 
 def test_a_day_has_about_the_asked_number_of_trades() -> None:
     exchange = SimulatedExchange(trades_per_day=2_000)
-    counts = [exchange.trades(SYMBOL, DAY + timedelta(days=each)).height for each in range(30)]
+    counts = [exchange.trades(SYMBOL, DAY + timedelta(days=day)).height for day in range(30)]
     assert np.mean(counts) == pytest.approx(2_000, rel=0.15)
 
 
@@ -138,7 +138,7 @@ def test_no_seam_at_midnight(month: pl.DataFrame) -> None:
     assert len(over_midnight) == 87
     assert over_midnight.max() < 4 * max(regime.sigma for regime in REGIMES)
     exchange = SimulatedExchange()
-    today, tomorrow = (exchange._minutes(SYMBOL, DAY + timedelta(days=each)) for each in range(2))
+    today, tomorrow = (exchange._minutes(SYMBOL, DAY + timedelta(days=day)) for day in range(2))
     assert today.log_price[-1] == tomorrow.log_price[0]
 
 
@@ -203,7 +203,7 @@ def test_arrivals_are_clustered_and_follow_the_time_of_day(month: pl.DataFrame) 
 
 def test_daily_moves_have_the_size_that_the_regimes_imply() -> None:
     exchange = SimulatedExchange()
-    levels = np.array([exchange._level(SYMBOL, 19_000 + each) for each in range(1_000)])
+    levels = np.array([exchange._level(SYMBOL, 19_000 + day) for day in range(1_000)])
     assert np.diff(levels).std() == pytest.approx(exchange._day_sigma, rel=0.1)
 
 

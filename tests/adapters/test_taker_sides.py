@@ -27,7 +27,7 @@ def _pair(one: object, first: str, second: str) -> list[object]:
 
 
 def _lines(messages: list[object]) -> str:
-    return "".join(json.dumps(each) + "\n" for each in messages)
+    return "".join(json.dumps(message) + "\n" for message in messages)
 
 
 def _match(**more: object) -> dict[str, object]:
@@ -46,8 +46,8 @@ SHAPES = {
     "coinbase/market_trades.jsonl": _lines(
         [{"channel": "subscriptions", "events": [{"subscriptions": {"market_trades": ["BTC-USD"]}}]}]
         + [
-            {"channel": "market_trades", "timestamp": ISO, "events": [{"type": "update", "trades": [each]}]}
-            for each in _pair(_match(product_id="BTC-USD"), "SELL", "BUY")
+            {"channel": "market_trades", "timestamp": ISO, "events": [{"type": "update", "trades": [trade]}]}
+            for trade in _pair(_match(product_id="BTC-USD"), "SELL", "BUY")
         ]
     ),
     "coinbase/BTC-USD.csv": "time,trade_id,price,size,side\n" + f"{ISO},1,40000,0.5,sell\n{ISO},2,40000,0.5,buy\n",
@@ -56,8 +56,8 @@ SHAPES = {
     + "".join(f"coinbase,BTC-USD,{S}000000,{S}000001,{n},{side},40000,0.5\n" for n, side in ((1, "buy"), (2, "sell"))),
     "kraken/v2.jsonl": _lines(
         [
-            {"channel": "trade", "type": "update", "data": [each]}
-            for each in _pair(
+            {"channel": "trade", "type": "update", "data": [trade]}
+            for trade in _pair(
                 {"symbol": "BTC/USD", "side": "SIDE", "price": 40000, "qty": 0.5, "trade_id": "#", "timestamp": ISO},
                 "buy",
                 "sell",
@@ -79,8 +79,8 @@ SHAPES = {
     ),
     "bitstamp/BTCUSD.jsonl": _lines(
         [
-            {"channel": "live_trades_btcusd", "event": "trade", "data": each}
-            for each in _pair(
+            {"channel": "live_trades_btcusd", "event": "trade", "data": trade}
+            for trade in _pair(
                 {"id": "#", "timestamp": str(S), "amount": 0.5, "price": 40000, "type": "SIDE", "buy_order_id": 1},
                 "0",
                 "1",
@@ -118,14 +118,16 @@ SHAPES = {
     ),
     "bybit/stream.jsonl": _lines(
         [
-            {"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": MS, "data": [each]}
-            for each in _pair({"T": MS, "s": "BTCUSDT", "S": "SIDE", "v": "0.5", "p": "40000", "i": "#"}, "Buy", "Sell")
+            {"topic": "publicTrade.BTCUSDT", "type": "snapshot", "ts": MS, "data": [trade]}
+            for trade in _pair(
+                {"T": MS, "s": "BTCUSDT", "S": "SIDE", "v": "0.5", "p": "40000", "i": "#"}, "Buy", "Sell"
+            )
         ]
     ),
     "okx/stream.jsonl": _lines(
         [
-            {"arg": {"channel": "trades", "instId": "BTC-USDT"}, "data": [each]}
-            for each in _pair(
+            {"arg": {"channel": "trades", "instId": "BTC-USDT"}, "data": [trade]}
+            for trade in _pair(
                 {"instId": "BTC-USDT", "tradeId": "#", "px": "40000", "sz": "0.5", "side": "SIDE", "ts": str(MS)},
                 "buy",
                 "sell",
@@ -137,8 +139,8 @@ SHAPES = {
         {
             "result": {
                 "trades": [
-                    each | ({"liquidation": "T"} if each["trade_id"] == "2" else {})
-                    for each in _pair(
+                    trade | ({"liquidation": "T"} if trade["trade_id"] == "2" else {})
+                    for trade in _pair(
                         {"trade_id": "#", "timestamp": MS, "price": 40000, "mark_price": 40001, "amount": 20000}
                         | {"instrument_name": "BTC-PERPETUAL", "index_price": 40002, "direction": "SIDE"},
                         "buy",
@@ -158,8 +160,8 @@ SHAPES = {
     ),
     "htx/BTCUSDT.jsonl": _lines(
         [
-            {"ch": "market.btcusdt.trade.detail", "ts": MS, "tick": {"id": 1, "ts": MS, "data": [each]}}
-            for each in _pair(
+            {"ch": "market.btcusdt.trade.detail", "ts": MS, "tick": {"id": 1, "ts": MS, "data": [trade]}}
+            for trade in _pair(
                 {"ts": MS, "tradeId": "#", "amount": 0.5, "price": 40000, "direction": "SIDE"}, "buy", "sell"
             )
         ]
@@ -169,8 +171,8 @@ SHAPES = {
     ),
     "kucoin/match.jsonl": _lines(
         [
-            {"topic": "/market/match:BTC-USDT", "type": "message", "data": each}
-            for each in _pair(
+            {"topic": "/market/match:BTC-USDT", "type": "message", "data": trade}
+            for trade in _pair(
                 {"makerOrderId": "m", "takerOrderId": "t", "price": "40000", "size": "0.5", "side": "SIDE"}
                 | {"symbol": "BTC-USDT", "time": str(NS), "tradeId": "#", "type": "match"},
                 "buy",
@@ -196,8 +198,8 @@ SHAPES = {
     ),
     "hyperliquid/trades.jsonl": _lines(
         [
-            {"channel": "trades", "data": [each]}
-            for each in _pair(
+            {"channel": "trades", "data": [trade]}
+            for trade in _pair(
                 {"coin": "BTC", "side": "SIDE", "px": "40000", "sz": "0.5", "time": MS, "tid": "#"}, "B", "A"
             )
         ]

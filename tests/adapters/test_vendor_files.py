@@ -102,7 +102,7 @@ def test_a_time_that_can_be_misread_is_refused(tmp_path, time, reason) -> None:
 
 def test_two_forms_of_time_in_one_file(tmp_path, read_file) -> None:
     times = ["2024-01-13 09:00:00", "2024-01-13 10-AM", "2024-01-13T11:00:00+00:00", "13 Jan 2024 12:00", "later"]
-    (tmp_path / "a.csv").write_text(HEADER + "".join(_bar(each, n) for n, each in enumerate(times)))
+    (tmp_path / "a.csv").write_text(HEADER + "".join(_bar(time, n) for n, time in enumerate(times)))
     got = read_file(tmp_path / "a.csv", **KRAKEN)
     assert got.rows["ts"].to_list() == [NINE + timedelta(hours=n) for n in range(4)]
     assert got.reasons == ["unparsable_value"]
@@ -112,9 +112,9 @@ def test_the_order_of_rows_tells_the_two_hours_of_a_clock_change_apart(tmp_path,
     local = [f"2024-11-03 {clock}" for clock in ("00:30", "01:00", "01:30", "01:00", "01:30", "02:00")]
     expected = [datetime(2024, 11, 3, 4, 30, tzinfo=UTC) + timedelta(minutes=30 * n) for n in range(6)]
     declared = {**KRAKEN, "zone": "America/New_York", "table": "market.trades", "columns": ["ts", "price", "amount"]}
-    (tmp_path / "a.csv").write_text("".join(f"{each},1,2\n" for each in local))
+    (tmp_path / "a.csv").write_text("".join(f"{time},1,2\n" for time in local))
     assert read_file(tmp_path / "a.csv", **declared).rows["ts"].to_list() == expected
-    (tmp_path / "b.csv").write_text("".join(f"{each},1,2\n" for each in reversed(local)))
+    (tmp_path / "b.csv").write_text("".join(f"{time},1,2\n" for time in reversed(local)))
     assert read_file(tmp_path / "b.csv", **declared).rows["ts"].to_list() == expected[::-1]
 
 
@@ -126,7 +126,7 @@ def test_hourly_bars_of_one_local_time_are_two_hours(tmp_path, read_file) -> Non
 
 
 def test_an_epoch_beside_a_local_date_wins_whatever_their_order(tmp_path, read_file) -> None:
-    rows = "".join(f"2024-01-13 0{4 + n}:00:00,{each},1,2,1,2,3\n" for n, each in enumerate(EPOCHS))
+    rows = "".join(f"2024-01-13 0{4 + n}:00:00,{second},1,2,1,2,3\n" for n, second in enumerate(EPOCHS))
     (tmp_path / "a.csv").write_text("date,unix,open,high,low,close,volume\n" + rows)
     assert read_file(tmp_path / "a.csv", **KRAKEN).rows["ts"][0] == NINE
 
@@ -159,11 +159,11 @@ def test_times_before_there_was_a_market_or_after_now_are_set_aside(tmp_path) ->
 
 def test_daily_shares_and_currencies_reach_back_to_before_the_epoch(tmp_path, read_file) -> None:
     days = [datetime(1927, 12, 30) + timedelta(days=n) for n in range(4)]
-    (tmp_path / "a.csv").write_text(HEADER + "".join(_bar(f"{each:%Y-%m-%d}") for each in days))
+    (tmp_path / "a.csv").write_text(HEADER + "".join(_bar(f"{day:%Y-%m-%d}") for day in days))
     got = read_file(tmp_path / "a.csv", venue="us_index", symbol="SPX")
     assert (got.rows.height, got.rows["ts"][0].year) == (4, 1927)
-    seconds = [round(each.replace(tzinfo=UTC).timestamp()) + 42 * 365 * 86_400 for each in days]
-    (tmp_path / "b.csv").write_text(HEADER + "".join(_bar(each) for each in seconds))
+    seconds = [round(day.replace(tzinfo=UTC).timestamp()) + 42 * 365 * 86_400 for day in days]
+    (tmp_path / "b.csv").write_text(HEADER + "".join(_bar(second) for second in seconds))
     assert read_file(tmp_path / "b.csv", venue="us_index", symbol="SPX").rows["ts"].dt.year().to_list()[0] == 1969
 
 
@@ -295,7 +295,7 @@ def test_bars_without_any_price_are_gaps(tmp_path, read_file, empty) -> None:
 
 
 def test_bars_without_volume_are_taken_when_said_so(tmp_path, read_file) -> None:
-    (tmp_path / "a.csv").write_text("time,open,high,low,close\n" + "".join(f"{each},1,2,1,2\n" for each in EPOCHS))
+    (tmp_path / "a.csv").write_text("time,open,high,low,close\n" + "".join(f"{second},1,2,1,2\n" for second in EPOCHS))
     error = _refused(tmp_path / "a.csv", venue="fx", symbol="EUR-USD")
     assert (error.reason, "volume: none" in error.hint) == ("wrong_schema", True)
     got = read_file(tmp_path / "a.csv", venue="fx", symbol="EUR-USD", volume="none")
@@ -307,7 +307,7 @@ def test_bars_without_volume_are_taken_when_said_so(tmp_path, read_file) -> None
     [(["1000.0", "1001.0"], [1000, 1001]), (["1.0000E+03", "1.0010E+03"], [1000, 1001]), (["7", "a-1"], None)],
 )
 def test_ids_that_passed_through_a_float_are_themselves(tmp_path, read_file, ids, expected) -> None:
-    rows = "".join(f"170513640{n},5,2,{each}\n" for n, each in enumerate(ids))
+    rows = "".join(f"170513640{n},5,2,{trade_id}\n" for n, trade_id in enumerate(ids))
     (tmp_path / "a.csv").write_text("ts,price,amount,id\n" + rows)
     got = read_file(tmp_path / "a.csv", **KRAKEN).rows["trade_id"].to_list()
     assert got == expected or (expected is None and got[0] == 7)
@@ -388,18 +388,18 @@ def test_a_format_that_is_not_read_is_named(tmp_path, content, says) -> None:
 
 
 def test_the_files_of_a_zip_are_taken_one_by_one(tmp_path) -> None:
-    hours = "".join(f"{each},100,105,95,101,1.5,7\n" for each in EPOCHS)
+    hours = "".join(f"{second},100,105,95,101,1.5,7\n" for second in EPOCHS)
     minutes = "".join(f"{1_705_136_400 + 60 * n},100,105,95,101,1.5,7\n" for n in range(4))
     content = _zip({"b/XBTUSD_60.csv": hours, "a/XBTUSD_1.csv": minutes, "c/empty.csv": "", "d/words.csv": "what\n"})
     (tmp_path / "dump.zip").write_bytes(content)
     found = list(recognise_members(tmp_path / "dump.zip", CsvMapping(venue="kraken")))
-    assert [each.name for each in found] == ["a/XBTUSD_1.csv", "b/XBTUSD_60.csv", "c/empty.csv", "d/words.csv"]
-    assert [each.claim.table for each in found if each.claim] == ["market.bars_1m", "market.bars"]
-    assert [each.error.reason for each in found if each.error] == ["empty", "unrecognised"]
+    assert [member.name for member in found] == ["a/XBTUSD_1.csv", "b/XBTUSD_60.csv", "c/empty.csv", "d/words.csv"]
+    assert [member.claim.table for member in found if member.claim] == ["market.bars_1m", "market.bars"]
+    assert [member.error.reason for member in found if member.error] == ["empty", "unrecognised"]
     heights = [
-        sum(batch.rows.height for batch in each.claim.adapter.read(each.probe, each.claim, source_ref="x"))
-        for each in found
-        if each.claim
+        sum(batch.rows.height for batch in member.claim.adapter.read(member.probe, member.claim, source_ref="x"))
+        for member in found
+        if member.claim
     ]
     assert heights == [4, 3]
     assert _refused(tmp_path / "dump.zip", venue="kraken").reason == "several_members"
@@ -414,8 +414,8 @@ def test_parquet_within_a_zip(tmp_path, read_file) -> None:
 
 # --- JSON ---------------------------------------------------------------------------------------------------------
 
-RECORDS = [{"t": each * 1000, "o": 100, "h": 105, "l": 95, "c": 101, "v": 1.5} for each in EPOCHS]
-COLUMNS = {key: [each[key] for each in RECORDS] for key in RECORDS[0]}
+RECORDS = [{"t": second * 1000, "o": 100, "h": 105, "l": 95, "c": 101, "v": 1.5} for second in EPOCHS]
+COLUMNS = {key: [record[key] for record in RECORDS] for key in RECORDS[0]}
 
 
 @pytest.mark.parametrize(
@@ -424,32 +424,35 @@ COLUMNS = {key: [each[key] for each in RECORDS] for key in RECORDS[0]}
         ("kraken", RECORDS),
         ("kraken", {"status": "ok", "data": {"candles": RECORDS}}),
         ("kraken", {"s": "ok", **COLUMNS}),
-        ("kraken", {key: {str(n): each for n, each in enumerate(column)} for key, column in COLUMNS.items()}),
-        ("kraken", {str(n): each for n, each in enumerate(RECORDS)}),
-        ("kraken", {"columns": list(COLUMNS), "index": [0, 1, 2], "data": [list(each.values()) for each in RECORDS]}),
+        ("kraken", {key: {str(n): value for n, value in enumerate(column)} for key, column in COLUMNS.items()}),
+        ("kraken", {str(n): record for n, record in enumerate(RECORDS)}),
+        (
+            "kraken",
+            {"columns": list(COLUMNS), "index": [0, 1, 2], "data": [list(record.values()) for record in RECORDS]},
+        ),
         ("kraken", {"schema": {}, "data": RECORDS}),
         (
             "kraken",
             {"error": [], "result": {"XXBTZUSD": [[t, "100", "105", "95", "101", "100", "1.5", 7] for t in EPOCHS]}},
         ),
-        ("coinbase", [[each, 95, 105, 100, 101, 1.5] for each in EPOCHS]),
-        ("bitfinex", [[each * 1000, 100, 101, 105, 95, 1.5] for each in EPOCHS]),
+        ("coinbase", [[second, 95, 105, 100, 101, 1.5] for second in EPOCHS]),
+        ("bitfinex", [[second * 1000, 100, 101, 105, 95, 1.5] for second in EPOCHS]),
         (
             "bybit",
-            {"result": {"list": [[str(each * 1000), "100", "105", "95", "101", "1.5", "150"] for each in EPOCHS]}},
+            {"result": {"list": [[str(second * 1000), "100", "105", "95", "101", "1.5", "150"] for second in EPOCHS]}},
         ),
         ("binance", [[e * 1000, "100", "105", "95", "101", "1.5", 0, "150", 7, "1", "100", "0"] for e in EPOCHS]),
         (
             "kraken",
             {
-                f"{datetime.fromtimestamp(each, UTC):%Y-%m-%d %H:%M:%S}": {
+                f"{datetime.fromtimestamp(second, UTC):%Y-%m-%d %H:%M:%S}": {
                     "1. open": "100",
                     "2. high": "105",
                     "3. low": "95",
                     "4. close": "101",
                     "5. volume": "1.5",
                 }
-                for each in EPOCHS
+                for second in EPOCHS
             },
         ),
     ],
@@ -463,7 +466,7 @@ def test_bars_in_json_of_every_shape(tmp_path, read_file, venue, document) -> No
 
 def test_json_lines_with_and_without_a_last_line_feed(tmp_path, read_file) -> None:
     trades = [{"id": n, "timestamp": 1_705_136_400_000 + n, "price": 5, "amount": 2, "side": "buy"} for n in range(3)]
-    text = "\n".join(json.dumps(each) for each in trades)
+    text = "\n".join(json.dumps(trade) for trade in trades)
     (tmp_path / "a.jsonl").write_text(text)
     assert read_file(tmp_path / "a.jsonl", **KRAKEN).rows["trade_id"].to_list() == [0, 1, 2]
     (tmp_path / "b.jsonl").write_text(text[:-5])
@@ -569,7 +572,7 @@ def test_klines_that_were_never_traded_are_refused_by_their_content(tmp_path) ->
     ],
 )
 def test_a_declared_length_is_checked(tmp_path, minutes, declared, fits) -> None:
-    (tmp_path / "a.csv").write_text(HEADER + "".join(_bar(1_705_104_000 + 60 * each) for each in minutes))
+    (tmp_path / "a.csv").write_text(HEADER + "".join(_bar(1_705_104_000 + 60 * minute) for minute in minutes))
     if fits:
         assert recognise(tmp_path / "a.csv", CsvMapping(**KRAKEN, interval=declared))
     else:
@@ -596,7 +599,7 @@ def test_inverse_contracts_are_converted_or_asked_for(tmp_path, read_file) -> No
 
 
 def test_volumes_of_inverse_contracts_need_their_unit(tmp_path, read_file) -> None:
-    (tmp_path / "a.csv").write_text(HEADER + "".join(_bar(each) for each in EPOCHS))
+    (tmp_path / "a.csv").write_text(HEADER + "".join(_bar(second) for second in EPOCHS))
     assert _refused(tmp_path / "a.csv", venue="bitmex", symbol="BTC-USD-PERP").reason == "unknown_amount_unit"
     got = read_file(tmp_path / "a.csv", venue="bitmex", symbol="BTC-USD-PERP", amount_unit="quote").rows
     assert got["quote_volume"][0] == 1.0
@@ -643,7 +646,7 @@ def test_the_minutes_that_metatrader_writes_behind_the_pair_are_the_length(tmp_p
     times = [NINE.replace(day=1, hour=0)]
     for minutes in distances:
         times.append(times[-1] + timedelta(minutes=minutes))
-    rows = "".join(f"{each:%Y.%m.%d,%H:%M},1.1,1.2,1.0,1.15,40\n" for each in times)
+    rows = "".join(f"{time:%Y.%m.%d,%H:%M},1.1,1.2,1.0,1.15,40\n" for time in times)
     path = tmp_path / name
     path.write_text("date,time,open,high,low,close,volume\n" + rows)
     _, claim = recognise(path, CsvMapping(venue="fx"))
@@ -664,7 +667,7 @@ def test_minutes_in_a_name_that_the_times_contradict_refuse_the_file(tmp_path):
 def _rows(path, **declared) -> pl.DataFrame:
     path.parent.mkdir(exist_ok=True)
     probe, claim = recognise(path, CsvMapping(**declared) if declared else None)
-    return pl.concat([each.rows for each in claim.adapter.read(probe, claim, source_ref="test")])
+    return pl.concat([batch.rows for batch in claim.adapter.read(probe, claim, source_ref="test")])
 
 
 def _write(path, text: str):
@@ -751,7 +754,7 @@ def test_what_follows_the_prices_of_an_array_shows_in_its_values(tmp_path, tail,
     bars[1] = [value + 3_600_000 if value == 1_705_139_999_999 else value for value in bars[1]]
     rows = _rows(_write(tmp_path / "a.json", json.dumps(bars)), **KRAKEN)
     rows = rows.with_columns(
-        pl.lit(None).alias(each) for each in ("quote_volume", "trades") if each not in rows.columns
+        pl.lit(None).alias(column) for column in ("quote_volume", "trades") if column not in rows.columns
     )
     assert rows.select("volume", "quote_volume", "trades").row(0) == found
 

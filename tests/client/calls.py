@@ -163,7 +163,7 @@ def parameters(name: str) -> list[str]:
     owner = {"": LakehouseClient, "Market": Market, "MarketQuery": MarketQuery}[kind]
     signature = inspect.signature(inspect.unwrap(getattr(owner, method)))
     return [
-        each.name
-        for each in signature.parameters.values()
-        if each.name not in {"self", "cls"} and each.kind is not inspect.Parameter.VAR_KEYWORD
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.name not in {"self", "cls"} and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]

@@ -72,7 +72,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake = Lakehouse.open(root)
     base = minutes()
     lake.table("market.bars_1m").append(base)
-    lake.table("market.bars").append(pl.concat([bars_from_bars(base, each) for each in ("5m", "1h")]))
+    lake.table("market.bars").append(pl.concat([bars_from_bars(base, interval) for interval in ("5m", "1h")]))
     lake.table("market.closes").append(closes("ALPHA-USDT", [TODAY - timedelta(days=2), TODAY - timedelta(days=3)]))
     trades = base.head(100).select(
         "ts",
@@ -139,5 +139,5 @@ def signed_in(client: LakehouseClient, folder: Path, register: Callable[..., Any
         return made[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for client in made:
+        client.close()

@@ -39,9 +39,9 @@ def client_of(folder: Path) -> LakehouseClient:
     return LakehouseClient.from_settings(settings)
 
 
-def name_of(number: int, each: int) -> str:
+def name_of(number: int, turn: int) -> str:
     """Return the username of a registration."""
-    return f"w{number}.{each}"
+    return f"w{number}.{turn}"
 
 
 def password_of(name: str) -> str:
@@ -52,7 +52,7 @@ def password_of(name: str) -> str:
 def work(client: LakehouseClient, number: int, side: Path, dice: random.Random) -> None:
     """Do one thing after the other, for ever."""
     told = [line.split() for line in side.read_text().splitlines()] if side.exists() else []
-    each = 1 + max((int(line[2]) for line in told), default=0)
+    turn = 1 + max((int(line[2]) for line in told), default=0)
     people = {line[3]: line[4] for line in told if line[:2] == ["ok", "register"]}
     handle = os.open(side, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
@@ -63,8 +63,8 @@ def work(client: LakehouseClient, number: int, side: Path, dice: random.Random) 
         kind = dice.choices(KINDS, WEIGHTS)[0] if people else "register"
         name = dice.choice(sorted(people)) if people else ""
         if kind == "register":
-            name = name_of(number, each)
-        say("?", kind, each, name or "-")
+            name = name_of(number, turn)
+        say("?", kind, turn, name or "-")
         result: Any = "-"
         match kind:
             case "register":
@@ -74,15 +74,15 @@ def work(client: LakehouseClient, number: int, side: Path, dice: random.Random) 
                 session = client.login(name, password_of(name))
                 result = session.token.get_secret_value() if session.token else "-"
             case "update":
-                client.update_user(people[name], last_name=f"Name {each}")
+                client.update_user(people[name], last_name=f"Name {turn}")
             case "count":
                 client.installation.accounts.count_use(people[name], "optimisations")
             case "publish":
                 client.flush()
             case "rotate":
                 rotate_keys(client.installation.accounts)
-        say("ok", kind, each, name or "-", result)
-        each += 1
+        say("ok", kind, turn, name or "-", result)
+        turn += 1
 
 
 def main() -> None:

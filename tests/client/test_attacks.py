@@ -216,12 +216,12 @@ class TestTokens:
             ids = [*rx.execute(sa.select(schema.sessions.c.session_id)).scalars()]
             ids += rx.execute(sa.select(schema.api_keys.c.key_id)).scalars()
         assert stored
-        for each in (
+        for stored_text in (
             *(s.hex() for s in stored),
             *(base64.urlsafe_b64encode(s).decode().rstrip("=") for s in stored),
             *ids,
         ):
-            for forged in (each, f"hft_ent_{each}"):
+            for forged in (stored_text, f"hft_ent_{stored_text}"):
                 for verify in (trusted.verify_token, trusted.verify_api_key):
                     with pytest.raises(InvalidTokenError):
                         verify(forged)

@@ -118,8 +118,8 @@ class TestUserTables:
             client.update_user(user.user_id, username=f"ada {name}")
 
         found = [
-            client.read_version("users", each["version"]).collect()["username"].to_list()
-            for each in client.list_versions("users")
+            client.read_version("users", version["version"]).collect()["username"].to_list()
+            for version in client.list_versions("users")
         ]
 
         assert found == [[], ["ada"], ["ada b"], ["ada c"]]

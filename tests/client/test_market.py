@@ -306,11 +306,13 @@ class TestVersionsOfASymbol:
         table.merge(minutes("AAA-USDT", later, 5, close=200.0))  # may write the file again that has both
         changed = table.merge(minutes("ALPHA-USDT", later, 2, close=300.0)).version
 
-        found = [each for each in client.list_versions("market/ALPHA-USDT") if each["table"] == "market.bars_1m"]
+        found = [
+            version for version in client.list_versions("market/ALPHA-USDT") if version["table"] == "market.bars_1m"
+        ]
 
-        assert [each["version"] for each in found] == [1, own, changed]
-        assert [each["operation"] for each in found] == ["APPEND", "APPEND", "MERGE"]
-        assert all(each["ts"].tzinfo is not None for each in found)
+        assert [version["version"] for version in found] == [1, own, changed]
+        assert [version["operation"] for version in found] == ["APPEND", "APPEND", "MERGE"]
+        assert all(version["ts"].tzinfo is not None for version in found)
 
     def test_replacing_a_neighbour_in_the_same_file_does_not_touch_it(self, client, lake):
         table, later = lake.table("market.bars_1m"), FIRST + timedelta(days=10)
@@ -320,7 +322,9 @@ class TestVersionsOfASymbol:
         gone = table.replace(later.date(), minutes("OTHER-USDT", later, 5, close=9.0)).version
 
         found = [
-            each["version"] for each in client.list_versions("market/ALPHA-USDT") if each["table"] == "market.bars_1m"
+            version["version"]
+            for version in client.list_versions("market/ALPHA-USDT")
+            if version["table"] == "market.bars_1m"
         ]
 
         assert one not in found
@@ -342,9 +346,11 @@ class TestVersionsOfASymbol:
         table.append(closes("ALPHA-USDT", [TODAY]))
         maintain(lake, "market.closes", history_days=0)
         oldest = table.readable_versions()[0].version
-        found = [each for each in client.list_versions("market/ALPHA-USDT") if each["table"] == "market.closes"]
+        found = [
+            version for version in client.list_versions("market/ALPHA-USDT") if version["table"] == "market.closes"
+        ]
 
-        assert [each["version"] for each in found] in ([], [oldest])
+        assert [version["version"] for version in found] in ([], [oldest])
         assert client.market("ALPHA-USDT").closes(version=oldest).collect().height == 3
 
     def test_files_of_other_symbols_are_not_opened(self, client, lake, folder):
@@ -353,7 +359,7 @@ class TestVersionsOfASymbol:
         for path in (folder / "lake/market/bars_1m" / f"date={later:%Y-%m-%d}").glob("*.parquet"):
             path.write_bytes(b"x" * path.stat().st_size)
 
-        assert {each["table"] for each in client.list_versions("market/ALPHA-USDT")} == {
+        assert {version["table"] for version in client.list_versions("market/ALPHA-USDT")} == {
             "market.bars",
             "market.bars_1m",
             "market.closes",

@@ -65,7 +65,7 @@ def test_everything_works_there_too(options, tmp_path):
         table.merge(minutes("ALPHA-USDT", start, 5, close=300.0))
 
         assert client.market("ALPHA-USDT").ohlcv().tail(700).collect().height == 700
-        assert [each["version"] for each in client.list_versions("market/ALPHA-USDT")] == [1, 3]
+        assert [version["version"] for version in client.list_versions("market/ALPHA-USDT")] == [1, 3]
 
         ada = client.register("ada", "ada@example.org", PASSWORD)
         version = client.list_versions("users")[-1]["version"]

@@ -79,17 +79,17 @@ def shown(error: BaseException, *, pretty: bool = False) -> str:
         texts.append(out.getvalue())
     waiting, seen = [error], set()
     while waiting:
-        each = waiting.pop()
-        if each is None or id(each) in seen:
+        cause = waiting.pop()
+        if cause is None or id(cause) in seen:
             continue
-        seen.add(id(each))
-        texts += [repr(each), repr(vars(each))]
-        frame = each.__traceback__
+        seen.add(id(cause))
+        texts += [repr(cause), repr(vars(cause))]
+        frame = cause.__traceback__
         while frame is not None:
             if "/hfthot_platform/" in frame.tb_frame.f_code.co_filename:
                 texts.append(repr(frame.tb_frame.f_locals))
             frame = frame.tb_next
-        waiting += [each.__cause__, each.__context__]
+        waiting += [cause.__cause__, cause.__context__]
     return "\n".join(texts)
 
 

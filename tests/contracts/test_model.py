@@ -93,9 +93,9 @@ def test_every_declared_contract_is_found_under_its_name():
 
 
 def test_every_data_table_has_a_quarantine():
-    for each in CONTRACTS.values():
-        if each.namespace == "market":
-            assert each.quarantine in CONTRACTS
+    for declared in CONTRACTS.values():
+        if declared.namespace == "market":
+            assert declared.quarantine in CONTRACTS
 
 
 def test_an_unknown_table_suggests_the_nearest_name():
@@ -110,25 +110,25 @@ def test_an_unknown_table_like_no_other_lists_the_known_ones():
 
 @pytest.mark.parametrize("name", list(CONTRACTS))
 def test_arrow_and_polars_schema_agree_and_carry_units(name):
-    each = contract(name)
+    declared = contract(name)
 
-    from_arrow = pl.DataFrame(each.arrow_schema.empty_table()).schema
+    from_arrow = pl.DataFrame(declared.arrow_schema.empty_table()).schema
 
-    assert dict(from_arrow) == each.polars_schema == dict(each.empty().schema)
-    for column in each.columns:
-        metadata = each.arrow_schema.field(column.name).metadata
+    assert dict(from_arrow) == declared.polars_schema == dict(declared.empty().schema)
+    for column in declared.columns:
+        metadata = declared.arrow_schema.field(column.name).metadata
         assert metadata[b"comment"].decode() == column.description
         assert metadata[b"unit"].decode() == column.unit
 
 
 @pytest.mark.parametrize("name", list(CONTRACTS))
 def test_every_required_column_is_a_rule_except_the_derived_partition(name):
-    each = contract(name)
-    derived = each.partition_by if each.partition_expr() is not None else None
+    declared = contract(name)
+    derived = declared.partition_by if declared.partition_expr() is not None else None
 
-    required = {rule.column for rule in each.rules if isinstance(rule, NotNull)}
+    required = {rule.column for rule in declared.rules if isinstance(rule, NotNull)}
 
-    assert required == {column.name for column in each.columns if not column.nullable} - {derived}
+    assert required == {column.name for column in declared.columns if not column.nullable} - {derived}
 
 
 @pytest.mark.parametrize("name", list(CONTRACTS))
@@ -146,10 +146,10 @@ def test_value_columns_are_neither_key_nor_partition_nor_provenance():
 @pytest.mark.parametrize(("grain", "dtype", "expected"), [("month", DATE, "2024-02-01"), ("year", SMALL, "2024")])
 def test_partition_values_derive_from_the_time_in_utc(grain, dtype, expected):
     columns = (Column(grain, dtype, "Partition"), *GOOD.columns[1:])
-    each = replace(GOOD, columns=columns, partition_by=grain)
+    declared = replace(GOOD, columns=columns, partition_by=grain)
     frame = pl.DataFrame({"ts": ["2024-02-29T23:59:59.999999Z"]}).select(pl.col("ts").str.to_datetime(time_zone="UTC"))
 
-    value = frame.select(each.partition_expr()).to_series()
+    value = frame.select(declared.partition_expr()).to_series()
 
-    assert value.dtype == each.column(grain).polars
+    assert value.dtype == declared.column(grain).polars
     assert str(value[0]) == expected

@@ -27,7 +27,7 @@ def rows(platform: Platform, table: str) -> pl.DataFrame:
 
 def metadata_of(result: dg.ExecuteInProcessResult, table: str) -> dict[str, object]:
     key = dg.AssetKey(table.split("."))
-    events = [each for each in result.get_asset_materialization_events() if each.asset_key == key]
+    events = [event for event in result.get_asset_materialization_events() if event.asset_key == key]
     return {name: value.value for name, value in events[-1].materialization.metadata.items()}
 
 
@@ -202,8 +202,8 @@ def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platfo
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
 
-    failed = [each for each in result.get_asset_check_evaluations() if not each.passed]
-    assert [each.check_name for each in failed] == ["contract_rules"]
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert [check.check_name for check in failed] == ["contract_rules"]
     assert "8 of 10 rows break the contract" in str(failed[0].description)
     assert not result.get_asset_materialization_events()
     assert rows(platform, "market.trades").is_empty()

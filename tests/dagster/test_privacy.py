@@ -93,7 +93,7 @@ def ticks(sensor, platform, instance):
 
 
 def outputs(result, step):
-    event = next(each for each in result.events_for_node(step) if each.event_type == dg.DagsterEventType.STEP_OUTPUT)
+    event = next(event for event in result.events_for_node(step) if event.event_type == dg.DagsterEventType.STEP_OUTPUT)
     return {name: value.value for name, value in event.step_output_data.metadata.items()}
 
 
@@ -119,7 +119,7 @@ def test_a_request_is_erased_by_its_run_and_leaves_nothing_in_dagster(run, platf
     verify(settings.certificates / f"{request_id}.json", public_key(platform.accounts))
     shown = outputs(result, "erase_person")
     assert shown["canaries_found"] > 50
-    needles = [Needle("value", each) for each in (*ZOE.values, zoe.user_id)]
+    needles = [Needle("value", value) for value in (*ZOE.values, zoe.user_id)]
     assert scan(needles, [Folder("dagster", home)]).findings == ()
     (skipped,) = ticks(erasure_requests, platform, instance)
     assert isinstance(skipped, dg.SkipReason)
@@ -153,13 +153,13 @@ def test_a_failed_proof_fails_the_run_and_names_the_place_alone(run, platform, i
     result = run("rgpd_erasure", config=config("erase_person", request_id), raise_on_error=False)
 
     assert not result.success
-    failure = next(each for each in result.all_events if each.event_type == dg.DagsterEventType.STEP_FAILURE)
+    failure = next(event for event in result.all_events if event.event_type == dg.DagsterEventType.STEP_FAILURE)
     told = failure.step_failure_data.user_failure_data
     assert "landing: left.txt" in told.description
     assert told.metadata["open_hits"].value == 1
     assert told.metadata["hits"].value.records[0].data["file"] == "left.txt"
     trace.unlink()
-    assert scan([Needle("value", each) for each in ZOE.values], [Folder("dagster", home)]).findings == ()
+    assert scan([Needle("value", value) for value in ZOE.values], [Folder("dagster", home)]).findings == ()
     assert isinstance(ticks(erasure_requests, platform, instance)[0], dg.SkipReason)
     assert isinstance(ticks(erasure_requests, platform, instance)[0], dg.SkipReason)
     incident = platform.lake.table("ops.incidents").scan().collect()
@@ -198,7 +198,7 @@ def test_an_export_that_nobody_waits_for_is_run(run, platform, instance, zoe, cl
 
     assert result.success
     assert (settings.exports / request_id / "export.json").exists()
-    assert scan([Needle("value", each) for each in ZOE.values], [Folder("dagster", home)]).findings == ()
+    assert scan([Needle("value", value) for value in ZOE.values], [Folder("dagster", home)]).findings == ()
 
 
 def test_retention_asks_for_what_is_due(run, platform, instance, zoe, clock):
@@ -219,7 +219,7 @@ def test_retention_under_a_clock_that_leapt_ahead_removes_nothing_and_fails(run,
 
     result = run("audit_retention", raise_on_error=False)
 
-    (failed,) = [each for each in result.all_node_events if each.is_step_failure]
+    (failed,) = [event for event in result.all_node_events if event.is_step_failure]
     assert "400 days" in str(failed.step_failure_data.user_failure_data or failed.step_failure_data.error)
     assert not result.success
     assert platform.lake.table("sessions").scan().collect().height == sessions > 0
@@ -239,7 +239,7 @@ def test_rejected_user_files_leave_with_the_daily_retention(run, request, settin
     result = run("audit_retention")
 
     assert outputs(result, "remove_expired")["user_files"] == 1
-    assert [each.name for each in rejected.iterdir()] == ["new"]
+    assert [file.name for file in rejected.iterdir()] == ["new"]
 
 
 def test_keys_are_rotated(run, platform, zoe):

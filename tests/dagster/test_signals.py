@@ -46,7 +46,7 @@ def test_a_series_without_a_result_is_named_with_the_reason(run, history):
     result = run("regimes", "2022-12-12")
 
     event = next(
-        each for each in result.get_asset_materialization_events() if each.asset_key.path[-1] == "regime_models"
+        event for event in result.get_asset_materialization_events() if event.asset_key.path[-1] == "regime_models"
     )
     records = event.materialization.metadata["without_result"].records
     assert [record.data["series"] for record in records] == ["YOUNG@us_equity"]

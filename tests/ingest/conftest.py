@@ -90,7 +90,7 @@ class Landing:
         return dict(frame["reason"].value_counts().sort("reason").iter_rows())
 
     def waiting(self) -> set[str]:
-        return {each.name for each in self.folder.iterdir() if each.is_file() and not each.name.startswith(".")}
+        return {entry.name for entry in self.folder.iterdir() if entry.is_file() and not entry.name.startswith(".")}
 
 
 @pytest.fixture

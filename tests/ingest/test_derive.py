@@ -39,7 +39,7 @@ def bars(minutes, *, close=10.0, origin="trades", final=True, ref="computed:1", 
             "venue": "kraken",
             "symbol": symbol,
             "ts": times,
-            "ts_close": [each + timedelta(minutes=1) for each in times],
+            "ts_close": [time + timedelta(minutes=1) for time in times],
             **dict.fromkeys(("open", "high", "low", "close"), close),
             "volume": 1.0,
             "final": final,
@@ -206,7 +206,7 @@ def test_late_trades_change_exactly_the_bars_that_they_touch(lake, settings):
     publish(lake, settings, compute)
     after = lake.table(TABLE).scan().collect()
     changed = after.join(before, on=after.columns, how="anti", nulls_equal=True)
-    assert [(each - START) // timedelta(minutes=1) for each in changed["ts"].sort()] == [2, 7]
+    assert [(time - START) // timedelta(minutes=1) for time in changed["ts"].sort()] == [2, 7]
     assert after.height == 6
 
 
@@ -218,7 +218,7 @@ def test_running_again_makes_no_version(lake, settings):
     publish(lake, settings, lambda _: bars(range(2000)), feeds=feeds)
     version = lake.table(TABLE).version()
     again = publish(lake, settings, lambda _: bars(range(2000)), feeds=feeds)
-    assert not any(each.changed for each in again)
+    assert not any(commit.changed for commit in again)
     assert lake.table(TABLE).version() == version
 
 
@@ -251,7 +251,7 @@ def test_pieces_stay_short_where_rows_are_dense(lake, settings, monkeypatch):
 
     commits = publish(lake, settings, compute, days=(date(2024, 1, 1), date(2024, 4, 3)))
     assert [(b - a).days for a, b in asked] == [31, 31, 31]
-    assert [each.rows_published for each in commits] == [3, 3, 3]
+    assert [commit.rows_published for commit in commits] == [3, 3, 3]
 
 
 def test_rejected_rows_of_a_publishable_derivation_are_quarantined_and_counted(lake, settings):

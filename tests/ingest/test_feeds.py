@@ -83,8 +83,8 @@ def test_every_kind_of_feed_is_built_from_settings(settings):
         {"kind": "ccxt", "exchange": "kraken", "symbols": ["BTC-EUR"], "tables": ["market.trades"]},
     )
     feeds = build_feeds(made)
-    assert [each.name for each in feeds] == ["sample", "simulated", "binance_archive", "ccxt/kraken"]
-    assert all(isinstance(each.tables, tuple) and callable(each.fetch) for each in feeds)
+    assert [feed.name for feed in feeds] == ["sample", "simulated", "binance_archive", "ccxt/kraken"]
+    assert all(isinstance(feed.tables, tuple) and callable(feed.fetch) for feed in feeds)
     feed: Feed = feeds[0]
     assert "market.closes" in feed.tables
 
@@ -160,11 +160,11 @@ def test_the_sample_is_published_and_again_changes_nothing(settings, lake):
     days = (date(2015, 1, 1), date(2015, 2, 1))
     commits = ingest_feed(lake, build_feeds(made), "sample", "market.closes", days, settings=made)
     rows = lake.table("market.closes").scan().collect()
-    assert sum(each.rows_published for each in commits) == rows.height > 0
+    assert sum(commit.rows_published for commit in commits) == rows.height > 0
     assert rows["date"].is_between(date(2015, 1, 1), date(2015, 1, 31)).all()
     version = lake.table("market.closes").version()
     again = ingest_feed(lake, build_feeds(made), "sample", "market.closes", days, settings=made)
-    assert not any(each.changed for each in again)
+    assert not any(commit.changed for commit in again)
     assert lake.table("market.closes").version() == version
 
 

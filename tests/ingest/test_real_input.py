@@ -45,8 +45,8 @@ class Lab:
             if mapping:
                 paths[-1].with_name(f"{paths[-1].name}.mapping.yaml").write_text(mapping)
         outcomes = ingest_files(self.lake, paths)
-        for each in outcomes:
-            assert each.rows_read == each.rows_published + each.rows_duplicate + each.rows_quarantined
+        for outcome in outcomes:
+            assert outcome.rows_read == outcome.rows_published + outcome.rows_duplicate + outcome.rows_quarantined
         return outcomes
 
     def rows(self, table: str) -> pl.DataFrame:
@@ -111,7 +111,7 @@ def test_bars_derived_from_trades_equal_the_vendors_that_take_their_place(xrp):
         return bars_from_trades(trades.scan().filter(within(trades.contract, piece)))
 
     with derive(lake, "market.bars_1m", days, compute, settings=xrp.settings) as derivation:
-        assert [each.rows_published for each in derivation.publish()] == [count]
+        assert [commit.rows_published for commit in derivation.publish()] == [count]
     computed = xrp.rows("market.bars_1m")
     assert computed["origin"].unique().to_list() == ["trades"]
     (outcome,) = xrp.ingest("binance", f"{XRP}/XRP_ETH-1m.feather")
@@ -243,7 +243,7 @@ def test_exactly_the_missing_minutes_are_reported(lab):
     present, missing = made.data.facts.bitfinex_minutes, made.data.facts.bitfinex_missing
     outcomes = made.ingest("bitfinex", "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz")
     assert counts(outcomes) == [("published", present, present, 0, 0)]
-    checks = {each.name: each for each in run_checks(made.lake, "market.bars_1m", None, NOW)}
+    checks = {check.name: check for check in run_checks(made.lake, "market.bars_1m", None, NOW)}
     assert not checks["completeness"].passed
     assert checks["completeness"].observed["missing"] == missing
     for name in ("values", "consistency", "unique_key", "file_order"):
@@ -270,15 +270,15 @@ def streams(lab):
 
 
 def test_every_recorded_trade_is_published(streams):
-    assert {each.status for each in streams.outcomes.values()} == {"published"}
-    assert all(each.rows_read == each.rows_published for each in streams.outcomes.values())
+    assert {outcome.status for outcome in streams.outcomes.values()} == {"published"}
+    assert all(outcome.rows_read == outcome.rows_published for outcome in streams.outcomes.values())
     for (market, name), outcome in streams.outcomes.items():
         recorded = gzip.decompress((streams.data / f"{STREAMS}/{market}/{name}.gz").read_bytes())
         assert outcome.rows_published == recorded.count(b'"e":"trade"'), name
     known = streams.data.facts.stream_trades
     assert streams.outcomes["usdm", "btcusdt_20240808"].rows_published == known["usdm/btcusdt_20240808"]
     trades = streams.rows("market.trades")
-    assert trades.height == sum(each.rows_published for each in streams.outcomes.values()) == known["all"]
+    assert trades.height == sum(outcome.rows_published for outcome in streams.outcomes.values()) == known["all"]
     assert trades["source"].unique().to_list() == ["replay"]
     assert trades["ts_received"].null_count() == 0
 
@@ -296,7 +296,10 @@ def test_ids_run_on_over_midnight_into_the_next_partition(streams):
     assert series["dates"].to_list() == [[date(2024, 8, 8), date(2024, 8, 9)]] * 3
     assert (trades["ts"].dt.date() == trades["date"]).all()
     partitions = {part for path in streams.lake.table("market.trades").snapshot().paths for part in Path(path).parts}
-    assert {each for each in partitions if each.startswith("date=")} == {"date=2024-08-08", "date=2024-08-09"}
+    assert {partition for partition in partitions if partition.startswith("date=")} == {
+        "date=2024-08-08",
+        "date=2024-08-09",
+    }
 
 
 def test_another_exchanges_recording_is_refused(lab):
@@ -312,8 +315,8 @@ def test_freqtrade_dumps(lab):
     pairs = made.data.names(f"{FREQTRADE}/*_BTC-5m.feather")
     assert len(pairs) == made.data.facts.freqtrade_pairs
     outcomes = made.ingest("binance", *pairs)
-    assert {each.status for each in outcomes} == {"published"}
-    assert sum(each.rows_published for each in outcomes) == made.rows("market.bars").height
+    assert {outcome.status for outcome in outcomes} == {"published"}
+    assert sum(outcome.rows_published for outcome in outcomes) == made.rows("market.bars").height
     missing = dict(completeness(made.lake.table("market.bars").scan(), "5m").select("symbol", "missing").rows())
     for pair in pairs:
         times = pl.read_ipc(made.data / pair)["date"]
@@ -330,7 +333,7 @@ def test_freqtrade_candles_that_were_never_traded_are_refused(lab):
         "binance",
         *(f"{FREQTRADE}/XRP_USDT_USDT-{kind}.feather" for kind in ("1h-mark", "8h-funding_rate", "5m-futures")),
     )
-    assert [each.reason for each in outcomes] == ["unsupported_content", "unsupported_content", None]
+    assert [outcome.reason for outcome in outcomes] == ["unsupported_content", "unsupported_content", None]
     assert made.rows("market.bars")["symbol"].unique().to_list() == ["XRP-USDT-PERP"]
 
 
@@ -338,10 +341,10 @@ def test_coinbase_and_bitfinex_hours_newest_first(lab):
     made = lab("hourly_csv")
     facts = made.data.facts
     outcomes = made.ingest("csv", f"{CSV}/Coinbase_BTCUSD_1h.csv.gz", f"{CSV}/bitfinex-1h-btc-usd.csv.gz")
-    assert [each.status for each in outcomes] == ["published", "published"]
-    assert [each.rows_read for each in outcomes] == [facts.coinbase_hours, facts.bitfinex_hours]
+    assert [outcome.status for outcome in outcomes] == ["published", "published"]
+    assert [outcome.rows_read for outcome in outcomes] == [facts.coinbase_hours, facts.bitfinex_hours]
     bars = made.rows("market.bars")
-    assert bars.height == sum(each.rows_published for each in outcomes)
+    assert bars.height == sum(outcome.rows_published for outcome in outcomes)
     assert sorted(bars["venue"].unique()) == ["bitfinex", "coinbase"]
     (wide,) = made.ingest("csv", f"{CSV}/bitstamp_(BTC,ETH,LTC)USD_d.csv.gz")
     assert (wide.status, wide.reason) == ("rejected", "wrong_schema")

@@ -23,7 +23,7 @@ def lake(tmp_path):
     rows = pl.DataFrame(
         {
             "venue": "binance", "symbol": "OLD-USD", "interval": "1d", "ts": days,
-            "ts_close": [each + DAY for each in days], "open": 1.0, "high": [2.0 + k for k in range(13)], "low": 0.5,
+            "ts_close": [day + DAY for day in days], "open": 1.0, "high": [2.0 + k for k in range(13)], "low": 0.5,
             "close": [1.0 + k / 10 for k in range(13)], "final": True, "origin": "vendor",
             "source": "vendor_history", "source_ref": "test:1",
         },

@@ -42,7 +42,7 @@ def test_a_corrected_mapping_is_taken_in_and_the_reading_before_it_goes(landing)
     assert (outcome.rows_published, outcome.rows_withdrawn) == (5, 5)
     assert "5 rows withdrawn" in outcome.detail
     versions = landing.lake.table(BARS).versions()
-    assert [each.operation for each in versions] == ["CREATE TABLE", "PUBLISH", "PUBLISH"], "both as one commit"
+    assert [version.operation for version in versions] == ["CREATE TABLE", "PUBLISH", "PUBLISH"], "both as one commit"
     assert landing.lake.table(BARS).scan(1).collect().height == 5, "what was wrong stays readable"
 
 
@@ -216,7 +216,7 @@ def test_after_a_restore_the_table_decides_what_was_ingested(landing):
         landing.run()
     table = landing.lake.table(BARS)
     table.restore(1)
-    again = {each.name: each.status for each in ingest_files(landing.lake, [landing.done])}
+    again = {outcome.name: outcome.status for outcome in ingest_files(landing.lake, [landing.done])}
     assert again == {"eth.csv": "repeated", "xrp.csv": "published"}
     assert landing.rows(BARS)["symbol"].value_counts().sort("symbol").rows() == [("ETH-USD", 4), ("XRP-USD", 5)]
 
@@ -267,13 +267,13 @@ def test_the_reason_beside_a_rejected_file_has_rules_first_rows_and_the_query(la
     landing.drop("kraken_BTCEUR.csv", trades_csv(100, 2) + lines)
     landing.run()
     reason = landing.reason("kraken_BTCEUR.csv")
-    assert [(each["reason"], each["rows"]) for each in reason["rejections"]] == [
+    assert [(rejection["reason"], rejection["rows"]) for rejection in reason["rejections"]] == [
         ("out_of_bounds", 8),
         ("unparsable_value", 1),
     ]
     worst = reason["rejections"][0]
     assert "price" in worst["rule"]
-    assert [each["row_number"] for each in worst["first"]] == [3, 4, 5]
+    assert [row["row_number"] for row in worst["first"]] == [3, 4, 5]
     assert json.loads(worst["first"][0]["row"])["price"] == "-1.0"
     assert reason["query"].startswith("SELECT reason, detail, row_number, row FROM quarantine.trades WHERE")
 

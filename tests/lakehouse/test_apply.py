@@ -26,7 +26,7 @@ def users(numbers, seq=1, **columns):
     n = len(numbers)
     return pl.DataFrame(
         {
-            "subject_id": [subject(each) for each in numbers],
+            "subject_id": [subject(number) for number in numbers],
             "username": ["e1." + "u" * 40] * n,
             "email": ["e1." + "m" * 40] * n,
             "role": ["registered"] * n,
@@ -47,7 +47,7 @@ def entries(subjects, seq=1, at=NOON):
         {
             "seq": range(seq, seq + n),
             "ts": [at] * n,
-            "subject_id": [None if each is None else subject(each) for each in subjects],
+            "subject_id": [None if number is None else subject(number) for number in subjects],
             "actor_id": ["system"] * n,
             "action": ["user.register"] * n,
             "outcome": ["success"] * n,
@@ -84,7 +84,7 @@ def log_text(table):
 
 
 def numbers(table):
-    return [int(each, 16) for each in table.scan().collect().sort("subject_id")["subject_id"]]
+    return [int(subject_id, 16) for subject_id in table.scan().collect().sort("subject_id")["subject_id"]]
 
 
 # -- what it does -----------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def test_the_rows_of_forgotten_subjects_are_deleted_and_all_others_stay(table):
     commit = table.apply(None, forget=[subject(3), subject(11), subject(99)], app=(LOG, 21))
 
     assert commit.rows_forgotten == 2
-    assert numbers(table) == [each for each in range(20) if each not in {3, 11}]
+    assert numbers(table) == [number for number in range(20) if number not in {3, 11}]
 
 
 def test_a_row_that_comes_with_its_subjects_deletion_is_a_later_one_and_stays(table):
@@ -184,7 +184,7 @@ def test_old_versions_stay_readable(table):
     first = table.apply(users([1, 2]), app=(LOG, 2)).version
     table.apply(users([3], seq=3), forget=[subject(1)], app=(LOG, 3))
     assert table.scan(version=first).collect().height == 2
-    assert [each.operation for each in table.versions()] == ["CREATE TABLE", "APPLY", "APPLY"]
+    assert [version.operation for version in table.versions()] == ["CREATE TABLE", "APPLY", "APPLY"]
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def test_a_new_row_within_a_rewritten_files_span_goes_into_that_file(table, smal
     table.apply(users(range(0, 200, 2)), app=(LOG, 100))
     commit = table.apply(users([42, 43, 999], seq=101), app=(LOG, 103))
     spans = [
-        (int(each["min.subject_id"], 16), int(each["max.subject_id"], 16)) for each in table.files().entries.to_pylist()
+        (int(file["min.subject_id"], 16), int(file["max.subject_id"], 16)) for file in table.files().entries.to_pylist()
     ]
     # The file of eleven rows is two by now, and the row beyond all files has one of its own.
     assert commit.files_added == 3
@@ -245,7 +245,7 @@ def test_files_written_by_other_writes_are_understood(lake, table):
     table.apply(users([8], seq=51, tier="enterprise"), forget=[subject(9)], app=(LOG, 51))
 
     stored = table.scan().filter(pl.col("tier") == "enterprise").collect()
-    assert sorted(int(each, 16) for each in stored["subject_id"]) == [7, 8]
+    assert sorted(int(subject_id, 16) for subject_id in stored["subject_id"]) == [7, 8]
     assert table.scan().collect().height == 29
     maintain(lake, "users", history_days=0)
     assert table.scan().collect().height == 29
@@ -335,11 +335,11 @@ def test_threads_that_apply_the_same_log_apply_each_stretch_once(table):
             errors.append(error)
 
     threads = [threading.Thread(target=publish) for _ in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
     assert errors == []
     assert numbers(table) == list(range(1, 9))
-    assert sum(each.operation == "APPLY" for each in table.versions()) == 8
+    assert sum(version.operation == "APPLY" for version in table.versions()) == 8

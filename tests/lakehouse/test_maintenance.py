@@ -156,13 +156,15 @@ def test_a_snapshot_still_tells_its_time_after_a_log_clean_up(lake, small_files)
     long_ago = datetime.now(UTC).timestamp() - 90 * 86_400
     for path in (small_files.folder / "_delta_log").glob("*"):
         os.utime(path, (long_ago, long_ago))
-    expected = {each.version: each.timestamp for each in small_files.versions()}
+    expected = {version.version: version.timestamp for version in small_files.versions()}
 
     maintain(lake, "market.trades")
     maintain(lake, "market.trades")
 
-    for each in small_files.readable_versions():
-        assert small_files.snapshot(version=each.version).committed_at == expected.get(each.version, each.timestamp)
+    for version in small_files.readable_versions():
+        assert small_files.snapshot(version=version.version).committed_at == expected.get(
+            version.version, version.timestamp
+        )
 
 
 def test_a_compacted_day_is_sorted_again(lake, small_files):
@@ -207,5 +209,5 @@ def test_after_a_vacuum_with_a_clock_that_is_behind_every_version_said_readable_
 
     maintain(lake, "market.trades", history_days=0)
 
-    heights = [table.scan(each.version).collect().height for each in table.readable_versions()]
+    heights = [table.scan(version.version).collect().height for version in table.readable_versions()]
     assert heights == [7] * len(heights)

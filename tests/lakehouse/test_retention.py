@@ -14,7 +14,7 @@ from hfthot_platform.storage.lakehouse import Lakehouse, maintain, overdue_share
 from hfthot_platform.storage.lakehouse.maintenance import MOST_EXPIRED
 
 LONG_AGO = datetime(1995, 3, 1, tzinfo=UTC)
-KEPT_FOR_A_WHILE = {name: each for name, each in CONTRACTS.items() if each.retention_days is not None}
+KEPT_FOR_A_WHILE = {name: contract for name, contract in CONTRACTS.items() if contract.retention_days is not None}
 
 
 def rows_about(declared: TableContract, about: datetime, written: datetime, count: int = 3) -> pl.DataFrame:

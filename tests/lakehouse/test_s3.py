@@ -84,7 +84,7 @@ def test_writes_reads_versions_and_maintenance_work_as_on_a_disk(lake, trades):
 
     assert table.scan(version=3).collect().height == 20
     assert table.scan(as_of=table.versions()[1].timestamp).collect().height == 10
-    assert [each.operation for each in table.versions()][:3] == ["CREATE TABLE", "APPEND", "MERGE"]
+    assert [version.operation for version in table.versions()][:3] == ["CREATE TABLE", "APPEND", "MERGE"]
     assert lake.table("quarantine.trades").scan().collect().height == 1
     report = maintain(lake, "market.trades", history_days=0)
     assert report.files_vacuumed > 0
@@ -186,7 +186,7 @@ def test_an_ordered_log_is_applied_exactly_once(lake):
             {
                 "seq": range(seq, seq + n),
                 "ts": [datetime(2024, 1, day, tzinfo=UTC)] * n,
-                "subject_id": [f"{each:032x}" for each in subjects],
+                "subject_id": [f"{subject:032x}" for subject in subjects],
                 "actor_id": ["system"] * n,
                 "action": ["user.register"] * n,
                 "outcome": ["success"] * n,

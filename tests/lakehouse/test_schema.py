@@ -23,7 +23,7 @@ def changed(lake, **changes):
 
 
 def columns(name, **changes):
-    return tuple(replace(each, **changes) if each.name == name else each for each in TRADES.columns)
+    return tuple(replace(column, **changes) if column.name == name else column for column in TRADES.columns)
 
 
 @pytest.fixture

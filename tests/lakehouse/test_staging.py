@@ -70,7 +70,7 @@ def test_an_unfinished_bar_fills_a_gap_but_never_replaces_a_finished_one(lake):
                 "venue": ["v"] * 2,
                 "symbol": ["A-B"] * 2,
                 "ts": ts,
-                "ts_close": [each.replace(second=59) for each in ts],
+                "ts_close": [time.replace(second=59) for time in ts],
                 **price,
                 "volume": [1.0] * 2,
                 "final": [final] * 2,

@@ -14,7 +14,7 @@ from hfthot_platform.storage.lakehouse import Lakehouse, maintain
 
 
 def heights(table):
-    return [table.scan(version=each.version).collect().height for each in table.readable_versions()]
+    return [table.scan(version=version.version).collect().height for version in table.readable_versions()]
 
 
 def set_commit_times(table, times):
@@ -101,7 +101,7 @@ def test_a_copied_table_answers_by_its_commits_not_by_its_file_times(three, lake
     copy = Lakehouse.open(tmp_path / "copy").table("market.trades")
 
     assert copy.scan(as_of=datetime(2024, 5, 2, 12, tzinfo=UTC)).collect().height == 10
-    assert [each.timestamp for each in copy.versions()] == [each.timestamp for each in three.versions()]
+    assert [version.timestamp for version in copy.versions()] == [version.timestamp for version in three.versions()]
     with pytest.raises(VersionUnavailableError):
         copy.scan(as_of=datetime(2024, 4, 1, tzinfo=UTC))
 
@@ -119,7 +119,7 @@ def test_a_clock_that_ran_backwards_does_not_reorder_versions(three):
     day = [datetime(2024, 5, 1 + i, tzinfo=UTC) for i in range(4)]
     set_commit_times(three, [day[0], day[3], day[1], day[2]])
 
-    times = [each.timestamp for each in three.versions()]
+    times = [version.timestamp for version in three.versions()]
 
     assert times == [day[0], day[3], day[3], day[3]]
     assert three.version_at(day[2]) == 0
@@ -144,7 +144,7 @@ def test_after_a_vacuum_the_readable_range_starts_at_the_oldest_intact_version(l
     readable = table.readable_versions()
     assert report.files_vacuumed == 2
     assert report.oldest_readable == readable[0].version == 3
-    assert [table.scan(version=each.version).collect().height for each in readable] == [3] * len(readable)
+    assert [table.scan(version=version.version).collect().height for version in readable] == [3] * len(readable)
     for version in (1, 2):
         with pytest.raises(VersionUnavailableError, match=rf"version {version} is not readable. Readable: version 3 "):
             table.scan(version=version)
@@ -165,8 +165,8 @@ def test_after_a_log_clean_up_the_readable_range_starts_at_a_version_that_loads(
     readable = table.readable_versions()
     assert readable[0].version == report.oldest_readable
     assert heights(table)[-1] == 120
-    for each in readable:
-        assert table.scan(version=each.version).collect().height == min(2 * each.version, 120)
+    for version in readable:
+        assert table.scan(version=version.version).collect().height == min(2 * version.version, 120)
     with pytest.raises(VersionUnavailableError, match=f"Readable: version {readable[0].version} "):
         table.scan(version=0)
 

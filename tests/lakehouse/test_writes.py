@@ -464,7 +464,7 @@ def test_the_history_tells_operations_and_rows(table, trades):
     table.replace(DAY, trades(3))
     table.restore(1)
 
-    told = [(each.operation, each.rows) for each in table.versions()]
+    told = [(version.operation, version.rows) for version in table.versions()]
 
     assert told[:4] == [("CREATE TABLE", None), ("APPEND", 10), ("MERGE", 2), ("OVERWRITE", 3)]
     assert told[4][0] == "RESTORE"

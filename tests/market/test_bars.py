@@ -26,10 +26,10 @@ def trades(*rows: tuple[float, float, float], **columns: object) -> pl.DataFrame
         {
             "venue": "binance",
             "symbol": "BTC-USDT",
-            "ts": [MIDNIGHT + timedelta(seconds=each) for each in seconds],
+            "ts": [MIDNIGHT + timedelta(seconds=second) for second in seconds],
             "trade_id": list(range(1, len(rows) + 1)),
-            "price": [float(each) for each in prices],
-            "amount": [float(each) for each in amounts],
+            "price": [float(price) for price in prices],
+            "amount": [float(amount) for amount in amounts],
             "side": "buy",
             "source": "vendor_history",
             "source_ref": "file:1",
@@ -128,7 +128,7 @@ def test_a_bar_of_mixed_trades_names_the_least_trustworthy_source_and_all_refere
 
 
 def test_many_references_are_abbreviated() -> None:
-    rows = trades(*((each, 10, 1) for each in range(9)), source_ref=[f"f{each}" for each in range(9)])
+    rows = trades(*((second, 10, 1) for second in range(9)), source_ref=[f"f{number}" for number in range(9)])
     assert bars_from_trades(rows)["source_ref"].item() == "f0 .. f8 (9 references)"
 
 

@@ -26,7 +26,7 @@ def bars(
         {
             "venue": [venue] * len(minutes),
             "symbol": [symbol] * len(minutes),
-            "ts": [START + each * step for each in minutes],
+            "ts": [START + minute * step for minute in minutes],
         },
         schema={"venue": pl.String, "symbol": pl.String, "ts": pl.Datetime("us", "UTC")},
     )
@@ -100,9 +100,9 @@ def test_runs_are_exactly_the_absent_minutes(present: set[int], low: int, length
     span = {"start": START + low * MINUTE, "end": START + (low + length) * MINUTE}
     runs = missing_runs(bars(sorted(present)), "1m", **span)
     absent = {
-        round((start - START) / MINUTE) + each
+        round((start - START) / MINUTE) + minute
         for start, missing in runs.select("start", "missing").rows()
-        for each in range(missing)
+        for minute in range(missing)
     }
     expected = set(range(low, low + length))
     inside = present & expected

@@ -315,7 +315,7 @@ def nonsense(arguments):
             bad = {str(value)[:12]: value for value in NUMBERS}
         elif isinstance(good, list | tuple | np.ndarray) and np.asarray(good).dtype.kind in "fi":
             bad = {label: change(good) for label, change in ARRAYS.items()}
-        elif isinstance(good, list | tuple) and all(isinstance(each, str) for each in good):
+        elif isinstance(good, list | tuple) and all(isinstance(name, str) for name in good):
             bad = {repr(value): value for value in NAMED}
         else:
             bad = {"another type": 7}
@@ -330,11 +330,11 @@ def numbers_of(result):
     elif isinstance(result, np.ndarray) and result.dtype.kind == "f":
         yield from result.ravel().tolist()
     elif dataclasses.is_dataclass(result):
-        for each in dataclasses.fields(result):
-            yield from numbers_of(getattr(result, each.name))
+        for field in dataclasses.fields(result):
+            yield from numbers_of(getattr(result, field.name))
     elif isinstance(result, tuple | list):
-        for each in result:
-            yield from numbers_of(each)
+        for member in result:
+            yield from numbers_of(member)
     elif isinstance(result, dict):
         yield from numbers_of(list(result.values()))
 
@@ -344,9 +344,9 @@ def test_every_public_name_is_in_the_walk():
     assert {name for name in public() if name not in listed} == set()
     assert {name for name in listed if name not in public()} == set()
     for name in research.__all__:
-        each = getattr(research, name)
-        if inspect.isclass(each) or inspect.isfunction(each):
-            assert each in public().values() or each.__module__ == research.__name__
+        offered = getattr(research, name)
+        if inspect.isclass(offered) or inspect.isfunction(offered):
+            assert offered in public().values() or offered.__module__ == research.__name__
 
 
 def test_every_number_and_array_of_a_function_is_in_the_walk():
@@ -382,7 +382,7 @@ def test_nonsense_is_refused_or_harmless(name):
             continue
         # Orders and fills may be absent, which NaN stands for.
         if name.split(".")[0] in {"portfolio", "mean_field_game", "chiarella"} and any(
-            math.isnan(each) for each in numbers_of(result)
+            math.isnan(number) for number in numbers_of(result)
         ):
             wrong[f"{parameter}={label}"] = f"NaN in {result!r}"
     assert wrong == {}

@@ -26,7 +26,7 @@ NONE = math.nan
 
 
 def bars_of(opens, closes, symbols=None, step=HOUR) -> Bars:
-    opens, closes = (np.asarray(each, dtype=float).reshape(len(each), -1) for each in (opens, closes))
+    opens, closes = (np.asarray(prices, dtype=float).reshape(len(prices), -1) for prices in (opens, closes))
     names = symbols or tuple(f"S{i}" for i in range(opens.shape[1]))
     high, low = np.maximum(opens, closes), np.minimum(opens, closes)
     return Bars(step * np.arange(len(opens)), names, opens, high, low, closes, np.ones_like(opens))
@@ -164,7 +164,9 @@ def test_bars_that_no_symbol_has_change_no_figure():
     closes = 100 * np.exp(np.cumsum(0.01 * np.random.default_rng(8).standard_normal(900)))
     padded = np.concatenate([closes[:450], np.full(300, np.nan), closes[450:]])
 
-    one, other = (backtest(lambda b: on_change(np.ones(len(b))), bars_of(each, each)) for each in (closes, padded))
+    one, other = (
+        backtest(lambda b: on_change(np.ones(len(b))), bars_of(prices, prices)) for prices in (closes, padded)
+    )
 
     assert other.bars_per_year == pytest.approx(one.bars_per_year)
     assert other.sharpe == pytest.approx(one.sharpe, rel=1e-12)
@@ -541,8 +543,8 @@ def with_gaps(seed, size=3_000, share=0.02) -> Bars:
     walk = random_walk(size, seed=seed)
     gone = np.random.default_rng([seed, 1]).random(size) < share
     values = {name: getattr(walk, name).copy() for name in ("open", "high", "low", "close", "volume")}
-    for each in values.values():
-        each[gone] = np.nan
+    for column in values.values():
+        column[gone] = np.nan
     return Bars(walk.times, walk.symbols, **values)
 
 
@@ -599,7 +601,7 @@ def told_in_advance(bars):
     return {
         "as it is": lambda b: known[: len(b)],
         "long or flat": lambda b: (known[: len(b)] > 0).astype(float),
-        "looked up by time": lambda b: np.array([by_time[each] for each in b.times.tolist()]),
+        "looked up by time": lambda b: np.array([by_time[time] for time in b.times.tolist()]),
         "sized by volatility": sized_by_volatility,
         "mixed with a rule": half_honest,
     }

@@ -46,7 +46,7 @@ def bars() -> Bars:
 def results() -> dict[str, Displayed]:
     rng = np.random.default_rng(0)
     data = bars()
-    regimes = {each: SymbolRegime("calm", 0.9, identified=False) for each in data.symbols}
+    regimes = {symbol: SymbolRegime("calm", 0.9, identified=False) for symbol in data.symbols}
     decision = decide(data, regimes, {})
     return {
         "model": fit_regimes(rng.standard_normal(600), observation="ar1", n_restarts=2, n_bootstrap=20),

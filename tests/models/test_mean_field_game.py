@@ -145,7 +145,7 @@ class TestClosedForm:
         t = np.linspace(0, horizon, 7)
         found = closed_form(TradeCrowding(*terms, 10.0), t)
         with mp.workdps(1500):
-            alpha, phi, kappa, terminal, horizon = (mp.mpf(each) + mp.mpf(10) ** -60 for each in terms)
+            alpha, phi, kappa, terminal, horizon = (mp.mpf(term) + mp.mpf(10) ** -60 for term in terms)
             gap = mp.sqrt(phi / kappa + (alpha / (4 * kappa)) ** 2)
             up, down = -alpha / (4 * kappa) + gap, -alpha / (4 * kappa) - gap
             # c1 + c2 = 10, and kappa E' + A E = 0 at T.

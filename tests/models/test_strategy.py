@@ -550,19 +550,19 @@ def test_every_row_explains_its_weight(seed):
 
     assert decision.rows.schema == pl.Schema(DECISION_SCHEMA)
     assert np.abs(decision.weights).sum() <= 1 + 0.2 + 1e-6
-    for each, weight in zip(decision.rows.iter_rows(named=True), decision.weights, strict=True):
-        assert each["weight"] == weight
-        assert each["reason"]
-        left = "left as it is" in each["reason"]
-        assert (weight != 0) <= (each["method"] != "none" or left)
-        if each["strategy"] == "risk_off":
+    for row, weight in zip(decision.rows.iter_rows(named=True), decision.weights, strict=True):
+        assert row["weight"] == weight
+        assert row["reason"]
+        left = "left as it is" in row["reason"]
+        assert (weight != 0) <= (row["method"] != "none" or left)
+        if row["strategy"] == "risk_off":
             assert weight == 0
-        if each["strategy"] in {"momentum", "stat_arb"} and weight != 0 and not left:
+        if row["strategy"] in {"momentum", "stat_arb"} and weight != 0 and not left:
             # A bet needs an identified regime, a signal, and a simulated market that agrees.
-            assert each["identified"]
-            assert each["confidence"] >= 0.6
-            assert each["expected_return"] * each["signal"] > 0
-        if each["strategy"] == "neutral":
+            assert row["identified"]
+            assert row["confidence"] >= 0.6
+            assert row["expected_return"] * row["signal"] > 0
+        if row["strategy"] == "neutral":
             assert weight >= 0 or left
 
 

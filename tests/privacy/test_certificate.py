@@ -50,7 +50,7 @@ def test_a_certificate_says_what_was_signed(certificate):
     assert found.request_id == STATEMENT["request_id"]
     assert found.ciphertext_until == NOW + timedelta(days=30)
     assert found.counts == {"keys": 4, "sessions": 2}
-    assert [each["reason"] for each in found.accepted] == ["a word of the language"]
+    assert [acceptance["reason"] for acceptance in found.accepted] == ["a word of the language"]
 
 
 def test_who_knows_the_user_id_can_tell_whom_it_concerns(certificate):

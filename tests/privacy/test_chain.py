@@ -153,7 +153,7 @@ def test_a_log_is_intact_from_the_first_entry_to_the_head(published, store):
 def test_whatever_is_done_to_the_rows_is_found(published, store, change, found):
     tamper(published, change)
 
-    assert found in [str(each) for each in verify_chain(published, store).problems]
+    assert found in [str(problem) for problem in verify_chain(published, store).problems]
 
 
 def test_a_day_moved_to_another_partition_is_found(published, store):

@@ -159,5 +159,5 @@ def test_open_requests_are_listed_with_the_ids_that_the_jobs_take(zoe):
 
     listed = json.loads(hfthot("requests", "--json").stdout)
 
-    assert {(each["kind"], each["request"]) for each in listed} == {("export", export), ("erasure", erasure)}
+    assert {(line["kind"], line["request"]) for line in listed} == {("export", export), ("erasure", erasure)}
     assert export in hfthot("requests").stdout

@@ -120,7 +120,7 @@ def everything(accounts, lake, folder: Path):
 
 
 def needles(person):
-    return [Needle("value", each, whole_word=len(each) < 20) for each in person.values]
+    return [Needle("value", value, whole_word=len(value) < 20) for value in person.values]
 
 
 def test_nothing_is_left_of_the_person_and_everything_of_the_others(erased):
@@ -133,7 +133,7 @@ def test_nothing_is_left_of_the_person_and_everything_of_the_others(erased):
     for table in USER_TABLES:
         assert len(lake.table(table.name).readable_versions()) > erased.versions[table.name]
     everywhere = [*places_of(accounts, lake), Folder("all", erased.settings.accounts.parent)]
-    assert [str(each) for each in scan(needles(ZOE), everywhere).findings] == []
+    assert [str(finding) for finding in scan(needles(ZOE), everywhere).findings] == []
 
 
 def test_the_certificate_is_returned_filed_and_genuine(erased):
@@ -188,7 +188,7 @@ def test_without_history_no_ciphertext_is_left_on_the_disk(accounts, lake, zoe, 
     envelopes = set()
     for version in range(lake.table("users").version() + 1):
         rows = lake.table("users").scan(version).filter(pl.col("subject_id") == subject).collect()
-        envelopes |= {each for name in ("username", "email", "first_name") for each in rows[name].drop_nulls()}
+        envelopes |= {envelope for name in ("username", "email", "first_name") for envelope in rows[name].drop_nulls()}
     audit = lake.table("audit_log").scan().filter(pl.col("subject_id") == subject).collect()
     envelopes |= set(audit["ip"].drop_nulls())
     assert len(envelopes) > 6
@@ -196,10 +196,10 @@ def test_without_history_no_ciphertext_is_left_on_the_disk(accounts, lake, zoe, 
     certificate = delete_user_permanent(accounts, lake, zoe.user_id, keep_history=False)
 
     assert certificate.ciphertext_until is None
-    report = scan([Needle("envelope", each) for each in envelopes], everything(accounts, lake, tmp_path))
+    report = scan([Needle("envelope", envelope) for envelope in envelopes], everything(accounts, lake, tmp_path))
     assert report.findings == ()
     live = [Path(settings.lake_root, name) for name in ("users", "sessions", "api_keys", "usage")]
-    found = scan([Needle("subject", subject)], [Folder(each.name, each) for each in live])
+    found = scan([Needle("subject", subject)], [Folder(folder.name, folder) for folder in live])
     assert found.findings == ()
     for table in USER_TABLES:
         assert len(lake.table(table.name).readable_versions()) == 1
@@ -460,7 +460,9 @@ def test_a_hold_is_audited_with_its_reason_encrypted(accounts, lake, zoe):
     flush(accounts.store, lake)
     rows = lake.table("audit_log").scan().filter(pl.col("resource") == hold.hold_id).sort("seq").collect()
     cipher = accounts.ciphers([subject], "audit")[subject]
-    reasons = [json.loads(cipher.decrypt("audit_log", "personal_detail", each)) for each in rows["personal_detail"]]
+    reasons = [
+        json.loads(cipher.decrypt("audit_log", "personal_detail", envelope)) for envelope in rows["personal_detail"]
+    ]
     assert rows["action"].to_list() == ["privacy.hold_place", "privacy.hold_release"]
     assert reasons == [{"reason": "tax audit of Zoé"}, {"reason": "over"}]
 
@@ -478,7 +480,7 @@ def test_a_hold_that_names_somebody_else_tells_nobody_and_keeps_nobody_from_bein
     hold = place_hold(accounts, other.user_id, ["audit"], reason)
     release_hold(accounts, hold.hold_id, f"{ZOE.last_name} took it back")
 
-    assert [each.reason for each in list_holds(accounts, active=False)] == [reason]
+    assert [hold.reason for hold in list_holds(accounts, active=False)] == [reason]
     stored = b"".join(path.read_bytes() for path in settings.accounts.iterdir() if path.is_file())
     assert ZOE.last_name.encode() not in stored
     assert delete_user_permanent(accounts, lake, zoe.user_id).request_id
@@ -491,12 +493,12 @@ def test_a_hold_can_be_read_for_as_long_as_it_is_active_and_not_after_the_erasur
     with pytest.raises(LegalHoldError):
         run_erasure(accounts, lake, request_id)
 
-    active = [each.reason for each in list_holds(accounts)]
+    active = [hold.reason for hold in list_holds(accounts)]
     release_hold(accounts, hold.hold_id, "settled")
     run_erasure(accounts, lake, request_id)
 
     assert active == ["claim of 2024"]
-    assert [each.reason for each in list_holds(accounts, active=False)] == [None]
+    assert [hold.reason for hold in list_holds(accounts, active=False)] == [None]
 
 
 def test_holds_are_for_administrators(accounts, zoe):

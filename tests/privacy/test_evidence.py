@@ -44,7 +44,7 @@ def cut(accounts, lake, keep):
 
 
 def said(report):
-    return [str(each) for each in report.problems]
+    return [str(problem) for problem in report.problems]
 
 
 def test_a_log_that_nobody_touched_fits_the_exported_heads(exported, lake):
@@ -133,4 +133,4 @@ def test_heads_of_entries_that_retention_removed_do_not_pile_up(exported, lake, 
 
     export_head(exported)
 
-    assert [each.seq for each in exported_heads(exported)] == [12, 13]
+    assert [head.seq for head in exported_heads(exported)] == [12, 13]

@@ -44,9 +44,9 @@ def test_the_json_document_has_everything_in_clear(accounts, lake, zoe):
     assert tables["store_provider_keys"][0]["secret"] == ZOE.provider_key
     assert tables["sessions"][0]["ip"] == ZOE.ip
     assert tables["store_usage"][0]["used"] == 1
-    assert {each["user_agent"] for each in tables["audit_log"]} >= {ZOE.user_agent}
+    assert {event["user_agent"] for event in tables["audit_log"]} >= {ZOE.user_agent}
     assert tables["audit_log"][0]["action"] == "user.register"
-    assert [each["ts"] for each in tables["audit_log"]] == sorted(each["ts"] for each in tables["audit_log"])
+    assert [event["ts"] for event in tables["audit_log"]] == sorted(event["ts"] for event in tables["audit_log"])
     assert "e1." not in path.read_text()
 
 
@@ -75,7 +75,7 @@ def test_every_way_to_sign_in_can_be_exported(accounts, lake, kind, request_):
     content = _content(export_user_data(accounts, lake, user.user_id, kind), "store_sessions")
 
     assert len(content) == 2
-    assert {each["ip"] or None for each in content} <= {request_.ip or None, None}
+    assert {row["ip"] or None for row in content} <= {request_.ip or None, None}
 
 
 def _content(path, table):
@@ -111,20 +111,20 @@ def test_an_archive_has_a_file_per_table_and_a_manifest_that_fits(accounts, lake
 
     with zipfile.ZipFile(path) as archive:
         manifest = json.loads(archive.read("manifest.json"))
-        names = {each["name"] for each in manifest["files"]}
+        names = {file["name"] for file in manifest["files"]}
         assert names | {"manifest.json"} == set(archive.namelist())
-        for each in manifest["files"]:
-            content = archive.read(each["name"])
-            assert hashlib.sha256(content).hexdigest() == each["sha256"]
+        for file in manifest["files"]:
+            content = archive.read(file["name"])
+            assert hashlib.sha256(content).hexdigest() == file["sha256"]
             if kind == "csv":
                 rows = list(csv.DictReader(io.StringIO(content.decode())))
-                columns = set(rows[0]) if rows else set(each["columns"])
+                columns = set(rows[0]) if rows else set(file["columns"])
             else:
                 frame = pl.read_parquet(content)
                 rows, columns = frame.rows(), set(frame.columns)
-            assert len(rows) == each["rows"]
-            assert columns == set(each["columns"])
-            assert all(each["columns"].values())
+            assert len(rows) == file["rows"]
+            assert columns == set(file["columns"])
+            assert all(file["columns"].values())
         assert ZOE.username in archive.read(f"profile.{kind}").decode("latin-1")
 
 

@@ -50,12 +50,12 @@ HASH = "$argon2id$v=19$m=8,t=1,p=1$bm9ib2R5$bm9ib2R5a25vd3M"
 
 def bars(symbol):
     start = datetime(2024, 3, 1, tzinfo=UTC)
-    ts = [start + timedelta(minutes=each) for each in range(50)]
+    ts = [start + timedelta(minutes=minutes) for minutes in range(50)]
     flat = pl.Series([100.0] * 50)
     return pl.DataFrame(
         {
             "ts": pl.Series(ts, dtype=pl.Datetime("us", "UTC")),
-            "ts_close": pl.Series([each + timedelta(minutes=1) for each in ts], dtype=pl.Datetime("us", "UTC")),
+            "ts_close": pl.Series([time + timedelta(minutes=1) for time in ts], dtype=pl.Datetime("us", "UTC")),
             "venue": ["simulated"] * 50,
             "symbol": [symbol] * 50,
             **dict.fromkeys(("open", "high", "low", "close", "volume", "quote_volume"), flat),
@@ -102,7 +102,7 @@ def test_words_symbols_shared_hashes_strangers_and_other_people_do_not_keep_an_e
         "username", "wrapped_key",
     }  # fmt: skip
     assert found["searched_values"]["email"] == 2
-    assert [tuple(each) for each in found["not_searched"] if "too short" not in each[1]] == [
+    assert [tuple(skipped) for skipped in found["not_searched"] if "too short" not in skipped[1]] == [
         ("first_name", "a word of market.bars_1m"),
         ("ip", "an address that many machines have"),
         ("last_name", "a word of the platform's own texts"),
@@ -132,16 +132,16 @@ def test_what_is_left_is_shown_accepted_with_a_reason_and_certified(accounts, la
     (state,) = list_erasures(accounts)
     assert (state.state, state.hits, state.deadline) == ("failed", 2, NOW + timedelta(days=30))
     hits = erasure_hits(accounts, failed)
-    assert {(each.place, each.kind, each.inside, each.before) for each in hits} == {
+    assert {(hit.place, hit.kind, hit.inside, hit.before) for hit in hits} == {
         ("landing", "email", "bytes", 1),
         ("landing", "username", "name", 1),
     }
     assert all(value not in repr((hits, state)) for value in ZOE.values)
     revealed = erasure_hits(accounts, failed, reveal=True)
-    assert any(ZOE.email in (each.context or "") for each in revealed)
-    assert all(ZOE.username in (each.path or "") for each in revealed)
+    assert any(ZOE.email in (hit.context or "") for hit in revealed)
+    assert all(ZOE.username in (hit.path or "") for hit in revealed)
 
-    name, address = sorted(hits, key=lambda each: each.inside, reverse=True)
+    name, address = sorted(hits, key=lambda hit: hit.inside, reverse=True)
     for reason in ("", " ", "two\nlines", "x" * 501, f"it is {ZOE.last_name}'s", f"mail of {ZOE.email.upper()}"):
         with pytest.raises(BadRequestError):
             accept_erasure_hit(accounts, failed, address.hit, reason)
@@ -155,7 +155,7 @@ def test_what_is_left_is_shown_accepted_with_a_reason_and_certified(accounts, la
     accept_erasure_hit(accounts, failed, address.hit, "kept by order of the court")
     certificate = run_erasure(accounts, lake, failed)
 
-    assert [(each["kind"], each["reason"]) for each in certificate.accepted] == [
+    assert [(acceptance["kind"], acceptance["reason"]) for acceptance in certificate.accepted] == [
         ("username", "a ship of this name"),
         ("email", "kept by order of the court"),
     ]
@@ -202,15 +202,15 @@ def test_what_is_sought_is_destroyed_when_its_time_is_over_and_the_request_says_
     with accounts.store.reading() as rx:
         assert rx.execute(sa.select(schema.erasure_requests.c.sealed)).scalar_one() is None
         names = rx.execute(sa.select(schema.keys.c.name)).scalars()
-        assert not [each for each in names if each.startswith("erasure:")]
+        assert not [name for name in names if name.startswith("erasure:")]
     (state,) = list_erasures(accounts)
     assert (state.state, state.deadline, state.hits) == ("unproven", None, 2)
     assert "places still hold something of the person" in (state.problem or "")
-    assert {each.place for each in erasure_hits(accounts, failed, reveal=True)} == {"landing"}
+    assert {hit.place for hit in erasure_hits(accounts, failed, reveal=True)} == {"landing"}
     with pytest.raises(ErasureUnverifiedError, match="can be proven no more"):
         run_erasure(accounts, lake, failed)
     assert pending_erasures(accounts) == []
-    report = scan([Needle("value", each) for each in ZOE.values], [Folder("store", settings.accounts)])
+    report = scan([Needle("value", value) for value in ZOE.values], [Folder("store", settings.accounts)])
     assert report.findings == ()
     assert expire_sealed(accounts, lake) == 0
 
@@ -227,7 +227,7 @@ def test_an_erasure_that_nobody_went_on_with_ends_too_and_is_purged(accounts, la
 
     expire_sealed(accounts, lake)
 
-    assert [each.state for each in list_erasures(accounts)] == ["unproven"]
+    assert [erasure.state for erasure in list_erasures(accounts)] == ["unproven"]
     assert not list(settings.exports.glob("*/*"))
     assert lake.table("users").scan().collect().is_empty()
 
@@ -253,7 +253,7 @@ def test_a_certificate_that_a_kill_kept_from_its_folder_is_filed_by_whoever_come
     with pytest.raises(KeyboardInterrupt):
         run_erasure(accounts, lake, request_id)
     monkeypatch.undo()
-    assert [each.state for each in list_erasures(accounts)] == ["signed"]
+    assert [erasure.state for erasure in list_erasures(accounts)] == ["signed"]
     assert pending_erasures(accounts) == [request_id]
 
     certificate = run_erasure(accounts, lake, request_id)
@@ -277,7 +277,7 @@ def test_places_of_every_process_are_searched_and_those_that_are_gone_told(
     with Accounts.open(settings, clock) as accounts:
         assert {UsedPlace("dagster", str(home)), UsedPlace("landing", str(disk))} <= set(used_places(accounts.store))
         places, limits = searched_places(accounts, lake)
-        assert {disk, home, tmp_path / "elsewhere"} <= {each.root for each in places if isinstance(each, Folder)}
+        assert {disk, home, tmp_path / "elsewhere"} <= {place.root for place in places if isinstance(place, Folder)}
         assert limits == ["A folder that was used as landing is not there (any more), and was not searched."]
         monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "never made"))
         assert "The folder of Dagster that is configured is not there" in " ".join(searched_places(accounts, lake)[1])
@@ -317,8 +317,8 @@ def test_only_what_identifies_is_sought(kind, value, sought):
 
 
 def test_words_of_the_platforms_own_texts_are_known_in_any_case():
-    assert all(is_own_text(each) for each in ("tables", "Case", "MATERIALIZE", "erasure", "Parquet"))
-    assert not any(is_own_text(each) for each in ("Quintessabel", "zoe_quintessa", "Case Quintessabel"))
+    assert all(is_own_text(text) for text in ("tables", "Case", "MATERIALIZE", "erasure", "Parquet"))
+    assert not any(is_own_text(text) for text in ("Quintessabel", "zoe_quintessa", "Case Quintessabel"))
 
 
 def test_what_is_sought_is_the_same_after_it_was_sealed():
@@ -332,7 +332,7 @@ def test_what_is_sought_is_the_same_after_it_was_sealed():
 
 def test_the_doctor_tells_of_failed_requests_with_their_time_and_what_to_do(accounts, lake, failed, settings, clock):
     def told(now):
-        return next(each for each in diagnose(settings, now) if each.subject == "erasures")
+        return next(finding for finding in diagnose(settings, now) if finding.subject == "erasures")
 
     early, late = told(NOW), told(NOW + timedelta(days=24))
 

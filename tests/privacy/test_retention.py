@@ -39,7 +39,9 @@ def act(accounts, lake, user, clock, days):
 
 
 def partitions(settings):
-    return sorted(each.name for each in Path(settings.lake_root, "audit_log").glob("date=*") if list(each.iterdir()))
+    return sorted(
+        folder.name for folder in Path(settings.lake_root, "audit_log").glob("date=*") if list(folder.iterdir())
+    )
 
 
 def test_old_days_of_the_audit_log_are_physically_gone(accounts, lake, user, clock, settings):

@@ -64,9 +64,9 @@ ENCODED = {
     "quoted-printable": quopri.encodestring(EMAIL.encode(), quotetabs=True),
     "every character for urls": "".join(f"%{byte:02X}" for byte in EMAIL.encode()).encode(),
     "every character for mail": "".join(f"={byte:02X}" for byte in EMAIL.encode()).encode(),
-    "every character for html": "".join(f"&#{ord(each)};" for each in EMAIL).encode(),
-    "every character for html, base 16": "".join(f"&#x{ord(each):X};" for each in EMAIL).encode(),
-    "every character for json": "".join(f"\\u{ord(each):04x}" for each in EMAIL).encode(),
+    "every character for html": "".join(f"&#{ord(character)};" for character in EMAIL).encode(),
+    "every character for html, base 16": "".join(f"&#x{ord(character):X};" for character in EMAIL).encode(),
+    "every character for json": "".join(f"\\u{ord(character):04x}" for character in EMAIL).encode(),
     "base64 of lower case": base64.b64encode(EMAIL.lower().encode()),
 }
 
@@ -172,7 +172,7 @@ def packed_zstd(data):
 def test_a_value_inside_an_archive_is_found(place, pack, form):
     (place.root / "archive.bin").write_bytes(pack(b"before " + ENCODED[form] + b" after"))
 
-    assert {each.inside for each in looked(place).findings} - {"bytes"}
+    assert {finding.inside for finding in looked(place).findings} - {"bytes"}
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
@@ -181,7 +181,7 @@ def test_a_value_inside_parquet_pages_is_found(place, compression, dictionary):
     content = packed_parquet(EMAIL, compression=compression, use_dictionary=dictionary, write_statistics=False)
     (place.root / "part.parquet").write_bytes(content)
 
-    assert "parquet" in {each.inside for each in looked(place).findings}
+    assert "parquet" in {finding.inside for finding in looked(place).findings}
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_a_value_inside_parquet_pages_is_found(place, compression, dictionary):
 def test_a_value_inside_a_nested_parquet_column_is_found(place, column):
     pq.write_table(pa.table({"x": column}), place.root / "part.parquet", compression="zstd", write_statistics=False)
 
-    assert {each.inside for each in looked(place).findings} >= {"parquet"}
+    assert {finding.inside for finding in looked(place).findings} >= {"parquet"}
 
 
 def addresses(at: int = 2222) -> list[str]:
@@ -284,7 +284,7 @@ def test_a_value_inside_any_container_is_found(place, tmp_path):
 
     report = looked(place)
 
-    assert {each.file for each in report.findings} == set(CONTAINERS)
+    assert {finding.file for finding in report.findings} == set(CONTAINERS)
     assert report.places[0].opaque == ()
 
 
@@ -334,7 +334,7 @@ def test_what_decodes_before_a_damage_is_searched_and_the_damage_told(place):
 
     report = looked(place)
 
-    assert {each.file for each in report.findings} == set(DAMAGED)
+    assert {finding.file for finding in report.findings} == set(DAMAGED)
     assert set(report.places[0].opaque) == set(DAMAGED)
 
 
@@ -369,7 +369,7 @@ def test_many_findings_of_one_value_hide_no_other_one(place):
 
     report = looked(place, Needle("first_name", "Marlin", whole_word=True), NEEDLE, limits=ScanLimits(alike=5))
 
-    assert {each.kind for each in report.findings} == {"first_name", "email"}
+    assert {finding.kind for finding in report.findings} == {"first_name", "email"}
     assert len(report.findings) == 6
     assert sorted(report.counts.values()) == [1, 1000]
     assert not report.truncated
@@ -379,7 +379,7 @@ def test_a_value_in_parquet_statistics_is_found(place):
     content = packed_parquet(EMAIL, compression="zstd", write_statistics=True)
     (place.root / "part.parquet").write_bytes(content)
 
-    assert "bytes" in {each.inside for each in looked(place).findings}
+    assert "bytes" in {finding.inside for finding in looked(place).findings}
 
 
 def test_a_name_beside_other_values_of_a_parquet_column_is_a_word(place):
@@ -397,7 +397,7 @@ def test_a_value_in_a_sqlite_row_across_pages_is_found(place):
     base.commit()
     base.close()
 
-    rows = {each.inside for each in looked(place).findings}
+    rows = {finding.inside for finding in looked(place).findings}
 
     assert "sqlite" in rows
 
@@ -409,7 +409,7 @@ def test_a_value_in_a_write_ahead_log_is_found(place):
     base.execute("INSERT INTO events VALUES (?)", (EMAIL,))
     base.commit()
 
-    found = {each.file for each in looked(place).findings}
+    found = {finding.file for finding in looked(place).findings}
 
     base.close()
     assert "events.db-wal" in found
@@ -440,14 +440,14 @@ def test_a_value_in_a_damaged_database_is_found_in_its_bytes(place):
 
     report = looked(place)
 
-    assert [each.offset for each in report.findings] == [12_345_678 + len(SQLITE)]
+    assert [finding.offset for finding in report.findings] == [12_345_678 + len(SQLITE)]
     assert report.places[0].opaque == ("cut.db",)
 
 
 def test_an_archive_that_is_named_like_a_databases_log_is_opened(place):
     (place.root / "odd.db-wal").write_bytes(packed_zip(b" ".join([EMAIL.encode()] * 50)))
 
-    assert {each.inside for each in looked(place).findings} >= {"zip:1"}
+    assert {finding.inside for finding in looked(place).findings} >= {"zip:1"}
 
 
 def test_without_the_process_that_reads_databases_a_scan_does_not_count(place, monkeypatch):
@@ -469,8 +469,8 @@ def test_a_value_in_the_name_of_a_file_or_folder_is_found_and_withheld(place):
 
     report = looked(place)
 
-    assert {each.inside for each in report.findings} == {"name", "bytes"}
-    assert all("example.org" not in str(each) for each in report.findings)
+    assert {finding.inside for finding in report.findings} == {"name", "bytes"}
+    assert all("example.org" not in str(finding) for finding in report.findings)
 
 
 def test_links_are_followed_and_their_targets_names_looked_at(place, tmp_path):
@@ -484,7 +484,7 @@ def test_links_are_followed_and_their_targets_names_looked_at(place, tmp_path):
 
     report = looked(place)
 
-    found = {(each.file.rpartition("/")[2], each.inside) for each in report.findings}
+    found = {(finding.file.rpartition("/")[2], finding.inside) for finding in report.findings}
     assert found == {("waiting.jsonl", "bytes"), ("file", "bytes"), ("(withheld)", "name")}
     assert report.places[0].skipped == ("other (a link to nowhere)",)
 
@@ -500,7 +500,7 @@ def test_links_in_a_circle_or_to_everything_end(place):
 
     report = looked(place)
 
-    assert [each.file for each in report.findings] == ["below/some.log"]
+    assert [finding.file for finding in report.findings] == ["below/some.log"]
     assert report.places[0].skipped == (
         "all (a link to a folder around it)",
         "kernel (a link into the kernel's files)",
@@ -517,8 +517,8 @@ def test_a_place_that_is_a_link_is_searched_and_one_to_nowhere_is_told(tmp_path)
 
     report = scan([NEEDLE], [Folder("linked", tmp_path / "linked"), Folder("broken", tmp_path / "broken")])
 
-    assert [(each.place, each.file) for each in report.findings] == [("linked", "some.log")]
-    assert [each.skipped for each in report.places] == [(), (". (a link to nowhere)",)]
+    assert [(finding.place, finding.file) for finding in report.findings] == [("linked", "some.log")]
+    assert [searched.skipped for searched in report.places] == [(), (". (a link to nowhere)",)]
 
 
 def test_a_pipe_a_socket_and_a_device_are_told_and_not_waited_for(place):
@@ -528,7 +528,7 @@ def test_a_pipe_a_socket_and_a_device_are_told_and_not_waited_for(place):
         (place.root / "null").symlink_to("/dev/null")
         report = looked(place)
 
-    assert [each.split(" (")[0] for each in report.places[0].skipped] == ["null", "pipe", "socket"]
+    assert [entry.split(" (")[0] for entry in report.places[0].skipped] == ["null", "pipe", "socket"]
 
 
 def test_a_file_with_a_hole_takes_as_long_as_what_it_holds(place):
@@ -539,7 +539,7 @@ def test_a_file_with_a_hole_takes_as_long_as_what_it_holds(place):
 
     report = looked(place)
 
-    assert [each.offset for each in report.findings] == [1 << 41]
+    assert [finding.offset for finding in report.findings] == [1 << 41]
     assert report.places[0].bytes < 1 << 20
 
 
@@ -557,7 +557,7 @@ def test_a_file_that_vanishes_meanwhile_holds_nothing(place, monkeypatch):
 
     report = looked(place)
 
-    assert [each.file for each in report.findings] == ["some.log"]
+    assert [finding.file for finding in report.findings] == ["some.log"]
     assert report.unreadable == ()
 
 
@@ -582,7 +582,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_searched(place, mo
     report = looked(place)
 
     assert report.unreadable == ("lake: locked (Permission denied)",)
-    assert [each.file for each in report.findings] == ["open/some.log"]
+    assert [finding.file for finding in report.findings] == ["open/some.log"]
 
 
 def test_other_users_folders_in_a_shared_place_are_listed_and_no_obstacle(tmp_path, monkeypatch):
@@ -609,7 +609,7 @@ def test_a_place_that_cannot_be_written_is_searched_without_a_test_of_its_own(pl
 
     report = scan([NEEDLE], [place, Folder("other", tmp_path / "other")])
 
-    assert [each.tested for each in report.places] == [False, True]
+    assert [searched.tested for searched in report.places] == [False, True]
     assert report.findings
     with pytest.raises(ErasureUnverifiedError, match="could be written nowhere"):
         scan([NEEDLE], [place])
@@ -660,11 +660,13 @@ def test_a_short_name_is_not_found_in_binary_noise(place):
     (place.root / "noise.bin").write_bytes(noise.tobytes())
     (place.root / "some.log").write_text("said Anna to the others")
 
-    assert {each.file for each in looked(place, Needle("first_name", "anna", whole_word=True)).findings} == {"some.log"}
+    assert {finding.file for finding in looked(place, Needle("first_name", "anna", whole_word=True)).findings} == {
+        "some.log"
+    }
 
 
 def test_what_is_too_short_to_be_looked_for_is_said_and_not_counted(place):
-    short = [Needle("first_name", each, whole_word=True) for each in ("Al", "Eva", "李", "Ия")]
+    short = [Needle("first_name", name, whole_word=True) for name in ("Al", "Eva", "李", "Ия")]
 
     report = looked(place, *short, NEEDLE)
 
@@ -680,9 +682,9 @@ def test_names_of_any_script_are_found_as_words_in_any_form(place):
             for how, written in {"utf-8": text, "json": json.dumps(text), "upper": text.upper()}.items():
                 (place.root / f"{number} {form} {how}.log").write_text(f"said {written}, then left")
 
-    report = looked(place, *(Needle("first_name", each, whole_word=True) for each in names))
+    report = looked(place, *(Needle("first_name", name, whole_word=True) for name in names))
 
-    found = {(each.file, each.needle.value) for each in report.findings}
+    found = {(finding.file, finding.needle.value) for finding in report.findings}
     wanted = {
         (f"{number} {form} {how}.log", name)
         for number, name in enumerate(names)
@@ -721,7 +723,7 @@ def test_a_value_across_the_lines_of_a_code_is_found(place):
         (place.root / name).write_bytes(ends[end].join(lines).encode())
         wanted.add((name, code))
 
-    assert {(each.file, each.encoding) for each in looked(place).findings} == wanted
+    assert {(finding.file, finding.encoding) for finding in looked(place).findings} == wanted
 
 
 def test_bytes_are_found_raw_and_coded(place):
@@ -730,7 +732,7 @@ def test_bytes_are_found_raw_and_coded(place):
     (place.root / "b").write_text(token.hex())
     (place.root / "c").write_bytes(base64.b64encode(b"1" + token))
 
-    assert {each.file for each in looked(place, Needle("token", token)).findings} == {"a", "b", "c"}
+    assert {finding.file for finding in looked(place, Needle("token", token)).findings} == {"a", "b", "c"}
 
 
 def test_a_file_that_cannot_be_decoded_is_named_and_read_as_bytes(place):
@@ -754,7 +756,7 @@ def test_a_value_across_the_border_of_two_sections_is_found_once(place, shift):
 
     report = scan([NEEDLE], [place], limits=ScanLimits(section=section))
 
-    assert [each.offset for each in report.findings] == at
+    assert [finding.offset for finding in report.findings] == at
     assert report.places[0].bytes == len(content)
 
 
@@ -816,7 +818,7 @@ def test_of_a_folder_shared_with_others_only_the_named_part_is_read(tmp_path):
 
     report = scan([NEEDLE], [Folder("temporary", tmp_path, only=("staging-*",))])
 
-    assert {each.file for each in report.findings} == {"staging-1/a"}
+    assert {finding.file for finding in report.findings} == {"staging-1/a"}
 
 
 def test_a_folder_that_does_not_exist_is_empty(tmp_path):

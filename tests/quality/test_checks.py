@@ -32,7 +32,7 @@ def bars(minutes, *, symbol="BTC-USDT", start=START, venue="binance"):
             "venue": venue,
             "symbol": symbol,
             "ts": ts,
-            "ts_close": [each + timedelta(minutes=1) for each in ts],
+            "ts_close": [moment + timedelta(minutes=1) for moment in ts],
             "open": price,
             "high": price,
             "low": price,
@@ -78,7 +78,7 @@ def instruments(*symbols, delisted_on=None):
 
 
 def outcome(lake, table, name, *, span=DAY, now=NOW):
-    return next(each for each in run_checks(lake, table, span, now) if each.name == name)
+    return next(check for check in run_checks(lake, table, span, now) if check.name == name)
 
 
 def test_a_complete_fresh_known_table_passes_every_check(lake):
@@ -86,20 +86,20 @@ def test_a_complete_fresh_known_table_passes_every_check(lake):
     lake.table("market.bars_1m").append(bars(range(1440)))
     found = run_checks(lake, "market.bars_1m", DAY, NOW)
     # The Delta writer may interleave batches of rows, so the order within files is not this test's matter.
-    assert {each.name for each in found if not each.passed} <= {"file_order"}
+    assert {check.name for check in found if not check.passed} <= {"file_order"}
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
 def test_every_table_has_its_checks_even_before_it_is_written(lake, name):
     found = run_checks(lake, name, None, NOW)
-    assert [(each.name, each.severity) for each in found] == [
-        (each.name, each.severity) for each in checks_of(contract(name))
+    assert [(check.name, check.severity) for check in found] == [
+        (check.name, check.severity) for check in checks_of(contract(name))
     ]
-    assert all(each.passed for each in found)
+    assert all(check.passed for check in found)
 
 
 def test_which_checks_apply_follows_from_the_contract():
-    names = {name: {each.name for each in checks_of(contract(name))} for name in CONTRACTS}
+    names = {name: {check.name for check in checks_of(contract(name))} for name in CONTRACTS}
     everything = {"values", "consistency", "spikes", "unique_key", "file_order", "completeness", "staleness"}
     assert names["market.bars_1m"] == everything | {"agreement", "known_symbols"}
     assert names["market.trades"] == everything - {"consistency", "completeness"} | {"known_symbols"}
@@ -109,8 +109,8 @@ def test_which_checks_apply_follows_from_the_contract():
 
 def test_outcomes_are_plain_json(lake):
     lake.table("market.bars_1m").append(bars([0, 1, 5]))
-    for each in run_checks(lake, "market.bars_1m", None, NOW):
-        assert json.loads(json.dumps(asdict(each)))["observed"]["version"] == lake.table("market.bars_1m").version()
+    for check in run_checks(lake, "market.bars_1m", None, NOW):
+        assert json.loads(json.dumps(asdict(check)))["observed"]["version"] == lake.table("market.bars_1m").version()
 
 
 def test_missing_minutes_are_counted_and_not_filled(lake):
@@ -236,7 +236,7 @@ def test_a_live_series_that_stopped_is_stale_and_the_others_are_not(lake):
     found = outcome(lake, "market.bars_1m", "staleness", span=None, now=now)
     assert not found.passed
     assert (found.observed["series"], found.observed["stale_series"]) == (2, 1)
-    assert [each["symbol"] for each in found.observed["worst"]] == ["OLD-USDT"]
+    assert [series["symbol"] for series in found.observed["worst"]] == ["OLD-USDT"]
     assert found.observed["worst"][0]["hours_behind"] == pytest.approx(96, abs=0.1)
 
 

@@ -161,9 +161,9 @@ def everything(folder: Path, worker, sides: list[Path], *, same_day: bool) -> No
             # The newest acknowledged change, or a later one that was under way.
             tried = sorted(last[name], reverse=True)
             possible = []
-            for each in tried:
-                possible.append(f"Name {each}")
-                if ("update", str(each), name) in done:
+            for attempt in tried:
+                possible.append(f"Name {attempt}")
+                if ("update", str(attempt), name) in done:
                     break
             else:
                 possible.append(None)

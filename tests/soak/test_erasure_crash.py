@@ -104,9 +104,9 @@ def test_no_kill_at_any_moment_loses_or_leaves_anything(tmp_path, monkeypatch):
         assert chain.problems == (), f"after {kind}: {chain.problems}"
         for user_id in dice.sample(sorted(living), min(len(living), 3)):
             assert accounts.get_user(user_id).email == living[user_id].email
-        done = {each.request_id for each in list_erasures(accounts) if each.state == "done"}
+        done = {erasure.request_id for erasure in list_erasures(accounts) if erasure.state == "done"}
         assert {path.stem for path in settings.certificates.glob("[0-9a-f]*.json")} <= done
-        assert "failed" not in {each.state for each in list_erasures(accounts)}
+        assert "failed" not in {erasure.state for erasure in list_erasures(accounts)}
     spawner.stdin.close()
     spawner.stdout.close()
     spawner.wait(timeout=30)
@@ -115,14 +115,14 @@ def test_no_kill_at_any_moment_loses_or_leaves_anything(tmp_path, monkeypatch):
         run_erasure(accounts, lake, request_id)
     states = list_erasures(accounts)
     assert len(states) == len(erased) >= 3
-    assert {each.state for each in states} == {"done"}
-    for each in states:
+    assert {erasure.state for erasure in states} == {"done"}
+    for erasure in states:
         # One that was killed between the last commit and the file gets it when it is run again.
-        assert run_erasure(accounts, lake, each.request_id).request_id == each.request_id
-        verify(settings.certificates / f"{each.request_id}.json", public_key(accounts))
+        assert run_erasure(accounts, lake, erasure.request_id).request_id == erasure.request_id
+        verify(settings.certificates / f"{erasure.request_id}.json", public_key(accounts))
     needles = [Needle("value", value, whole_word=True) for person in erased.values() for value in person.values]
     report = scan(needles, places_of(accounts, lake))
-    assert [str(each) for each in report.findings if "192.0.2" not in str(each)] == []
+    assert [str(finding) for finding in report.findings if "192.0.2" not in str(finding)] == []
     for user_id in erased:
         with pytest.raises(ErasedSubjectError):
             accounts.get_user(user_id)

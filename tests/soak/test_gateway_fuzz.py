@@ -77,7 +77,9 @@ class Fuzz:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._questions = Questions(seed)
-        self._seeds = [each for group in (*REFUSED.values(), *BOMBS.values()) for each in group if len(each) < 2_000]
+        self._seeds = [
+            statement for group in (*REFUSED.values(), *BOMBS.values()) for statement in group if len(statement) < 2_000
+        ]
         self._seeds += HARMLESS
 
     def one(self) -> str:
@@ -138,8 +140,8 @@ class Fuzz:
             tree, donor = (sqlglot.parse_one(self.seed(), dialect="duckdb") for _ in range(2))
             for _ in range(pick.choice((1, 1, 2, 4))):
                 kind = pick.choice((exp.Condition, exp.Condition, exp.Binary, exp.Func, exp.Table, exp.Query))
-                places = [each for each in tree.find_all(kind) if each.parent is not None]
-                given = [each.copy() for each in donor.find_all(kind)]
+                places = [node for node in tree.find_all(kind) if node.parent is not None]
+                given = [node.copy() for node in donor.find_all(kind)]
                 given += [exp.maybe_parse(pick.choice(EXTREMES), dialect="duckdb")] if kind is exp.Condition else []
                 if places and given:
                     pick.choice(places).replace(pick.choice(given))
@@ -181,7 +183,7 @@ def test_whatever_is_sent_the_server_stays_up(lake):
                 failures.append(f"{type(error).__name__}: {error}: {sql!r}")
                 continue
             seconds = time.monotonic() - started
-            if leaks := [each for each in CANARIES if each in told and each not in sql]:
+            if leaks := [canary for canary in CANARIES if canary in told and canary not in sql]:
                 failures.append(f"tells {leaks}: {sql!r}: {told[:500]!r}")
             if seconds > DEADLINE + 1 + 60:
                 failures.append(f"{seconds:.1f} s: {sql!r}")

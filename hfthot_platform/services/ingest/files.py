@@ -299,7 +299,7 @@ def _walked(path: Path) -> Iterator[Path]:
         folders.sort()
         yield from (Path(place, name) for name in sorted(names) if not _is_no_candidate(name))
     # A folder that cannot be listed is told of as if it were a file.
-    yield from (Path(archive.filename) for archive in closed)
+    yield from (Path(error.filename) for error in closed)
 
 
 def _snake(error: Exception) -> str:
