@@ -9,7 +9,7 @@ from assets.common import DAILY, RULES, asset_key, published, static_metadata, t
 from hfthot_platform.core.time import ONE_DAY
 from hfthot_platform.domain.contracts import contract
 from hfthot_platform.services.ingest import FileOutcome, incident_of, ingest_landing
-from hfthot_platform.services.ingest.records import Known
+from hfthot_platform.services.ingest.records import FileRecord
 from hfthot_platform.storage.incidents import notify, record
 from resources.platform import Platform
 
@@ -83,7 +83,7 @@ def ingest_files(
 
 
 def announcements(
-    file: FileOutcome | Known, *, table: str | None, run_id: str
+    file: FileOutcome | FileRecord, *, table: str | None, run_id: str
 ) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Return the events that tell the graph which days of a table have other rows, and that they passed its rules.
 

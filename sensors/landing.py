@@ -8,7 +8,7 @@ import polars as pl
 from assets.common import DAILY
 from assets.ops import announcements
 from hfthot_platform.services.ingest import folders_not_read, waiting_files
-from hfthot_platform.services.ingest.records import Known, known
+from hfthot_platform.services.ingest.records import FileRecord, known
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]
@@ -65,12 +65,12 @@ def withdrawn_files(
     )
 
 
-def _mark(file: Known) -> str:
+def _mark(file: FileRecord) -> str:
     """Return what orders records by their time."""
     return f"{file.ingested_at.isoformat(timespec='microseconds')} {file.content_hash}"
 
 
-def _derivation(file: Known) -> list[dg.RunRequest]:
+def _derivation(file: FileRecord) -> list[dg.RunRequest]:
     days = [day.isoformat() for day in sorted(file.days) if DAILY.has_partition_key(day.isoformat())]
     if not days:
         return []

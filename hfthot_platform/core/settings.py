@@ -58,17 +58,17 @@ _PLACES: Final = (
 )
 
 
-class _Feed(BaseModel):
+class _FeedSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class SampleFeedSettings(_Feed):
+class SampleFeedSettings(_FeedSettings):
     """Real daily data that ships inside Python packages: S&P 500 bars, 20 US stocks' closes."""
 
     kind: Literal["sample"] = "sample"
 
 
-class SimulatedFeedSettings(_Feed):
+class SimulatedFeedSettings(_FeedSettings):
     """A seeded exchange; its rows say `synthetic`."""
 
     kind: Literal["simulated"] = "simulated"
@@ -83,7 +83,7 @@ class SimulatedFeedSettings(_Feed):
 _MarketTable = Literal["market.trades", "market.bars_1m", "market.bars", "market.instruments"]
 
 
-class ArchiveFeedSettings(_Feed):
+class ArchiveFeedSettings(_FeedSettings):
     """Binance's public archive, by download or from a folder that mirrors it."""
 
     kind: Literal["binance_archive"] = "binance_archive"
@@ -101,7 +101,7 @@ class ArchiveFeedSettings(_Feed):
     """Which of the archive's two kinds of trades `market.trades` gets; they number the same trades differently."""
 
 
-class CcxtFeedSettings(_Feed):
+class CcxtFeedSettings(_FeedSettings):
     """An exchange's REST interface, through the ccxt library."""
 
     kind: Literal["ccxt"] = "ccxt"

@@ -251,7 +251,7 @@ RESULTS = {
     *("portfolio.AlignedReturns", "portfolio.Allocation", "portfolio.Moments"),
     *("mean_field_game.ClosedForm", "mean_field_game.CrowdingCalibration", "mean_field_game.MeanFieldSolution"),
     "mean_field_game.PriceForecast",
-    *(f"chiarella.{name}" for name in ("Calibration", "Estimate", "Impact", "Moments", "Simulation", "Stability")),
+    *(f"chiarella.{name}" for name in ("Calibration", "Estimate", "Impact", "PriceMoments", "Simulation", "Stability")),
     # Events and what is done about them: tests/models/test_event_driven.py.
     *("panel.time_text", "events.Bar", "events.Book", "events.Trade", "events.trades_from", "backtest.Vectorised"),
     *("port.Context", "port.EventStrategy", "port.Fill"),

@@ -53,7 +53,7 @@ from hfthot_platform.domain.contracts import contract
 from hfthot_platform.domain.contracts.model import REJECTED_SCHEMA
 from hfthot_platform.domain.market.trade_ids import arrival_rank, synthetic_trade_id, venue_trade_id
 
-__all__ = ["CcxtFeed", "CcxtOptions", "Credentials", "Secret", "venue_name"]
+__all__ = ["CcxtFeed", "CcxtOptions", "Credentials", "SecretValue", "venue_name"]
 
 _T = TypeVar("_T")
 _TABLES: Final = ("market.trades", "market.bars_1m", "market.bars", "market.instruments")
@@ -63,7 +63,7 @@ _CONTRACT_SYMBOL: Final = re.compile(r"[A-Z0-9][A-Z0-9._]*(-[A-Z0-9._]+)*")
 _FINAL_STATUS: Final = frozenset({400, 401, 403, 404, 405, 410, 451})
 
 
-class Secret(Protocol):
+class SecretValue(Protocol):
     """A value that shows itself only when asked (`pydantic.SecretStr`)."""
 
     def get_secret_value(self) -> str:
@@ -75,9 +75,9 @@ class Secret(Protocol):
 class Credentials:
     """An exchange's API key, where its public endpoints give more with one.  Never shown."""
 
-    api_key: Secret = field(repr=False)
-    secret: Secret = field(repr=False)
-    password: Secret | None = field(default=None, repr=False)
+    api_key: SecretValue = field(repr=False)
+    secret: SecretValue = field(repr=False)
+    password: SecretValue | None = field(default=None, repr=False)
 
     def redact(self, text: str) -> str:
         """Return a text without these values, wherever they come from (an exchange may echo them)."""

@@ -94,7 +94,7 @@ _SAMPLE_ROWS: Final = 500
 
 
 @dataclass(frozen=True)
-class _Plan:
+class _ReadingPlan:
     """How a text is read."""
 
     preset: str
@@ -283,7 +283,7 @@ def venue_in_path(probe: FileProbe) -> str | None:
     return "binance_usdm" if venue == "binance" and futures else venue
 
 
-def _declared(probe: FileProbe) -> _Plan:
+def _declared(probe: FileProbe) -> _ReadingPlan:
     mapping = probe.declared
     columns = mapping.columns
     assert columns is not None
@@ -297,7 +297,7 @@ def _declared(probe: FileProbe) -> _Plan:
             skip += 1
     if not isinstance(columns, dict):
         names = [name or f"_{n}" for n, name in enumerate(columns)]
-        return _Plan("mapping", mapping, names, skip)
+        return _ReadingPlan("mapping", mapping, names, skip)
     while skip < len(lines) - 1 and mapping.skip_lines == 0 and _is_remark(lines[skip], mapping):
         skip += 1
     separator = mapping.separator or (_separator(lines[skip]) if skip < len(lines) else ",")
@@ -317,10 +317,12 @@ def _declared(probe: FileProbe) -> _Plan:
         filled = [place for place in same if any(place < len(row) and row[place].strip() for row in rows)]
         places[target] = (filled or same)[0]
     refuse_other_tables(header, rows, probe, bars="open" in columns or "close" in columns)
-    return _Plan("mapping", mapping.over(CsvMapping(separator=separator)), _targets(header, places), skip + 1, header)
+    return _ReadingPlan(
+        "mapping", mapping.over(CsvMapping(separator=separator)), _targets(header, places), skip + 1, header
+    )
 
 
-def _preset(probe: FileProbe) -> _Plan | None:
+def _preset(probe: FileProbe) -> _ReadingPlan | None:
     lines = probe.lines
     skip = probe.declared.skip_lines
     # The header, if any, is within the first lines; banners and remarks may stand above it.
@@ -333,7 +335,7 @@ def _preset(probe: FileProbe) -> _Plan | None:
         if (several := _yfinance(header, lines[index : index + 3], separator)) is not None:
             names, symbol = several
             mapping = probe.declared.over(CsvMapping(separator=separator, symbol=symbol))
-            return _Plan("yfinance", mapping, _targets(names, match_columns(names)), index + 3, names)
+            return _ReadingPlan("yfinance", mapping, _targets(names, match_columns(names)), index + 3, names)
         matched = match_columns(header, rows)
         if not matched:
             if _is_header(header):
@@ -349,11 +351,11 @@ def _preset(probe: FileProbe) -> _Plan | None:
         if (zone := _zone_in(header[matched.get("ts", matched.get("date", 0))])) is not None:
             defaults = CsvMapping(zone=zone).over(defaults)
         mapping = probe.declared.over(defaults)
-        return _Plan(preset, mapping, _targets(header, matched), index + 1, header)
+        return _ReadingPlan(preset, mapping, _targets(header, matched), index + 1, header)
     return _headless(probe)
 
 
-def _headless(probe: FileProbe) -> _Plan | None:
+def _headless(probe: FileProbe) -> _ReadingPlan | None:
     """Recognise numbers without a header by their shape."""
     skip = probe.declared.skip_lines
     lines = probe.lines[skip:]
@@ -369,11 +371,11 @@ def _headless(probe: FileProbe) -> _Plan | None:
             if fits:
                 assert isinstance(mapping.columns, tuple)
                 full = probe.declared.over(mapping.model_copy(update={"separator": separator}))
-                return _Plan(preset, full, [column or "" for column in mapping.columns], skip)
+                return _ReadingPlan(preset, full, [column or "" for column in mapping.columns], skip)
     names = _plain_bars(fields)
     if names is None:
         return None
-    return _Plan("plain_bars", probe.declared.over(CsvMapping(separator=separator)), names, skip)
+    return _ReadingPlan("plain_bars", probe.declared.over(CsvMapping(separator=separator)), names, skip)
 
 
 def _plain_bars(rows: list[list[str]]) -> list[str] | None:
@@ -492,7 +494,7 @@ def _targets(header: Sequence[str], places: dict[str, int]) -> list[str]:
     return [target_at.get(place, f"_{place}") for place in range(len(header))]
 
 
-def _spelled(plan: _Plan, probe: FileProbe) -> CsvMapping:
+def _spelled(plan: _ReadingPlan, probe: FileProbe) -> CsvMapping:
     """Fill in how numbers are written, by the first rows.
 
     Raises:
@@ -533,7 +535,7 @@ def _spelled(plan: _Plan, probe: FileProbe) -> CsvMapping:
     )
 
 
-def _fitted(plan: _Plan, mapping: CsvMapping, probe: FileProbe) -> list[str]:
+def _fitted(plan: _ReadingPlan, mapping: CsvMapping, probe: FileProbe) -> list[str]:
     """Return the names of the columns as the rows have them: rows may have one more or fewer than the header.
 
     A separator may end each row, or the header; a row may begin with its number, which the header leaves out.

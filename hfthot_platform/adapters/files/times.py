@@ -48,7 +48,7 @@ _OFFSET: Final = "%#z"
 
 
 @dataclass(frozen=True)
-class _Form:
+class _TimeFormat:
     """One way to write a time, and which part of the date comes first."""
 
     text: str
@@ -61,11 +61,11 @@ class _Form:
 
 
 _FORMS: Final = tuple(
-    _Form(day + clock + offset, order)
+    _TimeFormat(day + clock + offset, order)
     for order, days in _DAYS.items()
     for day, clock, offset in product(days, _CLOCKS, ("", _OFFSET))
     if clock or not offset
-) + tuple(_Form(text, "year") for text in ("%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d%H%M%S%3f"))
+) + tuple(_TimeFormat(text, "year") for text in ("%Y%m%d%H%M%S", "%Y%m%d%H%M", "%Y%m%d%H%M%S%3f"))
 _COMPACT: Final = r"^(19|20)\d{2}(0[1-9]|1[0-2])(0[1-9]|[12]\d|3[01])(([01]\d|2[0-3])[0-5]\d([0-5]\d(\d{3})?)?)?$"
 _ROUNDED: Final = r"^\d\.\d{1,8}[eE]\+?\d+$"
 _HAS_OFFSET: Final = re.compile("%[:#]?z")
@@ -273,10 +273,10 @@ class Times:
             )
         raise self._unknown(f"{found[0]:g} is no time since 1970 in any unit")
 
-    def _day_or_month(self, text: pl.Series, best: _Form) -> _Form:
+    def _day_or_month(self, text: pl.Series, best: _TimeFormat) -> _TimeFormat:
         """Tell 3/4 the third of April from the fourth of March by the other rows, or refuse to guess."""
         twin_text = re.sub(r"^%([dm])(.)%([dm])", r"%\3\2%\1", best.text)
-        twin = _Form(twin_text, "month" if best.order == "day" else "day")
+        twin = _TimeFormat(twin_text, "month" if best.order == "day" else "day")
         first, second = _parse(text, best.text), _parse(text, twin.text)
         if second.count() < first.count() or (first == second).all():
             return best
@@ -474,7 +474,9 @@ def _in_zone(rows: pl.DataFrame, column: str, zone: str, *, bars: bool) -> pl.Se
     return result.alias(column)
 
 
-def _best_form(text: pl.Series, forms: tuple[_Form, ...] | list[_Form] = _FORMS, *, share: float = 0.5) -> _Form | None:
+def _best_form(
+    text: pl.Series, forms: tuple[_TimeFormat, ...] | list[_TimeFormat] = _FORMS, *, share: float = 0.5
+) -> _TimeFormat | None:
     """Return the first form that reads most of the texts, and more than this share of them."""
     first = text.head(5)
     able = [form for form in forms if _parse(first, form.text).count()]

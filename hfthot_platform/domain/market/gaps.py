@@ -55,7 +55,7 @@ _COMPLETENESS: Final = {
 
 
 @dataclass(frozen=True)
-class _Grid:
+class _ExpectedTimes:
     """The open times at which rows are expected (microseconds): `phase` and multiples of `step`, or those listed."""
 
     step: int
@@ -91,14 +91,14 @@ class _Grid:
 
 
 @dataclass(frozen=True)
-class _Series:
+class _SeriesOnGrid:
     """The rows of one venue and symbol on their grid; `low` and `high` bound the expected positions."""
 
     venue: str
     symbol: str
     #: Sorted and distinct, in microseconds.
     ticks: NDArray[np.int64]
-    grid: _Grid | None
+    grid: _ExpectedTimes | None
     positions: NDArray[np.int64]
     low: int
     high: int
@@ -324,7 +324,7 @@ def _series(
     start: datetime | None,
     end: datetime | None,
     members: pl.DataFrame | None,
-) -> Iterator[_Series]:
+) -> Iterator[_SeriesOnGrid]:
     interval_of(interval)
     for name, time in (("start", start), ("end", end)):
         if time is not None:
@@ -358,10 +358,10 @@ def _series(
                 high = int(positions[-1]) + 1
             if not len(positions) and (start is None or end is None):
                 low = high
-        yield _Series(venue, symbol, ticks, grid, positions, low, high)
+        yield _SeriesOnGrid(venue, symbol, ticks, grid, positions, low, high)
 
 
-def _grid(venue: str, interval: str, ticks: NDArray[np.int64]) -> _Grid | None:
+def _grid(venue: str, interval: str, ticks: NDArray[np.int64]) -> _ExpectedTimes | None:
     """Return the grid of a series; of bars of several days the given open times decide where they begin."""
     length = interval_of(interval)
     if length.months:
@@ -373,22 +373,22 @@ def _grid(venue: str, interval: str, ticks: NDArray[np.int64]) -> _Grid | None:
     if length.microseconds > DAY and len(ticks):
         phases, counts = np.unique(ticks % length.microseconds, return_counts=True)
         phase = int(phases[np.argmax(counts)])
-    return _Grid(length.microseconds, phase)
+    return _ExpectedTimes(length.microseconds, phase)
 
 
 @lru_cache(maxsize=2)
-def _days(calendar: Calendar) -> _Grid:
+def _days(calendar: Calendar) -> _ExpectedTimes:
     first = date(FIRST_US_YEAR, 1, 1) if calendar == "us" else _FIRST_DAY
     days = days_of_calendar(calendar, first, _LAST_DAY)
-    return _Grid(DAY, listed=days.astype("datetime64[us]").astype(np.int64))
+    return _ExpectedTimes(DAY, listed=days.astype("datetime64[us]").astype(np.int64))
 
 
 @lru_cache(maxsize=12)
-def _months(count: int) -> _Grid:
+def _months(count: int) -> _ExpectedTimes:
     # From 1970-01 in both directions, as months of several are counted.
     months = np.arange(-70 * 12 // count * count, 130 * 12 + count, count)
     starts = months.astype("datetime64[M]").astype("datetime64[us]").astype(np.int64)
-    return _Grid(interval_of(f"{count}mo").microseconds, listed=starts)
+    return _ExpectedTimes(interval_of(f"{count}mo").microseconds, listed=starts)
 
 
 def _distinct(values: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -116,7 +116,7 @@ _Key = tuple[str, str]  # venue, symbol
 
 
 @dataclass(frozen=True)
-class _Member:
+class _Membership:
     since: date
     reason: str
 
@@ -177,20 +177,20 @@ def _alive(traded: NDArray[np.bool_], window: int, days: int) -> NDArray[np.bool
     return alive
 
 
-def _members_before(previous: pl.DataFrame | None, start: date) -> dict[_Key, _Member]:
+def _members_before(previous: pl.DataFrame | None, start: date) -> dict[_Key, _Membership]:
     if previous is None or previous.is_empty():
         return {}
     rows = previous.filter(pl.col("date") < start)
     rows = rows.filter(pl.col("date") == pl.col("date").max())
     return {
-        (venue, symbol): _Member(since, "kept")
+        (venue, symbol): _Membership(since, "kept")
         for venue, symbol, since in rows.select(pl.col("venue", "symbol").cast(pl.String), "member_since").rows()
     }
 
 
 def _choose(
-    eligible: dict[_Key, float], previous: dict[_Key, _Member], day: date, size: int, factor: float
-) -> dict[_Key, _Member]:
+    eligible: dict[_Key, float], previous: dict[_Key, _Membership], day: date, size: int, factor: float
+) -> dict[_Key, _Membership]:
     """Return the members of a day, given those of the day before."""
 
     def by_score(key: _Key) -> tuple[float, _Key]:
@@ -198,14 +198,14 @@ def _choose(
 
     staying = sorted((key for key in previous if key in eligible), key=by_score)[:size]
     candidates = sorted((key for key in eligible if key not in previous), key=by_score)
-    chosen = {key: _Member(previous[key].since, "kept") for key in staying}
+    chosen = {key: _Membership(previous[key].since, "kept") for key in staying}
     free = size - len(chosen)
     reason = "entered" if previous else "seeded"
-    chosen |= {key: _Member(day, reason) for key in candidates[:free]}
+    chosen |= {key: _Membership(day, reason) for key in candidates[:free]}
     # The best candidate left challenges the weakest member, the next best the next weakest, and so on.
     for challenger, weakest in zip(candidates[free:], reversed(staying), strict=False):
         if eligible[challenger] < factor * eligible[weakest]:
             break
         del chosen[weakest]
-        chosen[challenger] = _Member(day, f"replaced:{weakest[1]}")
+        chosen[challenger] = _Membership(day, f"replaced:{weakest[1]}")
     return chosen

@@ -47,7 +47,7 @@ __all__ = [
     "ChiarellaParams",
     "Estimate",
     "Impact",
-    "Moments",
+    "PriceMoments",
     "Simulation",
     "Stability",
     "autocovariance",
@@ -398,7 +398,7 @@ def _transition(params: ChiarellaParams, dt: float) -> tuple[FloatArray, FloatAr
     return matrix, constant, np.diag([deviation**2, 0.0, params.fundamental_volatility**2 * dt])
 
 
-class Moments(NamedTuple):
+class PriceMoments(NamedTuple):
     """Exact mean and standard deviation of the price at each time, (n_steps + 1,) each."""
 
     times: FloatArray
@@ -406,7 +406,7 @@ class Moments(NamedTuple):
     deviation: FloatArray
 
 
-def forecast(params: ChiarellaParams, n_steps: int = 300, dt: float = 1.0) -> Moments:
+def forecast(params: ChiarellaParams, n_steps: int = 300, dt: float = 1.0) -> PriceMoments:
     """Return the price's exact distribution, which is Gaussian: what `simulate` converges to.
 
     Raises:
@@ -420,7 +420,7 @@ def forecast(params: ChiarellaParams, n_steps: int = 300, dt: float = 1.0) -> Mo
     for t in range(n_steps + 1):
         mean[t], variance[t] = state[0], covariance[0, 0]
         state, covariance = matrix @ state + constant, matrix @ covariance @ matrix.T + noise
-    return Moments(_times(n_steps, dt), mean, np.sqrt(variance))
+    return PriceMoments(_times(n_steps, dt), mean, np.sqrt(variance))
 
 
 def autocovariance(params: ChiarellaParams, n_lags: int = 20, dt: float = 1.0) -> FloatArray:

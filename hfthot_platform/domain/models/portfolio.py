@@ -561,7 +561,7 @@ class MeanVariance:
         self._lower, self._upper = _bounds(self._rules, self._n, where)
         # Solvers have absolute tolerances, so the problem is brought to variances around 1.
         self._scale = float(np.diag(self._cov).mean())
-        self._forms: dict[bytes, _Form] = {}
+        self._forms: dict[bytes, _QuadraticProgram] = {}
 
     def cara(self, mu: FloatLike, gamma: float = 2.0, *, previous: FloatLike | None = None) -> Allocation:
         """Maximise mu'w - gamma/2 w'S w - cost |w - previous|_1.
@@ -631,13 +631,15 @@ class MeanVariance:
         weights = np.clip(weights, self._lower, self._upper)
         return _allocation(method, weights, self._cov, mean, self._symbols, residual, iterations, held, self._cost)
 
-    def _form(self, mean: FloatArray | None) -> _Form:
+    def _form(self, mean: FloatArray | None) -> _QuadraticProgram:
         """Return the standard form, built at first use; a target return puts mu into the matrix."""
         key = b"" if mean is None else mean.tobytes()
         if key not in self._forms:
             kept = {b"": self._forms[b""]} if b"" in self._forms else {}
             self._forms = kept | {
-                key: _Form(self._cov / self._scale, self._rules, self._lower, self._upper, mean, costly=self._cost > 0)
+                key: _QuadraticProgram(
+                    self._cov / self._scale, self._rules, self._lower, self._upper, mean, costly=self._cost > 0
+                )
             }
         return self._forms[key]
 
@@ -659,7 +661,7 @@ def cara(
     return MeanVariance(cov, constraints, cost=cost, symbols=symbols).cara(mu, gamma, previous=previous)
 
 
-class _Form:
+class _QuadraticProgram:
     """min w'P w / 2 + q'x  s.t.  A x = b,  G x <= h,  as one cvxpy problem with parameters q and h."""
 
     def __init__(
@@ -1150,7 +1152,7 @@ def _sparse_within(
             hint="Allow short positions, or set budget=None.",
         )
     scale = float(np.diag(cov).mean())
-    form = _Form(cov / scale, rules, lower, upper, None, penalised=True)
+    form = _QuadraticProgram(cov / scale, rules, lower, upper, None, penalised=True)
     q = np.zeros(form.size)
     q[:n] = -mean / scale
     q[form.gross] = penalty / scale

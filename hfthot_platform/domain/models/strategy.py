@@ -153,7 +153,7 @@ def _positions(score: FloatArray, entry: float, leave: float, size: float, long_
 
 
 @dataclass(frozen=True)
-class _Rule:
+class _ThresholdRule:
     """Trade a score with hysteresis.
 
     Attributes:
@@ -220,7 +220,7 @@ class _Rule:
 
 
 @dataclass(frozen=True)
-class TrendFollowing(_Rule):
+class TrendFollowing(_ThresholdRule):
     """Buy what rose and sell what fell by more than its noise; see the module for the score.
 
     Attributes:
@@ -239,7 +239,7 @@ class TrendFollowing(_Rule):
 
 
 @dataclass(frozen=True)
-class MeanReversion(_Rule):
+class MeanReversion(_ThresholdRule):
     """Buy what fell and sell what rose far from its own mean, until it is back; see the module for the score.
 
     Attributes:
@@ -557,7 +557,7 @@ class Decision(Displayed):
 
 
 @dataclass
-class _Case:
+class _DecisionCase:
     """What is known of one symbol while its decision is made."""
 
     regime: SymbolRegime
@@ -663,7 +663,7 @@ def _settings(
     return rules or AdaptiveRules(), costs or Costs(), previous or {}
 
 
-def _to_target(weights: FloatArray, cases: list[_Case], data: Bars, rules: AdaptiveRules) -> FloatArray:
+def _to_target(weights: FloatArray, cases: list[_DecisionCase], data: Bars, rules: AdaptiveRules) -> FloatArray:
     """Return the weights (N,), scaled down if together they are more volatile than the target."""
     held = np.flatnonzero(weights)
     if rules.volatility_target is None or not held.size:
@@ -695,31 +695,33 @@ def _history(data: Bars, window: int) -> tuple[FloatArray, Any]:
     return moves[~np.isnan(moves[:, enough]).any(axis=1)], enough
 
 
-def _strategy_of(found: SymbolRegime | None, rules: AdaptiveRules) -> _Case:
+def _strategy_of(found: SymbolRegime | None, rules: AdaptiveRules) -> _DecisionCase:
     """Name the strategy of a regime."""
     unknown = SymbolRegime(UNKNOWN, 0.0, identified=False)
     if found is None or found.regime not in {*STRATEGIES, *QUIET, UNIDENTIFIED}:
-        return _Case(unknown, "none", ["no regime is known yet: no weight"])
+        return _DecisionCase(unknown, "none", ["no regime is known yet: no weight"])
     try:
         confidence = float(found.confidence)
     except (TypeError, ValueError):
         confidence = math.nan
     if not 0.0 <= confidence <= 1.0 + 1e-9:
         # Comparisons with NaN are false: it must not slip past the gate below.
-        return _Case(unknown, "none", [f"the regime's confidence is {found.confidence!r}: no weight"])
+        return _DecisionCase(unknown, "none", [f"the regime's confidence is {found.confidence!r}: no weight"])
     told = bool(found.identified) and found.regime in STRATEGIES
     name = found.regime if told or found.regime in {*QUIET, "volatile"} else UNIDENTIFIED
     regime = SymbolRegime(name, confidence, bool(found.identified))
     said = f"{regime.regime} with confidence {regime.confidence:.0%}"
     if regime.confidence < rules.min_confidence:
-        return _Case(regime, "neutral", [f"{said}, below {rules.min_confidence:.0%}: no bet on the regime"])
+        return _DecisionCase(regime, "neutral", [f"{said}, below {rules.min_confidence:.0%}: no bet on the regime"])
     if regime.regime != "volatile" and not told:
-        return _Case(regime, "neutral", [f"{said}; trending and mean-reverting are not told apart: no bet on it"])
-    return _Case(regime, STRATEGIES[regime.regime], [said])
+        return _DecisionCase(
+            regime, "neutral", [f"{said}; trending and mean-reverting are not told apart: no bet on it"]
+        )
+    return _DecisionCase(regime, STRATEGIES[regime.regime], [said])
 
 
 def _simulate(
-    case: _Case,
+    case: _DecisionCase,
     data: Bars,
     i: int,
     market: FittedMarket | ModelError | None,
@@ -748,7 +750,7 @@ def _simulate(
         case.unit_impact = abs(impact.slippage)
 
 
-def _weigh(case: _Case, costs: Costs, held: float, rules: AdaptiveRules) -> None:
+def _weigh(case: _DecisionCase, costs: Costs, held: float, rules: AdaptiveRules) -> None:
     """Form the view: direction from the signal, confirmed by the simulated market, net of costs."""
     impact = 0.0 if math.isnan(case.unit_impact) else case.unit_impact
     case.cost = costs.buy + costs.sell + 2.0 * impact
@@ -763,7 +765,7 @@ def _weigh(case: _Case, costs: Costs, held: float, rules: AdaptiveRules) -> None
         return
     side = math.copysign(1.0, case.signal)
     keeping = held * side > 0
-    rule: _Rule = rules.trend if case.strategy == "momentum" else rules.reversion
+    rule: _ThresholdRule = rules.trend if case.strategy == "momentum" else rules.reversion
     least = rule.exit if keeping else rule.entry
     if abs(case.signal) < least:
         case.why.append(f"signal {case.signal:+.2f} within {least:g}: no view")
@@ -787,7 +789,7 @@ def _weigh(case: _Case, costs: Costs, held: float, rules: AdaptiveRules) -> None
 
 
 def _size(
-    cases: list[_Case],
+    cases: list[_DecisionCase],
     returns: FloatArray,
     enough: Any,
     held: Mapping[str, float],
@@ -839,7 +841,7 @@ def _size(
 
 
 def _rows(
-    data: Bars, cases: list[_Case], weights: FloatArray, before: FloatArray, capital: float | None
+    data: Bars, cases: list[_DecisionCase], weights: FloatArray, before: FloatArray, capital: float | None
 ) -> pl.DataFrame:
     ts = int(data.times[-1])
     n = len(cases)

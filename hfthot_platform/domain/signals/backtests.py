@@ -50,7 +50,7 @@ class Backtests(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Case:
+class _BacktestCase:
     """One account: a strategy on bars."""
 
     name: str
@@ -123,7 +123,7 @@ def backtest_rows(
         return Backtests(rows_of(BACKTESTS, []), rows_of(BACKTEST_EQUITY, []), (("all", f"no bars before {run_on}"),))
     interval, length = _interval(rows, closes=closes)
     states = None if regimes is None else _known_regimes(regimes)
-    cases: list[_Case] = []
+    cases: list[_BacktestCase] = []
     failed: list[tuple[str, str]] = []
     for (venue,), frame in rows.sort("venue", "symbol").group_by("venue", maintain_order=True):
         accounts = [(str(symbol), part) for (symbol,), part in frame.group_by("symbol", maintain_order=True)]
@@ -137,7 +137,7 @@ def backtest_rows(
                 continue
             labels = None if states is None else _labels(states, bars, symbol, str(venue), market_series, length)
             cases += [
-                _Case(
+                _BacktestCase(
                     *(name, rule, _parameters(rule), str(venue), symbol),
                     *(bars, length, interval, labels, 8),
                 )
@@ -151,7 +151,7 @@ def backtest_rows(
 
     charged = costs or Costs()
 
-    def run(case: _Case) -> BacktestResult | str:
+    def run(case: _BacktestCase) -> BacktestResult | str:
         try:
             return backtest(case.strategy, case.bars, charged, regimes=case.regimes, causality_cuts=case.cuts)
         except HfthotError as error:
@@ -209,7 +209,7 @@ def _of_weights(
     length: int,
     *,
     closes: bool,
-) -> _Case:
+) -> _BacktestCase:
     """Return the account that follows recorded weights, from the last bar before their first day on."""
     if recorded.is_empty():
         raise DataError("no recorded weights before the run", where=_WHERE, hint="Materialise them first.")
@@ -227,7 +227,7 @@ def _of_weights(
     labels = None if states is None else _labels(states, bars, ALL_SYMBOLS, venue, market_series, length)
     parameters = {"kind": "recorded", "table": "adaptive_weights" if name == ADAPTIVE else "weights"}
     strategy: Callable[[Bars], FloatArray] = lambda _: targets  # noqa: E731 - a function by nature
-    return _Case(name, strategy, parameters, venue, ALL_SYMBOLS, bars, length, interval, labels, 0)
+    return _BacktestCase(name, strategy, parameters, venue, ALL_SYMBOLS, bars, length, interval, labels, 0)
 
 
 def _targets(bars: Bars, recorded: pl.DataFrame) -> FloatArray:
@@ -302,7 +302,7 @@ def _labels(
 # --- rows -------------------------------------------------------------------------------------------------------
 
 
-def _key(case: _Case, run_on: date) -> dict[str, Any]:
+def _key(case: _BacktestCase, run_on: date) -> dict[str, Any]:
     return {
         "run_on": run_on,
         "strategy": case.name,
@@ -312,7 +312,7 @@ def _key(case: _Case, run_on: date) -> dict[str, Any]:
     }
 
 
-def _figures(case: _Case, result: BacktestResult, run_on: date) -> dict[str, Any]:
+def _figures(case: _BacktestCase, result: BacktestResult, run_on: date) -> dict[str, Any]:
     times = pl.Series(result.times[[0, -1]]).cast(pl.Datetime("us", "UTC"))
     hold = result.average_hold
     by_regime = as_text(result.by_regime.to_dicts()) if case.regimes is not None else None
@@ -333,7 +333,7 @@ def _figures(case: _Case, result: BacktestResult, run_on: date) -> dict[str, Any
     }
 
 
-def _curve(case: _Case, result: BacktestResult, run_on: date, points: int) -> pl.DataFrame:
+def _curve(case: _BacktestCase, result: BacktestResult, run_on: date, points: int) -> pl.DataFrame:
     """Return the equity curve in at most so many stretches of equal length."""
     frame = result.frame().with_row_index("bar")
     bars_per_stretch = -(-frame.height // points)

@@ -43,7 +43,7 @@ _KEY = tuple[str, str]  # venue, symbol
 
 
 @dataclass(frozen=True, eq=False)
-class _Series:
+class _ReturnSeries:
     """Log-returns of one series on its grid, NaN where missing.  `day` is the day of each bar since 1970."""
 
     venue: str
@@ -187,7 +187,9 @@ def _schema(contract: Any, partition: str) -> dict[str, pl.DataType]:
     return {name: dtype for name, dtype in contract.polars_schema.items() if name not in apart}
 
 
-def _each(items: Iterable[_Closes], work: Callable[[_Series], _Found], interval: str, workers: int) -> list[_Found]:
+def _each(
+    items: Iterable[_Closes], work: Callable[[_ReturnSeries], _Found], interval: str, workers: int
+) -> list[_Found]:
     """Work on all series in threads (the models' loops release the GIL), results in the order of the series.
 
     A series whose closes cannot be put on a grid is a failure of its own and costs the others nothing.
@@ -200,7 +202,7 @@ def _each(items: Iterable[_Closes], work: Callable[[_Series], _Found], interval:
             if made is None:
                 return [], [(name, "fewer than two bars")]
             ts, returns = made
-            return work(_Series(closes.venue, closes.symbol, ts, returns, ts // DAY))
+            return work(_ReturnSeries(closes.venue, closes.symbol, ts, returns, ts // DAY))
         except ModelError as error:
             return [], [(name, str(error))]
 
@@ -265,7 +267,7 @@ def _on_grid(
 
 
 def _fit_series(
-    series: _Series, latest: tuple[date, RegimeModel] | None, days: Days, interval: str, settings: RegimeSettings
+    series: _ReturnSeries, latest: tuple[date, RegimeModel] | None, days: Days, interval: str, settings: RegimeSettings
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
     name = f"{series.symbol}@{series.venue}"
     rows: list[dict[str, Any]] = []
@@ -308,7 +310,7 @@ def _fitted(returns: FloatArray, previous: RegimeModel | None, settings: RegimeS
 
 
 def _model_row(
-    series: _Series, model: RegimeModel, day: date, interval: str, trained_from: int, trained_until: int
+    series: _ReturnSeries, model: RegimeModel, day: date, interval: str, trained_from: int, trained_until: int
 ) -> dict[str, Any]:
     scores = model.selection.mean_log_density if model.selection else {}
     return {
@@ -334,7 +336,7 @@ def _model_row(
 
 
 def _filter_series(
-    series: _Series, models: pl.DataFrame | None, days: Days, interval: str, history: int
+    series: _ReturnSeries, models: pl.DataFrame | None, days: Days, interval: str, history: int
 ) -> tuple[list[pl.DataFrame], list[tuple[str, str]]]:
     low, high = np.searchsorted(series.day, [day_number(day) for day in days])
     if low == high:
@@ -360,7 +362,9 @@ def _filter_series(
     return parts, failures
 
 
-def _judged(series: _Series, model: RegimeModel, first: int, last: int, interval: str, history: int) -> pl.DataFrame:
+def _judged(
+    series: _ReturnSeries, model: RegimeModel, first: int, last: int, interval: str, history: int
+) -> pl.DataFrame:
     """Return the rows of the bars from `first` to before `last` that are there."""
     begin = max(0, first - history)
     try:

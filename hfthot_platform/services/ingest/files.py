@@ -61,7 +61,7 @@ from hfthot_platform.services.ingest import records
 from hfthot_platform.services.ingest.feeds import CONFLICTS
 from hfthot_platform.services.ingest.finality import with_proven_bars
 from hfthot_platform.services.ingest.personal_files import holds_personal_data, put_into_rejected
-from hfthot_platform.services.ingest.records import FileOutcome, Known
+from hfthot_platform.services.ingest.records import FileOutcome, FileRecord
 from hfthot_platform.storage.incidents import Incident, redacted
 from hfthot_platform.storage.incidents import record as record_incident
 from hfthot_platform.storage.lakehouse import Lakehouse, Staging, Stamp
@@ -349,7 +349,7 @@ class _OneFile:
         self._mapping_hash: str | None = None
         self._declared: CsvMapping | None = None
         #: What is recorded of this content, for each table.
-        self._known: list[Known] = []
+        self._known: list[FileRecord] = []
         self._stands = False
         #: What is to be recorded of tables into which the file was read before, and is not any more.
         self._gone: list[FileOutcome] = []
@@ -576,7 +576,7 @@ class _OneFile:
         key = keys.get(outcome.table) or (digest if is_free else records.row_key(digest, outcome.table or "", 1))
         return replace(outcome, content_hash=key, file_hash=None if key == digest else digest)
 
-    def _took_out(self, known: Known, outcome: FileOutcome) -> FileOutcome:
+    def _took_out(self, known: FileRecord, outcome: FileOutcome) -> FileOutcome:
         """Take out what another reading has published in another table, and add that to an outcome."""
         former, note = records.former_of(self._lake, known)
         taken = _take_out(self._lake, known, former, self._stamp)
@@ -588,7 +588,7 @@ class _OneFile:
             days=outcome.days | taken.days,
         )
 
-    def _published(self, part: _Part, outcome: FileOutcome, known_of: dict[str | None, Known]) -> FileOutcome:
+    def _published(self, part: _Part, outcome: FileOutcome, known_of: dict[str | None, FileRecord]) -> FileOutcome:
         """Publish a part, in place of what another reading of this content has published."""
         reference, staging = part.reference, part.staging
         former: Former | None = None
@@ -632,7 +632,7 @@ class _OneFile:
         )
 
 
-def _begun(outcome: FileOutcome, known: Known | None) -> FileOutcome:
+def _begun(outcome: FileOutcome, known: FileRecord | None) -> FileOutcome:
     """Return what is recorded of a table before its commit, with what is known of the reading that is there."""
     return replace(
         outcome,
@@ -645,7 +645,7 @@ def _begun(outcome: FileOutcome, known: Known | None) -> FileOutcome:
     )
 
 
-def _outcome_of(file: Known) -> FileOutcome:
+def _outcome_of(file: FileRecord) -> FileOutcome:
     """Return what is recorded of a file, without its counts."""
     return FileOutcome(
         file.name,
@@ -830,7 +830,7 @@ def withdraw_file(lake: Lakehouse, which: str, *, stamp: Stamp | None = None) ->
     )
 
 
-def _withdrawn(lake: Lakehouse, file: Known, stamp: Stamp) -> FileOutcome:
+def _withdrawn(lake: Lakehouse, file: FileRecord, stamp: Stamp) -> FileOutcome:
     """Take a file's rows out of one table, and out of its quarantine."""
     former, note = records.former_of(lake, file)
     taken = _take_out(lake, file, former, stamp)
@@ -882,7 +882,7 @@ def _take_back_unfinished(lake: Lakehouse, stamp: Stamp, *, of: str | None = Non
             raise
 
 
-def _taken_back(lake: Lakehouse, file: Known, stamp: Stamp) -> FileOutcome:
+def _taken_back(lake: Lakehouse, file: FileRecord, stamp: Stamp) -> FileOutcome:
     table = lake.table(file.target or "")
     own = None
     if table.version() is not None:
@@ -894,10 +894,10 @@ def _taken_back(lake: Lakehouse, file: Known, stamp: Stamp) -> FileOutcome:
     return replace(outcome, reason="interrupted", detail=note)
 
 
-def _named(lake: Lakehouse, which: str) -> list[Known]:
+def _named(lake: Lakehouse, which: str) -> list[FileRecord]:
     """Return the records of the one published file that is meant, one for each of its tables."""
     path = Path(which)
-    found: list[Known] = []
+    found: list[FileRecord] = []
     try:
         is_file = path.is_file()
     except (OSError, ValueError):
@@ -933,7 +933,7 @@ def _named(lake: Lakehouse, which: str) -> list[Known]:
     )
 
 
-def _take_out(lake: Lakehouse, file: Known, former: Former, stamp: Stamp) -> FileOutcome:
+def _take_out(lake: Lakehouse, file: FileRecord, former: Former, stamp: Stamp) -> FileOutcome:
     """Take a file's rows out of the table that it went to, as one commit."""
     none = FileOutcome(file.name, file.content_hash, 0, "withdrawn", table=file.target)
     if file.target is None:
@@ -949,7 +949,7 @@ def _take_out(lake: Lakehouse, file: Known, former: Former, stamp: Stamp) -> Fil
     )
 
 
-def _take_out_of_quarantine(lake: Lakehouse, file: Known, but: str, stamp: Stamp) -> None:
+def _take_out_of_quarantine(lake: Lakehouse, file: FileRecord, but: str, stamp: Stamp) -> None:
     if file.target is None:
         return
     name = lake.table(file.target).contract.quarantine

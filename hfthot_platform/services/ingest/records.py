@@ -27,7 +27,7 @@ from hfthot_platform.storage.lakehouse.staging import Rejection
 __all__ = [
     "FILES",
     "FileOutcome",
-    "Known",
+    "FileRecord",
     "days_in_words",
     "former_of",
     "known",
@@ -113,7 +113,7 @@ class FileOutcome:
 
 
 @dataclass(frozen=True)
-class Known:
+class FileRecord:
     """A row of `ops.ingest_files`."""
 
     content_hash: str
@@ -141,16 +141,16 @@ class Known:
         return self.file_hash or self.content_hash
 
 
-_COLUMNS: Final = tuple(Known.__dataclass_fields__)
+_COLUMNS: Final = tuple(FileRecord.__dataclass_fields__)
 
 
-def known(lake: Lakehouse, *conditions: pl.Expr) -> list[Known]:
+def known(lake: Lakehouse, *conditions: pl.Expr) -> list[FileRecord]:
     """Return the records of files that meet the conditions, newest last."""
     rows = lake.table(FILES).scan().filter(*conditions).select(_COLUMNS).sort("ingested_at", "content_hash")
     return [_known(row) for row in rows.collect().iter_rows(named=True)]
 
 
-def known_of(lake: Lakehouse, digest: str) -> list[Known]:
+def known_of(lake: Lakehouse, digest: str) -> list[FileRecord]:
     """Return the records of a file by the SHA-256 of its bytes: one for each table that it fills."""
     found = known(lake, (pl.col("content_hash") == digest) | (pl.col("file_hash") == digest))
     return sorted(found, key=lambda file: file.target or "")
@@ -161,12 +161,12 @@ def row_key(digest: str, table: str, place: int) -> str:
     return digest if place == 0 else hashlib.sha256(f"{digest}:{table}".encode()).hexdigest()
 
 
-def _known(row: dict[str, Any]) -> Known:
+def _known(row: dict[str, Any]) -> FileRecord:
     reference = row["source_ref"]
     if reference is None and row["adapter"] is not None:
         # Recorded before the reference was: it was made of these two.
         reference = f"{row['adapter'].partition('/')[0]}:{row['content_hash'][:16]}"
-    return Known(
+    return FileRecord(
         **{
             **row,
             "source_ref": reference,
@@ -194,7 +194,7 @@ def record(lake: Lakehouse, outcomes: Iterable[FileOutcome], stamp: Stamp) -> No
     table.merge(pl.DataFrame(rows, schema=schema), stamp=stamp)
 
 
-def stands(lake: Lakehouse, file: Known) -> bool:
+def stands(lake: Lakehouse, file: FileRecord) -> bool:
     """Return whether what was published of a file is part of its table's current version.
 
     So it is if one of its rows is there.  Where none is, each has given way to another source's, or none was new;
@@ -220,7 +220,7 @@ def stands(lake: Lakehouse, file: Known) -> bool:
     return table.descends_from(file.version, file.commit_id or "")
 
 
-def former_of(lake: Lakehouse, file: Known, *, but: str = "") -> tuple[Former, str | None]:
+def former_of(lake: Lakehouse, file: FileRecord, *, but: str = "") -> tuple[Former, str | None]:
     """Return what to take out for the published reading of a file, and why rows cannot come back, if so.
 
     Args:

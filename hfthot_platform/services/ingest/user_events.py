@@ -113,7 +113,7 @@ class EventsReport:
 
 
 @dataclass(frozen=True, repr=False)
-class _Known:
+class _IdentifiedEvent:
     """A well-formed event with what it and its account are found by."""
 
     number: int
@@ -207,7 +207,7 @@ class _Work:
         latest = self._importer.latest()
         waiting = 0
         for batch in _batches(rows):
-            events: list[_Known] = []
+            events: list[_IdentifiedEvent] = []
             rejected: list[tuple[int, str, Mapping[str, Any]]] = []
             for number, fields in batch:
                 try:
@@ -329,7 +329,7 @@ class _Importer:
         """Return the latest time that an event may have now."""
         return microseconds(self._accounts.clock() + _AHEAD)
 
-    def known(self, number: int, fields: Mapping[str, Any] | str, latest: int) -> _Known:
+    def known(self, number: int, fields: Mapping[str, Any] | str, latest: int) -> _IdentifiedEvent:
         """Return the event of a row.
 
         Raises:
@@ -343,7 +343,7 @@ class _Importer:
             look_ups["email"] = self._keys.look_up("email", email_look_up(event.email))
         if isinstance(event, Registration):
             look_ups["skeleton"] = self._accounts.people.skeleton_look_up(event.username)
-        return _Known(number, self._keys.look_up("event", event.event_id), event, look_ups)
+        return _IdentifiedEvent(number, self._keys.look_up("event", event.event_id), event, look_ups)
 
     def waits(self, number: int, fields: Mapping[str, Any], latest: int) -> bool:
         """Whether an event was not applied and could not be, because there is no such account."""
@@ -357,14 +357,14 @@ class _Importer:
             )
             return known.kind != "registration" and not named and not rx.run(_SEEN, {"event": known.hash})
 
-    def apply(self, events: list[_Known]) -> list[str]:
+    def apply(self, events: list[_IdentifiedEvent]) -> list[str]:
         """Apply events in one transaction; return `applied`, `repeated`, `waiting` or a reason for each."""
         if any(known.kind == "registration" for known in events):
             self._accounts.people.fill_skeletons()
         with self._store.transaction() as tx:
             return [self._applied(tx, known) for known in events]
 
-    def _applied(self, tx: Transaction, known: _Known) -> str:
+    def _applied(self, tx: Transaction, known: _IdentifiedEvent) -> str:
         if tx.run(_SEEN, {"event": known.hash}):
             return "repeated"
         if isinstance(known.event, Registration):
@@ -388,7 +388,7 @@ class _Importer:
         tx.run(_ADD_EVENT, {"event_hash": known.hash, "ts": known.at, "subject_id": subject_id})
         return "applied"
 
-    def _named_account(self, tx: Transaction, known: _Known) -> AccountRow | None:
+    def _named_account(self, tx: Transaction, known: _IdentifiedEvent) -> AccountRow | None:
         """Return the account that all given names belong to."""
         found = {
             rows[0][0] if (rows := tx.run(_BY[name], {"look_up": look_up})) else None
@@ -397,7 +397,7 @@ class _Importer:
         subject_id = found.pop()
         return None if found or subject_id is None else self._accounts.account_of(tx, subject_id)
 
-    def _register(self, tx: Transaction, known: _Known, event: Registration) -> str | None:
+    def _register(self, tx: Transaction, known: _IdentifiedEvent, event: Registration) -> str | None:
         """Add an account, and return its subject; None where the name or the address is taken."""
         people = self._accounts.people
         try:
@@ -413,7 +413,7 @@ class _Importer:
         tx.log([users_row(row)], audit)
         return subject_id
 
-    def _sign_in(self, tx: Transaction, known: _Known, subject_id: str) -> None:
+    def _sign_in(self, tx: Transaction, known: _IdentifiedEvent, subject_id: str) -> None:
         """Record a sign-in that happened elsewhere: it gives no token here."""
         session_id = secrets.token_hex(16)
         texts = {"ip": known.request.ip, "user_agent": known.request.user_agent}
@@ -442,7 +442,7 @@ class _Importer:
         )
         tx.log([RowChange("sessions", "put", row)], audit)
 
-    def _subscribe(self, tx: Transaction, known: _Known, event: SubscriptionChange, row: AccountRow) -> None:
+    def _subscribe(self, tx: Transaction, known: _IdentifiedEvent, event: SubscriptionChange, row: AccountRow) -> None:
         """Change the tier, unless a later change was applied already."""
         subject_id = row["subject_id"]
         # One more row of this table remembers the time of the newest change of a subject.
@@ -465,7 +465,7 @@ class _Importer:
             tx, row, Action.USER_UPGRADE_TIER, subject_id, Request(), {"tier": event.tier}, detail=detail
         )
 
-    def _count_calls(self, tx: Transaction, known: _Known, event: ApiCall, row: AccountRow) -> None:
+    def _count_calls(self, tx: Transaction, known: _IdentifiedEvent, event: ApiCall, row: AccountRow) -> None:
         """Count uses that happened: nothing is refused, and the windows that are over stay as they were."""
         subject_id, resource, at = row["subject_id"], event.resource, _past(tx, known)
         quotas = self._accounts.quotas
@@ -492,11 +492,11 @@ class _Importer:
         tx.log(changes, audit)
 
 
-def _past(tx: Transaction, known: _Known) -> int:
+def _past(tx: Transaction, known: _IdentifiedEvent) -> int:
     """Return when an event happened, by our clock: another clock may be some minutes ahead, ours decides."""
     return min(known.at, tx.now)
 
 
-def _noted(known: _Known, **facts: Any) -> dict[str, Any]:
+def _noted(known: _IdentifiedEvent, **facts: Any) -> dict[str, Any]:
     """Return what the audit log says of an event besides what it did."""
     return {"origin": "event", "at": moment(known.at).isoformat(), **facts}

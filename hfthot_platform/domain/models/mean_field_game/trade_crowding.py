@@ -444,9 +444,9 @@ def solve(
         )
     fastest = _fastest_speed(game, low, high)
 
-    def grid_of(time_part: int, inventory_part: int) -> _Grid:
+    def grid_of(time_part: int, inventory_part: int) -> _GameGrid:
         times = _graded_times(game, (n_time - 1) // time_part + 1)
-        return _Grid(game, low, high, (n_inventory - 1) // inventory_part + 1, times, fastest)
+        return _GameGrid(game, low, high, (n_inventory - 1) // inventory_part + 1, times, fastest)
 
     # The comparison with coarser grids makes the aggregates second order and says how good they are.
     parts = [4, 2] if (n_time - 1) % 4 == 0 else [2]
@@ -508,7 +508,7 @@ def _fastest_speed(game: TradeCrowding, low: float, high: float) -> FloatArray:
     speed = np.full(_PILOT, 4 * (high - low) / game.horizon)
     rate = _expected_rate(game, times)
     for _ in range(12):
-        grid = _Grid(game, low, high, _PILOT_NODES, times, speed)
+        grid = _GameGrid(game, low, high, _PILOT_NODES, times, speed)
         found = _newton(grid, rate, 1e-2, 10)
         rate, mass = found.rate, found.response.mass
         wanted = np.abs(grid.wanted_speed(found.response.value))
@@ -577,7 +577,7 @@ def _expected_rate(game: TradeCrowding, times: FloatArray) -> FloatArray:
     return np.diff(closed_form(near, times).mean_inventory) / np.diff(times)
 
 
-class _Grid:
+class _GameGrid:
     """A game on a grid: everything the compiled sweeps need, and the sweeps with their arguments bound."""
 
     def __init__(
@@ -695,7 +695,7 @@ class _Equilibrium:
     exploitability: list[float]
 
 
-def _gap(grid: _Grid, response: _Response, rate: FloatArray) -> float:
+def _gap(grid: _GameGrid, response: _Response, rate: FloatArray) -> float:
     """Return max |F(mu) - mu| relative to the larger of the two.
 
     Where buyers and sellers balance, their rates nearly cancel, and rounding is relative to the rates: mean rates
@@ -708,7 +708,9 @@ def _gap(grid: _Grid, response: _Response, rate: FloatArray) -> float:
     return float(np.abs(target - rate).max()) / max(float(np.abs(target).max()), float(np.abs(rate).max()), least)
 
 
-def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int, *, with_gains: bool = False) -> _Equilibrium:
+def _newton(
+    grid: _GameGrid, rate: FloatArray, tolerance: float, limit: int, *, with_gains: bool = False
+) -> _Equilibrium:
     """Solve mu = F(mu) by Newton-GMRES, halving a step that does not reduce the residual."""
     from scipy.sparse.linalg import LinearOperator, gmres
 
@@ -760,7 +762,7 @@ def _newton(grid: _Grid, rate: FloatArray, tolerance: float, limit: int, *, with
     return _Equilibrium(rate, response, residuals, gains)
 
 
-def _fictitious_play(grid: _Grid, rate: FloatArray, tolerance: float, limit: int) -> _Equilibrium:
+def _fictitious_play(grid: _GameGrid, rate: FloatArray, tolerance: float, limit: int) -> _Equilibrium:
     """Let every agent answer the average of all past populations (Cardaliaguet and Hadikhanlou 2017)."""
     response = grid.respond(rate)
     residuals, gains = [], []
@@ -787,14 +789,14 @@ class _Coarse(NamedTuple):
     residual: float
 
 
-def _rates(grid: _Grid, found: _Equilibrium) -> FloatArray:
+def _rates(grid: _GameGrid, found: _Equilibrium) -> FloatArray:
     """Return the mean rate at the nodes, (n_time,)."""
     policy = np.vstack([found.response.speed, grid.wanted_speed(found.response.value[-1:])])
     return np.asarray((found.response.mass * policy).sum(axis=1))
 
 
 def _solution(
-    grid: _Grid, found: _Equilibrium, tolerance: float, coarse: list[_Coarse], *, extrapolate: bool
+    grid: _GameGrid, found: _Equilibrium, tolerance: float, coarse: list[_Coarse], *, extrapolate: bool
 ) -> MeanFieldSolution:
     """Package an equilibrium: residuals from the equations themselves, aggregates extrapolated, errors judged."""
     game, response = grid.game, found.response
@@ -864,7 +866,7 @@ def _refine(difference: FloatArray) -> FloatArray:
     return fine
 
 
-def _equation_residuals(grid: _Grid, response: _Response) -> tuple[float, float]:
+def _equation_residuals(grid: _GameGrid, response: _Response) -> tuple[float, float]:
     """Return the relative residuals of the two discrete equations, written out afresh, without the solver's parts."""
     game, h, value, after = grid.game, grid.h, response.value, response.mass[1:]
     p = grid.slope(value[:-1])
