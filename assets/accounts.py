@@ -53,7 +53,7 @@ def user_tables(
     """Publish what the change log holds, in order; an entry that breaks a contract is set aside, the others go on."""
     if not platform.has_accounts:
         context.log.info(NO_ACCOUNTS)
-        yield from (_gate(name, passed=True, description=NO_ACCOUNTS) for name in TABLES)
+        yield from (_rules_result(name, passed=True, description=NO_ACCOUNTS) for name in TABLES)
         return
     publisher = Publisher(platform.store, platform.lake)
     done = publisher.publish(stamp=Stamp(run_id=context.run.run_id, code_version=__version__))
@@ -66,12 +66,12 @@ def user_tables(
             says = f"{len(aside):,} entries wait aside, the first is entry {first.entry.seq}: {first.reason}."
         else:
             says = f"{done.entries:,} entries meet the contract."
-        yield _gate(name, passed=not aside, description=says)
+        yield _rules_result(name, passed=not aside, description=says)
     for name in TABLES:
-        yield _result(context, platform, name, done)
+        yield _materialized(context, platform, name, done)
 
 
-def _gate(table: str, *, passed: bool, description: str) -> dg.AssetCheckResult:
+def _rules_result(table: str, *, passed: bool, description: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=RULES,
         asset_key=asset_key(table),
@@ -82,7 +82,7 @@ def _gate(table: str, *, passed: bool, description: str) -> dg.AssetCheckResult:
     )
 
 
-def _result(
+def _materialized(
     context: dg.AssetExecutionContext, platform: Platform, name: str, done: Published
 ) -> dg.MaterializeResult[None]:
     commits = [commit for commit in done.commits if commit.table == name]
@@ -105,7 +105,7 @@ def _table_checks(name: str) -> dg.AssetChecksDefinition:
         del context
         if not platform.has_accounts:
             for check in account_checks_of(declared):
-                yield _outcome(name, CheckOutcome(check.name, True, check.severity, NO_ACCOUNTS, {}, (name,)))
+                yield _check_result(name, CheckOutcome(check.name, True, check.severity, NO_ACCOUNTS, {}, (name,)))
             return
         state = ScanState(platform.settings.accounts / "plaintext_scan.json")
         # While a publisher is between two tables, they do not agree.
@@ -115,23 +115,23 @@ def _table_checks(name: str) -> dg.AssetChecksDefinition:
             scanned = outcome.observed.get("scanned")
             if outcome.passed and isinstance(scanned, dict):
                 state.save({table: version for table, version in scanned.items() if isinstance(version, int)})
-            yield _outcome(name, outcome)
+            yield _check_result(name, outcome)
 
     return integrity
 
 
-def _outcome(name: str, outcome: CheckOutcome) -> dg.AssetCheckResult:
+def _check_result(name: str, outcome: CheckOutcome) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=asset_key(name),
         check_name=outcome.name,
         passed=outcome.passed,
         severity=dg.AssetCheckSeverity.ERROR,
         description=outcome.description,
-        metadata=_shown(outcome.observed),
+        metadata=_check_metadata(outcome.observed),
     )
 
 
-def _shown(observed: Mapping[str, Any]) -> dict[str, Any]:
+def _check_metadata(observed: Mapping[str, Any]) -> dict[str, Any]:
     shown = {}
     for key, value in observed.items():
         if key == "findings":

@@ -59,7 +59,7 @@ _BAR_LINEAGE = {
 )
 def bars_1m(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """One-minute bars: the vendors', and our own from trades where a vendor has none."""
-    yield from _computed(context, platform, "market.bars_1m", ("market.trades",), pictures.of_minutes)
+    yield from _derive_table(context, platform, "market.bars_1m", ("market.trades",), pictures.of_minutes)
 
 
 @table_asset(
@@ -71,7 +71,7 @@ def bars_1m(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
 )
 def bars(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Bars of 5m to 1d: the vendors', and our own from 1m bars where a vendor has none."""
-    yield from _computed(context, platform, "market.bars", ("market.bars_1m",), pictures.of_bars)
+    yield from _derive_table(context, platform, "market.bars", ("market.bars_1m",), pictures.of_bars)
 
 
 @table_asset(
@@ -84,7 +84,7 @@ def bars(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
 )
 def closes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Daily closes: adjusted ones from the feeds, and those of final daily bars for everything else."""
-    yield from _computed(context, platform, "market.closes", ("market.bars",), pictures.of_closes)
+    yield from _derive_table(context, platform, "market.closes", ("market.bars",), pictures.of_closes)
 
 
 @table_asset("market.corporate_actions", retries=True)
@@ -138,7 +138,7 @@ def _from_feeds(
     yield published(context, table, [commit], pictures_of(table, days) if pictures_of else {})
 
 
-def _computed(
+def _derive_table(
     context: dg.AssetExecutionContext,
     platform: Platform,
     name: str,

@@ -62,7 +62,7 @@ def ingest_files(
         stamp=stamp,
         on_outcome=report,
     )
-    yield from _checks(outcomes)
+    yield from _checks_of_outcomes(outcomes)
     result = published(context, platform.lake.table("ops.ingest_files"), [])
     facts: list[dict[str, str | int]] = [
         {
@@ -127,7 +127,7 @@ def _to_derive_by_hand(file: FileOutcome) -> str:
     return f"{file.name}: {len(older):,} days before {first} are no partitions. Run {commands}."
 
 
-def _checks(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:
+def _checks_of_outcomes(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:
     wrong = [outcome.name for outcome in outcomes if not outcome.adds_up]
     yield dg.AssetCheckResult(
         check_name="counts_add_up",

@@ -18,13 +18,13 @@ __all__ = ["ASSETS", "EQUITY"]
 _Result = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
 
 
-def _closes(lake: Lakehouse, portfolio: DeclaredPortfolio, days: Days) -> pl.DataFrame:
+def _read_closes(lake: Lakehouse, portfolio: DeclaredPortfolio, days: Days) -> pl.DataFrame:
     table = lake.table("market.closes")
     span = days[0] - portfolio.reach, days[1]
     return table.scan().filter(within(table.contract, span), pl.col("venue") == portfolio.venue).collect()
 
 
-def _regimes(lake: Lakehouse, portfolio: DeclaredPortfolio, days: Days) -> pl.DataFrame:
+def _read_regimes(lake: Lakehouse, portfolio: DeclaredPortfolio, days: Days) -> pl.DataFrame:
     table = lake.table("signals.regimes")
     span = days[0] - portfolio.reach, days[1]
     daily = table.scan().filter(within(table.contract, span), pl.col("interval") == "1d")
@@ -35,13 +35,13 @@ def _market_series(portfolio: DeclaredPortfolio, regimes: pl.DataFrame) -> str |
     return portfolio.market_series if (regimes["symbol"] == portfolio.market_series).any() else None
 
 
-def _before(lake: Lakehouse, name: str, portfolio: DeclaredPortfolio, first: date) -> pl.DataFrame:
+def _decisions_before(lake: Lakehouse, name: str, portfolio: DeclaredPortfolio, first: date) -> pl.DataFrame:
     table = lake.table(name)
     span = first - portfolio.held_within, first
     return table.scan().filter(within(table.contract, span), pl.col("venue") == portfolio.venue).collect()
 
 
-def _recorded(lake: Lakehouse, name: str, portfolio: DeclaredPortfolio) -> pl.DataFrame:
+def _read_all(lake: Lakehouse, name: str, portfolio: DeclaredPortfolio) -> pl.DataFrame:
     return lake.table(name).scan().filter(pl.col("venue") == portfolio.venue).collect()
 
 
@@ -63,9 +63,9 @@ def weights(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
     lake = platform.lake
     found = [
         weight_rows(
-            _closes(lake, portfolio, days),
+            _read_closes(lake, portfolio, days),
             days,
-            previous=_before(lake, "portfolio.weights", portfolio, days[0]),
+            previous=_decisions_before(lake, "portfolio.weights", portfolio, days[0]),
         )
         for portfolio in PORTFOLIOS
     ]
@@ -91,13 +91,13 @@ def adaptive_weights(context: dg.AssetExecutionContext, platform: dg.ResourcePar
     lake = platform.lake
     found = []
     for portfolio in PORTFOLIOS:
-        regimes = _regimes(lake, portfolio, days)
+        regimes = _read_regimes(lake, portfolio, days)
         found.append(
             adaptive_rows(
-                _closes(lake, portfolio, days),
+                _read_closes(lake, portfolio, days),
                 regimes,
                 days,
-                previous=_before(lake, "portfolio.adaptive_weights", portfolio, days[0]),
+                previous=_decisions_before(lake, "portfolio.adaptive_weights", portfolio, days[0]),
                 market_series=_market_series(portfolio, regimes),
             )
         )
@@ -135,14 +135,14 @@ def backtests(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Plat
     last = days[1] - ONE_DAY
     found = []
     for portfolio in PORTFOLIOS:
-        regimes = _regimes(lake, portfolio, days)
+        regimes = _read_regimes(lake, portfolio, days)
         found.append(
             backtest_rows(
-                _closes(lake, portfolio, days),
+                _read_closes(lake, portfolio, days),
                 run_on=last,
                 regimes=regimes if regimes.height else None,
-                weights=_recorded(lake, "portfolio.weights", portfolio),
-                adaptive=_recorded(lake, "portfolio.adaptive_weights", portfolio),
+                weights=_read_all(lake, "portfolio.weights", portfolio),
+                adaptive=_read_all(lake, "portfolio.adaptive_weights", portfolio),
                 market_series=_market_series(portfolio, regimes),
             )
         )

@@ -26,7 +26,7 @@ _CHECKED: Final = tuple(declared for declared in CONTRACTS.values() if declared.
 _WINDOW: Final = timedelta(days=400)
 
 
-def _span(platform: Platform, declared: TableContract) -> tuple[date, date] | None:
+def _checked_span(platform: Platform, declared: TableContract) -> tuple[date, date] | None:
     """Return the stretch of a table that is checked: a bounded one, so that a check of years stays quick."""
     if declared.time_column is None:
         return None
@@ -51,15 +51,15 @@ def _table_checks(declared: TableContract) -> dg.AssetChecksDefinition:
         del context
         allowed = timedelta(hours=platform.settings.stale_after_hours)
         outcomes = run_checks(
-            platform.lake, declared.name, _span(platform, declared), platform.clock(), allowed_delay=allowed
+            platform.lake, declared.name, _checked_span(platform, declared), platform.clock(), allowed_delay=allowed
         )
         for outcome in outcomes:
-            yield _result(declared, outcome)
+            yield _check_result(declared, outcome)
 
     return quality
 
 
-def _result(declared: TableContract, outcome: CheckOutcome) -> dg.AssetCheckResult:
+def _check_result(declared: TableContract, outcome: CheckOutcome) -> dg.AssetCheckResult:
     error = outcome.severity == "error"
     return dg.AssetCheckResult(
         asset_key=asset_key(declared.name),
@@ -74,7 +74,7 @@ def _result(declared: TableContract, outcome: CheckOutcome) -> dg.AssetCheckResu
     )
 
 
-def _expectations(declared: TableContract) -> dg.AssetChecksDefinition:
+def _expectations_check(declared: TableContract) -> dg.AssetChecksDefinition:
     spec = dg.AssetCheckSpec(
         EXPECTATIONS,
         asset=asset_key(declared.name),
@@ -120,4 +120,4 @@ def _expectations(declared: TableContract) -> dg.AssetChecksDefinition:
 
 
 #: Every stand-alone check.
-CHECKS: Final = [make(declared) for declared in _CHECKED for make in (_table_checks, _expectations)]
+CHECKS: Final = [make(declared) for declared in _CHECKED for make in (_table_checks, _expectations_check)]

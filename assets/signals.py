@@ -34,7 +34,7 @@ class ForecastHours(dg.Config):
 _MEMORY: Final = timedelta(days=120)
 
 
-def _closes(lake: Lakehouse, series: RegimeSeries, days: Days) -> pl.DataFrame:
+def _read_closes(lake: Lakehouse, series: RegimeSeries, days: Days) -> pl.DataFrame:
     """Return venue, symbol, ts, close of a series' final bars, as far back as its models reach."""
     span = days[0] - series.reach, days[1]
     if series.interval == "1d":
@@ -66,7 +66,7 @@ def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[
     parts: list[pl.DataFrame] = []
     failed: list[tuple[str, str]] = []
     for series in REGIME_SERIES:
-        closes = _closes(platform.lake, series, days)
+        closes = _read_closes(platform.lake, series, days)
         rows, missed = model_rows(closes, known, days, interval=series.interval, settings=series.settings)
         parts.append(rows)
         failed += missed
@@ -93,7 +93,7 @@ def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
     parts: list[pl.DataFrame] = []
     failed: list[tuple[str, str]] = []
     for series in REGIME_SERIES:
-        closes = _closes(platform.lake, series, days)
+        closes = _read_closes(platform.lake, series, days)
         rows, missed = regime_rows(closes, models, days, interval=series.interval, settings=series.settings)
         parts.append(rows)
         failed += missed
@@ -152,7 +152,7 @@ def _forecasts(
     done = set(present.select(pl.col("made_at").unique()).collect()["made_at"])
     parts: list[pl.DataFrame] = [table.contract.empty().drop(table.contract.partition_by or "", "schema_version")]
     failed: list[tuple[str, str]] = []
-    for made_at in _hours(days, config.every_hours, platform.clock()):
+    for made_at in _full_hours(days, config.every_hours, platform.clock()):
         if made_at in done:
             continue
         window = (made_at - ONE_DAY).date(), (made_at + ONE_DAY).date()
@@ -169,7 +169,7 @@ def _forecasts(
     yield published(context, table, [commit], pictures.of_forecasts(table, market, days), failed=failed)
 
 
-def _hours(days: Days, every: int, now: datetime) -> list[datetime]:
+def _full_hours(days: Days, every: int, now: datetime) -> list[datetime]:
     """Return the full hours that end within the days and are over, the day's last midnight included."""
     first, end = (midnight(day) for day in days)
     hours = int((end - first) / timedelta(hours=1))

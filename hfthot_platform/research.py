@@ -150,7 +150,7 @@ def load_dataset(
     if lake is None:
         lake = Installation.open().lake
     table = "market.closes" if closes else ("market.bars_1m" if interval == "1m" else "market.bars")
-    rows = _of(lake, table, interval, symbols)
+    rows = _rows_of(lake, table, interval, symbols)
     time_column = "date" if closes else "ts"
     for bound, above in ((first, True), (last, False)):
         if bound is not None:
@@ -164,7 +164,7 @@ def load_dataset(
     venues = dict(zip(found["symbol"].to_list(), found["venue"].to_list(), strict=True))
     for symbol in symbols:
         if symbol not in venues:
-            raise _absent(lake, symbol, interval, table, venue, bounded=start is not None or end is not None)
+            raise _no_data(lake, symbol, interval, table, venue, bounded=start is not None or end is not None)
         if len(venues[symbol]) > 1:
             raise AmbiguousVenueError(
                 f"{symbol} is traded on {', '.join(venues[symbol])}",
@@ -209,7 +209,7 @@ def _moment(given: date | datetime | str | None, name: str) -> datetime | None:
         raise BadRequestError(f"{given} is out of range", where=name, hint="Check how it was made.") from None
 
 
-def _of(lake: Lakehouse, table: str, interval: str, symbols: Sequence[str]) -> pl.LazyFrame:
+def _rows_of(lake: Lakehouse, table: str, interval: str, symbols: Sequence[str]) -> pl.LazyFrame:
     """Return the rows of the symbols; bars of an interval that the lake lacks are computed from finer ones."""
 
     def of(name: str) -> pl.LazyFrame:
@@ -219,7 +219,7 @@ def _of(lake: Lakehouse, table: str, interval: str, symbols: Sequence[str]) -> p
     return bars_at(interval, of(table), of("market.bars_1m")) if table == "market.bars" else of(table)
 
 
-def _absent(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str | None, *, bounded: bool) -> DataError:
+def _no_data(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str | None, *, bounded: bool) -> DataError:
     """Say what the lake has instead, and what to do."""
     what = f"no {'closes' if table == 'market.closes' else interval + ' bars'} of {symbol}"
     what += f" on {venue}" if venue else ""

@@ -37,7 +37,7 @@ _REQUEST = {
 
 
 @contextmanager
-def _redacted() -> Iterator[None]:
+def _without_personal_messages() -> Iterator[None]:
     """Let no message out but those that are known to name nobody; trying again changes nothing about them."""
     try:
         yield
@@ -52,7 +52,7 @@ def _redacted() -> Iterator[None]:
 @dg.op(description="Write everything held about a person into one file.", config_schema=_REQUEST, pool="export")
 def export_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Carry an export out."""
-    with _redacted():
+    with _without_personal_messages():
         path = run_export(platform.accounts, platform.lake, context.op_config["request_id"])
     context.add_output_metadata({"bytes": path.stat().st_size})
 
@@ -61,12 +61,12 @@ def export_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pla
 def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Carry an erasure out, from wherever it stands.  One that a legal hold keeps waits and is no failure."""
     request_id = context.op_config["request_id"]
-    with _redacted():
+    with _without_personal_messages():
         try:
             certificate = run_erasure(platform.accounts, platform.lake, request_id)
         except ErasureUnverifiedError as error:
             raise dg.Failure(
-                f"{type(error).__name__}: {error}", metadata=_hits(platform, request_id), allow_retries=False
+                f"{type(error).__name__}: {error}", metadata=_open_hits(platform, request_id), allow_retries=False
             ) from None
         except LegalHoldError as error:
             context.log.warning("%s", error)
@@ -87,7 +87,7 @@ def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Plat
     )
 
 
-def _hits(platform: Platform, request_id: str) -> dict[str, Any]:
+def _open_hits(platform: Platform, request_id: str) -> dict[str, Any]:
     """Return what a failed proof found, by place and form, and until when it can be proven."""
     state = next(erasure for erasure in list_erasures(platform.accounts) if erasure.request_id == request_id)
     rows = [
@@ -110,18 +110,18 @@ def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pl
     """Apply the periods of retention."""
     if not platform.has_accounts:
         context.log.info(NO_ACCOUNTS)
-        with _redacted():
+        with _without_personal_messages():
             swept = sweep_user_files(platform.settings, platform.lake, None, platform.clock())
         context.add_output_metadata({"user_files": swept})
         return
     stamp = Stamp(run_id=context.run_id, asset="audit_retention", code_version=__version__)
-    with _redacted():
+    with _without_personal_messages():
         report = apply_retention(platform.accounts, platform.lake, stamp=stamp)
     if report.refused:
         raise dg.Failure(
             f"ClockError: {report.refused}", metadata={"proofs_ended": report.proofs_ended}, allow_retries=False
         )
-    with _redacted():
+    with _without_personal_messages():
         swept = sweep_user_files(platform.settings, platform.lake, platform.accounts, platform.clock())
     counts = asdict(report) | {
         "user_files": swept,
@@ -135,7 +135,7 @@ def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pl
 @dg.op(description="Wrap every key with a new key-encryption key; the lake is not touched.", pool="key_rotation")
 def rewrap_keys(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Rotate the key-encryption key."""
-    with _redacted():
+    with _without_personal_messages():
         report = rotate_keys(platform.accounts)
     context.add_output_metadata(
         {
@@ -152,7 +152,7 @@ def sign_head(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platfor
     if not platform.has_accounts:
         context.log.info("there are no accounts yet")
         return
-    with _redacted():
+    with _without_personal_messages():
         path = export_head(platform.accounts)
     context.add_output_metadata({"file": path.name, "folder": dg.MetadataValue.path(path.parent)})
 

@@ -33,7 +33,7 @@ def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[
     if cause is not None and not _OURS.search(cause.message):
         # What a library says after the first line may quote rows.
         message = (message or "").strip().partition("\n")[0]
-    if disabled := _disabled(context, platform):
+    if disabled := _disabled_models(context, platform):
         # The run was asked for before the file was broken: what Dagster says of its checks helps nobody.
         message = disabled
     incident = Incident(
@@ -58,7 +58,7 @@ def _outside_of_steps(context: dg.RunFailureSensorContext) -> SerializableErrorI
     return next((error for error in reversed(errors) if error is not None), None)
 
 
-def _disabled(context: dg.RunFailureSensorContext, platform: Platform) -> str:
+def _disabled_models(context: dg.RunFailureSensorContext, platform: Platform) -> str:
     """Return why SQL models that the run was to make are disabled."""
     asked = context.dagster_run.asset_selection or frozenset()
     if not asked:

@@ -54,28 +54,28 @@ def withdrawn_files(
     files = [
         file
         for file in known(platform.lake, market, pl.col("rows_withdrawn") > 0)
-        if _mark(file) > (context.cursor or "")
+        if _cursor_of(file) > (context.cursor or "")
     ]
     if not files:
         return dg.SkipReason("no file was withdrawn")
     return dg.SensorResult(
-        run_requests=[request for file in files for request in _derivation(file)],
+        run_requests=[request for file in files for request in _derivation_runs(file)],
         asset_events=[event for file in files for event in announcements(file, table=file.target, run_id=file.run_id)],
-        cursor=_mark(files[-1]),
+        cursor=_cursor_of(files[-1]),
     )
 
 
-def _mark(file: FileRecord) -> str:
+def _cursor_of(file: FileRecord) -> str:
     """Return what orders records by their time."""
     return f"{file.ingested_at.isoformat(timespec='microseconds')} {file.content_hash}"
 
 
-def _derivation(file: FileRecord) -> list[dg.RunRequest]:
+def _derivation_runs(file: FileRecord) -> list[dg.RunRequest]:
     days = [day.isoformat() for day in sorted(file.days) if DAILY.has_partition_key(day.isoformat())]
     if not days:
         return []
     tags = {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[-1]}
-    return [dg.RunRequest(run_key=f"withdrawn:{_mark(file)}", tags=tags)]
+    return [dg.RunRequest(run_key=f"withdrawn:{_cursor_of(file)}", tags=tags)]
 
 
 SENSORS = [landing_folder, withdrawn_files]

@@ -27,13 +27,13 @@ def sql_model_files(context: dg.SensorEvaluationContext, platform: dg.ResourcePa
     disabled: dict[str, str] = before.get("models", {})
     for file, what in models.faults.items():
         if told.get(file) != _digest(what):
-            _report(platform, file, what)
+            _record_incident(platform, file, what)
     now = {model.name: model.why for model in models.disabled}
     for name, why in now.items():
         if disabled.get(name) != _digest(why):
-            _evaluate(context.instance, name, why, passed=False)
+            _report_check(context.instance, name, why, passed=False)
     for name in disabled.keys() - now.keys():
-        _evaluate(context.instance, name, "Its file, and what it reads, are sound again.", passed=True)
+        _report_check(context.instance, name, "Its file, and what it reads, are sound again.", passed=True)
     state = {
         "files": {file: _digest(what) for file, what in models.faults.items()},
         "models": {name: _digest(why) for name, why in now.items()},
@@ -47,7 +47,7 @@ def _in_words(models: Models) -> str:
     return f"{len(models.disabled)} SQL models are disabled. " + " ".join(models.faults.values())
 
 
-def _report(platform: Platform, file: str, what: str) -> None:
+def _record_incident(platform: Platform, file: str, what: str) -> None:
     ts = platform.clock()
     incident = Incident(
         incident_id=_digest(f"{file} {what} {ts:%Y-%m-%dT%H:%M}"),
@@ -62,7 +62,7 @@ def _report(platform: Platform, file: str, what: str) -> None:
     notify(platform.settings, incident)
 
 
-def _evaluate(instance: dg.DagsterInstance, name: str, why: str, *, passed: bool) -> None:
+def _report_check(instance: dg.DagsterInstance, name: str, why: str, *, passed: bool) -> None:
     instance.report_runless_asset_event(
         dg.AssetCheckEvaluation(
             asset_key=asset_key(name),

@@ -27,7 +27,7 @@ from hfthot_platform.domain.models.strategy import (
     MeanReversion,
     SymbolRegime,
     TrendFollowing,
-    _present,
+    _market_now,
     adaptive,
     decide,
     fit_markets,
@@ -184,7 +184,7 @@ def test_a_market_fitted_earlier_is_brought_to_the_present_by_conditioning_on_th
     )  # fmt: skip
     market = FittedMarket(params, int(data.times[2]), spread, False, ())
 
-    now = _present(market, data, 0)
+    now = _market_now(market, data, 0)
 
     # Each close since then observes a F_t + e; the values F_t are jointly normal.
     k = np.arange(6)

@@ -249,7 +249,7 @@ def staleness(rows: pl.DataFrame | pl.LazyFrame, interval: str, now: datetime, *
         (closed intervals after it; null where no grid is known), stale (behind > allowed; where no grid is
         known, age > allowed intervals).
     """
-    _aware(now, "now")
+    _require_zone(now, "now")
     step = interval_of(interval).microseconds
     last = _with_time(rows, interval).group_by(_KEY).agg(last=pl.col("ts").max()).sort("symbol", "venue").collect()
     now_ticks = microseconds(now)
@@ -303,7 +303,7 @@ def agreement(
     )
 
 
-def _aware(time: datetime, where: str) -> None:
+def _require_zone(time: datetime, where: str) -> None:
     if time.tzinfo is None:
         raise BadRequestError(f"{time} has no time zone", where=where, hint="Pass an aware time, such as UTC.")
 
@@ -328,7 +328,7 @@ def _series(
     interval_of(interval)
     for name, time in (("start", start), ("end", end)):
         if time is not None:
-            _aware(time, name)
+            _require_zone(time, name)
     if start is not None and end is not None and end < start:
         raise BadRequestError(f"end {end} is before start {start}", where="span", hint="Swap them.")
     inside = [pl.lit(value=True)]

@@ -204,16 +204,16 @@ def estimate_moments(
         if covariance == "ledoit_wolf":
             from sklearn.covariance import ledoit_wolf
 
-            _finite(unit, where)
+            _require_finite(unit, where)
             correlation, shrinkage = ledoit_wolf(unit, assume_centered=True)
         else:
             deviation = deviation / math.sqrt(1 - 1 / observations)
             correlation = unit.T @ (unit * weights[:, None])
-            _finite(correlation, where)
+            _require_finite(correlation, where)
             correlation, repaired = _raise_eigenvalues(correlation)
         matrix = correlation * deviation * deviation[:, None]
         matrix = (matrix + matrix.T) / 2
-        _finite(matrix, where)
+        _require_finite(matrix, where)
         if np.diag(matrix).min() < np.finfo(float).tiny:
             raise DataError(f"column {np.diag(matrix).argmin()} is constant", where=where, hint="Drop the asset.")
         pull = float(mean == "zero")
@@ -235,7 +235,7 @@ def estimate_moments(
     return Moments(average, matrix, observations, float(shrinkage), pull, condition, repaired=repaired)
 
 
-def _finite(matrix: FloatArray, where: str) -> None:
+def _require_finite(matrix: FloatArray, where: str) -> None:
     if not np.isfinite(matrix).all():
         bad = int(np.argwhere(~np.isfinite(matrix))[0][1])
         raise DataError(
@@ -702,7 +702,7 @@ class _QuadraticProgram:
             finite = np.flatnonzero(np.isfinite(bound))
             unequal.append(place(sign * eye[finite], none[finite], none[finite]))
             h.append(sign * bound[finite])
-        for row, low, high in _rows(rules, n):
+        for row, low, high in _constraint_rows(rules, n):
             if low == high:
                 equal.append(total(row, 0))
                 b.append(low)
@@ -876,7 +876,7 @@ def _bounds(rules: Constraints, n: int, where: str) -> tuple[FloatArray, FloatAr
     return lower, upper
 
 
-def _rows(rules: Constraints, n: int) -> list[tuple[FloatArray, float, float]]:
+def _constraint_rows(rules: Constraints, n: int) -> list[tuple[FloatArray, float, float]]:
     """Return the linear constraints as (coefficients (n,), low, high)."""
     rows: list[tuple[FloatArray, float, float]] = []
     if rules.budget is not None:

@@ -276,7 +276,7 @@ class SymbolRegime(NamedTuple):
     identified: bool
 
 
-def _returns(close: FloatArray) -> FloatArray:
+def _log_returns(close: FloatArray) -> FloatArray:
     """Return log-returns (T,) of closes (T,), from bar to bar; NaN for the first and around missing bars."""
     return np.concatenate([[np.nan], np.diff(np.log(close))])
 
@@ -410,7 +410,7 @@ def _daily_volume(data: Bars, i: int, here: Any) -> float:
     return float(data.volume[here, i].sum()) / days if days else 0.0
 
 
-def _present(market: FittedMarket, data: Bars, i: int) -> ChiarellaParams:
+def _market_now(market: FittedMarket, data: Bars, i: int) -> ChiarellaParams:
     """Return the market at the last bar: its fundamental value filtered on with the closes since it was fitted.
 
     The filter is that of the calibration: p_(t+1) - p_t = a (F_t - p_t) + c (p_t - p_(t-1)) + e, F a random walk.
@@ -604,7 +604,7 @@ def decide(
         DataError: fewer bars than the window.
         NotConvergedError: a portfolio could not be solved.
     """
-    rules, costs, held = _settings(rules, costs, previous, capital, seed, f"{_WHERE}.decide")
+    rules, costs, held = _checked_settings(rules, costs, previous, capital, seed, f"{_WHERE}.decide")
     _are_bars(data, f"{_WHERE}.decide")
     parts: tuple[tuple[str, Any, Any], ...] = (
         ("regimes", regimes, SymbolRegime | None),
@@ -629,9 +629,9 @@ def decide(
             case.signal = float(scores[case.strategy][i])
         if case.strategy != "none":
             _simulate(case, data, i, markets.get(symbol), rules, capital, seed)
-            _weigh(case, costs, held.get(symbol, 0.0), rules)
+            _form_view(case, costs, held.get(symbol, 0.0), rules)
         cases.append(case)
-    weights = _to_target(_size(cases, returns, enough, held, data.symbols, rules), cases, data, rules)
+    weights = _to_target(_sized_weights(cases, returns, enough, held, data.symbols, rules), cases, data, rules)
     before = np.array([held.get(symbol, 0.0) for symbol in data.symbols])
     band = rules.min_trade * np.maximum(np.abs(weights), np.abs(before))
     small = (np.abs(weights - before) < band) & (before != 0) & (weights != 0)
@@ -640,10 +640,10 @@ def decide(
         cases[k].why.append(f"the weight asked for, {weights[k]:+.2%}, is too near the one held: left as it is")
     weights = np.where(small, before, weights)
     orders = np.where(small | ((weights == 0) & (before == 0)), np.nan, weights)
-    return Decision(data.symbols, weights, orders, _rows(data, cases, weights, before, capital))
+    return Decision(data.symbols, weights, orders, _decision_rows(data, cases, weights, before, capital))
 
 
-def _settings(
+def _checked_settings(
     rules: AdaptiveRules | None,
     costs: Costs | None,
     previous: Mapping[str, float] | None,
@@ -733,7 +733,7 @@ def _simulate(
     if not isinstance(market, FittedMarket):
         case.why.append(f"no simulated market ({market.what if market else 'not fitted'})")
         return
-    params = _present(market, data, i)
+    params = _market_now(market, data, i)
     law = chiarella.forecast(params, rules.horizon)
     case.move = math.expm1(float(law.mean[-1]) - params.price)
     case.deviation = float(law.deviation[-1])
@@ -750,7 +750,7 @@ def _simulate(
         case.unit_impact = abs(impact.slippage)
 
 
-def _weigh(case: _DecisionCase, costs: Costs, held: float, rules: AdaptiveRules) -> None:
+def _form_view(case: _DecisionCase, costs: Costs, held: float, rules: AdaptiveRules) -> None:
     """Form the view: direction from the signal, confirmed by the simulated market, net of costs."""
     impact = 0.0 if math.isnan(case.unit_impact) else case.unit_impact
     case.cost = costs.buy + costs.sell + 2.0 * impact
@@ -788,7 +788,7 @@ def _weigh(case: _DecisionCase, costs: Costs, held: float, rules: AdaptiveRules)
     case.in_book = True
 
 
-def _size(
+def _sized_weights(
     cases: list[_DecisionCase],
     returns: FloatArray,
     enough: Any,
@@ -840,7 +840,7 @@ def _size(
     return weights
 
 
-def _rows(
+def _decision_rows(
     data: Bars, cases: list[_DecisionCase], weights: FloatArray, before: FloatArray, capital: float | None
 ) -> pl.DataFrame:
     ts = int(data.times[-1])
@@ -912,13 +912,13 @@ def adaptive(
     """
     where = f"{_WHERE}.adaptive"
     _are_bars(data, where)
-    rules, costs, _ = _settings(rules, costs, None, capital, seed, where)
+    rules, costs, _ = _checked_settings(rules, costs, None, capital, seed, where)
     whole(workers, "workers", where, least=1, most=1_000)
     T, n = data.close.shape
     if rules.warm_up >= T:
         raise DataError(f"{T} bars", where=f"{_WHERE}.adaptive", hint=f"More than warm_up={rules.warm_up} are needed.")
     with ThreadPoolExecutor(workers) as pool:
-        regimes = list(pool.map(lambda i: _walk(data, i, rules, seed), range(n)))
+        regimes = list(pool.map(lambda i: _walk_forward_regimes(data, i, rules, seed), range(n)))
     targets = np.full((T, n), np.nan)
     markets: dict[str, FittedMarket | ModelError] = {}
     fitted = -rules.refit_every
@@ -927,7 +927,9 @@ def adaptive(
         past = data.head(t + 1)
         if t - fitted >= rules.refit_every:
             markets, fitted = fit_markets(past, window=rules.window, seed=seed, workers=workers), t
-        now = {symbol: found for symbol, walk in zip(data.symbols, regimes, strict=True) if (found := _at(walk, t))}
+        now = {
+            symbol: found for symbol, walk in zip(data.symbols, regimes, strict=True) if (found := _regime_at(walk, t))
+        }
         # What the account holds now: what was ordered, executed and moved by the prices since.
         held = dict(zip(data.symbols, held_weights(past, targets[: t + 1], costs).tolist(), strict=True))
         decision = decide(past, now, markets, costs=costs, rules=rules, previous=held, capital=capital, seed=seed)
@@ -939,9 +941,9 @@ def adaptive(
     return AdaptiveRun(targets, pl.concat(rows))
 
 
-def _walk(data: Bars, i: int, rules: AdaptiveRules, seed: int) -> tuple[int, WalkForward] | None:
+def _walk_forward_regimes(data: Bars, i: int, rules: AdaptiveRules, seed: int) -> tuple[int, WalkForward] | None:
     """Return the walk-forward regimes of a symbol and the bar that they start at, or None without a model."""
-    y = _returns(data.close[:, i])
+    y = _log_returns(data.close[:, i])
     present = ~np.isnan(y)
     first = int(present.argmax())
     if not present.any() or len(y) - first < rules.warm_up:
@@ -962,7 +964,7 @@ def _walk(data: Bars, i: int, rules: AdaptiveRules, seed: int) -> tuple[int, Wal
     return first, found
 
 
-def _at(walk: tuple[int, WalkForward] | None, t: int) -> SymbolRegime | None:
+def _regime_at(walk: tuple[int, WalkForward] | None, t: int) -> SymbolRegime | None:
     if walk is None or t < walk[0] or walk[1].regime[t - walk[0]] < 0:
         return None
     first, found = walk

@@ -93,7 +93,7 @@ def mfg_price_rows(
         points=points,
         seed=seed,
     )
-    series = _series(_known(market, made_at, window_minutes, where))
+    series = _rows_by_series(_known_at(market, made_at, window_minutes, where))
     return _forecasts(market, made_at, series, one, workers, partial(rows_of, MFG_PRICES))
 
 
@@ -113,14 +113,14 @@ def mfg_forecast(
         DataError: too few data, or none within the last horizon.
         NotConvergedError: no equilibrium was found.
     """
-    known = _known(market, made_at, window_minutes, "signals.mfg_forecast")
-    return _mfg(known, made_at, horizon_minutes, window_minutes, n_agents, seed)
+    known = _known_at(market, made_at, window_minutes, "signals.mfg_forecast")
+    return _predict_recent_price(known, made_at, horizon_minutes, window_minutes, n_agents, seed)
 
 
-def _mfg(
+def _predict_recent_price(
     known: pl.DataFrame, made_at: datetime, horizon: float, window: float, n_agents: int, seed: int
 ) -> PriceForecast:
-    _recent(known, made_at, horizon, window)
+    _require_recent(known, made_at, horizon, window)
     return predict_price(known, horizon_minutes=horizon, n_agents=n_agents, seed=seed)
 
 
@@ -134,7 +134,7 @@ def _mfg_rows(
     points: int,
     seed: int,
 ) -> list[dict[str, Any]]:
-    found = _mfg(known, made_at, horizon_minutes, window_minutes, n_agents, seed)
+    found = _predict_recent_price(known, made_at, horizon_minutes, window_minutes, n_agents, seed)
     # The path is exact; the grid's solution is its check, and what the pictures of the density are drawn from.
     solution, game = found.solution, found.game
     parameters = {
@@ -164,7 +164,7 @@ def _mfg_rows(
         "venue": known["venue"][0],
         "symbol": known["symbol"][0],
         "made_at": made_at,
-        "data_until": _until(known),
+        "data_until": _known_until(known),
         "kyle_lambda": found.calibration.kyle_lambda,
         "kyle_t": found.calibration.kyle_t,
         "parameters": as_text(parameters),
@@ -239,7 +239,7 @@ def chiarella_rows(
             hint="At least 1, 2 and 100.",
         )
     needs(bars_1m, ("venue", "symbol", "ts", "ts_close", "close", "volume"), where)
-    known = _known(bars_1m, made_at, window_minutes, where)
+    known = _known_at(bars_1m, made_at, window_minutes, where)
     if (known["ts_close"].to_physical() - known["ts"].to_physical() != MINUTE).any():
         raise BadRequestError("bars that are not of one minute", where=where, hint="Give rows of market.bars_1m.")
     one = partial(
@@ -251,13 +251,13 @@ def chiarella_rows(
         points=points,
         seed=seed,
     )
-    return _forecasts(bars_1m, made_at, _series(known), one, workers, partial(rows_of, CHIARELLA_FORECASTS))
+    return _forecasts(bars_1m, made_at, _rows_by_series(known), one, workers, partial(rows_of, CHIARELLA_FORECASTS))
 
 
 def _chiarella_rows(
     bars: pl.DataFrame, *, made_at: datetime, horizon: int, window: int, n_paths: int, points: int, seed: int
 ) -> list[dict[str, Any]]:
-    _recent(bars, made_at, horizon, window)
+    _require_recent(bars, made_at, horizon, window)
     minute = bars["ts"].to_physical().to_numpy() // MINUTE
     price = np.log(bars["close"].cast(pl.Float64).to_numpy())
     if not (np.diff(minute) > 0).all():
@@ -271,9 +271,9 @@ def _chiarella_rows(
         )
     flow = _order_flow(bars, first, end)
     found = chiarella.calibrate(price[first:end], flow, seed=seed)
-    params = _present(found, minute, price, end)
+    params = _market_now(found, minute, price, end)
     # Minutes that have passed since the last bar closed.
-    lag = int((made_at - _until(bars)) / timedelta(minutes=1))
+    lag = int((made_at - _known_until(bars)) / timedelta(minutes=1))
     at = lag + np.unique(np.rint(np.linspace(0, horizon, points)).astype(np.int64))
     simulated = chiarella.simulate(params, n_paths, lag + horizon, seed=seed)
     with np.errstate(over="ignore"):
@@ -286,7 +286,7 @@ def _chiarella_rows(
         )
     expected = prices.mean(axis=0)
     lower, upper = np.quantile(prices, (0.05, 0.95), axis=0)
-    impact, impact_error = (None, None) if flow is None else _impact(found, params, horizon, seed)
+    impact, impact_error = (None, None) if flow is None else _peak_impact(found, params, horizon, seed)
     warnings = list(found.warnings)
     absent = int(minute[-1] - minute[0]) + 1 - minute.size
     stretch = [bars["ts"][first], bars["ts_close"][end - 1]]
@@ -319,7 +319,7 @@ def _chiarella_rows(
         "venue": bars["venue"][0],
         "symbol": bars["symbol"][0],
         "made_at": made_at,
-        "data_until": _until(bars),
+        "data_until": _known_until(bars),
         "market": stability.kind,
         "bubble_prone": stability.bubble_prone,
         "half_life": stability.half_life if math.isfinite(stability.half_life) else None,
@@ -354,7 +354,7 @@ def _order_flow(bars: pl.DataFrame, first: int, end: int) -> FloatArray | None:
     if "buy_volume" not in bars.columns:
         return None
     volume = bars["volume"].cast(pl.Float64).to_numpy()
-    span = (_until(bars) - bars["ts"][0]) / timedelta(days=1)
+    span = (_known_until(bars) - bars["ts"][0]) / timedelta(days=1)
     daily = float(volume.sum()) / span
     bought = bars["buy_volume"].cast(pl.Float64).fill_null(math.nan).to_numpy()[first + 1 : end]
     if not (np.isfinite(bought).all() and daily > 0):
@@ -363,7 +363,9 @@ def _order_flow(bars: pl.DataFrame, first: int, end: int) -> FloatArray | None:
     return flow if np.ptp(flow) > 0 else None
 
 
-def _present(found: chiarella.Calibration, minute: IntArray, price: FloatArray, end: int) -> chiarella.ChiarellaParams:
+def _market_now(
+    found: chiarella.Calibration, minute: IntArray, price: FloatArray, end: int
+) -> chiarella.ChiarellaParams:
     """Return the fitted market at the last bar, its fundamental value filtered on over the minutes since the fit.
 
     The filter is the calibration's: p_(t+1) - p_t = a (F_t - p_t) + c (p_t - p_(t-1)) + e, F a random walk.
@@ -387,7 +389,7 @@ def _present(found: chiarella.Calibration, minute: IntArray, price: FloatArray, 
     return replace(params, price=known[last], previous_price=known.get(last - 1), fundamental=value)
 
 
-def _impact(
+def _peak_impact(
     found: chiarella.Calibration, params: chiarella.ChiarellaParams, horizon: int, seed: int
 ) -> tuple[float, float]:
     """Return the peak move by the order, as a fraction of the price, and its standard error."""
@@ -406,7 +408,7 @@ def _impact(
 # --- what both share --------------------------------------------------------------------------------------------
 
 
-def _known(market: pl.DataFrame, made_at: datetime, window: float, where: str) -> pl.DataFrame:
+def _known_at(market: pl.DataFrame, made_at: datetime, window: float, where: str) -> pl.DataFrame:
     """Return what was known at a time: trades before it, or bars closed by it, not older than the window."""
     if made_at.tzinfo is None:
         raise BadRequestError(f"{made_at} has no time zone", where=where, hint="Pass an aware time, such as UTC.")
@@ -426,24 +428,24 @@ def _known(market: pl.DataFrame, made_at: datetime, window: float, where: str) -
     return known.sort(["ts", *(["trade_id"] if "trade_id" in known.columns else [])], maintain_order=True)
 
 
-def _series(known: pl.DataFrame) -> dict[tuple[str, str], pl.DataFrame]:
+def _rows_by_series(known: pl.DataFrame) -> dict[tuple[str, str], pl.DataFrame]:
     """Return the rows of each series by symbol and venue, in the order of their names."""
     groups = {(str(s), str(v)): frame for (s, v), frame in known.group_by("symbol", "venue", maintain_order=True)}
     return dict(sorted(groups.items()))
 
 
-def _until(known: pl.DataFrame) -> datetime:
+def _known_until(known: pl.DataFrame) -> datetime:
     """Return when the last row was known."""
     value: datetime = known["ts_close" if "ts_close" in known.columns else "ts"][-1]
     return value
 
 
-def _recent(known: pl.DataFrame, made_at: datetime, horizon: float, window: float) -> None:
+def _require_recent(known: pl.DataFrame, made_at: datetime, horizon: float, window: float) -> None:
     """Refuse data that end more than a horizon ago: what happened since is not known."""
     where = "signals.forecasts"
     if known.is_empty():
         raise DataError(f"nothing within {window:g} minutes before {made_at}", where=where, hint="Check the feed.")
-    silent = (made_at - _until(known)) / timedelta(minutes=1)
+    silent = (made_at - _known_until(known)) / timedelta(minutes=1)
     if silent > horizon:
         raise DataError(
             f"nothing since {silent:.0f} minutes before {made_at}, more than the horizon of {horizon:g}",

@@ -127,7 +127,7 @@ def weight_rows(
         raise BadRequestError(
             f"least_days={least_days}, window_days={window_days}", where=where, hint="20 <= least_days <= window_days."
         )
-    rows = _named(closes).filter(pl.col("date") < days[1]).drop_nulls("close").sort("date", "symbol")
+    rows = _with_names_as_text(closes).filter(pl.col("date") < days[1]).drop_nulls("close").sort("date", "symbol")
     venues = _venues(rows, where)
     if not venues:
         return Weights(rows_of(WEIGHTS, []), (("all", f"no closes before {days[1]}"),))
@@ -260,7 +260,7 @@ def adaptive_rows(
     for frame, name in ((market, "bars"), (regimes, "regimes")):
         if "interval" in frame.columns and frame["interval"].n_unique() > 1:
             raise BadRequestError(f"{name} of several intervals", where=where, hint="Filter them to one.")
-    rows = _named(market).drop_nulls("close")
+    rows = _with_names_as_text(market).drop_nulls("close")
     # A close is known when its day is over.
     known = pl.col("date").cast(pl.Datetime("us", "UTC")) + pl.duration(days=1) if closes else pl.col("ts_close")
     rows = rows.with_columns(_known=known).filter(pl.col("_known") <= midnight(days[1]))
@@ -285,7 +285,7 @@ def adaptive_rows(
             failures.add(day, "all", "no bars before")
             continue
         here = rows.filter(pl.col("_known") >= times[begin], pl.col("_known") <= now)
-        held = {} if last is None else _moved(last, rows, now)
+        held = {} if last is None else _held_now(last, rows, now)
         lately = here.group_by("symbol").agg(pl.col("_known").max())
         alive = lately.filter(pl.col("_known") > now - timedelta(days=_SILENT_DAYS))["symbol"]
         for symbol in sorted(name for name, weight in held.items() if weight and name not in alive):
@@ -294,7 +294,7 @@ def adaptive_rows(
         try:
             if quarter not in markets:
                 markets[quarter] = _fit(rows, quarter, times, before_quarter, rules, seed, workers, closes=closes)
-            data = _bars(here, closes=closes)
+            data = _as_bars(here, closes=closes)
             found = {name: states.at(name, venues[name], now) for name in data.symbols}
             decision = decide(
                 data,
@@ -365,7 +365,7 @@ def _named_symbols(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("symbol").cast(pl.String))
 
 
-def _moved(last: _Last, rows: pl.DataFrame, now: datetime) -> dict[str, float]:
+def _held_now(last: _Last, rows: pl.DataFrame, now: datetime) -> dict[str, float]:
     """Return what the account holds at a time, by symbol, after the last decision and the moves of prices since.
 
     What was ordered was traded at the first price of the decision's day (its close, where only closes are known) in
@@ -415,7 +415,7 @@ class _States:
 
     @classmethod
     def of(cls, regimes: pl.DataFrame, market_series: str | None, where: str) -> _States:
-        named = _named(regimes)
+        named = _with_names_as_text(regimes)
         length = interval_microseconds(str(named["interval"][0]), where) if named.height else 0
         named = named.with_columns(_known=pl.col("ts") + pl.duration(microseconds=length)).sort("_known")
         columns = ("_known", "ts", "regime", "confidence", "identified")
@@ -466,17 +466,17 @@ def _fit(
         return {}
     begin = times[max(0, before - rules.window - 1)]
     past = rows.filter(pl.col("_known") >= begin, pl.col("_known") <= quarter)
-    return fit_markets(_bars(past, closes=closes), window=rules.window, seed=seed, workers=workers)
+    return fit_markets(_as_bars(past, closes=closes), window=rules.window, seed=seed, workers=workers)
 
 
-def _bars(rows: pl.DataFrame, *, closes: bool) -> Bars:
+def _as_bars(rows: pl.DataFrame, *, closes: bool) -> Bars:
     return Bars.from_closes(rows) if closes else Bars.from_frame(rows)
 
 
 # --- what both share --------------------------------------------------------------------------------------------
 
 
-def _named(frame: pl.DataFrame) -> pl.DataFrame:
+def _with_names_as_text(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col("venue", "symbol").cast(pl.String))
 
 

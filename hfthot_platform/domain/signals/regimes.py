@@ -90,11 +90,11 @@ def model_rows(
         BadRequestError: an unknown interval.
     """
     chosen = settings or RegimeSettings()
-    latest = _latest(known.filter(pl.col("interval") == interval), days[0])
-    results = _each(
-        _closes(closes, interval, days[1]),
+    latest = _latest_models(known.filter(pl.col("interval") == interval), days[0])
+    results = _for_every_series(
+        _closes_by_series(closes, interval, days[1]),
         lambda series: _fit_series(
-            series, _readable(latest.get((series.venue, series.symbol))), days, interval, chosen
+            series, _read_model(latest.get((series.venue, series.symbol))), days, interval, chosen
         ),
         interval,
         chosen.workers,
@@ -131,8 +131,8 @@ def regime_rows(
     chosen = settings or RegimeSettings()
     own = models.filter(pl.col("interval") == interval).sort("fitted_on")
     by_series = dict(own.group_by("venue", "symbol", maintain_order=True))
-    results = _each(
-        _closes(closes, interval, days[1]),
+    results = _for_every_series(
+        _closes_by_series(closes, interval, days[1]),
         lambda series: _filter_series(
             series, by_series.get((series.venue, series.symbol)), days, interval, chosen.history_bars
         ),
@@ -165,17 +165,19 @@ def change_rows(regimes: pl.DataFrame, days: Days, *, certain: float = CERTAIN) 
         .with_columns(previous=pl.col("regime").shift(1).over(key))
         .filter(pl.col("previous").is_not_null(), pl.col("previous") != pl.col("regime"))
         # Between the names of two models nothing changed in the market.
-        .filter(~(_told("previous") & _quiet("regime")), ~(_quiet("previous") & _told("regime")))
+        .filter(
+            ~(_is_directional("previous") & _is_quiet("regime")), ~(_is_quiet("previous") & _is_directional("regime"))
+        )
         .filter(pl.col("ts") >= first, pl.col("ts") < end)
         .select(*_schema(REGIME_CHANGES, "month"))
     )
 
 
-def _told(column: str) -> pl.Expr:
+def _is_directional(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.String).is_in(["trending", "mean_reverting"])
 
 
-def _quiet(column: str) -> pl.Expr:
+def _is_quiet(column: str) -> pl.Expr:
     return pl.col(column).cast(pl.String).is_in(QUIET_LABELS)
 
 
@@ -187,7 +189,7 @@ def _schema(contract: Any, partition: str) -> dict[str, pl.DataType]:
     return {name: dtype for name, dtype in contract.polars_schema.items() if name not in apart}
 
 
-def _each(
+def _for_every_series(
     items: Iterable[_Closes], work: Callable[[_ReturnSeries], _Found], interval: str, workers: int
 ) -> list[_Found]:
     """Work on all series in threads (the models' loops release the GIL), results in the order of the series.
@@ -210,13 +212,13 @@ def _each(
         return list(pool.map(one, items))
 
 
-def _latest(known: pl.DataFrame, first: date) -> Mapping[_KEY, tuple[date, str]]:
+def _latest_models(known: pl.DataFrame, first: date) -> Mapping[_KEY, tuple[date, str]]:
     before = known.filter(pl.col("fitted_on") < first).sort("fitted_on")
     rows = before.group_by("venue", "symbol").last().select("venue", "symbol", "fitted_on", "parameters").rows()
     return {(venue, symbol): (day, text) for venue, symbol, day, text in rows}
 
 
-def _readable(latest: tuple[date, str] | None) -> tuple[date, RegimeModel] | None:
+def _read_model(latest: tuple[date, str] | None) -> tuple[date, RegimeModel] | None:
     """Return a stored model; none if it cannot be read any more: another is due at once then."""
     if latest is None:
         return None
@@ -226,7 +228,7 @@ def _readable(latest: tuple[date, str] | None) -> tuple[date, RegimeModel] | Non
         return None
 
 
-def _closes(closes: pl.DataFrame, interval: str, end: date) -> list[_Closes]:
+def _closes_by_series(closes: pl.DataFrame, interval: str, end: date) -> list[_Closes]:
     """Return each series' closes up to before `end`; a close that is no positive number is a missing one."""
     interval_microseconds(interval, "regimes")
     limit = midnight(end)
@@ -354,7 +356,7 @@ def _filter_series(
         if first >= last:
             continue
         try:
-            parts.append(_judged(series, RegimeModel.from_json(text), first, last, interval, history))
+            parts.append(_regime_rows(series, RegimeModel.from_json(text), first, last, interval, history))
         except ModelError as error:
             failures.append((name, str(error)))
     if not parts and not failures:
@@ -362,7 +364,7 @@ def _filter_series(
     return parts, failures
 
 
-def _judged(
+def _regime_rows(
     series: _ReturnSeries, model: RegimeModel, first: int, last: int, interval: str, history: int
 ) -> pl.DataFrame:
     """Return the rows of the bars from `first` to before `last` that are there."""

@@ -67,14 +67,14 @@ def _put_together(batch: Audited) -> Callable[[pl.LazyFrame], pl.DataFrame]:
 
     def rows(current: pl.LazyFrame) -> pl.DataFrame:
         there = current.filter(~computed).collect()
-        stated = _news(batch.rows.filter(~computed), there, contract)
+        stated = _statements_that_tell_more(batch.rows.filter(~computed), there, contract)
         vendor = vendor_first(stated, there, key)
         return vendor_first(vendor, batch.rows.filter(computed), key)
 
     return rows
 
 
-def _news(stated: pl.DataFrame, there: pl.DataFrame, contract: TableContract) -> pl.DataFrame:
+def _statements_that_tell_more(stated: pl.DataFrame, there: pl.DataFrame, contract: TableContract) -> pl.DataFrame:
     """Return those statements that tell more than what is there.
 
     What repeats a row leaves it as it is, with its provenance, as a merge would; what states an unfinished bar
@@ -109,7 +109,7 @@ def derive(
     pieces = []
     with ExitStack() as on_failure:
         staging = on_failure.enter_context(Staging(lake.table(table), settings.scratch))
-        for piece, rows in _computed(days, compute):
+        for piece, rows in _computed_in_pieces(days, compute):
             vendor, rejected = stated(piece) if stated else (rows.clear(), None)
             together = vendor_first(vendor, rows, staging.table.contract.primary_key) if vendor.height else rows
             staging.add(together, rejected)
@@ -118,7 +118,7 @@ def derive(
     return Derivation(staging, pieces)
 
 
-def _computed(days: Days, compute: Callable[[Days], pl.DataFrame]) -> Iterator[tuple[Days, pl.DataFrame]]:
+def _computed_in_pieces(days: Days, compute: Callable[[Days], pl.DataFrame]) -> Iterator[tuple[Days, pl.DataFrame]]:
     """Yield the span in pieces that grow while they are sparse: decades of daily rows take a dozen pieces."""
     first, end = days
     length = _FIRST_PIECE

@@ -36,7 +36,7 @@ def rows_of_days(lake: Lakehouse, table: str, days: Days, *, now: datetime) -> p
     Raises:
         BadRequestError: the table is not derived.
     """
-    _require(table)
+    _require_derived(table)
     if table == "market.bars_1m":
         trades = lake.table("market.trades")
         return bars_from_trades(trades.scan().filter(within(trades.contract, days)), until=now)
@@ -72,7 +72,7 @@ def derive_table(
         BadRequestError: the table is not derived, or the days are not in order.
         AuditFailedError: more rows were rejected than the contract allows; nothing was published.
     """
-    _require(table)
+    _require_derived(table)
     if days[1] <= days[0]:
         raise BadRequestError(f"days from {days[0]} to before {days[1]}", where="derive", hint="TO is after FROM.")
     if interval is not None and interval_of(interval).name not in DERIVED:
@@ -116,7 +116,7 @@ def missing_in(
         UnknownSymbolError: no row of the table has the symbol; nothing missing of it would be no answer.
         BadRequestError: nor the venue, or the interval; or the table has one interval only.
     """
-    _require(table)
+    _require_derived(table)
     declared = lake.table(table)
     rows = declared.scan()
     if interval is not None:
@@ -127,7 +127,7 @@ def missing_in(
         if value is not None:
             chosen = rows.filter(pl.col(name).cast(pl.String) == value)
             if chosen.select(name).head(1).collect().is_empty():
-                raise _unknown(table, name, value, rows)
+                raise _unknown_value(table, name, value, rows)
             rows = chosen
     if first is not None or end is not None:
         low = first.date() if first else date.min
@@ -150,13 +150,13 @@ def missing_in(
     return pl.concat([empty, *parts])
 
 
-def _unknown(table: str, name: str, value: str, rows: pl.LazyFrame) -> BadRequestError:
+def _unknown_value(table: str, name: str, value: str, rows: pl.LazyFrame) -> BadRequestError:
     known = rows.select(pl.col(name).cast(pl.String).unique()).collect()[name].to_list()
     error = UnknownSymbolError if name == "symbol" else BadRequestError
     return error(f"{table} has no rows of the {name} {value!r}", where=name, hint=nearest_symbol(value, known))
 
 
-def _require(table: str) -> None:
+def _require_derived(table: str) -> None:
     if table not in _SERIES:
         raise BadRequestError(
             f"{table!r} is no series that is derived",

@@ -148,7 +148,7 @@ def folders_not_read(landing: Path) -> dict[Path, int]:
     own = {_DONE, _REJECTED, _USERS}
     folders = sorted(entry for entry in landing.iterdir() if entry.is_dir() and not entry.is_symlink())
     found = {
-        folder: sum(1 for _ in _walked(folder))
+        folder: sum(1 for _ in _files_below(folder))
         for folder in folders
         if folder.name not in own and folder.name[0] != "."
     }
@@ -271,7 +271,7 @@ def ingest_files(
     stamp = stamp or Stamp()
     _take_back_unfinished(lake, stamp)
     outcomes: list[FileOutcome] = []
-    for path in dict.fromkeys(path.absolute() for given in files for path in _walked(given)):
+    for path in dict.fromkeys(path.absolute() for given in files for path in _files_below(given)):
         one = _OneFile(lake, path, stamp, scratch, progress, on_unexpected, follow=True)
         try:
             found = one.ingest()
@@ -289,7 +289,7 @@ def ingest_files(
     return outcomes
 
 
-def _walked(path: Path) -> Iterator[Path]:
+def _files_below(path: Path) -> Iterator[Path]:
     """Yield a file, or the candidates below a folder in order of name; links to folders are not followed."""
     if not path.is_dir():
         yield path
@@ -376,9 +376,9 @@ class _OneFile:
             LakehouseError: a table cannot be read or written.
         """
         with ExitStack() as self._until_recorded:
-            return self._recorded()
+            return self._ingest_and_record()
 
-    def _recorded(self) -> list[FileOutcome]:
+    def _ingest_and_record(self) -> list[FileOutcome]:
         try:
             outcomes = self._ingest()
         except RejectedFileError as error:
@@ -424,7 +424,7 @@ class _OneFile:
             what = "a folder that cannot be listed" if stat.S_ISDIR(facts.st_mode) else "no regular file"
             raise RejectedFileError("not_a_file", f"it is {what}")
         self._size = facts.st_size
-        before = _mark(path)
+        before = _file_state(path)
         try:
             digest = content_hash(path)
         except FileNotFoundError:
@@ -475,10 +475,10 @@ class _OneFile:
                     self._read(part)
             except RejectedFileError as error:
                 refusal = error
-            if _mark(self._path) != before:
+            if _file_state(self._path) != before:
                 detail = "the file changed while it was read; it is ingested when it has settled"
                 return [self.rejected(_CHANGED, detail)]
-            refusal = refusal or _refusal(parts)
+            refusal = refusal or _why_not_published(parts)
             if refusal is not None:
                 return self._withheld(parts, refusal)
             outcomes = self._published_all(parts)
@@ -500,7 +500,7 @@ class _OneFile:
                 rejected = batch.rejected.with_columns(pl.lit(batch.source_ref).alias("source_ref"))
                 part.gaps += batch.gaps
                 audited = _audited(part.staging, with_proven_bars(table, batch, now), rejected)
-                part.first, part.last = _span(audited, table.contract.time_column, part.first, part.last)
+                part.first, part.last = _time_span(audited, table.contract.time_column, part.first, part.last)
 
     def _outcome(self, part: _Part, place: int) -> FileOutcome:
         """Return what a part's outcome is to begin with."""
@@ -553,9 +553,11 @@ class _OneFile:
             self._until_recorded.enter_context(writers_lock(_publishing_lock(self._lake), exclusive=False))
             # A table keeps the row that it has; so a killed run leaves one for each table that may have changed.
             keys = {file.target: file.content_hash for file in standing}
-            outcomes = [self._keyed(outcome, keys) for outcome in outcomes]
-            begun = [_begun(outcome, former.get(outcome.table)) for outcome in outcomes]
-            _record(self._lake, [*begun, *(_begun(_outcome_of(file), file) for file in elsewhere)], self._stamp)
+            outcomes = [self._with_record_key(outcome, keys) for outcome in outcomes]
+            begun = [_publishing_record(outcome, former.get(outcome.table)) for outcome in outcomes]
+            _record(
+                self._lake, [*begun, *(_publishing_record(_outcome_of(file), file) for file in elsewhere)], self._stamp
+            )
         outcomes = [self._published(part, outcome, former) for part, outcome in zip(parts, outcomes, strict=True)]
         for known in elsewhere:
             outcomes[0] = self._took_out(known, outcomes[0])
@@ -569,7 +571,7 @@ class _OneFile:
             outcomes = [replace(outcome, status="published", reason=None) for outcome in outcomes]
         return [_with_note_of_the_reading_before(outcome) for outcome in outcomes] if standing else outcomes
 
-    def _keyed(self, outcome: FileOutcome, keys: dict[str | None, str]) -> FileOutcome:
+    def _with_record_key(self, outcome: FileOutcome, keys: dict[str | None, str]) -> FileOutcome:
         """Return an outcome under the key of the record that its table has, or under a free one."""
         digest = self._digest or ""
         is_free = outcome.content_hash == digest and digest not in keys.values()
@@ -605,7 +607,7 @@ class _OneFile:
         published, duplicate = commit.rows_published, commit.rows_duplicate
         if commit.rows_replayed and not commit.changed:
             # An earlier run published the file and died.  A row that a later batch repeats looks like one of them.
-            published = _stored(staging, reference)
+            published = _count_stored(staging, reference)
             duplicate = commit.rows_read - commit.rows_quarantined - published
         version, commit_id, updated = commit.version, commit.commit_id, commit.rows_updated
         if commit.rows_replayed:
@@ -632,7 +634,7 @@ class _OneFile:
         )
 
 
-def _begun(outcome: FileOutcome, known: FileRecord | None) -> FileOutcome:
+def _publishing_record(outcome: FileOutcome, known: FileRecord | None) -> FileOutcome:
     """Return what is recorded of a table before its commit, with what is known of the reading that is there."""
     return replace(
         outcome,
@@ -722,7 +724,7 @@ def _audited(staging: Staging, rows: pl.DataFrame, rejected: pl.DataFrame) -> pl
         raise RejectedFileError("wrong_schema", error.what, where=error.where, hint=error.hint) from error
 
 
-def _span(
+def _time_span(
     rows: pl.DataFrame, column: str | None, first: datetime | None, last: datetime | None
 ) -> tuple[datetime | None, datetime | None]:
     """Return the first and last time of rows and of what came before them."""
@@ -735,7 +737,7 @@ def _span(
     return (low if first is None else min(first, low)), (high if last is None else max(last, high))
 
 
-def _refusal(parts: list[_Part]) -> RejectedFileError | None:
+def _why_not_published(parts: list[_Part]) -> RejectedFileError | None:
     """Return why a file that was read to its end is not published, judged over all its rows."""
     if not any(part.staging.read for part in parts):
         gaps = sum(part.gaps for part in parts)
@@ -757,7 +759,7 @@ def _refusal(parts: list[_Part]) -> RejectedFileError | None:
     return None
 
 
-def _stored(staging: Staging, reference: str) -> int:
+def _count_stored(staging: Staging, reference: str) -> int:
     rows = staging.table.scan().filter(pl.col("source_ref") == reference)
     return int(rows.select(pl.len()).collect().item())
 
@@ -772,7 +774,7 @@ def _where_it_failed(error: BaseException) -> str:
     )
 
 
-def _mark(path: Path) -> tuple[int, ...] | None:
+def _file_state(path: Path) -> tuple[int, ...] | None:
     """Return what changes when a file is written to or replaced; None if it is gone."""
     try:
         facts = path.stat()
@@ -810,14 +812,14 @@ def withdraw_file(lake: Lakehouse, which: str, *, stamp: Stamp | None = None) ->
     """
     stamp = stamp or Stamp()
     _take_back_unfinished(lake, stamp)
-    files = _named(lake, which)
+    files = _records_meant(lake, which)
     if files[0].target == "users":
         raise BadRequestError(
             "events of users are changes of accounts, which cannot be withdrawn",
             where=files[0].name,
             hint="Correct the accounts themselves.",
         )
-    outcomes = [_withdrawn(lake, file, stamp) for file in files]
+    outcomes = [_withdraw_from_table(lake, file, stamp) for file in files]
     _record(lake, outcomes, stamp)
     return replace(
         outcomes[0],
@@ -830,7 +832,7 @@ def withdraw_file(lake: Lakehouse, which: str, *, stamp: Stamp | None = None) ->
     )
 
 
-def _withdrawn(lake: Lakehouse, file: FileRecord, stamp: Stamp) -> FileOutcome:
+def _withdraw_from_table(lake: Lakehouse, file: FileRecord, stamp: Stamp) -> FileOutcome:
     """Take a file's rows out of one table, and out of its quarantine."""
     former, note = records.former_of(lake, file)
     taken = _take_out(lake, file, former, stamp)
@@ -889,12 +891,12 @@ def _taken_back(lake: Lakehouse, file: FileRecord, stamp: Stamp) -> FileOutcome:
         own = next((commit for commit in table.lineage() if commit.source_ref == file.source_ref), None)
     if own is not None:
         file = replace(file, version=own.version, commit_id=own.commit_id, rows_updated=own.updated or 0)
-    outcome = _outcome_of(file) if table.version() is None else _withdrawn(lake, file, stamp)
+    outcome = _outcome_of(file) if table.version() is None else _withdraw_from_table(lake, file, stamp)
     note = "a run ended before all tables of the file were published; its rows were taken out again"
     return replace(outcome, reason="interrupted", detail=note)
 
 
-def _named(lake: Lakehouse, which: str) -> list[FileRecord]:
+def _records_meant(lake: Lakehouse, which: str) -> list[FileRecord]:
     """Return the records of the one published file that is meant, one for each of its tables."""
     path = Path(which)
     found: list[FileRecord] = []
@@ -1017,7 +1019,7 @@ def _file_away(path: Path, folder: Path, outcomes: list[FileOutcome], *, with_re
         text = json.dumps(facts, indent=2, default=str)
         target.with_name(target.name + _REASON_SUFFIX).write_text(text + "\n", encoding="utf-8")
     if has_mapping:
-        _link(mapping, sidecar_of(target))
+        _link_mapping(mapping, sidecar_of(target))
     os.replace(path, target)  # noqa: PTH105 - atomic, and says so
     if has_mapping:
         mapping.unlink()
@@ -1058,7 +1060,7 @@ def _is_taken(target: Path, mapping: Path | None) -> bool:
     return mapping is not None and beside.exists() and not beside.samefile(mapping)
 
 
-def _link(mapping: Path, target: Path) -> None:
+def _link_mapping(mapping: Path, target: Path) -> None:
     """Put a mapping at its target too, so that at no time its file is without it."""
     target.unlink(missing_ok=True)
     try:

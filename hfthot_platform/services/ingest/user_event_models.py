@@ -81,7 +81,7 @@ class EventRefusedError(Exception):
         self.reason = reason
 
 
-def _of(form: Callable[[Any], Any]) -> BeforeValidator:
+def _normalised_by(form: Callable[[Any], Any]) -> BeforeValidator:
     """Return a validator that brings a value into its one form, and says nothing of one that has none."""
 
     def formed(value: object) -> object:
@@ -109,7 +109,7 @@ def _event_id(value: object) -> str:
     return value
 
 
-def _at(value: object) -> datetime:
+def _time_with_zone(value: object) -> datetime:
     at = aware_time(value)
     if at is None:
         raise PydanticCustomError("malformed", "it is not a time with a zone")
@@ -143,7 +143,7 @@ class _Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
 
     event_id: Annotated[str, BeforeValidator(_event_id)]
-    at: Annotated[datetime, BeforeValidator(_at)]
+    at: Annotated[datetime, BeforeValidator(_time_with_zone)]
     ip: Annotated[str | None, Field(strict=True)] = None
     user_agent: Annotated[str | None, Field(strict=True)] = None
     resource: Annotated[str, BeforeValidator(_resource)] = "requests"
@@ -158,8 +158,8 @@ class _Event(BaseModel):
 class _OfAccount(_Event):
     """An event of somebody who has an account, which one of the two names."""
 
-    username: Annotated[str, _of(username_form)] | None = None
-    email: Annotated[str, _of(email_form)] | None = None
+    username: Annotated[str, _normalised_by(username_form)] | None = None
+    email: Annotated[str, _normalised_by(email_form)] | None = None
 
     @model_validator(mode="after")
     def _names_an_account(self) -> Self:
@@ -172,11 +172,11 @@ class Registration(_Event):
     """Somebody has a new account; an administrator of the application may have chosen its tier."""
 
     type: Literal["registration"]
-    username: Annotated[str, _of(new_username)]
-    email: Annotated[str, _of(email_form)]
-    first_name: Annotated[str | None, _of(lambda value: name_form(value, "first_name"))] = None
-    last_name: Annotated[str | None, _of(lambda value: name_form(value, "last_name"))] = None
-    tier: Annotated[TierName, _of(lambda value: "free" if value is None else _tier(value))] = "free"
+    username: Annotated[str, _normalised_by(new_username)]
+    email: Annotated[str, _normalised_by(email_form)]
+    first_name: Annotated[str | None, _normalised_by(lambda value: name_form(value, "first_name"))] = None
+    last_name: Annotated[str | None, _normalised_by(lambda value: name_form(value, "last_name"))] = None
+    tier: Annotated[TierName, _normalised_by(lambda value: "free" if value is None else _tier(value))] = "free"
 
 
 class Login(_OfAccount):
@@ -189,7 +189,7 @@ class SubscriptionChange(_OfAccount):
     """Somebody has another tier from then on."""
 
     type: Literal["subscription_change"]
-    tier: Annotated[TierName, _of(_tier)]
+    tier: Annotated[TierName, _normalised_by(_tier)]
 
 
 class ApiCall(_OfAccount):

@@ -248,14 +248,14 @@ class _Work:
             return
         table = self._lake.table("users")
         frame = pl.DataFrame(
-            [(number, reason, REASONS[reason], _harmless(fields)) for number, reason, fields in rejected],
+            [(number, reason, REASONS[reason], _impersonal_fields(fields)) for number, reason, fields in rejected],
             schema=REJECTED_SCHEMA,
             orient="row",
         ).with_columns(pl.lit(self._reference).alias("source_ref"))
         table.quarantine(table.audit(table.contract.empty().drop("schema_version"), frame), stamp=self._stamp)
 
 
-def _harmless(fields: Mapping[str, Any]) -> str:
+def _impersonal_fields(fields: Mapping[str, Any]) -> str:
     """Return what may be kept of a rejected event: its type and its time, if they are such."""
     at = aware_time(fields.get("at"))
     kind = fields.get("type")
@@ -362,9 +362,9 @@ class _Importer:
         if any(known.kind == "registration" for known in events):
             self._accounts.people.fill_skeletons()
         with self._store.transaction() as tx:
-            return [self._applied(tx, known) for known in events]
+            return [self._apply(tx, known) for known in events]
 
-    def _applied(self, tx: Transaction, known: _IdentifiedEvent) -> str:
+    def _apply(self, tx: Transaction, known: _IdentifiedEvent) -> str:
         if tx.run(_SEEN, {"event": known.hash}):
             return "repeated"
         if isinstance(known.event, Registration):
@@ -406,10 +406,12 @@ class _Importer:
             return None
         names = Names(event.username, event.email, event.first_name, event.last_name)
         row, _ = people.add_account(
-            tx, names, known.look_ups, self._accounts.passwords.unknown(), event.tier, _past(tx, known)
+            tx, names, known.look_ups, self._accounts.passwords.unknown(), event.tier, _happened_at(tx, known)
         )
         subject_id = row["subject_id"]
-        audit = self._audit.event(tx, Action.USER_REGISTER, subject_id, subject_id, known.request, detail=_noted(known))
+        audit = self._audit.event(
+            tx, Action.USER_REGISTER, subject_id, subject_id, known.request, detail=_audit_facts(known)
+        )
         tx.log([users_row(row)], audit)
         return subject_id
 
@@ -421,7 +423,7 @@ class _Importer:
         if any(texts.values()):
             cipher = self._keys.cipher(tx, subject_id, "sessions")
             sealed = {name: text and cipher.encrypt("sessions", name, text) for name, text in texts.items()}
-        at = _past(tx, known)
+        at = _happened_at(tx, known)
         row = {
             "session_id": session_id,
             "subject_id": subject_id,
@@ -438,7 +440,7 @@ class _Importer:
             subject_id,
             known.request,
             resource=session_id,
-            detail=_noted(known),
+            detail=_audit_facts(known),
         )
         tx.log([RowChange("sessions", "put", row)], audit)
 
@@ -448,7 +450,7 @@ class _Importer:
         # One more row of this table remembers the time of the newest change of a subject.
         newest = self._keys.look_up("newest subscription change", subject_id)
         changed = tx.run(_SEEN, {"event": newest})
-        detail = _noted(known, **{"from": row["tier"], "to": event.tier})
+        detail = _audit_facts(known, **{"from": row["tier"], "to": event.tier})
         if changed and changed[0][0] > known.at:
             superseded = detail | {"superseded": True}
             audit = self._audit.event(
@@ -467,7 +469,7 @@ class _Importer:
 
     def _count_calls(self, tx: Transaction, known: _IdentifiedEvent, event: ApiCall, row: AccountRow) -> None:
         """Count uses that happened: nothing is refused, and the windows that are over stay as they were."""
-        subject_id, resource, at = row["subject_id"], event.resource, _past(tx, known)
+        subject_id, resource, at = row["subject_id"], event.resource, _happened_at(tx, known)
         quotas = self._accounts.quotas
         if resource in TIERED:
             window = window_of(getattr(tier(row["tier"]), resource))
@@ -485,18 +487,18 @@ class _Importer:
             quotas.write(tx, subject_id, resource, counter, stored=stored is not None)
             # The row of the lake belongs to the counter's day.
             changes = [counter.row(subject_id, resource, max(at, counter.day * DAY))]
-        detail = _noted(known, increment=event.count, counted=bool(changes))
+        detail = _audit_facts(known, increment=event.count, counted=bool(changes))
         audit = self._audit.event(
             tx, Action.USAGE_COUNT, subject_id, subject_id, Request(), resource=resource, detail=detail
         )
         tx.log(changes, audit)
 
 
-def _past(tx: Transaction, known: _IdentifiedEvent) -> int:
+def _happened_at(tx: Transaction, known: _IdentifiedEvent) -> int:
     """Return when an event happened, by our clock: another clock may be some minutes ahead, ours decides."""
     return min(known.at, tx.now)
 
 
-def _noted(known: _IdentifiedEvent, **facts: Any) -> dict[str, Any]:
+def _audit_facts(known: _IdentifiedEvent, **facts: Any) -> dict[str, Any]:
     """Return what the audit log says of an event besides what it did."""
     return {"origin": "event", "at": moment(known.at).isoformat(), **facts}

@@ -69,7 +69,7 @@ def ingest_user_files(
     for path in paths:
         if not path.is_file():
             raise BadRequestError("there is no such file", where="user events", hint="Check the path.")
-        outcomes.append(_ingest(path, accounts, lake, stamp or Stamp(), wait=False))
+        outcomes.append(_ingest_file(path, accounts, lake, stamp or Stamp(), wait=False))
     return outcomes
 
 
@@ -102,7 +102,7 @@ def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | N
             except FileNotFoundError:
                 continue  # taken away since
             wait = not trusted or age < timedelta(hours=settings.user_event_wait_hours).total_seconds()
-            outcome = _ingest(path, accounts, lake, stamp or Stamp(), wait=wait, follow=False)
+            outcome = _ingest_file(path, accounts, lake, stamp or Stamp(), wait=wait, follow=False)
             outcomes.append(outcome)
             if outcome.status == "rejected":
                 keep_for_some_days(path, folder / REJECTED, outcome.name)
@@ -138,11 +138,11 @@ def _require_clock(lake: Lakehouse, accounts: Accounts | None) -> None:
 
 def _sweep_kept(settings: Settings, now: datetime) -> int:
     folder = settings.landing / "users"
-    gone = _sweep(folder / _DONE, now, settings.user_file_days)
-    return gone + _sweep(folder / REJECTED, now, max(settings.user_file_days, _REJECTED_DAYS))
+    gone = _delete_older(folder / _DONE, now, settings.user_file_days)
+    return gone + _delete_older(folder / REJECTED, now, max(settings.user_file_days, _REJECTED_DAYS))
 
 
-def _ingest(
+def _ingest_file(
     path: Path, accounts: Accounts, lake: Lakehouse, stamp: Stamp, *, wait: bool, follow: bool = True
 ) -> UserFile:
     try:
@@ -150,19 +150,19 @@ def _ingest(
             raise RejectedFileError("symbolic_link", "links are not followed; drop the file itself")
         report = ingest_user_events(path, accounts, lake, wait=wait, stamp=stamp)
     except RejectedFileError as error:
-        return _rejected(path, lake, stamp, error.reason, error.what)
+        return _record_rejected(path, lake, stamp, error.reason, error.what)
     except OSError as error:
         # The system's message names the file, and its name may be a person's.
-        return _rejected(path, lake, stamp, "unreadable", os.strerror(error.errno or 0))
-    name = _name(report.content_hash)
+        return _record_rejected(path, lake, stamp, "unreadable", os.strerror(error.errno or 0))
+    name = _name_by_content(report.content_hash)
     if report.waiting:
         return UserFile(name, "waiting", "unknown_account", report)
     outcome = UserFile(name, "published", None, report)
-    _record(lake, outcome, report.content_hash, report.bytes, stamp)
+    _record_file(lake, outcome, report.content_hash, report.bytes, stamp)
     return outcome
 
 
-def _rejected(path: Path, lake: Lakehouse, stamp: Stamp, reason: str, detail: str) -> UserFile:
+def _record_rejected(path: Path, lake: Lakehouse, stamp: Stamp, reason: str, detail: str) -> UserFile:
     facts = path.lstat()
     try:
         with path.open("rb") as file:
@@ -170,16 +170,16 @@ def _rejected(path: Path, lake: Lakehouse, stamp: Stamp, reason: str, detail: st
     except OSError:
         # What cannot be read is known by where it is on the disk.
         digest = hashlib.sha256(f"{facts.st_dev} {facts.st_ino} {facts.st_mtime_ns}".encode()).hexdigest()
-    outcome = UserFile(_name(digest), "rejected", reason)
-    _record(lake, outcome, digest, facts.st_size, stamp, detail=detail)
+    outcome = UserFile(_name_by_content(digest), "rejected", reason)
+    _record_file(lake, outcome, digest, facts.st_size, stamp, detail=detail)
     return outcome
 
 
-def _name(digest: str) -> str:
+def _name_by_content(digest: str) -> str:
     return f"user_events-{digest[:16]}"
 
 
-def _record(
+def _record_file(
     lake: Lakehouse, outcome: UserFile, digest: str, size: int, stamp: Stamp, *, detail: str | None = None
 ) -> None:
     """Record a file in `ops.ingest_files`; a file that comes again adds what was applied this time."""
@@ -211,7 +211,7 @@ def _record(
     table.merge(pl.DataFrame([row], schema=schema), stamp=stamp)
 
 
-def _sweep(folder: Path, now: datetime, days: int) -> int:
+def _delete_older(folder: Path, now: datetime, days: int) -> int:
     """Delete what has been in a folder for so many days; return how much that was."""
     if not folder.is_dir():
         return 0

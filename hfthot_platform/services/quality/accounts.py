@@ -98,12 +98,12 @@ def run_account_checks(lake: Lakehouse, table: str, scanned: Mapping[str, int] |
     """
     declared = next(contract for contract in USER_TABLES if contract.name == table)
     judges: dict[Check, Callable[[], tuple[Observed, tuple[str, ...]]]] = {
-        _UNIQUE: lambda: (_unique(declared, lake.table(table).scan()), ()),
-        _SUBJECTS: lambda: (_subjects(lake, table), (USERS.name,)),
-        _QUOTA: lambda: (_quota(lake.table(table).scan()), ()),
-        _GAPLESS: lambda: (_gapless(lake.table(table).scan()), ()),
-        _REDACTED: lambda: (_redacted(lake.table(table).scan()), ()),
-        _CLEAR: lambda: _clear(lake, declared, scanned or {}),
+        _UNIQUE: lambda: (_keys_repeat_nowhere(declared, lake.table(table).scan()), ()),
+        _SUBJECTS: lambda: (_subjects_are_users(lake, table), (USERS.name,)),
+        _QUOTA: lambda: (_quotas_are_not_negative(lake.table(table).scan()), ()),
+        _GAPLESS: lambda: (_entries_have_no_gap(lake.table(table).scan()), ()),
+        _REDACTED: lambda: (_redacted_rows_are_empty(lake.table(table).scan()), ()),
+        _CLEAR: lambda: _no_plaintext(lake, declared, scanned or {}),
     }
     for check in account_checks_of(declared):
         found, others = judges[check]()
@@ -117,7 +117,7 @@ def run_account_checks(lake: Lakehouse, table: str, scanned: Mapping[str, int] |
         )
 
 
-def _unique(declared: TableContract, rows: pl.LazyFrame) -> Observed:
+def _keys_repeat_nowhere(declared: TableContract, rows: pl.LazyFrame) -> Observed:
     keys = rows.select(declared.primary_key)
     total = keys.select(pl.len()).collect(engine="streaming").item()
     distinct = keys.unique().select(pl.len()).collect(engine="streaming").item()
@@ -126,7 +126,7 @@ def _unique(declared: TableContract, rows: pl.LazyFrame) -> Observed:
     return Observed(repeated == 0, says, {"rows": total, "repeated": repeated})
 
 
-def _subjects(lake: Lakehouse, table: str) -> Observed:
+def _subjects_are_users(lake: Lakehouse, table: str) -> Observed:
     users = lake.table(USERS.name).scan().select("subject_id")
     counts = (
         lake.table(table)
@@ -142,14 +142,14 @@ def _subjects(lake: Lakehouse, table: str) -> Observed:
     return Observed(counts["rows"] == 0, says, {"rows": counts["rows"], "subjects": counts["subjects"]})
 
 
-def _quota(rows: pl.LazyFrame) -> Observed:
+def _quotas_are_not_negative(rows: pl.LazyFrame) -> Observed:
     names = ("used", "used_today", "quota", "remaining")
     below = rows.select((pl.col(name) < 0).sum().alias(name) for name in names).collect().row(0, named=True)
     says = f"{sum(below.values()):,} values are below zero."
     return Observed(not any(below.values()), says, dict(below))
 
 
-def _gapless(rows: pl.LazyFrame) -> Observed:
+def _entries_have_no_gap(rows: pl.LazyFrame) -> Observed:
     seen = rows.select(
         pl.col("seq").min().alias("first"), pl.col("seq").max().alias("last"), pl.col("seq").n_unique().alias("entries")
     )
@@ -161,13 +161,15 @@ def _gapless(rows: pl.LazyFrame) -> Observed:
     return Observed(missing == 0, says, {"first": first, "last": last, "entries": entries, "missing": missing})
 
 
-def _redacted(rows: pl.LazyFrame) -> Observed:
+def _redacted_rows_are_empty(rows: pl.LazyFrame) -> Observed:
     personal = [pl.col(column.name).is_not_null() for column in AUDIT_LOG.columns if column.personal]
     wrong = rows.select((pl.col("redacted") & pl.any_horizontal(personal)).sum()).collect().item()
     return Observed(wrong == 0, f"{wrong:,} redacted rows still hold personal columns.", {"rows": wrong})
 
 
-def _clear(lake: Lakehouse, declared: TableContract, scanned: Mapping[str, int]) -> tuple[Observed, tuple[str, ...]]:
+def _no_plaintext(
+    lake: Lakehouse, declared: TableContract, scanned: Mapping[str, int]
+) -> tuple[Observed, tuple[str, ...]]:
     """Look through the files that are new since the versions given, of a table and of its quarantine."""
     findings: list[Json] = []
     versions: dict[str, Json] = {}
@@ -191,7 +193,7 @@ def _clear(lake: Lakehouse, declared: TableContract, scanned: Mapping[str, int])
             if path in known:
                 continue
             files += 1
-            for column, pattern, count in _found(path, dict(lake.storage.options)):
+            for column, pattern, count in _personal_values_in(path, dict(lake.storage.options)):
                 total += count
                 findings.append(
                     {"table": name, "file": path.rsplit("/", 1)[-1], "column": column, "like": pattern, "count": count}
@@ -202,7 +204,7 @@ def _clear(lake: Lakehouse, declared: TableContract, scanned: Mapping[str, int])
     return Observed(not findings, says, figures), (declared.quarantine,)
 
 
-def _found(path: str, options: dict[str, str]) -> Iterator[tuple[str, str, int]]:
+def _personal_values_in(path: str, options: dict[str, str]) -> Iterator[tuple[str, str, int]]:
     """Yield column, pattern and number of values of a file that look like something personal."""
     frame = pl.scan_parquet(path, hive_partitioning=False, storage_options=options or None)
     texts = [name for name, dtype in frame.collect_schema().items() if dtype == pl.String()]

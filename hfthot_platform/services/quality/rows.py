@@ -83,10 +83,10 @@ def _in_series_order(contract: TableContract, rows: pl.DataFrame) -> pl.DataFram
     """Bring the rows of each series together, by time, where a rule looks at neighbours."""
     if not any(isinstance(rule, Spike) for rule in contract.rules):
         return rows
-    return rows.sort(_codes(contract, contract.sort_by))
+    return rows.sort(_sort_codes(contract, contract.sort_by))
 
 
-def _codes(contract: TableContract, names: Iterable[str]) -> list[pl.Expr]:
+def _sort_codes(contract: TableContract, names: Iterable[str]) -> list[pl.Expr]:
     """Return columns for sorting and comparing, where any order of the texts will do: codes are faster."""
     return [
         pl.col(name).cast(pl.Categorical).to_physical() if contract.column(name).few else pl.col(name) for name in names
@@ -94,7 +94,7 @@ def _codes(contract: TableContract, names: Iterable[str]) -> list[pl.Expr]:
 
 
 def _repeated(contract: TableContract, rows: pl.DataFrame) -> int:
-    keys = rows.select(_codes(contract, contract.primary_key))
+    keys = rows.select(_sort_codes(contract, contract.primary_key))
     *group, last = contract.primary_key
     if group and rows.height:
         # Rows of a group that stand together, with a last key column that rises strictly, need no hashing.

@@ -80,7 +80,8 @@ def missing_intervals(declared: TableContract, rows: pl.LazyFrame, span: Span | 
     for interval in intervals_of(declared, rows):
         of_interval = rows.filter(pl.col("interval") == interval) if "interval" in declared.column_names else rows
         parts += [
-            part.with_columns(interval=pl.lit(interval)) for part in _complete(declared, of_interval, interval, span)
+            part.with_columns(interval=pl.lit(interval))
+            for part in _completeness_of(declared, of_interval, interval, span)
         ]
     if not parts:
         return Observed(True, "There are no rows.", {"series": 0, "expected": 0, "present": 0, "missing": 0})
@@ -133,7 +134,7 @@ def stale_series(
     figures: dict[str, Json] = {"newest": last.isoformat(), "allowed_hours": allowed / timedelta(hours=1)}
     recent = rows.filter(within(declared, ((now - _ENDED_AFTER).date(), now.date() + ONE_DAY)))
     if declared.primary_key[0] != time and {*_KEY} <= {*declared.primary_key}:
-        late = _late(declared, recent, instruments, now, allowed)
+        late = _live_series(declared, recent, instruments, now, allowed)
         if late.height:
             return _staleness(late, figures)
     behind = now - last - (ONE_DAY if time in declared.primary_key and isinstance(newest, date) else timedelta(0))
@@ -170,7 +171,9 @@ def disagreement_with_finer(
     edges = finer.group_by(_KEY).agg(first=pl.col("ts").min(), last=pl.col("ts").max()).collect(engine="streaming")
     if names.is_empty() or edges.is_empty():
         return Observed(
-            True, "There is nothing to compare: no bar of a vendor has the rows that it could be made of.", _none()
+            True,
+            "There is nothing to compare: no bar of a vendor has the rows that it could be made of.",
+            _nothing_compared(),
         )
     # Bars of more than a day do not lie within the days that are looked at one after the other.
     day = interval_of("1d")
@@ -193,7 +196,7 @@ def disagreement_with_finer(
             for row in found.filter(pl.col("differing") > 0).iter_rows(named=True):
                 key = (row["venue"], row["symbol"], interval)
                 series[key] = series.get(key, 0) + row["differing"]
-    figures = _none()
+    figures = _nothing_compared()
     ranked = sorted(series.items(), key=lambda item: (-item[1], item[0]))
     figures |= {
         "compared": compared,
@@ -221,7 +224,7 @@ def unknown_symbols(rows: pl.LazyFrame, instruments: pl.LazyFrame) -> Observed:
     return Observed(unknown.height == 0, says, figures)
 
 
-def _none() -> dict[str, Json]:
+def _nothing_compared() -> dict[str, Json]:
     return {"compared": 0, "differing": 0, "worst_relative_difference": 0.0, "series": []}
 
 
@@ -234,7 +237,9 @@ def _without_edges(made: pl.DataFrame, edges: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _complete(declared: TableContract, rows: pl.LazyFrame, interval: str, span: Span | None) -> Iterator[pl.DataFrame]:
+def _completeness_of(
+    declared: TableContract, rows: pl.LazyFrame, interval: str, span: Span | None
+) -> Iterator[pl.DataFrame]:
     """Yield the counts of `gaps.completeness`, for a group of symbols at a time."""
     time = declared.time_column or ""
     keys = rows.select(*_KEY, time, *({declared.partition_by} - {None, time}))
@@ -282,7 +287,7 @@ def _by_symbols(keys: pl.LazyFrame) -> Iterator[pl.LazyFrame]:
     yield keys.filter(pl.col("symbol").is_in(taken)).collect(engine="streaming").lazy()
 
 
-def _late(
+def _live_series(
     declared: TableContract, recent: pl.LazyFrame, instruments: pl.LazyFrame, now: datetime, allowed: timedelta
 ) -> pl.DataFrame:
     """Return venue, symbol, interval, last, behind (hours) and stale of the live series."""

@@ -118,9 +118,9 @@ def validate(
     schema, values = suites(contract)
     # What a missing column breaks is said once, by the column order.
     values.expectations = [
-        expectation for expectation in values.expectations if {*_meta(expectation)["columns"]} <= {*rows.columns}
+        expectation for expectation in values.expectations if {*_metadata_of(expectation)["columns"]} <= {*rows.columns}
     ]
-    found = [*_validated(schema, _schema_frame(rows)), *_validated(values, _pandas(contract, rows))]
+    found = [*_validated(schema, _schema_frame(rows)), *_validated(values, _as_pandas(contract, rows))]
     outcomes = tuple(_outcome(contract, result) for result in found)
     failed = [outcome for outcome in outcomes if not outcome.passed]
     scope = f"All {total:,} rows were checked."
@@ -163,13 +163,13 @@ def _schema_expectations(contract: TableContract) -> Iterator[Expectation]:
     gxe = _library().expectations
     names = list(contract.column_names)
     yield gxe.ExpectTableColumnsToMatchOrderedList(
-        column_list=names, meta=_about("column_order"), description=f"the columns are {', '.join(names)}"
+        column_list=names, meta=_rule_metadata("column_order"), description=f"the columns are {', '.join(names)}"
     )
     for column in contract.columns:
         yield gxe.ExpectColumnTypeToBe(
             column=column.name,
             type_=_dtype_name(column.dtype),
-            meta=_about(f"column_type:{column.name}", column.name),
+            meta=_rule_metadata(f"column_type:{column.name}", column.name),
             description=f"{column.name} has type {column.dtype}",
         )
 
@@ -181,11 +181,11 @@ def _row_expectations(contract: TableContract) -> Iterator[Expectation]:
         if not column.nullable and column.name not in stated:
             yield gxe.ExpectColumnValuesToNotBeNull(
                 column=column.name,
-                meta=_about(f"not_null:{column.name}", column.name),
+                meta=_rule_metadata(f"not_null:{column.name}", column.name),
                 description=f"{column.name} is present",
             )
     key = list(contract.primary_key)
-    about = {"meta": _about("primary_key", *key), "description": f"no two rows have the same {', '.join(key)}"}
+    about = {"meta": _rule_metadata("primary_key", *key), "description": f"no two rows have the same {', '.join(key)}"}
     if len(key) == 1:
         yield gxe.ExpectColumnValuesToBeUnique(column=key[0], **about)
     else:
@@ -196,7 +196,7 @@ def _row_expectations(contract: TableContract) -> Iterator[Expectation]:
 
 def _of_rule(rule: Rule) -> Iterator[Expectation]:
     gxe = _library().expectations
-    about = {"meta": _about(rule.name, rule.column), "description": rule.says}
+    about = {"meta": _rule_metadata(rule.name, rule.column), "description": rule.says}
     match rule:
         case NotNull():
             yield gxe.ExpectColumnValuesToNotBeNull(column=rule.column, **about)
@@ -225,13 +225,13 @@ def _of_rule(rule: Rule) -> Iterator[Expectation]:
                     column_B=other,
                     or_equal=True,
                     ignore_row_if="either_value_is_missing",
-                    meta=_about(rule.name, rule.column, other),
+                    meta=_rule_metadata(rule.name, rule.column, other),
                     description=f"{rule.column} >= {other}",
                 )
         case GivenFor():
             from great_expectations.expectations.row_conditions import Column
 
-            about = {"meta": _about(rule.name, rule.column, rule.when), "description": rule.says}
+            about = {"meta": _rule_metadata(rule.name, rule.column, rule.when), "description": rule.says}
             kind = Column(rule.when)
             yield gxe.ExpectColumnValuesToNotBeNull(column=rule.column, row_condition=kind == rule.equals, **about)
             yield gxe.ExpectColumnValuesToBeNull(column=rule.column, row_condition=kind != rule.equals, **about)
@@ -239,7 +239,7 @@ def _of_rule(rule: Rule) -> Iterator[Expectation]:
             yield gxe.ExpectColumnValuesToBeBetween(
                 column=_times_off(rule.column),
                 max_value=rule.factor,
-                meta=_about(rule.name, rule.column, *rule.by),
+                meta=_rule_metadata(rule.name, rule.column, *rule.by),
                 description=rule.says,
             )
         case _:
@@ -258,11 +258,11 @@ def _library() -> Any:
     return gx
 
 
-def _about(rule: str, *columns: str) -> dict[str, Any]:
+def _rule_metadata(rule: str, *columns: str) -> dict[str, Any]:
     return {"rule": rule, "columns": list(columns)}
 
 
-def _meta(expectation: Expectation) -> dict[str, Any]:
+def _metadata_of(expectation: Expectation) -> dict[str, Any]:
     return dict(expectation.meta or {})
 
 
@@ -292,12 +292,12 @@ def _schema_frame(rows: pl.DataFrame) -> Any:
     return rows.clear().with_columns(codes.cast(pl.String)).to_pandas(use_pyarrow_extension_array=True)
 
 
-def _pandas(contract: TableContract, rows: pl.DataFrame) -> Any:
+def _as_pandas(contract: TableContract, rows: pl.DataFrame) -> Any:
     """Return the rows for pandas, in the types that the library compares without a loop over values."""
     for rule in contract.rules:
         if isinstance(rule, Spike) and {rule.column, *rule.by} <= {*rows.columns}:
             rows = rows.sort([name for name in contract.sort_by if name in rows.columns])
-            rows = rows.with_columns(_neighbours(rows, rule))
+            rows = rows.with_columns(_ratio_to_neighbours(rows, rule))
     return rows.with_columns(
         pl.selectors.integer().cast(pl.Int64),
         pl.selectors.float().cast(pl.Float64).fill_nan(math.inf),
@@ -305,7 +305,7 @@ def _pandas(contract: TableContract, rows: pl.DataFrame) -> Any:
     ).to_pandas()
 
 
-def _neighbours(rows: pl.DataFrame, rule: Spike) -> pl.Series:
+def _ratio_to_neighbours(rows: pl.DataFrame, rule: Spike) -> pl.Series:
     """Return how many times each value is above or below the median of the five rows around it, itself included.
 
     A median between two values counts as the one nearer to the value.  Null where fewer than three are known.
@@ -355,11 +355,11 @@ def _validated(suite: gx.ExpectationSuite, rows: Any) -> list[Any]:
         results = batch.validate(
             suite, result_format={"result_format": "SUMMARY", "partial_unexpected_count": _EXAMPLES}
         ).results
-    order = {_identity(expectation): position for position, expectation in enumerate(suite.expectations)}
-    return sorted(results, key=lambda result: order[_identity(result.expectation_config)])
+    order = {_rule_and_description(expectation): position for position, expectation in enumerate(suite.expectations)}
+    return sorted(results, key=lambda result: order[_rule_and_description(result.expectation_config)])
 
 
-def _identity(expectation: Any) -> tuple[str, str]:
+def _rule_and_description(expectation: Any) -> tuple[str, str]:
     return str(expectation.meta["rule"]), str(expectation.description)
 
 
@@ -387,16 +387,16 @@ def _outcome(contract: TableContract, found: Any) -> ExpectationOutcome:
         says=config.description,
         passed=bool(found.success),
         unexpected=None if unexpected is None else int(unexpected),
-        examples=tuple(dict.fromkeys(_text(value) for value in values)),
+        examples=tuple(dict.fromkeys(_value_in_words(value) for value in values)),
         found=remark,
     )
 
 
-def _text(value: Any) -> str:
+def _value_in_words(value: Any) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_value_in_words(inner)}" for name, inner in value.items())
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return " / ".join(map(_text, value))
+        return " / ".join(map(_value_in_words, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -70,12 +70,12 @@ def record_places(store: Store, settings: Settings) -> None:
     wanted = [place for place in places_of_settings(settings) if place.path is None or place.path.exists()]
     table = schema.places
     with store.reading() as rx:
-        known = {UsedPlace(*row[:2]): row[2] for row in rx.execute(_all()).all()}
+        known = {UsedPlace(*row[:2]): row[2] for row in rx.execute(_select_places()).all()}
     now = microseconds(store.clock())
     if all(known.get(place, 0) > now - DAY for place in wanted):
         return
     with store.transaction() as tx:
-        known = {UsedPlace(*row[:2]): row[2] for row in tx.execute(_all()).all()}
+        known = {UsedPlace(*row[:2]): row[2] for row in tx.execute(_select_places()).all()}
         for place in wanted:
             mine = table.c.kind == place.kind, table.c.location == place.location
             if place in known:
@@ -88,21 +88,21 @@ def record_places(store: Store, settings: Settings) -> None:
 def used_places(store: Store) -> list[UsedPlace]:
     """Return every place that a process of the installation wrote down."""
     with store.reading() as rx:
-        return sorted(UsedPlace(*row[:2]) for row in rx.execute(_all()).all())
+        return sorted(UsedPlace(*row[:2]) for row in rx.execute(_select_places()).all())
 
 
 def forget_places(tx: Transaction) -> int:
     """Forget places that are not there and were not used for more than a year; return how many."""
     gone = 0
     table = schema.places
-    for kind, location, last_used in tx.execute(_all()).all():
+    for kind, location, last_used in tx.execute(_select_places()).all():
         path = UsedPlace(kind, location).path
         if last_used < tx.now - _FORGOTTEN_DAYS * DAY and path is not None and not path.exists():
             gone += tx.execute(sa.delete(table).where(table.c.kind == kind, table.c.location == location)).rowcount
     return gone
 
 
-def _all() -> sa.Select[tuple[str, str, int]]:
+def _select_places() -> sa.Select[tuple[str, str, int]]:
     table = schema.places
     return sa.select(table.c.kind, table.c.location, table.c.last_used)
 

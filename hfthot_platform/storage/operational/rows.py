@@ -41,12 +41,12 @@ class _Checks:
 
         kept = [column for column in contract.columns if column.name not in derived | {"schema_version"}]
         self.names = frozenset(column.name for column in kept)
-        self._judges: list[tuple[str, _Judge]] = [(f"type:{column.name}", _typed(column)) for column in kept]
+        self._judges: list[tuple[str, _Judge]] = [(f"type:{column.name}", _type_check(column)) for column in kept]
         for rule in contract.rules:
             needed = {rule.column, *(rule.others if isinstance(rule, AtLeast) else ())}
             # That a value is there is part of its type.
             if needed <= self.names and not isinstance(rule, NotNull):
-                self._judges.append((rule.name, _judge(rule, contract)))
+                self._judges.append((rule.name, _rule_check(rule, contract)))
 
     def broken(self, row: Mapping[str, Any]) -> str | None:
         """Return the first rule that a row breaks, or None."""
@@ -55,7 +55,7 @@ class _Checks:
         return next((name for name, holds in self._judges if not holds(row)), None)
 
 
-def _typed(column: Column) -> _Judge:
+def _type_check(column: Column) -> _Judge:
     from hfthot_platform.domain.contracts.model import FLAG, INT, TEXT, TIME
 
     kinds = {TEXT: _is_text, FLAG: _is_flag, TIME: _is_time, INT: _is_whole}
@@ -83,7 +83,7 @@ def _is_time(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < _END_OF_TIME
 
 
-def _judge(rule: Rule, contract: TableContract) -> _Judge:
+def _rule_check(rule: Rule, contract: TableContract) -> _Judge:
     """Return a rule as a function of a row whose types are right; what is absent breaks none."""
     from hfthot_platform.domain.contracts.rules import AtLeast, Between, Matches, OneOf
 

@@ -411,7 +411,7 @@ class Store:
         """
         known = self.check_clock()
         if known.seen_at > self.clock_head().seen_at + DAY:
-            self._see(known)
+            self._record_clock(known)
 
     def check_clock(self) -> Head:
         """Return what is known of the time now, looking only.
@@ -433,9 +433,9 @@ class Store:
     def accept_clock(self) -> None:
         """Take the clock for right: somebody looked at it."""
         head = self.clock_head()
-        self._see(head._replace(seen_at=microseconds(self.clock()), leapt_from=None))
+        self._record_clock(head._replace(seen_at=microseconds(self.clock()), leapt_from=None))
 
-    def _see(self, known: Head) -> None:
+    def _record_clock(self, known: Head) -> None:
         head = schema.change_head
         values = {"seen_at": known.seen_at, "leapt_from": known.leapt_from}
         with self.transaction() as tx:
@@ -518,11 +518,11 @@ class Store:
         Raises:
             StoreError: a reader kept it from being done; nothing counts as purged then.
         """
-        with self._alone() as writer, translated(self._database.where):
+        with self._exclusive_writer() as writer, translated(self._database.where):
             self._database.purge(writer, _PURGED)
 
     @contextlib.contextmanager
-    def _alone(self) -> Iterator[Connection]:
+    def _exclusive_writer(self) -> Iterator[Connection]:
         """Hold this process's other writers off, outside any transaction."""
         self._queue()
         try:

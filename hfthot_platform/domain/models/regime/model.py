@@ -420,7 +420,7 @@ class RegimeModel(Displayed):
 
     def to_json(self) -> str:
         """Return the model as JSON; floats survive exactly."""
-        return json.dumps(asdict(self), default=_plain)
+        return json.dumps(asdict(self), default=_as_json_value)
 
     @classmethod
     def from_json(cls, text: str) -> RegimeModel:
@@ -446,7 +446,7 @@ class RegimeModel(Displayed):
                     )
                 values["multivariate"] = Multivariate(Memory(**part["memory"]), part["scale"], **arrays)
             model = cls(**values)
-            _whole(model)
+            _check_consistent(model)
         except (KeyError, TypeError, ValueError, BadRequestError) as error:
             raise ModelError(
                 f"not a regime model ({error})", where="RegimeModel.from_json", hint="Pass what to_json returned."
@@ -490,7 +490,7 @@ class RegimeModel(Displayed):
         return f, out
 
 
-def _whole(model: RegimeModel) -> None:
+def _check_consistent(model: RegimeModel) -> None:
     """Raise ValueError where a stored model's parts are not those of one model: it was damaged or written by hand."""
     K = len(model.labels)
     if K not in {2, 3} or not set(model.labels) <= set(LABELS) or len(set(model.labels)) < K:
@@ -517,7 +517,7 @@ def _whole(model: RegimeModel) -> None:
         raise ValueError("evidence of other states")
 
 
-def _plain(value: object) -> object:
+def _as_json_value(value: object) -> object:
     if isinstance(value, np.ndarray):
         return value.tolist()
     if isinstance(value, np.generic):
