@@ -124,7 +124,7 @@ def _to_derive_by_hand(file: FileOutcome) -> str:
         return ""
     span = f"{older[0]} {older[-1] + ONE_DAY}"
     commands = "; ".join(f"`hfthot derive {table} {span}`" for table in tables)
-    return f"{file.name}: {len(older):,} days before {first} are no partitions. Run {commands}."
+    return f"{file.name}: {len(older):,} days before {first} are not partitions. Run {commands}."
 
 
 def _checks_of_outcomes(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:

@@ -139,14 +139,14 @@ def load_dataset(
     interval = name
     named: Sequence[object] = symbols
     if wrong := [symbol for symbol in named if not isinstance(symbol, str)]:
-        raise BadRequestError(f"{wrong[0]!r} is no symbol", where=f"{_WHERE}.load_dataset", hint="Symbols are texts.")
+        raise BadRequestError(f"{wrong[0]!r} is not a symbol", where=f"{_WHERE}.load_dataset", hint="Symbols are text.")
     if venue is not None:
         _require(venue, str, "venue", 'Name it, as "kraken".')
     if lake is not None:
         _require(lake, Lakehouse, "lake", "Pass Lakehouse.open(path), or leave it out for the configured one.")
     first, last = _moment(start, "start"), _moment(end, "end")
     if first is not None and last is not None and last <= first:
-        raise BadRequestError(f"the span {start} to {end} is empty", where="end", hint="It is exclusive.")
+        raise BadRequestError(f"the span {start} to {end} is empty", where="end", hint="The end is exclusive.")
     if lake is None:
         lake = Installation.open().lake
     table = "market.closes" if closes else ("market.bars_1m" if interval == "1m" else "market.bars")
@@ -179,7 +179,7 @@ def load_dataset(
 
 def _require(value: object, kind: type, what: str, hint: str) -> None:
     if not isinstance(value, kind):
-        raise BadRequestError(f"{value!r} is no {what}", where=f"{_WHERE}.load_dataset", hint=hint)
+        raise BadRequestError(f"{value!r} is not a {what}", where=f"{_WHERE}.load_dataset", hint=hint)
 
 
 def _moment(given: date | datetime | str | None, name: str) -> datetime | None:
@@ -191,12 +191,14 @@ def _moment(given: date | datetime | str | None, name: str) -> datetime | None:
             value = date.fromisoformat(text) if len(text) <= _LONGEST_DAY else datetime.fromisoformat(text)
         except ValueError:
             raise BadRequestError(
-                f"{given!r} is no time", where=name, hint="Write a day such as 2024-01-31, or 2024-01-31T12:00+00:00."
+                f"{given!r} is not a time",
+                where=name,
+                hint="Write a day such as 2024-01-31, or 2024-01-31T12:00+00:00.",
             ) from None
     if value is None:
         return None
     if not isinstance(value, date):
-        raise BadRequestError(f"{given!r} is no time", where=name, hint="Pass a time, a day, or either as ISO text.")
+        raise BadRequestError(f"{given!r} is not a time", where=name, hint="Pass a time, a day, or either as ISO text.")
     if value.year < _EARLIEST:
         raise BadRequestError(f"the year {value.year} is out of range", where=name, hint="Check how it was made.")
     if not isinstance(value, datetime):
@@ -291,7 +293,7 @@ class BacktestTool:
         if isinstance(strategy, type):
             name = strategy.__name__
             raise BadRequestError(
-                f"{name} is a class", where=f"{_WHERE}.backtest", hint=f"Write {name}(), its instance."
+                f"{name} is a class", where=f"{_WHERE}.backtest", hint=f"Write {name}(), an instance of it."
             )
         if data is None:
             data = getattr(_last, "bars", None)
@@ -299,7 +301,7 @@ class BacktestTool:
                 raise BadRequestError(
                     "no data",
                     where=f"{_WHERE}.backtest",
-                    hint='Say load_dataset("SPX", interval="1d") first, or pass the data.',
+                    hint='Call load_dataset("SPX", interval="1d") first, or pass the data.',
                 )
         if isinstance(regimes, str) and regimes != "walk_forward":
             raise BadRequestError(

@@ -105,7 +105,7 @@ def _open_hits(platform: Platform, request_id: str) -> dict[str, Any]:
     }
 
 
-@dg.op(description="Remove everything whose time is over; ask for the erasures that are due.", pool="accounts")
+@dg.op(description="Remove everything past its retention; request the erasures that are due.", pool="accounts")
 def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Apply the periods of retention."""
     if not platform.has_accounts:
@@ -199,7 +199,7 @@ audit_chain = dg.define_asset_job(
     cron_schedule="20 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Goes on, every hour, with erasures whose process died or whose hold was released.",
+    description="Resumes, every hour, erasures whose process died or whose hold was released.",
 )
 def erasures_resumed(
     context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[Platform]
@@ -226,7 +226,7 @@ def erasures_resumed(
             else {"hfthot/erasure": "failed"},
         )
     if not pending and not failed:
-        yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
+        yield dg.SkipReason("no erasure is waiting" if platform.has_accounts else NO_ACCOUNTS)
 
 
 JOBS: list[Any] = [rgpd_export, rgpd_erasure, audit_retention, key_rotation, audit_head, audit_chain]

@@ -62,11 +62,11 @@ def days_of(context: dg.AssetExecutionContext) -> tuple[date, date]:
     """Return the days that a partitioned run is for, from the first to before the second.
 
     Raises:
-        BadRequestError: the run is for no days.
+        BadRequestError: the run has no days.
     """
     if not (context.has_partition_key or context.has_partition_key_range):
         raise BadRequestError(
-            "the run is for no days",
+            "the run has no days",
             where=context.asset_key.to_user_string(),
             hint="Choose days where it is started: `Materialize` asks for them, and so does a job's launch page.",
         )

@@ -20,7 +20,7 @@ _OURS: Final = re.compile(rf"\b({'|'.join(name for name in errors.__all__ if nam
 @dg.run_failure_sensor(
     default_status=dg.DefaultSensorStatus.RUNNING,
     minimum_interval_seconds=15,
-    description="Makes an incident of every failed run, and tells whoever `notify` names.",
+    description="Records an incident for every failed run, and notifies whoever `notify` names.",
 )
 def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
     """Write a row of `ops.incidents` and tell whoever is to look."""

@@ -30,11 +30,11 @@ def landing_folder(
     if not files:
         left = ", ".join(subfolder.name for subfolder in folders_not_read(folder))
         note = f"; folders in it are not read: {left} (`hfthot ingest FOLDER` reads them)" if left else ""
-        return dg.SkipReason(f"nothing waits in {folder}{note}")
+        return dg.SkipReason(f"no file is waiting in {folder}{note}")
     # Name, size and time of change: the same files do not start a second run while the first is at work, and a
     # file that comes back changed does.
     facts = "\n".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
-    context.log.info("%d files wait", len(files))
+    context.log.info("%d files are waiting", len(files))
     return dg.RunRequest(run_key=hashlib.sha256(facts.encode()).hexdigest())
 
 
@@ -42,7 +42,7 @@ def landing_folder(
     job_name="derive",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Derives the days of files that were withdrawn or read anew again.",
+    description="Derives again the days of files that were withdrawn or read again.",
 )
 def withdrawn_files(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]

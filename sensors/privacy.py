@@ -18,7 +18,7 @@ __all__ = ["SENSORS"]
     job_name="rgpd_erasure",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts each erasure that was asked for, once.",
+    description="Starts each requested erasure, once.",
 )
 def erasure_requests(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
@@ -34,7 +34,7 @@ def erasure_requests(
             run_config={"ops": {"erase_person": {"config": {"request_id": request_id}}}},
         )
     if not pending:
-        yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
+        yield dg.SkipReason("no erasure is waiting" if platform.has_accounts else NO_ACCOUNTS)
 
 
 def _report_unproven(platform: Platform, cursor: str | None) -> str:
@@ -56,7 +56,7 @@ def _report_unproven(platform: Platform, cursor: str | None) -> str:
     job_name="rgpd_export",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts each export that was asked for and that nobody waits for, once.",
+    description="Starts each requested export that nobody waits for, once.",
 )
 def export_requests(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
@@ -73,7 +73,7 @@ def export_requests(
             run_config={"ops": {"export_person": {"config": {"request_id": request_id}}}},
         )
     if not waiting:
-        yield dg.SkipReason("no export waits" if platform.has_accounts else NO_ACCOUNTS)
+        yield dg.SkipReason("no export is waiting" if platform.has_accounts else NO_ACCOUNTS)
 
 
 SENSORS = [erasure_requests, export_requests]

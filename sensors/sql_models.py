@@ -17,7 +17,7 @@ __all__ = ["SENSORS"]
 @dg.sensor(
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Tells of SQL models that a mistake in a file disables: a failed check for each, an incident per file.",
+    description="Reports SQL models that a mistake in a file disables: a failed check for each, an incident per file.",
 )
 def sql_model_files(context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]) -> dg.SensorResult:
     """Compare the files as they are now with what was told of them; nothing is started."""

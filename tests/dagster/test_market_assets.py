@@ -252,4 +252,4 @@ def test_a_run_without_days_says_that_it_needs_them(run):
 
     assert not result.success
     failure = result.get_step_failure_events()[0].step_failure_data
-    assert "the run is for no days" in str(failure.error.cause.message)
+    assert "the run has no days" in str(failure.error.cause.message)

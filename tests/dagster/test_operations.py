@@ -79,7 +79,7 @@ def test_old_days_are_announced_and_derived_and_what_no_partition_has_is_told(
     found = dg.evaluate_automation_conditions(defs=definitions, instance=instance, cursor=cursor)
     assert found.get_requested_partitions(closes) == set(days[2:])
     command = "`hfthot derive market.closes 1969-12-30 1970-01-01`"
-    told = f"old.csv.gz: 2 days before 1970-01-01 are no partitions. Run {command}."
+    told = f"old.csv.gz: 2 days before 1970-01-01 are not partitions. Run {command}."
     assert told in [message.user_message for message in instance.all_logs(landed.run_id)]
     run("derive", days[3])
     assert platform.lake.table("market.closes").scan().collect()["date"].cast(pl.String).to_list() == days[3:]

@@ -186,7 +186,7 @@ def test_a_name_that_means_several_files_lists_them(landing):
     for first in (0, 10):
         landing.drop("kraken_BTCEUR.csv", trades_csv(first, 3))
         landing.run()
-    with pytest.raises(BadRequestError, match=r"2 files are meant: [0-9a-f]{12} market.trades 2024-06-01 12:00; "):
+    with pytest.raises(BadRequestError, match=r"2 files match: [0-9a-f]{12} market.trades 2024-06-01 12:00; "):
         withdraw_file(landing.lake, "kraken_BTCEUR.csv")
     assert landing.rows().height == 6
 

@@ -47,7 +47,7 @@ def test_nights_weekends_and_holidays_belong_to_the_pace_of_an_exchange():
         ({"symbols": ("A", "A")}, BadRequestError, "'A' occurs twice"),
         ({"symbols": ()}, BadRequestError, "no symbols"),
         ({"symbols": ("",)}, BadRequestError, "symbol ''"),
-        ({"times": [0.0, 1.0, 2.0]}, DataError, "times are no integers"),
+        ({"times": [0.0, 1.0, 2.0]}, DataError, "times are not integers"),
         ({"times": [0, 2, 1]}, DataError, "times of shape"),
         ({"open": ["a", "b", "c"]}, DataError, "open is not an array of numbers"),
     ],

@@ -292,7 +292,7 @@ def test_a_strategy_that_is_told_event_by_event_was_given_no_future():
     result = backtest(Follower(), random_walk())
 
     assert result.causality == "by_construction"
-    assert "it was given no future" in str(result)
+    assert "it was never shown the future" in str(result)
     assert_causal(Follower(), random_walk())
 
 
@@ -370,7 +370,7 @@ def test_a_tape_that_makes_no_sense_is_refused(events):
 
 
 def test_a_function_of_bars_is_told_of_no_trades():
-    with pytest.raises(BadRequestError, match="sees no events"):
+    with pytest.raises(BadRequestError, match="does not receive events"):
         backtest(TrendFollowing(), random_walk(10), events=[])
 
 

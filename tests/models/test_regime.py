@@ -694,7 +694,7 @@ class TestPredictiveProbability:
 
     @pytest.mark.parametrize("at", [[0.0, 1.0], "x", None, 1j])
     def test_other_points_are_refused(self, fitted, series, at):
-        with pytest.raises(DataError, match="at is no number"):
+        with pytest.raises(DataError, match="at is neither a number"):
             fitted.predictive_probability(series[0][:50], at)
 
 

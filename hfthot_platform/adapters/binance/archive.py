@@ -138,7 +138,7 @@ class BinanceArchive:
         if symbol is None:
             raise RejectedFileError(
                 "unknown_symbol",
-                f"{shape.kind} of Binance's archive whose name {probe.inner_name!r} tells no symbol",
+                f"{shape.kind} of Binance's archive whose name {probe.inner_name!r} does not contain a symbol",
                 where=probe.name,
                 hint="Keep the archive's own name (BTCUSDT-1m-2024-01.csv), or declare `symbol` in a mapping.",
             )
@@ -305,7 +305,7 @@ def _venue(probe: FileProbe, shape: _Shape, symbol: str) -> str:
         if probe.declared.venue not in _FOLDERS:
             raise RejectedFileError(
                 "unknown_venue",
-                f"{probe.declared.venue!r} is no market of Binance's archive",
+                f"{probe.declared.venue!r} is not a market of Binance's archive",
                 where=probe.name,
                 hint=f"Declare one of {', '.join(_FOLDERS)}.",
             )

@@ -182,7 +182,7 @@ def complete(
         if venue is None:
             raise RejectedFileError(
                 "unknown_venue",
-                "nothing tells which venue the file is from",
+                "nothing says which venue the file is from",
                 where=probe.name,
                 hint=f"Declare `venue` in {probe.name}.mapping.yaml, put it into the file's name (kraken_BTCEUR.csv), "
                 "or `hfthot ingest` a folder that is named by it.",
@@ -214,7 +214,7 @@ def complete(
     elif "symbol" not in targets:
         raise RejectedFileError(
             "unknown_symbol",
-            "neither a column nor the file's name tells the symbol",
+            "neither a column nor the file's name gives the symbol",
             where=probe.name,
             hint=f"Declare `symbol` in {probe.name}.mapping.yaml.",
         )

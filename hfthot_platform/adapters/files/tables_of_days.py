@@ -69,7 +69,10 @@ def venue_and_symbol(probe: FileProbe, *, with_symbol: bool) -> tuple[str, str |
     mapping = probe.declared
     if mapping.venue is None:
         raise RejectedFileError(
-            "unknown_venue", "nothing tells the venue", where=probe.name, hint="Declare `venue`, as us_equity."
+            "unknown_venue",
+            "nothing says which venue it is from",
+            where=probe.name,
+            hint="Declare `venue`, as us_equity.",
         )
     if with_symbol:
         return mapping.venue, None
@@ -127,7 +130,7 @@ def _symbol_of_file(name: str | None, venue: str, where: str) -> str:
     """
     if name is None:
         raise RejectedFileError(
-            "unknown_symbol", "neither a column nor the name tells it", where=where, hint="Declare `symbol`."
+            "unknown_symbol", "neither a column nor the name gives it", where=where, hint="Declare `symbol`."
         )
     try:
         return from_vendor(name, venue=venue)

@@ -271,7 +271,7 @@ class Times:
                 where=self._where,
                 hint="Declare `time: excel` in the mapping if it is one, or export the dates as text.",
             )
-        raise self._unknown(f"{found[0]:g} is no time since 1970 in any unit")
+        raise self._unknown(f"{found[0]:g} is not a time since 1970 in any unit")
 
     def _day_or_month(self, text: pl.Series, best: _TimeFormat) -> _TimeFormat:
         """Tell 3/4 the third of April from the fourth of March by the other rows, or refuse to guess."""
@@ -538,7 +538,7 @@ def _in_whole_days(seconds: pl.Series) -> bool:
 
 
 def _numeric(values: pl.Series) -> pl.Series:
-    """Return integers where all values are, else floats; null where a text is no number."""
+    """Return integers where all values are, else floats; null where a text is not a number."""
     if values.dtype.is_integer():
         return values.cast(pl.Int64)
     if values.dtype.is_float():

@@ -330,7 +330,7 @@ def _ticks(values: Any) -> IntArray:
         times = np.ascontiguousarray(found.astype(np.int64))
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"times are no integers ({error})", where="Bars", hint="Give microseconds since 1970, or datetime64."
+            f"times are not integers ({error})", where="Bars", hint="Give microseconds since 1970, or datetime64."
         ) from error
     if times.ndim != 1 or times.size == 0 or (np.diff(times) <= 0).any():
         raise DataError(f"times of shape {times.shape}", where="Bars", hint="Give increasing times, one or more.")

@@ -323,7 +323,7 @@ def _common(upper: str, family: str, default: str) -> _Parts:
         case [pair, mark] if suffix := _suffix(mark):
             if pair in facts.KNOWN_BASES or pair in facts.QUOTES:
                 _refuse(
-                    upper, "a contract of which the quote is not told", "Name it as BTC-USD-PERP or BTC-USD-240927."
+                    upper, "a contract that does not name its quote asset", "Name it as BTC-USD-PERP or BTC-USD-240927."
                 )
             return _split(pair, family)._replace(suffix=suffix)
         case [base, quote]:
@@ -346,7 +346,7 @@ def _unified(upper: str, default: str) -> _Parts:
         _refuse(upper, "not of the form BASE/QUOTE, BASE/QUOTE:SETTLE or BASE/QUOTE:SETTLE-YYMMDD")
     base, quote, settle, mark = found.groups()
     if mark is not None and not (suffix := _suffix(mark)):
-        _refuse(upper, f"{mark!r} is no date of an expiry")
+        _refuse(upper, f"{mark!r} is not an expiry date")
     return _Parts(base, quote, suffix if mark else "PERP" if settle else default)
 
 
@@ -363,7 +363,7 @@ def _separated(base: str, quote: str) -> _Parts:
             f"Declare `symbol: {quote}-{base}`, or a venue that is known to write so (bittrex, poloniex, upbit).",
         )
     if not _QUOTE.fullmatch(quote) or _suffix(quote) or (len(quote) > 5 and quote not in _MONEY):
-        _refuse(f"{base}-{quote}", f"{quote!r} is no asset that prices are expressed in")
+        _refuse(f"{base}-{quote}", f"{quote!r} is not an asset in which prices are quoted")
     return _Parts(base, quote)
 
 
@@ -498,7 +498,7 @@ def _bitmex(text: str, venue: str) -> _Parts | None:
         base, quote = ("XBT", "USD") if root == "XBT" else _split(root, "bitmex")[:2]
         return _Parts(base, quote, _last_friday(month, year))
     if re.fullmatch(r"[A-Z0-9]+[FGHJKMNQUVXZ]\d{2}", name):
-        _refuse(text, "a dated contract of which the quote is not told", "Name it as ETH-BTC-240927.")
+        _refuse(text, "a dated contract that does not name its quote asset", "Name it as ETH-BTC-240927.")
     return None
 
 
@@ -644,7 +644,7 @@ def _ticker(text: str, *, american: bool) -> str:
     if ":" in name:  # NASDAQ:AAPL
         exchange, _, name = name.partition(":")
         if exchange.lower() not in facts.EQUITY_VENUES:
-            _refuse(text, f"{exchange!r} is no exchange of shares", "Give the ticker alone, as AAPL.")
+            _refuse(text, f"{exchange!r} is not a stock exchange", "Give the ticker alone, as AAPL.")
     if name.startswith(("^", "$")):
         return _index(text)
     name = re.sub(r"( U[SNQWPRA])?( EQUITY)?$", "", name)

@@ -328,7 +328,8 @@ class Group:
     `members` are their positions, or their names where the method is given `symbols`.
 
     Raises:
-        BadRequestError: no member, one that is no position or name, a member twice, or a bound that is no number.
+        BadRequestError: no member, one that is neither a position nor a name, a member twice, or a bound that is not a
+                number.
     """
 
     members: Sequence[int] | Sequence[str]
@@ -373,7 +374,7 @@ class Constraints:
         groups: bounds on sums of weights.
 
     Raises:
-        BadRequestError: a bound that is no number (NaN is none), or a negative leverage or turnover.
+        BadRequestError: a bound that is not a number (NaN is none), or a negative leverage or turnover.
     """
 
     lower: FloatLike = 0.0
@@ -829,7 +830,7 @@ def _resolved(rules: Constraints | None, n: int, symbols: tuple[str, ...] | None
                 )
             elif member not in symbols:
                 raise BadRequestError(
-                    f"group {group.name!r} names {member!r}, which is none of the {n} symbols",
+                    f"group {group.name!r} names {member!r}, which is not one of the {n} symbols",
                     where=where,
                     hint=nearest(member, symbols) or "Give names that are in symbols.",
                 )

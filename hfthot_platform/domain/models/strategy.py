@@ -600,7 +600,7 @@ def decide(
         seed: of the simulation of impact.
 
     Raises:
-        BadRequestError: an argument out of its domain, such as a weight held that is no number.
+        BadRequestError: an argument out of its domain, such as a weight held that is not a number.
         DataError: fewer bars than the window.
         NotConvergedError: a portfolio could not be solved.
     """

@@ -77,7 +77,7 @@ def derive_table(
         raise BadRequestError(f"days from {days[0]} to before {days[1]}", where="derive", hint="TO is after FROM.")
     if interval is not None and interval_of(interval).name not in DERIVED:
         if table != "market.bars":
-            raise BadRequestError("--interval is of market.bars", where="derive", hint="Leave it out.")
+            raise BadRequestError("--interval applies to market.bars only", where="derive", hint="Leave it out.")
         return [_longer_bars(lake, interval, days, stamp)]
     now = lake.clock()
     with derive(lake, table, days, lambda piece: rows_of_days(lake, table, piece, now=now), settings=settings) as made:
@@ -159,7 +159,7 @@ def _unknown_value(table: str, name: str, value: str, rows: pl.LazyFrame) -> Bad
 def _require_derived(table: str) -> None:
     if table not in _SERIES:
         raise BadRequestError(
-            f"{table!r} is no series that is derived",
+            f"{table!r} is not a derived series",
             where="table",
             hint=nearest(table, _SERIES) or f"One of {', '.join(_SERIES)}.",
         )

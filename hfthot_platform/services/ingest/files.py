@@ -418,7 +418,9 @@ class _OneFile:
             facts = path.stat()
         except OSError as error:
             if stat.S_ISLNK(facts.st_mode):
-                raise RejectedFileError("dangling_link", "the link points to no file that can be reached") from error
+                raise RejectedFileError(
+                    "dangling_link", "the link does not point to a file that can be read"
+                ) from error
             raise
         if not stat.S_ISREG(facts.st_mode):
             what = "a folder that cannot be listed" if stat.S_ISDIR(facts.st_mode) else "no regular file"
@@ -456,7 +458,7 @@ class _OneFile:
             if holds_personal_data(path):
                 raise RejectedFileError(
                     _PERSONAL,
-                    "the file has fields of persons; files of user events belong in users/, within the landing folder",
+                    "the file has fields with personal data; files of user events belong in <landing>/users",
                 )
             members = list(recognise_members(path, self._declared, now=self._lake.clock()))
             return self._judged(members, before)
@@ -917,7 +919,7 @@ def _records_meant(lake: Lakehouse, which: str) -> list[FileRecord]:
     if len(meant := {file.digest for file in published}) > 1:
         listed = "; ".join(f"{file.digest[:12]} {file.target} {file.ingested_at:%Y-%m-%d %H:%M}" for file in published)
         raise BadRequestError(
-            f"{len(meant)} files are meant: {listed}", where=which, hint="Give the first digits of one's hash."
+            f"{len(meant)} files match: {listed}", where=which, hint="Give the first digits of one's hash."
         )
     if published:
         return [file for file in records.known_of(lake, published[0].digest) if file.status == "published"]
@@ -929,7 +931,7 @@ def _records_meant(lake: Lakehouse, which: str) -> list[FileRecord]:
         )
     names = records.known(lake, pl.col("status") == "published")
     raise BadRequestError(
-        "no file of this name, path or hash was ingested",
+        "no file with this name, path or hash was ingested",
         where=which,
         hint=nearest(path.name, {file.name for file in names}) or "`SELECT name FROM ops.ingest_files` lists them.",
     )

@@ -41,7 +41,7 @@ REASONS: Final = {
     "not_json": "the line is not a JSON object",
     "too_long": f"the line has more than {LONGEST_LINE} bytes",
     "malformed_event_id": "event_id is not printable text of 1 to 200 characters",
-    "unknown_type": f"type is none of {', '.join(KINDS)}",
+    "unknown_type": f"type is not one of {', '.join(KINDS)}",
     "malformed_time": "at is not a time with a zone",
     "time_out_of_range": "at lies in the future, or before the year 2000",
     "malformed_username": "username is missing or malformed",
@@ -52,7 +52,7 @@ REASONS: Final = {
     "malformed_ip": "ip or user_agent is not text",
     "unknown_resource": "resource is not one that is counted",
     "malformed_count": f"count is not a whole number from 1 to {_MOST_CALLS}",
-    "unknown_tier": "tier is none of the tiers",
+    "unknown_tier": "tier is not a known tier",
     "duplicate_account": "the username or the e-mail address belongs to another account",
     "deleted_account": "the account is deleted",
     "unknown_account": "no account has this username or e-mail address",
@@ -121,7 +121,7 @@ def _resource(value: object) -> str:
         return "requests"
     provider = value.removeprefix("provider:") if isinstance(value, str) and value.startswith("provider:") else None
     if not isinstance(value, str) or (value not in TIERED and provider not in PROVIDERS):
-        raise PydanticCustomError("malformed", "it is not one that is counted")
+        raise PydanticCustomError("malformed", "it is not a resource that is counted")
     return value
 
 

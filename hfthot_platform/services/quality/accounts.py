@@ -138,7 +138,7 @@ def _subjects_are_users(lake: Lakehouse, table: str) -> Observed:
         .collect(engine="streaming")
         .row(0, named=True)
     )
-    says = f"{counts['rows']:,} rows belong to {counts['subjects']:,} subjects that are no users (any more)."
+    says = f"{counts['rows']:,} rows belong to {counts['subjects']:,} subjects that are not users (any more)."
     return Observed(counts["rows"] == 0, says, {"rows": counts["rows"], "subjects": counts["subjects"]})
 
 
@@ -155,7 +155,7 @@ def _entries_have_no_gap(rows: pl.LazyFrame) -> Observed:
     )
     first, last, entries = seen.collect(engine="streaming").row(0)
     if first is None:
-        return Observed(True, "There is no entry.", {"entries": 0})
+        return Observed(True, "There are no entries.", {"entries": 0})
     missing = last - first + 1 - entries
     says = f"{missing:,} of the entries {first:,} to {last:,} are missing."
     return Observed(missing == 0, says, {"first": first, "last": last, "entries": entries, "missing": missing})

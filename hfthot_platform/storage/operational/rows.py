@@ -154,5 +154,5 @@ def _refused(table: str, rule: str) -> RowRefusedError:
     return RowRefusedError(
         f"a row breaks the rule {rule}",
         where=table,
-        hint="Nothing was entered. A value of the operation is out of what the table's contract allows.",
+        hint="Nothing was stored. A value is outside what the table's contract allows.",
     )

@@ -426,7 +426,7 @@ class Store:
             raise ClockError(
                 f"the clock stands {days:,.0f} days after it was last seen, so nothing was removed",
                 where="clock",
-                hint="Set it right; or, if it is and the installation rested, say `hfthot accounts clock --right`.",
+                hint="Correct it, or, if it is right after a pause, run `hfthot accounts clock --right`.",
             )
         return known
 

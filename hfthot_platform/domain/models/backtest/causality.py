@@ -206,7 +206,7 @@ def _refuse_unread(
         if not _same_decisions(given, other):
             return
     raise LookAheadError(
-        "it decides the same on other prices: it does not read its bars, so what it knows of the future cannot be told",
+        "it decides the same on other prices: it does not read its bars, so a look ahead cannot be found",
         where=f"strategy {name_of(strategy)}",
         hint="Compute signals inside the strategy, from the bars it is given.  Weights that were recorded when they "
         "were decided, and rules of the calendar, run with causality_cuts=0; the result then says that it was not "

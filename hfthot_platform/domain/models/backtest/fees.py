@@ -60,7 +60,7 @@ def refuse_leverage(costs: Costs, leverage: float) -> None:
         raise BadRequestError(
             f"costs of {costs.buy:.1%} at a leverage of {leverage:.1f}",
             where="models.backtest.backtest",
-            hint="Half of the equity would go with one trade: lower the weights or the costs.",
+            hint="One trade would cost half of the equity: lower the weights or the costs.",
         )
 
 

@@ -145,7 +145,7 @@ class BacktestResult(Displayed):
 
 _JUDGED: Final = {
     "checked": "none found with other futures and other prices; leaks in the data themselves cannot be seen",
-    "by_construction": "told event by event, it was given no future; leaks in the data themselves cannot be seen",
+    "by_construction": "run event by event, it was never shown the future; leaks in the data themselves cannot be seen",
     "constant": "nothing to foresee, the weights never change; leaks in the data themselves cannot be seen",
     "unchecked": "NOT CHECKED",
 }

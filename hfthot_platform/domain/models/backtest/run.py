@@ -71,7 +71,7 @@ def backtest(
         start = _first_decision(targets)
         causality = judge_events(strategy, bars, costs, targets, start, causality_cuts, tape=events is not None)
     elif events is not None:
-        raise BadRequestError("a function of bars sees no events", where=where, hint="Give an EventStrategy.")
+        raise BadRequestError("a function of bars does not receive events", where=where, hint="Give an EventStrategy.")
     else:
         targets = targets_of(strategy, bars)
         start = _first_decision(targets)
@@ -91,7 +91,7 @@ def _labels(regimes: Sequence[str], size: int) -> pl.Series:
     try:
         labels = pl.Series("regime", list(regimes), dtype=pl.String)
     except (TypeError, pl.exceptions.PolarsError) as error:
-        raise DataError(f"regimes are no names ({error})", where=f"{_WHERE}.backtest") from error
+        raise DataError(f"regimes are not names ({error})", where=f"{_WHERE}.backtest") from error
     if labels.len() != size or labels.null_count():
         raise DataError(
             f"{labels.len()} regimes, {labels.null_count()} of them null",

@@ -355,7 +355,7 @@ class RegimeModel(Displayed):
             point = np.broadcast_to(found.astype(np.float64), y.shape)
         except (TypeError, ValueError) as error:
             raise DataError(
-                f"at is no number and not {y.size} of them ({error})", where="RegimeModel.predictive_probability"
+                f"at is neither a number nor {y.size} of them ({error})", where="RegimeModel.predictive_probability"
             ) from error
         f, _ = self.filtered(y, densities=False)
         prediction = np.vstack([self.initial, f[:-1] @ self.transition])
@@ -512,7 +512,7 @@ def _check_consistent(model: RegimeModel) -> None:
     for name in ("transition", "initial"):
         values = getattr(model, name)
         if not ((values >= 0).all() and np.allclose(values.sum(axis=-1), 1.0, atol=1e-6)):
-            raise ValueError(f"{name} is no probability")
+            raise ValueError(f"{name} is not a probability")
     if len(model.evidence.volatility) not in {0, K}:
         raise ValueError("evidence of other states")
 

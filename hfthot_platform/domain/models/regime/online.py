@@ -110,7 +110,7 @@ class RegimeFilter:
         known = values[:-1] if part else values
         if not (np.isfinite(known).all() and probabilities.min() >= 0 and abs(probabilities.sum() - 1.0) < 1e-6):
             raise BadRequestError(
-                "the state's probabilities do not add up to one, or its memory holds what is no number",
+                "the state's probabilities do not add up to one, or its memory holds values that are not numbers",
                 where="RegimeFilter",
                 hint="Filter the returns again.",
             )
