@@ -41,12 +41,12 @@ PEOPLE = TableContract(
 )
 
 
-def rows(*each: tuple[int, int, str | None, float | None, int | None]) -> pl.DataFrame:
+def rows(*given: tuple[int, int, str | None, float | None, int | None]) -> pl.DataFrame:
     """Return rows of day, id, mail, score and level."""
     return pl.DataFrame(
         [
             ((START + timedelta(days=day)).date(), START + timedelta(days=day), key, mail, score, level)
-            for day, key, mail, score, level in each
+            for day, key, mail, score, level in given
         ],
         schema=PEOPLE.polars_schema,
         orient="row",
@@ -212,7 +212,7 @@ def test_the_counts_are_those_of_a_comparison_in_python(tmp_path_factory, old, n
     table.replace(None, rows(*new))
     found = diff(lake, "lab.people", before, table.version())
 
-    was, now = ({row[:2]: repr(row) for row in each} for each in (old, new))
+    was, now = ({row[:2]: repr(row) for row in version} for version in (old, new))
     assert found.added == len(now.keys() - was.keys())
     assert found.removed == len(was.keys() - now.keys())
     assert found.changed == sum(was[key] != now[key] for key in was.keys() & now.keys())

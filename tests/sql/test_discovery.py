@@ -61,10 +61,13 @@ def test_columns_are_described_as_the_contract_has_them(lake):
 def test_every_contract_and_view_has_its_columns_and_personal_ones_are_marked(lake):
     frame = query(lake, "FROM hfthot.columns").frame
 
-    declared = sum(len(each.columns) for each in lake.contracts.values())
+    declared = sum(len(contract.columns) for contract in lake.contracts.values())
     assert frame.height == declared + sum(len(view.declared()) for view in lake.views.values())
     personal = {
-        (each.name, column.name) for each in lake.contracts.values() for column in each.columns if column.personal
+        (contract.name, column.name)
+        for contract in lake.contracts.values()
+        for column in contract.columns
+        if column.personal
     }
     assert set(frame.filter("personal").select("table_name", "column_name").rows()) == personal
 
@@ -73,8 +76,8 @@ def test_versions_tell_the_history_of_what_was_written(lake):
     frame = query(lake, "SELECT * FROM hfthot.versions WHERE table_name = 'market.closes' ORDER BY version").frame
 
     history = lake.table("market.closes").versions()
-    assert frame["version"].to_list() == [each.version for each in history]
-    assert frame["ts"].to_list() == [each.timestamp for each in history]
+    assert frame["version"].to_list() == [version.version for version in history]
+    assert frame["ts"].to_list() == [version.timestamp for version in history]
     assert frame["run_id"].to_list()[1:] == ["run-0", "run-1"]
     assert frame["rows"].to_list()[1:] == [1, 1]
     assert frame["readable"].all()

@@ -86,7 +86,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
     with spill_folder(tmp_path):
         pass
 
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["downloads", "sql-notes.txt", "sql-young"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["downloads", "sql-notes.txt", "sql-young"]
 
 
 def test_a_folder_that_lost_its_lock_is_swept_when_it_is_old(tmp_path):
@@ -94,7 +94,7 @@ def test_a_folder_that_lost_its_lock_is_swept_when_it_is_old(tmp_path):
     os.utime(tmp_path / "sql-old", (0, 0))
 
     with spill_folder(tmp_path) as folder:
-        assert [each.name for each in tmp_path.iterdir()] == [folder.parent.name]
+        assert [entry.name for entry in tmp_path.iterdir()] == [folder.parent.name]
 
 
 def test_the_dagster_resource_has_the_settings_limits_and_spills(lake, tmp_path):

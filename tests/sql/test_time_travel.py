@@ -68,7 +68,7 @@ def lake(tmp_path_factory) -> Lakehouse:
     lake = Lakehouse.open(
         tmp_path_factory.mktemp("lake"),
         clock=lambda: FIRST + timedelta(hours=next(ticks)),
-        views={**VIEWS, **{each.name: each for each in (VIEW, DOUBLED, *CIRCLE, BROKEN)}},
+        views={**VIEWS, **{view.name: view for view in (VIEW, DOUBLED, *CIRCLE, BROKEN)}},
     )
     table = lake.table("market.closes")
     for day in range(3):
@@ -79,7 +79,7 @@ def lake(tmp_path_factory) -> Lakehouse:
 
 @pytest.fixture(scope="module")
 def stamps(lake) -> dict[int, datetime]:
-    return {each.version: each.timestamp for each in lake.table("market.closes").versions()}
+    return {version.version: version.timestamp for version in lake.table("market.closes").versions()}
 
 
 def test_two_versions_of_one_table_are_joined_in_one_statement(lake):

@@ -76,7 +76,7 @@ TIMELESS_MODEL = TableContract(
     sort_by=("id",),
     made_from=("market.bars_1m",),
 )
-EXTRA = {each.name: each for each in (KANARIEN, SECRET, MODEL, OPEN_MODEL, TIMELESS_MODEL)}
+EXTRA = {contract.name: contract for contract in (KANARIEN, SECRET, MODEL, OPEN_MODEL, TIMELESS_MODEL)}
 
 
 def kanarien() -> pl.DataFrame:

@@ -52,7 +52,7 @@ def attempt(gateway: SqlGateway, sql: str) -> tuple[Exception | None, str]:
 
 
 def test_the_suite_is_as_large_as_promised():
-    statements = [each for group in (*REFUSED.values(), *BOMBS.values()) for each in group]
+    statements = [statement for group in (*REFUSED.values(), *BOMBS.values()) for statement in group]
 
     assert len(set(statements)) == len(statements) >= 500
 
@@ -67,7 +67,7 @@ def test_what_is_hostile_is_refused_and_told_nothing(lake, gateway, category):
         seconds = time.monotonic() - started
         if error is None:
             failures.append(f"not refused: {sql[:100]!r}")
-        if leaks := [each for each in (*CANARIES, *INSIDE) if each in told and each not in sql]:
+        if leaks := [canary for canary in (*CANARIES, *INSIDE) if canary in told and canary not in sql]:
             failures.append(f"tells {leaks}: {sql[:100]!r}: {told[:200]!r}")
         if seconds > 11:
             failures.append(f"{seconds:.1f} s: {sql[:100]!r}")
@@ -80,7 +80,7 @@ def test_what_is_allowed_tells_nothing_else(gateway, sql):
     error, told = attempt(gateway, sql)
 
     assert error is None
-    assert [each for each in CANARIES[:2] + CANARIES[3:] if each in told] == []
+    assert [canary for canary in CANARIES[:2] + CANARIES[3:] if canary in told] == []
 
 
 #: Every ninth bomb: each kind of memory and of time.
@@ -133,7 +133,7 @@ def run_bombs(lake, pool, limits, bombs):
             peak = max(peak, process.memory_info().rss)
             if seconds > SECONDS + 1:
                 failures.append(f"{seconds:.2f} s: {sql[:100]!r}")
-            if leaks := [each for each in CANARIES if each in told]:
+            if leaks := [canary for canary in CANARIES if canary in told]:
                 failures.append(f"tells {leaks}: {sql[:100]!r}")
     finally:
         stop.set()
@@ -157,5 +157,5 @@ def test_nothing_is_left_behind(lake, pool, gateway):
         time.sleep(0.05)
 
     assert len(starter.children()) <= pool.workers
-    assert [each for each in starter.children() if each.status() == psutil.STATUS_ZOMBIE] == []
+    assert [process for process in starter.children() if process.status() == psutil.STATUS_ZOMBIE] == []
     assert starter.num_threads() == 1

@@ -356,7 +356,7 @@ def test_the_kernel_holds_what_gets_out_of_the_engine(tmp_path):
 
     said = json.loads(done.stdout)
     assert {name for name, outcome in said.items() if outcome == "done"} == {"read", "own signal"}
-    assert {each.name for each in tmp_path.iterdir()} == {"open", "closed"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"open", "closed"}
 
 
 # -- fair shares ------------------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_personal_columns_hashes_and_ciphertexts_are_closed_even_to_admins(lake)
 
     assert names["market.kanarien"] == ("id", "ts", "label")
     for table in USER_TABLES:
-        personal = {each.name for each in lake.contracts[table].columns if each.personal}
+        personal = {column.name for column in lake.contracts[table].columns if column.personal}
         assert not personal & set(names[table])
     assert not [name for name in names["api_keys"] if "hash" in name or name == "secret"]
 
@@ -183,7 +183,7 @@ def with_views(lake) -> Lakehouse:
         lake.storage.root,
         clock=lambda: NOW,
         contracts=lake.contracts,
-        views={**VIEWS, **{each.name: each for each in views}},
+        views={**VIEWS, **{view.name: view for view in views}},
     )
 
 
@@ -316,7 +316,7 @@ def test_the_depth_of_a_dated_table_begins_with_its_day(tmp_path, pool):
         time_column="date",
     )
     lake = Lakehouse.open(tmp_path / "lake", clock=lambda: now, contracts={dated.name: dated}, views={})
-    lake.table(dated.name).append(pl.DataFrame({"date": [now.date() - timedelta(days=each) for each in (0, 2, 3, 9)]}))
+    lake.table(dated.name).append(pl.DataFrame({"date": [now.date() - timedelta(days=age) for age in (0, 2, 3, 9)]}))
     limited = open_to(lake, pool, seeing_back("a", days=2))
 
     assert limited.query("SELECT count(*) AS n FROM market.dated").data.to_pylist() == [{"n": 2}]

@@ -91,8 +91,8 @@ class Shipped:
     def run(self, *names: str, days: tuple[date, date] | None = None) -> None:
         """Run models (all by default), over some days or over everything."""
         runs = run_models(self.lake, self.models, names, days=days, full=days is None)
-        for each in runs:
-            assert each.status not in {"failed", "skipped"}, f"{each.model.name}: {each.reason}"
+        for run in runs:
+            assert run.status not in {"failed", "skipped"}, f"{run.model.name}: {run.reason}"
 
     def read(self, name: str, *keys: str) -> pl.DataFrame:
         """Return the rows of a table, a model or a view, sorted by the keys."""
@@ -101,7 +101,7 @@ class Shipped:
 
     def make(self, name: str, *keys: str) -> pl.DataFrame:
         """Run a model with all that it reads, but for what was made of these rows already, and return its rows."""
-        stale = [each.name for each in self.models.select([f"+{name}"]) if each.name not in self._made]
+        stale = [model.name for model in self.models.select([f"+{name}"]) if model.name not in self._made]
         if stale:
             self.run(*stale)
             self._made.update(stale)

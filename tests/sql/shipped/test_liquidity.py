@@ -13,7 +13,7 @@ START = datetime(2024, 3, 1, tzinfo=UTC)
 
 
 def daily(closes: np.ndarray, **columns: object) -> pl.DataFrame:
-    ts = [START + timedelta(days=each) for each in range(len(closes))]
+    ts = [START + timedelta(days=day) for day in range(len(closes))]
     prices = dict.fromkeys(("open", "high", "low", "close"), closes)
     return pl.DataFrame({"venue": "binance", "symbol": "X", "ts": ts, **prices, **columns})
 
@@ -27,7 +27,7 @@ def bounces(n: int, half: float, noise: float, seed: int, *, impact: float = 0.0
         {
             "venue": "binance",
             "symbol": "X",
-            "ts": [START + timedelta(seconds=int(each)) for each in np.sort(rng.integers(0, 86_400, n))],
+            "ts": [START + timedelta(seconds=int(second)) for second in np.sort(rng.integers(0, 86_400, n))],
             "trade_id": np.arange(n),
             "price": 100 * np.exp(mid + half * signs),
             "side": np.where(signs > 0, "buy", "sell"),

@@ -39,7 +39,7 @@ def closes(returns: np.ndarray) -> pl.DataFrame:
             {
                 "venue": "binance",
                 "symbol": symbol,
-                "date": [FIRST + timedelta(days=each - 1) for each in range(len(prices))],
+                "date": [FIRST + timedelta(days=day - 1) for day in range(len(prices))],
                 "close": prices[:, column],
             }
         )
