@@ -223,7 +223,7 @@ def test_describe_as_json(hfthot, filled):
 def test_describe_knows_views_and_tables_nobody_wrote(hfthot):
     assert "An SQL view of market.bars_1m" in hfthot("describe", "market.ohlcv").stdout
     assert json.loads(hfthot("describe", "market.ohlcv", "--json").stdout)["columns"][0]["name"] == "ts"
-    assert "nothing was written yet" in hfthot("describe", "market.closes").stdout
+    assert "nothing has been written yet" in hfthot("describe", "market.closes").stdout
 
 
 def test_history_shows_newest_first_with_run_and_readability(hfthot, filled):
@@ -245,7 +245,7 @@ def test_history_says_how_many_older_versions_there_are(hfthot):
 
 
 def test_history_of_a_table_nobody_wrote(hfthot):
-    assert "nothing was written yet" in hfthot("history", "market.closes").stdout
+    assert "nothing has been written yet" in hfthot("history", "market.closes").stdout
 
 
 @pytest.mark.parametrize("command", ["describe", "history", "check"])
@@ -434,14 +434,14 @@ def test_sql_reads_a_version_and_a_time(hfthot, filled):
         (["SELECT * FROM market.trade"], "Did you mean 'market.trades'?"),
         (["SELECT prize FROM market.trades"], "Did you mean 'price'?"),
         (["SELEC 1"], "syntax error"),
-        (["DROP VIEW market.trades"], "SQL only reads"),
+        (["DROP VIEW market.trades"], "SQL is read-only here"),
         (["SELECT 1", "--at-version", "market.trades"], "is neither N nor TABLE=N"),
         (["SELECT 1", "--at-version", "1"], "names no table"),
         (["SELECT 1", "--version-of", "market.trades=1"], "does not name"),
-        (["SELECT 1", "--as-of", "yesterday"], "is no time"),
+        (["SELECT 1", "--as-of", "yesterday"], "is not a time"),
         (["SELECT 1", "--format", "parquet"], "--output"),
         (["SELECT 1", "--format", "xml"], "xml"),
-        (["SELECT 1", "--output", "x.doc"], "says no format"),
+        (["SELECT 1", "--output", "x.doc"], "is not a known format"),
     ],
 )
 def test_sql_refuses_with_the_reason(hfthot, arguments, says):
@@ -574,8 +574,8 @@ def test_ingest_of_a_feed_tells_what_became_of_its_rows(hfthot, own):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "give paths, --landing or --feed"),
-        (["x.csv", "--landing"], "only one of them"),
+        ([], "give exactly one of paths, --landing and --feed"),
+        (["x.csv", "--landing"], "give exactly one of paths"),
         (["no-such-file.csv"], "no such file"),
         (["--landing", "--table", "market.trades"], "belong to --feed"),
         (["--feed", "simulated"], "needs --table and --from"),

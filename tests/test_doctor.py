@@ -309,7 +309,7 @@ def test_waiting_and_rejected_files_are_counted(own):
     aside = own / "landing" / "my venue"
     assert [finding.message for finding in found] == [
         f"1 file waiting in {own / 'landing'}",
-        f"1 file in {aside}, where nothing takes them in",
+        f"1 file in {aside}, which is not read",
         "1 file rejected",
     ]
     assert f"`hfthot ingest '{aside}'`" in found[1].next_step
@@ -335,7 +335,7 @@ def test_a_lake_that_cannot_be_written_is_an_error(tmp_path):
     finding = about(look(tmp_path, lake_root="/proc/lake"), "lake")
 
     assert finding.level == "error"
-    assert "/proc cannot be written" in finding.message
+    assert "/proc is not writable" in finding.message
 
 
 def test_little_room_is_a_warning_and_none_an_error(filled, monkeypatch):
@@ -472,7 +472,7 @@ def test_packages_that_differ_from_the_lock_are_named(tmp_path):
 
 
 def test_the_repositorys_lock_is_read(tmp_path):
-    assert about(look(tmp_path), "packages").message.startswith(("installed packages agree", "not as locked"))
+    assert about(look(tmp_path), "packages").message.startswith(("installed packages agree", "not the locked versions"))
 
 
 def test_the_worst_level_decides():

@@ -39,8 +39,8 @@ def _aliases(levels: int) -> str:
         ("number: " + "9" * 6000, 1, "not valid YAML"),
         ("? {a: 1}\n: 2", 1, "not valid YAML"),
         ("bad: \x07", 1, "not valid YAML"),
-        ("a: 1\nb: 2\na: 3", 3, "'a' is there twice"),
-        ("a:\n  - {b: 1, b: 2}", 2, "'b' is there twice"),
+        ("a: 1\nb: 2\na: 3", 3, "'a' occurs twice"),
+        ("a:\n  - {b: 1, b: 2}", 2, "'b' occurs twice"),
     ],
 )
 def test_what_is_not_plain_yaml_is_refused_at_its_line(text, line, says) -> None:

@@ -64,14 +64,14 @@ def test_a_named_file_that_is_not_there_is_refused_instead_of_taking_the_default
     (tmp_path / "folder").mkdir()
     monkeypatch.setenv("HFTHOT_CONFIG", named)
 
-    with pytest.raises(ConfigError, match="HFTHOT_CONFIG in the environment: the file of settings"):
+    with pytest.raises(ConfigError, match="HFTHOT_CONFIG in the environment: the settings file"):
         load_settings()
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path):
     (tmp_path / "hfthot.toml").mkdir()
 
-    with pytest.raises(ConfigError, match="is no file"):
+    with pytest.raises(ConfigError, match="is not a file"):
         load_settings()
 
 
@@ -153,7 +153,7 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path):
 def test_a_file_that_is_no_toml_is_refused(tmp_path):
     (tmp_path / "hfthot.toml").write_text("this is = = not toml")
 
-    with pytest.raises(ConfigError, match="Check its TOML syntax"):
+    with pytest.raises(ConfigError, match="Correct its syntax"):
         load_settings()
 
 

@@ -112,7 +112,7 @@ def _recognised(probe: FileProbe, declared: CsvMapping | None, now: datetime | N
         if probe.declared.encoding is not None:
             probe = in_encoding(probe, probe.declared.encoding)
         if not probe.head.removeprefix(b"\xef\xbb\xbf").strip():
-            raise RejectedFileError("empty", "the file has no content", where=probe.name, hint="Copy it again.")
+            raise RejectedFileError("empty", "the file is empty", where=probe.name, hint="Copy it again.")
     if probe.route:
         for _ in file_blocks(probe):
             pass  # reading checks the container's checksum
@@ -127,7 +127,7 @@ def _recognised(probe: FileProbe, declared: CsvMapping | None, now: datetime | N
     if is_table_of_numbers(probe):
         raise RejectedFileError(
             "wrong_schema",
-            "a table of numbers in no known form",
+            "the file is a table of numbers in an unknown format",
             where=probe.name,
             hint=f"Declare `columns` (which column is what), `venue` and `symbol` in {beside}; of daily closes, "
             "`table: market.closes`.",
@@ -135,7 +135,7 @@ def _recognised(probe: FileProbe, declared: CsvMapping | None, now: datetime | N
     first = next(iter(probe.lines), "")[:80]
     raise RejectedFileError(
         "unrecognised",
-        f"no adapter knows this content ({probe.container}, beginning with {first!r})",
+        f"no adapter recognises this content ({probe.container}, starting with {first!r})",
         where=probe.name,
         hint=f"Describe it in {beside}: venue, symbol, columns, separator, time.",
     )

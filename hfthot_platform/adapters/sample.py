@@ -141,7 +141,7 @@ def _packaged(package: str, file: str) -> tuple[pl.DataFrame, str]:
     path = next((path for folder in folders if (path := Path(folder) / file).is_file()), None)
     if path is None:
         raise SourceUnavailableError(
-            f"no file {file!r}", where=f"package {package}", hint=f"Install the package {package} again."
+            f"the file {file!r} is missing", where=f"package {package}", hint=f"Install the package {package} again."
         )
     content = path.read_bytes()
     digest = hashlib.sha256(content).hexdigest()[:16]

@@ -111,9 +111,13 @@ class SimulatedExchange:
         """
         for symbol in symbols:
             if symbol.count("-") != 1 or not all(symbol.split("-")):
-                raise BadRequestError(f"{symbol!r}", where="simulated symbols", hint="Write it as BASE-QUOTE.")
+                raise BadRequestError(
+                    f"{symbol!r} is not a pair", where="simulated symbols", hint="Write it as BASE-QUOTE."
+                )
         if not 0 < trades_per_day <= _MOST_TRADES:
-            raise BadRequestError(f"{trades_per_day}", where="trades_per_day", hint=f"Choose up to {_MOST_TRADES:,}.")
+            raise BadRequestError(
+                f"{trades_per_day} is out of range", where="trades_per_day", hint=f"Choose 1 to {_MOST_TRADES:,}."
+            )
         self.seed = seed
         self.symbols = tuple(symbols)
         self.venue = venue

@@ -151,7 +151,7 @@ def _run(installation: Installation, out: Console) -> None:
         _execute(job("ingest"), instance)
     with _step(out, "Derive bars, closes and the universe"):
         _execute(job("derive"), instance)
-    with _step(out, "Find the regimes of the S&P 500 and 20 stocks, with models fitted on the days before"):
+    with _step(out, "Find the regimes of the S&P 500 and 20 stocks, with models fitted on earlier days"):
         _execute(job("regimes"), instance, days=(_WATCHED, _LAST))
     with _step(out, "Forecast the simulated exchange: mean field game and Chiarella's market"):
         _execute(job("forecasts"), instance, days=(_LAST, _LAST), config=_ONE_FORECAST_A_DAY)
@@ -162,7 +162,7 @@ def _run(installation: Installation, out: Console) -> None:
         _load_models(installation)
         _execute(job("sql_models_by_day"), instance)
         _execute(job("sql_models_whole"), instance, days=None)
-    with _step(out, "Check everything that was published, Great Expectations included"):
+    with _step(out, "Check everything that was published, including with Great Expectations"):
         failed = _execute(job("deep_quality"), instance, days=None)
     _show_tables(out, lake)
     _show_checks(out, failed)
@@ -170,8 +170,8 @@ def _run(installation: Installation, out: Console) -> None:
     _show_sql(out, lake, "1m bars of the simulated exchange", _MINUTES)
     _show_time_travel(out, installation)
     _show_sql(out, lake, "From the marts: the stocks that moved most alike in autumn 2022", _MARTS)
-    _show_sql(out, lake, f"Regimes on {_LAST}: the index and the surest stocks", _REGIMES)
-    _show_sql(out, lake, "Regimes of the simulated exchange, found by the causal filter, against the truth", _TRUTH)
+    _show_sql(out, lake, f"Regimes on {_LAST}: the index and the stocks with the highest confidence", _REGIMES)
+    _show_sql(out, lake, "Regimes of the simulated exchange: the causal filter compared with the truth", _TRUTH)
     _show_sql(out, lake, "Expected price in five minutes (mean field game) and in an hour (Chiarella)", _FORECASTS)
     _show_sql(out, lake, f"Portfolios for {_LAST}: largest weights by method", _WEIGHTS)
     _show_sql(out, lake, "Why the adaptive portfolio holds what it holds", _REASONS)
@@ -294,7 +294,7 @@ def _show_checks(out: Console, failed: list[str]) -> None:
     if not failed:
         out.print("Every quality check passed.")
         return
-    out.print("Quality checks that ask for a look:")
+    out.print("Quality checks to look at:")
     for each in failed:
         out.print(f"  [yellow]![/] {escape(each)}")
 
@@ -330,7 +330,8 @@ def _show_time_travel(out: Console, installation: Installation) -> None:
     with SqlGateway(installation.lake, reader, installation.gateway_pool, limits=installation.query_limits) as gateway:
         answer = gateway.query(sql, format="polars")
     title = (
-        f"One statement over two versions of market.closes, through the gateway for strangers\n[dim]{sql.strip()}[/]"
+        "One statement over two versions of market.closes, through the gateway for untrusted "
+        f"SQL\n[dim]{sql.strip()}[/]"
     )
     _print(out, title, answer.data)
 
@@ -341,7 +342,7 @@ def forget_somebody(out: Console, installation: Installation) -> None:
 
     with (
         LakehouseClient.of(installation) as client,
-        _step(out, "Register somebody, sign in, erase the person and prove it"),
+        _step(out, "Register a person, sign in, erase the person and prove it"),
     ):
         name, password = f"visitor.{secrets.token_hex(4)}", secrets.token_urlsafe(16)
         user = client.register(name, f"{name}@mail.example.org", password, "Vera", f"Visitor-{name[-8:]}")

@@ -98,7 +98,7 @@ def diagnose(
                 findings.append(_failed(subject, error))
             except OSError as error:
                 reason = error.strerror or type(error).__name__
-                step = "Check that the path exists and that its owner and mode let this user in."
+                step = "Check that the path exists, and that its owner and mode give this user access."
                 findings.append(Finding("error", subject, f"{reason}: {error.filename}", step))
     return findings
 
@@ -130,14 +130,17 @@ def _lake(lake: Lakehouse) -> Iterator[Finding]:
         yield Finding(
             "error",
             "lake",
-            f"{existing} cannot be written ({error.strerror})",
-            "Check owner, mode and mount of the lake's folder.",
+            f"{existing} is not writable ({error.strerror})",
+            "Check the owner, mode and mount of the lake's folder.",
         )
     else:
         if lake.exists():
-            yield Finding("ok", "lake", f"{root} can be written")
+            yield Finding("ok", "lake", f"{root} is writable")
         else:
-            step = "Go to the folder that `data/lake` lies in, or set HFTHOT_LAKE_ROOT; `hfthot init` makes a new lake."
+            step = (
+                "Change to the folder that contains `data/lake`, or set HFTHOT_LAKE_ROOT; `hfthot init` "
+                "creates a new lake."
+            )
             yield Finding("error", "lake", f"there is no lake at {root}", step)
     free = shutil.disk_usage(existing).free
     if free < _LITTLE_ROOM:
@@ -156,7 +159,7 @@ def _feeds(settings: Settings, now: datetime, *, online: bool) -> Iterator[Findi
     from hfthot_platform.app.feeds import build_feed
 
     if not settings.feeds:
-        yield Finding("warn", "feeds", "none is configured", "Declare one under `feeds` in hfthot.toml.")
+        yield Finding("warn", "feeds", "no feed is configured", "Declare one under `feeds` in hfthot.toml.")
     for each in settings.feeds:
         subject = f"feed {each.kind}"
         try:
@@ -166,7 +169,7 @@ def _feeds(settings: Settings, now: datetime, *, online: bool) -> Iterator[Findi
             continue
         subject = f"feed {feed.name}"
         if isinstance(each, ArchiveFeedSettings) and not _remote(each) and not Path(each.location).is_dir():
-            step = "Correct `location` of this feed in hfthot.toml, or leave it out to download."
+            step = "Correct `location` of this feed in hfthot.toml, or omit it to download."
             yield Finding("error", subject, f"its folder {each.location} is missing", step)
             continue
         yield Finding("ok", subject, f"fills {', '.join(feed.tables)}; {_described(each)}")
@@ -185,7 +188,7 @@ def _feeds(settings: Settings, now: datetime, *, online: bool) -> Iterator[Findi
 def _described(feed: FeedSettings) -> str:
     match feed:
         case SampleFeedSettings():
-            return "history that ships inside packages"
+            return "history that is included in packages"
         case SimulatedFeedSettings():
             return f"seed {feed.seed}; {_counted(len(feed.symbols), 'symbol')}"
         case ArchiveFeedSettings():
@@ -233,7 +236,7 @@ def _tables(installation: Installation, now: datetime) -> Iterator[Finding]:
         if snapshot is None:
             if contract.name in fed:
                 step = f"`hfthot ingest --feed {fed[contract.name]} --table {contract.name} --from DAY --to DAY`"
-                yield Finding("warn", contract.name, "configured feeds fill it, but nothing was written yet", step)
+                yield Finding("warn", contract.name, "configured feeds fill it, but it has no data yet", step)
             continue
         written += 1
         yield from _table(lake, table, snapshot)
@@ -276,14 +279,12 @@ def _table(lake: Lakehouse, table: Table, snapshot: Snapshot) -> Iterator[Findin
             "error",
             name,
             problem,
-            f"`hfthot history {name}` lists the versions and `hfthot restore {name} VERSION` goes back to one; or "
-            "copy the file back from a backup, or materialise its partition again.",
+            f"`hfthot history {name}` lists the versions and `hfthot restore {name} VERSION` goes back to one. "
+            "Or restore the file from a backup, or materialise its partition again.",
         )
     overdue, share = overdue_share(lake, name)
     if share > MOST_EXPIRED:
-        what = (
-            f"retention is blocked: {_counted(overdue, 'row')} ({share:.0%}) were written longer ago than it keeps them"
-        )
+        what = f"retention is blocked: {_counted(overdue, 'row')} ({share:.0%}) are older than the table's retention"
         step = f"Check the machine's clock; then `hfthot maintain {name} --yes` removes them."
         yield Finding("error", name, what, step)
     if not problems:
@@ -298,7 +299,7 @@ def _table(lake: Lakehouse, table: Table, snapshot: Snapshot) -> Iterator[Findin
         yield Finding("warn", name, f"{what} of interrupted writers", f"`hfthot maintain {name}` removes them.")
     lock = folder.parent.parent / "_locks" / f"{name}.lock"
     if lock.exists() and is_locked(lock):
-        step = f"Wait for it to end; if it never does, `fuser {lock}` tells the process."
+        step = f"Wait for it to end; if it never does, `fuser {lock}` names the process."
         yield Finding("warn", name, "a writer or maintenance holds its lock right now", step)
 
 
@@ -316,7 +317,7 @@ def _staleness(
         yield Finding(
             "warn",
             contract.name,
-            f"stale: the last event is {behind.total_seconds() / 3600:,.0f} hours old, {hours:g} are allowed",
+            f"stale: the last event is {behind.total_seconds() / 3600:,.0f} hours old; the limit is {hours:g}",
             "Look at the ingest job's schedule and last runs, or fetch now: "
             f"`hfthot ingest --feed {feed} --table {contract.name} --from {last:%Y-%m-%d} --to {now:%Y-%m-%d}`",
         )
@@ -340,12 +341,16 @@ def _accounts(installation: Installation) -> Iterator[Finding]:
     settings = installation.settings
     place = "the configured database" if settings.accounts_url else str(settings.accounts.absolute())
     if not installation.has_accounts:
-        yield Finding("warn", "accounts", f"there are none in {place}", "`hfthot init` makes them, with new keys.")
+        yield Finding(
+            "warn", "accounts", f"there are no accounts in {place}", "`hfthot init` creates them, with new keys."
+        )
     elif settings.key_source == "file" and not settings.key_file.exists():
         what = f"the keys of the accounts are missing: {settings.key_file.absolute()}"
-        yield Finding("error", "accounts", what, "Restore the file from a backup; no new keys can read the accounts.")
+        yield Finding(
+            "error", "accounts", what, "Restore the file from a backup; new keys cannot decrypt the accounts."
+        )
     else:
-        yield Finding("ok", "accounts", f"they are in {place}")
+        yield Finding("ok", "accounts", f"the accounts are in {place}")
         yield from _store(installation.store)
 
 
@@ -366,12 +371,12 @@ def _loose(settings: Settings) -> Iterator[Finding]:
     private = {settings.accounts, settings.key_file.parent, settings.exports, settings.certificates}
     for folder in sorted(each.absolute() for each in private):
         if folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
-            what = f"others may enter {folder} (mode {mode:04o})"
+            what = f"other users can access {folder} (mode {mode:04o})"
             yield Finding("warn", "private folders", what, f"`chmod go= {shlex.quote(str(folder))}`")
     # Other applications may drop files there, as the folder's group.
     users = (settings.landing / "users").absolute()
     if users.is_dir() and (mode := stat.S_IMODE(users.stat().st_mode)) & 0o007:
-        what = f"everybody may enter {users}, where files of user events wait in clear (mode {mode:04o})"
+        what = f"all users can access {users}, where files of user events are in plain text (mode {mode:04o})"
         yield Finding("warn", "private folders", what, f"`chmod o= {shlex.quote(str(users))}`")
 
 
@@ -383,30 +388,32 @@ def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
 
     landing = settings.landing.absolute()
     if not landing.exists() and not landing.is_symlink():
-        yield Finding("ok", "landing", f"{landing} does not exist yet; `hfthot init` or `hfthot demo` makes it")
+        yield Finding("ok", "landing", f"{landing} does not exist yet; `hfthot init` or `hfthot demo` creates it")
         return
     if not landing.is_dir():
         step = "Move the file away, or set HFTHOT_LANDING to a folder."
         yield Finding("error", "landing", f"{landing} is not a folder", step)
         return
     if not os.access(landing, os.R_OK | os.W_OK | os.X_OK):
-        step = "Give the user of this process the right to read and write it: files are moved once they are taken in."
-        yield Finding("error", "landing", f"{landing} cannot be read and written", step)
+        step = "Give the user of this process read and write permission, because files are moved after ingestion."
+        yield Finding("error", "landing", f"{landing} is not readable and writable", step)
         return
     settled = waiting_files(landing, now=now, settle_seconds=settings.landing_settle_seconds)
     waiting = _counted(len(settled), "file")
     if settled:
-        step = "The landing sensor takes them in when `make dev` (or a daemon) runs; or now: `hfthot ingest --landing`"
+        step = "The landing sensor ingests them while `make dev` runs; or ingest them now: `hfthot ingest --landing`"
         yield Finding("warn", "landing", f"{waiting} waiting in {landing}", step)
     else:
-        yield Finding("ok", "landing", f"nothing waits in {landing}")
+        yield Finding("ok", "landing", f"no files are waiting in {landing}")
     for folder, files in folders_not_read(landing).items():
         step = f"Folders in the landing folder are not read; `hfthot ingest {shlex.quote(str(folder))}` reads this one."
-        yield Finding("warn", "landing", f"{_counted(files, 'file')} in {folder}, where nothing takes them in", step)
+        yield Finding("warn", "landing", f"{_counted(files, 'file')} in {folder}, which is not read", step)
     rejected = landing / "rejected"
     reasons = list(rejected.glob("*.reason.json")) if rejected.is_dir() else []
     if reasons:
-        step = f"Each has its reason beside it in {rejected}; correct it and drop it into the landing folder again."
+        step = (
+            f"The reason is beside each file in {rejected}. Correct the file and drop it into the landing folder again."
+        )
         yield Finding("warn", "landing", f"{_counted(len(reasons), 'file')} rejected", step)
 
 
@@ -434,10 +441,10 @@ def _sql(installation: Installation) -> Iterator[Finding]:
 
 def _models(models: Models) -> Iterator[Finding]:
     for mistake in models.mistakes:
-        step = mistake.hint or "Correct the file; `hfthot sql compile` looks at it again."
+        step = mistake.hint or "Correct the file; `hfthot sql compile` checks it again."
         yield Finding("error", "sql models", f"{mistake.file}:{mistake.line}: {mistake.what}", step)
     if not models.folder.is_dir():
-        step = "Correct HFTHOT_SQL_MODELS, or leave it out."
+        step = "Correct HFTHOT_SQL_MODELS, or unset it."
         yield Finding("error", "sql models", f"there is no folder {models.folder.absolute()}", step)
     elif not models.mistakes:
         yield Finding("ok", "sql models", f"{_counted(len(models), 'model')} in {models.folder}")
@@ -465,17 +472,17 @@ def _erasures(installation: Installation, now: datetime) -> Iterator[Finding]:
     for each in failed:
         until = "" if each.deadline is None else f"; it can be proven until {each.deadline:%Y-%m-%d %H:%M} UTC"
         step = (
-            f"`hfthot privacy hits {each.request_id}` shows what is left; remove it or accept it with a reason, then "
+            f"`hfthot privacy hits {each.request_id}` shows what is left. Remove it, or accept it with a reason, then "
             f"`hfthot privacy resume {each.request_id}`"
         )
         level: Level = "error" if each.deadline is not None and each.deadline - now < timedelta(days=7) else "warn"
         yield Finding(level, "erasures", f"{each.request_id} failed: {each.problem}{until}", step)
     ended = [each for each in erasures if each.state == "unproven"]
     if ended:
-        step = f"`hfthot privacy hits {ended[0].request_id}` says what could not be proven of the newest"
+        step = f"`hfthot privacy hits {ended[0].request_id}` says what could not be proven for the newest request"
         yield Finding("warn", "erasures", f"{_counted(len(ended), 'request')} ended without a proof", step)
     if not failed and not ended:
-        yield Finding("ok", "erasures", f"{_counted(len(erasures), 'request')}, none without its proof")
+        yield Finding("ok", "erasures", f"{_counted(len(erasures), 'request')}, all proven or in progress")
 
 
 def _dagster(home: Path | None) -> Iterator[Finding]:
@@ -483,11 +490,13 @@ def _dagster(home: Path | None) -> Iterator[Finding]:
 
     step = "`make dev` sets it; for other shells: export DAGSTER_HOME=<repository>/dagster_home"
     if home is None:
-        yield Finding("warn", "dagster", "DAGSTER_HOME is not set: runs would be forgotten", step)
+        yield Finding("warn", "dagster", "DAGSTER_HOME is not set, so runs are not kept", step)
         return
     file = home / "dagster.yaml"
     if not home.is_absolute() or not file.is_file():
-        what = f"DAGSTER_HOME is {home}, which is no absolute path" if not home.is_absolute() else f"{file} is missing"
+        what = (
+            f"DAGSTER_HOME is {home}, which is not an absolute path" if not home.is_absolute() else f"{file} is missing"
+        )
         yield Finding("error", "dagster", what, step)
         return
     try:
@@ -523,6 +532,8 @@ def _packages(lock_file: Path) -> Iterator[Finding]:
             differing.append(f"{name} {installed} instead of {version}")
     if differing:
         shown = ", ".join(differing[:5]) + (f" and {len(differing) - 5} more" if len(differing) > 5 else "")
-        yield Finding("warn", "packages", f"not as locked: {shown}", "`make setup` installs the locked versions.")
+        yield Finding(
+            "warn", "packages", f"not the locked versions: {shown}", "`make setup` installs the locked versions."
+        )
     else:
         yield Finding("ok", "packages", f"installed packages agree with {lock_file.name}")

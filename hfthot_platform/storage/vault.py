@@ -101,9 +101,9 @@ class KeyRing(_Unpicklable):
         lake = settings.lake_folder()
         if lake is not None and settings.key_file.absolute().resolve().is_relative_to(lake.resolve()):
             raise KeySourceError(
-                f"the key file {settings.key_file} lies inside the lake, whose copies could then be read",
+                f"the key file {settings.key_file} is inside the lake, so any copy of the lake could be decrypted",
                 where="setting 'key_file'",
-                hint="Name a file outside lake_root.",
+                hint="Choose a file outside lake_root.",
             )
         return cls(_KeyFile(settings.key_file, new=new))
 
@@ -144,7 +144,7 @@ class KeyRing(_Unpicklable):
         def edit(pairs: list[tuple[str, bytes]]) -> list[tuple[str, bytes]]:
             if pairs[0][0] in gone:
                 raise KeySourceError(
-                    f"key {pairs[0][0]!r} is the current one", where="key ring", hint="Only older keys are dropped."
+                    f"key {pairs[0][0]!r} is the current one", where="key ring", hint="Drop only older keys."
                 )
             return [pair for pair in pairs if pair[0] not in gone]
 
@@ -188,7 +188,7 @@ def _checked(pairs: list[tuple[str, bytes]], where: str) -> list[tuple[str, byte
         raise KeySourceError(
             "the keys are malformed",
             where=where,
-            hint="Each key has an id of its own (letters, digits, - and _) and 32 bytes in Base64, the newest first.",
+            hint="Give each key its own id (letters, digits, - and _) and 32 bytes in Base64, newest key first.",
         )
     return pairs
 
@@ -209,7 +209,7 @@ def _from_json(text: str, where: str) -> list[tuple[str, bytes]]:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         entries = [(str(entry["id"]), str(entry["key"])) for entry in json.loads(text)["keys"]]
     if entries is None:
-        raise KeySourceError("the keys are not in the expected format", where=where, hint="Restore it from a backup.")
+        raise KeySourceError("the keys have an unexpected format", where=where, hint="Restore it from a backup.")
     return _checked([(kek_id, _decoded(key, where)) for kek_id, key in entries], where)
 
 
@@ -217,7 +217,7 @@ def _no_keys(where: str) -> KeySourceError:
     return KeySourceError(
         "there are no key-encryption keys",
         where=where,
-        hint="Restore them from a backup, or correct the settings; `hfthot init` makes keys for a new installation.",
+        hint="Restore them from a backup, or correct the settings; `hfthot init` creates keys for a new installation.",
     )
 
 
@@ -268,13 +268,13 @@ class _KeyFile(_Unpicklable):
             raise KeySourceError(
                 "it belongs to another user",
                 where=self._where,
-                hint=f"chown it to the user of this process (uid {os.geteuid()}).",
+                hint=f"Change its owner (chown) to the user of this process (uid {os.geteuid()}).",
             )
         if stat.S_IMODE(about.st_mode) & 0o077:
             raise KeySourceError(
-                f"others may read it (mode {stat.S_IMODE(about.st_mode):04o})",
+                f"other users can read it (mode {stat.S_IMODE(about.st_mode):04o})",
                 where=self._where,
-                hint=f"chmod 600 {self._path}; if others could have read it, rotate the keys.",
+                hint=f"Run `chmod 600 {self._path}`. If someone else may have read it, rotate the keys.",
             )
         return _from_json(text, self._where)
 
@@ -295,7 +295,7 @@ class _KeyFile(_Unpicklable):
             raise KeySourceError(
                 f"it cannot be read or written ({error.strerror})",
                 where=self._where,
-                hint="Check the path, its permissions and the room on the disk.",
+                hint="Check the path, its permissions and the free disk space.",
             ) from None
 
 
@@ -306,9 +306,9 @@ class _Environment(_Unpicklable):
         where = "HFTHOT_KEYS"
         if not text.strip():
             raise KeySourceError(
-                "the environment holds no key-encryption key",
+                "the variable has no key-encryption key",
                 where=where,
-                hint="Set it to id:key, the key being 32 random bytes in Base64.",
+                hint="Set it to id:key, where key is 32 random bytes in Base64.",
             )
         pairs = []
         for part in text.split(","):
@@ -322,10 +322,10 @@ class _Environment(_Unpicklable):
     def change(self, edit: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> list[tuple[str, bytes]]:
         del edit
         raise KeySourceError(
-            "keys in the environment are changed by the operator alone",
+            "only the operator can change keys in the environment",
             where="HFTHOT_KEYS",
-            hint="Put a new id:key pair (32 random bytes in Base64) before the others, restart every process, rotate; "
-            "then take the old pairs out.",
+            hint="Put a new id:key pair (32 random bytes in Base64) before the others, restart every process, "
+            "and rotate. Then remove the old pairs.",
         )
 
 
@@ -347,7 +347,7 @@ class _SystemKeyring(_Unpicklable):
             self._set([_fresh()])
             text = self._get()
         if text is None:
-            raise KeySourceError("it does not keep entries", where=self._where, hint="Use key_source = 'file'.")
+            raise KeySourceError("it does not store entries", where=self._where, hint="Use key_source = 'file'.")
         return _from_json(text, self._where)
 
     def change(self, edit: Callable[[list[tuple[str, bytes]]], list[tuple[str, bytes]]]) -> list[tuple[str, bytes]]:
@@ -422,9 +422,9 @@ class SubjectCipher(_Unpicklable):
                     nonce, secret = sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:]
                     return self._aead.decrypt(nonce, secret, self._bound(table, column)).decode()
         raise DecryptionError(
-            "an envelope does not decrypt",
+            "an encrypted value cannot be decrypted",
             where=f"{table}.{column} of subject {self.subject_id}",
-            hint="It was altered or belongs elsewhere; compare with an earlier version of the table.",
+            hint="It was altered or belongs elsewhere. Compare it with an earlier version of the table.",
         )
 
     def decrypt_many(self, table: str, column: str, tokens: Iterable[str | None]) -> list[str | None]:
@@ -474,9 +474,10 @@ class Vault(_Unpicklable):
             nonce, blob = wrapped.blob[:_NONCE_BYTES], wrapped.blob[_NONCE_BYTES:]
             return cipher.decrypt(nonce, blob, _wrapping(wrapped.kek_id))
         raise DecryptionError(
-            "a wrapped key does not unwrap",
+            "a wrapped key cannot be unwrapped",
             where=f"key-encryption key {wrapped.kek_id!r}",
-            hint="The store was altered or the key source belongs to another installation; restore the matching one.",
+            hint="The store was altered, or the key source belongs to another installation. Restore the "
+            "matching key source.",
         )
 
     def rewrap(self, wrapped: Wrapped, kek_id: str | None = None) -> Wrapped:

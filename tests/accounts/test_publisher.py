@@ -160,10 +160,10 @@ BAD = pytest.mark.parametrize(
     [
         ({"email": CLEAR}, "breaks the rule malformed_text"),
         ({"role": CLEAR}, "breaks the rule unknown_value"),
-        ({"subject_id": None}, "has a row that is none"),
+        ({"subject_id": None}, "has a malformed row"),
         ({"created_at": CLEAR}, "value of a wrong type in 'created_at'"),
         ({"active": CLEAR}, "value of a wrong type in 'active'"),
-        ({"password": CLEAR}, "has a column that the table has not"),
+        ({"password": CLEAR}, "has a column that the table does not have"),
         ({"updated_at": 0}, "inconsistent_bar"),
         ({"created_at": 2**63}, "value of a wrong type in 'created_at'"),
     ],
@@ -367,7 +367,7 @@ def test_a_change_of_any_other_table_is_refused_by_the_store_and_set_aside_from_
 def test_a_lake_older_than_the_log_is_noticed(store, publisher, tmp_path):
     ledger.log(store, some(4))
     publisher.publish(limit=2)
-    with pytest.raises(StoreError, match="end at entry 0, and entries after it were published and are gone"):
+    with pytest.raises(StoreError, match="end at entry 0, but later entries were published and are lost"):
         Publisher(store, Lakehouse.open(tmp_path / "another")).publish()
 
 
@@ -376,7 +376,7 @@ def test_a_lake_newer_than_the_log_is_noticed(store, publisher, lake):
     ledger.log(store, some(2))
     publisher.publish()
     lake.table("audit_log").apply(ledger_rows(lake), app=(APPLICATION, 9))
-    with pytest.raises(StoreError, match="the store ends at entry 2, the user tables at 9, and the chains do not meet"):
+    with pytest.raises(StoreError, match="the store ends at entry 2 and the user tables end at 9, but"):
         publisher.publish()
 
 

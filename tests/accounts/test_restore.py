@@ -146,7 +146,7 @@ def test_a_store_of_another_installation_is_refused(accounts, lake, bob, make_se
     with Accounts.open(other, clock) as strangers:
         for number in range(9):
             strangers.register(f"person{number}", f"p{number}@example.org", PASSWORD)
-        with pytest.raises(StoreError, match="the chains do not meet"):
+        with pytest.raises(StoreError, match="their chains have no common entry"):
             Publisher(strangers.store, lake).publish()
         with pytest.raises(StoreError, match="different installations"):
             restore(strangers, lake)
@@ -224,7 +224,7 @@ def test_a_list_of_erasures_that_somebody_wrote_to_erases_nobody(accounts, lake,
     path = settings.certificates / "erasures.jsonl"
     path.write_text(path.read_text().replace('"identity"', '"identitx"'))
 
-    with pytest.raises(CertificateError, match="line 1: it was altered"):
+    with pytest.raises(CertificateError, match="line 1: the file was altered"):
         restore(accounts, lake)
 
 

@@ -144,7 +144,7 @@ def test_a_key_file_that_others_may_read_is_refused(make_settings, mode):
     settings = make_settings()
     KeyRing.open(settings)
     settings.key_file.chmod(mode)
-    with pytest.raises(KeySourceError, match=r"others may read it .*chmod 600"):
+    with pytest.raises(KeySourceError, match=r"other users can read it .*chmod 600"):
         KeyRing.open(settings)
 
 
@@ -179,7 +179,7 @@ def test_a_malformed_key_file_is_refused_without_quoting_it(make_settings, text)
 def test_keys_from_the_environment_are_ordered_and_changed_by_the_operator_alone(make_settings):
     ring = KeyRing.open(make_settings(key_source="environment", keys=f"{pair('new')}, {pair('old')}"))
     assert ring.ids == ("new", "old")
-    with pytest.raises(KeySourceError, match=r"operator alone.*HFTHOT_KEYS|HFTHOT_KEYS.*operator alone"):
+    with pytest.raises(KeySourceError, match=r"HFTHOT_KEYS: only the operator"):
         ring.add_new()
 
 

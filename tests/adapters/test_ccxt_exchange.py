@@ -216,7 +216,7 @@ def test_trades_without_ids_get_negative_ones_in_order_and_twins_stay_two(serve:
 def test_coinbase_more_trades_in_a_second_than_a_page_is_an_error_not_a_loss(serve: Serve) -> None:
     crowd = [server.Trade(n, US + n, "1.0", "2.0", "buy") for n in range(1, 2500)]
     _, feed = serve("coinbase", server.Coinbase(crowd), "BTC-USD")
-    with pytest.raises(SourceUnavailableError, match="1000 trades or more in the second of 00:00:00"):
+    with pytest.raises(SourceUnavailableError, match="there are 1000 or more trades in the second 00:00:00"):
         list(feed.fetch("market.trades", START, END))
 
 
@@ -715,8 +715,8 @@ def test_any_mixture_of_passing_faults_gives_the_same_bars(serve: Serve, venue: 
     ("status", "body", "hint"),
     [
         (401, '{"code": -2015, "msg": "Invalid API-key, IP, or permissions for action."}', "Check the API key"),
-        (403, "<html>Forbidden</html>", "does not serve this place"),
-        (451, '{"code": 0, "msg": "Service unavailable from a restricted location"}', "does not serve this place"),
+        (403, "<html>Forbidden</html>", "does not serve this location"),
+        (451, '{"code": 0, "msg": "Service unavailable from a restricted location"}', "does not serve this location"),
         (400, '{"code": -1121, "msg": "Invalid symbol."}', "Check the spelling"),
         (404, "<html>Not found</html>", "never succeeds"),
     ],

@@ -271,7 +271,7 @@ def test_bad_rows_of_a_feed_are_quarantined_too(lake, settings):
 
 def test_too_many_bad_rows_publish_nothing(lake, settings):
     bad = bars(range(4, 10)).with_columns(close=pl.lit(-1.0))
-    with pytest.raises(AuditFailedError, match="6 of 10 rows are rejected"):
+    with pytest.raises(AuditFailedError, match="6 of 10 rows were rejected"):
         publish(lake, settings, lambda _: pl.concat([bars(range(4)), bad]))
     assert lake.table(TABLE).version() is None
 

@@ -261,7 +261,7 @@ def test_too_many_bad_rows_publish_nothing_of_any_batch(settings, lake):
     feed = FakeFeed([trades(0, 10), _bad(trades(10, 30), 25)])
     with stage_feeds(lake, [feed], "market.trades", ONE_DAY, settings=settings()) as staged:
         assert not staged.publishable
-        with pytest.raises(AuditFailedError, match="25 of 40 rows are rejected; at most 50% may be"):
+        with pytest.raises(AuditFailedError, match="25 of 40 rows were rejected; the limit is 50%"):
             staged.merge()
         staged.quarantine()
     assert lake.table("market.trades").scan().collect().height == 0

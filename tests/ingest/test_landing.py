@@ -729,7 +729,7 @@ def test_a_lake_that_must_be_migrated_rejects_no_file(landing, csv_of):
     stored = DeltaTable(landing.lake.table("market.trades").uri)
     stored.alter.set_table_properties({"hfthot.schema_version": "99"}, raise_if_not_exists=False)
     landing.drop("kraken_BTCEUR_b.csv", csv_of(10, 3))
-    with pytest.raises(SchemaMismatchError, match="stored as schema 99"):
+    with pytest.raises(SchemaMismatchError, match="the table has schema version 99"):
         ingest_landing(Lakehouse.open(landing.lake.storage.root), landing.folder, now=NOW)
     assert landing.waiting() == {"kraken_BTCEUR_b.csv"}
 

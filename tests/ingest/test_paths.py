@@ -191,7 +191,7 @@ def test_a_member_of_numbers_in_no_known_form_refuses_the_archive(landing):
     landing.drop("kraken.zip", of_two_tables(hourly=kraken_bars(60, close=99)))
     outcome = landing.run_one()
     assert outcome.reason == "wrong_schema"
-    assert "XBTEUR_60.csv: a table of numbers in no known form" in outcome.detail
+    assert "XBTEUR_60.csv: the file is a table of numbers in an unknown format" in outcome.detail
 
 
 def test_a_withdrawn_archive_leaves_no_row_in_any_table(landing):

@@ -126,7 +126,9 @@ def test_a_writer_that_always_loses_gives_up_with_a_typed_error_and_wrote_nothin
 
     monkeypatch.setattr(streamed, "write_deltalake", lose)
 
-    with pytest.raises(CommitConflictError, match="other writers won 12 times in a row; nothing was written"):
+    with pytest.raises(
+        CommitConflictError, match="other writers committed first 12 times in a row; nothing was written"
+    ):
         table.append(trades(1, 50))
 
     assert len(tries) == 12
@@ -154,7 +156,7 @@ def test_the_lock_times_out_with_a_typed_error(tmp_path):
 
     with (
         writers_lock(path, exclusive=True),
-        pytest.raises(LockTimeoutError, match=r"market\.trades: the writers' lock was held by others for 0\.05 s"),
+        pytest.raises(LockTimeoutError, match=r"market\.trades: other processes held the writers' lock for 0\.05 s"),
         writers_lock(path, exclusive=False, timeout=0.05),
     ):
         pass

@@ -53,8 +53,8 @@ def uses(table, trades):
     ("harm", "says"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: os.truncate(path, 500), "has 500 bytes, the log says"),
-        (lambda path: os.truncate(path, 0), "has 0 bytes, the log says"),
+        (lambda path: os.truncate(path, 500), "has 500 bytes, but the log says"),
+        (lambda path: os.truncate(path, 0), "has 0 bytes, but the log says"),
     ],
 )
 def test_a_harmed_data_file_is_named_by_every_use_and_restore_leads_back(days, trades, harm, says):
@@ -65,7 +65,7 @@ def test_a_harmed_data_file_is_named_by_every_use_and_restore_leads_back(days, t
         with pytest.raises(DamagedTableError) as caught:
             use()
         assert f"file at fault: date=2024-01-02/{path.name} {says}" in str(caught.value)
-        assert "`hfthot restore market.trades 1` goes back to the newest intact version" in str(caught.value)
+        assert "run `hfthot restore market.trades 1` to go back to the newest intact version" in str(caught.value)
     assert any(path.name in problem for problem in days.problems())
 
     days.restore(1)
@@ -116,7 +116,7 @@ def test_restore_to_a_damaged_version_is_refused(days):
         (2, lambda path: path.write_text('{"add": garb'), "is not readable JSON"),
         (4, lambda path: os.truncate(path, 50), "is not readable JSON"),
         (2, lambda path: path.write_bytes(b"\x00" * 100), "is not readable JSON"),
-        (4, lambda path: os.truncate(path, 0), "holds no commit"),
+        (4, lambda path: os.truncate(path, 0), "contains no commit"),
         (2, lambda path: path.unlink(), "is missing"),
     ],
 )
@@ -128,7 +128,7 @@ def test_a_harmed_log_entry_is_named_by_every_use_and_restore_leads_back(days, t
         with pytest.raises(DamagedTableError) as caught:
             use()
         assert f"file at fault: _delta_log/{version:020d}.json {says}" in str(caught.value)
-        assert f"`hfthot restore market.trades {version - 1}` goes back" in str(caught.value)
+        assert f"run `hfthot restore market.trades {version - 1}` to go back" in str(caught.value)
     assert len(found.problems()) == 1
 
     commit = found.restore(version - 1)

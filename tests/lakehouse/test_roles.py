@@ -78,11 +78,11 @@ def test_of_a_table_without_provenance_no_source_can_be_taken_out(tmp_path):
     table = Lakehouse.open(tmp_path / "lake", contracts={plain.name: plain}, new=True).table(plain.name)
     table.append(pl.DataFrame({"key": [1]}))
 
-    with pytest.raises(BadRequestError, match="does not say which source a row came from"):
+    with pytest.raises(BadRequestError, match="does not record the source of its rows"):
         table.publish(lambda: iter(()), in_place_of=Former("any"))
 
 
 @pytest.mark.parametrize("way", [{"forget": ["a"]}, {"redact": ["a"]}])
 def test_of_a_table_without_subjects_nobody_can_be_forgotten(levels, way):
-    with pytest.raises(BadRequestError, match="no rows to forget or redact by subject"):
+    with pytest.raises(BadRequestError, match="cannot be forgotten or redacted by subject"):
         levels.apply(None, app=("log", 1), **way)

@@ -85,12 +85,12 @@ def test_a_version_of_a_table_that_nobody_wrote_is_refused(table):
 
 
 def test_a_time_without_a_zone_is_refused(three):
-    with pytest.raises(BadRequestError, match="has no zone"):
+    with pytest.raises(BadRequestError, match="has no time zone"):
         three.scan(as_of=datetime(2024, 5, 2))
 
 
 def test_version_and_time_together_are_refused(three):
-    with pytest.raises(BadRequestError, match="either version or as_of"):
+    with pytest.raises(BadRequestError, match="version or as_of, not both"):
         three.scan(version=1, as_of=datetime(2024, 5, 2, tzinfo=UTC))
 
 

@@ -147,7 +147,7 @@ def test_too_many_bad_rows_publish_nothing(lake, table, trades):
         lambda rows: table.append(rows.lazy()),
     ):
         with pytest.raises(
-            AuditFailedError, match=r"6 of 10 rows break a rule, most often out_of_bounds \(6\); at most 50%"
+            AuditFailedError, match=r"6 of 10 rows break a rule, most often out_of_bounds \(6\); the limit is 50%"
         ):
             write(bad)
 
@@ -312,7 +312,7 @@ def test_replace_gives_a_function_the_rows_that_are_there(table, trades):
 
 def test_replace_refuses_rows_outside_the_days(table, trades):
     for rows in (trades(2, 0, NEXT), trades(2, 0, NEXT).lazy()):
-        with pytest.raises(BadRequestError, match="2 of 2 rows lie outside 2024-01-01"):
+        with pytest.raises(BadRequestError, match="2 of 2 rows are outside 2024-01-01"):
             table.replace(DAY, rows)
 
 
@@ -336,7 +336,7 @@ def test_a_streamed_replace_refuses_rows_outside_the_days(table, trades, monkeyp
     monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 5)
     table.append(trades())
 
-    with pytest.raises(BadRequestError, match="lie outside"):
+    with pytest.raises(BadRequestError, match="are outside"):
         table.replace(DAY, pl.concat([trades(5), trades(5, 10, NEXT)]).lazy())
 
     assert ids(table) == list(range(10))

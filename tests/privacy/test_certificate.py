@@ -73,7 +73,7 @@ def test_a_certificate_is_checked_from_its_file(certificate, tmp_path):
     path = certificate.save(tmp_path / "certificate.json")
 
     assert verify(path, KEY.public_key()).text == certificate.text
-    with pytest.raises(CertificateError, match="no certificate"):
+    with pytest.raises(CertificateError, match="not a certificate"):
         verify(str(path))
 
 

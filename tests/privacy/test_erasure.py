@@ -251,7 +251,7 @@ def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, se
     with pytest.raises(ErasureUnverifiedError) as caught:
         run_erasure(accounts, lake, request_id)
 
-    assert f"{len(roots)} places still hold something" in str(caught.value)
+    assert f"{len(roots)} places still have data of the person" in str(caught.value)
     assert "email in certificates: notes.txt at 10 (text, bytes)" in str(caught.value)
     assert all(value not in str(caught.value) for value in ZOE.values)
     assert not list(settings.certificates.glob("*.json"))

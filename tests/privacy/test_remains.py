@@ -104,15 +104,15 @@ def test_words_symbols_shared_hashes_strangers_and_other_people_do_not_keep_an_e
     assert found["searched_values"]["email"] == 2
     assert [tuple(skipped) for skipped in found["not_searched"] if "too short" not in skipped[1]] == [
         ("first_name", "a word of market.bars_1m"),
-        ("ip", "an address that many machines have"),
+        ("ip", "an address that many machines share"),
         ("last_name", "a word of the platform's own texts"),
-        ("password_hash", "several accounts have it"),
+        ("password_hash", "several accounts share it"),
     ]
     assert {"email, another person's export", "username, another person's row"} <= set(found["coincidences"])
     assert found["found_before"]["user_id"] > 0
     assert certificate.concerns(user.user_id)
     assert not certificate.concerns(other.user_id)
-    assert "No folder of Dagster is known" in " ".join(certificate.limits)
+    assert "This installation knows no Dagster folder" in " ".join(certificate.limits)
 
 
 @pytest.fixture
@@ -145,12 +145,12 @@ def test_what_is_left_is_shown_accepted_with_a_reason_and_certified(accounts, la
     for reason in ("", " ", "two\nlines", "x" * 501, f"it is {ZOE.last_name}'s", f"mail of {ZOE.email.upper()}"):
         with pytest.raises(BadRequestError):
             accept_erasure_hit(accounts, failed, address.hit, reason)
-    with pytest.raises(BadRequestError, match="no such hit"):
+    with pytest.raises(BadRequestError, match="no hit with this id"):
         accept_erasure_hit(accounts, failed, "0" * 12, "a reason")
-    with pytest.raises(BadRequestError, match="tells the person by itself"):
+    with pytest.raises(BadRequestError, match="identifies the person"):
         accept_erasure_hit(accounts, failed, address.hit, "a reason", everywhere=True)
     accept_erasure_hit(accounts, failed, name.hit, "a ship of this name")
-    with pytest.raises(ErasureUnverifiedError, match="1 places still hold"):
+    with pytest.raises(ErasureUnverifiedError, match="1 place still has data"):
         run_erasure(accounts, lake, failed)
     accept_erasure_hit(accounts, failed, address.hit, "kept by order of the court")
     certificate = run_erasure(accounts, lake, failed)
@@ -205,9 +205,9 @@ def test_what_is_sought_is_destroyed_when_its_time_is_over_and_the_request_says_
         assert not [name for name in names if name.startswith("erasure:")]
     (state,) = list_erasures(accounts)
     assert (state.state, state.deadline, state.hits) == ("unproven", None, 2)
-    assert "places still hold something of the person" in (state.problem or "")
+    assert "places still have data of the person" in (state.problem or "")
     assert {hit.place for hit in erasure_hits(accounts, failed, reveal=True)} == {"landing"}
-    with pytest.raises(ErasureUnverifiedError, match="can be proven no more"):
+    with pytest.raises(ErasureUnverifiedError, match="can no longer be proven"):
         run_erasure(accounts, lake, failed)
     assert pending_erasures(accounts) == []
     report = scan([Needle("value", value) for value in ZOE.values], [Folder("store", settings.accounts)])
@@ -278,9 +278,9 @@ def test_places_of_every_process_are_searched_and_those_that_are_gone_told(
         assert {UsedPlace("dagster", str(home)), UsedPlace("landing", str(disk))} <= set(used_places(accounts.store))
         places, limits = searched_places(accounts, lake)
         assert {disk, home, tmp_path / "elsewhere"} <= {place.root for place in places if isinstance(place, Folder)}
-        assert limits == ["A folder that was used as landing is not there (any more), and was not searched."]
+        assert limits == ["A folder that was used as landing no longer exists, and was not searched."]
         monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "never made"))
-        assert "The folder of Dagster that is configured is not there" in " ".join(searched_places(accounts, lake)[1])
+        assert "The configured Dagster folder does not exist" in " ".join(searched_places(accounts, lake)[1])
         (disk / "waiting.jsonl").write_text(json.dumps({"email": ZOE.email}))
         with pytest.raises(ErasureUnverifiedError, match="email in landing"):
             delete_user_permanent(accounts, lake, register(accounts, ZOE).user_id)

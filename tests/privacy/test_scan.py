@@ -101,7 +101,10 @@ def test_a_packed_file_that_does_not_say_so_is_unpacked_or_named(place):
     (place.root / "plain").write_text(text.replace(EMAIL, ""))
     report = looked(place)
     assert {finding.file for finding in report.findings} == {"with a program"}
-    told = {"bare (unknown, looks packed or encrypted)", "behind a line (unknown, looks packed or encrypted)"}
+    told = {
+        "bare (unknown; it looks compressed or encrypted)",
+        "behind a line (unknown; it looks compressed or encrypted)",
+    }
     assert set(report.places[0].undecoded) == told
 
 
@@ -454,7 +457,7 @@ def test_without_the_process_that_reads_databases_a_scan_does_not_count(place, m
     monkeypatch.setattr(sys, "executable", "/absent/python")
     (place.root / "some.log").write_text(EMAIL)
 
-    with pytest.raises(ErasureUnverifiedError, match="planted to test it"):
+    with pytest.raises(ErasureUnverifiedError, match="planted test values"):
         looked(place)
 
 
@@ -486,7 +489,7 @@ def test_links_are_followed_and_their_targets_names_looked_at(place, tmp_path):
 
     found = {(finding.file.rpartition("/")[2], finding.inside) for finding in report.findings}
     assert found == {("waiting.jsonl", "bytes"), ("file", "bytes"), ("(withheld)", "name")}
-    assert report.places[0].skipped == ("other (a link to nowhere)",)
+    assert report.places[0].skipped == ("other (a broken link)",)
 
 
 def test_links_in_a_circle_or_to_everything_end(place):
@@ -502,10 +505,10 @@ def test_links_in_a_circle_or_to_everything_end(place):
 
     assert [finding.file for finding in report.findings] == ["below/some.log"]
     assert report.places[0].skipped == (
-        "all (a link to a folder around it)",
+        "all (a link to a parent folder)",
         "kernel (a link into the kernel's files)",
-        "self (a link in a circle)",
-        "up (a link to a folder around it)",
+        "self (a circular link)",
+        "up (a link to a parent folder)",
     )
 
 
@@ -518,7 +521,7 @@ def test_a_place_that_is_a_link_is_searched_and_one_to_nowhere_is_told(tmp_path)
     report = scan([NEEDLE], [Folder("linked", tmp_path / "linked"), Folder("broken", tmp_path / "broken")])
 
     assert [(finding.place, finding.file) for finding in report.findings] == [("linked", "some.log")]
-    assert [searched.skipped for searched in report.places] == [(), (". (a link to nowhere)",)]
+    assert [searched.skipped for searched in report.places] == [(), (". (a broken link)",)]
 
 
 def test_a_pipe_a_socket_and_a_device_are_told_and_not_waited_for(place):
@@ -611,7 +614,7 @@ def test_a_place_that_cannot_be_written_is_searched_without_a_test_of_its_own(pl
 
     assert [searched.tested for searched in report.places] == [False, True]
     assert report.findings
-    with pytest.raises(ErasureUnverifiedError, match="could be written nowhere"):
+    with pytest.raises(ErasureUnverifiedError, match="could not be written anywhere"):
         scan([NEEDLE], [place])
 
 
@@ -670,7 +673,7 @@ def test_what_is_too_short_to_be_looked_for_is_said_and_not_counted(place):
 
     report = looked(place, *short, NEEDLE)
 
-    assert report.left_out == (("first_name", "too short to be told from chance"),)
+    assert report.left_out == (("first_name", "too short to distinguish from chance"),)
     assert report.needles == {"email": 1}
 
 
@@ -805,7 +808,7 @@ def test_canaries_of_a_killed_scan_are_removed_by_the_next(place):
 def test_a_scan_that_misses_its_canary_does_not_count(place, monkeypatch):
     monkeypatch.setattr(PlaceReader, "parquet", lambda *_: None)
 
-    with pytest.raises(ErasureUnverifiedError, match="planted to test it"):
+    with pytest.raises(ErasureUnverifiedError, match="planted test values"):
         looked(place)
 
     assert not list(place.root.iterdir())

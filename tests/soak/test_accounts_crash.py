@@ -1,6 +1,6 @@
 """At least 100 random kill -9 over registering, signing in, changing, counting, publishing and rotating keys.
 
-After each round everything opens; whatever was acknowledged is there, nothing is there twice, and what was under way
+After each round everything opens; whatever was acknowledged is there, nothing occurs twice, and what was under way
 is there as a whole or not at all.  In the end the lake has what the store has, and the audit chain leads from its first
 entry to its last.
 """

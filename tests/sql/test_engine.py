@@ -165,7 +165,7 @@ def test_a_version_of_a_table_that_is_not_named_is_refused(lake):
 
 
 def test_two_versions_of_one_table_are_refused(lake):
-    with pytest.raises(BadRequestError, match="versions 1 and 2 of one table"):
+    with pytest.raises(BadRequestError, match="versions 1 and 2 were requested of the same table"):
         query(
             lake,
             "SELECT 1 FROM market.bars_1m, market.ohlcv",
@@ -190,7 +190,7 @@ def test_a_time_parameter_means_the_same_instant_in_any_zone(lake):
 
 
 def test_a_time_parameter_without_a_zone_is_refused(lake):
-    with pytest.raises(BadRequestError, match="has no zone"):
+    with pytest.raises(BadRequestError, match="has no time zone"):
         query(lake, "SELECT 1 FROM market.bars_1m WHERE ts < $t", params={"t": datetime(2024, 3, 1)})
 
 
@@ -391,5 +391,5 @@ def test_the_road_of_object_stores_gives_the_same_rows(lake, monkeypatch):
 
 
 def test_two_columns_of_one_name_are_refused_with_the_name(lake):
-    with pytest.raises(SqlError, match="two columns of the answer are called 'a'"):
+    with pytest.raises(SqlError, match="two columns of the result are named 'a'"):
         query(lake, "SELECT 1 AS a, 2 AS a")

@@ -159,7 +159,7 @@ def test_what_is_taken_for_a_space_is_one_for_duckdb_too(space):
 
 @pytest.mark.parametrize("value", ["x", "", "'5'", "-1", "5.5", "1e3", "$v", "99999999999999999999"])
 def test_a_malformed_version_says_how_to_write_it(value):
-    with pytest.raises(SqlError, match=r"no version\. Write users VERSION AS OF 5"):
+    with pytest.raises(SqlError, match=r"not a version\. Write users VERSION AS OF 5"):
         parse(f"FROM users VERSION AS OF {value}", KNOWN)
 
 
@@ -167,7 +167,7 @@ def test_a_malformed_version_says_how_to_write_it(value):
     "value", ["'x'", "5", "", "'2026-13-01'", "$t", "E'2026-01-01'", "'0001-01-01T00:00+05:00'", "'"]
 )
 def test_a_malformed_time_says_how_to_write_it_and_where(value):
-    with pytest.raises(SqlError, match=r"line 2: .* is no time\. Write users TIMESTAMP"):
+    with pytest.raises(SqlError, match=r"line 2: .* is not a time\. Write users TIMESTAMP"):
         parse(f"SELECT *\nFROM users TIMESTAMP AS OF {value}", KNOWN)
 
 

@@ -223,9 +223,9 @@ def _refuse_untraded(probe: FileProbe, shape: _Shape) -> None:
     if len(untraded) == len(rows):
         raise RejectedFileError(
             "unsupported_content",
-            "klines without any volume and with a count: prices of the mark, an index or the premium",
+            "klines with a count but no volume are mark, index or premium prices",
             where=probe.name,
-            hint="There is no table for them.",
+            hint="The lake has no table for them.",
         )
 
 
@@ -328,7 +328,7 @@ def _venue(probe: FileProbe, shape: _Shape, symbol: str) -> str:
         return "binance_usdm"
     raise RejectedFileError(
         "ambiguous_market",
-        f"klines of {symbol} before 2025 look the same on spot and USD-M",
+        f"klines of {symbol} before 2025 look the same for spot and USD-M",
         where=probe.name,
         hint=f"Put the file into a folder named spot or futures/um, or declare `venue` ({', '.join(_FOLDERS)}) "
         f"in {probe.name}.mapping.yaml.",
@@ -351,7 +351,7 @@ def _interval(probe: FileProbe, shape: _Shape) -> str:
         "unsupported_interval",
         f"klines of {length / 1e6:g} s",
         where=probe.name,
-        hint="Bars are a whole number of minutes, hours, days, weeks or months long.",
+        hint="Use a whole number of minutes, hours, days, weeks or months.",
     )
 
 
@@ -426,7 +426,7 @@ class ArchiveFeed:
             raise BadRequestError(f"interval {interval!r}", where=self.name, hint=f"One of {', '.join(_INTERVALS)}.")
         self._remote = str(location).rstrip("/") if str(location).startswith(("http://", "https://")) else None
         if self._remote is not None and cache is None:
-            raise BadRequestError("no cache folder for downloads", where=self.name, hint="Pass `cache`.")
+            raise BadRequestError("there is no cache folder for downloads", where=self.name, hint="Pass `cache`.")
         self._root = cache if self._remote is not None and cache is not None else Path(location)
         self._venue = venue
         self._symbols = {symbol: to_binance(symbol) for symbol in symbols}
@@ -477,7 +477,7 @@ class ArchiveFeed:
         claim = adapter.recognise(probe)
         if claim is None:
             raise RejectedFileError(
-                "wrong_schema", "not the columns of the archive", where=path.name, hint="Download it again."
+                "wrong_schema", "the columns are not those of the archive", where=path.name, hint="Download it again."
             )
         reference = f"{self.name}:{content_hash(path)}"
         for batch in adapter.read(probe, claim, source_ref=reference, progress=progress):
@@ -521,7 +521,7 @@ class ArchiveFeed:
             raise ChecksumMismatchError(
                 "the archive publishes no checksum for this file",
                 where=url,
-                hint="Download it by hand and feed it as a file, if you trust it.",
+                hint="If you trust the file, download it and ingest it as a file.",
             )
         text = declared.read_text(encoding="ascii", errors="replace")
         try:
@@ -548,9 +548,9 @@ class ArchiveFeed:
 
         def gave_up(attempts: int, last: Exception) -> SourceUnavailableError:
             return SourceUnavailableError(
-                f"no useful answer after {attempts} tries ({last})",
+                f"no usable answer after {attempts} attempts ({last})",
                 where=url,
-                hint="What has arrived is kept; try again later.",
+                hint="The part that arrived is kept. Try again later.",
             )
 
         return retry(
@@ -584,7 +584,7 @@ def _stream_to(url: str, target: Path, progress: Progress) -> bool:
         if status == HTTPStatus.TOO_MANY_REQUESTS or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
             raise _TryAgainError(f"HTTP {status}")
         if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            raise SourceRefusedError(f"HTTP {status}", where=url, hint="Check the archive's address, and the region.")
+            raise SourceRefusedError(f"HTTP {status}", where=url, hint="Check the archive's address and the region.")
         done = have if status == HTTPStatus.PARTIAL_CONTENT else 0
         length = response.headers.get("Content-Length")
         total = done + int(length) if length else None

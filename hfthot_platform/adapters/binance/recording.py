@@ -99,7 +99,7 @@ def _decode(text: bytes, *, first: int, cut: bool = False) -> Sieve:
     sieve = Sieve(frame, lambda rows: lines.gather(rows[ROW_NUMBER] - first))
     if cut and lines.len() and not _is_message(_message(lines).item(0)):
         sieve.reject(pl.lit(value=True), "truncated_row", "the file ends within this line")
-    sieve.reject(pl.col("clock").is_null(), "unparsable_value", "the line does not begin with a time")
+    sieve.reject(pl.col("clock").is_null(), "unparsable_value", "the line does not start with a time")
     messages = _message(sieve.rows["line"])
     try:
         decoded = messages.str.json_decode(_MESSAGE)

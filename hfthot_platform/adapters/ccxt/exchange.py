@@ -178,7 +178,7 @@ class _Line:
         def parsed(body: str) -> Any:
             content = as_json(body)
             if content is None and (self.status or 200) < 400:
-                raise ccxt.BadResponse(f"the answer is not complete JSON but {len(body)} characters of text")
+                raise ccxt.BadResponse(f"the answer is not complete JSON, but {len(body)} characters of text")
             return content
 
         self.exchange.throttle = self._pace
@@ -254,15 +254,15 @@ class _Line:
         passing = isinstance(error, ccxt.OperationFailed) and self.status not in _FINAL_STATUS
         if throttled or broken or passing:
             return _TransientError(detail, self._asked_to_wait())
-        hint = "Check the exchange's terms and the request; the same request never succeeds."
+        hint = "Check the exchange's terms and the request. Repeating the same request does not help."
         if isinstance(error, ccxt.BadSymbol):
-            hint = "Check the spelling, and whether the market still exists."
+            hint = "Check the spelling, and that the market still exists."
         elif isinstance(error, ccxt.AuthenticationError) or self.status == 401:
             hint = "Check the API key and its permissions."
         elif isinstance(error, ccxt.RestrictedLocation) or self.status in {403, 451}:
-            hint = "The exchange does not serve this place; use a permitted host or `proxy`."
+            hint = "The exchange does not serve this location. Use a permitted host or `proxy`."
         elif isinstance(error, ccxt.NotSupported):
-            hint = "This exchange has no such data over REST."
+            hint = "This exchange does not offer this data over REST."
         return SourceRefusedError(f"{self._redacted(named)} was refused: {detail}", hint=hint)
 
     def _asked_to_wait(self) -> float | None:
@@ -469,11 +469,11 @@ class CcxtFeed:
             name = canonical_symbol(market)
             if name is None or not _CONTRACT_SYMBOL.fullmatch(name):
                 what = f"{symbol!r} has no canonical symbol"
-                raise BadRequestError(what, where=self.name, hint="Options and indices are not fetched.")
+                raise BadRequestError(what, where=self.name, hint="Options and indices are not supported.")
             key = (venue_name(self._exchange_id, market), name)
             other = found.setdefault(key, (name, market))[1]
             if other["symbol"] != market["symbol"]:
-                what = f"{other['symbol']!r} and {market['symbol']!r} are both {name!r}"
+                what = f"{other['symbol']!r} and {market['symbol']!r} both map to {name!r}"
                 raise BadRequestError(what, where=self.name, hint="Fetch one of them only.")
         return list(found.values())
 
@@ -592,7 +592,7 @@ class CcxtFeed:
             if not _CONTRACT_SYMBOL.fullmatch(symbol):
                 reason, detail = "unmappable_symbol", f"{symbol!r} is not a canonical symbol"
             elif (venue, symbol) in rows:
-                reason, detail = "ambiguous_symbol", f"{symbol!r} is another market's symbol already"
+                reason, detail = "ambiguous_symbol", f"{symbol!r} is already the symbol of another market"
             if reason:
                 rejected.append((number, reason, detail, _json(market.get("info") or market["symbol"])))
                 continue
@@ -762,7 +762,7 @@ def _iso(at: datetime) -> str:
 
 
 def _later(retry_after: float | None) -> str:
-    return f"The exchange asks to wait {retry_after:.0f} s." if retry_after else "Try again later."
+    return f"The exchange asked to wait {retry_after:.0f} s." if retry_after else "Try again later."
 
 
 def _json(raw: Any) -> str:

@@ -327,7 +327,7 @@ class Venue:
                 before = len(known)
                 known |= dict.fromkeys(page.rows)
                 if page.bad and not page.rows:
-                    raise StalledError("a page without one readable row leads nowhere")
+                    raise StalledError("a page has no readable row, so the next page is unknown")
                 if len(known) == before or min(row.ts for row in known) < low:
                     break
             rows = [row for row in known if low <= row.ts < high]
@@ -436,7 +436,9 @@ class Binance(Venue):
                 page = self._from_id(market, next_id)
                 if max(_ids(page), default=-1) < next_id:
                     if page.rows:
-                        raise StalledError(f"asked for trades from id {next_id} on, got older ones {_PATIENCE} times")
+                        raise StalledError(
+                            f"asked for trades from id {next_id} on, but got older ones {_PATIENCE} times"
+                        )
                     if max(_ids(self._agg_trades(market)), default=-1) < next_id:
                         yield page._replace(complete_to=span.stop)
                         return
@@ -583,7 +585,7 @@ class Kraken(Venue):
         first = min((row.ts for row in page.rows), default=span.start)
         wanted = _aligned_up(span.start, length)
         if len(page.rows) + len(page.bad) >= self.bars_per_page and first > wanted:
-            raise _too_old("Kraken keeps the newest 720 bars only", first, "Fetch market.trades and derive the bars.")
+            raise _too_old("Kraken keeps only the newest 720 bars", first, "Fetch market.trades and derive the bars.")
         yield page._replace(complete_to=span.stop)
 
     def newest_bars(self, market: Market, interval: str, now: int) -> Page:  # noqa: ARG002
@@ -630,7 +632,7 @@ class Okx(Venue):
         kept_from = span.now - self._KEPT_US
         if max(span.start, _listed(market)) < kept_from:
             hint = "Earlier trades are in OKX's download archive."
-            raise _too_old("OKX keeps trades for three months", kept_from, hint)
+            raise _too_old("OKX keeps trades for only three months", kept_from, hint)
         query = {"instId": market["id"], "limit": self._trades_limit}
         method = "publicGetMarketHistoryTrades"
         return self._backwards(
@@ -712,7 +714,7 @@ class Coinbase(Venue):
             oldest = min(row.ts for row in rows) // SECOND
             if sum(row.ts // SECOND == oldest for row in rows) >= self._trades_limit:
                 second = moment(oldest * SECOND)
-                raise StalledError(f"{self._trades_limit} trades or more in the second of {second:%H:%M:%S}")
+                raise StalledError(f"there are {self._trades_limit} or more trades in the second {second:%H:%M:%S}")
             return page(low, oldest + 1)
 
         return self._backwards(span, market, lambda low, high: page(low, -(-high // SECOND)), older)
@@ -769,7 +771,7 @@ class Hyperliquid(Venue):
         # Trades of the oldest time itself may be cut off.
         if oldest >= span.start:
             hint = "Collect the newest trades regularly, or fetch bars."
-            raise _too_old("Hyperliquid gives only the last trades over REST", oldest + 1, hint)
+            raise _too_old("Hyperliquid returns only the latest trades over REST", oldest + 1, hint)
         yield page._replace(complete_to=span.stop)
 
     def newest_trades(self, market: Market) -> Page:
@@ -782,7 +784,7 @@ class Hyperliquid(Venue):
         kept_from = _aligned_up(span.now - self._KEPT_BARS * length, length)
         wanted = max(_aligned_up(span.start, length), _listed(market))
         if wanted < kept_from:
-            raise _too_old("Hyperliquid keeps the newest 5000 bars only", kept_from, "Fetch a coarser interval.")
+            raise _too_old("Hyperliquid keeps only the newest 5000 bars", kept_from, "Fetch a coarser interval.")
         at, stop = wanted, _aligned_up(span.stop, length)
         while at < stop:
             # An answer may hold fewer than was asked for (500): go on behind what came.
@@ -866,11 +868,13 @@ class Unified(Venue):
                 # more than once, for a stale answer would look the same.
                 newest_pages = (ask(None).rows for _ in range(_PATIENCE))
                 if all(span.start < min((row.ts for row in rows), default=0) <= oldest for rows in newest_pages):
-                    what = "the exchange gives its newest rows only, whatever time is asked for"
-                    raise _too_old(what, oldest, "Fetch a span that begins there, or collect regularly.")
+                    what = "the exchange returns only its newest rows, whatever time is requested"
+                    raise _too_old(what, oldest, "Fetch a span that starts there, or collect the data regularly.")
             first_page = False
             if _ms(newest) < since:
-                raise StalledError(f"asked for rows from {moment(since * 1000)} on, got older ones {_PATIENCE} times")
+                raise StalledError(
+                    f"asked for rows from {moment(since * 1000)} on, but got older ones {_PATIENCE} times"
+                )
             # The next page begins with the newest time again, whose rows may continue, unless this one
             # holds nothing else.
             overlaps = inclusive and _ms(newest) > since

@@ -74,7 +74,7 @@ class ActionsText:
         if columns is None:
             raise RejectedFileError(
                 "wrong_schema",
-                f"no column of days beside one of ratios or amounts; the header is {header[:6]}",
+                f"there is no column of days with a column of ratios or amounts; the header is {header[:6]}",
                 where=probe.name,
                 hint="Declare `columns: {date: ..., kind: ..., ratio: ..., amount: ...}` in the mapping.",
             )

@@ -158,7 +158,7 @@ def probe_file(path: Path) -> FileProbe:
     probes = list(islice(probe_members(path), 2))
     if len(probes) > 1:
         raise RejectedFileError(
-            "several_members", "the zip holds several files", where=path.name, hint="Read them one by one."
+            "several_members", "the zip contains several files", where=path.name, hint="Ingest them one by one."
         )
     return probes[0]
 
@@ -172,7 +172,7 @@ def probe_members(path: Path) -> Iterator[FileProbe]:
     """
     size = path.stat().st_size
     if size == 0:
-        raise RejectedFileError("empty", "the file has no bytes", where=path.name, hint="Copy it again.")
+        raise RejectedFileError("empty", "the file is empty", where=path.name, hint="Copy it again.")
     try:
         for route, kind, head in routes(path):
             yield _probe(path, size, route, kind, head)
@@ -206,5 +206,5 @@ def in_encoding(probe: FileProbe, encoding: str) -> FileProbe:
 def truncated(name: str, error: Exception) -> RejectedFileError:
     """Return the refusal of a file whose container does not read to its end."""
     return RejectedFileError(
-        "truncated", f"the file is cut off or corrupt ({error})", where=name, hint="Copy or download it again."
+        "truncated", f"the file is truncated or corrupt ({error})", where=name, hint="Copy or download it again."
     )

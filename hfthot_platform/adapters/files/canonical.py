@@ -113,7 +113,7 @@ def bar_interval(
         if named is None:
             raise RejectedFileError(
                 "unknown_interval",
-                "one bar alone does not show its length",
+                "a single bar does not show its length",
                 where=where,
                 hint="Declare `interval` in the mapping.",
             )
@@ -156,7 +156,7 @@ def _check_grid(gaps: pl.Series, interval: str, where: str, *, said: str, few: i
         "interval_mismatch",
         f"{said} says {interval}, but bars are {shortest} apart",
         where=where,
-        hint="Correct the name, or `interval` in the mapping; without either the times decide.",
+        hint="Correct the name, or `interval` in the mapping; without either, the times decide.",
     )
 
 
@@ -165,7 +165,7 @@ def _unsupported(interval: str, where: str) -> RejectedFileError:
         "unsupported_interval",
         f"bars of {interval}",
         where=where,
-        hint="Bars are a whole number of minutes, hours, days, weeks or months long.",
+        hint="Use a whole number of minutes, hours, days, weeks or months.",
     )
 
 
@@ -189,7 +189,7 @@ def needs_unit(symbol: str, mapping: CsvMapping, table: str) -> str | None:
     if table != TRADES.name and contract.amount_unit not in ("base", None):
         return f"volumes of {symbol} on {venue} may count contracts, quote currency or the asset"
     if contract.amount_unit == "contract" and contract.contract_size is None:
-        return f"amounts of {symbol} on {venue} count contracts of a size that is not known"
+        return f"amounts of {symbol} on {venue} count contracts of unknown size"
     return None
 
 
@@ -382,7 +382,7 @@ class Canonical:
         else:
             trade_id, lost = synthetic, pl.col("_rank").is_null()
         sieve.reject(
-            lost, "out_of_order", "a trade without an id, long before the trades above it; sort the file by time"
+            lost, "out_of_order", "the trade has no id and is long before the trades above it; sort the file by time"
         )
         sieve.rows = sieve.rows.with_columns(trade_id.alias("trade_id"))
 
@@ -395,7 +395,7 @@ class Canonical:
             return
         if raw.dtype.is_float():
             lost = value.abs() >= _EXACT_FLOAT
-            sieve.reject(lost, "unparsable_value", "trade_id passed through a float and lost digits")
+            sieve.reject(lost, "unparsable_value", "trade_id was stored as a float and lost digits")
             whole = pl.when(value == value.round()).then(value.cast(pl.Int64, strict=False).cast(pl.String))
             known = pl.when(value.is_finite()).then(value.cast(pl.String))
             sieve.rows = sieve.rows.with_columns(pl.coalesce(whole, known).alias("trade_id"))

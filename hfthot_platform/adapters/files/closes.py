@@ -62,7 +62,8 @@ class ClosesText:
         if found is None:
             raise RejectedFileError(
                 "wrong_schema",
-                f"no column of days beside a column of closes or columns named by symbols; the header is {header[:6]}",
+                "there is no column of days with a column of closes or columns named by symbols; the header is "
+                f"{header[:6]}",
                 where=probe.name,
                 hint="Declare `columns: {ts: ..., close: ...}` in the mapping.",
             )
@@ -172,7 +173,7 @@ def _batch(rows: pl.DataFrame, times: Times, mapping: CsvMapping, claim: Recogni
     adjusted = mapping.adjusted if mapping.adjusted is not None else bool(both)
     day = pl.col("ts").dt.convert_time_zone(mapping.zone or "UTC").dt.date()
     if mapping.as_of is not None:
-        sieve.reject(day > mapping.as_of.date(), "time_ahead", "after the file was made")
+        sieve.reject(day > mapping.as_of.date(), "time_ahead", "after the file was created")
     canonical = sieve.rows.select(
         day.alias("date"),
         pl.lit(venue).alias("venue"),

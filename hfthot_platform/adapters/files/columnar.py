@@ -39,7 +39,7 @@ class Columnar:
         if probe.declared.table in (CLOSES.name, CORPORATE_ACTIONS.name):
             raise RejectedFileError(
                 "unsupported_container",
-                f"rows of {probe.declared.table} are read from text only",
+                f"rows of {probe.declared.table} can be read only from text",
                 where=probe.name,
                 hint="Write the table as CSV.",
             )
@@ -59,8 +59,8 @@ class Columnar:
                 if absent
                 else f"columns {', '.join(names)} are neither bars nor trades",
                 where=probe.name,
-                hint=f"Declare `columns` in {probe.name}.mapping.yaml (target: column). Daily closes and corporate "
-                "actions are read from text: write them as CSV.",
+                hint=f"Declare `columns` in {probe.name}.mapping.yaml (target: column). Daily closes and "
+                "corporate actions can be read only from text: write them as CSV.",
             )
         head = next(_frames(probe, matched), pl.DataFrame()).head(20_000)
         mapping, table = complete(probe.declared, probe, tuple(matched), head, matched)
@@ -98,9 +98,9 @@ def _source(probe: FileProbe) -> object:
     if len(data) > _LARGEST_PACKED:
         raise RejectedFileError(
             "too_large",
-            f"a packed {probe.container} file of more than {_LARGEST_PACKED:,} bytes",
+            f"the file is a compressed {probe.container} file of more than {_LARGEST_PACKED:,} bytes",
             where=probe.name,
-            hint="Unpack it: it is compressed by itself.",
+            hint="Unpack it: {probe.container} files are already compressed.",
         )
     return pa.BufferReader(data)
 

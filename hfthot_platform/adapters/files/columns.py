@@ -390,7 +390,7 @@ def refuse_by_name(probe: FileProbe) -> None:
         if found := _UNTRADED.search(name):
             raise _other(probe, f"{found[0]} candles are not made of trades", overridable=False)
         if _LOBSTER.search(name):
-            raise _other(probe, "order events and order books in LOBSTER's form", overridable=False)
+            raise _other(probe, "order events and order books in LOBSTER's format", overridable=False)
     if probe.declared.table is not None:
         return
     for pattern, what in _WORDS:
@@ -460,7 +460,7 @@ def _refuse_fixed_point(words: list[str], rows: Sequence[Sequence[str]], probe: 
     if cells and all(re.fullmatch(r"-?\d{5,}", cell) for cell in cells):
         raise RejectedFileError(
             "wrong_schema",
-            f"prices are whole numbers of 1e-9, as {cells[0]}",
+            f"prices are whole numbers of 1e-9, such as {cells[0]}",
             where=probe.name,
             hint="Export the file again with decimal prices (`pretty_px`).",
         )
@@ -471,6 +471,6 @@ def _other(probe: FileProbe, what: str, *, overridable: bool = True) -> Rejected
         f"If its rows are executed trades, declare `table: market.trades` in {probe.name}.mapping.yaml "
         "(bars: `table: market.bars`)."
         if overridable
-        else "There is no table for them."
+        else "The lake has no table for them."
     )
     return RejectedFileError("unsupported_content", what, where=probe.name, hint=hint)

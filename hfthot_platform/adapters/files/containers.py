@@ -69,8 +69,8 @@ _UNREAD: Final = (
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook", "Save it as CSV."),
     (b"SQLite format 3\x00", "an SQLite database", "Export the table as CSV or Parquet."),
     (b"\x89HDF\r\n", "an HDF5 file", "Export the table as Parquet."),
-    (b"\x93NUMPY", "a NumPy array", "Export it as Parquet, with names of columns."),
-    (b"FEA1", "Feather version 1", "Write it again with pandas or pyarrow of today."),
+    (b"\x93NUMPY", "a NumPy array", "Export it as Parquet, with column names."),
+    (b"FEA1", "Feather version 1", "Write it again with a current version of pandas or pyarrow."),
     (b"ORC", "an ORC file", "Write it as Parquet."),
     (b"Obj\x01", "an Avro file", "Write it as Parquet."),
     (b"%PDF", "a PDF", "Export the data as CSV."),
@@ -225,7 +225,7 @@ class Payload(io.RawIOBase):
                 "decompression_bomb",
                 f"the file unpacks to more than {self._limit:,} bytes",
                 where=self._where,
-                hint="Unpack it yourself if this is right, and drop the plain file.",
+                hint="If this size is expected, unpack it and ingest the plain file.",
             )
 
     def _spooled(self, stream: IO[bytes], closing: ExitStack) -> IO[bytes]:
@@ -274,14 +274,14 @@ def data_members(archive: zipfile.ZipFile, where: str) -> list[str]:
         raise RejectedFileError("unsupported_container", "the file is a workbook or document", where=where, hint=hint)
     data = [info for info in infos if not _NO_DATA.search(info.filename)]
     if not data:
-        raise RejectedFileError("empty", "the zip holds no file", where=where, hint="Copy it again.")
+        raise RejectedFileError("empty", "the zip contains no file", where=where, hint="Copy it again.")
     if any(info.flag_bits & 1 for info in data):
         raise RejectedFileError(
             "unsupported_container", "the zip is encrypted", where=where, hint="Unpack it with its password."
         )
     if len(data) > _MAX_MEMBERS:
         raise RejectedFileError(
-            "unsupported_container", f"the zip holds {len(data):,} files", where=where, hint="Split it."
+            "unsupported_container", f"the zip contains {len(data):,} files", where=where, hint="Split it."
         )
     if len({info.filename for info in data}) != len(data):
         raise RejectedFileError(
@@ -315,7 +315,7 @@ def _routes(path: Path, route: Route) -> Iterator[tuple[Route, str, bytes]]:
     if len(route) >= _MAX_DEPTH:
         raise RejectedFileError(
             "unsupported_container",
-            f"packed more than {_MAX_DEPTH} times over",
+            f"the file is compressed more than {_MAX_DEPTH} times",
             where=path.name,
             hint="Unpack it yourself.",
         )

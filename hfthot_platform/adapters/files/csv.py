@@ -185,7 +185,7 @@ def complete(
                 "nothing says which venue the file is from",
                 where=probe.name,
                 hint=f"Declare `venue` in {probe.name}.mapping.yaml, put it into the file's name (kraken_BTCEUR.csv), "
-                "or `hfthot ingest` a folder that is named by it.",
+                "or `hfthot ingest` a folder with its name.",
             )
         update["venue"] = venue
     named = {target: normalised(name) for target, name in (columns or {}).items()}
@@ -227,7 +227,8 @@ def complete(
                 "wrong_schema",
                 f"no column for volume of {table}",
                 where=probe.name,
-                hint=f"If there is none, declare `volume: none` in {probe.name}.mapping.yaml; or name it in `columns`.",
+                hint=f"If the file has none, declare `volume: none` in {probe.name}.mapping.yaml; otherwise "
+                "name it in `columns`.",
             )
         missing = []
     if missing:
@@ -248,7 +249,7 @@ def complete(
                     "time_too_early",
                     f"bars of {symbol} at {early['ts'][0]:%Y-%m-%d %H:%M}, before there was a market for crypto",
                     where=probe.name,
-                    hint="Digits of the times may be missing; or declare `time` in the mapping.",
+                    hint="Check whether digits of the times are missing, or declare `time` in the mapping.",
                 )
         minutes = ("1mo" if with_minutes[1] == 43_200 else str(with_minutes[1])) if with_minutes else None
         interval = bar_interval(times, probe.inner_name, declared=wanted, minutes=minutes, where=probe.name)
@@ -529,7 +530,7 @@ def _spelled(plan: _ReadingPlan, probe: FileProbe) -> CsvMapping:
         return mapping
     raise RejectedFileError(
         "ambiguous_number",
-        f"{cells[0]!r} may be a decimal number or have thousands grouped by a comma",
+        f"{cells[0]!r} may be a decimal number, or may have a comma as thousands separator",
         where=probe.name,
         hint=f"Declare `decimal: ','` or `decimal: '.'` in {probe.name}.mapping.yaml.",
     )
@@ -596,7 +597,7 @@ def _head(probe: FileProbe, layout: Layout, skip_lines: int) -> pl.DataFrame:
     text = probe.head[: probe.head.rfind(b"\n") + 1] if len(probe.head) >= HEAD_BYTES else probe.head
     first = next(read_sieves([text], layout, skip_lines=skip_lines), None)
     if first is None and len(probe.lines) <= skip_lines:
-        raise RejectedFileError("empty", "a header without rows", where=probe.name, hint="Export it again.")
+        raise RejectedFileError("empty", "the file has a header but no rows", where=probe.name, hint="Export it again.")
     return first.rows if first is not None else pl.DataFrame()
 
 

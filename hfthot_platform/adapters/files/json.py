@@ -148,7 +148,7 @@ class Json:
         if isinstance(declared, tuple):
             raise RejectedFileError(
                 "wrong_schema",
-                "records have names, and `columns` is a list of positions",
+                "the records have names, but `columns` is a list of positions",
                 where=probe.name,
                 hint="Declare `columns` as target: key.",
             )
@@ -156,7 +156,7 @@ class Json:
         if absent := [key for key in matched.values() if key not in keys]:
             raise RejectedFileError(
                 "wrong_schema",
-                f"the records have no {', '.join(map(repr, absent))}; they have {', '.join(map(repr, keys))}",
+                f"the records do not have {', '.join(map(repr, absent))}; they have {', '.join(map(repr, keys))}",
                 where=probe.name,
                 hint="Correct `columns` in the mapping.",
             )
@@ -233,7 +233,7 @@ class Json:
             if len(data) > _LARGEST_DOCUMENT:
                 raise RejectedFileError(
                     "too_large",
-                    f"one JSON document of more than {_LARGEST_DOCUMENT:,} bytes",
+                    f"the file is one JSON document of more than {_LARGEST_DOCUMENT:,} bytes",
                     where=probe.name,
                     hint="Write JSON lines, CSV or Parquet.",
                 )
@@ -296,7 +296,7 @@ def _unwrapped(messages: Iterator[Any], where: str, keys: dict[str, str]) -> Ite
     """Yield the records within messages that have some of the keys, and `_NoRows` for a message without any.
 
     Raises:
-        RejectedFileError: `several_channels`, whose records do not say of which instrument they are.
+        RejectedFileError: `several_channels`, whose records do not name their instrument.
     """
     channels: set[str] = set()
     known = set(keys.values())
@@ -310,9 +310,9 @@ def _unwrapped(messages: Iterator[Any], where: str, keys: dict[str, str]) -> Ite
             if len(channels) > 1:
                 raise RejectedFileError(
                     "several_channels",
-                    f"records of {' and '.join(sorted(channels))} do not say of which instrument they are",
+                    f"records of {' and '.join(sorted(channels))} do not name their instrument",
                     where=where,
-                    hint="Write each channel to a file of its own.",
+                    hint="Write each channel to its own file.",
                 )
         if rows:
             yield from rows
@@ -619,9 +619,9 @@ def _find_table(document: Any, probe: FileProbe) -> tuple[list[Any], str | None]
     if len(tables) > 1 and len(tables[1][0]) > 0.5 * len(tables[0][0]) and len(tables[1][0]) > 1:
         raise RejectedFileError(
             "several_tables",
-            f"the document holds {len(tables)} tables",
+            f"the document contains {len(tables)} tables",
             where=probe.name,
-            hint="Write each to a file of its own.",
+            hint="Write each to its own file.",
         )
     return tables[0]
 

@@ -152,7 +152,7 @@ class CsvMapping(BaseModel):
         """Write `ts: [day, clock]` as the targets `date` and `time`."""
         if isinstance(columns, dict) and isinstance(columns.get("ts"), (list, tuple)):
             if len(columns["ts"]) != 2:
-                raise ValueError("ts is one column, or two: the day and the time of day")
+                raise ValueError("ts needs one column, or two: the day and the time of day")
             rest = {target: name for target, name in columns.items() if target != "ts"}
             return {"date": columns["ts"][0], "time": columns["ts"][1], **rest}
         return columns
@@ -182,7 +182,9 @@ class CsvMapping(BaseModel):
         if self.source not in SOURCES:
             raise ValueError(f"source {self.source!r} is not one of {', '.join(SOURCES)}")
         if self.interval is not None and canonical_name(self.interval) is None:
-            raise ValueError(f"interval {self.interval!r}: expected a count and a unit, as 1m, 5m, 4h, 1d, 1w or 1mo")
+            raise ValueError(
+                f"interval {self.interval!r}: expected a count and a unit, such as 1m, 5m, 4h, 1d, 1w or 1mo"
+            )
         if self.decimal is not None and self.decimal == self.separator:
             raise ValueError("decimal and separator are the same character")
         if self.thousands is not None and self.thousands in (self.decimal or ".", self.separator):
@@ -242,7 +244,7 @@ def declared_mapping(path: Path) -> CsvMapping | None:
         together = mappings[0].model_dump(exclude_unset=True) | mappings[1].model_dump(exclude_unset=True)
         return CsvMapping.model_validate(together)
     except ValidationError as error:
-        raise _bad(error, own, hint=f"It is read over {FOLDER_MAPPING} of the folder.") from error
+        raise _bad(error, own, hint=f"It takes precedence over {FOLDER_MAPPING} of the folder.") from error
 
 
 def write_mapping(path: Path, mapping: CsvMapping) -> None:

@@ -72,7 +72,7 @@ def venue_and_symbol(probe: FileProbe, *, with_symbol: bool) -> tuple[str, str |
             "unknown_venue",
             "nothing says which venue it is from",
             where=probe.name,
-            hint="Declare `venue`, as us_equity.",
+            hint="Declare `venue` in the mapping, such as us_equity.",
         )
     if with_symbol:
         return mapping.venue, None
@@ -96,7 +96,7 @@ def text_table(probe: FileProbe, separator: str, progress: Progress = no_progres
     """
     text = b"".join(file_blocks(probe))
     if len(text) > _MOST_BYTES:
-        raise RejectedFileError("too_large", "more than 1 GB in one file", where=probe.name, hint="Split the file.")
+        raise RejectedFileError("too_large", "the file is larger than 1 GB", where=probe.name, hint="Split the file.")
     progress(len(text), len(text), "bytes")
     try:
         table = pl.read_csv(
@@ -110,9 +110,9 @@ def text_table(probe: FileProbe, separator: str, progress: Progress = no_progres
     except pl.exceptions.PolarsError as error:
         raise RejectedFileError(
             "wrong_schema",
-            f"not one table ({error})"[:200],
+            f"the file is not a table ({error})"[:200],
             where=probe.name,
-            hint="Rows have as many fields each.",
+            hint="All rows must have the same number of fields.",
         ) from error
     return table.rename({name: name.strip() for name in table.columns}).with_row_index(ROW_NUMBER, offset=1)
 

@@ -288,7 +288,7 @@ class Times:
             return best if sorted_as[0] else twin
         raise RejectedFileError(
             "ambiguous_date",
-            f"{text[0]!r} may begin with the day or with the month",
+            f"{text[0]!r} may start with the day or with the month",
             where=self._where,
             hint=f'Declare `time: "{best.text}"` or `time: "{twin.text}"` in the mapping.',
         )
@@ -358,7 +358,7 @@ class Times:
         ms = ((days - _EXCEL_EPOCH_DAYS) * 86_400_000).round()
         sieve.rows = sieve.rows.with_columns(ms.alias(column), raw.cast(pl.String).alias("_raw"))
         fine = pl.col(column).is_finite() & (pl.col(column).abs() < 8e15)
-        detail = pl.format(f"{column} is {{}}, no serial date", pl.col("_raw"))
+        detail = pl.format(f"{column} is {{}}, which is not a serial date", pl.col("_raw"))
         sieve.reject(pl.col("_raw").is_not_null() & ~fine.fill_null(value=False), "unparsable_value", detail)
         sieve.reject(pl.col(column).is_null(), "missing_value", f"{column} is empty")
         local = (pl.col(column).cast(pl.Int64) * 1000).cast(pl.Datetime("us"))

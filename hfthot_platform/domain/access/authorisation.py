@@ -48,7 +48,9 @@ class Principal:
         if self.role not in ROLES:
             raise BadRequestError(f"unknown role {str(self.role)[:40]!r}", where="role", hint=f"{', '.join(ROLES)}.")
         if not self.id:
-            raise BadRequestError("the principal has no id", where="principal", hint="Give a user id or a name.")
+            raise BadRequestError(
+                "the principal has no id", where="principal", hint="Give a user id, or the name of a service."
+            )
 
     @classmethod
     def system(cls, name: str = SYSTEM) -> Self:
@@ -192,7 +194,7 @@ def authorise(principal: Principal, action: Action, target: Target = None) -> No
         >>> authorise(Principal("ada", "registered", "free"), Action.USER_READ, AccountTarget("ada"))
         >>> authorise(Principal("ada", "registered", "free"), Action.USER_READ, AccountTarget("grace"))
         Traceback (most recent call last):
-        hfthot_platform.core.errors.PermissionDeniedError: user.read: it is another account's. ...
+        hfthot_platform.core.errors.PermissionDeniedError: user.read: it belongs to another account. ...
     """
     if not isinstance(action, Action):
         raise TypeError(f"{action!r} is not an Action")
@@ -205,7 +207,9 @@ def authorise(principal: Principal, action: Action, target: Target = None) -> No
         case OpenTo.ADMINISTRATORS:
             if not principal.trusted:
                 raise _denied(
-                    action, f"only an administrator may do this, not the role {principal.role!r}", "Ask one of them."
+                    action,
+                    f"only an administrator may do this, not the role {principal.role!r}",
+                    "Ask an administrator.",
                 )
         case OpenTo.OWNER | OpenTo.OWNER_AND_ADMINISTRATORS:
             _require_account(principal, action, target)
@@ -219,8 +223,8 @@ def authorise(principal: Principal, action: Action, target: Target = None) -> No
 def _require_target_of(action: Action, target: Target) -> None:
     of_table = action.open_to is OpenTo.READERS
     if of_table != isinstance(target, TableTarget):
-        kind = "a table" if of_table else "an account, or about nothing"
-        raise TypeError(f"{action.value} is about {kind}, not {type(target).__name__}")
+        kind = "a table" if of_table else "an account or no target"
+        raise TypeError(f"the target of {action.value} is {kind}, not {type(target).__name__}")
 
 
 def _require_account(principal: Principal, action: Action, target: Target) -> None:
@@ -232,7 +236,7 @@ def _require_account(principal: Principal, action: Action, target: Target) -> No
         return
     if alone:
         raise _denied(action, "only the owner of the account may do this", "Sign in as the owner.")
-    what = "it is every account's" if account is None else "it is another account's"
+    what = "it concerns every account" if account is None else "it belongs to another account"
     raise _denied(action, what, "Name your own account, or ask an administrator.")
 
 
@@ -247,7 +251,7 @@ def _require_table(principal: Principal, action: Action, target: TableTarget) ->
         raise _denied(action, f"the role {principal.role!r} does not read data", "Ask an administrator.", target.name)
     if replace(sees, denied=frozenset(), history=None).readable_columns(target.name, target.relations):
         raise _not_in_plan(principal, "this table", target.name)
-    raise _denied(action, f"the role {principal.role!r} may not read it", "Ask an administrator.", target.name)
+    raise _denied(action, f"the role {principal.role!r} may not read this table", "Ask an administrator.", target.name)
 
 
 def _require_sql(principal: Principal, action: Action) -> None:
@@ -264,5 +268,5 @@ def _denied(action: Action, what: str, hint: str, where: str | None = None) -> P
 
 def _not_in_plan(principal: Principal, what: str, where: str) -> TierForbiddenError:
     return TierForbiddenError(
-        f"the plan {principal.plan!r} does not include {what}", where=where, hint="A larger plan includes it."
+        f"the plan {principal.plan!r} does not include {what}", where=where, hint="Choose a larger plan."
     )

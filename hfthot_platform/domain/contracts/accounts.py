@@ -30,7 +30,7 @@ CATEGORY: Final[dict[str, Category]] = {
 }
 
 _SUBJECT = Column(
-    "subject_id", TEXT, "Random pseudonym of the person; only the operational store knows whose", role="subject"
+    "subject_id", TEXT, "Random pseudonym of the person; only the operational store can resolve it", role="subject"
 )
 #: The entry of the change log that made the row what it is.
 _SEQ = Column("seq", INT, "Entry of the ordered change log that this row is from", role="sequence")
@@ -47,7 +47,7 @@ def _sealed(*names: str) -> tuple[Rule, ...]:
 
 USERS: Final = TableContract(
     name="users",
-    description="Every registered person that is not erased, one row each.",
+    description="Every registered person who is not erased, one row each.",
     columns=(
         _SUBJECT,
         _personal("username", "Name to sign in with"),
@@ -61,7 +61,9 @@ USERS: Final = TableContract(
         Column("data_sharing_consent", FLAG, "Whether the person agreed to share data"),
         Column("created_at", TIME, "When the person registered"),
         Column("updated_at", TIME, "When anything here last changed"),
-        Column("deleted_at", TIME, "When the person was deleted softly; erased for good 30 days later", nullable=True),
+        Column(
+            "deleted_at", TIME, "When the account was deleted; it is permanently erased 30 days later", nullable=True
+        ),
         _SEQ,
         _VERSION,
     ),
@@ -81,18 +83,18 @@ USERS: Final = TableContract(
 SESSIONS: Final = TableContract(
     name="sessions",
     # Rows leave by `privacy.retention`, here and in the store alike.
-    description="Sign-ins: when, until when, and from where (encrypted), for as long as the setting "
-    "`session_retention_days` says. Tokens are nowhere in the lake.",
+    description="Sign-ins: start, end and origin (encrypted), kept for the days of the setting "
+    "`session_retention_days`. The lake has no tokens.",
     columns=(
         Column("date", DATE, "UTC day of `created_at`; partition"),
         Column("session_id", TEXT, "Random id; not the token"),
         _SUBJECT,
         Column("created_at", TIME, "When it began"),
-        Column("expires_at", TIME, "When it ends by itself"),
+        Column("expires_at", TIME, "When it expires"),
         Column("ended_at", TIME, "When it was ended", nullable=True),
         Column("end_reason", TEXT, "logout, password_changed, deactivated, deleted or revoked", nullable=True),
-        _personal("ip", "Address that it was opened from"),
-        _personal("user_agent", "Program that it was opened with"),
+        _personal("ip", "IP address that it was opened from"),
+        _personal("user_agent", "Program (user agent) that it was opened with"),
         _SEQ,
         _VERSION,
     ),
@@ -121,15 +123,15 @@ API_KEYS: Final = TableContract(
         Column(
             "provider",
             TEXT,
-            "finnhub, kraken, ...; own_ and a keyed hash for one outside of the list; null for keys issued here",
+            "finnhub, kraken, ...; own_ and a keyed hash for a provider off the list; null for keys issued here",
             nullable=True,
         ),
-        Column("tier", TEXT, "Tier that a key issued here was made for", nullable=True, few=True),
+        Column("tier", TEXT, "Plan that a key issued here was issued for", nullable=True, few=True),
         Column("prefix", TEXT, "First characters of a key issued here, for display", nullable=True),
-        _personal("secret", "Key of another service, with its name as JSON where it is outside of the list"),
-        Column("created_at", TIME, "When it was made or stored"),
+        _personal("secret", "Key of another service; JSON with the service's name if it is not on the list"),
+        Column("created_at", TIME, "When it was issued or stored"),
         Column("revoked_at", TIME, "When it stopped being valid", nullable=True),
-        Column("replaced_by", TEXT, "Id of the key that took its place", nullable=True),
+        Column("replaced_by", TEXT, "Id of the key that replaced it", nullable=True),
         _SEQ,
         _VERSION,
     ),
@@ -183,27 +185,33 @@ USAGE: Final = TableContract(
 
 AUDIT_LOG: Final = TableContract(
     name="audit_log",
-    description="Every change and every refused attempt, in order, each entry chained to the one before by hash, for "
-    "as long as the setting `audit_retention_days` says.",
+    description="Every change and every refused attempt, in order, each entry linked to the previous one by "
+    "hash, kept for the days of the setting `audit_retention_days`.",
     columns=(
         Column("date", DATE, "UTC day of `ts`; partition"),
         Column("seq", INT, "Entry of the ordered change log, without gaps", role="sequence"),
         Column("ts", TIME, "When it happened"),
         Column(
-            "subject_id", TEXT, "Whom it concerns; null where no account was involved", nullable=True, role="subject"
+            "subject_id",
+            TEXT,
+            "Subject that it concerns; null if no account was involved",
+            nullable=True,
+            role="subject",
         ),
         Column("actor_id", TEXT, "Who did it: a subject, or `system`"),
         Column("action", TEXT, "What was done: user.register, session.login, ...", few=True),
         Column("outcome", TEXT, "success, failure or refused", few=True),
         Column("resource", TEXT, "What it was done to: a random id, a provider, a table", nullable=True),
         Column("detail", TEXT, "Further facts as JSON; no personal data", nullable=True),
-        _personal("ip", "Address that the request came from"),
+        _personal("ip", "IP address that the request came from"),
         _personal("user_agent", "Program that sent it"),
         _personal("personal_detail", "Further facts about the person as JSON"),
-        Column("personal_digest", TEXT, "SHA-256 of the encrypted columns; holds the chain together without them"),
+        Column(
+            "personal_digest", TEXT, "SHA-256 of the encrypted columns, so that the chain can be verified without them"
+        ),
         Column("redacted", FLAG, "Whether the encrypted columns were erased", role="redaction"),
-        Column("previous_hash", TEXT, "`hash` of the entry before"),
-        Column("hash", TEXT, "SHA-256 over previous_hash and every column above but the encrypted ones and redacted"),
+        Column("previous_hash", TEXT, "`hash` of the previous entry"),
+        Column("hash", TEXT, "SHA-256 of previous_hash and every column above except the encrypted ones and redacted"),
         _VERSION,
     ),
     primary_key=("seq",),

@@ -54,7 +54,7 @@ _PROVENANCE = (
     Column(
         "source_ref",
         TEXT,
-        "What exactly it came from: adapter and content hash, or adapter and request",
+        "Exact source: adapter and content hash, or adapter and request",
         few=True,
         provenance=True,
         role="provenance",
@@ -106,13 +106,18 @@ TRADES = TableContract(
         Column(
             "trade_id",
             INT,
-            "Venue's trade id; where the venue gives none, a negative number that orders trades by time and arrival",
+            "Venue's trade id; if the venue has none, a negative number that orders trades by time and arrival",
         ),
         Column("price", FLOAT, "Price", unit="quote per base"),
         Column("amount", FLOAT, "Quantity", unit="base"),
         Column("side", TEXT, "Taker's side, buy or sell, where known", nullable=True, few=True),
         Column(
-            "ts_received", TIME, "When a live row reached us", unit="UTC, microseconds", nullable=True, provenance=True
+            "ts_received",
+            TIME,
+            "When a live row was received",
+            unit="UTC, microseconds",
+            nullable=True,
+            provenance=True,
         ),
         *_PROVENANCE,
     ),
@@ -140,11 +145,11 @@ _BAR_VALUES = (
     Column("high", FLOAT, "Highest price", unit="quote per base"),
     Column("low", FLOAT, "Lowest price", unit="quote per base"),
     Column("close", FLOAT, "Last price", unit="quote per base"),
-    Column("volume", FLOAT, "Traded quantity, where known: indices have none", unit="base", nullable=True),
+    Column("volume", FLOAT, "Traded quantity, where known (indices have none)", unit="base", nullable=True),
     Column("quote_volume", FLOAT, "Traded value, where known", unit="quote", nullable=True),
     Column("trades", INT, "Number of trades, where known", nullable=True),
     Column("buy_volume", FLOAT, "Quantity bought by takers, where known", unit="base", nullable=True),
-    Column("final", FLAG, "False while the interval was still open when the row was made", role="finality"),
+    Column("final", FLAG, "False if the interval was still open when the row was created", role="finality"),
     Column("origin", TEXT, "vendor, or the table the row was computed from: trades, bars_1m, bars", few=True),
 )
 _BAR_RULES = (
@@ -243,13 +248,13 @@ CORPORATE_ACTIONS = TableContract(
     ),
     columns=(
         Column("year", SMALL, "Year of `date`; partition"),
-        Column("date", DATE, "Ex-date: the first day on which the price is without it"),
+        Column("date", DATE, "Ex-date: the first day on which the price excludes it"),
         _VENUE,
         _SYMBOL_COLUMN,
         Column("kind", TEXT, f"{' or '.join(ACTION_KINDS)}", few=True),
-        Column("ratio", FLOAT, "Of a split: how many shares there are for one old", unit="new per old", nullable=True),
-        Column("amount", FLOAT, "Of a dividend: cash per share as it was paid", unit="currency", nullable=True),
-        Column("currency", TEXT, "Of a dividend; where empty, that of the price", nullable=True, few=True),
+        Column("ratio", FLOAT, "For a split: new shares per old share", unit="new per old", nullable=True),
+        Column("amount", FLOAT, "For a dividend: cash per share as paid", unit="currency", nullable=True),
+        Column("currency", TEXT, "For a dividend; if empty, the currency of the price", nullable=True, few=True),
         *_PROVENANCE,
     ),
     primary_key=("symbol", "venue", "date", "kind"),
@@ -274,11 +279,11 @@ UNIVERSE = TableContract(
     name="market.universe",
     description=(
         "The day's most traded symbols. A member is replaced only by a symbol whose score is at least "
-        "10 % better, so that the list does not flutter."
+        "10 % better, so that the list is stable."
     ),
     columns=(
         Column("month", DATE, "First day of the month of `date`; partition"),
-        Column("date", DATE, "Day the list is for; scores use days before it only"),
+        Column("date", DATE, "Day of the list; scores use only earlier days"),
         Column("rank", SMALL, "1 for the highest score"),
         _VENUE,
         _SYMBOL_COLUMN,
@@ -304,7 +309,7 @@ UNIVERSE = TableContract(
 
 SIMULATED_REGIMES = TableContract(
     name="market.simulated_regimes",
-    description="The true regime behind each minute of the simulated exchange; for judging models, never an input.",
+    description="The true regime of each minute of the simulated exchange; for evaluating models, never an input.",
     columns=(
         Column("date", DATE, "UTC day of `ts`; partition"),
         _VENUE,

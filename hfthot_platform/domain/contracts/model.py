@@ -153,7 +153,7 @@ class TableContract:
         object.__setattr__(self, "_by_name", by_name)
         problems = []
         if not all(self.parts) or len(self.parts) > 2:
-            problems.append("a table name is namespace.table, or table alone for the user tables")
+            problems.append("a table name must be namespace.table, or only table for the user tables")
         if len(by_name) != len(self.columns):
             problems.append("a column is declared twice")
         named = {*self.primary_key, *self.sort_by, *self.stats_columns, *(rule.column for rule in self.rules)}
@@ -170,23 +170,23 @@ class TableContract:
         for role, dtype in (("sequence", INT), ("finality", FLAG), ("redaction", FLAG), ("subject", TEXT)):
             name = self._with_role(role)
             if name is not None and by_name[name].dtype != dtype:
-                problems.append(f"column {name!r} has the role {role!r} and is not of type {dtype}")
+                problems.append(f"column {name!r} has the role {role!r}, but not the type {dtype}")
         names = [rule.name for rule in self.rules]
         problems += [f"rule {name!r} is declared twice" for name in sorted({n for n in names if names.count(n) > 1})]
         if self.partition_by not in {None, *get_args(Grain)}:
             problems.append(f"a table is partitioned by {', '.join(get_args(Grain))}, not by {self.partition_by!r}")
         if not 0 <= self.max_rejected_share <= 1:
-            problems.append(f"the largest rejected share is {self.max_rejected_share}, not between 0 and 1")
+            problems.append(f"max_rejected_share is {self.max_rejected_share}, which is not between 0 and 1")
         if self.written_column:
             named_written = by_name.get(self.written_column)
             if named_written is None or named_written.dtype != pa.date32():
                 problems.append(f"written_column {self.written_column!r} is not a date column of the table")
         elif self.retention_days is not None and self.partition_by is None:
-            problems.append("rows past their retention are found by partition or by a written_column")
+            problems.append("a table with a retention needs a partition or a written_column")
         if not self.primary_key:
-            problems.append("a table has a primary key")
+            problems.append("a table needs a primary key")
         if any(by_name[name].personal for name in self.stats_columns if name in by_name):
-            problems.append("a personal column must not have statistics")
+            problems.append("a personal column must not have file statistics")
         if problems:
             raise ContractError("; ".join(problems), where=f"contract {self.name}", hint="Correct its declaration.")
         # A null that reached storage in such a column would be refused there, and the whole batch with it.  The

@@ -13,29 +13,33 @@ _VERSION = Column("schema_version", SMALL, "Version of this contract when the ro
 
 INGEST_FILES = TableContract(
     name="ops.ingest_files",
-    description="What became of every file, by content: a content is ingested once, in one reading.",
+    description="The result of every ingested file, by content: the same content is ingested once per mapping.",
     columns=(
-        Column("content_hash", TEXT, "SHA-256 of the file's bytes; for a second table, of that and the table's name"),
-        Column("name", TEXT, "File name when it was taken in"),
+        Column(
+            "content_hash", TEXT, "SHA-256 of the file's bytes; for a second table, of this hash and the table's name"
+        ),
+        Column("name", TEXT, "File name when it was ingested"),
         Column("bytes", INT, "Size", unit="bytes"),
         Column("adapter", TEXT, "Adapter and preset that recognised it", nullable=True),
-        Column("status", TEXT, "published, rejected or withdrawn; publishing until all tables of a file are"),
+        Column(
+            "status", TEXT, "published, rejected or withdrawn; publishing until all tables of the file are published"
+        ),
         Column("reason", TEXT, "Machine-readable reason of a rejection", nullable=True),
-        Column("detail", TEXT, "The same in words", nullable=True),
-        Column("target", TEXT, "Table the rows went to", nullable=True),
+        Column("detail", TEXT, "The reason in words", nullable=True),
+        Column("target", TEXT, "Table that the rows were written to", nullable=True),
         Column("rows_read", INT, "Rows found in the file"),
         Column("rows_published", INT, "Rows published from this file"),
-        Column("rows_duplicate", INT, "Rows that were already there or repeated in the file"),
+        Column("rows_duplicate", INT, "Rows that already existed or were repeated in the file"),
         Column("rows_quarantined", INT, "Rows quarantined"),
         Column("first_ts", TIME, "Earliest event published", nullable=True),
         Column("last_ts", TIME, "Latest event published", nullable=True),
         Column("ingested_at", TIME, "When"),
-        Column("run_id", TEXT, "Run that did it"),
+        Column("run_id", TEXT, "Run that wrote the row"),
         _VERSION,
         Column("rows_gaps", INT, "Rows that say that nothing was traded", nullable=True),
-        Column("rows_updated", INT, "Of the published rows, those that took the place of another's", nullable=True),
-        Column("rows_withdrawn", INT, "Rows of this content that were taken out of the table", nullable=True),
-        Column("rows_restored", INT, "Rows of other sources that came back for them", nullable=True),
+        Column("rows_updated", INT, "Published rows that replaced rows of another source", nullable=True),
+        Column("rows_withdrawn", INT, "Rows of this content that were withdrawn from the table", nullable=True),
+        Column("rows_restored", INT, "Rows of other sources that were restored in their place", nullable=True),
         Column("mapping_hash", TEXT, "SHA-256 of the mapping that was declared; null without one", nullable=True),
         Column("source_ref", TEXT, "`source_ref` of its rows", nullable=True),
         Column("version", INT, "Version of the table that published its rows", nullable=True),
@@ -72,10 +76,10 @@ INCIDENT_KINDS: Final = (
 
 INCIDENTS = TableContract(
     name="ops.incidents",
-    description="Failed runs and other events that somebody should look at.",
+    description="Failed runs and other events that need attention.",
     columns=(
         Column("month", DATE, "First day of the month of `ts`; partition"),
-        Column("incident_id", TEXT, "Stable id: the failed run's id, or a hash of what happened"),
+        Column("incident_id", TEXT, "Stable id: the id of the failed run, or a hash of the event"),
         Column("ts", TIME, "When it happened"),
         Column("severity", TEXT, "warning or error"),
         Column("kind", TEXT, f"{', '.join(INCIDENT_KINDS)}"),
@@ -103,17 +107,19 @@ def quarantine_of(contract: TableContract) -> TableContract:
     """Return the contract of the table that takes `contract`'s rejected rows."""
     return TableContract(
         name=contract.quarantine,
-        description=f"Rows kept out of `{contract.name}`, each with the reason; nothing is ever dropped silently.",
+        description=f"Rejected rows of `{contract.name}`, each with the reason; nothing is dropped silently.",
         columns=(
             Column("quarantined_on", DATE, "UTC day of `quarantined_at`; retention", provenance=True),
-            Column("quarantine_id", TEXT, "Hash of source, position, reason and content: a re-run adds nothing"),
+            Column(
+                "quarantine_id", TEXT, "Hash of source, position, reason and content, so that a re-run adds nothing"
+            ),
             Column("reason", TEXT, "Machine-readable reason", few=True),
             Column("detail", TEXT, "The rule in words", nullable=True, few=True),
-            Column("source_ref", TEXT, "What the row came from", few=True, nullable=True, role="provenance"),
+            Column("source_ref", TEXT, "Source of the row", few=True, nullable=True, role="provenance"),
             Column("row_number", INT, "Position in the source, from 1, where known", nullable=True),
-            Column("row", TEXT, "The row as JSON, as it was read"),
+            Column("row", TEXT, "The row as it was read, as JSON"),
             Column("quarantined_at", TIME, "When", provenance=True),
-            Column("run_id", TEXT, "Run that did it", provenance=True),
+            Column("run_id", TEXT, "Run that wrote the row", provenance=True),
             _VERSION,
         ),
         primary_key=("quarantine_id",),

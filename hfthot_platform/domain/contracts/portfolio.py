@@ -44,10 +44,10 @@ WEIGHTS = TableContract(
         Column("risk_contribution", FLOAT, "Share of the portfolio's variance"),
         Column("expected_return", FLOAT, "Of the portfolio, per day", nullable=True),
         Column("volatility", FLOAT, "Of the portfolio, per day"),
-        Column("turnover", FLOAT, "Sum of absolute changes against the day before with weights"),
+        Column("turnover", FLOAT, "Sum of absolute changes since the previous day with weights"),
         Column("kkt_residual", FLOAT, "Relative violation of the optimality conditions"),
         Column("status", TEXT, "optimal or approximate", few=True),
-        Column("observations", INT, "Days of returns that the moments come from"),
+        Column("observations", INT, "Days of returns that the moments are estimated from"),
         Column("shrinkage", FLOAT, "Weight of the covariance's shrinkage target"),
         Column("data_until", DATE, "Last day whose closes were used, before `date`"),
         _VERSION,
@@ -81,11 +81,11 @@ ADAPTIVE_WEIGHTS = TableContract(
         Column("venue", TEXT, "Market of the symbol", few=True),
         Column("symbol", TEXT, "Canonical symbol", few=True),
         Column("data_until", TIME, "Open time of the last bar (or day of the last close) used, before `date`"),
-        Column("regime_of", TEXT, "Series whose regime counts: the symbol's own, or the market's", few=True),
+        Column("regime_of", TEXT, "Series whose regime is used: the symbol's own, or the market's", few=True),
         Column("regime_ts", TIME, "Open time of the bar whose regime it is; empty without one", nullable=True),
         Column("regime", TEXT, f"{', '.join(DECISION_REGIMES)}", few=True),
         Column("confidence", FLOAT, "Probability of the regime; 0 if unknown"),
-        Column("identified", FLAG, "Whether trending and mean-reverting are told apart beyond noise"),
+        Column("identified", FLAG, "Whether the difference between trending and mean-reverting exceeds noise"),
         Column("strategy", TEXT, f"{', '.join(DECISION_STRATEGIES)}", few=True),
         Column("signal", FLOAT, "Score of the strategy's rule, in standard deviations", nullable=True),
         Column(
@@ -98,13 +98,13 @@ ADAPTIVE_WEIGHTS = TableContract(
         Column("expected_deviation", FLOAT, "Its standard deviation", unit="fraction", nullable=True),
         Column("horizon_bars", INT, "Bars over which the move is expected"),
         Column("market_fitted_until", TIME, "Last bar that the simulated market was fitted to", nullable=True),
-        Column("cost", FLOAT, "Of opening and closing, impact included", unit="fraction", nullable=True),
+        Column("cost", FLOAT, "Of opening and closing, including impact", unit="fraction", nullable=True),
         Column("impact", FLOAT, "Move of the price by this order; empty if unknown", unit="fraction", nullable=True),
         Column("method", TEXT, f"Sizing: {', '.join(SIZING_METHODS)}", few=True),
-        Column("budget", FLOAT, "Share of the capital that the strategy has"),
+        Column("budget", FLOAT, "Share of the capital that the strategy uses"),
         Column("weight", FLOAT, "Target weight; negative is short, the rest to 1 is cash"),
-        Column("previous_weight", FLOAT, "Weight held before the decision, after prices have moved"),
-        Column("reason", TEXT, "How the weight came about, step by step"),
+        Column("previous_weight", FLOAT, "Weight held before the decision, after price moves"),
+        Column("reason", TEXT, "How the weight was calculated, step by step"),
         _VERSION,
     ),
     primary_key=("date", "symbol", "venue"),
@@ -130,14 +130,15 @@ _RUN = (
     Column("strategy", TEXT, "Rule, method of `portfolio.weights`, or adaptive", few=True),
     Column("venue", TEXT, "Market of the symbol", few=True),
     Column("symbol", TEXT, f"Canonical symbol, or `{ALL_SYMBOLS}` for all of them in one account", few=True),
-    Column("interval", TEXT, "Length of the bars; `close` for daily closes, where orders fill at the next close"),
+    Column("interval", TEXT, "Length of the bars; `close` for daily closes, for which orders fill at the next close"),
 )
 
 BACKTESTS = TableContract(
     name="portfolio.backtests",
     description=(
-        "What each strategy would have earned after costs, executed at the next open (at the next close where only "
-        "closes are known): one row per run, strategy and symbol. Figures cover the bars after the first decision."
+        "What each strategy would have earned after costs, executed at the next open (at the next close if "
+        "only closes are known): one row per run, strategy and symbol. Figures cover the bars after the "
+        "first decision."
     ),
     columns=(
         *_RUN,
@@ -146,7 +147,7 @@ BACKTESTS = TableContract(
         Column("data_from", TIME, "Open time of the first bar"),
         Column("data_until", TIME, "Open time of the last bar, before `run_on`"),
         Column("bars", INT, "Number of bars"),
-        Column("bars_per_year", FLOAT, "Pace of the data, which the yearly figures are based on"),
+        Column("bars_per_year", FLOAT, "Bars per year, which annual figures are based on"),
         Column("fee", FLOAT, "Charged each way", unit="fraction of the traded value"),
         Column("slippage", FLOAT, "Charged each way", unit="fraction of the traded value"),
         Column("total_return", FLOAT, "Equity at the end, less 1", unit="fraction"),

@@ -18,7 +18,7 @@ __all__ = [
 
 #: Names of the regimes, in the order of the probability columns.
 REGIME_LABELS = ("trending", "mean_reverting", "volatile")
-#: What the two quieter regimes are called where trending and mean-reverting are not told apart.
+#: What the two quieter regimes are called if trending and mean-reverting are not told apart.
 QUIET_LABELS = ("calm", "normal")
 #: All names of regimes.
 REGIME_NAMES = (*REGIME_LABELS, *QUIET_LABELS)
@@ -45,17 +45,22 @@ REGIME_MODELS = TableContract(
         Column(
             "observation", TEXT, "ar1 (Markov-switching AR(1)) or multivariate (states found on features)", few=True
         ),
-        Column("parameters", TEXT, "The model as JSON, bit by bit"),
+        Column("parameters", TEXT, "The exact model as JSON"),
         Column("trained_from", TIME, "First bar of the training data"),
         Column("trained_until", TIME, "Last bar of the training data"),
-        Column("n_observations", INT, "Returns that the likelihood counts"),
+        Column("n_observations", INT, "Number of returns in the likelihood"),
         Column("log_likelihood", FLOAT, "Of the training data", unit="nats"),
         Column("bic", FLOAT, "Bayesian information criterion; comparable within one observation model"),
         Column("iterations", INT, "Of the best start"),
         Column("converged", FLAG, "Whether the tolerance was reached"),
-        Column("score_ar1", FLOAT, "Out-of-sample log density per return, where a choice was made", nullable=True),
+        Column(
+            "score_ar1",
+            FLOAT,
+            "Out-of-sample log density per return, if the observation model was chosen",
+            nullable=True,
+        ),
         Column("score_multivariate", FLOAT, "The same for the other observation model", nullable=True),
-        Column("identified", FLAG, "Whether trending and mean-reverting are told apart beyond noise"),
+        Column("identified", FLAG, "Whether the difference between trending and mean-reverting exceeds noise"),
         Column("reason", TEXT, "Why not", nullable=True),
         _VERSION,
     ),
@@ -89,14 +94,27 @@ REGIMES = TableContract(
             few=True,
         ),
         Column("confidence", FLOAT, "Its probability"),
-        Column("p_trending", FLOAT, "Probability of trending; half of the quiet ones' where it is not told apart"),
-        Column("p_mean_reverting", FLOAT, "Probability of mean_reverting; the other half where it is not told apart"),
+        Column(
+            "p_trending",
+            FLOAT,
+            "Probability of trending; half of that of the quiet regimes if the two are not told apart",
+        ),
+        Column(
+            "p_mean_reverting", FLOAT, "Probability of mean_reverting; the other half if the two are not told apart"
+        ),
         Column("p_volatile", FLOAT, "Probability of volatile"),
-        Column("strategy", TEXT, "What suits it: momentum, stat_arb, risk_off or neutral", few=True),
-        Column("identified", FLAG, "False: trending and mean-reverting are not told apart; do not bet on it"),
+        Column("strategy", TEXT, "Suitable strategy: momentum, stat_arb, risk_off or neutral", few=True),
+        Column("identified", FLAG, "False if trending and mean-reverting are not told apart; do not trade on it"),
         Column("model_id", TEXT, "Model in `signals.regime_models`", few=True),
-        Column("p_calm", FLOAT, "Probability of calm; empty where trending is told apart", nullable=True),
-        Column("p_normal", FLOAT, "Probability of normal; empty where trending is told apart", nullable=True),
+        Column(
+            "p_calm", FLOAT, "Probability of calm; empty if trending and mean-reverting are told apart", nullable=True
+        ),
+        Column(
+            "p_normal",
+            FLOAT,
+            "Probability of normal; empty if trending and mean-reverting are told apart",
+            nullable=True,
+        ),
         _VERSION,
     ),
     schema_version=2,
@@ -117,14 +135,14 @@ REGIMES = TableContract(
 
 REGIME_CHANGES = TableContract(
     name="signals.regime_changes",
-    description="Bars after which another regime than the last certain one has a probability above 0.75.",
+    description="Bars after which a regime other than the last certain one has a probability above 0.75.",
     columns=(
         Column("month", DATE, "First day of the month of `ts`; partition"),
         _VENUE,
         _SYMBOL,
         _INTERVAL,
         Column("ts", TIME, "Open time of the bar"),
-        Column("previous", TEXT, "Last certain regime before", few=True),
+        Column("previous", TEXT, "Previous certain regime", few=True),
         Column("regime", TEXT, "New regime", few=True),
         Column("confidence", FLOAT, "Its probability, above 0.75"),
         Column("identified", FLAG, "As in `signals.regimes`"),
@@ -151,8 +169,8 @@ MFG_PRICES = TableContract(
         Column("date", DATE, "Day of `made_at`; partition"),
         _VENUE,
         _SYMBOL,
-        Column("made_at", TIME, "Time up to which data were used; the path starts here"),
-        Column("data_until", TIME, "Time of the last trade, or close of the last bar, that was used"),
+        Column("made_at", TIME, "Time up to which data was used; the path starts here"),
+        Column("data_until", TIME, "Time of the last trade or close of the last bar that was used"),
         Column("ts", TIME, "Point of the path"),
         Column("expected", FLOAT, "Expected price", unit="quote per base"),
         Column("lower", FLOAT, "Lower end of the 95 % band", unit="quote per base"),
@@ -161,12 +179,12 @@ MFG_PRICES = TableContract(
         Column("kyle_lambda", FLOAT, "Measured slope of price on signed volume", unit="quote per base"),
         Column("kyle_t", FLOAT, "Its t-statistic"),
         Column("parameters", TEXT, "The game and the calibration as JSON"),
-        Column("iterations", INT, "Of the fixed point on the grid that checks the path"),
+        Column("iterations", INT, "Iterations of the fixed point on the grid that checks the path"),
         Column("residual", FLOAT, "Its last residual, relative"),
         Column("hjb_residual", FLOAT, "Of the Hamilton-Jacobi-Bellman equation, relative"),
         Column("fokker_planck_residual", FLOAT, "Of the Fokker-Planck equation, relative"),
         Column("mass_error", FLOAT, "Largest |mass - 1| over time, before any normalisation"),
-        Column("converged", FLAG, "Whether the grid's mean inventory is right to 1e-3; the path itself is exact"),
+        Column("converged", FLAG, "Whether the grid's mean inventory is accurate to 1e-3; the path itself is exact"),
         _VERSION,
     ),
     primary_key=("symbol", "venue", "made_at", "ts"),
@@ -192,7 +210,7 @@ CHIARELLA_FORECASTS = TableContract(
         Column("date", DATE, "Day of `made_at`; partition"),
         _VENUE,
         _SYMBOL,
-        Column("made_at", TIME, "Time up to which data were used; the fan starts here"),
+        Column("made_at", TIME, "Time up to which data was used; the fan starts here"),
         Column("data_until", TIME, "Close of the last bar that was used"),
         Column("ts", TIME, "Point of the fan"),
         Column("expected", FLOAT, "Mean simulated price", unit="quote per base"),
@@ -204,7 +222,7 @@ CHIARELLA_FORECASTS = TableContract(
         Column(
             "order_impact",
             FLOAT,
-            "Peak move caused by buying 1 % of a day's volume; null where takers' volume is not known",
+            "Peak move caused by buying 1 % of a day's volume; null if takers' volume is unknown",
             unit="fraction",
             nullable=True,
         ),
@@ -216,7 +234,7 @@ CHIARELLA_FORECASTS = TableContract(
             nullable=True,
         ),
         Column("parameters", TEXT, "The fitted market as JSON"),
-        Column("warnings", TEXT, "What the data cannot tell", nullable=True),
+        Column("warnings", TEXT, "What the data cannot identify", nullable=True),
         Column("converged", FLAG, "Whether the fit met its tolerance"),
         _VERSION,
     ),

@@ -58,7 +58,7 @@ VIEWS: dict[str, View] = {
                 *("ts", "symbol", "open", "high", "low", "close", "volume"),
                 *("venue", "source", "source_ref", "origin", "schema_version", "final"),
             ),
-            description="The one-minute bars as most tools expect them, with where each one came from.",
+            description="The one-minute bars in the format that most tools expect, with the source of each bar.",
         ),
     )
 }

@@ -14,13 +14,13 @@ from hfthot_platform.interfaces.cli.tables import new_stamp, opened_lake
 __all__ = ["accounts"]
 
 accounts = typer.Typer(
-    name="accounts", help="The operational store of users, keys and quotas: after a restore.", no_args_is_help=True
+    name="accounts", help="The operational store of users, keys and quotas: checks and recovery.", no_args_is_help=True
 )
 
 
 @accounts.callback()
 def _group() -> None:
-    """Keep `restore` a command of its own."""
+    """Keep `restore` as a separate command."""
 
 
 @accounts.command()
@@ -28,10 +28,10 @@ def clock(
     context: typer.Context,
     *,
     right: Annotated[
-        bool, typer.Option("--right", help="Somebody looked: the clock is right, what is past its time may go.")
+        bool, typer.Option("--right", help="Confirm that the clock is right, so that expired data can be removed.")
     ] = False,
 ) -> None:
-    """Say whether the clock can be trusted with removing what is past its time.  Exits with 1 if it cannot."""
+    """Check whether the clock is plausible, since expired data is removed by it.  Exits with 1 if it is not."""
     from hfthot_platform.storage.lakehouse import accept_clock, check_clock
 
     opened = context.obj.installation().accounts
@@ -43,19 +43,19 @@ def clock(
     if right:
         opened.store.accept_clock()
     opened.store.require_clock()
-    note("The clock agrees with what happened so far.")
+    note("The clock is consistent with the recorded times.")
 
 
 @accounts.command("set-aside")
 def set_aside(
     context: typer.Context,
     *,
-    retry: Annotated[bool, typer.Option("--retry", help="Publish what nothing speaks against any more.")] = False,
+    retry: Annotated[bool, typer.Option("--retry", help="Publish the entries that are valid now.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List entries of the change log that a table's contract refused; the others were published.
+    """List entries of the change log that a table's contract refused.
 
-    Exits with 1 if some wait.
+    Exits with 1 if there are any.
     """
     from hfthot_platform.services.publication.publisher import Publisher
 
@@ -80,17 +80,17 @@ def restore(
     *,
     accept_loss: Annotated[
         bool,
-        typer.Option("--accept-loss", help="Go on although the lake lost published entries; the loss stays on record."),
+        typer.Option("--accept-loss", help="Continue although the lake lost published entries; the loss is recorded."),
     ] = False,
     rewrite: Annotated[
-        bool, typer.Option("--rewrite", help="Write every row of the user tables anew from the store.")
+        bool, typer.Option("--rewrite", help="Rewrite every row of the user tables from the store.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Bring store and lake together after a backup of either was put back; run it before anything else does.
+    """Reconcile the store and the lake after either was restored from a backup; run this before anything else.
 
-    Erasures that the backup does not know are carried out again.  Exits with 1 if the audit log is not whole, or an
-    erasure could not be proven.
+    Erasures that are missing from the backup are repeated.  Exits with 1 if the audit log is not intact, or an erasure
+    could not be proven.
     """
     from hfthot_platform.services.privacy.restore import restore as put_together
 
@@ -111,13 +111,13 @@ def restore(
         if met is not None:
             rows += [
                 ("entries", f"{met.first:,} to {met.last:,}"),
-                ("of the store, renumbered", met.moved),
+                ("store entries renumbered", met.moved),
                 ("subjects written to the lake", met.written),
-                ("subjects that the store does not know", met.forgotten),
+                ("subjects unknown to the store", met.forgotten),
             ]
         rows += [
-            ("erasures carried out again", len(done.erased)),
-            ("parts of persons erased again", done.parts),
+            ("erasures repeated", len(done.erased)),
+            ("categories of persons erased again", done.parts),
             ("entries published", done.published),
             ("audit log", "intact" if done.log.intact else "; ".join(map(str, done.log.problems[:10]))),
         ]

@@ -83,14 +83,14 @@ def _in_words(error: Exception) -> tuple[str, str]:
         return (f"{error.filename}: {error.strerror}" if error.filename else error.strerror), ""
     return (
         f"unexpected {type(error).__name__}",
-        "Run the same command as `hfthot --debug ...` and report the traceback.",
+        "Run the same command with `hfthot --debug ...` and report the traceback.",
     )
 
 
 app = typer.Typer(
     name="hfthot",
     cls=_Group,
-    help="A lakehouse of market data: versioned tables, nothing published unchecked.",
+    help="A lakehouse of market data: versioned tables, and every row checked before it is published.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -31,16 +31,18 @@ def demo(context: typer.Context) -> None:
 def ingest(
     context: typer.Context,
     paths: Annotated[
-        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Files, or folders to walk; nothing is moved.")
+        list[Path] | None, typer.Argument(metavar="[PATH]...", help="Files or folders to read; nothing is moved.")
     ] = None,
     *,
-    landing: Annotated[bool, typer.Option("--landing", help="Take in what waits in the landing folder.")] = False,
+    landing: Annotated[
+        bool, typer.Option("--landing", help="Ingest the files that wait in the landing folder.")
+    ] = False,
     feed: Annotated[str | None, typer.Option("--feed", help="Fetch from this configured feed.")] = None,
     table: Annotated[str | None, typer.Option("--table", help="The table to fetch, with --feed.")] = None,
     first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day to fetch.")] = None,
     end: Annotated[
         datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Day before which to stop; one day by default."),
+        typer.Option("--to", formats=["%Y-%m-%d"], help="End day, exclusive; by default one day is fetched."),
     ] = None,
     as_json: _Json = False,
 ) -> None:
@@ -54,13 +56,13 @@ def ingest(
 
     if sum((bool(paths), landing, feed is not None)) != 1:
         raise BadRequestError(
-            "give paths, --landing or --feed, and only one of them",
+            "give exactly one of paths, --landing and --feed",
             where="ingest",
             hint="For example `hfthot ingest trades.csv.zip` or `hfthot ingest --feed simulated --table market.trades "
             "--from 2024-01-01`.",
         )
     if feed is None and (table is not None or first is not None or end is not None):
-        raise BadRequestError("--table, --from and --to belong to --feed", where="ingest")
+        raise BadRequestError("--table, --from and --to need --feed", where="ingest")
     if feed is not None:
         if table is None or first is None:
             raise BadRequestError("--feed needs --table and --from", where="ingest")
@@ -79,7 +81,7 @@ def withdraw(
         str,
         typer.Argument(
             metavar="FILE",
-            help="A file that was ingested: its path, its name, or the first eight digits of its content's hash.",
+            help="An ingested file: its path, its name, or the first eight digits of its content hash.",
             show_default=False,
         ),
     ],
@@ -98,7 +100,7 @@ def withdraw(
         print_json(_facts(outcome))
         return
     days = f", {counted(len(outcome.days), 'day')} changed" if outcome.days else ""
-    back = f", {outcome.rows_restored:,} that had given way to them are back" if outcome.rows_restored else ""
+    back = f", {outcome.rows_restored:,} that they had replaced are restored" if outcome.rows_restored else ""
     typer.echo(f"{outcome.table}: {counted(outcome.rows_withdrawn, 'row')} of {outcome.name} withdrawn{back}{days}")
     if outcome.detail:
         note(outcome.detail)
@@ -106,7 +108,7 @@ def withdraw(
 
 _From = Annotated[datetime, typer.Argument(metavar="FROM", formats=["%Y-%m-%d"], help="First day.", show_default=False)]
 _To = Annotated[
-    datetime, typer.Argument(metavar="TO", formats=["%Y-%m-%d"], help="Day before which to stop.", show_default=False)
+    datetime, typer.Argument(metavar="TO", formats=["%Y-%m-%d"], help="End day, exclusive.", show_default=False)
 ]
 
 
@@ -117,7 +119,8 @@ def derive(
     end: _To,
     *,
     interval: Annotated[
-        str | None, typer.Option("--interval", help="Of market.bars: only this one, such as 1w; else the usual ones.")
+        str | None,
+        typer.Option("--interval", help="For market.bars: only this interval, such as 1w; by default the usual ones."),
     ] = None,
 ) -> None:
     """Compute a table's rows for some days from the table below it, as Dagster does; also for days before 1970.
@@ -144,16 +147,19 @@ def gaps(
         str, typer.Argument(metavar="[TABLE]", help="market.bars_1m, market.bars or market.closes.")
     ] = "market.bars",
     *,
-    symbol: Annotated[str | None, typer.Option("--symbol", help="Of this symbol only.")] = None,
-    venue: Annotated[str | None, typer.Option("--venue", help="Of this venue only.")] = None,
-    interval: Annotated[str | None, typer.Option("--interval", help="Of bars of this length only.")] = None,
+    symbol: Annotated[str | None, typer.Option("--symbol", help="Only this symbol.")] = None,
+    venue: Annotated[str | None, typer.Option("--venue", help="Only this venue.")] = None,
+    interval: Annotated[str | None, typer.Option("--interval", help="Only bars of this length.")] = None,
     first: Annotated[
-        datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day expected; else each first row's.")
+        datetime | None,
+        typer.Option(
+            "--from", formats=["%Y-%m-%d"], help="First day expected; by default the day of each symbol's first row."
+        ),
     ] = None,
     end: Annotated[
-        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Day before which rows are expected.")
+        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="End of the expected days, exclusive.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Gaps to show.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="Number of gaps to show.")] = 50,
     as_json: _Json = False,
 ) -> None:
     """List the stretches in which bars or closes are missing: series, interval, from, to, how many."""
@@ -175,7 +181,7 @@ def gaps(
         return
     shown = found.head(limit)
     print_table(shown.columns, [[f"{value}" for value in row] for row in shown.iter_rows()])
-    more = f", the first {limit} shown" if found.height > limit else ""
+    more = f"; the first {limit} are shown" if found.height > limit else ""
     note(f"{counted(found.height, 'gap')} in {table}, {int(found['missing'].sum()):,} intervals missing{more}")
 
 
@@ -202,7 +208,7 @@ def _from_landing(context: typer.Context) -> list[FileOutcome]:
         opened_lake(context, new=True)  # no landing folder is made in passing where there is no installation
     for folder, files in folders_not_read(ready_landing(settings)).items():
         note(
-            f"{counted(files, 'file')} in {folder} not read: folders in the landing folder are left alone; "
+            f"{counted(files, 'file')} in {folder} not read, because folders in the landing folder are ignored; "
             f"`hfthot ingest {shlex.quote(str(folder))}` reads them."
         )
     with progress_bar("ingesting") as progress:
@@ -254,7 +260,7 @@ def _tell(outcomes: list[FileOutcome], *, as_json: bool) -> None:
     )
     for each in outcomes:
         if each.rows_gaps:
-            note(f"{each.name}: {counted(each.rows_gaps, 'row')} say that nothing was traded; they are gaps")
+            note(f"{each.name}: {counted(each.rows_gaps, 'row')} say that nothing was traded; they are treated as gaps")
         for rejection in each.rejections:
             note(
                 f"{each.name}: {counted(rejection.count, 'row')} quarantined as {rejection.reason}: {rejection.detail}"

@@ -22,7 +22,7 @@ __all__ = ["doctor"]
 def doctor(
     context: typer.Context,
     *,
-    online: Annotated[bool, typer.Option("--online", help="Also ask the remote feeds for a little data.")] = False,
+    online: Annotated[bool, typer.Option("--online", help="Also fetch a little data from the remote feeds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what is configured, reachable, stale or broken, and what to do.  Exits with 1 on an error."""

@@ -28,7 +28,7 @@ _Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _User = Annotated[str, typer.Argument(metavar="USER_ID", help="The account's id.", show_default=False)]
 _RequestOnly = Annotated[
     bool,
-    typer.Option("--request-only", help="Only ask for it and print the request's id, which Dagster's jobs take."),
+    typer.Option("--request-only", help="Only create the request and print its id, for Dagster's jobs."),
 ]
 
 
@@ -41,13 +41,15 @@ def _accounts(context: typer.Context) -> Iterator[Accounts]:
 def find(
     context: typer.Context,
     email: Annotated[
-        str | None, typer.Argument(metavar="[EMAIL]", help="The person's address; asked for where it is left out.")
+        str | None, typer.Argument(metavar="[EMAIL]", help="The person's e-mail address; prompted for if omitted.")
     ] = None,
     *,
-    username: Annotated[str | None, typer.Option("--username", help="The person's username instead.")] = None,
+    username: Annotated[
+        str | None, typer.Option("--username", help="The person's username, instead of the address.")
+    ] = None,
     as_json: _Json = False,
 ) -> None:
-    """Find a person's account, and print its id and how it stands.  It is audited."""
+    """Find a person's account, and print its id and state.  The search is audited."""
     if email is None and username is None:
         email = typer.prompt("E-mail address")
     with _accounts(context) as accounts:
@@ -79,14 +81,16 @@ def rectify(
     context: typer.Context,
     user_id: _User,
     *,
-    username: Annotated[str | None, typer.Option("--username", help="The right username.")] = None,
-    email: Annotated[str | None, typer.Option("--email", help="The right address.")] = None,
+    username: Annotated[str | None, typer.Option("--username", help="The correct username.")] = None,
+    email: Annotated[str | None, typer.Option("--email", help="The correct e-mail address.")] = None,
     first_name: Annotated[
-        str | None, typer.Option("--first-name", help="The right first name; empty removes it.")
+        str | None, typer.Option("--first-name", help="The correct first name; an empty one removes it.")
     ] = None,
-    last_name: Annotated[str | None, typer.Option("--last-name", help="The right last name; empty removes it.")] = None,
+    last_name: Annotated[
+        str | None, typer.Option("--last-name", help="The correct last name; an empty one removes it.")
+    ] = None,
 ) -> None:
-    """Correct what is held about a person (GDPR, article 16); print which fields were changed."""
+    """Correct the data of a person (GDPR, article 16), and print which fields were changed."""
     from hfthot_platform.core.errors import BadRequestError
 
     given = {"username": username, "email": email, "first_name": first_name, "last_name": last_name}
@@ -95,7 +99,7 @@ def rectify(
     }
     if not changes:
         raise BadRequestError(
-            "nothing is to be changed",
+            "no change is given",
             where="rectify",
             hint="Give --username, --email, --first-name or --last-name.",
         )
@@ -111,9 +115,9 @@ def restrict(
     *,
     lift: Annotated[bool, typer.Option("--lift", help="End the restriction instead.")] = False,
 ) -> None:
-    """Keep a person's data and do nothing else with it (GDPR, article 18): no sign-in, no keys, until it is lifted.
+    """Restrict processing to storage (GDPR, article 18): no sign-in and no keys until the restriction ends.
 
-    To keep data from erasure as well, place a hold on it: `hfthot privacy holds --place`.
+    To prevent erasure as well, place a legal hold: `hfthot privacy holds --place`.
     """
     with _accounts(context) as accounts:
         user = accounts.approve_user(user_id) if lift else accounts.deactivate(user_id)
@@ -124,10 +128,10 @@ def restrict(
 def requests(
     context: typer.Context,
     *,
-    every: Annotated[bool, typer.Option("--all", help="Those that are done, too.")] = False,
+    every: Annotated[bool, typer.Option("--all", help="Include completed requests.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """List the open requests of export and erasure, with the ids that Dagster's jobs take, and their deadlines."""
+    """List the open export and erasure requests, with their deadlines and the ids for Dagster's jobs."""
     from hfthot_platform.services.privacy.erasure_requests import list_erasures
     from hfthot_platform.services.privacy.export import list_exports
 
@@ -142,7 +146,7 @@ def requests(
             for each in list_exports(accounts)
             if every or each.state == "requested"
         ]
-    columns = ("kind", "request", "state", "asked for", "until", "what is in the way")
+    columns = ("kind", "request", "state", "asked for", "until", "problem")
     if as_json:
         print_json([dict(zip(columns, row, strict=True)) for row in found])
         return
@@ -161,7 +165,7 @@ def verify(
         ),
     ] = None,
     user_id: Annotated[
-        str | None, typer.Option("--user-id", help="Also say whether it concerns the account that had this id.")
+        str | None, typer.Option("--user-id", help="Also check whether it concerns the account with this id.")
     ] = None,
     as_json: _Json = False,
 ) -> None:
@@ -181,7 +185,7 @@ def verify(
         typer.echo(found.text, nl=False)
         return
     searched = found.verification
-    typer.echo(f"Genuine: signed with the key {found.key_id}, and not altered since.\n")
+    typer.echo(f"Genuine: signed with the key {found.key_id} and not altered.\n")
     rows: list[tuple[str, Any]] = [
         ("request", found.request_id),
         ("asked for", found.requested_at),
@@ -192,7 +196,7 @@ def verify(
         ("searched", f"{size(searched['scanned_bytes'])} in {counted(searched['scanned_files'], 'file')}"),
         ("self-test", f"{searched['canaries_found']} of {searched['canaries_planted']} planted values found"),
         ("versions read", searched["versions_read"]),
-        ("values of others decrypted", searched["envelopes_decrypted"]),
+        ("other people's values decrypted", searched["envelopes_decrypted"]),
         ("removed", ", ".join(f"{name} {count}" for name, count in sorted(found.counts.items()))),
     ]
     print_table(("", ""), rows)
@@ -211,7 +215,7 @@ def verify(
 
 @privacy.command("public-key")
 def public_key_(context: typer.Context) -> None:
-    """Print the public key that this installation's certificates are checked with."""
+    """Print the public key that verifies this installation's certificates."""
     from hfthot_platform.services.privacy.certificate import public_key_text
     from hfthot_platform.services.privacy.erasure import public_key
 
@@ -225,11 +229,11 @@ def export(
     user_id: _User,
     *,
     format: Annotated[  # noqa: A002
-        str, typer.Option("--format", "-f", help="json, csv, parquet, or html: a page to read and print.")
+        str, typer.Option("--format", "-f", help="json, csv, parquet or html (a page to read and print).")
     ] = "json",
     request_only: _RequestOnly = False,
 ) -> None:
-    """Write everything held about a person into one file, and print its path."""
+    """Write all data of a person to one file, and print its path."""
     from hfthot_platform.services.privacy.export import export_user_data, request_export
 
     with _accounts(context) as accounts:
@@ -245,21 +249,27 @@ def erase(
     user_id: Annotated[str | None, typer.Argument(metavar="[USER_ID]", help="The account's id.")] = None,
     *,
     keep_history: Annotated[
-        bool, typer.Option("--keep-history/--no-history", help="Whether others keep old versions of the user tables.")
+        bool,
+        typer.Option(
+            "--keep-history/--no-history",
+            help="Whether old versions of the user tables stay readable for other people's data.",
+        ),
     ] = True,
-    resume: Annotated[str | None, typer.Option("--resume", help="Run this request again instead.")] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List the requests and their states instead.")] = False,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="Run this request again instead of creating one.")
+    ] = None,
+    listed: Annotated[bool, typer.Option("--list", help="Only list the requests and their states.")] = False,
     request_only: _RequestOnly = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
 ) -> None:
-    """Erase a person for good, prove it, and print the certificate's path.  Nothing brings the data back."""
+    """Permanently erase a person, prove it, and print the certificate's path.  This cannot be undone."""
     from hfthot_platform.core.errors import BadRequestError
     from hfthot_platform.services.privacy.erasure_requests import list_erasures, request_erasure
 
     with _accounts(context) as accounts:
         if listed:
             print_table(
-                ("request", "state", "asked for", "history kept", "provable until", "open hits", "what is in the way"),
+                ("request", "state", "asked for", "history kept", "provable until", "open hits", "problem"),
                 [
                     (
                         each.request_id,
@@ -275,12 +285,12 @@ def erase(
             )
             return
         if (user_id is None) == (resume is None):
-            raise BadRequestError("give a user id, or --resume with a request's id", where="erase")
+            raise BadRequestError("give a user id, or --resume with the id of a request", where="erase")
         if resume is None:
             assert user_id is not None
             accounts.subject_of(user_id)
             if not yes:
-                typer.confirm(f"Erase the account {user_id} for good?", abort=True)
+                typer.confirm(f"Permanently erase the account {user_id}?", abort=True)
             resume = request_erasure(accounts, user_id, keep_history=keep_history)
             if request_only:
                 typer.echo(resume)
@@ -292,9 +302,9 @@ def erase(
 @privacy.command()
 def resume(
     context: typer.Context,
-    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The id of the request.", show_default=False)],
 ) -> None:
-    """Go on with an erasure that failed, was interrupted or was held; print the certificate's path."""
+    """Continue an erasure that failed, was interrupted or was held, and print the certificate's path."""
     with _accounts(context) as accounts:
         _run_erasure(context, accounts, request_id)
 
@@ -314,14 +324,14 @@ def _run_erasure(context: typer.Context, accounts: Accounts, request_id: str) ->
 @privacy.command()
 def hits(
     context: typer.Context,
-    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The id of the request.", show_default=False)],
     *,
     reveal: Annotated[
-        bool, typer.Option("--reveal", help="Show true file names and what is around each value: personal data.")
+        bool, typer.Option("--reveal", help="Show true file names and the text around each value (personal data).")
     ] = False,
     as_json: _Json = False,
 ) -> None:
-    """List what the last proof of an erasure found, by place and form, and what of it was accepted."""
+    """List the hits of the last proof of an erasure, and which of them were accepted."""
     from hfthot_platform.services.privacy.hits import erasure_hits
 
     with _accounts(context) as accounts:
@@ -353,15 +363,15 @@ def hits(
 @privacy.command()
 def accept(
     context: typer.Context,
-    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)],
+    request_id: Annotated[str, typer.Argument(metavar="REQUEST", help="The id of the request.", show_default=False)],
     hit: Annotated[str, typer.Argument(metavar="HIT", help="From `hfthot privacy hits`.", show_default=False)],
     *,
-    reason: Annotated[str, typer.Option("--reason", help="Why it is no trace; the certificate carries it.")],
+    reason: Annotated[str, typer.Option("--reason", help="Why it is not a trace; the reason is in the certificate.")],
     everywhere: Annotated[
-        bool, typer.Option("--everywhere", help="Accept the value wherever it is: a name that is an ordinary word.")
+        bool, typer.Option("--everywhere", help="Accept the value everywhere, such as a name that is an ordinary word.")
     ] = False,
 ) -> None:
-    """Accept that a hit is nothing of the erased person's; then `hfthot privacy resume`."""
+    """Accept that a hit is not data of the erased person; then run `hfthot privacy resume`."""
     from hfthot_platform.services.privacy.hits import accept_erasure_hit
 
     with _accounts(context) as accounts:
@@ -377,8 +387,8 @@ def holds(
     categories: Annotated[
         str, typer.Option("--categories", help="Comma-separated: identity, sessions, credentials, audit.")
     ] = "",
-    reason: Annotated[str, typer.Option("--reason", help="Why; it is audited.")] = "",
-    every: Annotated[bool, typer.Option("--all", help="List the released ones too.")] = False,
+    reason: Annotated[str, typer.Option("--reason", help="The reason; it is audited.")] = "",
+    every: Annotated[bool, typer.Option("--all", help="Include released holds.")] = False,
     as_json: _Json = False,
 ) -> None:
     """List legal holds, or place or release one."""
@@ -412,12 +422,12 @@ def holds(
 def retention(
     context: typer.Context,
     *,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be removed, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and change nothing.")] = False,
     as_json: _Json = False,
 ) -> None:
-    """Remove everything whose time is over, and ask for the erasures that are due.
+    """Remove all data past its retention, and create the erasure requests that are due.
 
-    After the clock leapt ahead nothing is removed, and the command exits with 1; `--dry-run` says what would be.
+    If the clock jumped ahead, nothing is removed and the command exits with 1; `--dry-run` shows what would be removed.
     """
     from hfthot_platform.services.ingest.users import sweep_user_files
     from hfthot_platform.services.privacy.retention import apply_retention
@@ -448,7 +458,7 @@ def rotate_keys(
         typer.Option("--keep-old", help="Keep the old key-encryption keys, so that older backups can be restored."),
     ] = False,
 ) -> None:
-    """Wrap every key with a new key-encryption key; the lake is not touched."""
+    """Wrap every key with a new key-encryption key; the lake does not change."""
     from hfthot_platform.services.privacy.rotation import rotate_keys as rotate
 
     with _accounts(context) as accounts:
@@ -461,9 +471,9 @@ def rotate_keys(
 
 @privacy.command()
 def head(context: typer.Context) -> None:
-    """Export the newest entry's number and hash, signed, and print the file's path; keep a copy elsewhere.
+    """Export the signed number and hash of the newest entry, and print the file's path; keep a copy elsewhere.
 
-    A log whose tail was cut off later, or whose anchor was moved, no longer fits it.
+    A log whose end is cut off later, or whose anchor is moved, no longer matches it.
     """
     from hfthot_platform.services.privacy.evidence import export_head
 
@@ -473,9 +483,9 @@ def head(context: typer.Context) -> None:
 
 @privacy.command()
 def chain(context: typer.Context, *, as_json: _Json = False) -> None:
-    """Prove that no entry of the audit log was altered, dropped, inserted or moved.  Exits with 1 if one was.
+    """Verify that no entry of the audit log was altered, dropped, inserted or moved.  Exits with 1 if one was.
 
-    It is compared with the heads that `hfthot privacy head` exported, too.
+    The log is also compared with the heads that `hfthot privacy head` exported.
     """
     from hfthot_platform.services.privacy.evidence import check_log
 
@@ -490,7 +500,7 @@ def chain(context: typer.Context, *, as_json: _Json = False) -> None:
             f"{counted(report.exported_heads, 'exported head')} fit."
         )
         if report.lost:
-            typer.echo(f"On record as lost, since the lake was restored from before them: {report.lost}.")
+            typer.echo(f"Recorded as lost, because the lake was restored from an older backup: {report.lost}.")
     else:
         for each in report.problems:
             typer.echo(str(each))

@@ -31,13 +31,13 @@ _Names = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[MODEL]...",
-        help="Models, all by default; +MODEL with all that it reads, MODEL+ with all that read it.",
+        help="Models, by default all; +MODEL adds all that it reads, MODEL+ all that read it.",
     ),
 ]
 
 
 class _QueryByDefault(TyperGroup):
-    """Takes whatever is no command's name as a statement: `hfthot sql "SELECT 1"`."""
+    """Takes any argument that is not the name of a command as a statement: `hfthot sql "SELECT 1"`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         if not args or (args[0] not in self.commands and args[0] != "--help"):
@@ -50,7 +50,7 @@ sql = typer.Typer(cls=_QueryByDefault, add_completion=False, pretty_exceptions_e
 
 @sql.callback()
 def _sql() -> None:
-    """Answer one SELECT (`hfthot sql "FROM market.ohlcv"`), or work on the SQL models.
+    """Run one SELECT (`hfthot sql "FROM market.ohlcv"`), or work on the SQL models.
 
     `hfthot sql query --help` lists the options of a SELECT.
     """
@@ -78,7 +78,7 @@ def query(
             "--at-version",
             "--version-of",
             metavar="[TABLE=]N",
-            help="Read this version; the table may be left out where the statement names only one.",
+            help="Read this version; the table can be omitted if the statement names only one.",
         ),
     ] = None,
     as_of: Annotated[
@@ -86,21 +86,21 @@ def query(
         typer.Option(help="Read all other tables as they were at this time, such as 2026-01-15T14:00 (UTC)."),
     ] = None,
     kind: Annotated[
-        Format | None, typer.Option("--format", help="By default from the ending of --output, else a table.")
+        Format | None, typer.Option("--format", help="By default from the extension of --output, otherwise a table.")
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Write to this file.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Rows to show of a table.")] = 40,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="Number of rows to show in a table.")] = 40,
     spreadsheet: Annotated[
         bool,
         typer.Option(
-            "--spreadsheet", help="CSV to open in a spreadsheet: an apostrophe before texts that it would run."
+            "--spreadsheet", help="CSV for spreadsheets: put an apostrophe before text that would run as a formula."
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> None:
-    """Answer one SELECT over any version of the tables (DuckDB's dialect, read-only, times in UTC).
+    """Run one SELECT over any version of the tables (DuckDB's dialect, read-only, times in UTC).
 
-    CSV has the values as they are, for programs; what a person opens in a spreadsheet is written with --spreadsheet.
+    CSV has the exact values, for programs. Use --spreadsheet for files that a person opens in a spreadsheet.
     """
     from hfthot_platform.services.sql import opened
 
@@ -108,7 +108,7 @@ def query(
     if spreadsheet and form is not Format.CSV:
         from hfthot_platform.core.errors import BadRequestError
 
-        raise BadRequestError("spreadsheets take CSV", where="--spreadsheet", hint="Add --format csv.")
+        raise BadRequestError("--spreadsheet needs CSV", where="--spreadsheet", hint="Add --format csv.")
     text = _statement(statement)
     lake, time = opened_lake(context), _time(as_of)
     versions = dict(_version(given, text, lake) for given in at_version or ())
@@ -121,7 +121,7 @@ def query(
         elif form is Format.PARQUET:
             from hfthot_platform.core.errors import BadRequestError
 
-            raise BadRequestError("Parquet goes to a file", where="sql", hint="Add --output result.parquet.")
+            raise BadRequestError("Parquet output needs a file", where="sql", hint="Add --output result.parquet.")
         else:
             _write(stream, form, sys.stdout, spreadsheet=spreadsheet)
 
@@ -134,7 +134,7 @@ def _format_of(output: Path | None) -> Format:
     known = {".csv": Format.CSV, ".json": Format.JSON, ".parquet": Format.PARQUET, ".txt": Format.TABLE}
     if output.suffix not in known:
         raise BadRequestError(
-            f"the ending {output.suffix!r} says no format",
+            f"the extension {output.suffix!r} is not a known format",
             where=f"--output {output}",
             hint=nearest(output.suffix, known) or "Give --format csv, json, parquet or table.",
         )
@@ -165,7 +165,7 @@ def _version(given: str, statement: str, lake: Lakehouse) -> tuple[str, int]:
         named = sorted({each.name for each in parse(statement, known_names(lake)).references} - set(DISCOVERY))
         if len(named) != 1:
             raise BadRequestError(
-                f"version {version} is asked, and the statement names {', '.join(named) or 'no table'}",
+                f"version {version} was requested, but the statement names {', '.join(named) or 'no table'}",
                 where="--at-version",
                 hint="Write TABLE=N, once per table.",
             )
@@ -181,7 +181,7 @@ def _time(given: str | None) -> datetime | None:
     try:
         return utc_from_iso(given)
     except ValueError:
-        raise BadRequestError(f"{given!r} is no time", where="--as-of", hint="Write 2026-01-15T14:00.") from None
+        raise BadRequestError(f"{given!r} is not a time", where="--as-of", hint="Write 2026-01-15T14:00.") from None
 
 
 def _show(stream: SqlStream, limit: int) -> None:
@@ -375,14 +375,14 @@ def run(
     ] = None,
     end: Annotated[
         datetime | None,
-        typer.Option("--to", formats=["%Y-%m-%d"], help="Day before which to stop; one day by default."),
+        typer.Option("--to", formats=["%Y-%m-%d"], help="End day, exclusive; by default one day."),
     ] = None,
-    full: Annotated[bool, typer.Option("--full", help="All days for which the inputs have events.")] = False,
+    full: Annotated[bool, typer.Option("--full", help="All days for which the inputs have data.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Compute models, check them, and publish those that pass.  Exits with 1 if one did not.
 
-    Models that a mistake in a file disables are left out and named.
+    Models that are disabled by a mistake in a file are skipped and listed.
     """
     from hfthot_platform.core.errors import BadRequestError
     from hfthot_platform.services.sql.models.runner import run_models
@@ -472,7 +472,7 @@ def _outcome(outcome: TestOutcome) -> dict[str, Any]:
 
 @sql.command("test")
 def judge_tests(context: typer.Context, names: _Names = None, *, as_json: _Json = False) -> None:
-    """Judge the tests of models on what is published now.  Exits with 1 if one fails."""
+    """Run the tests of models on the published data.  Exits with 1 if one fails."""
     from hfthot_platform.services.sql.models.runner import judge
 
     models = _models(context)
@@ -523,7 +523,7 @@ def _models(context: typer.Context) -> Models:
         raise ConfigError(
             f"there is no folder {str(models.folder.absolute())!r}",
             where="setting 'sql_models'",
-            hint="Correct HFTHOT_SQL_MODELS, or leave it out.",
+            hint="Correct HFTHOT_SQL_MODELS, or unset it.",
         )
     return models
 

@@ -106,7 +106,7 @@ def tables(
         styles=lambda row: "red" if row[1] == "damaged" else ("dim" if row[4] == "-" else ""),
     )
     if any(row["problem"] for row in rows):
-        note("`hfthot doctor` says what is damaged and what to do.")
+        note("Run `hfthot doctor` to see what is damaged and what to do.")
 
 
 def describe(context: typer.Context, name: _Table, *, as_json: _Json = False) -> None:
@@ -147,13 +147,13 @@ def describe(context: typer.Context, name: _Table, *, as_json: _Json = False) ->
     typer.echo(f"\nKey: {', '.join(contract.primary_key)}")
     typer.echo(f"Layout: {keeping(contract).replace('`', '')}")
     if snapshot is None:
-        typer.echo("Now: nothing was written yet")
+        typer.echo("Now: nothing has been written yet")
     else:
         typer.echo(
             f"Now: version {snapshot.version}, {_counted(snapshot.rows)} rows, {size(snapshot.bytes)} "
             f"in {counted(len(snapshot.paths), 'file')}"
         )
-    typer.echo(f"\nRules (a batch with more than {contract.max_rejected_share:.0%} of broken rows is not published):")
+    typer.echo(f"\nRules (a batch with more than {contract.max_rejected_share:.0%} of rejected rows is not published):")
     for rule in contract.rules:
         typer.echo(f"  {rule.says}")
 
@@ -220,7 +220,7 @@ def history(
         print_json([{**asdict(each), "readable": each.version in readable} for each in newest])
         return
     if not versions:
-        typer.echo(f"{name}: nothing was written yet")
+        typer.echo(f"{name}: nothing has been written yet")
         return
     print_table(
         ("version", "time", "operation", "rows", "readable", "run", "asset", "partition"),
@@ -321,9 +321,7 @@ def check(
     name: _Table,
     *,
     first: Annotated[datetime | None, typer.Option("--from", formats=["%Y-%m-%d"], help="First day to check.")] = None,
-    end: Annotated[
-        datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="Day before which the check ends.")
-    ] = None,
+    end: Annotated[datetime | None, typer.Option("--to", formats=["%Y-%m-%d"], help="End day, exclusive.")] = None,
     as_json: _Json = False,
 ) -> None:
     """Check a table as it stands: its files, and its rows against the contract.  Exits with 1 on an error."""
@@ -340,7 +338,7 @@ def check(
             "check": "files",
             "passed": not problems,
             "severity": "error",
-            "description": "; ".join(problems) or "Every file of the current version is there and readable.",
+            "description": "; ".join(problems) or "Every file of the current version exists and is readable.",
         }
     ]
     if not problems:
@@ -364,7 +362,7 @@ def check(
 def restore(
     context: typer.Context,
     name: _Table,
-    version: Annotated[int, typer.Argument(min=0, metavar="VERSION", help="A readable version of its history.")],
+    version: Annotated[int, typer.Argument(min=0, metavar="VERSION", help="A readable version from its history.")],
 ) -> None:
     """Make an older version current again, as a new version: nothing in between is lost.
 
@@ -375,24 +373,28 @@ def restore(
     commit = opened_lake(context).table(name).restore(version, stamp=new_stamp("restore"))
     typer.echo(f"{name}: version {version} is current again, as version {commit.version}")
     if any(each.name == name for each in USER_TABLES):
-        note("Now run `hfthot accounts restore --accept-loss --rewrite`: the store has what this version has not.")
+        note(
+            "Now run `hfthot accounts restore --accept-loss --rewrite`: the store has rows that this version "
+            "does not have."
+        )
 
 
 def maintain(
     context: typer.Context,
     names: Annotated[
-        list[str] | None, typer.Argument(metavar="[TABLE]...", help="Tables; all that were written if none is given.")
+        list[str] | None, typer.Argument(metavar="[TABLE]...", help="Tables; by default all that have data.")
     ] = None,
     *,
     history_days: Annotated[
-        float | None, typer.Option(min=0, help="Days for which old versions stay readable, instead of the contract's.")
+        float | None,
+        typer.Option(min=0, help="Days for which old versions stay readable, instead of the value in the contract."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and change nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be done, and change nothing.")] = False,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Remove rows past their retention even if they are most of a table.")
+        bool, typer.Option("--yes", help="Remove rows past their retention even if they are a large part of a table.")
     ] = False,
     clock_right: Annotated[
-        bool, typer.Option("--clock-right", help="Somebody looked: the clock is right although the lake rested.")
+        bool, typer.Option("--clock-right", help="Confirm that the clock is right although the lake was idle.")
     ] = False,
     as_json: _Json = False,
 ) -> None:
@@ -423,7 +425,7 @@ def maintain(
     except ClockError as error:
         if not dry_run:
             raise
-        note(f"What follows is what would go if the clock were right. {error}")
+        note(f"The list below shows what would be removed if the clock were right. {error}")
     reports = []
     with progress_bar("maintaining") as progress:
         for done, name in enumerate(chosen, 1):
@@ -437,20 +439,20 @@ def maintain(
     elif reports:
         _print_reports(reports)
     else:
-        typer.echo("Nothing was written yet, so there is nothing to maintain.")
+        typer.echo("Nothing has been written yet, so there is nothing to maintain.")
     withheld = [each for each in reports if each.rows_withheld]
     for each in withheld:
         note(
-            f"{each.table}: {counted(each.rows_withheld, 'row')} past the retention stayed: they are more than "
-            f"{MOST_EXPIRED:.0%} of the table. Check the machine's clock; `hfthot maintain {each.table} --yes` removes "
-            "them."
+            f"{each.table}: {counted(each.rows_withheld, 'row')} past the retention were kept, because they are "
+            f"more than {MOST_EXPIRED:.0%} of the table. Check the machine's clock; `hfthot maintain "
+            f"{each.table} --yes` removes them."
         )
     if withheld and not dry_run:
         raise typer.Exit(1)
 
 
 def _agreed(report: MaintenanceReport) -> bool:
-    what = f"{report.table}: {counted(report.rows_withheld, 'row')} are past the retention, a large share of it."
+    what = f"{report.table}: {counted(report.rows_withheld, 'row')} are past the retention, a large part of the table."
     return typer.confirm(f"{what} Remove them?", err=True)
 
 

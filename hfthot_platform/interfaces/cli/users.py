@@ -22,7 +22,7 @@ def ingest_users(
         list[Path] | None, typer.Argument(metavar="[FILE]...", help="Files of user events; nothing is moved.")
     ] = None,
     *,
-    landing: Annotated[bool, typer.Option("--landing", help="Take in what waits in <landing>/users.")] = False,
+    landing: Annotated[bool, typer.Option("--landing", help="Ingest the files that wait in <landing>/users.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Apply registrations, logins, subscription changes and API calls that a web application exported.
@@ -34,7 +34,7 @@ def ingest_users(
     from hfthot_platform.services.ingest.users import ingest_user_files, ingest_user_landing
 
     if bool(paths) == landing:
-        raise BadRequestError("give files or --landing, and only one of them", where="ingest-users", hint="Try --help.")
+        raise BadRequestError("give either files or --landing", where="ingest-users", hint="Try --help.")
     lake, stamp = opened_lake(context, new=True), new_stamp("ingest-users")
     accounts = context.obj.installation().accounts
     if landing:

@@ -50,10 +50,10 @@ def text(value: object, name: str, *, least: int = 1, most: int = 256) -> str:
     if not isinstance(value, str):
         raise _wrong(name, f"it is a {type(value).__name__}", "Give a string.")
     if not least <= len(value) <= most:
-        raise _wrong(name, f"it has {len(value)} characters", f"{least} to {most} are allowed.")
+        raise _wrong(name, f"it has {len(value)} characters", f"Give {least} to {most}.")
     # A lone surrogate cannot be stored, and a NUL ends the text for some readers and not for others.
     if any(sign == "\0" or "\ud800" <= sign <= "\udfff" for sign in value):
-        raise _wrong(name, "it has a character that is no text", "Leave out NUL and lone surrogates.")
+        raise _wrong(name, "it contains NUL or a lone surrogate", "Remove these characters.")
     return value
 
 
@@ -81,7 +81,7 @@ def identifier(value: object, name: str = "user_id") -> str:
     Raises:
         BadRequestError: it is none.
     """
-    return _matching(value, name, _ID, "Ids are 32 lower-case hexadecimal digits, as the platform returns them.")
+    return _matching(value, name, _ID, "Give 32 lower-case hexadecimal digits, as the platform returns them.")
 
 
 def name_of_provider(value: object, name: str = "provider") -> str:
@@ -90,7 +90,12 @@ def name_of_provider(value: object, name: str = "provider") -> str:
     Raises:
         BadRequestError: it cannot be one.
     """
-    return _matching(value, name, _PROVIDER, "A letter, then letters, digits and _, all lower-case, at most 40.")
+    return _matching(
+        value,
+        name,
+        _PROVIDER,
+        "Write a lower-case letter, then lower-case letters, digits and _, at most 40 characters.",
+    )
 
 
 def name_of_symbol(value: object, name: str = "symbol") -> str:
@@ -99,7 +104,7 @@ def name_of_symbol(value: object, name: str = "symbol") -> str:
     Raises:
         BadRequestError: it cannot be one.
     """
-    return _matching(value, name, _SYMBOL, "Symbols are written as BTC-USDT, BTC-USDT-PERP or AAPL.", most=60)
+    return _matching(value, name, _SYMBOL, "Write it like BTC-USDT, BTC-USDT-PERP or AAPL.", most=60)
 
 
 def name_of_venue(value: object, name: str = "venue") -> str | None:
@@ -108,7 +113,11 @@ def name_of_venue(value: object, name: str = "venue") -> str | None:
     Raises:
         BadRequestError: it cannot be one.
     """
-    return None if value is None else _matching(value, name, _VENUE, "Lower-case letters, digits and _, at most 40.")
+    return (
+        None
+        if value is None
+        else _matching(value, name, _VENUE, "Use lower-case letters, digits and _, at most 40 characters.")
+    )
 
 
 def choice(value: object, among: Collection[_T], name: str) -> _T:
@@ -121,7 +130,7 @@ def choice(value: object, among: Collection[_T], name: str) -> _T:
     for candidate in among:
         if candidate == found:
             return candidate
-    raise _wrong(name, "it is none of the known ones", nearest(found, among) or f"Known: {', '.join(among)}.")
+    raise _wrong(name, "it is not a known value", nearest(found, among) or f"Known: {', '.join(among)}.")
 
 
 def count(value: object, name: str, *, least: int = 0, most: int = 2**62) -> int:
@@ -133,7 +142,7 @@ def count(value: object, name: str, *, least: int = 0, most: int = 2**62) -> int
     if not isinstance(value, int) or isinstance(value, bool):
         raise _wrong(name, f"it is a {type(value).__name__}", "Give a whole number.")
     if not least <= value <= most:
-        raise _wrong(name, "it is out of range", f"{least} to {most} are allowed.")
+        raise _wrong(name, "it is out of range", f"Give {least} to {most}.")
     return value
 
 
@@ -166,7 +175,7 @@ def moment(value: object, name: str, *, naive: bool = False, days: bool = False)
         try:
             value = datetime.fromisoformat(value)
         except ValueError:
-            raise _wrong(name, "it is no ISO 8601 time", "Write it as 2026-01-15T14:00:00Z.") from None
+            raise _wrong(name, "it is not an ISO 8601 time", "Write it as 2026-01-15T14:00:00Z.") from None
         naive = True
     if days and isinstance(value, date) and not isinstance(value, datetime):
         value = datetime(value.year, value.month, value.day, tzinfo=UTC)
@@ -176,10 +185,14 @@ def moment(value: object, name: str, *, naive: bool = False, days: bool = False)
         raise _wrong(name, f"it is a {type(value).__name__}", "Give a datetime with a time zone.")
     if value.tzinfo is None:
         raise BadRequestError(
-            f"the time {value.isoformat()} has no zone", where=name, hint="Write it with tzinfo=UTC, or +00:00."
+            f"the time {value.isoformat()} has no time zone",
+            where=name,
+            hint="Use tzinfo=UTC, or an offset such as +00:00.",
         )
     if not 1000 <= value.year <= 9000:
-        raise _wrong(name, f"the year {value.year} is out of range", "Check the unit that it was made from.")
+        raise _wrong(
+            name, f"the year {value.year} is out of range", "Check the unit of the number that it was made from."
+        )
     return value.astimezone(UTC)
 
 
@@ -192,7 +205,7 @@ def provider_secrets(value: object, name: str = "provider_keys") -> dict[str, An
     if not isinstance(value, Mapping):
         raise _wrong(name, f"it is a {type(value).__name__}", 'Give a mapping such as {"finnhub": "..."}.')
     if len(value) > _MOST_PROVIDERS:
-        raise _wrong(name, f"it has {len(value)} entries", f"At most {_MOST_PROVIDERS} are allowed.")
+        raise _wrong(name, f"it has {len(value)} entries", f"Give at most {_MOST_PROVIDERS}.")
     found: dict[str, Any] = {}
     for provider, secret in value.items():
         known = name_of_provider(provider, f"{name}: a provider's name")
@@ -200,7 +213,7 @@ def provider_secrets(value: object, name: str = "provider_keys") -> dict[str, An
         where = f"{name}[{known!r}]" if known in PROVIDERS else name
         if isinstance(secret, Mapping):
             if not set(secret) <= _PLAN:
-                raise _wrong(where, "it has a field that is not known", f"Known: {', '.join(sorted(_PLAN))}.")
+                raise _wrong(where, "it has an unknown field", f"Known: {', '.join(sorted(_PLAN))}.")
             text(secret.get("api_key"), f"{where}['api_key']", most=4096)
         else:
             optional_text(secret, where, most=4096)
@@ -227,7 +240,7 @@ def versions_by_table(value: object, name: str = "versions") -> dict[str, int] |
 def _matching(value: object, name: str, pattern: re.Pattern[str], hint: str, most: int = 256) -> str:
     found = text(value, name, most=most)
     if not pattern.fullmatch(found):
-        raise _wrong(name, "it does not have the form of one", hint)
+        raise _wrong(name, "it is malformed", hint)
     return found
 
 

@@ -198,7 +198,9 @@ class LakehouseClient:
 
     def _identify(self, api_key: str | Secret | None, session_token: str | Secret | None) -> None:
         if api_key is not None and session_token is not None:
-            raise BadRequestError("both are given", where="arguments 'api_key' and 'session_token'", hint="Give one.")
+            raise BadRequestError(
+                "both are given", where="arguments 'api_key' and 'session_token'", hint="Give one of them."
+            )
         self._key = None if api_key is None else Secret(_clear(api_key, "api_key"))
         self._token = None if session_token is None else Secret(_clear(session_token, "session_token"))
 
@@ -442,9 +444,9 @@ class LakehouseClient:
         for name, value in changes.items():
             if name not in UserChanges.__annotations__:
                 raise BadRequestError(
-                    "an account has no such field to change",
+                    "an account has no such field",
                     where="update_user",
-                    hint=f"{', '.join(UserChanges.__annotations__)}.",
+                    hint=f"Fields: {', '.join(UserChanges.__annotations__)}.",
                 )
             if name != "preferences":
                 arguments.optional_text(value, name, least=0, most=2000)
@@ -783,7 +785,7 @@ class LakehouseClient:
         arguments.text(query, "query", most=100_000)
         if limits is not None and not isinstance(limits, QueryLimits):
             raise BadRequestError(
-                f"a {type(limits).__name__} is not a QueryLimits", where="argument 'limits'", hint="Leave it out."
+                f"it is a {type(limits).__name__}, not a QueryLimits", where="argument 'limits'", hint="Omit it."
             )
         chosen = arguments.versions_by_table(versions)
         at = arguments.moment(as_of, "as_of")
@@ -976,7 +978,7 @@ class LakehouseClient:
 
         if (certificate is None) == (path is None):
             raise BadRequestError(
-                "give the certificate's text or its path, and only one of them",
+                "give either the certificate's text or its path",
                 where="verify_certificate",
                 hint="verify_certificate(text), or verify_certificate(path=...).",
             )
@@ -1050,7 +1052,9 @@ class LakehouseClient:
         self.close()
 
     def __reduce_ex__(self, protocol: object) -> NoReturn:
-        raise TypeError("a LakehouseClient holds keys and connections; open one in the other process")
+        raise TypeError(
+            "a LakehouseClient has keys and connections and cannot be pickled; open one in the other process"
+        )
 
     def __repr__(self) -> str:
         return f"LakehouseClient({self._installation.storage.root!r}, {self._as_whom()})"
@@ -1093,7 +1097,9 @@ class LakehouseClient:
         try:
             authorise(caller.principal, action, AccountTarget(user_id))
         except PermissionDeniedError:
-            raise InvalidTokenError(f"the {what} is not yours", where=what, hint="Use your own.") from None
+            raise InvalidTokenError(
+                f"the {what} belongs to another account", where=what, hint="Use your own one."
+            ) from None
 
     def _as_whom(self) -> str:
         if self._token is not None:
@@ -1112,7 +1118,7 @@ def settings_of_folder(base_path: str | Path) -> Settings:
     text = arguments.path_text(base_path, "base_path")
     if len(urlparse(text).scheme) > 1:
         raise BadRequestError(
-            "it is a URL, and the accounts need a folder of their own",
+            "it is a URL, but the accounts need a local folder",
             where="argument 'base_path'",
             hint="Use LakehouseClient.from_settings(load_settings(lake_root=...)).",
         )
@@ -1120,9 +1126,9 @@ def settings_of_folder(base_path: str | Path) -> Settings:
         base = Path(text).expanduser().absolute()
     except RuntimeError:
         raise BadRequestError(
-            "the home folder that it begins with is not known",
+            "its home folder is not known",
             where="argument 'base_path'",
-            hint="Write the whole path.",
+            hint="Write the full path.",
         ) from None
     lake = base / "lake"
     tables = (path for pattern in ("*/_delta_log", "*/*/_delta_log") for path in base.glob(pattern))

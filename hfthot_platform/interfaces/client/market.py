@@ -120,7 +120,11 @@ class Market:
     ) -> MarketQuery:
         first, last = moment(start, "start", days=True), moment(end, "end", days=True)
         if first is not None and last is not None and last <= first:
-            raise BadRequestError(f"the span {first} to {last} is empty", where="end", hint="It is exclusive.")
+            raise BadRequestError(
+                f"the span {first} to {last} is empty",
+                where="end",
+                hint="Give an end after the start: the end is exclusive.",
+            )
         if version is not None:
             count(version, "version", least=0)
         conditions = (pl.col("symbol") == self.symbol, *conditions)
@@ -332,7 +336,7 @@ class MarketQuery:
         if len(venues) > 1:
             names = tuple(sorted(venues))
             raise AmbiguousVenueError(
-                f"{self._market.symbol} is there from {', '.join(names)}",
+                f"{self._market.symbol} is available from several venues: {', '.join(names)}",
                 venues=names,
                 where=self._table,
                 hint=f"Choose one: market({self._market.symbol!r}, venue={names[0]!r}).",

@@ -206,7 +206,11 @@ class Accounts:
         chosen = [category for category in CATEGORIES if category in set(categories)]
         subject = tx.execute(sa.select(schema.subjects).where(schema.subjects.c.subject_id == subject_id)).first()
         if subject is None:
-            raise UnknownUserError("there is no such subject", where="subject_id", hint="See `subject_of`.")
+            raise UnknownUserError(
+                "no account has this subject id",
+                where="subject_id",
+                hint="`subject_of` returns the subject id of an account.",
+            )
         gone: dict[str, int] = {}
 
         def delete(table: sa.Table, *where: Any) -> None:

@@ -167,7 +167,7 @@ class Keys:
         Raises:
             InvalidTokenError: it was never issued, or was altered.
             RevokedTokenError: it was revoked or replaced.
-            InactiveAccountError: the account is closed or deleted.
+            InactiveAccountError: the account is deactivated or deleted.
         """
         # Whoever presents it need not be the person: no address is kept.
         del request
@@ -178,7 +178,7 @@ class Keys:
                 found = rx.run(_VERIFY, {"key": sha256(clear.encode()).digest()})
         if not found:
             self._audit.rejected(Action.API_KEY_VERIFY, None, None)
-            raise InvalidTokenError("this is no API key of ours", where="API key", hint="Generate one.")
+            raise InvalidTokenError("it is not an API key of this platform", where="API key", hint="Generate one.")
         key_id, subject_id, prefix, created_at, revoked_at, user_id, role, level, active, deleted_at = found[0]
         error: AuthenticationError
         if revoked_at is not None:
@@ -189,7 +189,7 @@ class Keys:
             )
         elif not active or deleted_at is not None:
             error = InactiveAccountError(
-                "the account is closed or deleted", where=f"API key {prefix}...", hint="Ask an administrator."
+                "the account is deactivated or deleted", where=f"API key {prefix}...", hint="Ask an administrator."
             )
         else:
             action = Action.API_KEY_VERIFY if counted or tier(level).requests is None else "api_key.use"
@@ -217,9 +217,11 @@ class Keys:
             statement = sa.select(keys).where(keys.c.subject_id == subject_id, keys.c.key_id == key_id)
             found = tx.execute(statement).mappings().first()
         if found is None:
-            raise InvalidTokenError("the account has no key with this id", where="key_id", hint="See list_api_keys.")
+            raise InvalidTokenError(
+                "the account has no key with this id", where="key_id", hint="`list_api_keys` returns the ids."
+            )
         if found["revoked_at"] is not None:
-            raise RevokedTokenError("the key was revoked before", where=f"key {key_id}", hint="Nothing to do.")
+            raise RevokedTokenError("the key is already revoked", where=f"key {key_id}", hint="Nothing to do.")
         return dict(found)
 
     def _make_key(self, tx: Transaction, account: AccountRow) -> tuple[ApiKey, RowChange]:
@@ -329,9 +331,9 @@ class Keys:
         own = sa.select(sa.func.count()).where(stored.subject_id == subject_id, stored.provider.like(f"{OWN}%"))
         if tx.execute(own).scalar_one() > _MOST_OWN:
             raise BadRequestError(
-                f"an account keeps {_MOST_OWN} providers at most that are none of the list",
+                f"an account has at most {_MOST_OWN} providers that are not on the platform's list",
                 where="provider_keys",
-                hint="Remove one first: its name with None.",
+                hint="Remove one first: save its name with None.",
             )
 
     def _save_provider(
@@ -407,9 +409,9 @@ _ACCEPTED: Final = frozenset({"api_key", "queries_limit", "window_seconds", "que
 def _given(provider: str, value: str | Mapping[str, Any] | None) -> _Given | None:
     if not PROVIDER_NAME.fullmatch(str(provider)):
         raise BadRequestError(
-            "a provider's name does not have the form of one",
+            "the provider's name is malformed",
             where="provider_keys",
-            hint="A letter, then letters, digits and _, all lower-case, at most 40.",
+            hint="Write a lower-case letter, then lower-case letters, digits and _, at most 40 characters.",
         )
     if value is None:
         return None
@@ -418,7 +420,9 @@ def _given(provider: str, value: str | Mapping[str, Any] | None) -> _Given | Non
     fields: Mapping[str, Any] = value if isinstance(value, Mapping) else {"api_key": value}
     key, quota, seconds = fields.get("api_key"), fields.get("queries_limit"), fields.get("window_seconds")
     if odd := sorted(str(name)[:40] for name in fields.keys() - _ACCEPTED):
-        raise BadRequestError(f"unknown fields {odd}", where=where, hint="See save_api_keys.")
+        raise BadRequestError(
+            f"unknown fields {odd}", where=where, hint="The documentation of save_api_keys lists the fields."
+        )
     # The key itself is never quoted.
     if not isinstance(key, str) or not 1 <= len(key) <= _LONGEST or any(category(c) in {"Cc", "Cs"} for c in key):
         raise BadRequestError(f"the key is not text of 1 to {_LONGEST} characters", where=where, hint="Check it.")

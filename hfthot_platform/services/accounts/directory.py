@@ -76,7 +76,9 @@ class Directory:
                 return _named(found[0])
             if connection.run(_ERASED, {"by": self._keys.look_up("user", user_id)}):
                 raise erased_error()
-        raise UnknownUserError("no account has this user id", where="user_id", hint="Ids are those of `register`.")
+        raise UnknownUserError(
+            "no account has this user id", where="user_id", hint="Use the id that `register` returned."
+        )
 
     def account_of(self, connection: Connection, subject_id: str) -> AccountRow | None:
         """Return the row of a subject's account; None once it is erased."""
@@ -112,7 +114,9 @@ class Directory:
         row = self.account(connection, user_id)
         if row["deleted_at"] is not None:
             raise InactiveAccountError(
-                "the account is deleted", where=f"user {user_id}", hint="`restore_user` brings it back for a while."
+                "the account is deleted",
+                where=f"user {user_id}",
+                hint="`restore_user` can restore it for a limited time.",
             )
         return row
 
@@ -126,7 +130,7 @@ class Directory:
         row = self.living(connection, user_id)
         if not row["active"]:
             raise InactiveAccountError(
-                "the account is not active", where=f"user {user_id}", hint="`approve_user` opens it."
+                "the account is not active", where=f"user {user_id}", hint="`approve_user` activates it."
             )
         return row
 

@@ -39,9 +39,9 @@ def _text(value: str, field: str, longest: int) -> str:
         raise BadRequestError(f"it is longer than {longest} characters", where=field, hint="Shorten it.")
     text = unicodedata.normalize("NFKC", value).strip()
     if not 1 <= len(text) <= longest:
-        raise BadRequestError(f"it has {len(text)} characters", where=field, hint=f"Give 1 to {longest}.")
+        raise BadRequestError(f"it has {len(text)} characters", where=field, hint=f"Give 1 to {longest} characters.")
     if any(unicodedata.category(sign) in _REFUSED for sign in text):
-        raise BadRequestError("it has control or invisible characters", where=field, hint="Leave them out.")
+        raise BadRequestError("it contains control or invisible characters", where=field, hint="Remove them.")
     return text
 
 
@@ -62,7 +62,7 @@ def username_form(username: str) -> str:
     """
     text = _text(username, "username", _USERNAME)
     if "@" in text:
-        raise BadRequestError("it has an @", where="username", hint="An e-mail address has a field of its own.")
+        raise BadRequestError("it contains an @", where="username", hint="Give an e-mail address in the field `email`.")
     return text
 
 
@@ -118,7 +118,7 @@ def _ascii_domain(domain: str) -> str:
         labels = []
     if len(labels) < 2 or not all(_LABEL.fullmatch(label) for label in labels) or labels[-1].isdigit():
         # Outside the handler, so that no traceback shows the address.
-        raise BadRequestError("its domain is not one", where="email", hint="Write name@example.org.")
+        raise BadRequestError("its domain is not valid", where="email", hint="Write name@example.org.")
     return ".".join(labels)
 
 
@@ -137,7 +137,7 @@ def preferences_form(preferences: Mapping[str, Any] | None) -> str | None:
     """Return preferences as JSON; none are None.
 
     Raises:
-        BadRequestError: they are not a JSON object of at most 16 KiB.
+        BadRequestError: the value is not a JSON object of at most 16 KiB.
     """
     if not preferences:
         return None
@@ -150,7 +150,9 @@ def preferences_form(preferences: Mapping[str, Any] | None) -> str | None:
         text = None
     if text is None or len(text) > _PREFERENCES or not all(isinstance(key, str) for key in preferences):
         raise BadRequestError(
-            "they are not a JSON object of at most 16 KiB", where="preferences", hint="Use text, numbers, lists."
+            "the value is not a JSON object of at most 16 KiB",
+            where="preferences",
+            hint="Use JSON values only, such as text, numbers and lists.",
         )
     return text
 
@@ -163,7 +165,7 @@ def password_form(password: str) -> str:
     """
     shortest, longest = _PASSWORD
     if not _is_text(password) or not shortest <= len(password) <= longest:
-        raise BadRequestError("its length is out of bounds", where="password", hint="Use 8 to 1024 characters.")
+        raise BadRequestError("its length is not allowed", where="password", hint="Use 8 to 1024 characters.")
     if any(unicodedata.category(sign) == "Cs" for sign in password):
         raise BadRequestError("it is not valid Unicode", where="password", hint="Type it again.")
     return unicodedata.normalize("NFKC", password)

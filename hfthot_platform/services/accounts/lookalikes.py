@@ -38,11 +38,13 @@ def require_visible(text: str, field: str) -> None:
 
     hidden = regex.search(rf"[\p{{Default_Ignorable_Code_Point}}{_BLANK}]|^\p{{M}}|\p{{M}}{{{_MOST_MARKS + 1},}}", text)
     if hidden or "  " in text:
-        raise BadRequestError("it has control or invisible characters", where=field, hint="Leave them out.")
+        raise BadRequestError("it contains control or invisible characters", where=field, hint="Remove them.")
     scripts = frozenset(aliases_categories(sign)[0] for sign in text) - _ANY_SCRIPT
     digits = {ord(sign) - unicodedata.decimal(sign) for sign in text if unicodedata.category(sign) == "Nd"}
     if len(digits) > 1 or (len(scripts) > 1 and not any(scripts <= together for together in _TOGETHER)):
-        raise BadRequestError("it mixes scripts whose letters look alike", where=field, hint="Use one script.")
+        raise BadRequestError(
+            "it mixes scripts with similar-looking letters", where=field, hint="Use letters of one script only."
+        )
 
 
 def skeleton(text: str) -> str:

@@ -40,9 +40,9 @@ class Passwords:
         memory, lanes = settings.argon2_memory_kib, settings.argon2_lanes
         if memory < 8 * lanes:
             raise ConfigError(
-                f"{memory} KiB are less than 8 for each of {lanes} lanes",
+                f"{memory} KiB is less than 8 KiB for each of {lanes} lanes",
                 where="settings 'argon2_memory_kib' and 'argon2_lanes'",
-                hint="Raise the memory (65536 is the default) or lower the lanes.",
+                hint="Increase the memory (the default is 65536) or reduce the number of lanes.",
             )
         self._hasher = PasswordHasher(
             time_cost=settings.argon2_passes, memory_cost=memory, parallelism=lanes, type=Type.ID

@@ -209,7 +209,7 @@ class People:
             found = connection.run(_TAKEN[field], {"look_up": look_up})
             if found and found[0][0] != own:
                 taken = "username" if field == "skeleton" else field
-                like = ", or looks like one that is" if taken == "username" else ""
+                like = ", or looks like one that is taken" if taken == "username" else ""
                 raise DuplicateAccountError(
                     f"this {taken} is taken{like}",
                     field=taken,
@@ -237,7 +237,7 @@ class People:
             PermissionDeniedError: the caller is no administrator.
         """
         if (username is None) == (email is None):
-            raise BadRequestError("exactly one of username and email is needed", where="find_user", hint="Give one.")
+            raise BadRequestError("exactly one of username and email is required", where="find_user", hint="Give one.")
         if username is not None:
             field, look_up = "username", self._keys.look_up("username", username_look_up(username))
         else:
@@ -249,7 +249,7 @@ class People:
                 raise UnknownUserError(
                     f"no account has this {'username' if field == 'username' else 'e-mail address'}",
                     where=field,
-                    hint="Look at its spelling; of erased persons nothing can be found.",
+                    hint="Check the spelling. Erased accounts cannot be found.",
                 )
             row = self._directory.account(tx, found[0][0])
             tx.log([], self._audit.event(tx, Action.USER_READ, row["subject_id"], actor, request))
@@ -281,9 +281,11 @@ class People:
             PermissionDeniedError: the caller is no administrator.
         """
         if not 1 <= limit <= _PAGE:
-            raise BadRequestError(f"limit {limit} is out of 1 to {_PAGE}", where="list_users", hint="Use pages.")
+            raise BadRequestError(f"limit {limit} is not between 1 and {_PAGE}", where="list_users", hint="Use pages.")
         if after is not None and not RANDOM_ID.fullmatch(str(after)):
-            raise BadRequestError("after is no user id", where="list_users", hint="Pass the page's last user_id.")
+            raise BadRequestError(
+                "`after` is not a user id", where="list_users", hint="Pass the last user_id of the previous page."
+            )
         users = schema.users.c
         where = [users.user_id > (after or "")]
         if role is not None:
@@ -461,9 +463,9 @@ class People:
             if row["deleted_at"] is not None:
                 if row["erase_after"] is not None and tx.clock >= row["erase_after"]:
                     raise ErasedSubjectError(
-                        f"the time to restore it ended at {moment(row['erase_after']).isoformat()}",
+                        f"it could be restored until {moment(row['erase_after']).isoformat()}",
                         where=f"user {user_id}",
-                        hint="It is being erased; the person can register anew afterwards.",
+                        hint="It is being erased; the person can register again afterwards.",
                     )
                 self.change(tx, row, Action.USER_RESTORE, actor, request, {"deleted_at": None, "erase_after": None})
             return _user(row, self._keys.cipher(tx, row["subject_id"], "identity"))

@@ -64,10 +64,10 @@ def provider_limit(provider: str) -> Limit:
     found = PROVIDERS.get(provider)
     if found is None:
         raise BadRequestError(
-            "it is none of the known data providers",
+            "it is not a known data provider",
             where="provider",
             hint=nearest(str(provider), PROVIDERS)
-            or f"Known: {', '.join(PROVIDERS)}. Any other one is known once its key was saved.",
+            or f"Known: {', '.join(PROVIDERS)}. Save a key for another provider to add it.",
         )
     return found
 
@@ -269,7 +269,9 @@ class Quotas:
     ) -> QueryStats:
         given: object = amount
         if not isinstance(given, int) or isinstance(given, bool) or not 1 <= amount <= _MOST:
-            raise BadRequestError(f"it is not a whole number of 1 to {_MOST}", where="increment", hint="Count uses.")
+            raise BadRequestError(
+                f"it is not a whole number from 1 to {_MOST}", where="increment", hint="Give the number of uses."
+            )
         refused: InactiveAccountError | QuotaExceededError | TierForbiddenError | None = None
         try:
             with self._store.transaction() as tx:
@@ -278,11 +280,11 @@ class Quotas:
                 counter = before
                 if before.quota == 0 and resource in TIERED:
                     refused = TierForbiddenError(
-                        f"the tier does not include {resource}", where=f"user {user_id}", hint="Choose a larger tier."
+                        f"the plan does not include {resource}", where=f"user {user_id}", hint="Choose a larger plan."
                     )
                 elif before.quota is not None and before.used + amount > before.quota:
                     refused = QuotaExceededError(
-                        f"{before.remaining} of {before.quota} are left, {amount} were asked for",
+                        f"{amount} uses were requested, but only {before.remaining} of {before.quota} are left",
                         resets_at=moment(before.resets_at),
                         retry_after=_seconds(before.resets_at - tx.clock),
                         where=resource,
@@ -290,7 +292,7 @@ class Quotas:
                     )
                 elif max(before.used, before.used_today) + amount > MOST_USES:
                     refused = QuotaExceededError(
-                        f"a counter holds {MOST_USES} uses at most",
+                        f"a counter can hold at most {MOST_USES} uses",
                         resets_at=moment(before.resets_at),
                         retry_after=_seconds(before.resets_at - tx.clock),
                         where=resource,
@@ -335,11 +337,13 @@ class Quotas:
         found = tx.run(_COUNTED, {"by": user_id, "what": resource}) if known else []
         if not found:
             self._directory.account(tx, user_id)  # raises what it is
-            raise UnknownUserError("no account has this user id", where="user_id", hint="Ids are those of `register`.")
+            raise UnknownUserError(
+                "no account has this user id", where="user_id", hint="Use the id that `register` returned."
+            )
         subject_id, active, deleted_at, level, *fields = found[0]
         if not active or deleted_at is not None:
             raise InactiveAccountError(
-                "the account is closed or deleted", where=f"user {user_id}", hint="Ask an administrator."
+                "the account is deactivated or deleted", where=f"user {user_id}", hint="Ask an administrator."
             )
         stored = fields[0] is not None
         counter = Counter(*fields).at(tx.clock) if stored else None

@@ -149,7 +149,7 @@ class Sessions:
         somebody who does not know its password.
 
         Raises:
-            InvalidCredentialsError: the name or the password is wrong.
+            InvalidCredentialsError: the username or the password is wrong.
             TooManyAttemptsError: too many failed attempts for this name from this address, or from this address.
             InactiveAccountError: the password is right, but the account waits, was rejected, closed or deleted.
         """
@@ -195,7 +195,7 @@ class Sessions:
                 )
                 tx.log(changes, event)
         if failure is not None or opened is None or row is None:
-            raise failure or InvalidCredentialsError("the sign-in failed", where="login", hint="Try again.")
+            raise failure or InvalidCredentialsError("the sign-in failed", where="login", hint="Sign in again.")
         return Session(
             session_id=opened["session_id"],
             user_id=row["user_id"],
@@ -298,7 +298,7 @@ class Sessions:
         detail = {"account": row is not None, "blocked": blocking}
         tx.log([], self._audit.event(tx, action, subject_id, SYSTEM, request, outcome="failure", detail=detail))
         return InvalidCredentialsError(
-            "the name or the password is wrong", where="login", hint="Check both, or ask for a new password."
+            "the username or the password is wrong", where="login", hint="Check both, or reset the password."
         )
 
     def _sweep(self, tx: Transaction) -> None:
@@ -372,7 +372,7 @@ class Sessions:
         row = self._session(_clear(token))
         if row is None:
             self._audit.rejected(Action.SESSION_VERIFY, None, None)
-            raise InvalidTokenError("this is no token of ours", where="session token", hint="Sign in.")
+            raise InvalidTokenError("it is not a session token", where="session token", hint="Sign in.")
         session_id, subject_id, created_at, expires_at, ended_at, user_id, role, tier, active, deleted_at = row
         error: AuthenticationError
         if ended_at is not None:
@@ -380,7 +380,7 @@ class Sessions:
         elif not now < expires_at < now + round(self._settings.session_hours * HOUR) + DAY:
             # Over; or opened by a clock that ran far ahead, and would live until that time comes.
             error = ExpiredTokenError(
-                f"the session ended at {moment(expires_at).isoformat()}", where="session token", hint="Sign in again."
+                f"the session expired at {moment(expires_at).isoformat()}", where="session token", hint="Sign in again."
             )
         elif not active or deleted_at is not None:
             error = _inactive("deleted" if deleted_at is not None else _INACTIVE.get(role, "deactivated"))
@@ -407,7 +407,7 @@ class Sessions:
         found = self._session(clear)
         if found is None:
             self._audit.rejected(Action.SESSION_LOGOUT, None, None)
-            raise InvalidTokenError("this is no token of ours", where="session token", hint="Nothing to end.")
+            raise InvalidTokenError("it is not a session token", where="session token", hint="Nothing to end.")
         subject_id, hashed = found[1], sha256(clear.encode()).digest()
         with self._store.transaction() as tx:
             ended = self._end(tx, schema.sessions.c.token_hash == hashed, "logout")
@@ -417,9 +417,9 @@ class Sessions:
                 )
                 tx.log(ended, event)
         if not ended and found[4] is None and self._audit.now() >= found[3]:
-            raise ExpiredTokenError("the session is over", where="session token", hint="Nothing to end.")
+            raise ExpiredTokenError("the session has expired", where="session token", hint="Nothing to end.")
         if not ended:
-            raise RevokedTokenError("the session was ended before", where="session token", hint="Nothing to end.")
+            raise RevokedTokenError("the session was already ended", where="session token", hint="Nothing to end.")
 
     def end_all(self, tx: Transaction, subject_id: str, reason: str) -> list[RowChange]:
         """End the open sessions of a subject, and return what that changes in the lake."""
@@ -464,7 +464,9 @@ class Sessions:
             raise self._too_many(blocked)
         if _same(old_password, new_password):
             # Whether or not it is the old one, so that asking does not tell.
-            raise BadRequestError("it is the old one", where="password", hint="Choose another.")
+            raise BadRequestError(
+                "the new password is the same as the old one", where="password", hint="Choose a different password."
+            )
         hashed = self._passwords.hash(new_password)
         verdict = self._passwords.verify(before["password_hash"], old_password)
         kept = None if token is None else sha256(_clear(token).encode()).digest()

@@ -114,4 +114,4 @@ class SubjectKeys:
 
 def erased_error() -> ErasedSubjectError:
     """Return the error for an account that was erased."""
-    return ErasedSubjectError("the account was erased", where="user_id", hint="Nothing of it is left to act on.")
+    return ErasedSubjectError("the account was erased", where="user_id", hint="Its data no longer exists.")

@@ -43,14 +43,14 @@ REASONS: Final = {
     "malformed_event_id": "event_id is not printable text of 1 to 200 characters",
     "unknown_type": f"type is not one of {', '.join(KINDS)}",
     "malformed_time": "at is not a time with a zone",
-    "time_out_of_range": "at lies in the future, or before the year 2000",
+    "time_out_of_range": "at is in the future, or before the year 2000",
     "malformed_username": "username is missing or malformed",
     "malformed_email": "email is missing or malformed",
     "no_account_named": "neither username nor email is given",
     "malformed_first_name": "first_name is malformed",
     "malformed_last_name": "last_name is malformed",
     "malformed_ip": "ip or user_agent is not text",
-    "unknown_resource": "resource is not one that is counted",
+    "unknown_resource": "resource is not a counted resource",
     "malformed_count": f"count is not a whole number from 1 to {_MOST_CALLS}",
     "unknown_tier": "tier is not a known tier",
     "duplicate_account": "the username or the e-mail address belongs to another account",
@@ -88,7 +88,7 @@ def _normalised_by(form: Callable[[Any], Any]) -> BeforeValidator:
         try:
             return form(value)
         except BadRequestError:
-            raise PydanticCustomError("malformed", "it does not have the form of one") from None
+            raise PydanticCustomError("malformed", "it is malformed") from None
 
     return BeforeValidator(formed)
 
@@ -121,7 +121,7 @@ def _resource(value: object) -> str:
         return "requests"
     provider = value.removeprefix("provider:") if isinstance(value, str) and value.startswith("provider:") else None
     if not isinstance(value, str) or (value not in TIERED and provider not in PROVIDERS):
-        raise PydanticCustomError("malformed", "it is not a resource that is counted")
+        raise PydanticCustomError("malformed", "it is not a counted resource")
     return value
 
 

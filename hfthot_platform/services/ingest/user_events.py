@@ -156,7 +156,7 @@ def ingest_user_events(
         file.seek(0)
         head = file.read(LONGEST_LINE)
     if not head.strip():
-        raise RejectedFileError("empty", "the file holds no events", where=f"file {digest[:16]}")
+        raise RejectedFileError("empty", "the file contains no events", where=f"file {digest[:16]}")
     is_parquet = head.startswith(b"PAR1")
     if not is_parquet and not head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"{"):
         raise RejectedFileError(

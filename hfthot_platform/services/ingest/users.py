@@ -61,7 +61,7 @@ def ingest_user_files(
     """Take files in where they are; nothing is moved or deleted, and nothing waits.
 
     Raises:
-        BadRequestError: there is no such file.
+        BadRequestError: the file does not exist.
         StoreError, LakehouseError: the store or the lake failed; doing it again goes on where it ended.
     """
     lake.expect_new()
@@ -147,7 +147,7 @@ def _ingest_file(
 ) -> UserFile:
     try:
         if path.is_symlink() and not follow:
-            raise RejectedFileError("symbolic_link", "links are not followed; drop the file itself")
+            raise RejectedFileError("symbolic_link", "symbolic links are not followed; drop the file itself")
         report = ingest_user_events(path, accounts, lake, wait=wait, stamp=stamp)
     except RejectedFileError as error:
         return _record_rejected(path, lake, stamp, error.reason, error.what)

@@ -151,7 +151,7 @@ def verify(certificate: Path | str, public_key: Ed25519PublicKey | None = None) 
     named = read_public_key(str(json.loads(found.text)["public_key"]))
     if public_key is not None and public_key.public_bytes_raw() != named.public_bytes_raw():
         raise CertificateError(
-            f"it was signed with the key {found.key_id}, this installation's is {key_id(public_key)}",
+            f"it was signed with the key {found.key_id}, but the key to check with is {key_id(public_key)}",
             where="certificate",
             hint="Check it with the public key of the installation that issued it.",
         )
@@ -178,7 +178,7 @@ def read_public_key(text: str) -> Ed25519PublicKey:
     raw = _raw(stripped.removeprefix(_KEY_PREFIX), 32)
     if raw is None or not stripped.startswith(_KEY_PREFIX):
         raise CertificateError(
-            "this is no public key", where="public key", hint="It is one line, ed25519: and 44 characters of Base64."
+            "it is not a public key", where="public key", hint="Give one line: `ed25519:` and 44 characters of Base64."
         )
     return Ed25519PublicKey.from_public_bytes(raw)
 
@@ -194,7 +194,7 @@ def _text_of(certificate: Path | str) -> str:
     except (OSError, ValueError) as error:
         said = getattr(error, "strerror", None) or type(error).__name__
         raise CertificateError(
-            f"it cannot be read ({said})", where="certificate", hint="Name the certificate's file."
+            f"it cannot be read ({said})", where="certificate", hint="Give the path of the certificate's file."
         ) from None
 
 
@@ -221,11 +221,11 @@ def _read(text: str) -> ErasureCertificate:
     if signature is None or document["key_id"] != key_id(named) or document["public_key"] != public_key_text(named):
         raise _altered("its key or its signature is malformed")
     if text != json.dumps(document, indent=2, sort_keys=True, ensure_ascii=True) + "\n":
-        raise _altered("it is not written as certificates are")
+        raise _altered("it is not in the format of a certificate")
     try:
         named.verify(signature, _signed(body))
     except InvalidSignature:
-        raise _altered("its signature does not fit its content") from None
+        raise _altered("its signature does not match its content") from None
     try:
         until = body["ciphertext_until"]
         if not _RANDOM_ID.fullmatch(body["request_id"]):
@@ -251,13 +251,13 @@ def _read(text: str) -> ErasureCertificate:
 
 
 def _altered(what: str) -> CertificateError:
-    return CertificateError(what, where="certificate", hint="It was altered, or is no certificate of this platform.")
+    return CertificateError(what, where="certificate", hint="It was altered, or is not a certificate of this platform.")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise ValueError("a key is there twice")
+        raise ValueError("a key occurs twice")
     return found
 
 

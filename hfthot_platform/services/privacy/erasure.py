@@ -70,27 +70,28 @@ _MOST_BEFORE: Final = 20_000
 LIMITS: Final[tuple[str, ...]] = (
     "Blocks that a disk or file system remapped, or keeps as snapshots, are not visible to the platform.",
     (
-        "Backups are not searched. One of the lake alone cannot be read for the person. One of the operational store "
-        "from before the erasure can, together with the key-encryption key of that time, until a rotation drops it."
+        "Backups are not searched. In a backup of the lake alone, the person's data cannot be decrypted. In "
+        "a backup of the operational store from before the erasure, it can be decrypted with the "
+        "key-encryption key of that time, until a rotation drops that key."
     ),
     "A PostgreSQL server's write-ahead log and its archives are outside the platform.",
     (
-        "Names and addresses are searched as they were written, full names with and without a blank: not other "
-        "spellings, inflections or translations, and in UTF-8, UTF-16 and Latin-1, not in other encodings (UTF-32, "
-        "EBCDIC, Base32, Base85, uuencode)."
+        "Names and addresses are searched as they were written, and full names with and without a space. "
+        "Other spellings, inflections and translations are not searched. The encodings searched are UTF-8, "
+        "UTF-16 and Latin-1; others (UTF-32, EBCDIC, Base32, Base85, uuencode) are not."
     ),
     (
-        "Short values, words of the platform's own texts or of its market tables, and values that others have too are "
-        "not searched for by themselves; `not_searched` says which kinds."
+        "Short values, words of the platform's own texts or market tables, and values that other people also "
+        "have are not searched for on their own; `not_searched` lists their kinds."
     ),
-    "Former names and addresses are those that a retained version of the user tables still had.",
+    "Former names and addresses are searched only if a retained version of the user tables still had them.",
     (
-        "What the person or others typed beside that (preferences, programs, names of providers) is kept encrypted "
-        "only, and is not searched for."
+        "Other text that the person or others entered (preferences, programs, names of providers) is stored "
+        "only in encrypted form, and is not searched for."
     ),
-    "Packed files are known by what they begin with; pictures, and text inside them, are not read.",
-    "Only what the machine that searched can see was searched: local folders of other machines are not.",
-    "What was handed out before (exports, query results, copies made by their readers) is not within reach.",
+    "Compressed files are recognised by their first bytes. Images, and text inside them, are not read.",
+    "Only what the searching machine can access was searched, not the local folders of other machines.",
+    "Data that was handed out before (exports, query results, copies made by their readers) is out of reach.",
 )
 _LIMITS_WITHOUT_POSTGRES: Final = tuple(limit for limit in LIMITS if not limit.startswith("A PostgreSQL"))
 
@@ -249,17 +250,16 @@ def _held_error(erasure: ErasureRequest) -> LegalHoldError:
     return LegalHoldError(
         f"a legal hold keeps {', '.join(kept)}{done}",
         where=f"erasure {erasure.request_id}",
-        hint="The request completes when it is run after the hold was released (the erasure sensor does so by itself).",
+        hint="Run the request again after the hold is released (the erasure sensor does this automatically).",
     )
 
 
 def _unproven_error(erasure: ErasureRequest) -> ErasureUnverifiedError:
-    what = erasure.report.get("failure", {}).get("what", "the proof did not come to an end")
+    what = erasure.report.get("failure", {}).get("what", "the proof did not finish")
     return ErasureUnverifiedError(
-        f"the erasure is done and can be proven no more: {what}",
+        f"the erasure is done but can no longer be proven: {what}",
         where=f"erasure {erasure.request_id}",
-        hint="What a proof would look for was destroyed when its time was over; `hfthot privacy hits` says what is "
-        "not proven.",
+        hint="The values to search for were destroyed at the deadline. `hfthot privacy hits` lists what is not proven.",
     )
 
 
@@ -335,7 +335,7 @@ def expire_sealed(accounts: Accounts, lake: Lakehouse) -> int:
             erasure.report.pop("sealed_at", None)
             erasure.report["expired_at"] = tx.now
             if erasure.state != "held":
-                waited = {"what": f"the proof was not made within {accounts.settings.erasure_proof_days} days"}
+                waited = {"what": f"the proof was not completed within {accounts.settings.erasure_proof_days} days"}
                 erasure.report.setdefault("failure", waited)
             event = AuditEvent(
                 action="privacy.erasure_expired", subject_id=erasure.subject_id, resource=erasure.request_id
@@ -379,8 +379,8 @@ def certify(accounts: Accounts, erasure: ErasureRequest) -> None:
     ]
     if "expired_at" in report:
         limits.append(
-            f"What this request had erased before {moment(report['expired_at']):%Y-%m-%d} was kept from its proof by a "
-            "legal hold for too long, and was not searched for."
+            f"What this request had erased before {moment(report['expired_at']):%Y-%m-%d} was not searched for, "
+            "because a legal hold delayed the proof beyond its deadline."
         )
     verification = {name: value for name, value in report["verification"].items() if name not in {"limits", "accepted"}}
     certificate = issue(

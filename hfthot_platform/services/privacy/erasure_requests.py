@@ -140,9 +140,9 @@ class ErasureRequest:
             cipher = self._cipher(accounts, rx)
         if self.sealed is None or cipher is None:
             raise PrivacyError(
-                "what to search for is missing from the request",
+                "the request does not have the values to search for",
                 where=f"erasure {self.request_id}",
-                hint="The store was restored from a time in between; restore it from before the request.",
+                hint="The store was restored to a time during the request; restore a backup from before the request.",
             )
         return Sought.of(cipher.decrypt("erasure_requests", "sealed", self.sealed))
 

@@ -184,12 +184,12 @@ def _against(accounts: Accounts, heads: list[ExportedHead], report: ChainReport)
         day = moment(head.at).date()
         if head.seq > report.head_seq:
             yield Problem(
-                report.head_seq + 1, f"is missing ({report.head_seq + 1} to {head.seq}, which was there on {day})"
+                report.head_seq + 1, f"is missing ({report.head_seq + 1} to {head.seq}, which existed on {day})"
             )
         elif 0 < head.seq <= report.anchor_seq and _age(accounts.clock(), head.at) < kept:
-            yield Problem(head.seq, f"was removed before its time (it was there on {day})")
+            yield Problem(head.seq, f"was removed too early (it existed on {day})")
         if head.anchor_seq > report.anchor_seq or known.get(head.anchor_seq, head.anchor_hash) != head.anchor_hash:
-            yield Problem(head.anchor_seq, f"is not the anchor any more that it was on {day}")
+            yield Problem(head.anchor_seq, f"is no longer the same anchor as on {day}")
 
 
 def _age(now: datetime, at: int) -> timedelta:
@@ -230,9 +230,9 @@ def _verified(line: bytes, key: Ed25519PublicKey, where: str) -> dict[str, Any]:
         key.verify(signature, to_json(body).encode("ascii"))
     except (ValueError, KeyError, TypeError, binascii.Error, InvalidSignature):
         raise CertificateError(
-            "it was altered, or signed by another installation",
+            "the file was altered, or signed by another installation",
             where=where,
-            hint="Put the file of the newest backup back; it must be this installation's.",
+            hint="Restore the file from the newest backup of this installation.",
         ) from None
     return dict(body)
 

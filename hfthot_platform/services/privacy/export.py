@@ -210,7 +210,7 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
         raise ErasedSubjectError(
             "the account was erased while its data was exported",
             where=request_id,
-            hint="Nothing of the export is left.",
+            hint="The export was deleted too.",
         )
     return target
 
@@ -283,7 +283,7 @@ def _request(accounts: Accounts, request_id: str) -> Mapping[str, Any]:
 def _folder(accounts: Accounts, request_id: str) -> Path:
     """Return an export's folder: its name is made by us alone, so that it cannot lead anywhere else."""
     if not _RANDOM_ID.fullmatch(request_id):
-        raise BadRequestError("a request's id is 32 hexadecimal digits", where="request_id")
+        raise BadRequestError("the id of a request is 32 hexadecimal digits", where="request_id")
     return accounts.settings.exports.absolute() / request_id
 
 
@@ -315,8 +315,8 @@ def _profile(accounts: Accounts, subject_id: str) -> _Section:
         "data_sharing_consent": "Whether you agreed to share data",
         "created_at": "When you registered",
         "updated_at": "When anything here last changed",
-        "deleted_at": "When the account was deleted softly",
-        "erase_after": "When it is erased by itself",
+        "deleted_at": "When the account was deleted (it can still be restored)",
+        "erase_after": "When it will be erased automatically",
     }
     types: dict[str, pl.DataType] = dict.fromkeys(columns, pl.String())
     types |= dict.fromkeys(("active", "data_sharing_consent"), pl.Boolean())
@@ -326,7 +326,7 @@ def _profile(accounts: Accounts, subject_id: str) -> _Section:
         with accounts.store.reading() as rx:
             row = accounts.account_of(rx, subject_id)
         if row is None:
-            raise ErasedSubjectError("the account was erased", where="export", hint="Nothing of it is left.")
+            raise ErasedSubjectError("the account was erased", where="export", hint="Its data no longer exists.")
         cipher = accounts.ciphers([subject_id], "identity")[subject_id]
         profile: dict[str, Any] = {**row}
         for name in PERSONAL:
@@ -339,51 +339,51 @@ def _profile(accounts: Accounts, subject_id: str) -> _Section:
 #: Tables of the operational store: what they are, and their columns that say something about the person.
 _STORED: Final[dict[sa.Table, tuple[str, dict[str, str]]]] = {
     schema.sessions: (
-        "Sign-ins as they are now (operational store); tokens are kept as hashes only",
+        "Sign-ins as they are now (operational store); tokens are stored only as hashes",
         {
             "session_id": "Random id",
             "created_at": "When it began",
-            "expires_at": "When it ends by itself",
+            "expires_at": "When it expires",
             "ended_at": "When it was ended",
             "end_reason": "Why",
-            "ip": "Address that it was opened from",
-            "user_agent": "Program that it was opened with",
+            "ip": "IP address that it was opened from",
+            "user_agent": "Program (user agent) that it was opened with",
         },
     ),
     schema.api_keys: (
-        "Keys issued to you (operational store); the keys themselves are kept as hashes only",
+        "Keys issued to you (operational store); the keys themselves are stored only as hashes",
         {
             "key_id": "Random id",
-            "tier": "Subscription that it was made for",
+            "tier": "Plan that it was issued for",
             "prefix": "First characters",
-            "created_at": "When it was made",
+            "created_at": "When it was issued",
             "revoked_at": "When it stopped being valid",
-            "replaced_by": "The key that took its place",
+            "replaced_by": "The key that replaced it",
         },
     ),
     schema.provider_keys: (
         "Keys of other services that you stored (operational store)",
         {
-            "provider": "The service; own_ and a hash for one that is none of the known ones",
+            "provider": "The service; own_ and a hash for a service that is not on the platform's list",
             "key_id": "Random id",
-            "secret": "The key, with the service's name where it is none of the known ones",
+            "secret": "The key, with the service's name if it is not on the platform's list",
             "created_at": "When you stored it",
         },
     ),
     schema.usage: (
-        "Counters of the present quota windows (operational store)",
+        "Counters of the current quota windows (operational store)",
         {
             "resource": "What was used",
             "window_start": "When the window began",
             "window_seconds": "How long it is",
-            "used": "Uses in it",
-            "used_today": "Uses on the day that was counted last",
-            "quota": "Uses that it allows",
+            "used": "Uses in the window",
+            "used_today": "Uses on the last day of use",
+            "quota": "Uses that the window allows",
             "updated_at": "When it was last used",
         },
     ),
     schema.exports: (
-        "Exports that were asked for",
+        "Exports that were requested",
         {
             "request_id": "Random id",
             "format": "Format",
@@ -392,7 +392,7 @@ _STORED: Final[dict[sa.Table, tuple[str, dict[str, str]]]] = {
             "expires_at": "When its file is deleted",
         },
     ),
-    schema.user_events: ("Events that were taken in from other applications", {"ts": "When it happened"}),
+    schema.user_events: ("Events that were received from other applications", {"ts": "When it happened"}),
 }
 #: Encrypted columns of the operational store, by table: the lake's table that they are encrypted for, its category.
 _SEALED: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
@@ -433,7 +433,7 @@ def _attempts(accounts: Accounts, subject_id: str) -> _Section:
     columns = {
         "failures": "Failed sign-ins in the window",
         "window_start": "When the window began",
-        "blocked_until": "Until when further ones are refused",
+        "blocked_until": "When sign-ins are allowed again",
     }
     types: dict[str, pl.DataType] = {"failures": pl.Int64(), "window_start": _TIME, "blocked_until": _TIME}
 
@@ -730,16 +730,16 @@ def _about(accounts: Accounts) -> dict[str, Any]:
             "Security and accountability: the audit log.",
         ],
         "categories": ["identity", "sessions", "credentials", "usage", "audit"],
-        "recipients": ["Nobody outside the platform; a data provider sees the key of yours that is used with it."],
+        "recipients": ["Nobody outside the platform, except that a data provider sees your key for that provider."],
         "retention": {
-            "account": f"until deleted; {settings.soft_delete_days} days after that it is erased for good",
+            "account": f"until deletion; {settings.soft_delete_days} days later it is permanently erased",
             "sessions": f"{settings.session_retention_days} days after they end",
             "audit_log": f"{settings.audit_retention_days} days",
             "this export": f"{settings.export_retention_days} days",
         },
         "source": "You, the applications that you used, and their use itself.",
         "rights": ["rectification", "erasure", "restriction", "objection", "complaint to a supervisory authority"],
-        "automated_decisions": "None about you.",
+        "automated_decisions": "None.",
     }
 
 

@@ -128,35 +128,37 @@ def accept_erasure_hit(
     text = reason.strip()
     if not 1 <= len(text) <= _LONGEST_REASON or not text.isprintable():
         raise BadRequestError(
-            f"a reason has 1 to {_LONGEST_REASON} characters on one line",
+            f"the reason is not one line of 1 to {_LONGEST_REASON} characters",
             where="reason",
-            hint="Say why it is no trace.",
+            hint="Say why the hit is not a trace of the person.",
         )
     with accounts.store.exclusively("erasure", 3600.0):
         erasure = load_request(accounts, request_id)
         if erasure.state != "failed":
             raise PrivacyError(
-                f"the request is {erasure.state}: nothing of it can be accepted",
+                f"the request is {erasure.state}, so no hit can be accepted",
                 where=f"erasure {request_id}",
-                hint="Hits are those of a failed proof.",
+                hint="Only hits of a failed proof can be accepted.",
             )
         found = erasure.unsealed(accounts)
         chosen = next((remain for remain in found.remains if remain.hit == hit), None)
         if chosen is None:
             raise BadRequestError(
-                "the last proof had no such hit", where="hit", hint=f"`hfthot privacy hits {request_id}` lists them."
+                "the last proof has no hit with this id",
+                where="hit",
+                hint=f"`hfthot privacy hits {request_id}` lists them.",
             )
         if everywhere and chosen.kind not in WEAK:
             raise BadRequestError(
-                f"a value of the kind {chosen.kind!r} tells the person by itself",
+                f"a value of the kind {chosen.kind!r} identifies the person",
                 where="everywhere",
                 hint="Accept its hits one by one.",
             )
         if any(Searcher(found.searched()).search(text.encode())):
             raise BadRequestError(
-                "the reason names the person, and the certificate must not",
+                "the reason contains personal data, and it would appear in the certificate",
                 where="reason",
-                hint="Say why it is no trace without the value.",
+                hint="Give a reason without the value.",
             )
         with accounts.operation(Action.PRIVACY_ERASURE_ACCEPT, request, resource=request_id) as tx:
             actor = accounts.actor(tx, request, Action.PRIVACY_ERASURE_ACCEPT, None)

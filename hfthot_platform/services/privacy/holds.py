@@ -213,7 +213,7 @@ def _categories(names: Collection[str]) -> tuple[Category, ...]:
                 hint=nearest(str(name), CATEGORIES) or f"Categories: {', '.join(CATEGORIES)}.",
             )
     if not names:
-        raise BadRequestError("none is given", where="categories", hint=f"Categories: {', '.join(CATEGORIES)}.")
+        raise BadRequestError("no category is given", where="categories", hint=f"Categories: {', '.join(CATEGORIES)}.")
     return tuple(category for category in CATEGORIES if category in names)
 
 
@@ -221,6 +221,6 @@ def _reason(text: str) -> str:
     visible = "".join(sign for sign in text if unicodedata.category(sign)[0] != "C").strip()
     if not 1 <= len(visible) <= _LONGEST_REASON:
         raise BadRequestError(
-            f"it has {len(visible)} characters", where="reason", hint=f"Say why, in 1 to {_LONGEST_REASON} characters."
+            f"the reason has {len(visible)} characters", where="reason", hint=f"Give 1 to {_LONGEST_REASON} characters."
         )
     return visible

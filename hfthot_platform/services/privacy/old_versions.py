@@ -64,7 +64,9 @@ def check_history(
         keys = schema.subject_keys.c
         left = rx.execute(sa.select(sa.func.count()).where(keys.subject_id == subject_id)).scalar_one()
     if left:
-        raise ErasureUnverifiedError(f"{left} keys of the person are still there", where=where, hint="Run it again.")
+        raise ErasureUnverifiedError(
+            f"{left} keys of the person still exist", where=where, hint="Run the request again."
+        )
     for contract in USER_TABLES:
         try:
             found = retained(lake, contract)
@@ -79,13 +81,13 @@ def check_history(
                 counts["envelopes_decrypted"] += reader.read(file)
                 if reader.own and (not keep_history or file.name in found.current):
                     raise ErasureUnverifiedError(
-                        f"{reader.own} rows still have ciphertext of the person",
+                        f"{reader.own} rows still have encrypted data of the person",
                         where=f"{where}, {contract.name}, {file.name}",
-                        hint="Run the request again; a writer may have held the table.",
+                        hint="Run the request again; a writer may have locked the table.",
                     )
         except LakehouseError as error:
             raise ErasureUnverifiedError(
-                f"a retained version does not read ({error.what})",
+                f"a retained version cannot be read ({error.what})",
                 where=f"{where}, {contract.name}",
                 hint=f"{error.hint} Then run the request again.",
             ) from None
@@ -114,7 +116,7 @@ class _Reader:
             raise ErasureUnverifiedError(
                 f"a data file of a retained version cannot be read ({type(error).__name__})",
                 where=f"{contract.name}, {file.name}",
-                hint="Restore it from a backup, or vacuum the versions that need it; then run the request again.",
+                hint="Restore it from a backup, or vacuum the versions that need it, then run the request again.",
             ) from None
         self.own = 0
         if not self._personal or not rows.height:
@@ -138,7 +140,7 @@ class _Reader:
             raise ErasureUnverifiedError(
                 f"{len(lost)} other persons' rows have lost their keys",
                 where=f"{self._contract.name}, {file.name}",
-                hint="Restore the operational store from a backup: they were not erased.",
+                hint="Restore the operational store from a backup: these people were not erased.",
             )
         count = 0
         for name in self._personal:
@@ -149,9 +151,9 @@ class _Reader:
                         cipher.decrypt(self._contract.name, name, envelope)
                     except DecryptionError:
                         raise ErasureUnverifiedError(
-                            f"a value of another person in column {name!r} does not decrypt",
+                            f"a value of another person in column {name!r} cannot be decrypted",
                             where=f"{self._contract.name}, {file.name}",
-                            hint="It was altered; `hfthot privacy chain` and the table's history say more.",
+                            hint="It was altered. See `hfthot privacy chain` and the table's history.",
                         ) from None
                     count += 1
         return count

@@ -250,13 +250,13 @@ def _limits(report: ScanReport) -> list[str]:
     found = []
     for place in report.places:
         for what, names in (
-            ("packed files were not decoded to their end (their bytes were searched)", place.undecoded),
-            ("files or folders were left alone", place.skipped),
+            ("compressed files were not fully decoded (their bytes were searched)", place.undecoded),
+            ("files or folders were not read", place.skipped),
         ):
             if names:
                 shown = ", ".join(names[:_MOST_NAMED])
                 more = f", and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
                 found.append(f"In {place.name}, {len(names)} {what}: {shown}{more}.")
         if not place.tested:
-            found.append(f"In {place.name} no test value could be put, so that the search was not tested there.")
+            found.append(f"No test value could be written to {place.name}, so the search was not tested there.")
     return found

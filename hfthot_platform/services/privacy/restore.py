@@ -88,10 +88,10 @@ def restore(
         elif meeting.state == "lake_behind":
             if not accept_loss:
                 raise StoreError(
-                    f"the user tables end at entry {meeting.lake[0]}; entries after it were published, and are in no "
-                    "backup that is here",
+                    f"the user tables end at entry {meeting.lake[0]}; later entries were published, but no "
+                    "backup here has them",
                     where="audit_log",
-                    hint="Restore a newer backup of the lake, or say `--accept-loss`; the loss stays on record.",
+                    hint="Restore a newer backup of the lake, or run again with `--accept-loss`; the loss is recorded.",
                 )
             reconciled = write_anew(lake, accounts.store, meeting)
         if rewrite:

@@ -241,7 +241,7 @@ def cut_audit_log(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp) -> tuple
                 raise PrivacyError(
                     f"the audit log's chain is broken ({broken[0]}); nothing was removed",
                     where=AUDIT_LOG.name,
-                    hint="`hfthot privacy chain` lists what is wrong. Restore the table first.",
+                    hint="`hfthot privacy chain` lists the problems. Restore the table first.",
                 )
             cut = table.scan().filter(pl.col("seq") == last).select("hash").collect().item()
             with accounts.store.transaction() as tx:

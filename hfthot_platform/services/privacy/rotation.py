@@ -56,7 +56,7 @@ def rotate_keys(accounts: Accounts, *, drop: bool = True) -> RotationReport:
                 raise KeySourceError(
                     "there is no new key",
                     where="HFTHOT_KEYS",
-                    hint="Put a new id:key pair before the others, restart every process, then rotate.",
+                    hint="Put a new id:key pair before the others, restart every process, then rotate again.",
                 )
             ring.add_new()
         new = ring.current_id

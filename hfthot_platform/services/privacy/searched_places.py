@@ -66,15 +66,15 @@ def searched_places(accounts: Accounts, lake: Lakehouse) -> tuple[tuple[Place, .
         elif path.exists() or path.is_symlink():
             found.append(_folder(name(place.kind), place.kind, path))
         elif place.kind == "dagster" and place not in recorded:
-            limits.append("The folder of Dagster that is configured is not there, and was not searched.")
+            limits.append("The configured Dagster folder does not exist, and was not searched.")
         elif place in recorded:
-            limits.append(f"A folder that was used as {place.kind} is not there (any more), and was not searched.")
+            limits.append(f"A folder that was used as {place.kind} no longer exists, and was not searched.")
     # One that was never made is searched too: it may come while the proof runs.
     searched = {place.name for place in found}
     found += [_folder(place.kind, place.kind, place.path) for place in own if place.kind not in searched and place.path]
     homes = [home for home in dict.fromkeys((*own, *recorded)) if home.kind == "dagster"]
     if not homes:
-        limits.append("No folder of Dagster is known to this installation: runs, events and logs were not searched.")
+        limits.append("This installation knows no Dagster folder: runs, events and logs were not searched.")
     for home in homes:
         more, elsewhere = _of_dagster(home)
         found += [Folder(name("dagster"), folder) for folder in more]
@@ -103,7 +103,7 @@ def _of_dagster(home: UsedPlace) -> tuple[list[Path], list[str]]:
     except FileNotFoundError:
         return [], []
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return [], ["Dagster's configuration cannot be read: storage that it names elsewhere was not searched."]
+        return [], ["Dagster's configuration cannot be read: storage elsewhere that it names was not searched."]
     folders = []
     limits = []
     for named in _named_folders(configured):
@@ -111,7 +111,7 @@ def _of_dagster(home: UsedPlace) -> tuple[list[Path], list[str]]:
         if path.is_absolute() and not path.is_relative_to(home.path):
             folders.append(path)
     if any(mark in text for mark in _ELSEWHERE):
-        limits.append("Dagster keeps runs, events or logs outside its folder (dagster.yaml): that was not searched.")
+        limits.append("Dagster keeps runs, events or logs outside its folder (dagster.yaml): these were not searched.")
     return folders, limits
 
 

@@ -215,10 +215,10 @@ def _says_nothing(kind: str, value: str) -> str | None:
         try:
             address = ipaddress.ip_address(value.strip())
         except ValueError:
-            return "no address"
+            return "not an IP address"
         own = address.is_loopback or address.is_unspecified or address.is_link_local or address.is_multicast
         if own or any(address in network for network in _EVERYBODYS):
-            return "an address that many machines have"
+            return "an address that many machines share"
     elif kind == "secret" and len(value) < _SHORTEST_SECRET:
         return f"shorter than {_SHORTEST_SECRET} characters"
     elif kind in WEAK and is_own_text(value):
@@ -240,7 +240,7 @@ def collected(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: 
             if rx.execute(same).scalar_one() == 1:
                 found.add("password_hash", row["password_hash"])
             else:
-                found.left_out.add(("password_hash", "several accounts have it"))
+                found.left_out.add(("password_hash", "several accounts share it"))
         keys = schema.subject_keys.c
         chosen = sa.select(keys.wrapped).where(keys.subject_id == subject_id, keys.category.in_(categories))
         found.add("wrapped_key", *(bytes(key) for key in rx.execute(chosen).scalars()))

@@ -39,21 +39,24 @@ def verified(
     found.remains = outcome.remains
     if report.truncated:
         raise ErasureUnverifiedError(
-            "there are more hits than can be told apart",
+            "there are too many hits to list",
             where=where,
-            hint="Accept the value that is everywhere (`hfthot privacy accept ... --everywhere`), then run it again.",
+            hint="Accept the value that occurs everywhere (`hfthot privacy accept ... --everywhere`), then run "
+            "the request again.",
         )
     left = found.open_hits
     if left:
         unreadable = sum(remain.kind == "unreadable" for remain in left)
-        what = f"{len(left)} places still hold something of the person, the first one is {left[0]}"
+        having = "1 place still has" if len(left) == 1 else f"{len(left)} places still have"
+        what = f"{having} data of the person; the first one is {left[0]}"
         if unreadable == len(left):
-            what = f"{unreadable} files could not be searched, the first one is {left[0]}"
+            what = f"{unreadable} files could not be searched; the first one is {left[0]}"
         raise ErasureUnverifiedError(
             what,
             where=where,
-            hint=f"Look with `hfthot privacy hits {erasure.request_id}`; remove what is the person's, accept what is "
-            "not with a reason, then run the request again. The account itself is unreadable already.",
+            hint=f"List them with `hfthot privacy hits {erasure.request_id}`. Remove what belongs to the "
+            "person, accept the rest with a reason, then run the request again. The account itself is "
+            "already unreadable.",
         )
     history = check_history(accounts, lake, erasure.subject_id, keep_history=erasure.keep_history, where=where)
     left_out = sorted(found.left_out | set(report.left_out) | set(outcome.left_out))

@@ -88,7 +88,7 @@ class _AuditChain:
     def add(self, row: dict[str, Any]) -> None:
         seq, own = row["seq"], row["hash"]
         if seq <= self.seq:
-            self.broken(seq, "is there twice")
+            self.broken(seq, "occurs twice")
             return
         if seq > self.seq + 1:
             self.pass_gap()
@@ -96,7 +96,7 @@ class _AuditChain:
             missing = f"{self.seq + 1}" if seq == self.seq + 2 else f"{self.seq + 1} to {seq - 1}"
             self.broken(self.seq + 1, f"is missing ({missing})")
         elif row["previous_hash"] != self.hash:
-            self.broken(seq, "does not follow from the entry before it")
+            self.broken(seq, "does not follow from the previous entry")
         digest = row["personal_digest"]
         recomputed = chain_hash(
             row["previous_hash"],
@@ -117,11 +117,11 @@ class _AuditChain:
             self.redacted_rows += 1
             self.redacted.setdefault(row["subject_id"], seq)
             if any(value is not None for value in personal):
-                self.broken(seq, "says that it was redacted and was not")
+                self.broken(seq, "is marked as redacted, but has personal data")
         elif personal_digest(*personal) != digest:
-            self.broken(seq, "had its personal columns altered")
+            self.broken(seq, "has altered personal columns")
         if self.known.get(seq, own) != own:
-            self.broken(seq, "is not the one that was written")
+            self.broken(seq, "is not the entry that was written")
         self.seq, self.hash = seq, own
 
     def pass_gap(self) -> None:
@@ -184,7 +184,7 @@ def verify_chain(lake: Lakehouse, store: Store, exported: Mapping[int, str] = Ma
         pending += len(waiting)
     chain.pass_gap()
     if chain.seq < head_seq:
-        chain.broken(chain.seq + 1, f"is missing ({chain.seq + 1} to {head_seq}, the newest that was written)")
+        chain.broken(chain.seq + 1, f"is missing ({chain.seq + 1} to {head_seq}, the newest entry that was written)")
     latest_seq, latest_hash = store.head()
     if chain.seq > latest_seq or (chain.seq == latest_seq and chain.hash != latest_hash):
         chain.broken(chain.seq, "was never written")
@@ -272,4 +272,4 @@ def _redacted_without_erasure(store: Store, chain: _AuditChain) -> None:
             erased |= set(rx.execute(chosen).scalars())
     for subject, seq in chain.redacted.items():
         if subject not in erased:
-            chain.broken(seq, "was redacted although its subject was not erased")
+            chain.broken(seq, "was redacted, although its subject was not erased")

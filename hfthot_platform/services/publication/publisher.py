@@ -55,7 +55,7 @@ _PATIENCE: Final = 120.0
 _ADVISORY: Final = 0x68667468_6F740002  # "hfthot", publisher
 #: Name of what was set aside and published later, in the commits of the user tables.
 _RETRIES: Final = "hfthot.accounts.retried"
-_BEHIND: Final = "an earlier entry of the same subject waits"
+_BEHIND: Final = "an earlier entry of the same subject is still waiting"
 _CHUNK: Final = 500
 _LONGEST: Final = 500
 _SUBJECT: Final = 32
@@ -267,10 +267,10 @@ class Publisher:
             raise strangers(meeting)
         if meeting.state == "lake_behind":
             raise StoreError(
-                f"the user tables end at entry {reached}, and entries after it were published and are gone",
+                f"the user tables end at entry {reached}, but later entries were published and are lost",
                 where="change_log",
-                hint="The lake was restored from an older backup than the store. `hfthot accounts restore` goes on "
-                "without these entries, and records the loss.",
+                hint="The lake was restored from an older backup than the store. `hfthot accounts restore` "
+                "continues without these entries and records the loss.",
             )
         if meeting.state == "store_behind":
             return reached, follow_the_lake(self._lake, self._store, meeting)
@@ -297,9 +297,9 @@ class Publisher:
             for entry in page:
                 if entry.seq != after + 1:
                     raise StoreError(
-                        f"entry {after + 1} is missing, the next one is {entry.seq}",
+                        f"entry {after + 1} is missing; the next one is {entry.seq}",
                         where="change_log",
-                        hint="The change log is damaged; restore the store's newest backup.",
+                        hint="The change log is damaged. Restore the newest backup of the store.",
                     )
                 after = entry.seq
                 yield entry
@@ -405,9 +405,9 @@ class _Batch:
         for change in changes:
             fold = self.tables.get(change.table)
             if fold is None or (change.op == "put" and change.table == AUDIT_LOG.name):
-                raise _unfit(entry, "changes what is no table of the change log")
+                raise _unfit(entry, "changes a table that is not in the change log")
             if str(change.op) not in {"put", "forget"} or _subject(change) is None:
-                raise _unfit(entry, "has a row that is none")
+                raise _unfit(entry, "has a malformed row")
             if entry.seq <= fold.since:
                 continue
             if change.op == "forget":
@@ -445,7 +445,7 @@ def _whose(entry: Entry) -> str | None:
 
 
 def _unfit(entry: Entry, what: str) -> AuditFailedError:
-    return AuditFailedError(f"entry {entry.seq} {what}", where="change_log", hint="Correct what wrote it.")
+    return AuditFailedError(f"entry {entry.seq} {what}", where="change_log", hint="Correct the code that wrote it.")
 
 
 def _said(error: AuditFailedError | SchemaMismatchError) -> str:
@@ -495,9 +495,9 @@ class _Fold:
             values = self._pick(row)
             key = (row[self.contract.time_column or ""] // DAY, *self._key(row)) if self._dated else self._key(row)
         except (KeyError, TypeError):
-            raise self._refused(seq, "lacks a column, or has a time that is none") from None
+            raise self._refused(seq, "lacks a column, or has an invalid time") from None
         if len(row) != len(self._columns):
-            raise self._refused(seq, "has a column that the table has not")
+            raise self._refused(seq, "has a column that the table does not have")
         self.rows[key] = (order, seq, *values)
 
     def forget(self, subject_id: str, order: int) -> None:
@@ -540,5 +540,5 @@ class _Fold:
         return AuditFailedError(
             f"entry {seq} {what}",
             where=self.contract.name,
-            hint="Nothing of its batch was published. Correct what wrote it.",
+            hint="Nothing of its batch was published. Correct the code that wrote it.",
         )

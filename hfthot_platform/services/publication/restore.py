@@ -160,10 +160,11 @@ def write_rows(lake: Lakehouse, store: Store) -> tuple[int, int]:
 def strangers(meeting: Meeting) -> StoreError:
     """Return the error for a store and a lake whose chains do not fit."""
     return StoreError(
-        f"the store ends at entry {meeting.store[0]}, the user tables at {meeting.lake[0]}, and the chains do not meet",
+        f"the store ends at entry {meeting.store[0]} and the user tables end at {meeting.lake[0]}, but their "
+        "chains have no common entry",
         where="change_log",
-        hint="Store and lake are of different installations, or were both changed after a restore. Restore both to "
-        "one time, then run `hfthot accounts restore`.",
+        hint="The store and the lake belong to different installations, or both changed after a restore. "
+        "Restore both to the same time, then run `hfthot accounts restore`.",
     )
 
 

@@ -238,7 +238,9 @@ def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     except duckdb.Error as error:
         _raise(error, sql, None)
     if len(statements) != 1:
-        raise SqlError(f"{len(statements)} statements instead of one", where="SQL", hint="Run them one at a time.")
+        raise SqlError(
+            f"there are {len(statements)} statements instead of one", where="SQL", hint="Run them one at a time."
+        )
     kinds = duckdb.StatementType
     # MULTI is a PIVOT whose columns have to be looked up first.
     allowed = {kinds.SELECT, kinds.EXPLAIN, kinds.MULTI}
@@ -246,7 +248,7 @@ def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
     writing = next((token.text for token in tokens if token.kind == "keyword" and token.text.lower() in _WRITING), "")
     if statements[0].type not in allowed or writing:
         raise SqlError(
-            f"{(writing or tokens[0].text).upper()} is not allowed: SQL only reads",
+            f"{(writing or tokens[0].text).upper()} is not allowed: SQL is read-only here",
             where="SQL",
             hint='Write a SELECT; put a column of that name in double quotes, as in "update".',
         )
@@ -259,7 +261,9 @@ def _bound(params: Parameters | None) -> dict[str, object] | list[object] | None
     for name, value in values.items() if isinstance(values, dict) else enumerate(values, 1):
         if isinstance(value, datetime) and value.tzinfo is None:
             raise BadRequestError(
-                f"the time {value.isoformat()} has no zone", where=f"parameter {name}", hint="Write it with +00:00."
+                f"the time {value.isoformat()} has no time zone",
+                where=f"parameter {name}",
+                hint="Write it with an offset, such as +00:00.",
             )
     return values
 
@@ -389,6 +393,6 @@ def _raise(error: Exception, sql: str, context: _Context | None) -> NoReturn:
         raise DamagedTableError(
             f"file at fault: {said.file}; {said.first}",
             where=", ".join(context.resolved.tables),
-            hint="`hfthot doctor` lists what is intact; `hfthot restore TABLE VERSION` goes back to it.",
+            hint="Run `hfthot doctor` to find an intact version, and `hfthot restore TABLE VERSION` to go back to it.",
         ) from None
     raise sql_error(error, sql, None if context is None else context.resolved.columns) from None

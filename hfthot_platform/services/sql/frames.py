@@ -45,9 +45,9 @@ def require_own_names(table: pa.Table) -> None:
     if len(set(names)) < len(names):
         twice = next(repeated for place, repeated in enumerate(names) if repeated in names[:place])
         raise SqlError(
-            f"two columns of the answer are called {twice!r}",
+            f"two columns of the result are named {twice!r}",
             where="SQL",
-            hint="Give each its own name (SELECT a.x, b.x AS other_x), or leave columns out (SELECT * EXCLUDE (x)).",
+            hint="Give each column its own name (SELECT a.x, b.x AS other_x), or exclude one (SELECT * EXCLUDE (x)).",
         )
 
 
@@ -68,7 +68,7 @@ def _durations(column: pa.ChunkedArray) -> pa.ChunkedArray:
         present = chunk.is_valid().to_numpy(zero_copy_only=False)
         if values["months"][present].any():
             raise SqlError(
-                "an interval of months has no fixed length", where="SQL", hint="Cast it to text, or count in days."
+                "an interval of months has no fixed length", where="SQL", hint="Cast it to text, or use days."
             )
         microseconds = values["days"].astype(np.int64) * DAY + values["nanoseconds"] // 1000
         chunks.append(pa.array(microseconds, pa.duration("us"), mask=~present))

@@ -171,7 +171,7 @@ class _Found:
         else:
             if name in through:
                 circle = " reads ".join((*through[through.index(name) :], name))
-                raise SqlError(f"the view computes itself: {circle}", where=name, hint="Break the circle.")
+                raise SqlError(f"the view reads itself: {circle}", where=name, hint="Break the cycle.")
             if reference.version is not None:
                 raise SqlError(
                     f"{name} is a computed view and has no versions of its own",
@@ -198,20 +198,20 @@ def _chosen(lake: Lakehouse, found: _Found, statement: Statement, versions: Mapp
         view = lake.views.get(name)
         if view is not None and not isinstance(view, View):
             raise BadRequestError(
-                f"version {version} is asked of a computed view, which has none of its own",
+                f"version {version} was requested of a computed view, which has no versions",
                 where=name,
                 hint="Give the versions of the tables that it reads.",
             )
         table = lake.table(name).contract.name if view is None else view.of.name
         if table not in open_tables:
             raise BadRequestError(
-                f"version {version} is asked of a table that the statement does not name",
+                f"version {version} was requested of a table that the statement does not name",
                 where=name,
                 hint=f"The statement names {', '.join(named) or 'no table'}.",
             )
         if chosen.setdefault(table, version) != version:
             raise BadRequestError(
-                f"versions {chosen[table]} and {version} of one table are asked for one name",
+                f"versions {chosen[table]} and {version} were requested of the same table under one name",
                 where=table,
                 hint=f"Write them into the statement: FROM {table} VERSION AS OF {version}.",
             )

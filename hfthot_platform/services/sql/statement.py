@@ -362,7 +362,7 @@ class _Scan:
         if kind == "VERSION":
             if not re.fullmatch(r"[0-9]{1,18}", value):
                 raise SqlError(
-                    f"{value[:60] or 'nothing'} is no version", where=where, hint=f"Write {name} VERSION AS OF 5."
+                    f"{value[:60] or 'nothing'} is not a version", where=where, hint=f"Write {name} VERSION AS OF 5."
                 )
             return int(value), None, at + 4
         return None, _time(value, name, where), at + 4
@@ -381,4 +381,4 @@ def _time(value: str, name: str, where: str) -> datetime:
             raise ValueError
         return utc_from_iso(value[1:-1].strip())
     except ValueError:
-        raise SqlError(f"{value[:60] or 'nothing'} is no time", where=where, hint=hint) from None
+        raise SqlError(f"{value[:60] or 'nothing'} is not a time", where=where, hint=hint) from None

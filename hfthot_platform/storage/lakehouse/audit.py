@@ -132,7 +132,7 @@ def _cast(contract: TableContract, column: Column, values: pl.Series) -> pl.Expr
     time = isinstance(found, pl.Datetime) and isinstance(expected, pl.Datetime)
     if time and getattr(found, "time_zone", None) is None:
         raise SchemaMismatchError(
-            f"column {column.name!r} is a time without a zone; expected {expected}, found {found}",
+            f"column {column.name!r} has no time zone; expected {expected}, found {found}",
             where=contract.name,
             hint="Attach the zone with .dt.replace_time_zone(...).",
         )
@@ -151,7 +151,7 @@ def _cast(contract: TableContract, column: Column, values: pl.Series) -> pl.Expr
     raise SchemaMismatchError(
         f"column {column.name!r} has the wrong type; expected {expected}, found {found}",
         where=contract.name,
-        hint=f"It cannot be cast{lossy}; do it before writing.",
+        hint=f"It cannot be cast{lossy} automatically; convert the column before writing.",
     )
 
 
@@ -314,7 +314,7 @@ def _unique(contract: TableContract, rows: pl.DataFrame) -> tuple[pl.DataFrame, 
 def _as_rejected(contract: TableContract, bad: pl.DataFrame) -> pl.DataFrame:
     """Turn rows with a reason into the quarantine's form.  Values travel as text, so that NaN survives."""
     says = {rule.name: rule.says for rule in contract.rules} | {
-        CONFLICT: "another row of the same key has other values"
+        CONFLICT: "another row with the same key has different values"
     }
     names = [column.name for column in contract.columns if not column.personal]
     number = pl.col(ROW_NUMBER) if ROW_NUMBER in bad.columns else pl.lit(None, dtype=pl.Int64())

@@ -57,8 +57,8 @@ def check_clock(lake: Lakehouse) -> None:
                 f"the clock says {now:%Y-%m-%d}, but between {time:%Y-%m-%d} and {edge:%Y-%m-%d} nothing was written, "
                 "so nothing was removed",
                 where="clock",
-                hint="Set it right; or, if it is and the lake rested, say `hfthot maintain --clock-right`. "
-                "`--dry-run` shows what would be removed.",
+                hint="Correct the clock. If it is right and the lake was idle, run `hfthot maintain "
+                "--clock-right`. `--dry-run` shows what would be removed.",
             )
         edge = time
     lake.clock_checked = now
@@ -73,7 +73,7 @@ def accept_clock(lake: Lakehouse, *, stamp: Stamp | None = None) -> None:
         "severity": "warning",
         "kind": _KIND,
         "step": _STEP,
-        "message": "Somebody looked at the clock and said that it is right.",
+        "message": "An operator confirmed that the clock is right.",
     }
     table = lake.table(INCIDENTS.name)
     schema = {name: table.contract.polars_schema[name] for name in row}

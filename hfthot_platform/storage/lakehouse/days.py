@@ -79,7 +79,7 @@ def literal(value: object) -> str:
         return f"'{value:%Y-%m-%d}'"
     if isinstance(value, int):
         return str(value)
-    raise BadRequestError(f"{value!r} is no partition value", where="partition")
+    raise BadRequestError(f"{value!r} is not a partition value", where="partition")
 
 
 def chunks(contract: TableContract, rows: pl.LazyFrame) -> list[pl.LazyFrame]:

@@ -97,9 +97,9 @@ class Lakehouse:
             file = next((path for path in (local, *local.parents) if path.is_file()), None) if local else None
             if file is not None:
                 raise ConfigError(
-                    f"no lake can be made at {str(local)!r}: {str(file)!r} is a file",
+                    f"no lake can be created at {str(local)!r}: {str(file)!r} is a file",
                     where="lake root",
-                    hint="Move the file away, or name another folder.",
+                    hint="Move the file away, or choose another folder.",
                 )
             Table(self, INCIDENTS).create()
             self._found = True
@@ -118,8 +118,8 @@ class Lakehouse:
             raise LakeMissingError(
                 f"there is no lake at {self.storage.root}",
                 where="lake root",
-                hint="Go to the folder that `data/lake` lies in, or set HFTHOT_LAKE_ROOT (or `hfthot --lake PATH`); "
-                "`hfthot init` makes a new one.",
+                hint="Change to the folder that contains `data/lake`, or set HFTHOT_LAKE_ROOT (or `hfthot "
+                "--lake PATH`). `hfthot init` creates a new lake.",
             )
 
     def __repr__(self) -> str:

@@ -35,7 +35,7 @@ def writers_lock(path: Path | None, *, exclusive: bool, timeout: float = 120.0) 
                 held.enter_context(file_lock(path, shared=not exclusive, timeout=timeout, fair=True))
         except LockTimeoutError:
             raise LockTimeoutError(
-                f"the writers' lock was held by others for {timeout:g} s",
+                f"other processes held the writers' lock for {timeout:g} s",
                 where=path.stem,
                 hint="Wait for the running writers or maintenance to end, then run the same step again.",
             ) from None

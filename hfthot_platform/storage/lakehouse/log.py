@@ -187,9 +187,9 @@ class DeltaLog:
         mapped = handle.metadata().configuration.get("delta.columnMapping.mode", "none") != "none"
         if features or mapped:
             raise UnsupportedTableError(
-                f"the table uses {', '.join(sorted(features)) or 'column mapping'}",
+                f"the table uses an unsupported Delta feature: {', '.join(sorted(features)) or 'column mapping'}",
                 where=self.table,
-                hint="Rewrite it without; some readers would return wrong rows for it.",
+                hint="Rewrite the table without it, because some readers would return wrong rows.",
             )
 
     # -- its tip --------------------------------------------------------------------------------------------
@@ -406,7 +406,7 @@ class DeltaLog:
             return DamagedTableError(
                 f"file at fault: {fault.name} {fault.meaning}",
                 where=self.table,
-                hint="No older version can be read without it. Copy the file, or the whole table, back from a backup.",
+                hint="No older version can be read without it. Restore the file or the whole table from a backup.",
             )
         return damaged(self.table, fault.name, fault.meaning, fault.intact)
 

@@ -127,9 +127,9 @@ def maintain(
             leftovers = _remove_leftovers(table)
     except CommitFailedError:
         raise CommitConflictError(
-            "other writers committed meanwhile; steps that were done stay done",
+            "other writers committed in the meantime; completed steps remain in effect",
             where=name,
-            hint="Run the maintenance again when the table is quieter.",
+            hint="Run the maintenance again when there are fewer writers.",
         ) from None
     bytes_after, files_after = _inventory(table)
     readable = table.readable_versions()

@@ -164,7 +164,7 @@ class Publication:
         contract = self._contract
         if contract.provenance is None:
             raise BadRequestError(
-                "the table does not say which source a row came from, so none can be taken out", where=contract.name
+                "the table does not record the source of its rows, so no source can be withdrawn", where=contract.name
             )
         self._former = former
         times = filter(None, (contract.partition_by, contract.time_column))

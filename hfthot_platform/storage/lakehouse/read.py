@@ -81,7 +81,7 @@ class Reader:
             VersionUnavailableError: not readable (any more); the message names the readable range.
         """
         if version is not None and as_of is not None:
-            raise BadRequestError("give either version or as_of", where=self._contract.name)
+            raise BadRequestError("give version or as_of, not both", where=self._contract.name)
         if as_of is not None:
             version = self.version_at(as_of)
         found = self.newest() if version is None else self._numbered(version)
@@ -101,7 +101,9 @@ class Reader:
         """
         if as_of.tzinfo is None:
             raise BadRequestError(
-                f"the time {as_of.isoformat()} has no zone", where=self._contract.name, hint="Write it with +00:00."
+                f"the time {as_of.isoformat()} has no time zone",
+                where=self._contract.name,
+                hint="Write it with an offset, such as +00:00.",
             )
         readable = self._log.readable()
         if not readable:

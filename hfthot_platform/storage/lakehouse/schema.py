@@ -76,15 +76,19 @@ def is_outdated(contract: TableContract, handle: DeltaTable) -> bool:
     metadata = handle.metadata()
     if metadata.partition_columns != partition:
         raise needs_migration(
-            contract, f"stored with the partition columns {metadata.partition_columns}, the contract says {partition}"
+            contract, f"the table is partitioned by {metadata.partition_columns}, but the contract says {partition}"
         )
     stored = int(metadata.configuration.get(_VERSION_PROPERTY, 0))
     if stored > contract.schema_version:
-        raise needs_migration(contract, f"stored as schema {stored}, this code knows {contract.schema_version}")
+        raise needs_migration(
+            contract, f"the table has schema version {stored}, but this code knows {contract.schema_version}"
+        )
     lacks = _lacks(contract, handle)
     loosened = _loosened(contract, handle)
     if loosened and stored == contract.schema_version:
-        raise needs_migration(contract, f"column {loosened[0]!r} is stored as not nullable, the contract says nullable")
+        raise needs_migration(
+            contract, f"column {loosened[0]!r} is stored as not nullable, but the contract says nullable"
+        )
     if lacks and stored == contract.schema_version:
         # Readers fill a missing column with nulls only where the contract says that it came later.
         raise SchemaMismatchError(
@@ -109,7 +113,7 @@ def _lacks(contract: TableContract, handle: DeltaTable) -> list[Field]:
             raise wrong_type(contract, field, there.type)
         elif there.nullable and not field.nullable:
             raise needs_migration(
-                contract, f"column {field.name!r} is stored as nullable, the contract says not nullable"
+                contract, f"column {field.name!r} is stored as nullable, but the contract says not nullable"
             )
     if stored:
         raise needs_migration(contract, f"column {min(stored)!r} is stored but not in the contract")

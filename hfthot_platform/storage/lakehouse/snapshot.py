@@ -180,7 +180,7 @@ class Snapshot:
                     yield name, "is not readable Parquet"
                 else:
                     if count is not None and length != count:
-                        yield name, f"has {length} rows, the log says {count}"
+                        yield name, f"has {length} rows, but the log says {count}"
 
     def damage(self, fault: tuple[str, str]) -> DamagedTableError:
         """Return the error for a data file at fault, with the newest version that is intact."""
@@ -195,7 +195,7 @@ class Snapshot:
         return DamagedTableError(
             f"file at fault: {name} {meaning}",
             where=self.contract.name,
-            hint="No older version is intact. Copy the file back from a backup, or replace its partition.",
+            hint="No older version is intact. Restore the file from a backup, or replace its partition.",
         )
 
 
@@ -263,7 +263,7 @@ class _View(DeltaTable):
 
 def wrong_type(contract: TableContract, field: Field, stored: object) -> SchemaMismatchError:
     """Return the error for a column that is stored with another type than the contract's."""
-    return needs_migration(contract, f"column {field.name!r} is stored as {stored}, the contract says {field.type}")
+    return needs_migration(contract, f"column {field.name!r} is stored as {stored}, but the contract says {field.type}")
 
 
 def needs_migration(contract: TableContract, what: str) -> SchemaMismatchError:
@@ -271,6 +271,6 @@ def needs_migration(contract: TableContract, what: str) -> SchemaMismatchError:
     return SchemaMismatchError(
         what,
         where=contract.name,
-        hint="Only new nullable columns are added by themselves; for anything else declare a new table, copy the "
+        hint="Only new nullable columns are added automatically. For any other change, declare a new table, copy the "
         "rows into it with a one-off asset, and retire this one (docs/operations.md, Schema changes).",
     )

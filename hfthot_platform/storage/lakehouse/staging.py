@@ -195,10 +195,10 @@ class Staging:
         if self.publishable:
             return
         raise AuditFailedError(
-            f"{self.rejected} of {self.read} rows are rejected; "
-            f"at most {self.table.contract.max_rejected_share:.0%} may be",
+            f"{self.rejected} of {self.read} rows were rejected; the limit is "
+            f"{self.table.contract.max_rejected_share:.0%}",
             where=self.table.contract.name,
-            hint="Nothing was published. Correct the source or the computation and run it again.",
+            hint="Nothing was published. Correct the source or the computation, then run it again.",
         )
 
 

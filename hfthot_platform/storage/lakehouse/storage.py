@@ -44,7 +44,7 @@ _UNSUPPORTED = re.compile(r"column mapping|(?:reader|table) features?", re.IGNOR
 _DAMAGES = (
     (re.compile(r"not found|no such file|no data in file", re.IGNORECASE), "is missing"),
     (re.compile(r"json error|expected value|truncated record", re.IGNORECASE), "is not readable JSON"),
-    (re.compile(r"contiguous|no table metadata", re.IGNORECASE), "is missing from the log or stands before a gap"),
+    (re.compile(r"contiguous|no table metadata", re.IGNORECASE), "is missing from the log or precedes a gap"),
     (re.compile(r"parquet|thrift|snappy|arrow error|unexpected eof|corrupt", re.IGNORECASE), "is not readable"),
 )
 #: Characters that some route takes for an escape, a part of a URL, a pattern, or a partition; or that nobody sees.
@@ -73,11 +73,11 @@ class Storage:
         elif len(url.scheme) > 1:  # one letter would be a Windows drive
             if not url.netloc:
                 raise ConfigError(
-                    f"the URL {text!r} names no bucket", where="lake root", hint="Write s3://bucket/path."
+                    f"the URL {text!r} does not name a bucket", where="lake root", hint="Write s3://bucket/path."
                 )
             if url.scheme not in _SCHEMES:
                 raise ConfigError(
-                    f"there is no object store of the kind {url.scheme!r}",
+                    f"object stores of the kind {url.scheme!r} are not supported",
                     where="lake root",
                     hint=nearest(url.scheme, _SCHEMES)
                     or f"Write a folder, or a URL that begins with one of {', '.join(sorted(_SCHEMES))}.",
@@ -86,9 +86,9 @@ class Storage:
         path = os.path.abspath(os.path.realpath(os.path.expanduser(text)))  # noqa: PTH100, PTH111 - these never raise
         if odd := _MISREAD.search(path):
             raise ConfigError(
-                f"the folder {path!r} has {odd.group(0)!r} in its name, which Delta readers take for something else",
+                f"the folder {path!r} has {odd.group(0)!r} in its name, which Delta readers misinterpret",
                 where="lake root",
-                hint="Choose a folder without any of % # ? * [ ] =.",
+                hint="Choose a folder whose name has none of % # ? * [ ] =.",
             )
         return cls(path, dict(options or {}))
 
@@ -149,7 +149,7 @@ def _meaning(table: str, error: Exception) -> LakehouseError | None:
     number = error.errno if isinstance(error, OSError) else None
     if number in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG} or _FULL.search(text):
         return StorageFullError(
-            "no room left on the device; nothing was published and the previous version still stands",
+            "the device is full; nothing was published and the previous version is unchanged",
             where=table,
             hint="Free space or run `hfthot maintain`, then run the same step again.",
         )
@@ -157,15 +157,16 @@ def _meaning(table: str, error: Exception) -> LakehouseError | None:
         said = _REMOTE_CODE.search(text)
         detail = f" ({said.group(1) or 'status ' + said.group(2)})" if said else ""
         return StorageUnavailableError(
-            f"the object store did not answer or refused{detail}; what was published before still stands",
+            f"the object store did not answer or refused the request{detail}; published versions are unchanged",
             where=table,
-            hint="Check endpoint, bucket, region and credentials in HFTHOT_STORAGE_OPTIONS, then run the step again.",
+            hint="Check the endpoint, bucket, region and credentials in HFTHOT_STORAGE_OPTIONS, then run the "
+            "same step again.",
         )
     if number in {errno.EROFS, errno.EACCES, errno.EPERM} or _READ_ONLY.search(text):
         return StorageReadOnlyError(
-            "the table's folder cannot be written or read; nothing was published and the previous version still stands",
+            "the table's folder cannot be read or written; nothing was published and the previous version is unchanged",
             where=table,
-            hint="Check owner, mode and mount of the lake's folder, then run the same step again.",
+            hint="Check the owner, mode and mount of the lake's folder, then run the same step again.",
         )
     if isinstance(error, CommitFailedError):
         return None
@@ -173,7 +174,7 @@ def _meaning(table: str, error: Exception) -> LakehouseError | None:
         return UnsupportedTableError(
             "the table uses a Delta feature that cannot be read here (column mapping or another reader feature)",
             where=table,
-            hint="Rewrite it without that feature.",
+            hint="Rewrite the table without that feature.",
         )
     for pattern, meaning in _DAMAGES:
         if pattern.search(text):
@@ -185,11 +186,14 @@ def _meaning(table: str, error: Exception) -> LakehouseError | None:
 def damaged(table: str, name: str, meaning: str, intact: int | None = None) -> DamagedTableError:
     """Return the error for a file at fault; `intact` is the newest version that does not need it."""
     if intact is None:
-        way = f"`hfthot doctor` lists what is intact, `hfthot restore {table} VERSION` goes back to it"
+        way = (
+            f"run `hfthot doctor` to find the newest intact version and `hfthot restore {table} VERSION` to "
+            "go back to it"
+        )
     else:
-        way = f"`hfthot restore {table} {intact}` goes back to the newest intact version"
+        way = f"run `hfthot restore {table} {intact}` to go back to the newest intact version"
     return DamagedTableError(
-        f"file at fault: {name} {meaning}", where=table, hint=f"Copy the file back from a backup, or {way}."
+        f"file at fault: {name} {meaning}", where=table, hint=f"Restore the file from a backup, or {way}."
     )
 
 
@@ -199,5 +203,5 @@ def _refused(table: str, error: Exception) -> LakehouseError:
     return LakehouseError(
         f"the Delta library refused the operation ({said}); nothing was published",
         where=table,
-        hint="Its message is withheld because it can quote rows. Run `hfthot doctor`, then the same step again.",
+        hint="Its message is withheld because it can quote rows. Run `hfthot doctor`, then run the same step again.",
     )

@@ -311,7 +311,9 @@ class Writer:
         lacks = (forget or redact) and contract.subject is None
         if lacks or (redact and contract.redaction is None):
             raise BadRequestError(
-                "the table has no rows to forget or redact by subject", where=contract.name, hint="Leave them out."
+                "rows of this table cannot be forgotten or redacted by subject",
+                where=contract.name,
+                hint="Omit the subjects.",
             )
         if not isinstance(upserts, Audited):
             upserts = self.audit_all(contract.empty() if upserts is None else upserts)
@@ -324,9 +326,9 @@ class Writer:
                 return Plan()
             if since is not None and reached != since:
                 raise CommitConflictError(
-                    f"the table has the log {name!r} up to entry {reached}, not {since}; nothing was written",
+                    f"the table has entries of the log {name!r} up to {reached}, not {since}; nothing was written",
                     where=contract.name,
-                    hint="Another publisher works on the same log; run this one again.",
+                    hint="Another publisher is working on the same log; run this one again.",
                 )
             rewrite = Rewrite(contract, handle, self._backend, rows=rows, forget=forget, redact=redact)
             if not rewrite.changes:
@@ -371,11 +373,11 @@ class Writer:
             whole = aside or next(self._snapshot(handle).faults(), None) is None
             if contract in USER_TABLES and not aside and whole:
                 raise BadRequestError(
-                    "a user table follows the operational store, so going back to an older version has no lasting "
-                    "effect",
+                    "a user table is a copy of the operational store, so restoring an older version has no "
+                    "lasting effect",
                     where=contract.name,
-                    hint="Restore a backup of the store, then run `hfthot accounts restore`; `--rewrite` writes every "
-                    "row of the user tables anew from the store. Older versions stay readable as they are.",
+                    hint="Restore a backup of the store, then run `hfthot accounts restore`; `--rewrite` "
+                    "rewrites every row of the user tables from the store. Older versions stay readable.",
                 )
             target = self._reader.at(version, None)
             if target is not None:
@@ -389,9 +391,9 @@ class Writer:
                     handle.restore(version, commit_properties=commit, post_commithook_properties=hooks)
             except CommitFailedError:
                 raise CommitConflictError(
-                    "another writer committed meanwhile; nothing was restored",
+                    "another writer committed in the meantime; nothing was restored",
                     where=contract.name,
-                    hint="Look at the table's history and restore again if it is still wanted.",
+                    hint="Check the table's history, and restore again if you still want to.",
                 ) from None
             return self._acknowledge(commit_id, before, Plan(), started, 1)
 
@@ -440,9 +442,9 @@ class Writer:
             first = audited.rejected.sort("row_number").row(0, named=True)
             raise AuditFailedError(
                 f"entry {first['row_number']} breaks the rule {first['reason']} ({first['detail']}), "
-                f"with {audited.rejected.height - 1} more rows",
+                f"and so do {audited.rejected.height - 1} more rows",
                 where=self._contract.name,
-                hint="Nothing was published. The change log has the entry; correct what wrote it.",
+                hint="Nothing was published. The change log contains the entry; correct the code that wrote it.",
             )
         return audited
 
@@ -502,10 +504,10 @@ class Writer:
             return
         worst, count = rejected.group_by("reason").len().sort("len", "reason", descending=True).row(0)
         raise AuditFailedError(
-            f"{rejected.height} of {read} rows break a rule, most often {worst} ({count}); "
-            f"at most {self._contract.max_rejected_share:.0%} may",
+            f"{rejected.height} of {read} rows break a rule, most often {worst} ({count}); the limit is "
+            f"{self._contract.max_rejected_share:.0%}",
             where=self._contract.name,
-            hint="Nothing was published. Correct the source or the computation and run it again.",
+            hint="Nothing was published. Correct the source or the computation, then run it again.",
         )
 
     def _require_within(self, rows: pl.DataFrame, span: Span | None) -> None:
@@ -514,9 +516,9 @@ class Writer:
         outside = rows.filter(within(self._contract, span).not_())
         if outside.height:
             raise BadRequestError(
-                f"{outside.height} of {rows.height} rows lie outside {span}",
+                f"{outside.height} of {rows.height} rows are outside {span}",
                 where=self._contract.name,
-                hint="Replace the days that the rows belong to.",
+                hint="Replace the days that the rows are from.",
             )
 
     def _rows_of(self, version: int) -> pl.LazyFrame:
@@ -592,7 +594,7 @@ class Writer:
 
     def _conflict(self) -> CommitConflictError:
         return CommitConflictError(
-            f"other writers won {_ATTEMPTS} times in a row; nothing was written",
+            f"other writers committed first {_ATTEMPTS} times in a row; nothing was written",
             where=self._contract.name,
             hint="Run the same step again, or give its asset the table's pool so that writers take turns.",
         )
@@ -619,7 +621,7 @@ class Writer:
         """Find the version by the commit's own id, make it durable, and return its record."""
         version = self._log.version_of(commit_id, before)
         if version is None:
-            raise damaged(self._contract.name, f"_delta_log/{before + 1:020d}.json", "with our commit is missing")
+            raise damaged(self._contract.name, f"_delta_log/{before + 1:020d}.json", "with this commit is missing")
         changes = self._log.changes(version)
         added = () if changes is None else changes.added
         try:
@@ -628,7 +630,7 @@ class Writer:
             raise LakehouseError(
                 f"version {version} is published but could not be made durable ({os.strerror(error.errno or 0)})",
                 where=self._contract.name,
-                hint="Check the disk; a merge or replace of the same rows is safe to run again.",
+                hint="Check the disk. It is safe to run the same merge or replace again.",
             ) from None
         published, duplicate, rejected = todo.counted()
         return Commit(

@@ -189,7 +189,9 @@ def decode(seq: int, ts: int, payload: bytes) -> Entry:
         changes = tuple(RowChange(table, op, row) for table, op, row in rows)
     except (ValueError, TypeError) as error:
         raise StoreError(
-            f"entry {seq} is damaged ({type(error).__name__})", where="change_log", hint="Restore the store's backup."
+            f"entry {seq} is damaged ({type(error).__name__})",
+            where="change_log",
+            hint="Restore the store from a backup.",
         ) from None
     event = AuditEvent(
         action=action,

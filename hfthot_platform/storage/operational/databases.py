@@ -59,7 +59,7 @@ def store_error(error: BaseException, where: str) -> StoreError:
     return StoreError(
         f"the database failed ({said})",
         where=where,
-        hint="What was acknowledged before still stands. Check the disk or the server, then repeat the call.",
+        hint="Acknowledged changes are unaffected. Check the disk or the server, then repeat the call.",
     )
 
 
@@ -126,9 +126,9 @@ class Sqlite:
                 _make_private(self._path)
         except OSError as error:
             raise StoreError(
-                f"the store cannot be made or opened ({error.strerror})",
+                f"the store cannot be created or opened ({error.strerror})",
                 where=self.where,
-                hint="Check the setting 'accounts', the folder's permissions and the room on the disk.",
+                hint="Check the setting 'accounts', the folder's permissions and the free disk space.",
             ) from None
         self._wal, self._shm = (f"{self._path}{suffix}" for suffix in ("-wal", "-shm"))
         self._locks: tuple[int, int] | None = None
@@ -213,9 +213,9 @@ class Sqlite:
                 return
             if time.monotonic() > deadline:
                 raise StoreError(
-                    "a reader kept the write-ahead log from being cut",
+                    "a reader prevented the truncation of the write-ahead log",
                     where=self.where,
-                    hint="End long-running readers of the store, then repeat; nothing counts as purged until then.",
+                    hint="Stop long-running readers of the store, then repeat. Until then nothing counts as purged.",
                 )
             time.sleep(0.02)
 
@@ -255,8 +255,8 @@ def no_store(where: str) -> StoreMissingError:
     return StoreMissingError(
         f"there are no accounts at {where}",
         where="operational store",
-        hint="Go to the folder that `data` lies in, or correct HFTHOT_LAKE_ROOT or HFTHOT_ACCOUNTS; `hfthot init` (or "
-        "LakehouseClient.create) makes new accounts with new keys.",
+        hint="Change to the folder that contains `data`, or correct HFTHOT_LAKE_ROOT or HFTHOT_ACCOUNTS. "
+        "`hfthot init` (or LakehouseClient.create) creates a new store with new keys.",
     )
 
 
@@ -277,7 +277,7 @@ def _make_private(path: Path) -> None:
 
 def _still_held(name: str, seconds: float, where: str) -> LockTimeoutError:
     return LockTimeoutError(
-        f"the lock {name!r} was held by others for {seconds:g} s",
+        f"another process held the lock {name!r} for {seconds:g} s",
         where=where,
         hint="Wait for the process that holds it to end, then run the same step again.",
     )
@@ -303,7 +303,7 @@ class Postgres:
             raise StoreError(
                 f"a database of kind {url.drivername!r} cannot be the operational store",
                 where="setting 'accounts_url'",
-                hint="Write postgresql+psycopg://user:password@host/database, or leave it out for SQLite.",
+                hint="Write postgresql+psycopg://user:password@host/database, or omit the setting to use SQLite.",
             )
         url = url.set(drivername="postgresql+psycopg")
         self.where = f"PostgreSQL database {url.database!r} at {url.host or 'the local socket'}"
@@ -434,8 +434,8 @@ def _migrate(connection: sa.Connection, found: str | None, where: str) -> None:
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
     if found is not None and found not in known:
         raise StoreError(
-            f"its schema is of revision {found!r}, which this version does not know",
+            f"its schema has revision {found!r}, which this version does not know",
             where=where,
-            hint="A newer hfthot-platform wrote it: upgrade this one, or restore the backup from before.",
+            hint="A newer hfthot-platform wrote it. Upgrade this one, or restore an earlier backup.",
         )
     command.upgrade(config, "head")

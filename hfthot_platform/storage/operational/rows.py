@@ -104,7 +104,7 @@ def _rule_check(rule: Rule, contract: TableContract) -> _Judge:
                 value(row) is None or all(row[other] is None or row[other] <= value(row) for other in others)
             )
         case _:
-            raise ContractError(f"the store cannot judge the rule {rule.name}", where=contract.name)
+            raise ContractError(f"the store cannot evaluate the rule {rule.name}", where=contract.name)
 
 
 @cache
@@ -154,5 +154,5 @@ def _refused(table: str, rule: str) -> RowRefusedError:
     return RowRefusedError(
         f"a row breaks the rule {rule}",
         where=table,
-        hint="Nothing was stored. A value is outside what the table's contract allows.",
+        hint="Nothing was written. Correct the value that the table's contract does not allow.",
     )

@@ -137,9 +137,9 @@ class Store:
         lake = where.lake_folder()
         if lake is not None and where.accounts.absolute().resolve().is_relative_to(lake.absolute().resolve()):
             raise StoreError(
-                f"the folder {where.accounts} lies inside the lake, whose versions and copies never forget",
+                f"the folder {where.accounts} is inside the lake, whose versions and copies keep deleted data",
                 where="setting 'accounts'",
-                hint="Name a folder beside lake_root.",
+                hint="Choose a folder outside lake_root.",
             )
         return cls(Sqlite(where.accounts, create=new), clock, create=new)
 
@@ -195,7 +195,7 @@ class Store:
             raise StoreError(
                 "a transaction cannot begin inside another one",
                 where=self._database.where,
-                hint="Leave the first block before beginning the next.",
+                hint="End the first transaction before beginning the next.",
             )
         self._queue()
         try:
@@ -280,7 +280,7 @@ class Store:
         return StoreError(
             "the store is closed, or the process was forked inside one of its blocks",
             where=self._database.where,
-            hint="Open it again; fork outside of transactions and reads, or spawn.",
+            hint="Open it again. Fork only outside transactions and reads, or use spawn.",
         )
 
     def _connect(self) -> Connection:
@@ -424,9 +424,10 @@ class Store:
         if known.leapt_from is not None:
             days = (clock - known.leapt_from) / DAY
             raise ClockError(
-                f"the clock stands {days:,.0f} days after it was last seen, so nothing was removed",
+                f"the clock is {days:,.0f} days ahead of its last recorded time, so nothing was removed",
                 where="clock",
-                hint="Correct it, or, if it is right after a pause, run `hfthot accounts clock --right`.",
+                hint="Correct the clock. If it is right and the installation was idle, run `hfthot accounts "
+                "clock --right`.",
             )
         return known
 

@@ -183,7 +183,7 @@ def test_unreasonable_parameters_are_refused(gateway, params):
 
 @pytest.mark.parametrize("chosen", ["json", "polars", "parquet"])
 def test_columns_of_one_name_are_refused_where_one_of_them_would_be_lost(gateway, chosen):
-    with pytest.raises(SqlError, match="two columns of the answer are called 'a'"):
+    with pytest.raises(SqlError, match="two columns of the result are named 'a'"):
         gateway.query("SELECT 1 AS a, 2 AS b, 3 AS a", format=chosen)
 
 

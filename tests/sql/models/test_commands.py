@@ -80,7 +80,7 @@ def test_run_fails_with_the_reason(hfthot, write):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("returns",), "the model is made by days"),
+        (("returns",), "the model is computed by days"),
         (("returns", "--to", "2024-03-04"), "--to needs --from"),
         (("returns", "--from", "2024-03-04", "--to", "2024-03-04"), "--to 2024-03-04 is not after"),
         (("retruns", "--full"), "Did you mean 'returns'?"),

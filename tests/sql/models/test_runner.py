@@ -190,7 +190,7 @@ def test_rows_outside_the_days_are_refused(opened):
     lake, models = opened(staging__minutes=BARS, marts__returns=RETURNS.replace("QUALIFY date >= $partition_start", ""))
     (run,) = run_models(lake, models, ["returns"], days=(date(2024, 3, 2), date(2024, 3, 3)))
     assert run.status == "failed"
-    assert "lie outside" in run.reason
+    assert "are outside" in run.reason
 
 
 def test_a_model_made_by_days_needs_them(opened):

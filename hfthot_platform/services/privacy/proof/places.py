@@ -78,7 +78,7 @@ class Folder:
             found = root.stat()
         except FileNotFoundError:
             if root.is_symlink():
-                noted.skipped.append(". (a link to nowhere)")
+                noted.skipped.append(". (a broken link)")
             return
         except OSError as error:
             self._refused(noted, ".", error)
@@ -114,11 +114,11 @@ class Folder:
                     found = path.stat()
                 except FileNotFoundError:
                     if path.is_symlink():
-                        noted.skipped.append(f"{shown} (a link to nowhere)")
+                        noted.skipped.append(f"{shown} (a broken link)")
                     continue
                 except OSError as error:
                     if error.errno == errno.ELOOP:
-                        noted.skipped.append(f"{shown} (a link in a circle)")
+                        noted.skipped.append(f"{shown} (a circular link)")
                     else:
                         self._refused(noted, shown, error)
                     continue
@@ -135,7 +135,7 @@ class Folder:
         self, path: Path, shown: str, found: os.stat_result, noted: Noted
     ) -> Iterator[tuple[str, FileEntry | None]]:
         if not stat.S_ISREG(found.st_mode):
-            noted.skipped.append(f"{shown} (no file to read: a device, pipe or socket)")
+            noted.skipped.append(f"{shown} (not a regular file: a device, pipe or socket)")
             return
         # `FileOpener`, because the store and Dagster have databases open in this process.
         identity = found.st_dev, found.st_ino
@@ -149,7 +149,7 @@ class Folder:
         """Return why a linked folder is not entered: it would lead to everything, or into the kernel."""
         target, root = link.resolve(), self.root.resolve()
         if root.is_relative_to(target) or target == Path("/"):
-            return "a link to a folder around it"
+            return "a link to a parent folder"
         if any(target.is_relative_to(folder) for folder in _KERNEL):
             return "a link into the kernel's files"
         return None

@@ -205,7 +205,7 @@ class PlaceReader:
             if zipfile.is_zipfile(handle):
                 known = "format", "zip"
             elif looks_packed(handle):
-                self.undecodable(file, "unknown, looks packed or encrypted")
+                self.undecodable(file, "unknown; it looks compressed or encrypted")
             handle.seek(0)
         if known is None:
             return
@@ -231,7 +231,7 @@ class PlaceReader:
             elif name == "sqlite":
                 self.sqlite(file, lambda: sqlite_rows(handle.read()))
         except TooLargeError:
-            self.undecodable(file, "unpacks to more than 64 GiB")
+            self.undecodable(file, "expands to more than 64 GiB")
         except Exception as error:  # whatever a damaged or hostile file makes a decoder raise
             if isinstance(error, OSError) and error.errno and depth == 0:
                 raise
@@ -309,7 +309,7 @@ class PlaceReader:
             content += piece
         if depth >= self.state.limits.depth or len(content) > self.state.limits.nested:
             self.undecodable(
-                file, "packed too deep" if depth >= self.state.limits.depth else "a large archive inside an archive"
+                file, "nested too deeply" if depth >= self.state.limits.depth else "a large archive inside an archive"
             )
             return
         self.contained(file, head, io.BytesIO(content), f"{inside}/", depth + 1)

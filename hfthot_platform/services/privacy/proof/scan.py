@@ -91,9 +91,9 @@ def scan(
                 untested[place.name] = error.strerror or type(error).__name__
         if tested and untested and not expected:
             raise ErasureUnverifiedError(
-                "the values that test the search could be written nowhere",
+                "the test values of the search could not be written anywhere",
                 where="scan",
-                hint="Make the platform's folders writable for it, and some room on their disks.",
+                hint="Make the platform's folders writable, and free some disk space.",
             )
         with FileOpener() as opener:
             state = ScanRun(searcher, opener, limits=limits, progress=progress, untested=untested)
@@ -107,10 +107,10 @@ def scan(
     if missed := sorted(expected - state.canaries):
         where, file, inside, encoding = missed[0]
         raise ErasureUnverifiedError(
-            f"the scan missed {len(missed)} of {len(expected)} values that were planted to test it, the first one in "
-            f"{where}: {file} ({inside}, {encoding})",
+            f"the scan missed {len(missed)} of {len(expected)} planted test values, the first one in {where}: "
+            f"{file} ({inside}, {encoding})",
             where="scan",
-            hint="Its result does not count. Report this with the version of the platform.",
+            hint="The result is invalid. Report this with the version of the platform.",
         )
     return ScanReport(
         places=tuple(reports),

@@ -148,7 +148,7 @@ class Searcher:
         patterns: list[_Pattern] = []
         for needle in dict.fromkeys(needles):
             if _too_short(needle.value):
-                self.left_out.append((needle.kind, "too short to be told from chance"))
+                self.left_out.append((needle.kind, "too short to distinguish from chance"))
                 continue
             made = list(_patterns(needle))
             # In text the neighbours tell chance.
@@ -158,7 +158,7 @@ class Searcher:
             if len(made) - len(kept) and "base64" in {pattern.encoding for pattern in made if pattern not in kept}:
                 kept = [pattern for pattern in kept if pattern.encoding != "base64"]
                 gone.add("base64")
-            self.left_out += [(needle.kind, f"too short to be looked for as {name}") for name in sorted(gone)]
+            self.left_out += [(needle.kind, f"too short to search for as {name}") for name in sorted(gone)]
             if kept:
                 self.searched.append(needle)
             patterns += kept

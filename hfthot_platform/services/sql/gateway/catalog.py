@@ -120,9 +120,9 @@ class Catalog:
                 size += source.files.bytes
                 if size > _MOST_REMOTE:
                     raise SqlRefusedError(
-                        f"the statement's tables have more than {_MOST_REMOTE >> 20} MiB on the object store",
+                        f"the statement's tables have more than {_MOST_REMOTE >> 20} MiB in the object store",
                         where="SQL",
-                        hint="Ask tables that are smaller, or a gateway beside a local copy of the lake.",
+                        hint="Query smaller tables, or use a gateway with a local copy of the lake.",
                     )
                 supplied.append(SuppliedView(schema, view, "", _stream_of(self._rows(source))))
                 continue
@@ -144,7 +144,7 @@ class Catalog:
 
     def _reference(self, name: object, view: object, version: object, as_of: object) -> Reference:
         if not isinstance(name, str) or not isinstance(view, str):
-            raise SqlRefusedError("the statement names something that is no table", where="SQL")
+            raise SqlRefusedError("the statement names something that is not a table", where="SQL")
         self.require([name])
         number = version if isinstance(version, int) else None
         moment = datetime.fromisoformat(as_of).astimezone(UTC) if isinstance(as_of, str) else None

@@ -65,7 +65,7 @@ def check(connection: duckdb.DuckDBPyConnection, sql: str, relations: Collection
 def _tree(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
     statements = connection.extract_statements(sql)  # raises on wrong syntax, with the line
     if len(statements) != 1:
-        what = f"{len(statements)} statements instead of one" if statements else "there is no statement"
+        what = f"there are {len(statements)} statements instead of one" if statements else "the statement is empty"
         raise SqlRefusedError(what, where="SQL", hint="Send one SELECT at a time.")
     if statements[0].type != duckdb.StatementType.SELECT:
         kind = "a PIVOT without IN (...)" if statements[0].type == duckdb.StatementType.MULTI else ""
@@ -78,7 +78,9 @@ def _tree(connection: duckdb.DuckDBPyConnection, sql: str) -> dict[str, Any]:
     try:
         tree = json.loads(found[0][0])
     except RecursionError:
-        raise SqlRefusedError("the statement is nested too deeply", where="SQL", hint="Take it apart.") from None
+        raise SqlRefusedError(
+            "the statement is nested too deeply", where="SQL", hint="Simplify the statement, or split it."
+        ) from None
     if tree.get("error", True) or len(tree["statements"]) != 1:
         # What DuckDB cannot write down, such as two kinds of parameters in one statement, cannot be checked.
         what = str(tree.get("error_message", "the statement cannot be checked")).splitlines()[0][:300]
@@ -104,7 +106,9 @@ class _Checker:
                 self._nodes += 1
                 if self._nodes > _MOST_NODES:
                     raise SqlRefusedError(
-                        f"the statement has more than {_MOST_NODES} parts", where="SQL", hint="Ask less at once."
+                        f"the statement has more than {_MOST_NODES} parts",
+                        where="SQL",
+                        hint="Simplify the statement, or split it.",
                     )
                 waiting.extend(self._part(part, ctes))
 
@@ -133,7 +137,7 @@ class _Checker:
             yield entry["value"], ctes
             name = _lower(entry["key"])
             if name.startswith(_CATALOGUE):
-                raise _refused(f"WITH {name}", "Choose another name: DuckDB's own begin like that.")
+                raise _refused(f"WITH {name}", "Choose another name: this prefix is reserved by DuckDB.")
             ctes |= {name}
         return ctes
 
@@ -157,7 +161,7 @@ class _Checker:
         place = [qualifier for qualifier in (part.get("catalog"), part.get("schema")) if qualifier]
         if name not in allowed or place not in ([], ["main"]):
             written = ".".join([*place, name])[:80]
-            hint = nearest(name, allowed) or "Only functions that compute from their arguments are there."
+            hint = nearest(name, allowed) or "Only functions that compute a result from their arguments are allowed."
             raise SqlRefusedError(f"the function {written!r} is not allowed", where="SQL", hint=hint)
         if name in _BY_NAME:
             self._named_function(part, name)
@@ -181,13 +185,13 @@ class _Checker:
         self._tables += 1
         if self._tables > _MOST_RELATIONS:
             raise SqlRefusedError(
-                f"the statement reads more than {_MOST_RELATIONS} relations", where="SQL", hint="Take it apart."
+                f"the statement reads more than {_MOST_RELATIONS} relations", where="SQL", hint="Split the statement."
             )
         kind = part["type"]
         if kind == "TABLE_FUNCTION":
             function = part["function"]
             if function.get("class") != "FUNCTION":
-                raise _refused("this in FROM")
+                raise _refused("this expression in FROM")
             name = _lower(function["function_name"])
             if name not in TABLE_FUNCTIONS or function.get("schema") or function.get("catalog"):
                 raise SqlRefusedError(
@@ -203,7 +207,7 @@ class _Checker:
         elif kind == "PIVOT":
             values = sum(len(pivot.get("entries") or []) for pivot in part.get("pivots") or [])
             if values > _MOST_PIVOT_VALUES:
-                raise _refused(f"PIVOT with {values} values", f"List at most {_MOST_PIVOT_VALUES}.")
+                raise _refused(f"PIVOT with {values} values", f"List at most {_MOST_PIVOT_VALUES} values.")
 
     def _relation(self, part: dict[str, Any], ctes: frozenset[str]) -> None:
         path = _path(part)

@@ -208,7 +208,9 @@ class SqlGateway:
         authorise(self.principal, Action.SQL_QUERY)
         if as_of is not None and as_of.tzinfo is None:
             raise BadRequestError(
-                f"the time {as_of.isoformat()} has no zone", where="as_of", hint="Write it with +00:00."
+                f"the time {as_of.isoformat()} has no time zone",
+                where="as_of",
+                hint="Write it with an offset, such as +00:00.",
             )
         allowed = self.limits.within(self._pool.limits)
         allowed = allowed if limits is None else limits.within(allowed)
@@ -220,7 +222,9 @@ class SqlGateway:
             catalog = self._catalog
         if not catalog.permitted:
             raise PermissionDeniedError(
-                "the caller sees no table of this lake", where=Action.SQL_QUERY.value, hint="Ask an administrator."
+                "the caller may not read any table of this lake",
+                where=Action.SQL_QUERY.value,
+                hint="Ask an administrator.",
             )
         job = Job(
             sql=_text(sql),
@@ -329,7 +333,7 @@ class QueryStream:
 
     def __enter__(self) -> Self:
         if self._state != "new":
-            raise BadRequestError("a stream is good once", where="QueryStream", hint="Run the statement again.")
+            raise BadRequestError("the stream was already read", where="QueryStream", hint="Run the statement again.")
         self._state = "open"
         try:
             asked = time.monotonic()
@@ -445,7 +449,7 @@ def _named(body: bytearray) -> list[list[Any]]:
     if not isinstance(named, list):
         raise _nonsense()
     if len(named) > _MOST_REFERENCES:
-        raise SqlRefusedError("the statement names too many tables", where="SQL", hint="Take it apart.")
+        raise SqlRefusedError("the statement names too many tables", where="SQL", hint="Split the statement.")
     for entry in named:
         if not isinstance(entry, list) or len(entry) != 4:
             raise _nonsense()
@@ -507,19 +511,23 @@ class QueryHandle:
 def _text(sql: object) -> str:
     """Return the statement if it is text of a bearable size; nothing here looks at what it says."""
     if not isinstance(sql, str):
-        raise BadRequestError(f"a statement of type {type(sql).__name__}", where="sql", hint="Give text.")
+        raise BadRequestError(
+            f"the statement has the type {type(sql).__name__}", where="sql", hint="Give the statement as text."
+        )
     try:
         size = len(sql.encode())
     except UnicodeEncodeError as error:
         raise SqlRefusedError(f"the text is not Unicode at position {error.start}", where="SQL") from None
     if size > _LONGEST_TEXT:
         raise SqlRefusedError(
-            f"the statement has {size} bytes", where="SQL", hint=f"At most {_LONGEST_TEXT}; bind long values."
+            f"the statement has {size} bytes",
+            where="SQL",
+            hint=f"At most {_LONGEST_TEXT} bytes are allowed; pass long values as parameters.",
         )
     if "\0" in sql:
-        raise SqlRefusedError("the statement holds a NUL character", where="SQL")
+        raise SqlRefusedError("the statement contains a NUL character", where="SQL")
     if not sql.strip():
-        raise SqlRefusedError("there is no statement", where="SQL", hint="Write one SELECT.")
+        raise SqlRefusedError("the statement is empty", where="SQL", hint="Write one SELECT.")
     return sql
 
 
@@ -528,18 +536,22 @@ def _values(params: Params | None) -> dict[str, object] | list[object] | None:
         return None
     given: object = params
     if not isinstance(given, Mapping | Sequence) or isinstance(given, str | bytes | bytearray):
-        raise BadRequestError("parameters are a mapping or a list", where="params", hint="Write [value].")
+        raise BadRequestError(
+            "the parameters are neither a mapping nor a list", where="params", hint="Write [value], or {'name': value}."
+        )
     values: dict[str, object] | list[object] = dict(params) if isinstance(params, Mapping) else list(params)
     total = 0
     for name, value in list(values.items() if isinstance(values, dict) else enumerate(values)):
         if not isinstance(name, (str, int)):
-            raise BadRequestError("a parameter's name is no text", where="params")
+            raise BadRequestError("a parameter's name is not text", where="params")
         total += len(str(name)) + _size(value, f"parameter {str(name)[:40]}")
         if isinstance(value, datetime):
             values[name] = value.astimezone(UTC)  # type: ignore[index]
     if total > _LARGEST_PARAMS or len(values) > 1_000:
         raise BadRequestError(
-            f"{len(values)} parameters of {total} bytes", where="params", hint=f"At most 1000 of {_LARGEST_PARAMS}."
+            f"there are {len(values)} parameters with {total} bytes",
+            where="params",
+            hint=f"At most 1000 parameters with {_LARGEST_PARAMS} bytes are allowed.",
         )
     return values
 
@@ -552,11 +564,15 @@ def _size(value: object, where: str) -> int:
     """
     # Exactly these types: a subclass could be anything once it is unpickled.
     if isinstance(value, datetime) and value.tzinfo is None:
-        raise BadRequestError(f"the time {value.isoformat()} has no zone", where=where, hint="Write it with +00:00.")
+        raise BadRequestError(
+            f"the time {value.isoformat()} has no time zone",
+            where=where,
+            hint="Write it with an offset, such as +00:00.",
+        )
     if type(value) is int and not -(2**127) <= value < 2**127:
-        raise BadRequestError("a whole number beyond 128 bits", where=where)
+        raise BadRequestError("the whole number has more than 128 bits", where=where)
     if type(value) is Decimal and not math.isfinite(value):
-        raise BadRequestError("a decimal that is no number", where=where)
+        raise BadRequestError("the decimal is not a finite number", where=where)
     if type(value) is str:
         return len(value.encode("utf-8", "replace"))
     if type(value) is bytes:
@@ -564,7 +580,9 @@ def _size(value: object, where: str) -> int:
     if value is None or type(value) in _SCALARS:
         return 16
     raise BadRequestError(
-        f"a value of type {type(value).__name__}", where=where, hint="Only numbers, text, bytes, booleans and times."
+        f"the value has the type {type(value).__name__}",
+        where=where,
+        hint="Use numbers, text, bytes, booleans and times only.",
     )
 
 

@@ -28,7 +28,9 @@ class QueryLimits:
         for limit in fields(self):
             if not getattr(self, limit.name) > 0:
                 raise BadRequestError(
-                    f"a limit of {getattr(self, limit.name)!r}", where=f"limits.{limit.name}", hint="Give more than 0."
+                    f"a limit of {getattr(self, limit.name)!r}",
+                    where=f"limits.{limit.name}",
+                    hint="Give a value greater than 0.",
                 )
 
     def within(self, other: QueryLimits) -> QueryLimits:

@@ -78,7 +78,7 @@ class Ticket:
             raise SqlCancelledError("the statement was cancelled", where="SQL")
         if self.ended == "deadline":
             raise SqlDeadlineError(
-                "the statement took longer than it may and was ended",
+                "the statement exceeded its time limit and was stopped",
                 where="SQL",
                 hint="Filter by time and symbol, or aggregate earlier.",
             )
@@ -140,14 +140,14 @@ class WorkerProcess:
         if self.status is not None and os.WIFSIGNALED(self.status):
             number = os.WTERMSIG(self.status)
             if number == signal.SIGXCPU:
-                return SqlDeadlineError("the statement took more processor time than it may", where="SQL")
+                return SqlDeadlineError("the statement exceeded its limit of processor time", where="SQL")
             if number in {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGKILL}:
                 return SqlMemoryError(
-                    "the statement needed more memory, or is nested more deeply, than it may",
+                    "the statement exceeded its memory limit, or is nested too deeply",
                     where="SQL",
-                    hint="Filter or aggregate earlier; take deep expressions apart.",
+                    hint="Filter or aggregate earlier, and split deeply nested expressions.",
                 )
-        return SqlWorkerError("the process that ran the statement ended by itself", where="SQL", hint="Try once more.")
+        return SqlWorkerError("the process that ran the statement died", where="SQL", hint="Try again.")
 
 
 @dataclass(frozen=True)
@@ -301,7 +301,7 @@ class GatewayPool:
             self._forget(ticket)
         ticket.check()
         raise SqlBusyError(
-            f"no place became free within {seconds:g} seconds", where="SQL", hint="Try again in a few seconds."
+            f"no worker became free within {seconds:g} seconds", where="SQL", hint="Try again in a few seconds."
         )
 
     def leave(self, ticket: Ticket) -> None:
@@ -366,7 +366,9 @@ class GatewayPool:
             raise SqlWorkerError("the gateway is closed", where="SQL")
         if self._owner != os.getpid():
             raise SqlWorkerError(
-                "the gateway's pool belongs to the parent process", where="SQL", hint="Open one after the fork."
+                "the gateway's pool was opened by the parent process",
+                where="SQL",
+                hint="Open another pool after the fork.",
             )
 
     def count_use(self, caller: str, count: int, seconds: float) -> float:
@@ -498,7 +500,7 @@ class GatewayPool:
             self._spawner.process.wait()
             self._spawner = None
         raise SqlWorkerError(
-            "the process that starts workers ended", where="SQL gateway", hint="Try again: it is started anew."
+            "the process that starts workers died", where="SQL gateway", hint="Try again: it will be restarted."
         )
 
     def _started(self) -> _Spawner:
@@ -525,9 +527,9 @@ class GatewayPool:
                 process.wait()
                 ours.close()
                 raise SqlWorkerError(
-                    "the process that starts workers did not come up",
+                    "the process that starts workers did not start",
                     where="SQL gateway",
-                    hint="Its standard error says why.",
+                    hint="See its standard error.",
                 ) from None
             self._spawner = _Spawner(process, ours, facts)
         return self._spawner

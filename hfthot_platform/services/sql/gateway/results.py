@@ -85,7 +85,7 @@ def error_of(note: bytes | bytearray) -> HfthotError:
         kind = getattr(errors, str(said["kind"]), None)
         what, where, hint = (_printable(said[part]) for part in ("what", "where", "hint"))
     except (ValueError, KeyError, TypeError):
-        return SqlWorkerError("the process that ran the statement talks nonsense", where="SQL")
+        return SqlWorkerError("the process that ran the statement sent a malformed message", where="SQL")
     if not (isinstance(kind, type) and issubclass(kind, (SqlError, errors.UnknownTableError))):
         kind = SqlError
     return kind(what, where=where, hint=hint)
@@ -103,13 +103,13 @@ def read_schema(message: bytes | bytearray) -> pa.Schema:
         SqlWorkerError: it is not one.
     """
     if b"ARROW:extension" in message:
-        raise SqlWorkerError("the process that ran the statement talks nonsense", where="SQL")
+        raise SqlWorkerError("the process that ran the statement sent a malformed message", where="SQL")
     try:
         schema = pa.ipc.read_schema(pa.py_buffer(message))
     except (pa.ArrowException, OSError, ValueError):
-        raise SqlWorkerError("the process that ran the statement talks nonsense", where="SQL") from None
+        raise SqlWorkerError("the process that ran the statement sent a malformed message", where="SQL") from None
     if len(schema) > _MOST_COLUMNS:
-        raise SqlError(f"{len(schema)} columns", where="SQL", hint=f"Select at most {_MOST_COLUMNS}.")
+        raise SqlError(f"the result has {len(schema)} columns", where="SQL", hint=f"Select at most {_MOST_COLUMNS}.")
     for column in schema:
         if not _returnable(column.type):
             raise SqlError(
@@ -146,20 +146,20 @@ def read_batch(message: bytes | bytearray, schema: pa.Schema, rows: int, size: i
     """
     try:
         if _compressed(message):
-            raise SqlWorkerError("the process that ran the statement talks nonsense", where="SQL")
+            raise SqlWorkerError("the process that ran the statement sent a malformed message", where="SQL")
         batch = pa.ipc.read_record_batch(pa.py_buffer(message), schema)
         try:
             batch.validate(full=True)
         except pa.ArrowInvalid:
             raise SqlError(
-                "a value has no form in Arrow, such as a number of more than 38 digits",
+                "a value cannot be represented in Arrow, such as a number of more than 38 digits",
                 where="SQL",
                 hint="Cast the column to text.",
             ) from None
         if batch.num_rows > rows or weight(batch) > size:
-            raise SqlWorkerError("the process that ran the statement does not keep to its limits", where="SQL")
+            raise SqlWorkerError("the process that ran the statement exceeded its limits", where="SQL")
     except (pa.ArrowException, OSError, ValueError, struct.error, IndexError):
-        raise SqlWorkerError("the process that ran the statement talks nonsense", where="SQL") from None
+        raise SqlWorkerError("the process that ran the statement sent a malformed message", where="SQL") from None
     return batch
 
 
@@ -218,7 +218,9 @@ def encoded(table: pa.Table, form: Format, most: int, go_on: Callable[[], None] 
         ValueError,
     ) as error:
         raise SqlError(
-            f"a value has no form in {form} ({type(error).__name__})", where="SQL", hint="Cast the column to text."
+            f"a value cannot be represented in {form} ({type(error).__name__})",
+            where="SQL",
+            hint="Cast the column to text.",
         ) from None
     if form == "polars":
         return frame, frame.height

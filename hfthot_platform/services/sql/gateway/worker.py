@@ -154,9 +154,9 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
             _prepare(connection, supply)
         except (duckdb.Error, OSError):
             raise SqlError(
-                "a table or view that the statement names cannot be read as it is",
+                "a table or view that the statement names cannot be read",
                 where="SQL",
-                hint="Try the others; the platform's log says what is wrong with it.",
+                hint="Query other tables. The platform's log has the details.",
             ) from None
         before = _read_bytes(counters)
         relation = connection.sql(statement.sql, params=job.params or None)
@@ -173,7 +173,9 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
     except wire.ClosedError:
         raise
     except RecursionError:
-        raise SqlRefusedError("the statement is nested too deeply", where="SQL", hint="Take it apart.") from None
+        raise SqlRefusedError(
+            "the statement is nested too deeply", where="SQL", hint="Simplify the statement, or split it."
+        ) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, only what strangers may be told goes out
         raise told_to_strangers(error, statement.sql, columns) from None
 

@@ -94,7 +94,7 @@ def declared_tests(source: ModelFile, columns: Mapping[str, Column]) -> tuple[li
         if name in columns:
             return True
         mistakes.append(
-            source.mistake(f"the test names {name!r}, which is no column", _columns_hint(name, columns), at=at)
+            source.mistake(f"the test names {name!r}, which is not a column", _columns_hint(name, columns), at=at)
         )
         return False
 
@@ -162,7 +162,7 @@ def _of_column(column: Column, test: ColumnTest, line: int) -> ModelTest | str:
             return _relationship(name, test.relationships, line)
         case "range" if test.range is not None:
             if column.dtype not in _NUMBERS:
-                return f"{name!r} is no number, so it has no range; write `expression: ...`"
+                return f"{name!r} is not a number, so it has no range; write `expression: ...`"
             low, high = test.range.min, test.range.max
             conditions = [f"{quoted} < {low!r}"] if low is not None else []
             conditions += [f"{quoted} > {high!r}"] if high is not None else []
@@ -217,7 +217,7 @@ def _of_model(test: ModelTestHeader, line: int, columns: Mapping[str, Column], *
             return ModelTest("freshness", "freshness", says, (name,), line, False, within=test.freshness.within)
         case "relationships" if test.relationships is not None:
             if test.relationships.column is None:
-                return "a relationship that does not stand under a column names its `column`"
+                return "a relationship outside a column needs `column`"
             return _relationship(test.relationships.column, test.relationships, line)
         case _:
             return _expression(test.expression or "", line, "expression", ())
@@ -310,7 +310,7 @@ def _rows_outcome(test: ModelTest, failing: int, rows: int) -> TestOutcome:
 
 def _freshness(test: ModelTest, newest: datetime | date | None, rows: int, now: datetime) -> TestOutcome:
     if newest is None or test.within is None:
-        return TestOutcome(test, False, 1, rows, "There is no row, so nothing is fresh.")
+        return TestOutcome(test, False, 1, rows, "There are no rows, so the test fails.")
     if not isinstance(newest, datetime):
         # A day's row speaks for the whole day.
         newest = midnight(newest + ONE_DAY)

@@ -115,7 +115,7 @@ class Freshness(_Strict):
     def _span(cls, value: object) -> object:
         found = _WITHIN.fullmatch(value) if isinstance(value, str) else None
         if found is None:
-            raise ValueError(f"{value!r} is no span of time; write 90m, 36h or 2d")
+            raise ValueError(f"{value!r} is not a duration; write 90m, 36h or 2d")
         return timedelta(**{_UNITS[found.group(2)]: float(found.group(1))})
 
 
@@ -130,7 +130,7 @@ class _OneTest(_Strict):
     @model_validator(mode="after")
     def _exactly_one(self) -> _OneTest:
         if len(self.model_fields_set) != 1:
-            raise ValueError("one test per list item; start a new line with `- `")
+            raise ValueError("write one test per list item; start each with `- ` on a new line")
         return self
 
     @property
@@ -208,13 +208,13 @@ class Header(_Strict):
     @classmethod
     def _cron(cls, value: str | None) -> str | None:
         if value is not None and not _is_cron(value):
-            raise ValueError(f"{value!r} is no cron string of five fields; '30 2 * * *' is every day at 02:30 UTC")
+            raise ValueError(f"{value!r} is not a cron string of five fields; '30 2 * * *' is every day at 02:30 UTC")
         return value
 
     @model_validator(mode="after")
     def _one_trigger(self) -> Header:
         if self.schedule is not None and self.automation is not None:
-            raise ValueError("a model has a schedule or an automation, not both")
+            raise ValueError("give a schedule or an automation, not both")
         return self
 
 
@@ -285,7 +285,7 @@ def read_source(path: Path, folder: Path) -> tuple[ModelFile | None, list[Mistak
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
-        return None, [Mistake(file, 1, "the file is no text in UTF-8", "Save it as UTF-8.")]
+        return None, [Mistake(file, 1, "the file is not UTF-8 text", "Save it as UTF-8.")]
     except OSError as error:
         return None, [Mistake(file, 1, f"the file cannot be read: {error.strerror}", "Correct or remove it.")]
     opening = text.find("/*")
@@ -315,8 +315,12 @@ def _parsed(head: str, file: str, offset: int) -> tuple[Node | None, object, lis
     except DocumentError as error:
         return None, None, [Mistake(file, error.line + offset, f"the header is {error.what}", error.hint)]
     if document.node is None or not isinstance(document.data, dict):
-        return None, None, [Mistake(file, offset + 1, "the header is empty or no mapping", "Write `description: ...`.")]
-    repeated = [Mistake(file, line + offset, f"{key!r} is there twice") for line, key in document.repeated]
+        return (
+            None,
+            None,
+            [Mistake(file, offset + 1, "the header is empty or not a mapping", "Write `description: ...`.")],
+        )
+    repeated = [Mistake(file, line + offset, f"{key!r} occurs twice") for line, key in document.repeated]
     return document.node, document.data, repeated
 
 
@@ -331,7 +335,7 @@ def _translated(error: ErrorDetails, node: Node, file: str, offset: int) -> Mist
             known = _fields_at(loc[:-1])
             hint = nearest(last, known) or f"Known here: {', '.join(known)}."
             if " " in last:
-                hint = "Within {...} a text with a comma is put in quotes."
+                hint = "Within {...}, put text with a comma in quotes."
             return Mistake(file, line, f"unknown entry {place!r}", hint)
         case "missing":
             return Mistake(file, line, f"the entry {place!r} is missing", "Add it to the header.")

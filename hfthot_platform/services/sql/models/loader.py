@@ -183,11 +183,11 @@ def _sources(folder: Path) -> tuple[dict[str, str], dict[str, ModelFile], list[M
         file = str(Path(folder.name) / path.relative_to(folder))
         if path.parent.parent != folder or path.parent.name not in LAYERS:
             hint = nearest(path.parent.name, LAYERS) or f"Move it to {' or '.join(f'{layer}/' for layer in LAYERS)}."
-            mistakes.append(Mistake(file, 1, "a model lies in <layer>/<name>.sql", hint))
+            mistakes.append(Mistake(file, 1, "a model's file must be <layer>/<name>.sql", hint))
             continue
         if not _IDENTIFIER.fullmatch(path.stem):
-            hint = "Write it in small letters, digits and '_', as its table will be called."
-            mistakes.append(Mistake(file, 1, f"{path.stem!r} is no name of a model", hint))
+            hint = "Write it in lower-case letters, digits and '_': it is also the name of the table."
+            mistakes.append(Mistake(file, 1, f"{path.stem!r} is not a valid name of a model", hint))
             continue
         files[f"{path.parent.name}.{path.stem}"] = file
         source, found = read_source(path, folder)
@@ -205,7 +205,7 @@ def _guarded(
         return analyse(*args, **kwargs)
     except Exception as error:  # noqa: BLE001 - one file must not keep the others from loading
         what = f"the statement cannot be analysed ({type(error).__name__})"
-        return None, [source.mistake(what, "Write it more simply.", line=1)]
+        return None, [source.mistake(what, "Simplify it.", line=1)]
 
 
 # -- what the text and the header tell --------------------------------------------------------------------------
@@ -223,9 +223,9 @@ def _name_mistakes(
             yield source.mistake(f"two models are named {source.name!r}; the other one is {other.file}", hint)
     taken = {contract.table: contract.name for contract in contracts.values() if contract.namespace != "quarantine"}
     if source.full_name in {*contracts, *views}:
-        yield source.mistake(f"{source.full_name} is a table of the lake already", "Rename the model.")
+        yield source.mistake(f"{source.full_name} is already a table of the lake", "Rename the model.")
     elif source.header.materialized != "view" and source.name in taken:
-        yield source.mistake(f"{source.name!r} is the name of {taken[source.name]} already", hint)
+        yield source.mistake(f"{source.name!r} is already the name of {taken[source.name]}", hint)
 
 
 def _parameter_mistakes(source: ModelFile, statement: ModelStatement) -> Iterator[Mistake]:
@@ -233,7 +233,7 @@ def _parameter_mistakes(source: ModelFile, statement: ModelStatement) -> Iterato
     incremental = source.header.materialized == "incremental"
     for name in settings:
         if name in _PARTITION:
-            what = f"the setting {name!r} has the name of a partition's bound"
+            what = f"the setting {name!r} has the name of a partition bound"
             yield source.mistake(what, "Rename it.", at=("settings", name))
     known = (*settings, *(_PARTITION if incremental else ()))
     for parameter in statement.parameters:
@@ -242,7 +242,7 @@ def _parameter_mistakes(source: ModelFile, statement: ModelStatement) -> Iterato
                 "a parameter without a name", "Write $name and declare it in settings.", line=parameter.line
             )
         elif parameter.name in _PARTITION and not incremental:
-            what = f"${parameter.name} in a {source.header.materialized}, which is made as a whole"
+            what = f"${parameter.name} in a {source.header.materialized}, which has no partitions"
             yield source.mistake(what, "Only incremental models have partitions.", line=parameter.line)
         elif parameter.name not in known:
             hint = nearest(parameter.name, known) or "Declare it under settings, with its default."
@@ -254,7 +254,7 @@ def _parameter_mistakes(source: ModelFile, statement: ModelStatement) -> Iterato
             yield source.mistake(f"the setting {name!r} is not used", hint, at=("settings", name))
     for name in _PARTITION:
         if incremental and name not in used:
-            hint = "Select the rows from $partition_start to before $partition_end."
+            hint = "Select the rows from $partition_start (inclusive) to $partition_end (exclusive)."
             yield source.mistake(f"an incremental model that does not use ${name}", hint, line=statement.line)
 
 
@@ -263,14 +263,16 @@ def _layout_mistakes(source: ModelFile) -> Iterator[Mistake]:
     if header.materialized == "view":
         for entry in ("partitioned_by", "schedule", "automation"):
             if getattr(header, entry) is not None:
-                yield source.mistake(f"a view has no {entry}: it stores nothing", "Remove the entry.", at=(entry,))
+                yield source.mistake(
+                    f"a view cannot have {entry}, because it stores nothing", "Remove the entry.", at=(entry,)
+                )
         return
     if not header.unique_key:
         kind = "an incremental model" if header.materialized == "incremental" else "a table"
         what = f"{kind} without a unique_key"
-        yield source.mistake(what, "Name the columns that tell its rows apart.", at=("materialized",))
+        yield source.mistake(what, "Name the columns that identify a row.", at=("materialized",))
     if header.materialized == "incremental" and header.partitioned_by is None:
-        hint = "Add `partitioned_by: date`, or month or year where rows are few."
+        hint = "Add `partitioned_by: date`, or month or year if there are few rows."
         yield source.mistake("an incremental model without partitioned_by", hint, at=("materialized",))
 
 
@@ -308,7 +310,7 @@ def _in_order(
             reads = around[1] if len(around) > 1 else around[0]
             line = next(table.line for table in statements[around[0]].tables if table.name == reads)
             path = " reads ".join([*around, around[0]])
-            hint = "Take one of these reads out, or move what both need into a model of its own."
+            hint = "Remove one of these reads, or move what both need into a third model."
             mistakes.append(sources[around[0]].mistake(f"a cycle: {path}", hint, line=line))
             for name in around:
                 graph.pop(name)
@@ -466,7 +468,7 @@ class _Binder:
                 continue
             if test.to not in self._columns:
                 hint = nearest(test.to, self._columns) or "Name a table, a view or a model."
-                yield source.mistake(f"the relationship names {test.to!r}, which is no table", hint, line=test.line)
+                yield source.mistake(f"the relationship names {test.to!r}, which is not a table", hint, line=test.line)
             elif test.field not in self.columns_of(test.to):
                 hint = nearest(test.field, self.columns_of(test.to))
                 yield source.mistake(f"{test.to} has no column {test.field!r}", hint, line=test.line)
@@ -475,20 +477,20 @@ class _Binder:
 def _output_mistakes(source: ModelFile, statement: ModelStatement, found: list[tuple[str, str]]) -> Iterator[Mistake]:
     names = [name for name, _ in found]
     for name in sorted({repeated for repeated in names if names.count(repeated) > 1}):
-        yield source.mistake(f"two columns are named {name!r}", "Give one another name with AS.", line=statement.line)
+        yield source.mistake(f"two columns are named {name!r}", "Rename one of them with AS.", line=statement.line)
     for name in dict.fromkeys(names):
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
-            what = f"the column {name!r} has no name of its own"
-            yield source.mistake(what, "Give it one of letters, digits and '_' with AS.", line=statement.line)
+            what = f"the column {name!r} has no valid name"
+            yield source.mistake(what, "Name it with AS, using letters, digits and '_'.", line=statement.line)
     header = source.header
     derived = {header.partitioned_by} if header.partitioned_by else set()
     for name in header.columns:
         if name not in {*names, *derived}:
-            hint = nearest(name, names) or f"It gives {', '.join(names)}."
-            yield source.mistake(f"the SELECT does not give the column {name!r}", hint, at=("columns", name))
+            hint = nearest(name, names) or f"It returns {', '.join(names)}."
+            yield source.mistake(f"the SELECT does not return the column {name!r}", hint, at=("columns", name))
     for name in header.unique_key:
         if name not in {*names, *derived}:
-            hint = nearest(name, names) or f"It gives {', '.join(names)}."
+            hint = nearest(name, names) or f"It returns {', '.join(names)}."
             yield source.mistake(f"the key's column {name!r} is not in the SELECT", hint, at=("unique_key",))
 
 
@@ -499,13 +501,17 @@ def _types(source: ModelFile, found: list[tuple[str, str]], line: int) -> tuple[
         inferred = _stored(given)
         declared = source.header.columns[name].type if name in source.header.columns else None
         if inferred is None:
-            hint = "Cast it to a text, a number, a date or a time, or unnest it."
-            mistakes.append(source.mistake(f"the column {name!r} is {given}, which no table holds", hint, line=line))
+            hint = "Cast it to text, a number, a date or a time, or unnest it."
+            mistakes.append(
+                source.mistake(
+                    f"the column {name!r} has the type {given}, which tables do not support", hint, line=line
+                )
+            )
             continue
         wanted = inferred if declared is None else _DECLARED[declared]
         if wanted != inferred and inferred not in _WIDER.get(wanted, ()):
             names = {value: key for key, value in _DECLARED.items()}
-            what = f"the column {name!r} is declared as {declared}, the SELECT gives {names[inferred]} ({given})"
+            what = f"the column {name!r} is declared as {declared}, but the SELECT returns {names[inferred]} ({given})"
             hint = f"Declare {names[inferred]}, or cast it in the SELECT."
             mistakes.append(source.mistake(what, hint, at=("columns", name, "type")))
             continue
@@ -548,19 +554,21 @@ def _contract(
             times = [candidate.name for candidate in columns if candidate.dtype in {DATE, TIME}]
             hint = f"Add `time_column: {times[0]}`." if times else "Select a date or a time."
             mistakes.append(
-                source.mistake(f"partitioned by {grain}, but of which column", hint, at=("partitioned_by",))
+                source.mistake(
+                    f"it is partitioned by {grain}, but the time column is not clear", hint, at=("partitioned_by",)
+                )
             )
         elif time not in by_name:
-            hint = nearest(time, by_name) or f"It gives {', '.join(by_name)}."
+            hint = nearest(time, by_name) or f"It returns {', '.join(by_name)}."
             mistakes.append(
-                source.mistake(f"the SELECT does not give the time_column {time!r}", hint, at=("time_column",))
+                source.mistake(f"the SELECT does not return the time_column {time!r}", hint, at=("time_column",))
             )
         elif by_name[time].dtype not in {DATE, TIME}:
             what = f"the time_column {time!r} is neither a date nor a time"
             mistakes.append(source.mistake(what, "Cast it in the SELECT.", at=("time_column",)))
         elif given is not None and time != grain:
-            what = f"the column {grain!r} is derived from {time!r} for the partitions, and the SELECT gives it too"
-            hint = f"Leave it out, give it another name, or say `time_column: {grain}`."
+            what = f"the column {grain!r} is derived from {time!r} for the partitions, but the SELECT also returns it"
+            hint = f"Remove or rename it, or write `time_column: {grain}`."
             mistakes.append(source.mistake(what, hint, at=("partitioned_by",)))
         elif given is not None and grain != "date":
             what = f"{grain!r} cannot be both the time_column and the partition"
@@ -606,14 +614,14 @@ def _bind_mistake(source: ModelFile, error: duckdb.Error, columns: Iterable[str]
     lines = [part.strip() for part in said.text.strip().splitlines()]
     if said.ambiguous is not None:
         uses = (said.choices or "").replace("'", "").replace('"', "")
-        hint = f"Write {uses}." if uses else "Say of which table, as in t.column."
+        hint = f"Write {uses}." if uses else "Write the table's name before it, as in t.column."
         return source.mistake(f"ambiguous column {said.ambiguous!r}", hint, line=line)
     if said.column is not None and "GROUP BY" not in said.text:
         names = list(dict.fromkeys(columns))
         hint = nearest(said.column, names) or (f"Columns there: {', '.join(names)}." if names else "")
         return source.mistake(f"unknown column {said.column!r}", hint, line=line)
     if said.forbidden or said.text.startswith("IO Error"):
-        what = "a model reads tables of the lake, no files"
+        what = "a model reads tables of the lake, not files"
         return source.mistake(what, "Ingest the file first, then name its table.", line=line)
     if said.function is not None:
         advice = next((part for part in lines if part.startswith("Did you mean")), "")

@@ -99,9 +99,9 @@ def compute(
     if model.contract is None:
         raise BadRequestError("a view stores nothing, so there is nothing to run", where=model.name)
     if (model.materialized == "incremental") != (days is not None):
-        hint = "Give --from and --to, or --full." if days is None else "Leave the days out."
+        hint = "Give --from and --to, or --full." if days is None else "Omit the days."
         raise BadRequestError(
-            f"the model is made {'by days' if days is None else 'whole'}", where=model.name, hint=hint
+            f"the model is computed {'by days' if days is None else 'as a whole'}", where=model.name, hint=hint
         )
     started = time.perf_counter()
     result = query(lake, model.sql, params=model.values(days), limits=limits, connect=connect)
@@ -253,7 +253,7 @@ def run_models(
         raise BadRequestError("give days or full, not both", where="run")
     if days is None and not full and any(candidate.materialized == "incremental" for candidate in chosen):
         name = next(candidate.name for candidate in chosen if candidate.materialized == "incremental")
-        raise BadRequestError("the model is made by days", where=name, hint="Give --from and --to, or --full.")
+        raise BadRequestError("the model is computed by days", where=name, hint="Give --from and --to, or --full.")
     runs: list[ModelRun] = []
     broken: set[str] = set()
     for done, model in enumerate(chosen):

@@ -131,13 +131,13 @@ def parse(source: ModelFile) -> tuple[ModelStatement | None, list[Mistake]]:
     statements = [tree for tree in trees if tree is not None and not isinstance(tree, exp.Semicolon)]
     if not statements:
         line = len(source.sql.rstrip(" \t").removesuffix("\n").splitlines()) or 1
-        return None, [source.mistake("there is no statement after the header", "Write one SELECT.", line=line)]
+        return None, [source.mistake("no statement follows the header", "Write one SELECT.", line=line)]
     lines = _Lines(source.sql)
     line = lines.at(tokens[0].start)
     if len(statements) > 1:
         second = next((lines.at(token.start) for token in tokens if ends and token.start > ends[0].start), line)
-        what = f"{len(statements)} statements instead of one"
-        return None, [source.mistake(what, "Put each model into a file of its own.", line=second)]
+        what = f"there are {len(statements)} statements instead of one"
+        return None, [source.mistake(what, "Put each model into its own file.", line=second)]
     tree = statements[0]
     notable = [node for node in tree.walk() if isinstance(node, _NOTABLE)]
     writing = tree if not isinstance(tree, exp.Query) else next((n for n in notable if isinstance(n, _WRITES)), None)
@@ -146,7 +146,7 @@ def parse(source: ModelFile) -> tuple[ModelStatement | None, list[Mistake]]:
             next((token.text.upper() for token in tokens), "?") if writing is tree else type(writing).__name__.upper()
         )
         where = line if writing is None or writing is tree else lines.of(writing)
-        return None, [source.mistake(f"{word} is not a SELECT", "A model only reads.", line=where)]
+        return None, [source.mistake(f"{word} is not a SELECT", "A model must be a SELECT.", line=where)]
     sql = source.sql[: ends[0].start] if ends else source.sql
     scope = build_scope(tree)
     parameters = tuple(_parameters(tokens, lines))
@@ -182,7 +182,7 @@ def _unparsed(source: ModelFile, error: SqlglotError) -> Mistake:
         return source.mistake(f"the statement cannot be parsed: {what}", hint, line=int(line.group(1)) if line else 1)
     details = getattr(error, "errors", None) or [{}]
     what = f"the statement cannot be analysed near {details[0].get('highlight', '')!r}"
-    return source.mistake(what, "Say it in other words of SQL.", line=int(details[0].get("line") or 1))
+    return source.mistake(what, "Rewrite that part.", line=int(details[0].get("line") or 1))
 
 
 def _tables(scope: Scope | None, lines: _Lines) -> Iterator[TableName]:
@@ -219,7 +219,7 @@ def _forbidden(
     if source.layer == "marts":
         for star in notable:
             if isinstance(star, exp.Star | exp.Columns) and not isinstance(star.parent, exp.Count):
-                hint = "List the columns: a mart must not change because a table below it did."
+                hint = "List the columns: a mart must not change when a table that it reads does."
                 yield source.mistake("SELECT * in a mart", hint, line=lines.of(star))
     if source.header.materialized == "incremental":
         hint = "A day computed again must give the same rows; take times from the tables or from $partition_end."

@@ -147,10 +147,10 @@ class LocalBackend(Backend):
             except FileNotFoundError:
                 yield name, "is missing"
             except OSError as error:
-                yield name, f"cannot be looked at ({error.strerror})"
+                yield name, f"cannot be inspected ({error.strerror})"
             else:
                 if found != size:
-                    yield name, f"has {found} bytes, the log says {size}"
+                    yield name, f"has {found} bytes, but the log says {size}"
 
     def present(self, names: Iterable[str]) -> list[str]:
         return [name for name in names if (self._root / name).exists()]
@@ -203,7 +203,7 @@ def _entry_fault(path: Path | None) -> str | None:
         return "is missing"
     try:
         lines = [line for line in path.read_bytes().splitlines() if line.strip()]
-        return None if lines and all(isinstance(json.loads(line), dict) for line in lines) else "holds no commit"
+        return None if lines and all(isinstance(json.loads(line), dict) for line in lines) else "contains no commit"
     except ValueError:
         return "is not readable JSON"
 
