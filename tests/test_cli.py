@@ -577,7 +577,7 @@ def test_ingest_of_a_feed_tells_what_became_of_its_rows(hfthot, own):
         ([], "give exactly one of paths, --landing and --feed"),
         (["x.csv", "--landing"], "give exactly one of paths"),
         (["no-such-file.csv"], "no such file"),
-        (["--landing", "--table", "market.trades"], "belong to --feed"),
+        (["--landing", "--table", "market.trades"], "need --feed"),
         (["--feed", "simulated"], "needs --table and --from"),
         (["--feed", "simulatd", "--table", "market.trades", "--from", "2024-01-01"], "Did you mean 'simulated'?"),
         (["--feed", "simulated", "--table", "market.trade", "--from", "2024-01-01"], "Did you mean 'market.trades'?"),

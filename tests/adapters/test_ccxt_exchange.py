@@ -520,7 +520,7 @@ def test_retry_after_is_honoured_in_seconds_and_as_a_date(serve: Serve, header: 
 def test_a_retry_after_beyond_patience_gives_up_at_once_and_says_so(serve: Serve) -> None:
     running, feed = serve("binance", server.Binance(TRADES), "BTC-USDT")
     running.always("/aggTrades", server.Status(418, {"Retry-After": "86400"}))
-    with pytest.raises(SourceUnavailableError, match="asks to wait 86400 s"):
+    with pytest.raises(SourceUnavailableError, match="asked to wait 86400 s"):
         list(feed.fetch("market.trades", START, END))
     assert len(running.asked("/aggTrades")) == 1
 
@@ -718,7 +718,7 @@ def test_any_mixture_of_passing_faults_gives_the_same_bars(serve: Serve, venue: 
         (403, "<html>Forbidden</html>", "does not serve this location"),
         (451, '{"code": 0, "msg": "Service unavailable from a restricted location"}', "does not serve this location"),
         (400, '{"code": -1121, "msg": "Invalid symbol."}', "Check the spelling"),
-        (404, "<html>Not found</html>", "never succeeds"),
+        (404, "<html>Not found</html>", "does not help"),
     ],
 )
 def test_a_refusal_for_good_is_not_tried_again(serve: Serve, status: int, body: str, hint: str) -> None:

@@ -378,7 +378,7 @@ def test_an_empty_file_is_refused(tmp_path) -> None:
 
 def test_a_header_without_rows_is_empty(tmp_path) -> None:
     path = _write(tmp_path / "BTCEUR.csv", ["ts,price,amount"])
-    with pytest.raises(RejectedFileError, match="header without rows") as caught:
+    with pytest.raises(RejectedFileError, match="header but no rows") as caught:
         recognise(path, _mapping())
     assert caught.value.reason == "empty"
 

@@ -294,7 +294,7 @@ def test_a_table_without_subjects_cannot_forget_and_one_that_forgets_cannot_reda
 
 def test_a_log_that_another_publisher_took_further_is_refused(table):
     table.apply(users([1]), app=(LOG, 1))
-    with pytest.raises(CommitConflictError, match="up to entry 1, not 0"):
+    with pytest.raises(CommitConflictError, match="up to 1, not 0"):
         table.apply(users([1, 2]), app=(LOG, 2), since=0)
     assert table.apply(users([2], seq=2), app=(LOG, 2), since=1).changed
 

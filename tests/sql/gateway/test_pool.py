@@ -239,7 +239,7 @@ def test_a_killed_worker_is_an_error_of_its_statement_alone(lake, pool, limits):
     wait_until(lambda: at_work(handle))
     os.kill(handle.process, signal.SIGSEGV)
 
-    with pytest.raises(SqlError, match="memory, or is nested"):
+    with pytest.raises(SqlError, match="memory limit, or is nested"):
         handle.result(120)
     assert gateway.query("SELECT 1").rows == 1
 

@@ -195,7 +195,7 @@ def test_rows_outside_the_days_are_refused(opened):
 
 def test_a_model_made_by_days_needs_them(opened):
     lake, models = opened(**FILES)
-    with pytest.raises(BadRequestError, match="made by days"):
+    with pytest.raises(BadRequestError, match="computed by days"):
         run_models(lake, models)
     with pytest.raises(BadRequestError, match="not both"):
         run_models(lake, models, days=SPAN, full=True)
