@@ -188,10 +188,10 @@ class BrokenFeed:
         )
 
 
-def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platform, instance):
+def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platform, instance, monkeypatch):
     from assets.market import ASSETS
 
-    platform.__dict__["feeds"] = (BrokenFeed(),)
+    monkeypatch.setattr(Platform, "feeds", (BrokenFeed(),))
 
     result = dg.materialize(
         [asset for asset in ASSETS if asset.key.path[-1] in {"trades", "bars_1m", "bars"}],
