@@ -176,7 +176,7 @@ def test_a_busy_server_is_asked_again(server, feed, tmp_path) -> None:
 
 def test_a_server_that_stays_busy_is_given_up(server, feed) -> None:
     server.fail = [503] * 10
-    with pytest.raises(SourceUnavailableError, match="after 3 tries"):
+    with pytest.raises(SourceUnavailableError, match="after 3 attempts"):
         _rows(feed, _utc(2024, 1, 2), _utc(2024, 1, 3))
 
 

@@ -349,7 +349,7 @@ def _interval(probe: FileProbe, shape: _Shape) -> str:
         return found.name
     raise RejectedFileError(
         "unsupported_interval",
-        f"klines of {length / 1e6:g} s",
+        f"the klines are {length / 1e6:g} s long",
         where=probe.name,
         hint="Use a whole number of minutes, hours, days, weeks or months.",
     )
@@ -421,9 +421,13 @@ class ArchiveFeed:
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if venue not in _FOLDERS:
-            raise BadRequestError(f"unknown venue {venue!r}", where=self.name, hint=f"One of {', '.join(_FOLDERS)}.")
+            raise BadRequestError(
+                f"unknown venue {venue!r}", where=self.name, hint=f"Choose one of {', '.join(_FOLDERS)}."
+            )
         if interval not in _INTERVALS:
-            raise BadRequestError(f"interval {interval!r}", where=self.name, hint=f"One of {', '.join(_INTERVALS)}.")
+            raise BadRequestError(
+                f"unknown interval {interval!r}", where=self.name, hint=f"Choose one of {', '.join(_INTERVALS)}."
+            )
         self._remote = str(location).rstrip("/") if str(location).startswith(("http://", "https://")) else None
         if self._remote is not None and cache is None:
             raise BadRequestError("there is no cache folder for downloads", where=self.name, hint="Pass `cache`.")

@@ -423,7 +423,7 @@ class CcxtFeed:
             hint = nearest(table, _TABLES) or f"It fills {', '.join(_TABLES)}."
             raise BadRequestError(f"this feed does not fill {table!r}", where=self.name, hint=hint)
         if not self._symbols and table != "market.instruments":
-            raise BadRequestError("no symbols", where=self.name, hint="Name at least one symbol.")
+            raise BadRequestError("no symbol is given", where=self.name, hint="Name at least one symbol.")
 
     # --- connection and markets ---
 
@@ -464,7 +464,7 @@ class CcxtFeed:
                 raise SourceRefusedError(f"unknown symbol {symbol!r}", where=self.name, hint=hint)
             if len(candidates) > 1:
                 names = " or ".join(repr(candidate["symbol"]) for candidate in candidates)
-                raise BadRequestError(f"{symbol!r} means {names}", where=self.name, hint="Use ccxt's spelling.")
+                raise BadRequestError(f"{symbol!r} may mean {names}", where=self.name, hint="Use ccxt's spelling.")
             (market,) = candidates
             name = canonical_symbol(market)
             if name is None or not _CONTRACT_SYMBOL.fullmatch(name):

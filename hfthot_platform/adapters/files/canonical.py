@@ -163,7 +163,7 @@ def _check_grid(gaps: pl.Series, interval: str, where: str, *, said: str, few: i
 def _unsupported(interval: str, where: str) -> RejectedFileError:
     return RejectedFileError(
         "unsupported_interval",
-        f"bars of {interval}",
+        f"the bars are {interval} long",
         where=where,
         hint="Use a whole number of minutes, hours, days, weeks or months.",
     )

@@ -46,7 +46,9 @@ class Principal:
         """
         tier(self.plan)
         if self.role not in ROLES:
-            raise BadRequestError(f"unknown role {str(self.role)[:40]!r}", where="role", hint=f"{', '.join(ROLES)}.")
+            raise BadRequestError(
+                f"unknown role {str(self.role)[:40]!r}", where="role", hint=f"Choose one of {', '.join(ROLES)}."
+            )
         if not self.id:
             raise BadRequestError(
                 "the principal has no id", where="principal", hint="Give a user id, or the name of a service."

@@ -146,7 +146,9 @@ def _statement(text: str | None) -> str:
 
     if text is None or text == "-":
         if text is None and sys.stdin.isatty():
-            raise BadRequestError("no statement", where="sql", hint='For example `hfthot sql "FROM market.ohlcv"`.')
+            raise BadRequestError(
+                "no statement is given", where="sql", hint='For example `hfthot sql "FROM market.ohlcv"`.'
+            )
         text = sys.stdin.read()
     return text
 

@@ -218,7 +218,7 @@ class Quotas:
         """
         if resource not in TIERED:
             raise BadRequestError(
-                f"unknown resource {str(resource)[:40]!r}", where="resource", hint=f"One of {', '.join(TIERED)}."
+                f"unknown resource {str(resource)[:40]!r}", where="resource", hint=f"Choose one of {', '.join(TIERED)}."
             )
         return self._count(user_id, resource, amount, request)
 

@@ -371,7 +371,7 @@ def test_a_stream_is_good_once(wide):
         _ = stream.schema
     with stream:
         assert sum(batch.num_rows for batch in stream) == 1
-    with pytest.raises(BadRequestError, match="good once"), stream:
+    with pytest.raises(BadRequestError, match="already read"), stream:
         pass
 
 

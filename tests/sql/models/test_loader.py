@@ -507,8 +507,11 @@ def test_a_cycle_is_told_with_its_path(write):
     )
     hint = "Remove one of these reads, or move what both need into a third model."
     assert mistakes(folder) == [
-        f"dbt_like_sql/staging/a.sql:6: a cycle: staging.a reads staging.c reads staging.b reads staging.a. {hint}",
-        f"dbt_like_sql/staging/d.sql:6: a cycle: staging.d reads staging.d. {hint}",
+        (
+            "dbt_like_sql/staging/a.sql:6: the models form a cycle: staging.a reads staging.c reads staging.b reads "
+            f"staging.a. {hint}"
+        ),
+        f"dbt_like_sql/staging/d.sql:6: the models form a cycle: staging.d reads staging.d. {hint}",
     ]
 
 

@@ -28,7 +28,7 @@ class QueryLimits:
         for limit in fields(self):
             if not getattr(self, limit.name) > 0:
                 raise BadRequestError(
-                    f"a limit of {getattr(self, limit.name)!r}",
+                    f"the limit is {getattr(self, limit.name)!r}",
                     where=f"limits.{limit.name}",
                     hint="Give a value greater than 0.",
                 )

@@ -311,7 +311,7 @@ def _in_order(
             line = next(table.line for table in statements[around[0]].tables if table.name == reads)
             path = " reads ".join([*around, around[0]])
             hint = "Remove one of these reads, or move what both need into a third model."
-            mistakes.append(sources[around[0]].mistake(f"a cycle: {path}", hint, line=line))
+            mistakes.append(sources[around[0]].mistake(f"the models form a cycle: {path}", hint, line=line))
             for name in around:
                 graph.pop(name)
             graph = {name: reads & set(graph) for name, reads in graph.items()}
