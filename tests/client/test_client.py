@@ -420,7 +420,7 @@ def test_a_text_never_has_a_file_read(client, register, tmp_path):
     path = client.delete_user_permanent(register("ada").user_id).save(tmp_path / "certificate.json")
 
     assert client.verify_certificate(path=path) == client.verify_certificate(path=str(path))
-    with pytest.raises(CertificateError, match="no certificate"):
+    with pytest.raises(CertificateError, match="not a certificate"):
         client.verify_certificate(str(path))
 
 

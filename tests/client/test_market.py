@@ -232,7 +232,7 @@ def test_the_past_is_read_by_version_and_by_time(client, lake):
     assert market.ohlcv(as_of=before.timestamp).tail(1).collect()["ts"].item() < FIRST + timedelta(days=2)
     with pytest.raises(VersionUnavailableError, match="Readable: version"):
         market.ohlcv(version=99).collect()
-    with pytest.raises(BadRequestError, match="either"):
+    with pytest.raises(BadRequestError, match="not both"):
         market.ohlcv(version=1, as_of=TODAY).collect()
 
 

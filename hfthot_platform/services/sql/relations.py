@@ -198,7 +198,7 @@ def _chosen(lake: Lakehouse, found: _Found, statement: Statement, versions: Mapp
         view = lake.views.get(name)
         if view is not None and not isinstance(view, View):
             raise BadRequestError(
-                f"version {version} was requested of a computed view, which has no versions",
+                f"version {version} was requested of a computed view, which has no versions of its own",
                 where=name,
                 hint="Give the versions of the tables that it reads.",
             )
