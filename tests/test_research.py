@@ -274,7 +274,7 @@ def test_what_is_no_time_or_has_no_zone_is_refused(lake, start):
 def test_an_empty_span_and_a_symbol_that_is_no_text_are_refused(lake):
     with pytest.raises(BadRequestError, match="empty"):
         load_dataset("BTC-USDT", start="2024-01-02", end="2024-01-02")
-    with pytest.raises(BadRequestError, match="no symbol"):
+    with pytest.raises(BadRequestError, match="not a symbol"):
         load_dataset(7)
 
 
