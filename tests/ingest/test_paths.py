@@ -100,7 +100,7 @@ def test_a_failure_in_one_file_is_an_incident_and_the_others_go_on(landing, tmp_
     (incident,) = landing.lake.table("ops.incidents").scan().collect().rows(named=True)
     assert (incident["kind"], incident["severity"]) == ("file_rejected", "error")
     assert "RuntimeError" in incident["message"]
-    assert "ada" not in f"{incident}"
+    assert "analytical" not in f"{incident}"
 
 
 def test_a_path_that_is_not_there_is_refused_before_anything_is_taken_in(landing, tmp_path):

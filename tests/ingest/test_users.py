@@ -223,7 +223,7 @@ def test_the_command_line_takes_files_in_and_says_nothing_of_anybody(make, drop,
 
     assert result.exit_code == 1, result.output
     assert "unknown_type (1)" in result.output
-    assert "ada" not in result.output
+    assert "analytical" not in result.output
     assert lake.table("quarantine.users").scan().select(pl.len()).collect().item() == 1
     assert Path(path).exists()
 
