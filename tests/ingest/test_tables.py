@@ -58,7 +58,7 @@ def test_weeks_are_derived_from_days(lake, settings) -> None:
 
 
 def test_a_table_that_is_not_derived_is_refused(lake, settings) -> None:
-    with pytest.raises(BadRequestError, match="no series"):
+    with pytest.raises(BadRequestError, match="not a derived series"):
         derive_table(lake, "market.trades", (date(2024, 1, 1), date(2024, 1, 2)), settings=settings)
     with pytest.raises(BadRequestError, match="TO is after FROM"):
         derive_table(lake, "market.closes", (date(2024, 1, 2), date(2024, 1, 2)), settings=settings)

@@ -938,7 +938,7 @@ class LakehouseClient:
             >>> certificate = client.delete_user_permanent(user.user_id)
             >>> client.accept_erasure_hit(certificate.request_id, "0a1b2c3d4e5f", "a ship of this name")
             Traceback (most recent call last):
-            hfthot_platform.core.errors.PrivacyError: erasure ...: the request is done: ...
+            hfthot_platform.core.errors.PrivacyError: erasure ...: the request is done, ...
 
         Raises:
             BadRequestError: there is no such hit, or the reason is none.
