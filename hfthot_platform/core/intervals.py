@@ -31,6 +31,7 @@ __all__ = [
     "close_times",
     "coarsest_base",
     "interval",
+    "interval_microseconds",
     "of_distances",
     "of_length",
     "open_times",
@@ -169,6 +170,18 @@ def open_times(close: pl.Expr, names: pl.Expr, known: Iterable[str]) -> pl.Expr:
     """Return the open times of bars of several intervals by their ends; null as in `close_times`."""
     opens = (pl.when(names == name).then(interval(name).open_of(close)) for name in known)
     return pl.coalesce(pl.lit(None, _TIME), *opens)
+
+
+def interval_microseconds(name: str, where: str) -> int:
+    """Return the length of a named interval.
+
+    Raises:
+        BadRequestError: no interval has this name, or it is one of calendar months.
+    """
+    found = interval(name)
+    if found.months:
+        raise BadRequestError(f"{name!r} has no fixed length", where=where, hint="Use bars of at most weeks.")
+    return found.microseconds
 
 
 def of_length(microseconds: int) -> Interval | None:

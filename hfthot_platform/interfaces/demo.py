@@ -192,7 +192,7 @@ def _compiling_ahead() -> Iterator[None]:
     What it has not finished when it is needed is compiled here; whatever becomes of it changes no result.
     """
     helper = subprocess.Popen(
-        [sys.executable, "-m", "hfthot_platform.domain.models._compile_ahead"],
+        [sys.executable, "-m", "hfthot_platform.domain.models.compile_ahead"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -264,9 +264,9 @@ def _execute(
     quiet = {**(config or {}), "loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     result = job.execute_in_process(instance=instance, tags=tags, run_config=quiet)
     return [
-        f"{each.asset_key.to_user_string()}: {each.check_name}: {each.description or ''}"
-        for each in result.get_asset_check_evaluations()
-        if not each.passed
+        f"{evaluation.asset_key.to_user_string()}: {evaluation.check_name}: {evaluation.description or ''}"
+        for evaluation in result.get_asset_check_evaluations()
+        if not evaluation.passed
     ]
 
 
@@ -295,8 +295,8 @@ def _show_checks(out: Console, failed: list[str]) -> None:
         out.print("Every quality check passed.")
         return
     out.print("Quality checks to look at:")
-    for each in failed:
-        out.print(f"  [yellow]![/] {escape(each)}")
+    for check in failed:
+        out.print(f"  [yellow]![/] {escape(check)}")
 
 
 def _show_sql(out: Console, lake: Lakehouse, title: str, sql: str) -> None:

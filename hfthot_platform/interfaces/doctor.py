@@ -119,7 +119,7 @@ def _lake(lake: Lakehouse) -> Iterator[Finding]:
         options = ", ".join(sorted(lake.storage.options)) or "none"
         yield Finding("ok", "lake", f"{lake.storage.root} answers; storage options set: {options}")
         return
-    existing = next(each for each in (root, *root.parents) if each.exists())
+    existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir():
         yield Finding("error", "lake", f"{existing} is not a folder", "Point HFTHOT_LAKE_ROOT to a folder.")
         return
@@ -160,22 +160,26 @@ def _feeds(settings: Settings, now: datetime, *, online: bool) -> Iterator[Findi
 
     if not settings.feeds:
         yield Finding("warn", "feeds", "no feed is configured", "Declare one under `feeds` in hfthot.toml.")
-    for each in settings.feeds:
-        subject = f"feed {each.kind}"
+    for feed_settings in settings.feeds:
+        subject = f"feed {feed_settings.kind}"
         try:
-            feed = build_feed(each, settings)
+            feed = build_feed(feed_settings, settings)
         except HfthotError as error:
             yield _failed(subject, error)
             continue
         subject = f"feed {feed.name}"
-        if isinstance(each, ArchiveFeedSettings) and not _remote(each) and not Path(each.location).is_dir():
+        if (
+            isinstance(feed_settings, ArchiveFeedSettings)
+            and not _remote(feed_settings)
+            and not Path(feed_settings.location).is_dir()
+        ):
             step = "Correct `location` of this feed in hfthot.toml, or omit it to download."
-            yield Finding("error", subject, f"its folder {each.location} is missing", step)
+            yield Finding("error", subject, f"its folder {feed_settings.location} is missing", step)
             continue
-        yield Finding("ok", subject, f"fills {', '.join(feed.tables)}; {_described(each)}")
-        if online and _remote(each):
+        yield Finding("ok", subject, f"fills {', '.join(feed.tables)}; {_described(feed_settings)}")
+        if online and _remote(feed_settings):
             table = next(name for name in ("market.bars_1m", *feed.tables) if name in feed.tables)
-            ago = timedelta(days=2) if isinstance(each, ArchiveFeedSettings) else timedelta(minutes=10)
+            ago = timedelta(days=2) if isinstance(feed_settings, ArchiveFeedSettings) else timedelta(minutes=10)
             try:
                 batch = next(iter(feed.fetch(table, now - ago, now)), None)
             except HfthotError as error:
@@ -256,11 +260,11 @@ def _fed(settings: Settings) -> dict[str, str]:
     from hfthot_platform.app.feeds import build_feed
 
     fed: dict[str, str] = {}
-    for each in settings.feeds:
-        if isinstance(each, SampleFeedSettings):
+    for feed_settings in settings.feeds:
+        if isinstance(feed_settings, SampleFeedSettings):
             continue
         try:
-            feed = build_feed(each, settings)
+            feed = build_feed(feed_settings, settings)
         except HfthotError:
             continue  # told under the feed itself
         for name in feed.tables:
@@ -369,7 +373,7 @@ def _store(store: Store) -> Iterator[Finding]:
 def _loose(settings: Settings) -> Iterator[Finding]:
     """Tell of folders with personal data or keys that others may enter, for instance of an older version."""
     private = {settings.accounts, settings.key_file.parent, settings.exports, settings.certificates}
-    for folder in sorted(each.absolute() for each in private):
+    for folder in sorted(folder.absolute() for folder in private):
         if folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
             what = f"other users can access {folder} (mode {mode:04o})"
             yield Finding("warn", "private folders", what, f"`chmod go= {shlex.quote(str(folder))}`")
@@ -422,7 +426,7 @@ def _scratch(settings: Settings, now: datetime) -> Iterator[Finding]:
     if not scratch.is_dir():
         return
     limit = (now - _ABANDONED).timestamp()
-    old = [each for each in scratch.glob("sql-*") if each.stat().st_mtime < limit]
+    old = [folder for folder in scratch.glob("sql-*") if folder.stat().st_mtime < limit]
     if old:
         what = _counted(len(old), "spill folder")
         yield Finding("warn", "scratch", f"{what} left by processes that died", f"Remove {scratch}/sql-*")
@@ -468,16 +472,18 @@ def _erasures(installation: Installation, now: datetime) -> Iterator[Finding]:
     if not installation.has_accounts:
         return
     erasures = list_erasures(installation.accounts)
-    failed = [each for each in erasures if each.state == "failed"]
-    for each in failed:
-        until = "" if each.deadline is None else f"; it can be proven until {each.deadline:%Y-%m-%d %H:%M} UTC"
+    failed = [erasure for erasure in erasures if erasure.state == "failed"]
+    for erasure in failed:
+        until = "" if erasure.deadline is None else f"; it can be proven until {erasure.deadline:%Y-%m-%d %H:%M} UTC"
         step = (
-            f"`hfthot privacy hits {each.request_id}` shows what is left. Remove it, or accept it with a reason, then "
-            f"`hfthot privacy resume {each.request_id}`"
+            f"`hfthot privacy hits {erasure.request_id}` shows what is left. Remove it, or accept it with a reason, "
+            f"then `hfthot privacy resume {erasure.request_id}`"
         )
-        level: Level = "error" if each.deadline is not None and each.deadline - now < timedelta(days=7) else "warn"
-        yield Finding(level, "erasures", f"{each.request_id} failed: {each.problem}{until}", step)
-    ended = [each for each in erasures if each.state == "unproven"]
+        level: Level = (
+            "error" if erasure.deadline is not None and erasure.deadline - now < timedelta(days=7) else "warn"
+        )
+        yield Finding(level, "erasures", f"{erasure.request_id} failed: {erasure.problem}{until}", step)
+    ended = [erasure for erasure in erasures if erasure.state == "unproven"]
     if ended:
         step = f"`hfthot privacy hits {ended[0].request_id}` says what could not be proven for the newest request"
         yield Finding("warn", "erasures", f"{_counted(len(ended), 'request')} ended without a proof", step)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from hfthot_platform.domain.market.panel import Bars
-from hfthot_platform.domain.models import _compile_ahead, chiarella, portfolio
+from hfthot_platform.domain.models import chiarella, compile_ahead, portfolio
 from hfthot_platform.domain.models.backtest import backtest, causality, ledger, targets
 from hfthot_platform.domain.models.regime import fit_regimes
 from hfthot_platform.domain.models.regime import loops as regime_loops
@@ -19,7 +19,7 @@ def compiled() -> dict[str, int]:
 
 
 def test_nothing_that_the_models_run_is_compiled_again():
-    _compile_ahead.main()
+    compile_ahead.main()
     ready = compiled()
     noise = np.random.default_rng(1).standard_normal(900)
     close = np.exp(np.cumsum(0.01 * noise)).reshape(-1, 3)

@@ -150,7 +150,7 @@ def test_a_time_is_resolved_by_the_commits_own_times(lake):
 
     result = query(lake, "SELECT count(*) FROM market.bars_1m", as_of=history[2].timestamp)
 
-    expected = [each for each in history if each.timestamp <= history[2].timestamp][-1]
+    expected = [commit for commit in history if commit.timestamp <= history[2].timestamp][-1]
     assert result.tables == {"market.bars_1m": expected.version}
 
 

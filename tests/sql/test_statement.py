@@ -87,13 +87,13 @@ def test_versions_and_times_become_views_of_their_own():
     )
 
     time = datetime(2026, 1, 15, 14, tzinfo=UTC)
-    assert [(each.name, each.version, each.as_of) for each in parsed.references] == [
+    assert [(reference.name, reference.version, reference.as_of) for reference in parsed.references] == [
         ("market.ohlcv", 5, None),
         ("market.ohlcv", None, time),
         ("users", 3, None),
         ("market.ohlcv", None, None),
     ]
-    assert [each.schema for each in parsed.references] == [
+    assert [reference.schema for reference in parsed.references] == [
         "market@5",
         "market@2026-01-15T14:00:00+00:00",
         "@3",
@@ -138,7 +138,7 @@ def test_every_table_reads_as_of_a_given_time_but_those_with_a_version():
     time = datetime(2026, 1, 1, tzinfo=UTC)
     parsed = parse("FROM users, usage VERSION AS OF 2, hfthot.tables", KNOWN, as_of=time)
 
-    assert [(each.name, each.as_of) for each in parsed.references] == [
+    assert [(reference.name, reference.as_of) for reference in parsed.references] == [
         ("users", time),
         ("usage", None),
         ("hfthot.tables", None),
@@ -185,7 +185,7 @@ def test_discovery_has_no_versions():
 def test_show_tables_reads_the_relation_of_tables(sql):
     parsed = parse(sql, KNOWN)
 
-    assert [each.name for each in parsed.references] == ["hfthot.tables"]
+    assert [reference.name for reference in parsed.references] == ["hfthot.tables"]
     assert "starts_with" in parsed.sql or "market" not in sql
 
 
@@ -230,8 +230,11 @@ def test_any_text_is_parsed_or_refused_with_a_typed_error_and_found_names_are_kn
         parsed = parse(sql, KNOWN)
     except (SqlError, UnknownTableError):
         return
-    assert all(each.name in KNOWN for each in parsed.references)
-    if all(each.version is None and each.as_of is None for each in parsed.references) and "SHOW" not in sql:
+    assert all(reference.name in KNOWN for reference in parsed.references)
+    if (
+        all(reference.version is None and reference.as_of is None for reference in parsed.references)
+        and "SHOW" not in sql
+    ):
         assert parsed.sql == tokens_of(sql)[0].decode()
 
 

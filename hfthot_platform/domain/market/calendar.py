@@ -15,13 +15,24 @@ from typing import TYPE_CHECKING, Final, Literal
 import numpy as np
 
 from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.time import Days
 from hfthot_platform.domain.market.symbol_facts import US_EXCHANGES
 from hfthot_platform.domain.market.symbols import market_kind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
-__all__ = ["FIRST_US_YEAR", "Calendar", "calendar_of", "days_of_calendar", "trades_daily", "us_trading_days"]
+__all__ = [
+    "FIRST_US_YEAR",
+    "Calendar",
+    "calendar_of",
+    "days_of_calendar",
+    "trades_daily",
+    "trading_days",
+    "us_trading_days",
+]
 
 Calendar = Literal["always", "weekdays", "us"]
 
@@ -134,3 +145,23 @@ def _easter(year: int) -> date:
     correction = (golden + 11 * epact + 22 * to_sunday) // 451
     month, day = divmod(epact + to_sunday - 7 * correction + 114, 31)
     return date(year, month, day + 1)
+
+
+def trading_days(venues: Iterable[str], days: Days, where: str) -> list[date]:
+    """Return the days, from a first to before a second, on which the venues trade.
+
+    Raises:
+        BadRequestError: the venues trade on different days, or the days are not in order.
+    """
+    if days[1] <= days[0]:
+        raise BadRequestError(f"days from {days[0]} to before {days[1]}", where=where, hint="The second is later.")
+    named = sorted(set(venues))
+    calendars = {calendar_of(venue) for venue in named}
+    if len(calendars) > 1:
+        raise BadRequestError(
+            f"venues {', '.join(named)} trade on different days",
+            where=where,
+            hint="Give markets that trade daily, from Monday to Friday, or by the US calendar, not several of them.",
+        )
+    calendar = calendars.pop() if calendars else "always"
+    return list(days_of_calendar(calendar, *days).astype("datetime64[D]").tolist())

@@ -23,13 +23,14 @@ import polars as pl
 
 from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.errors import BadRequestError, DataError, HfthotError
+from hfthot_platform.core.intervals import interval_microseconds
 from hfthot_platform.core.time import MINUTE, midnight
 from hfthot_platform.domain.contracts.portfolio import ALL_SYMBOLS, BACKTEST_EQUITY, BACKTESTS
 from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models.backtest import BacktestResult, Costs, Strategy, backtest
 from hfthot_platform.domain.models.regime import QUIET
 from hfthot_platform.domain.models.strategy import UNIDENTIFIED, UNKNOWN, MeanReversion, TrendFollowing
-from hfthot_platform.domain.signals._rows import as_text, interval_microseconds, needs, rows_of, series_name
+from hfthot_platform.domain.signals.contract_rows import as_text, needs, rows_of, series_name
 from hfthot_platform.domain.signals.regimes import Failed
 
 __all__ = ["ADAPTIVE", "Backtests", "backtest_rows"]

@@ -27,7 +27,7 @@ from hfthot_platform.core.time import MINUTE
 from hfthot_platform.domain.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
 from hfthot_platform.domain.models import chiarella
 from hfthot_platform.domain.models.mean_field_game import PriceForecast, predict_price
-from hfthot_platform.domain.signals._rows import as_text, needs, rows_of, series_name
+from hfthot_platform.domain.signals.contract_rows import as_text, needs, rows_of, series_name
 from hfthot_platform.domain.signals.regimes import Failed
 
 __all__ = ["Forecasts", "chiarella_rows", "mfg_forecast", "mfg_price_rows"]

@@ -18,8 +18,10 @@ from typing import Any, Final, NamedTuple
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, nearest
+from hfthot_platform.core.intervals import interval_microseconds
 from hfthot_platform.core.time import Days, midnight, moment
 from hfthot_platform.domain.contracts.portfolio import ADAPTIVE_WEIGHTS, METHODS, WEIGHTS
+from hfthot_platform.domain.market.calendar import trading_days
 from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models.backtest import Costs
 from hfthot_platform.domain.models.portfolio import (
@@ -39,13 +41,7 @@ from hfthot_platform.domain.models.strategy import (
     decide,
     fit_markets,
 )
-from hfthot_platform.domain.signals._rows import (
-    interval_microseconds,
-    needs,
-    rows_of,
-    series_name,
-    trading_days,
-)
+from hfthot_platform.domain.signals.contract_rows import needs, rows_of, series_name
 from hfthot_platform.domain.signals.regimes import Failed
 
 __all__ = ["Weights", "adaptive_rows", "weight_rows"]

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.errors import DataError, ModelError, NotConvergedError
+from hfthot_platform.core.intervals import interval_microseconds
 from hfthot_platform.core.time import DAY, ONE_DAY, Days, day_number, day_of, each_day, midnight, moment
 from hfthot_platform.domain.contracts.signals import (
     QUIET_LABELS,
@@ -29,7 +30,6 @@ from hfthot_platform.domain.contracts.signals import (
 )
 from hfthot_platform.domain.market.calendar import FIRST_US_YEAR, calendar_of, days_of_calendar
 from hfthot_platform.domain.models.regime import STRATEGIES, RegimeModel, bar_returns, fit_regimes
-from hfthot_platform.domain.signals._rows import interval_microseconds
 from hfthot_platform.domain.signals.declared import RegimeSettings
 
 __all__ = ["CERTAIN", "Failed", "change_rows", "model_rows", "regime_rows"]

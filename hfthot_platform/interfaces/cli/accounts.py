@@ -64,7 +64,9 @@ def set_aside(
         done = Publisher(opened.store, opened_lake(context)).retry(stamp=new_stamp("accounts-set-aside"))
         note(f"{len(done):,} entries were published.")
     waiting = opened.store.waiting_aside()
-    rows = [(each.entry.seq, moment(each.set_aside_at).isoformat(), each.audited, each.reason) for each in waiting]
+    rows = [
+        (change.entry.seq, moment(change.set_aside_at).isoformat(), change.audited, change.reason) for change in waiting
+    ]
     names = ("entry", "since", "in the audit log", "reason")
     if as_json:
         print_json([dict(zip(names, row, strict=True)) for row in rows])
@@ -102,7 +104,7 @@ def restore(
         stamp=new_stamp("accounts-restore"),
         told=note,
     )
-    failed = not done.log.intact or any(each != "done" for each in done.erased.values())
+    failed = not done.log.intact or any(state != "done" for state in done.erased.values())
     if as_json:
         print_json(asdict(done))
     else:

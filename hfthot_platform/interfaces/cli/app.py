@@ -53,7 +53,7 @@ class Shared:
             self._installation.close()
 
 
-class _Group(TyperGroup):
+class _CommandGroup(TyperGroup):
     """Turns errors into one red line, a hint and the error's exit status; `--debug` shows where they come from."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -89,7 +89,7 @@ def _in_words(error: Exception) -> tuple[str, str]:
 
 app = typer.Typer(
     name="hfthot",
-    cls=_Group,
+    cls=_CommandGroup,
     help="A lakehouse of market data: versioned tables, and every row checked before it is published.",
     no_args_is_help=True,
     add_completion=False,

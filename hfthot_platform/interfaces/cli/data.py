@@ -71,7 +71,7 @@ def ingest(
         return
     outcomes = _from_landing(context) if landing else _from_files(context, paths or [])
     _tell(outcomes, as_json=as_json)
-    if any(each.status in {"rejected", "failed"} for each in outcomes):
+    if any(outcome.status in {"rejected", "failed"} for outcome in outcomes):
         raise typer.Exit(1)
 
 
@@ -137,7 +137,7 @@ def derive(
         settings=context.obj.settings(),
         stamp=new_stamp("derive"),
     )
-    rows = sum(each.rows_published for each in commits)
+    rows = sum(commit.rows_published for commit in commits)
     typer.echo(f"{table}: {counted(rows, 'row')} of {first:%Y-%m-%d} to before {end:%Y-%m-%d}")
 
 
@@ -238,7 +238,7 @@ def _facts(outcome: FileOutcome) -> dict[str, object]:
 
 def _tell(outcomes: list[FileOutcome], *, as_json: bool) -> None:
     if as_json:
-        print_json([_facts(each) for each in outcomes])
+        print_json([_facts(outcome) for outcome in outcomes])
         return
     if not outcomes:
         typer.echo("No file to ingest.")
@@ -247,26 +247,38 @@ def _tell(outcomes: list[FileOutcome], *, as_json: bool) -> None:
         ("file", "status", "table", "read", "published", "duplicate", "quarantined", "reason"),
         [
             (
-                each.name,
-                each.status,
-                each.table,
-                *(f"{n:,}" for n in (each.rows_read, each.rows_published, each.rows_duplicate, each.rows_quarantined)),
-                each.detail or each.reason,
+                outcome.name,
+                outcome.status,
+                outcome.table,
+                *(
+                    f"{n:,}"
+                    for n in (
+                        outcome.rows_read,
+                        outcome.rows_published,
+                        outcome.rows_duplicate,
+                        outcome.rows_quarantined,
+                    )
+                ),
+                outcome.detail or outcome.reason,
             )
-            for each in outcomes
+            for outcome in outcomes
         ],
         right=("read", "published", "duplicate", "quarantined"),
         styles=lambda row: {"rejected": "red", "failed": "red", "repeated": "dim"}.get(row[1], ""),
     )
-    for each in outcomes:
-        if each.rows_gaps:
-            note(f"{each.name}: {counted(each.rows_gaps, 'row')} say that nothing was traded; they are treated as gaps")
-        for rejection in each.rejections:
+    for outcome in outcomes:
+        if outcome.rows_gaps:
             note(
-                f"{each.name}: {counted(rejection.count, 'row')} quarantined as {rejection.reason}: {rejection.detail}"
+                f"{outcome.name}: {counted(outcome.rows_gaps, 'row')} say that nothing was traded; "
+                "they are treated as gaps"
             )
-        if each.query:
-            note(f'{each.name}: to see them, hfthot sql "{each.query}"')
+        for rejection in outcome.rejections:
+            note(
+                f"{outcome.name}: {counted(rejection.count, 'row')} quarantined as {rejection.reason}: "
+                f"{rejection.detail}"
+            )
+        if outcome.query:
+            note(f'{outcome.name}: to see them, hfthot sql "{outcome.query}"')
 
 
 def _from_feed(context: typer.Context, feed: str, table: str, days: tuple[date, date], *, as_json: bool) -> None:
@@ -285,10 +297,10 @@ def _from_feed(context: typer.Context, feed: str, table: str, days: tuple[date, 
         configured = context.obj.installation().feeds
         commits = ingest_feed(lake, configured, feed, table, days, settings=settings, stamp=stamp, progress=progress)
     if as_json:
-        print_json([asdict(each) for each in commits])
+        print_json([asdict(commit) for commit in commits])
         return
     read, published, duplicate, quarantined = (
-        sum(getattr(each, name) for each in commits)
+        sum(getattr(commit, name) for commit in commits)
         for name in ("rows_read", "rows_published", "rows_duplicate", "rows_quarantined")
     )
     version = f", version {commits[-1].version}" if commits else ""

@@ -34,14 +34,14 @@ def doctor(
         home = settings.dagster_folder()
         findings = diagnose(settings, utc_now(), dagster_home=home, online=online, runs=lambda: _runs(home))
     if as_json:
-        print_json([asdict(each) for each in findings])
+        print_json([asdict(finding) for finding in findings])
     else:
         print_table(
             ("", "subject", "found"),
-            [(each.level, each.subject, each.message) for each in findings],
+            [(finding.level, finding.subject, finding.message) for finding in findings],
             styles=lambda row: {"error": "red", "warn": "yellow"}.get(row[0], ""),
         )
-        steps = {each.next_step: each.subject for each in findings if each.next_step}
+        steps = {finding.next_step: finding.subject for finding in findings if finding.next_step}
         if steps:
             typer.echo("\nWhat to do:")
         for step, subject in steps.items():

@@ -82,9 +82,9 @@ def as_json(value: Any) -> Any:
     """Return a value in JSON's terms: times as ISO 8601, durations in seconds, NaN and infinities as null."""
     match value:
         case dict():
-            return {str(key): as_json(each) for key, each in value.items()}
+            return {str(key): as_json(item) for key, item in value.items()}
         case list() | tuple() | set() | frozenset():
-            return [as_json(each) for each in value]
+            return [as_json(item) for item in value]
         case float():
             return value if math.isfinite(value) else None
         case Decimal():

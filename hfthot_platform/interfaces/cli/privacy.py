@@ -137,14 +137,14 @@ def requests(
 
     with _accounts(context) as accounts:
         found = [
-            ("erasure", each.request_id, each.state, each.requested_at, each.deadline, each.problem)
-            for each in list_erasures(accounts)
-            if every or each.state not in {"done", "unproven"}
+            ("erasure", erasure.request_id, erasure.state, erasure.requested_at, erasure.deadline, erasure.problem)
+            for erasure in list_erasures(accounts)
+            if every or erasure.state not in {"done", "unproven"}
         ]
         found += [
-            ("export", each.request_id, each.state, each.requested_at, each.expires_at, None)
-            for each in list_exports(accounts)
-            if every or each.state == "requested"
+            ("export", export.request_id, export.state, export.requested_at, export.expires_at, None)
+            for export in list_exports(accounts)
+            if every or export.state == "requested"
         ]
     columns = ("kind", "request", "state", "asked for", "until", "problem")
     if as_json:
@@ -202,9 +202,9 @@ def verify(
     print_table(("", ""), rows)
     if user_id is not None:
         typer.echo(f"\nIt concerns this account: {'yes' if found.concerns(user_id) else 'NO'}.")
-    for each in found.accepted:
+    for hit in found.accepted:
         typer.echo(
-            f"\nAccepted: {each['kind']} in {each['place']}: {each['file']} ({each['count']} times). {each['reason']}"
+            f"\nAccepted: {hit['kind']} in {hit['place']}: {hit['file']} ({hit['count']} times). {hit['reason']}"
         )
     typer.echo("\nIt does not cover:")
     for limit in found.limits:
@@ -272,15 +272,15 @@ def erase(
                 ("request", "state", "asked for", "history kept", "provable until", "open hits", "problem"),
                 [
                     (
-                        each.request_id,
-                        each.state,
-                        each.requested_at,
-                        each.keep_history,
-                        each.deadline,
-                        each.hits,
-                        each.problem,
+                        erasure.request_id,
+                        erasure.state,
+                        erasure.requested_at,
+                        erasure.keep_history,
+                        erasure.deadline,
+                        erasure.hits,
+                        erasure.problem,
                     )
-                    for each in list_erasures(accounts)
+                    for erasure in list_erasures(accounts)
                 ],
             )
             return
@@ -337,25 +337,25 @@ def hits(
     with _accounts(context) as accounts:
         found = erasure_hits(accounts, request_id, reveal=reveal)
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(hit) for hit in found])
         return
     more = ("where", "around it") if reveal else ()
     print_table(
         ("hit", "kind", "place", "file", "form", "times", "before", "file changed", "accepted", *more),
         [
             (
-                each.hit,
-                each.kind,
-                each.place,
-                each.file,
-                f"{each.encoding} {each.inside}".strip(),
-                each.count,
-                each.before,
-                each.modified,
-                each.accepted,
-                *((each.path, each.context) if reveal else ()),
+                hit.hit,
+                hit.kind,
+                hit.place,
+                hit.file,
+                f"{hit.encoding} {hit.inside}".strip(),
+                hit.count,
+                hit.before,
+                hit.modified,
+                hit.accepted,
+                *((hit.path, hit.context) if reveal else ()),
             )
-            for each in found
+            for hit in found
         ],
     )
 
@@ -399,7 +399,7 @@ def holds(
         raise BadRequestError("give --place or --release, not both", where="holds")
     with _accounts(context) as accounts:
         if place:
-            names = [each.strip() for each in categories.split(",") if each.strip()]
+            names = [category.strip() for category in categories.split(",") if category.strip()]
             typer.echo(place_hold(accounts, place, names, reason).hold_id)
             return
         if release:
@@ -407,13 +407,13 @@ def holds(
             return
         found = list_holds(accounts, active=not every)
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(hold) for hold in found])
         return
     print_table(
         ("hold", "subject", "categories", "placed", "released", "reason"),
         [
-            (each.hold_id, each.subject_id, each.categories, each.placed_at, each.released_at, each.reason)
-            for each in found
+            (hold.hold_id, hold.subject_id, hold.categories, hold.placed_at, hold.released_at, hold.reason)
+            for hold in found
         ],
     )
 
@@ -502,7 +502,7 @@ def chain(context: typer.Context, *, as_json: _Json = False) -> None:
         if report.lost:
             typer.echo(f"Recorded as lost, because the lake was restored from an older backup: {report.lost}.")
     else:
-        for each in report.problems:
-            typer.echo(str(each))
+        for problem in report.problems:
+            typer.echo(str(problem))
     if not report.intact:
         raise typer.Exit(1)

@@ -39,6 +39,8 @@ def settings(
 
     found = effective(context.obj.settings())
     if as_json:
-        print_json([asdict(each) for each in found])
+        print_json([asdict(setting) for setting in found])
     else:
-        print_table(("setting", "value", "source"), [(each.name, each.value, each.source) for each in found])
+        print_table(
+            ("setting", "value", "source"), [(setting.name, setting.value, setting.source) for setting in found]
+        )

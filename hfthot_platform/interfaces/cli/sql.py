@@ -164,7 +164,9 @@ def _version(given: str, statement: str, lake: Lakehouse) -> tuple[str, int]:
             f"{given!r} is neither N nor TABLE=N", where="--at-version", hint="For example market.trades=5, or 5."
         )
     if not name:
-        named = sorted({each.name for each in parse(statement, known_names(lake)).references} - set(DISCOVERY))
+        named = sorted(
+            {reference.name for reference in parse(statement, known_names(lake)).references} - set(DISCOVERY)
+        )
         if len(named) != 1:
             raise BadRequestError(
                 f"version {version} was requested, but the statement names {', '.join(named) or 'no table'}",
@@ -280,10 +282,10 @@ def _flat(batch: pl.DataFrame) -> pl.DataFrame:
 
     nested = [name for name, dtype in batch.schema.items() if dtype.is_nested()]
     texts = [
-        pl.Series(name, [None if each is None else json.dumps(to_json(each)) for each in batch[name].to_list()])
+        pl.Series(name, [None if value is None else json.dumps(to_json(value)) for value in batch[name].to_list()])
         for name in nested
     ]
-    return batch.with_columns(each.cast(pl.String) for each in texts)
+    return batch.with_columns(text.cast(pl.String) for text in texts)
 
 
 # -- models -----------------------------------------------------------------------------------------------------
@@ -298,14 +300,14 @@ def compile_(context: typer.Context, names: _Names = None, *, as_json: _Json = F
     models = _models(context).require_sound()
     chosen = models.select(names or ())
     if as_json:
-        print_json([_described(each) for each in chosen])
+        print_json([_described(model) for model in chosen])
         return
     if not names:
         print_table(
             ("model", "materialized", "columns", "tests", "reads"),
             [
-                (each.name, each.materialized, len(each.columns), len(each.tests), ", ".join(each.depends_on))
-                for each in chosen
+                (model.name, model.materialized, len(model.columns), len(model.tests), ", ".join(model.depends_on))
+                for model in chosen
             ],
             right=("columns", "tests"),
         )
@@ -326,14 +328,14 @@ def _show_model(model: SqlModel) -> None:
         ("column", "type", "unit", "empty", "made of", "meaning"),
         [
             (
-                each.name,
-                TYPE_NAMES[each.dtype],
-                each.unit,
-                "may be" if each.nullable else "",
-                ", ".join(f"{table}.{name}" for table, name in model.lineage.get(each.name, ())),
-                each.description,
+                column.name,
+                TYPE_NAMES[column.dtype],
+                column.unit,
+                "may be" if column.nullable else "",
+                ", ".join(f"{table}.{name}" for table, name in model.lineage.get(column.name, ())),
+                column.description,
             )
-            for each in model.published_columns
+            for column in model.published_columns
         ],
     )
     typer.echo(f"\n{model.sql}")
@@ -352,17 +354,17 @@ def _described(model: SqlModel) -> dict[str, Any]:
         "parameters": sorted(model.parameters),
         "columns": [
             {
-                "name": each.name,
-                "type": TYPE_NAMES[each.dtype],
-                "unit": each.unit,
-                "nullable": each.nullable,
-                "personal": each.personal,
-                "description": each.description,
-                "made_of": [f"{table}.{name}" for table, name in model.lineage.get(each.name, ())],
+                "name": column.name,
+                "type": TYPE_NAMES[column.dtype],
+                "unit": column.unit,
+                "nullable": column.nullable,
+                "personal": column.personal,
+                "description": column.description,
+                "made_of": [f"{table}.{name}" for table, name in model.lineage.get(column.name, ())],
             }
-            for each in model.published_columns
+            for column in model.published_columns
         ],
-        "tests": [{"name": each.name, "says": each.says, "gate": each.gate} for each in model.tests],
+        "tests": [{"name": test.name, "says": test.says, "gate": test.gate} for test in model.tests],
         "sql": model.sql,
     }
 
@@ -406,10 +408,10 @@ def run(
             progress=progress,
         )
     if as_json:
-        print_json([_outcome_of(each) for each in runs])
+        print_json([_outcome_of(run) for run in runs])
     else:
         _tell_runs(runs)
-    if _tell_disabled(models, names) or any(each.status in {"failed", "skipped"} for each in runs):
+    if _tell_disabled(models, names) or any(run.status in {"failed", "skipped"} for run in runs):
         raise typer.Exit(1)
 
 
@@ -427,15 +429,15 @@ def _tell_runs(runs: list[ModelRun]) -> None:
         ("model", "status", "rows", "version", "tests", "seconds", "why"),
         [
             (
-                each.model.name,
-                each.status,
-                None if each.commit is None else f"{each.commit.rows_published:,}",
-                None if each.commit is None else each.commit.version,
-                f"{sum(outcome.passed for outcome in each.outcomes)}/{len(each.outcomes)}",
-                f"{each.seconds:.2f}",
-                each.reason or "; ".join(_failed(each.outcomes)),
+                run.model.name,
+                run.status,
+                None if run.commit is None else f"{run.commit.rows_published:,}",
+                None if run.commit is None else run.commit.version,
+                f"{sum(outcome.passed for outcome in run.outcomes)}/{len(run.outcomes)}",
+                f"{run.seconds:.2f}",
+                run.reason or "; ".join(_failed(run.outcomes)),
             )
-            for each in runs
+            for run in runs
         ],
         right=("rows", "version", "tests", "seconds"),
         styles=lambda row: {"failed": "red", "skipped": "yellow", "view": "dim"}.get(row[1], ""),
@@ -443,7 +445,7 @@ def _tell_runs(runs: list[ModelRun]) -> None:
 
 
 def _failed(outcomes: tuple[TestOutcome, ...]) -> list[str]:
-    return [f"{each.test.says}: {each.description}" for each in outcomes if not each.passed]
+    return [f"{outcome.test.says}: {outcome.description}" for outcome in outcomes if not outcome.passed]
 
 
 def _outcome_of(run: ModelRun) -> dict[str, Any]:
@@ -455,7 +457,7 @@ def _outcome_of(run: ModelRun) -> dict[str, Any]:
         "version": commit and commit.version,
         "rows": commit and commit.rows_published,
         "quarantined": commit and commit.rows_quarantined,
-        "tests": [_outcome(each) for each in run.outcomes],
+        "tests": [_outcome(outcome) for outcome in run.outcomes],
         "reason": run.reason,
         "seconds": run.seconds,
     }
@@ -483,20 +485,20 @@ def judge_tests(context: typer.Context, names: _Names = None, *, as_json: _Json 
     found: list[tuple[SqlModel, TestOutcome]] = []
     with progress_bar("testing") as progress:
         for done, model in enumerate(chosen, 1):
-            found += [(model, each) for each in judge(lake, model, limits=limits)]
+            found += [(model, outcome) for outcome in judge(lake, model, limits=limits)]
             progress(done, len(chosen), "models")
     if as_json:
-        print_json([{"model": model.name, **_outcome(each)} for model, each in found])
+        print_json([{"model": model.name, **_outcome(outcome)} for model, outcome in found])
     else:
         print_table(
             ("model", "test", "result", "found"),
             [
-                (model.name, each.test.says, "passed" if each.passed else "failed", each.description)
-                for model, each in found
+                (model.name, outcome.test.says, "passed" if outcome.passed else "failed", outcome.description)
+                for model, outcome in found
             ],
             styles=lambda row: "red" if row[2] == "failed" else "",
         )
-    if _tell_disabled(models, names) or not all(each.passed for _, each in found):
+    if _tell_disabled(models, names) or not all(outcome.passed for _, outcome in found):
         raise typer.Exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -193,14 +194,14 @@ def _column_rows(columns: Iterable[Column], key: Iterable[str]) -> list[tuple[ob
     keys = set(key)
     return [
         (
-            each["name"],
-            each["type"],
-            each["unit"],
-            "key" if each["name"] in keys else "",
-            "may be" if each["nullable"] else "",
-            each["description"],
+            column["name"],
+            column["type"],
+            column["unit"],
+            "key" if column["name"] in keys else "",
+            "may be" if column["nullable"] else "",
+            column["description"],
         )
-        for each in _columns(columns)
+        for column in _columns(columns)
     ]
 
 
@@ -214,10 +215,10 @@ def history(
     """Show a table's versions: when, by which run, how many rows, and whether they can still be read."""
     table = opened_lake(context).table(name)
     versions = table.versions()
-    readable = {each.version for each in table.readable_versions()}
+    readable = {commit.version for commit in table.readable_versions()}
     newest = versions[::-1][:limit]
     if as_json:
-        print_json([{**asdict(each), "readable": each.version in readable} for each in newest])
+        print_json([{**asdict(commit), "readable": commit.version in readable} for commit in newest])
         return
     if not versions:
         typer.echo(f"{name}: nothing has been written yet")
@@ -226,16 +227,16 @@ def history(
         ("version", "time", "operation", "rows", "readable", "run", "asset", "partition"),
         [
             (
-                each.version,
-                each.timestamp,
-                each.operation,
-                _counted(each.rows),
-                each.version in readable,
-                each.run_id or None,
-                each.asset or None,
-                each.partition or None,
+                commit.version,
+                commit.timestamp,
+                commit.operation,
+                _counted(commit.rows),
+                commit.version in readable,
+                commit.run_id or None,
+                commit.asset or None,
+                commit.partition or None,
             )
-            for each in newest
+            for commit in newest
         ],
         right=("version", "rows"),
         styles=lambda row: "dim" if row[4] == "no" else "",
@@ -310,10 +311,14 @@ def _values(kind: str, row: dict[str, Any], changed: Iterable[str], key: Sequenc
     if kind != "changed":
         return ", ".join(f"{name}: {shown(value)}" for name, value in row.items() if name not in key)
     pairs = [(name, row[f"{name}_before"], row[f"{name}_after"]) for name in changed if f"{name}_before" in row]
-    # NaN is no change to itself.
-    different = [each for each in pairs if each[1] != each[2] and not (each[1] != each[1] and each[2] != each[2])]
+    # NaN differs from NaN, which is not a change.
+    different = [(name, old, new) for name, old, new in pairs if old != new and not (_is_nan(old) and _is_nan(new))]
     said = ", ".join(f"{name}: {shown(old)} → {shown(new)}" for name, old, new in different)
     return said or "(personal values)"
+
+
+def _is_nan(value: object) -> bool:
+    return isinstance(value, float) and math.isnan(value)
 
 
 def check(
@@ -343,16 +348,19 @@ def check(
     ]
     if not problems:
         with progress_bar(f"checking {name}"):
-            for each in run_checks(lake, name, span, utc_now()):
-                outcome = asdict(each)
+            for result in run_checks(lake, name, span, utc_now()):
+                outcome = asdict(result)
                 found.append({"check": outcome.pop("name"), **outcome})
-    failed = [each for each in found if not each["passed"] and each["severity"] == "error"]
+    failed = [outcome for outcome in found if not outcome["passed"] and outcome["severity"] == "error"]
     if as_json:
         print_json(found)
     else:
         print_table(
             ("check", "result", "found"),
-            [(each["check"], "passed" if each["passed"] else each["severity"], each["description"]) for each in found],
+            [
+                (outcome["check"], "passed" if outcome["passed"] else outcome["severity"], outcome["description"])
+                for outcome in found
+            ],
             styles=lambda row: {"error": "red", "warn": "yellow"}.get(row[1], ""),
         )
     if failed:
@@ -372,7 +380,7 @@ def restore(
 
     commit = opened_lake(context).table(name).restore(version, stamp=new_stamp("restore"))
     typer.echo(f"{name}: version {version} is current again, as version {commit.version}")
-    if any(each.name == name for each in USER_TABLES):
+    if any(table.name == name for table in USER_TABLES):
         note(
             "Now run `hfthot accounts restore --accept-loss --rewrite`: the store has rows that this version "
             "does not have."
@@ -435,17 +443,17 @@ def maintain(
         if report.rows_withheld and not dry_run and sys.stdin.isatty() and _agreed(report):
             reports[at] = once(report.table, 1.0)
     if as_json:
-        print_json([asdict(each) for each in reports])
+        print_json([asdict(report) for report in reports])
     elif reports:
         _print_reports(reports)
     else:
         typer.echo("Nothing has been written yet, so there is nothing to maintain.")
-    withheld = [each for each in reports if each.rows_withheld]
-    for each in withheld:
+    withheld = [report for report in reports if report.rows_withheld]
+    for report in withheld:
         note(
-            f"{each.table}: {counted(each.rows_withheld, 'row')} past the retention were kept, because they are "
+            f"{report.table}: {counted(report.rows_withheld, 'row')} past the retention were kept, because they are "
             f"more than {MOST_EXPIRED:.0%} of the table. Check the machine's clock; `hfthot maintain "
-            f"{each.table} --yes` removes them."
+            f"{report.table} --yes` removes them."
         )
     if withheld and not dry_run:
         raise typer.Exit(1)
@@ -465,21 +473,21 @@ def _print_reports(reports: Sequence[MaintenanceReport]) -> None:
         columns,
         [
             (
-                each.table,
-                size(each.bytes_before),
-                size(each.bytes_after),
-                each.files_before,
-                each.files_after,
-                each.rows_expired,
-                each.rows_withheld,
-                each.files_compacted,
-                each.files_vacuumed,
-                each.log_entries_removed,
-                each.leftovers_removed,
-                each.oldest_readable,
-                round(each.seconds, 2),
+                report.table,
+                size(report.bytes_before),
+                size(report.bytes_after),
+                report.files_before,
+                report.files_after,
+                report.rows_expired,
+                report.rows_withheld,
+                report.files_compacted,
+                report.files_vacuumed,
+                report.log_entries_removed,
+                report.leftovers_removed,
+                report.oldest_readable,
+                round(report.seconds, 2),
             )
-            for each in reports
+            for report in reports
         ],
         right=columns[1:],
     )

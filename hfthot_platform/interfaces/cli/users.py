@@ -42,7 +42,7 @@ def ingest_users(
     else:
         outcomes = ingest_user_files(paths or [], accounts, lake, stamp=stamp)
     _tell(outcomes, as_json=as_json)
-    if any(each.status == "rejected" or (each.report and each.report.rejected) for each in outcomes):
+    if any(outcome.status == "rejected" or (outcome.report and outcome.report.rejected) for outcome in outcomes):
         raise typer.Exit(1)
 
 
@@ -50,17 +50,17 @@ def _tell(outcomes: list[UserFile], *, as_json: bool) -> None:
     from dataclasses import asdict
 
     if as_json:
-        print_json([asdict(each) for each in outcomes])
+        print_json([asdict(outcome) for outcome in outcomes])
         return
     if not outcomes:
         typer.echo("No file to ingest.")
         return
     rows = []
-    for each in outcomes:
-        report = each.report
+    for outcome in outcomes:
+        report = outcome.report
         counts = (report.read, report.applied, report.repeated, report.rejected, report.waiting) if report else ()
-        reasons = ", ".join(f"{name} ({count})" for name, count in report.reasons.items()) if report else each.reason
-        rows.append((each.name, each.status, *(f"{n:,}" for n in counts or (0,) * 5), reasons or None))
+        reasons = ", ".join(f"{name} ({count})" for name, count in report.reasons.items()) if report else outcome.reason
+        rows.append((outcome.name, outcome.status, *(f"{n:,}" for n in counts or (0,) * 5), reasons or None))
     print_table(
         ("file", "status", "read", "applied", "repeated", "rejected", "waiting", "reasons"),
         rows,

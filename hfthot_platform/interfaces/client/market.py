@@ -134,7 +134,7 @@ class Market:
 
 
 @dataclass(frozen=True)
-class _Selection:
+class _QueryScope:
     """What of a table a query looks at."""
 
     contract: TableContract
@@ -287,7 +287,7 @@ class MarketQuery:
         order = [time, *(name for name in ("trade_id",) if name in self._contract.primary_key)]
         return _through(rows.sort(order), self._steps)
 
-    def _selection(self) -> _Selection:
+    def _selection(self) -> _QueryScope:
         """Resolve the version once, and choose of it the files that may have rows of the query."""
         start, earliest = self._start, self._market.opened(self._table)
         if earliest is not None:
@@ -298,7 +298,7 @@ class MarketQuery:
         in_order = _in_reading_order(contract)
         snapshot = table.opened(self._version, self._as_of)
         files = {} if snapshot is None else _files_by_partition(snapshot, self._market.symbol, start, self._end)
-        every = _Selection(contract, snapshot, files, lambda rows: rows.filter(*conditions))
+        every = _QueryScope(contract, snapshot, files, lambda rows: rows.filter(*conditions))
         if self._interval is None:
             return replace(every, chosen=lambda rows: rows.filter(*conditions).select(in_order))
         interval = pl.col("interval").cast(pl.String) == self._interval
@@ -309,7 +309,7 @@ class MarketQuery:
         has = set(computed.collect_schema().names())
         return replace(every, computed=computed.select(name for name in in_order if name in has))
 
-    def _blocks(self, selection: _Selection) -> Iterator[pl.LazyFrame]:
+    def _blocks(self, selection: _QueryScope) -> Iterator[pl.LazyFrame]:
         """Yield all rows at once, or with a limit some partitions at a time from the end that it is at."""
         partitions = sorted(selection.files, reverse=self._newest) if selection.is_partitioned else []
         if self._limit is None or not partitions:

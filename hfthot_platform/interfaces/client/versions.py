@@ -75,19 +75,21 @@ def versions_of_symbol(lake: Lakehouse, symbol: str) -> list[SymbolVersion]:
         if contract.namespace == _NAMESPACE and "symbol" in contract.stats_columns:
             table = lake.table(contract.name)
             found += [
-                SymbolVersion(version=each.version, ts=each.timestamp, operation=each.operation, table=contract.name)
-                for each in _touching(table, symbol)
+                SymbolVersion(
+                    version=commit.version, ts=commit.timestamp, operation=commit.operation, table=contract.name
+                )
+                for commit in _touching(table, symbol)
             ]
-    return sorted(found, key=lambda each: (each["ts"], each["table"], each["version"]))
+    return sorted(found, key=lambda version: (version["ts"], version["table"], version["version"]))
 
 
 def _touching(table: Table, symbol: str) -> list[VersionInfo]:
     history = table.readable_versions()
     if not history or (base := table.files(history[0].version)) is None:
         return []
-    files = _Files(table)
+    files = _TableFiles(table)
     changes = _changes(files, history, base, symbol)
-    uncertain = {path for each in changes for path in (*each.added, *each.removed)}
+    uncertain = {path for change in changes for path in (*change.added, *change.removed)}
     holding = files.holding(uncertain, symbol)
     found = []
     for version, added, removed in changes:
@@ -98,31 +100,31 @@ def _touching(table: Table, symbol: str) -> list[VersionInfo]:
     return found
 
 
-def _changes(files: _Files, history: list[VersionInfo], base: Files, symbol: str) -> list[_Change]:
+def _changes(files: _TableFiles, history: list[VersionInfo], base: Files, symbol: str) -> list[_Change]:
     """Return what each version did to files that may hold the symbol, by the log alone."""
     bounds = {
         unquote(entry["path"]): _File(unquote(entry["path"]), entry.get("min.symbol"), entry.get("max.symbol"))
         for entry in base.entries.select(_known(base, ("path", "min.symbol", "max.symbol"))).to_pylist()
     }
     found: list[_Change] = []
-    for each in history:
-        actions = files.actions(each.version)
+    for commit in history:
+        actions = files.actions(commit.version)
         if actions is None:
             # After a clean-up of the log the entry of the oldest version is gone: everything in it begins there.
             added, removed = list(bounds), []
         else:
             bounds |= {file.path: file for file in (*actions.added, *actions.rearranged)}
             added, removed = [file.path for file in actions.added], actions.removed
-        if each is history[0]:
+        if commit is history[0]:
             removed = []  # may be off the disk, and there is nothing before it to compare with
         sides = ([path for path in side if may_hold_text(symbol, *bounds[path][1:])] for side in (added, removed))
-        change = _Change(each, *sides)
+        change = _Change(commit, *sides)
         if change.added or change.removed:
             found.append(change)
     return found
 
 
-class _Files:
+class _TableFiles:
     """The log and the data files of a table, wherever they are."""
 
     def __init__(self, table: Table) -> None:
@@ -157,7 +159,7 @@ class _Files:
             include_file_paths="_path",
         )
         found = self._collected(rows.filter(pl.col("symbol") == symbol).select(pl.col("_path").unique()))
-        return {where[each] for each in found["_path"]}
+        return {where[path] for path in found["_path"]}
 
     def rows(self, paths: list[str], symbol: str) -> pl.DataFrame:
         """Return the rows of the symbol in the files, without what says only where they came from, in order."""

@@ -76,7 +76,7 @@ def check_history(
             counts["files_read"] += len(found.files)
             # The newest files first: their rows' states repeat in older ones.
             files = sorted(found.files, key=lambda file: file.name not in found.current)
-            reader = _Reader(accounts, lake, contract, subject_id)
+            reader = _RetainedFileReader(accounts, lake, contract, subject_id)
             for file in files:
                 counts["envelopes_decrypted"] += reader.read(file)
                 if reader.own and (not keep_history or file.name in found.current):
@@ -94,7 +94,7 @@ def check_history(
     return counts
 
 
-class _Reader:
+class _RetainedFileReader:
     """Reads data files of one table, and decrypts what it has not decrypted before."""
 
     def __init__(self, accounts: Accounts, lake: Lakehouse, contract: TableContract, subject_id: str) -> None:

@@ -55,7 +55,7 @@ def judged(
     numbers = {(needle.kind, needle.value): number for number, needle in enumerate(found.searched())}
     others = _others(accounts, found, subject_id)
     words = _words_of_tables(lake, report.findings)
-    rows = _Rows(accounts, lake, subject_id)
+    rows = _RowOwners(accounts, lake, subject_id)
     remains: dict[tuple[Any, ...], Remain] = {}
     coincidences: Counter[str] = Counter()
     for finding in report.findings:
@@ -122,7 +122,7 @@ def _coincidence(
     found: Sought,
     others: _Others,
     words: dict[tuple[str, str | bytes], str],
-    rows: _Rows,
+    rows: _RowOwners,
     *,
     keep_history: bool,
 ) -> str | None:
@@ -146,7 +146,7 @@ def _coincidence(
     return None
 
 
-class _Rows:
+class _RowOwners:
     """Whose rows of the user tables have a value in clear: what one person typed may be another one's name."""
 
     def __init__(self, accounts: Accounts, lake: Lakehouse, subject_id: str) -> None:

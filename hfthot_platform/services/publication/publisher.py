@@ -125,7 +125,7 @@ class Publisher:
         """Publish what follows, and add to `aside` what is refused."""
         most = _BATCH
         while limit is None or done.entries < limit:
-            batch = _Batch({contract.name: self._applied(contract) for contract in USER_TABLES}, aside)
+            batch = _FoldedEntries({contract.name: self._applied(contract) for contract in USER_TABLES}, aside)
             room = most if limit is None else min(most, limit - done.entries)
             try:
                 with _without_collector():
@@ -162,7 +162,7 @@ class Publisher:
         done: list[int] = []
         for waiting in _related(self._store.waiting_aside()):
             # Later entries of the subject wait too, so nothing newer of it is in the tables.
-            batch = _Batch(dict.fromkeys((contract.name for contract in USER_TABLES), 0), {})
+            batch = _FoldedEntries(dict.fromkeys((contract.name for contract in USER_TABLES), 0), {})
             try:
                 for aside in waiting:
                     batch.add(aside.entry, log=not aside.audited)
@@ -191,7 +191,7 @@ class Publisher:
         return replace(entry, rows=()) if rows else entry, event, reason
 
     def _taken(self, entry: Entry, *, log: bool = True) -> bool:
-        batch = _Batch(dict.fromkeys((contract.name for contract in USER_TABLES), 0), {})
+        batch = _FoldedEntries(dict.fromkeys((contract.name for contract in USER_TABLES), 0), {})
         try:
             batch.add(entry, log=log)
             batch.audited(self._lake)
@@ -307,7 +307,7 @@ class Publisher:
             if len(page) < min(room + len(page), _PAGE):
                 return
 
-    def _apply(self, batch: _Batch, audited: Mapping[str, Audited], stamp: Stamp) -> list[Commit]:
+    def _apply(self, batch: _FoldedEntries, audited: Mapping[str, Audited], stamp: Stamp) -> list[Commit]:
         commits = []
         for declared in USER_TABLES:
             fold = batch.tables[declared.name]
@@ -363,7 +363,7 @@ def flush(store: Store, lake: Lakehouse, *, stamp: Stamp | None = None) -> Publi
     return Publisher(store, lake).publish(stamp=stamp) if store.entries(0, 1) else None
 
 
-class _Batch:
+class _FoldedEntries:
     """Entries folded to the last row of each key, per table."""
 
     def __init__(self, reached: Mapping[str, int], aside: Mapping[int, Aside]) -> None:

@@ -83,7 +83,7 @@ class SqlResult:
 class SqlStream:
     """The rows of a statement, piece by piece; good once, inside its `opened` block."""
 
-    def __init__(self, calls: _InterruptibleCalls, relation: duckdb.DuckDBPyRelation, context: _Context) -> None:
+    def __init__(self, calls: _InterruptibleCalls, relation: duckdb.DuckDBPyRelation, context: _ErrorContext) -> None:
         self._calls = calls
         self._relation = relation
         self._context = context
@@ -214,7 +214,7 @@ def _running(
 ) -> Iterator[SqlStream]:
     calls = _InterruptibleCalls(connection)
     try:
-        context = _Context(lake, statement.sql, resolved)
+        context = _ErrorContext(lake, statement.sql, resolved)
         with context.translated(""):
             paths, context.size = register(connection, lake, statement, resolved, _numbered(values))
         # From here on, no other file than these can be opened, and that cannot be undone.
@@ -362,7 +362,7 @@ def _spilling(limits: Limits, take: Callable[[], duckdb.DuckDBPyConnection]) -> 
         yield connection
 
 
-class _Context:
+class _ErrorContext:
     """What an error message needs to know of a statement."""
 
     def __init__(self, lake: Lakehouse, sql: str, resolved: Resolved) -> None:
@@ -384,7 +384,7 @@ class _Context:
 # -- errors ---------------------------------------------------------------------------------------------------
 
 
-def _raise(error: Exception, sql: str, context: _Context | None) -> NoReturn:
+def _raise(error: Exception, sql: str, context: _ErrorContext | None) -> NoReturn:
     said = complaint_of(error)
     if context is not None and said.table is not None:
         raise unknown_table(said.table, sorted(known_names(context.lake)), said.where(sql)) from None

@@ -36,7 +36,7 @@ class Snapshot:
         self._log = log
         self._backend = log.backend
         self._fields: tuple[Field, ...] = tuple(handle.schema().fields)
-        self._view = _View(handle)
+        self._view = _PinnedTable(handle)
         entries = self._view.actions.flatten()
         #: Names of the data files below the table's root.
         self.names = tuple(unquote(name) for name in entries.column("path").to_pylist())
@@ -126,7 +126,7 @@ class Snapshot:
     def _all_rows(self) -> pl.LazyFrame:
         return self._rows_of(self._view)
 
-    def _rows_of(self, view: _View) -> pl.LazyFrame:
+    def _rows_of(self, view: _PinnedTable) -> pl.LazyFrame:
         stored = self.require_types()
         frame = pl.scan_delta(view, storage_options=self._backend.options or None)
         absent = [column for column in self.contract.columns if column.name not in stored]
@@ -202,14 +202,14 @@ class Snapshot:
 class _Sizes:
     """Sizes of files by name, where Polars looks for them."""
 
-    def __init__(self, view: _View) -> None:
+    def __init__(self, view: _PinnedTable) -> None:
         self._view = view
 
     def get_add_file_sizes(self) -> dict[str, int]:
         return self._view.sizes
 
 
-class _View(DeltaTable):
+class _PinnedTable(DeltaTable):
     """A Delta table that stays as it was, as far as Polars asks: the handle that it is made from may move on.
 
     Local files are named by their paths, as Polars wants them, not by parts of URLs.
@@ -229,9 +229,9 @@ class _View(DeltaTable):
         self.sizes: dict[str, int] = {}
         self._table: Any = _Sizes(self)
 
-    def only(self, positions: Sequence[int]) -> _View:
+    def only(self, positions: Sequence[int]) -> _PinnedTable:
         """Return the same with some of the files, by their position."""
-        other: _View = object.__new__(_View)
+        other: _PinnedTable = object.__new__(_PinnedTable)
         other.__dict__.update(self.__dict__)
         # Positions from Polars, because `pyarrow.array` imports pandas too.
         other.actions = self.actions.take(pl.Series(positions, dtype=pl.Int64()).to_arrow())

@@ -46,7 +46,7 @@ def test_every_format_holds_the_same_rows(lake, gateway):
     assert pl.from_arrow(gateway.query(BARS).data).equals(frame)
     assert pl.read_parquet(gateway.query(BARS, format="parquet").data).equals(frame)
     rows = json.loads(gateway.query(BARS, format="json").data)
-    assert [(each["symbol"], datetime.fromisoformat(each["ts"]), each["close"]) for each in rows] == frame.rows()
+    assert [(row["symbol"], datetime.fromisoformat(row["ts"]), row["close"]) for row in rows] == frame.rows()
     table = list(csv.reader(io.StringIO(gateway.query(BARS, format="csv").data)))
     assert table[0] == ["symbol", "ts", "close"]
     assert [(a, datetime.fromisoformat(b), float(c)) for a, b, c in table[1:]] == frame.rows()
@@ -214,9 +214,9 @@ def test_versions_can_be_given_beside_the_statement(lake, gateway):
 
     assert gateway.query(sql, versions={"market.bars_1m": 1}).data.to_pylist() == [{"n": 20}]
     assert gateway.query(sql, as_of=early).tables == {
-        "market.bars_1m": [each.version for each in lake.table("market.bars_1m").versions() if each.timestamp <= early][
-            -1
-        ]
+        "market.bars_1m": [
+            commit.version for commit in lake.table("market.bars_1m").versions() if commit.timestamp <= early
+        ][-1]
     }
     assert gateway.query(
         "SELECT count(*) AS n FROM market.ohlcv", versions={"market.ohlcv": 1}, as_of=early
@@ -251,7 +251,7 @@ def test_mistakes_are_explained(gateway):
 def test_random_numbers_differ_from_query_to_query(gateway):
     values = [gateway.query("SELECT random() AS r, uuid()::VARCHAR AS u").data.to_pylist()[0] for _ in range(4)]
 
-    assert len({each["r"] for each in values}) == len({each["u"] for each in values}) == 4
+    assert len({value["r"] for value in values}) == len({value["u"] for value in values}) == 4
 
 
 # -- caps -----------------------------------------------------------------------------------------------------------

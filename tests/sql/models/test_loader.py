@@ -27,7 +27,7 @@ def model(sql: str, header: str = "", *, kind: str = "view") -> str:
 
 
 def mistakes(folder: Path) -> list[str]:
-    return [str(each) for each in read_models(folder).mistakes]
+    return [str(mistake) for mistake in read_models(folder).mistakes]
 
 
 # -- sound files ------------------------------------------------------------------------------------------------
@@ -65,22 +65,22 @@ def test_an_incremental_model_becomes_a_contract_with_key_partition_and_rules(wr
 
 def test_models_come_after_those_that_they_read(write):
     models = load_models(write(marts__returns=RETURNS, staging__minutes=BARS))
-    assert [each.name for each in models] == ["staging.minutes", "marts.returns"]
+    assert [model.name for model in models] == ["staging.minutes", "marts.returns"]
     assert models["marts.returns"].depends_on == ("staging.minutes",)
 
 
 def test_a_model_is_found_by_its_short_name_and_with_its_neighbours(write):
     models = load_models(write(marts__returns=RETURNS, staging__minutes=BARS))
     assert models["returns"].name == "marts.returns"
-    assert [each.name for each in models.select(["+returns"])] == ["staging.minutes", "marts.returns"]
-    assert [each.name for each in models.select(["minutes+"])] == ["staging.minutes", "marts.returns"]
-    assert [each.name for each in models.select(["returns"])] == ["marts.returns"]
+    assert [model.name for model in models.select(["+returns"])] == ["staging.minutes", "marts.returns"]
+    assert [model.name for model in models.select(["minutes+"])] == ["staging.minutes", "marts.returns"]
+    assert [model.name for model in models.select(["returns"])] == ["marts.returns"]
     with pytest.raises(UnknownTableError, match=r"Did you mean .marts\.returns.\?"):
         models.select(["marts.retruns"])
 
 
 def test_a_copied_column_takes_description_and_unit_from_the_original(write):
-    columns = {each.name: each for each in load_models(write(staging__minutes=BARS))["minutes"].columns}
+    columns = {column.name: column for column in load_models(write(staging__minutes=BARS))["minutes"].columns}
     assert columns["high"].description == "Highest price"
     assert columns["high"].unit == "quote per base"
 
@@ -198,7 +198,7 @@ def test_accepted_values_become_a_rule(write):
 )
 def test_lineage_follows_columns_down_to_tables(write, sql, column, expected):
     made = load_models(write(staging__a=model(sql)))["a"]
-    assert {".".join(each) for each in made.lineage.get(column, ())} == expected
+    assert {".".join(source) for source in made.lineage.get(column, ())} == expected
 
 
 def test_a_column_made_of_personal_data_is_personal_unless_the_header_says_otherwise(write):
@@ -457,7 +457,7 @@ def test_a_mistake_in_the_header_is_told_with_line_and_suggestion(write, header,
 def test_a_mistake_of_an_incremental_model_is_told(write, header, sql, expected):
     found = mistakes(write(staging__a=model(sql, header, kind="incremental")))
     line, _, text = expected.partition(":")
-    assert [each.split(":", 2)[2] for each in found] == [text]
+    assert [mistake.split(":", 2)[2] for mistake in found] == [text]
     assert found[0].startswith("dbt_like_sql/staging/a.sql:")
     assert abs(int(found[0].split(":")[1]) - int(line)) <= 1
 
@@ -545,7 +545,7 @@ def test_all_mistakes_are_told_at_once_and_the_sound_models_stay_usable(write):
         staging__reads_a=model("SELECT clos FROM staging.a"),
     )
     models = read_models(folder)
-    assert [each.name for each in models] == ["staging.minutes"]
+    assert [model.name for model in models] == ["staging.minutes"]
     with pytest.raises(SqlModelsError) as caught:
         load_models(folder)
     assert "2 mistakes" in str(caught.value)
@@ -573,12 +573,12 @@ def test_whatever_a_file_is_only_its_own_model_and_those_that_read_it_are_disabl
 
     models = read_models(folder)
 
-    assert sorted(each.name for each in models) == ["marts.returns", "staging.minutes"]
-    assert sorted(each.name for each in models.disabled) == [
+    assert sorted(model.name for model in models) == ["marts.returns", "staging.minutes"]
+    assert sorted(model.name for model in models.disabled) == [
         *("marts.loop", "marts.reads_loop", "staging.deep", "staging.empty", "staging.folder", "staging.gone"),
         *("staging.head", "staging.latin", "staging.loop", "staging.nul", "staging.own"),
     ]
-    assert all(each.reasons for each in models.disabled)
+    assert all(model.reasons for model in models.disabled)
     assert models["marts.returns"].name == "marts.returns"
     with pytest.raises(SqlModelsError, match="is not UTF-8 text"):
         models["staging.latin"]

@@ -1,22 +1,22 @@
-"""What the modules of this package share: rows of a contract, names of series, days on which a market trades."""
+"""Between frames and contracts: the columns that a computation needs, and its results as rows of a contract.
+
+What goes here: how rows, results as JSON text and names of series are written, alike in every `signals.*` and
+`portfolio.*` table.  What stays out: what the rows say, which each module of this package computes.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import date
 from typing import Any
 
 import polars as pl
 
 from hfthot_platform.core.errors import BadRequestError
-from hfthot_platform.core.intervals import interval
-from hfthot_platform.core.time import Days
 from hfthot_platform.domain.contracts.model import TableContract
-from hfthot_platform.domain.market.calendar import calendar_of, days_of_calendar
 
-__all__ = ["as_text", "interval_microseconds", "needs", "rows_of", "series_name", "trading_days"]
+__all__ = ["as_text", "needs", "rows_of", "series_name"]
 
 
 def rows_of(contract: TableContract, rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame:
@@ -60,35 +60,3 @@ def needs(frame: pl.DataFrame, columns: Iterable[str], where: str) -> None:
     missing = [name for name in wanted if name not in frame.columns]
     if missing:
         raise BadRequestError(f"no column {missing[0]!r}", where=where, hint=f"Needed: {', '.join(wanted)}.")
-
-
-def interval_microseconds(name: str, where: str) -> int:
-    """Return the length of a named interval.
-
-    Raises:
-        BadRequestError: no interval has this name, or it is one of calendar months.
-    """
-    found = interval(name)
-    if found.months:
-        raise BadRequestError(f"{name!r} has no fixed length", where=where, hint="Use bars of at most weeks.")
-    return found.microseconds
-
-
-def trading_days(venues: Iterable[str], days: Days, where: str) -> list[date]:
-    """Return the days, from a first to before a second, on which the venues trade.
-
-    Raises:
-        BadRequestError: the venues trade on different days, or the days are not in order.
-    """
-    if days[1] <= days[0]:
-        raise BadRequestError(f"days from {days[0]} to before {days[1]}", where=where, hint="The second is later.")
-    named = sorted(set(venues))
-    calendars = {calendar_of(venue) for venue in named}
-    if len(calendars) > 1:
-        raise BadRequestError(
-            f"venues {', '.join(named)} trade on different days",
-            where=where,
-            hint="Give markets that trade daily, from Monday to Friday, or by the US calendar, not several of them.",
-        )
-    calendar = calendars.pop() if calendars else "always"
-    return list(days_of_calendar(calendar, *days).astype("datetime64[D]").tolist())

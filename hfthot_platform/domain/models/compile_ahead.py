@@ -1,4 +1,4 @@
-"""Compile the models' loops into numba's cache: `python -m hfthot_platform.domain.models._compile_ahead`.
+"""Compile the models' loops into numba's cache: `python -m hfthot_platform.domain.models.compile_ahead`.
 
 A first run anywhere spends half a minute on compiling.  A process of its own does that on another core while the first
 one still reads data; what is compiled already costs it nothing.  What goes here: the smallest call of each model.
