@@ -222,7 +222,7 @@ class Installation:
 
     @property
     def query_limits(self) -> QueryLimits:
-        """Return what a statement of a stranger may use and return, within these settings."""
+        """Return what an untrusted statement may use and return, within these settings."""
         from hfthot_platform.services.sql.gateway import QueryLimits
 
         seconds = self.settings.sql_deadline_seconds
@@ -230,7 +230,7 @@ class Installation:
 
     @property
     def gateway_pool(self) -> GatewayPool:
-        """Return the processes in which statements of strangers run, within this installation's own settings."""
+        """Return the processes in which untrusted statements run, within this installation's own settings."""
 
         def make() -> GatewayPool:
             from hfthot_platform.services.sql.gateway import GatewayPool

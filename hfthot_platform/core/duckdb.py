@@ -1,9 +1,9 @@
-"""Databases of DuckDB that can do no harm, and what its errors mean.  The only home of both.
+"""Locked-down DuckDB databases, and the translation of DuckDB's errors.  The only home of both.
 
-What belongs here: the settings that shut a database in, names and texts as SQL writes them, and the reading of DuckDB's
-messages.  What does not: which tables a statement may read, and what is checked of it before it runs.
+What belongs here: the settings that lock a database down, names and texts as SQL writes them, and the reading of
+DuckDB's messages.  What does not: which tables a statement may read, and what is checked of it before it runs.
 
-The process that runs the SQL of strangers loads this module, so it imports nothing heavy but DuckDB.
+The process that runs untrusted SQL loads this module, so it imports nothing heavy but DuckDB.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from hfthot_platform.core.errors import (
 )
 
 __all__ = [
-    "Complaint",
-    "complaint_of",
+    "ErrorDetails",
+    "error_details",
     "literal",
+    "lock_down",
     "new_database",
-    "open_to_strangers",
+    "new_restricted_database",
     "out_of_memory",
     "prepare",
     "quoted",
-    "shut_in",
+    "redacted_error",
     "sql_error",
-    "told_to_strangers",
     "unknown_column",
 ]
 
@@ -54,8 +54,8 @@ _EVERY: Final[dict[str, str]] = {
     # What was read is not read again by the same statement: keeping it costs a fifth of the time.
     "enable_external_file_cache": "false",
 }
-#: Of one that runs what strangers wrote: no thread (its process is forked), nothing on a disk, bounds on a statement.
-_STRANGERS: Final[dict[str, str | bool | int]] = {
+#: Of one that runs untrusted SQL: no thread (its process is forked), nothing on a disk, bounds on a statement.
+_RESTRICTED: Final[dict[str, str | bool | int]] = {
     "threads": 1,
     "async_threads": 0,
     "temp_directory": "",
@@ -68,12 +68,12 @@ _STRANGERS: Final[dict[str, str | bool | int]] = {
 
 
 def new_database(*, threads: int = 1, memory: str | None = None, spill: str | None = None) -> duckdb.DuckDBPyConnection:
-    """Return a fresh database in memory, for SQL of our own; `shut_in` it before it runs.
+    """Return a fresh database in memory, for SQL of this platform; `lock_down` it before it runs.
 
     Args:
         threads: how many it may use.
         memory: how much it may take, such as `4GB`; most of the machine's by default.
-        spill: the folder for what does not fit; None for none: it fails then.
+        spill: the folder for what does not fit in memory; None: such a statement fails.
 
     Raises:
         SqlError: the memory is not written as DuckDB wants it.
@@ -85,25 +85,25 @@ def new_database(*, threads: int = 1, memory: str | None = None, spill: str | No
         connection = duckdb.connect(config=config)
     except duckdb.Error as error:
         hint = "Write HFTHOT_DUCKDB_MEMORY like 4GB or 500MB."
-        raise SqlError(complaint_of(error).first, where="SQL limits", hint=hint) from None
+        raise SqlError(error_details(error).first, where="SQL limits", hint=hint) from None
     prepare(connection)
     return connection
 
 
-def open_to_strangers() -> duckdb.DuckDBPyConnection:
+def new_restricted_database() -> duckdb.DuckDBPyConnection:
     """Return a fresh database in memory, without threads: a process that holds one can be forked."""
-    connection = duckdb.connect(config=dict(_STRANGERS))
+    connection = duckdb.connect(config=dict(_RESTRICTED))
     prepare(connection)
     return connection
 
 
 def prepare(connection: duckdb.DuckDBPyConnection) -> None:
-    """Give a database that somebody else opened the settings of ours."""
+    """Give a database that a caller opened the settings that every database here has."""
     connection.execute("; ".join(f"SET {name} = {value}" for name, value in _EVERY.items()))
 
 
-def shut_in(connection: duckdb.DuckDBPyConnection, paths: Iterable[str] = ()) -> None:
-    """Let a database open these files and nothing else, for good: no setting can be changed afterwards."""
+def lock_down(connection: duckdb.DuckDBPyConnection, paths: Iterable[str] = ()) -> None:
+    """Let a database open these files and nothing else; no setting can be changed afterwards."""
     allowed = ", ".join(map(literal, paths))
     connection.execute(
         f"SET allowed_paths = [{allowed}]; SET enable_external_access = false; SET lock_configuration = true"
@@ -128,7 +128,7 @@ _COLUMN: Final = re.compile(r'(?:Referenced column|does not have a column named|
 _AMBIGUOUS: Final = re.compile(r"Ambiguous reference to (?:column name|alias) \"?([^\s\"]+)\"?(?: \(use: (.+)\))?")
 _FUNCTION: Final = re.compile(r"Function with name \"?([^\s\"]+)\"? does not exist")
 _FILE: Final = re.compile(r"[^\s'\"]+\.parquet")
-#: What could be a path, or name a file of ours.
+#: What could be a path, or name a file of the platform.
 _PLACE: Final = re.compile(r"(?:file:)?(?:/[^\s'\"/,)\]]+){2,}/?|\S+\.parquet\S*")
 #: Errors whose text speaks of the statement and its values alone.
 _SPOKEN: Final = (
@@ -150,8 +150,8 @@ _SPOKEN_TEXTS: Final = ("Conversion Error", "Out of Range", "Invalid Input Error
 
 
 @dataclass(frozen=True)
-class Complaint:
-    """What DuckDB said of a statement, taken apart; what it did not speak of is None."""
+class ErrorDetails:
+    """What an error of DuckDB's says of a statement, in parts; a part that it does not mention is None."""
 
     #: The whole of it.
     text: str
@@ -179,8 +179,8 @@ class Complaint:
         return f"SQL, line {self.line}" if self.line is not None and "\n" in sql.strip() else "SQL"
 
 
-def complaint_of(error: Exception) -> Complaint:
-    """Take an error of DuckDB's apart, also one that came through Arrow or the system with DuckDB's words."""
+def error_details(error: Exception) -> ErrorDetails:
+    """Return the parts of an error of DuckDB's, also of one that came through Arrow or the system."""
     text = str(error)
     lines = [line.strip() for line in text.strip().splitlines()] or [type(error).__name__]
     following = next((line for line in lines[1:] if line), "")
@@ -193,7 +193,7 @@ def complaint_of(error: Exception) -> Complaint:
         return found.group(1) if found else None
 
     file = _FILE.search(text)
-    return Complaint(
+    return ErrorDetails(
         text=text,
         first=lines[0].removesuffix("!").removesuffix(".")[:500],
         advice="" if _LINE.match(following) else following,
@@ -213,14 +213,14 @@ def complaint_of(error: Exception) -> Complaint:
 
 
 def sql_error(error: Exception, sql: str, columns: Collection[str] | None = None) -> SqlError:
-    """Return our error for one of DuckDB's about a statement of somebody whom we trust: it tells all.
+    """Return the typed error for one of DuckDB's about a trusted caller's statement: it leaves nothing out.
 
     Args:
         error: what DuckDB, or Arrow with its words, raised.
         sql: the statement.
         columns: those that it could have named; None where a missing column is not to be looked for.
     """
-    said = complaint_of(error)
+    said = error_details(error)
     where = said.where(sql)
     if said.out_of_memory:
         return SqlError(
@@ -233,9 +233,9 @@ def sql_error(error: Exception, sql: str, columns: Collection[str] | None = None
     return SqlError(said.first, where=where, hint=said.advice)
 
 
-def told_to_strangers(error: Exception, sql: str, columns: Collection[str]) -> HfthotError:
-    """Return what may be said of an error: nothing of files, settings or the inside of the engine."""
-    said = complaint_of(error)
+def redacted_error(error: Exception, sql: str, columns: Collection[str]) -> HfthotError:
+    """Return the error that an untrusted caller may see: nothing of files, settings or the inside of the engine."""
+    said = error_details(error)
     where = said.where(sql)
     if said.out_of_memory:
         return out_of_memory()
@@ -256,7 +256,7 @@ def told_to_strangers(error: Exception, sql: str, columns: Collection[str]) -> H
 
 
 def out_of_memory() -> SqlMemoryError:
-    """Return the error for a stranger's statement that needs too much."""
+    """Return the error for an untrusted statement that needs too much memory."""
     return SqlMemoryError(
         "the statement exceeds its memory limit",
         where="SQL",

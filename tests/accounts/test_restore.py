@@ -143,13 +143,13 @@ def test_a_publisher_that_was_killed_before_it_trimmed_is_no_restore(accounts, l
 def test_a_store_of_another_installation_is_refused(accounts, lake, bob, make_settings, tmp_path, clock):
     flush(accounts.store, lake)
     other = make_settings(accounts=tmp_path / "other", key_file=tmp_path / "other.json")
-    with Accounts.open(other, clock) as strangers:
+    with Accounts.open(other, clock) as others:
         for number in range(9):
-            strangers.register(f"person{number}", f"p{number}@example.org", PASSWORD)
+            others.register(f"person{number}", f"p{number}@example.org", PASSWORD)
         with pytest.raises(StoreError, match="their chains have no common entry"):
-            Publisher(strangers.store, lake).publish()
+            Publisher(others.store, lake).publish()
         with pytest.raises(StoreError, match="different installations"):
-            restore(strangers, lake)
+            restore(others, lake)
     assert verify_chain(lake, accounts.store).intact
 
 

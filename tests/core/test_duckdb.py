@@ -5,15 +5,15 @@ import pytest
 
 from hfthot_platform.core import errors
 from hfthot_platform.core.duckdb import (
-    complaint_of,
+    error_details,
     literal,
+    lock_down,
     new_database,
-    open_to_strangers,
+    new_restricted_database,
     prepare,
     quoted,
-    shut_in,
+    redacted_error,
     sql_error,
-    told_to_strangers,
 )
 
 SECRET = "abracadabra"
@@ -27,17 +27,19 @@ def outside(tmp_path):
     return path
 
 
-@pytest.fixture(params=["ours", "strangers", "prepared"])
+@pytest.fixture(params=["trusted", "restricted", "prepared"])
 def database(request):
-    """A database of each way of opening one, not yet shut in."""
-    opened = {"ours": new_database, "strangers": open_to_strangers, "prepared": duckdb.connect}[request.param]()
+    """A database of each way of opening one, not yet locked down."""
+    opened = {"trusted": new_database, "restricted": new_restricted_database, "prepared": duckdb.connect}[
+        request.param
+    ]()
     if request.param == "prepared":
         prepare(opened)
     yield opened
     opened.close()
 
 
-def complaint_about(connection, sql):
+def error_of(connection, sql):
     with pytest.raises(duckdb.Error) as refused:
         connection.execute(sql).fetchall()
     return refused.value
@@ -45,17 +47,17 @@ def complaint_about(connection, sql):
 
 class TestShutIn:
     def test_no_other_file_can_be_read(self, database, outside):
-        shut_in(database)
-        assert complaint_of(complaint_about(database, f"FROM {literal(str(outside))}")).forbidden
+        lock_down(database)
+        assert error_details(error_of(database, f"FROM {literal(str(outside))}")).forbidden
 
     def test_a_file_that_was_named_can_be_read(self, database, outside):
-        shut_in(database, [str(outside)])
+        lock_down(database, [str(outside)])
         assert database.execute(f"FROM {literal(str(outside))}").fetchall() == [(SECRET,)]
 
     @pytest.mark.parametrize("sql", ["COPY (SELECT 1) TO '{path}'", "ATTACH '{path}'", "EXPORT DATABASE '{path}'"])
     def test_nothing_can_be_written(self, database, tmp_path, sql):
-        shut_in(database)
-        complaint_about(database, sql.format(path=tmp_path / "new"))
+        lock_down(database)
+        error_of(database, sql.format(path=tmp_path / "new"))
         assert not (tmp_path / "new").exists()
 
     @pytest.mark.parametrize(
@@ -72,27 +74,27 @@ class TestShutIn:
         ],
     )
     def test_no_setting_can_be_changed(self, database, setting):
-        shut_in(database)
-        assert "configuration" in str(complaint_about(database, f"SET {setting}"))
+        lock_down(database)
+        assert "configuration" in str(error_of(database, f"SET {setting}"))
 
     @pytest.mark.parametrize("sql", ["INSTALL httpfs", "LOAD httpfs"])
     def test_no_extension_comes_in(self, database, sql):
-        shut_in(database)
-        complaint_about(database, sql)
+        lock_down(database)
+        error_of(database, sql)
 
     def test_a_variable_of_the_caller_is_not_a_table(self, database):
         rows = database.sql("SELECT 1 AS a").to_arrow_table()
-        shut_in(database)
+        lock_down(database)
         assert rows.num_rows == 1
-        assert complaint_of(complaint_about(database, "FROM rows")).table == "rows"
+        assert error_details(error_of(database, "FROM rows")).table == "rows"
 
     def test_times_are_utc(self, database):
-        shut_in(database)
+        lock_down(database)
         assert database.execute("SELECT current_setting('TimeZone')").fetchall() == [("UTC",)]
 
 
-def test_a_strangers_database_has_no_threads_and_no_room_on_the_disk():
-    connection = open_to_strangers()
+def test_a_restricted_database_has_no_threads_and_no_room_on_the_disk():
+    connection = new_restricted_database()
     names = ("threads", "temp_directory", "max_temp_directory_size")
     values = [connection.execute(f"SELECT current_setting('{name}')").fetchall()[0][0] for name in names]
     assert values == [1, "", "0 bytes"]
@@ -131,51 +133,51 @@ class TestWhatIsSaid:
 
     def test_a_missing_column_is_named_with_its_line_and_the_nearest_one(self, database):
         sql = "SELECT 1,\n  prize\nFROM t"
-        error = sql_error(complaint_about(database, sql), sql, ["price"])
+        error = sql_error(error_of(database, sql), sql, ["price"])
         assert str(error) == "SQL, line 2: unknown column 'prize'. Did you mean 'price'?"
         assert error.code == "UNKNOWN_COLUMN"
 
     def test_a_missing_table_is_named(self, database):
-        assert complaint_of(complaint_about(database, "FROM nowhere")).table == "nowhere"
+        assert error_details(error_of(database, "FROM nowhere")).table == "nowhere"
 
     def test_a_missing_function_is_named(self, database):
-        assert complaint_of(complaint_about(database, "SELECT averag(1)")).function == "averag"
+        assert error_details(error_of(database, "SELECT averag(1)")).function == "averag"
 
     def test_an_ambiguous_column_is_named_with_its_choices(self, database):
-        said = complaint_of(complaint_about(database, "SELECT price FROM t AS a, t AS b"))
+        said = error_details(error_of(database, "SELECT price FROM t AS a, t AS b"))
         assert said.ambiguous == "price"
         assert "a.price" in said.choices
 
     def test_the_line_is_left_out_where_there_is_only_one(self, database):
         sql = "SELEC 1"
-        assert sql_error(complaint_about(database, sql), sql).where == "SQL"
+        assert sql_error(error_of(database, sql), sql).where == "SQL"
 
-    def test_a_stranger_is_told_nothing_of_paths(self, database, outside):
-        error = complaint_about(database, f"SELECT CAST({literal(str(outside))} AS INT)")
-        told = told_to_strangers(error, "", ())
+    def test_an_untrusted_caller_sees_no_path(self, database, outside):
+        error = error_of(database, f"SELECT CAST({literal(str(outside))} AS INT)")
+        told = redacted_error(error, "", ())
         assert told.code == "SQL_INVALID"
         assert str(outside) not in str(told)
         assert str(outside) in str(sql_error(error, ""))
 
-    def test_a_stranger_is_told_that_something_is_not_allowed_and_not_what(self, database, outside):
-        shut_in(database)
+    def test_an_untrusted_caller_sees_that_something_is_not_allowed_and_not_what(self, database, outside):
+        lock_down(database)
         sql = f"FROM {literal(str(outside))}"
-        told = told_to_strangers(complaint_about(database, sql), sql, ())
+        told = redacted_error(error_of(database, sql), sql, ())
         assert told.code == "SQL_REFUSED"
         assert str(outside) not in str(told)
 
-    def test_a_stranger_learns_nothing_from_an_error_of_the_engine(self):
-        told = told_to_strangers(RuntimeError("INTERNAL Error: /srv/lake/market at 0x7f"), "", ())
+    def test_an_untrusted_caller_sees_nothing_of_an_error_of_the_engine(self):
+        told = redacted_error(RuntimeError("INTERNAL Error: /srv/lake/market at 0x7f"), "", ())
         assert told.code == "SQL_INVALID"
         assert "lake" not in str(told)
 
     def test_memory_that_does_not_suffice_is_told_apart(self):
-        assert told_to_strangers(duckdb.OutOfMemoryException("x"), "", ()).code == "SQL_MEMORY_EXCEEDED"
+        assert redacted_error(duckdb.OutOfMemoryException("x"), "", ()).code == "SQL_MEMORY_EXCEEDED"
         assert "HFTHOT_DUCKDB_MEMORY" in str(sql_error(duckdb.OutOfMemoryException("Out of Memory Error: x"), ""))
 
     def test_an_error_of_arrow_with_duckdbs_words_is_read_as_duckdbs(self):
-        told = told_to_strangers(OSError("Conversion Error: Could not convert string 'a' to INT32"), "", ())
+        told = redacted_error(OSError("Conversion Error: Could not convert string 'a' to INT32"), "", ())
         assert told.what == "Conversion Error: Could not convert string 'a' to INT32"
 
     def test_an_error_without_words_is_named_by_its_kind(self):
-        assert complaint_of(MemoryError()).first == "MemoryError"
+        assert error_details(MemoryError()).first == "MemoryError"

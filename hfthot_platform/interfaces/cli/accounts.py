@@ -102,7 +102,7 @@ def restore(
         accept_loss=accept_loss,
         rewrite=rewrite,
         stamp=new_stamp("accounts-restore"),
-        told=note,
+        notify=note,
     )
     failed = not done.log.intact or any(state != "done" for state in done.erased.values())
     if as_json:

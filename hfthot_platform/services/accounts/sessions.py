@@ -63,7 +63,7 @@ _TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 #: Each failure after a wait doubles the next one, up to a day.
 _LONGEST_WAIT: Final = DAY
 _DOUBLINGS: Final = 20
-#: Times as many failures, from whatever addresses, after which strangers' addresses take turns, and the longest turn.
+#: Times as many failures, from whatever addresses, after which unknown addresses take turns, and the longest turn.
 _SPRAYED: Final = 4
 _LONGEST_TURN: Final = 30 * SECOND
 #: Addresses that an account is remembered to have signed in from.

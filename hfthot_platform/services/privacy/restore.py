@@ -21,10 +21,10 @@ from hfthot_platform.services.publication.chain import ChainReport
 from hfthot_platform.services.publication.publisher import Publisher
 from hfthot_platform.services.publication.restore import (
     Reconciled,
+    compare_chains,
     follow_the_lake,
-    meet,
-    strangers,
-    write_anew,
+    rewrite_lake,
+    unrelated_error,
     write_rows,
 )
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
@@ -54,7 +54,7 @@ def restore(
     accept_loss: bool = False,
     rewrite: bool = False,
     stamp: Stamp | None = None,
-    told: Callable[[str], None] = lambda _: None,
+    notify: Callable[[str], None] = lambda _: None,
 ) -> Restored:
     """Bring store and lake together, carry forgotten erasures out again, publish, and check the audit log.
 
@@ -64,9 +64,9 @@ def restore(
         accounts: the accounts, from the restored store.
         lake: the lake.
         accept_loss: go on although the lake was restored from before published entries, which are lost then.
-        rewrite: write every row of the user tables anew from the store, also where the two fit.
+        rewrite: rewrite every row of the user tables from the store, also where the two fit.
         stamp: who runs it.
-        told: called with what is being done.
+        notify: called with a description of each step.
 
     Raises:
         StoreError: store and lake do not belong together; or entries are lost and `accept_loss` is not set.
@@ -77,23 +77,23 @@ def restore(
     if accept_loss:
         lake.expect_new()
     publisher = Publisher(accounts.store, lake)
-    told("comparing store and lake")
+    notify("comparing store and lake")
     with publisher.alone():
-        meeting = meet(lake, accounts.store, publisher.reached())
+        comparison = compare_chains(lake, accounts.store, publisher.reached())
         reconciled = None
-        if meeting.state == "strangers":
-            raise strangers(meeting)
-        if meeting.state == "store_behind":
-            reconciled = follow_the_lake(lake, accounts.store, meeting)
-        elif meeting.state == "lake_behind":
+        if comparison.state == "unrelated":
+            raise unrelated_error(comparison)
+        if comparison.state == "store_behind":
+            reconciled = follow_the_lake(lake, accounts.store, comparison)
+        elif comparison.state == "lake_behind":
             if not accept_loss:
                 raise StoreError(
-                    f"the user tables end at entry {meeting.lake[0]}; later entries were published, but no "
+                    f"the user tables end at entry {comparison.lake[0]}; later entries were published, but no "
                     "backup here has them",
                     where="audit_log",
                     hint="Restore a newer backup of the lake, or run again with `--accept-loss`; the loss is recorded.",
                 )
-            reconciled = write_anew(lake, accounts.store, meeting)
+            reconciled = rewrite_lake(lake, accounts.store, comparison)
         if rewrite:
             write_rows(lake, accounts.store)
     parts = 0
@@ -110,16 +110,16 @@ def restore(
                 accounts.destroy(tx, subject_id, categories)
             parts += 1
     for number, request_id in enumerate(whole, 1):
-        told(f"erasing again ({number} of {len(whole)})")
+        notify(f"erasing again ({number} of {len(whole)})")
         try:
             run_erasure(accounts, lake, request_id)
         except (ErasureUnverifiedError, LegalHoldError) as error:
             erased[request_id] = type(error).__name__
         else:
             erased[request_id] = "done"
-    told("publishing")
+    notify("publishing")
     published = publisher.publish(stamp=stamp).entries
-    told("checking the audit log")
+    notify("checking the audit log")
     return Restored(reconciled, erased, parts, published, check_log(accounts, lake))
 
 

@@ -2,9 +2,10 @@
 
 Only what identifies the person is looked for: the user id, keys and hashes that nobody else has, usernames, e-mail
 addresses (in both spellings of their domains), names, provider keys, ciphertext, and addresses of sign-ins that
-succeeded.  What strangers choose (programs, failed sign-ins' addresses, names of providers, other people's texts) is
-not: whoever can try a sign-in could otherwise choose what an erasure stumbles over.  Nor is what says nothing about
-anybody: words of the platform's own texts, addresses of private networks, a hash that several accounts share.
+succeeded.  What unknown callers choose (programs, failed sign-ins' addresses, names of providers, other people's
+texts) is not: anybody who can try a sign-in could otherwise choose what an erasure stumbles over.  Nor is what says
+nothing about a person: words of the platform's own texts, addresses of private networks, a hash that several accounts
+share.
 """
 
 from __future__ import annotations
@@ -187,7 +188,7 @@ class Sought:
             if "salt" in known:
                 found.needles.setdefault((kind, value))
             elif kind in _KINDS:
-                # An earlier version sealed everything that was stored, also what strangers had chosen.
+                # An earlier version sealed everything that was stored, also what unknown callers had chosen.
                 found.add(kind, value)
         if known.get("before") is not None:
             found.before = {(place, path, value): count for place, path, value, count in known["before"]}

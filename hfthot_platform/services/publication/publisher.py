@@ -106,7 +106,7 @@ class Publisher:
             CommitConflictError: another publisher went on where this one had lost its lock.
         """
         with self.alone():
-            reached, reconciled = self._meet()
+            reached, reconciled = self._reconcile()
             # A publisher that was killed after its last commit did not trim any more.
             self._trim(reached)
             aside = {waiting.entry.seq: waiting for waiting in self._store.waiting_aside()}
@@ -254,26 +254,26 @@ class Publisher:
             with self._store.reading() as session, _advisory_lock(session.execute):
                 yield
 
-    def _meet(self) -> tuple[int, Reconciled | None]:
+    def _reconcile(self) -> tuple[int, Reconciled | None]:
         """Return the last entry that all tables have, once it is sure that what waits follows from it.
 
         A store that was restored from an older backup goes on after the lake's entries.
         """
-        from hfthot_platform.services.publication.restore import follow_the_lake, meet, strangers
+        from hfthot_platform.services.publication.restore import compare_chains, follow_the_lake, unrelated_error
 
         reached = self.reached()
-        meeting = meet(self._lake, self._store, reached)
-        if meeting.state == "strangers":
-            raise strangers(meeting)
-        if meeting.state == "lake_behind":
+        comparison = compare_chains(self._lake, self._store, reached)
+        if comparison.state == "unrelated":
+            raise unrelated_error(comparison)
+        if comparison.state == "lake_behind":
             raise StoreError(
                 f"the user tables end at entry {reached}, but later entries were published and are lost",
                 where="change_log",
                 hint="The lake was restored from an older backup than the store. `hfthot accounts restore` "
                 "continues without these entries and records the loss.",
             )
-        if meeting.state == "store_behind":
-            return reached, follow_the_lake(self._lake, self._store, meeting)
+        if comparison.state == "store_behind":
+            return reached, follow_the_lake(self._lake, self._store, comparison)
         # Entries that are known to be lost are passed over.
         _, resumed, _ = chain_gaps_of(self._store).get(reached, ("", reached, ""))
         return max(reached, resumed), None

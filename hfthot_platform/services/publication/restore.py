@@ -6,7 +6,7 @@ Both know the chain of the change log: the store its newest entry and those that
 * The store is behind: the lake has entries that the restored store never heard of.  What the store did since goes
   behind them under new numbers, and whoever those entries were about is written to the lake as the store has it.
 * The lake is behind: published entries are in neither any more.  That cannot be undone, only recorded: the chain gets
-  a gap that every later check reports, and the lake is written anew from the store.
+  a gap that every later check reports, and the lake is rewritten from the store.
 
 The publisher does the first by itself, loudly; the second is an administrator's decision.
 """
@@ -30,9 +30,17 @@ from hfthot_platform.storage.operational.connection import Connection
 from hfthot_platform.storage.operational.published import issued_row, provider_row, sessions_row, usage_row, users_row
 from hfthot_platform.storage.operational.store import Store
 
-__all__ = ["Meeting", "Reconciled", "follow_the_lake", "meet", "strangers", "write_anew", "write_rows"]
+__all__ = [
+    "ChainComparison",
+    "Reconciled",
+    "compare_chains",
+    "follow_the_lake",
+    "rewrite_lake",
+    "unrelated_error",
+    "write_rows",
+]
 
-State = Literal["together", "store_behind", "lake_behind", "strangers"]
+State = Literal["together", "store_behind", "lake_behind", "unrelated"]
 #: Subjects whose rows become one entry of the log.
 _SUBJECTS: Final = 500
 _ROWS: Final = (
@@ -44,7 +52,7 @@ _ROWS: Final = (
 
 
 @dataclass(frozen=True)
-class Meeting:
+class ChainComparison:
     """How the store's chain and the lake's fit."""
 
     state: State
@@ -70,7 +78,7 @@ class Reconciled:
     forgotten: int
 
 
-def meet(lake: Lakehouse, store: Store, reached: int) -> Meeting:
+def compare_chains(lake: Lakehouse, store: Store, reached: int) -> ChainComparison:
     """Compare the two chains; `reached` is the last entry that all user tables have.
 
     Costs one read of the store where nothing waits that should not, and one pruned read of the lake.
@@ -83,15 +91,15 @@ def meet(lake: Lakehouse, store: Store, reached: int) -> Meeting:
     theirs = (_hash_at(lake, reached) or _known(store, reached)) if reached else GENESIS
     newest = (reached, theirs or "")
     if base == newest or chain_gaps_of(store).get(reached) == (newest[1], *base):
-        return Meeting("together", newest, head, newest)
+        return ChainComparison("together", newest, head, newest)
     if theirs is None:
-        return Meeting("strangers", (0, GENESIS), head, newest)
+        return ChainComparison("unrelated", (0, GENESIS), head, newest)
     if base[0] > reached:
         fits = _known(store, reached) in {None, theirs}
-        return Meeting("lake_behind" if fits else "strangers", newest, head, newest)
+        return ChainComparison("lake_behind" if fits else "unrelated", newest, head, newest)
     if base[0] < reached and (found := store.entries(reached - 1, 1)) and (found[0].seq, found[0].hash) == newest:
         # A publisher was killed before it trimmed what it had published.
-        return Meeting("together", newest, head, newest)
+        return ChainComparison("together", newest, head, newest)
     common = base if base[0] and base[0] < reached and _hash_at(lake, base[0]) == base[1] else (0, GENESIS)
     if base[0] == common[0]:
         # What was published and not trimmed before the backup was made is common too.
@@ -100,11 +108,11 @@ def meet(lake: Lakehouse, store: Store, reached: int) -> Meeting:
                 break
             common = entry.seq, entry.hash
     if common[0]:
-        return Meeting("store_behind", common, head, newest)
-    return Meeting("strangers", (0, GENESIS), head, newest)
+        return ChainComparison("store_behind", common, head, newest)
+    return ChainComparison("unrelated", (0, GENESIS), head, newest)
 
 
-def follow_the_lake(lake: Lakehouse, store: Store, meeting: Meeting) -> Reconciled:
+def follow_the_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) -> Reconciled:
     """Let a store that was restored from before the lake's newest entries go on after them.
 
     The lake's rows of everybody whom those entries were about are written as the store has them; those of subjects
@@ -113,20 +121,20 @@ def follow_the_lake(lake: Lakehouse, store: Store, meeting: Meeting) -> Reconcil
     Raises:
         StoreError: the two do not belong together.
     """
-    if meeting.state != "store_behind":
-        raise strangers(meeting)
-    since = meeting.common[0]
+    if comparison.state != "store_behind":
+        raise unrelated_error(comparison)
+    since = comparison.common[0]
     rows = lake.table(AUDIT_LOG.name).scan().filter(pl.col("seq") > since, pl.col("subject_id").is_not_null())
     touched = rows.select(pl.col("subject_id").unique().sort()).collect().to_series().to_list()
     _anchor(lake, store)
-    moved = store.go_on_after(since, meeting.lake)
-    span = {"first": since + 1, "last": meeting.lake[0], "moved": moved}
+    moved = store.go_on_after(since, comparison.lake)
+    span = {"first": since + 1, "last": comparison.lake[0], "moved": moved}
     _note(store, "store.restored", span)
     written, forgotten = _write(store, touched)
-    return Reconciled("store_behind", since + 1, meeting.lake[0], moved, written, forgotten)
+    return Reconciled("store_behind", since + 1, comparison.lake[0], moved, written, forgotten)
 
 
-def write_anew(lake: Lakehouse, store: Store, meeting: Meeting) -> Reconciled:
+def rewrite_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) -> Reconciled:
     """Let a lake that was restored from before the store's published entries go on, with a gap that is on record.
 
     The user tables become what the store has; entries of the audit log that were published and lie in no backup are
@@ -135,11 +143,11 @@ def write_anew(lake: Lakehouse, store: Store, meeting: Meeting) -> Reconciled:
     Raises:
         StoreError: the two do not belong together.
     """
-    if meeting.state != "lake_behind":
-        raise strangers(meeting)
+    if comparison.state != "lake_behind":
+        raise unrelated_error(comparison)
     waiting = store.entries(0, 1)
-    to_seq, to_hash = (waiting[0].seq - 1, waiting[0].previous_hash) if waiting else meeting.store
-    after_seq, after_hash = meeting.lake
+    to_seq, to_hash = (waiting[0].seq - 1, waiting[0].previous_hash) if waiting else comparison.store
+    after_seq, after_hash = comparison.lake
     with store.transaction() as tx:
         gaps = schema.chain_gaps
         values = {"after_hash": after_hash, "to_seq": to_seq, "to_hash": to_hash, "noted_at": tx.now}
@@ -157,10 +165,10 @@ def write_rows(lake: Lakehouse, store: Store) -> tuple[int, int]:
     return _write(store, sorted({*living, *_subjects(lake)}))
 
 
-def strangers(meeting: Meeting) -> StoreError:
+def unrelated_error(comparison: ChainComparison) -> StoreError:
     """Return the error for a store and a lake whose chains do not fit."""
     return StoreError(
-        f"the store ends at entry {meeting.store[0]} and the user tables end at {meeting.lake[0]}, but their "
+        f"the store ends at entry {comparison.store[0]} and the user tables end at {comparison.lake[0]}, but their "
         "chains have no common entry",
         where="change_log",
         hint="The store and the lake belong to different installations, or both changed after a restore. "

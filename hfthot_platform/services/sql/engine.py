@@ -3,7 +3,7 @@
 Each statement gets its own in-memory database that holds a view for every table it names and nothing else
 (`relations`), over the files of one version that its conditions leave in question (`pruning`).
 
-This guards against accidents, not against strangers: there is no deadline and no process boundary.
+This guards against accidents, not against untrusted callers: there is no deadline and no process boundary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import duckdb
 import polars as pl
 import pyarrow as pa
 
-from hfthot_platform.core.duckdb import complaint_of, literal, new_database, prepare, shut_in, sql_error
+from hfthot_platform.core.duckdb import error_details, literal, lock_down, new_database, prepare, sql_error
 from hfthot_platform.core.errors import BadRequestError, DamagedTableError, SqlError
 from hfthot_platform.services.sql.frames import as_frame, narrowed
 from hfthot_platform.services.sql.relations import Resolved, known_names, register, resolve, unknown_table
@@ -218,7 +218,7 @@ def _running(
         with context.translated(""):
             paths, context.size = register(connection, lake, statement, resolved, _numbered(values))
         # From here on, no other file than these can be opened, and that cannot be undone.
-        shut_in(connection, paths)
+        lock_down(connection, paths)
         with context.translated():
             relation = calls.run(lambda: connection.sql(statement.sql, params=values))
         if relation is None:
@@ -385,7 +385,7 @@ class _ErrorContext:
 
 
 def _raise(error: Exception, sql: str, context: _ErrorContext | None) -> NoReturn:
-    said = complaint_of(error)
+    said = error_details(error)
     if context is not None and said.table is not None:
         raise unknown_table(said.table, sorted(known_names(context.lake)), said.where(sql)) from None
     of_statement = said.out_of_memory or said.column is not None

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow.parquet as pq
 
-from hfthot_platform.core.duckdb import complaint_of, literal, quoted
+from hfthot_platform.core.duckdb import error_details, literal, quoted
 from hfthot_platform.core.errors import BadRequestError, SqlError, UnknownTableError, nearest
 from hfthot_platform.domain.access.visibility import Relations
 from hfthot_platform.domain.contracts import TableContract
@@ -273,7 +273,7 @@ def register(
             connection.execute(f"CREATE VIEW {view.reference.view} AS {view.sql}")
         except duckdb.Error as error:
             raise SqlError(
-                f"the view cannot be computed: {complaint_of(error).first}",
+                f"the view cannot be computed: {error_details(error).first}",
                 where=view.reference.name,
                 hint="Correct its SELECT.",
             ) from None

@@ -130,6 +130,6 @@ def limits() -> QueryLimits:
 
 @pytest.fixture(scope="session")
 def gateway(lake, pool, limits) -> SqlGateway:
-    """What a paying stranger has: all history, no mean-field-game results."""
+    """What a paying caller has: all history, no mean-field-game results."""
     sees = replace(Visibility.of("enterprise", "registered"), denied=frozenset({"*.mfg_*"}))
-    return SqlGateway(lake, Principal("stranger", "registered", "enterprise", sees=sees), pool, limits=limits)
+    return SqlGateway(lake, Principal("caller", "registered", "enterprise", sees=sees), pool, limits=limits)

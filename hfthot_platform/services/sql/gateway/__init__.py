@@ -1,4 +1,4 @@
-"""SQL of strangers: one disposable process per statement, over what its caller sees and nothing else.
+"""Untrusted SQL: one disposable process per statement, over what its caller sees and nothing else.
 
 What is defended against: statements that read files, settings, other tables, closed columns or older rows; that
 write; that take more time, memory or output than they may; and a worker that was taken over, which still has no

@@ -1,4 +1,4 @@
-"""What a stranger's statement may be: checked on DuckDB's own syntax tree, where everything unknown is refused.
+"""What an untrusted statement may be: checked on DuckDB's own syntax tree, where everything unknown is refused.
 
 It runs inside the worker, because parsing hostile text is itself an attack on the parser.  The tree is that of the
 same parser that runs the statement, so nothing can look different to the two.

@@ -1,4 +1,4 @@
-"""The functions that a stranger's statement may call; a function that is not here is refused.
+"""The functions that an untrusted statement may call; a function that is not here is refused.
 
 Allowed is what computes from its arguments alone.  Left out, among others: everything that reads files, settings,
 the environment, catalogues, the session or the clock of the machine beyond `now()`; what runs text as SQL (`query`,

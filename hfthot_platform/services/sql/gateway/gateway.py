@@ -1,4 +1,4 @@
-"""SQL of strangers over a lake: the gateway that an application calls.
+"""Untrusted SQL over a lake: the gateway that an application calls.
 
 A statement is looked at by nobody but the disposable process that runs it; this side resolves names to files by
 what its caller sees, keeps the time, and believes nothing that comes back.

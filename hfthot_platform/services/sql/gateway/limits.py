@@ -1,4 +1,4 @@
-"""What one statement of a stranger may use and return."""
+"""What one untrusted statement may use and return."""
 
 from __future__ import annotations
 

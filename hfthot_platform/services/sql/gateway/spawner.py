@@ -17,7 +17,7 @@ from typing import Final, NoReturn
 
 import duckdb
 
-from hfthot_platform.core.duckdb import open_to_strangers
+from hfthot_platform.core.duckdb import new_restricted_database
 from hfthot_platform.services.sql.gateway import sandbox, worker
 
 __all__ = ["BOOT", "ENVIRONMENT", "main"]
@@ -52,7 +52,7 @@ def main(descriptor: int) -> None:
     os.environ.clear()
     os.chdir("/")
     os.umask(0o777)
-    connection = open_to_strangers()
+    connection = new_restricted_database()
     worker.warm(connection)
     gc.collect()
     gc.freeze()

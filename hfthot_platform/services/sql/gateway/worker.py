@@ -21,7 +21,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute
 
-from hfthot_platform.core.duckdb import out_of_memory, quoted, shut_in, told_to_strangers
+from hfthot_platform.core.duckdb import lock_down, out_of_memory, quoted, redacted_error
 from hfthot_platform.core.errors import (
     HfthotError,
     SqlError,
@@ -98,7 +98,7 @@ def warm(connection: duckdb.DuckDBPyConnection) -> None:
         try:
             connection.sql(wrong).fetchall()
         except duckdb.Error as error:
-            str(told_to_strangers(error, wrong, ("b",)))
+            str(redacted_error(error, wrong, ("b",)))
 
 
 def touch(connection: duckdb.DuckDBPyConnection) -> None:
@@ -176,8 +176,8 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
         raise SqlRefusedError(
             "the statement is nested too deeply", where="SQL", hint="Simplify the statement, or split it."
         ) from None
-    except Exception as error:  # noqa: BLE001 - whatever it is, only what strangers may be told goes out
-        raise told_to_strangers(error, statement.sql, columns) from None
+    except Exception as error:  # noqa: BLE001 - whatever it is, an untrusted caller sees the redacted error only
+        raise redacted_error(error, statement.sql, columns) from None
 
 
 def _path_of(reference: Reference) -> str:
@@ -207,7 +207,7 @@ def _prepare(connection: duckdb.DuckDBPyConnection, supply: Supply) -> None:
         # Whether DuckDB leaves a file out by its statistics would tell of rows that the caller may not see, if only
         # by the time that it takes.
         connection.execute("SET disabled_optimizers = 'statistics_propagation'")
-    shut_in(connection, supply.paths)
+    lock_down(connection, supply.paths)
 
 
 def _read_bytes(counters: Any) -> int:

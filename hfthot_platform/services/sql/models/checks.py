@@ -15,7 +15,7 @@ from typing import Literal
 import duckdb
 import polars as pl
 
-from hfthot_platform.core.duckdb import complaint_of, new_database, shut_in
+from hfthot_platform.core.duckdb import error_details, lock_down, new_database
 from hfthot_platform.core.errors import SqlError, nearest
 from hfthot_platform.core.time import ONE_DAY, midnight
 from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column
@@ -342,7 +342,7 @@ def over_rows(
                 return as_frame(connection.sql(sql).to_arrow_table())
             except duckdb.Error as error:
                 hint = "Correct the test in the model's header."
-                raise SqlError(complaint_of(error).first, where=f"tests of {model}", hint=hint) from None
+                raise SqlError(error_details(error).first, where=f"tests of {model}", hint=hint) from None
 
         try:
             for number, (name, frame) in enumerate({**parents, model: rows}.items()):
@@ -350,7 +350,7 @@ def over_rows(
                 if "." in name:
                     connection.execute(f"CREATE SCHEMA IF NOT EXISTS {name.split('.', maxsplit=1)[0]}")
                 connection.execute(f"CREATE VIEW {name} AS FROM rows_{number}")
-            shut_in(connection)
+            lock_down(connection)
             yield ask
         finally:
             connection.close()

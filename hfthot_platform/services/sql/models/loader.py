@@ -18,7 +18,7 @@ from typing import Final, ParamSpec, TypeVar
 import duckdb
 import pyarrow as pa
 
-from hfthot_platform.core.duckdb import complaint_of, new_database, shut_in
+from hfthot_platform.core.duckdb import error_details, lock_down, new_database
 from hfthot_platform.core.errors import ContractError, nearest
 from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
 from hfthot_platform.domain.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME
@@ -331,7 +331,7 @@ class _Binder:
     def _connect(self) -> None:
         self._made: set[str] = set()
         self._connection = new_database()
-        shut_in(self._connection)
+        lock_down(self._connection)
 
     def add(self, model: SqlModel) -> None:
         """Make a model known to those that read it."""
@@ -609,7 +609,7 @@ def _contract(
 
 
 def _bind_mistake(source: ModelFile, error: duckdb.Error, columns: Iterable[str], default: int) -> Mistake:
-    said = complaint_of(error)
+    said = error_details(error)
     line = default if said.line is None else said.line
     lines = [part.strip() for part in said.text.strip().splitlines()]
     if said.ambiguous is not None:
