@@ -296,6 +296,17 @@ def test_history_survives_a_clean_up_of_the_log_by_others(lake, trades):
         table.version_at(before[0].timestamp)
 
 
+def test_a_version_that_a_clean_up_took_is_not_served_from_memory(lake, trades):
+    table = grown(lake, trades, FEW)
+    assert table.scan(version=2).collect().height == 3
+
+    elsewhere(lake).log.forget_older()
+
+    with pytest.raises(VersionUnavailableError, match="version 2 is not readable"):
+        table.scan(version=2)
+    assert table.scan(version=FEW).collect().height == 3
+
+
 def test_rows_of_a_snapshot_are_those_of_a_plain_scan(lake, trades):
     table = grown(lake, trades, 3)
     ours = table.scan().sort("trade_id").collect()

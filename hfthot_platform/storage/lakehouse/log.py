@@ -98,11 +98,12 @@ class _History:
         self._latest = latest
         self.floor = max(self.floor, info.oldest_readable or 0)
 
-    def drop_before(self, version: int) -> None:
-        """Forget the versions before one; lists that were handed out stay as they are."""
+    def drop_before(self, version: int) -> bool:
+        """Forget the versions before one, if there are any; lists that were handed out stay as they are."""
         gone = bisect_left(self.versions, version)
         if gone:
             self.versions, self.infos, self.recorded = self.versions[gone:], self.infos[gone:], self.recorded[gone:]
+        return gone > 0
 
 
 class DeltaLog:
@@ -113,7 +114,7 @@ class DeltaLog:
         self.table = backend.table
         self._lock = threading.RLock()
         self._history = _History()
-        #: Rises whenever another log is found in the place of the one before.
+        #: Rises whenever another log is found in the place of the one before, or entries are gone from it.
         self.generation = 0
         #: The entry up to which the history was read.
         self._read_to: LogTip | None = None
@@ -218,13 +219,11 @@ class DeltaLog:
             state, after = self.backend.entry_states(tip.version, tip.version + 1)
         return None if state != tip.state else after is not None
 
-    def newest_entry(self) -> LogTip | None:
-        """Return the newest entry, None if there is none: by one look where the history was read, else by the names."""
-        tip = self._read_to
-        if tip is not None and self.news(tip) is False:
-            return tip
-        newest = max((at for at in map(entry_version, self.log_names()) if at is not None), default=None)
-        return None if newest is None else self.tip_at(newest)
+    def newest_known(self) -> int | None:
+        """Return the newest version up to which the history was read, else by the names; None if there is no entry."""
+        if self._read_to is not None:
+            return self._read_to.version
+        return max((at for at in map(entry_version, self.log_names()) if at is not None), default=None)
 
     def log_names(self) -> list[str]:
         """Return the names of the log's files."""
@@ -298,16 +297,12 @@ class DeltaLog:
             at = bisect_left(history.versions, version)
             return history.infos[at] if at < len(history.versions) and history.versions[at] == version else None
 
-    def is_vacuumed(self, version: int, tip: LogTip | None) -> bool:
-        """Return whether a vacuum removed files that a version needs.
-
-        Args:
-            version: the version.
-            tip: the log's newest entry, which was looked at just now.
-        """
+    def may_be_readable(self, version: int) -> bool:
+        """Return whether there was such a version, and no vacuum removed files that it needs; one look."""
         with self._lock:
-            history = self._history if tip is not None and tip == self._read_to else self._current()
-            return version < history.floor
+            history = self._current()
+            newest = -1 if self._read_to is None else self._read_to.version
+            return history.floor <= version <= newest
 
     def unavailable(self, what: str) -> VersionUnavailableError:
         """Return the error for a version that cannot be read, with those that can."""
@@ -347,7 +342,8 @@ class DeltaLog:
                     history.add(version, record)
             self._read_to = newest_entry
         # A clean-up of the log removes its oldest entries.
-        history.drop_before(entries[0] if entries else 0)
+        if history.drop_before(entries[0] if entries else 0):
+            self.generation += 1
         history.first_complete = _first_complete(history.versions, names)
         return history
 

@@ -117,14 +117,12 @@ class Reader:
         """Return a version by its number, None if there is no table."""
         with self._lock:
             # Whoever reads an old version need not open the newest one for that.
-            tip = self._log.newest_entry() if self._tip is None else None
-            newest = None if tip is None else tip.version
-            if newest is None or version == newest:
+            newest = self._log.newest_known() if self._tip is None else self._tip.version
+            if newest is None or version >= newest:
                 found = self.newest()
                 if found is None or version == found.version:
                     return found
-                tip, newest = self._tip, found.version
-            if not 0 <= version < newest or self._log.is_vacuumed(version, tip):
+            if not self._log.may_be_readable(version):
                 raise self._log.unavailable(f"version {version}")
             if self._generation != self._log.generation:
                 self._older.clear()
