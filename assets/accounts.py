@@ -63,7 +63,7 @@ def user_tables(
         if aside:
             first = aside[0]
             # The reason names table and rule, and no value.
-            says = f"{len(aside):,} entries wait aside, the first is entry {first.entry.seq}: {first.reason}."
+            says = f"{len(aside):,} entries are set aside; the first is entry {first.entry.seq}: {first.reason}."
         else:
             says = f"{done.entries:,} entries meet the contract."
         yield _rules_result(name, passed=not aside, description=says)

@@ -232,7 +232,7 @@ def _in_words(read: int, rejected: int, *, publishable: bool) -> str:
     if not rejected:
         return f"All {read:,} rows meet the contract."
     if publishable:
-        return f"{rejected:,} of {read:,} rows were quarantined, the rest is published."
+        return f"{rejected:,} of {read:,} rows were quarantined; the rest is published."
     return f"{rejected:,} of {read:,} rows break the contract: nothing was published."
 
 

@@ -31,7 +31,7 @@ __all__ = ["ASSETS", "announcements"]
         dg.AssetCheckSpec(
             "files_accepted",
             asset=asset_key("ops.ingest_files"),
-            description="No file was rejected; a rejected one lies in `rejected/` with its reason.",
+            description="No file was rejected; a rejected file is in `rejected/` with its reason.",
         ),
     ],
     metadata=static_metadata(contract("ops.ingest_files")),
@@ -99,7 +99,7 @@ def announcements(
         check_name=RULES,
         passed=True,
         severity=dg.AssetCheckSeverity.ERROR,
-        description="What is published of a file met the contract.",
+        description="Every published row of a file met the contract.",
         metadata={name: dg.MetadataValue.text(value) for name, value in about.items()},
         blocking=True,
     )

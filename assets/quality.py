@@ -78,7 +78,7 @@ def _expectations_check(declared: TableContract) -> dg.AssetChecksDefinition:
     spec = dg.AssetCheckSpec(
         EXPECTATIONS,
         asset=asset_key(declared.name),
-        description="The Great Expectations suite made from the contract, on the newest rows; leaves a result page.  "
+        description="The Great Expectations suite made from the contract, on the newest rows; writes a result page.  "
         "Evaluated once a week, or on demand; not by a run that materialises its table.",
     )
 

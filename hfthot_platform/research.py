@@ -225,7 +225,7 @@ def _no_data(lake: Lakehouse, symbol: str, interval: str, table: str, venue: str
     """Say what the lake has instead, and what to do."""
     what = f"no {'closes' if table == 'market.closes' else interval + ' bars'} of {symbol}"
     what += f" on {venue}" if venue else ""
-    what += " in the span asked for" if bounded else ""
+    what += " in the requested span" if bounded else ""
     offers = []
     for name, keyword in (("market.bars", ""), ("market.bars_1m", 'interval="1m"'), ("market.closes", "closes=True")):
         rows = lake.table(name).scan().with_columns(pl.col("symbol", "venue").cast(pl.String))

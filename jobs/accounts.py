@@ -22,7 +22,7 @@ integrity = dg.define_asset_job(
     "accounts_integrity",
     selection=tables_with_gates(*TABLES)
     | dg.AssetSelection.checks(*(key for check in CHECKS for key in check.check_keys)),
-    description="Publish, then check: who refers to whom, nothing personal in clear, no gap in the audit.",
+    description="Publish, then check references, personal data in clear and gaps in the audit log.",
 )
 
 
@@ -45,7 +45,7 @@ def ingest_user_files(context: dg.OpExecutionContext, platform: dg.ResourceParam
     )
 
 
-@dg.job(description="Take in the files of user events that wait in <landing>/users.")
+@dg.job(description="Ingest the files of user events that wait in <landing>/users.")
 def user_files() -> None:
     """Apply user events from elsewhere."""
     ingest_user_files()

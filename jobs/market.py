@@ -37,10 +37,10 @@ landing = dg.define_asset_job(
 
 
 @dg.op(
-    description="Take the rows of an ingested file out of its table; what they had taken the place of comes back.",
+    description="Remove the rows of an ingested file from its table; the rows that they replaced are restored.",
     config_schema={
         "file": dg.Field(
-            str, description="The name under which it was taken in, or eight or more digits of its content's hash."
+            str, description="The name under which it was ingested, or eight or more digits of its content's hash."
         )
     },
     pool="landing",

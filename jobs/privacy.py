@@ -31,7 +31,8 @@ __all__ = ["JOBS", "SCHEDULES"]
 _MOST_SHOWN = 100
 _REQUEST = {
     "request_id": dg.Field(
-        str, description="The request's random id: `hfthot privacy erase --list` has those that wait or failed."
+        str,
+        description="The request's random id: `hfthot privacy erase --list` lists those that are waiting or failed.",
     )
 }
 
@@ -146,7 +147,10 @@ def rewrap_keys(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platf
     )
 
 
-@dg.op(description="Sign and export the newest entry of the audit log, so that a cut tail is noticed.", pool="accounts")
+@dg.op(
+    description="Sign and export the newest entry of the audit log, so that a truncated log is noticed.",
+    pool="accounts",
+)
 def sign_head(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Export the head of the audit log."""
     if not platform.has_accounts:

@@ -24,7 +24,7 @@ def model_jobs(models: Models) -> list[Any]:
         dg.define_asset_job(
             _job_name(model),
             selection=dg.AssetSelection.assets(asset_key(model.name)),
-            description=f"Make {model.name}: {model.description}",
+            description=f"Materialise {model.name}: {model.description}",
         )
         for model in models
         if model.header.schedule is not None
@@ -36,7 +36,7 @@ def model_jobs(models: Models) -> list[Any]:
                 dg.define_asset_job(
                     name,
                     selection=dg.AssetSelection.assets(*(asset_key(model.name) for model in stored)),
-                    description=f"Make every SQL model that {'has days' if incremental else 'is made as a whole'}.",
+                    description=f"Materialise every SQL model that {'has days' if incremental else 'has no days'}.",
                 )
             )
     keys = _view_tests(models)
@@ -45,7 +45,7 @@ def model_jobs(models: Models) -> list[Any]:
             dg.define_asset_job(
                 _VIEW_TESTS,
                 selection=dg.AssetSelection.checks(*keys),
-                description="Every test of every SQL view: nothing else would run them.",
+                description="Run every test of every SQL view; no other job runs them.",
             )
         )
     return jobs

@@ -28,7 +28,7 @@ __all__ = ["NO_ACCOUNTS", "LakeDuckDB", "Platform", "duckdb_resource"]
 
 
 #: What sensors, schedules and runs about accounts say where nobody made any.
-NO_ACCOUNTS: Final = "there are no accounts yet; `hfthot init` makes them"
+NO_ACCOUNTS: Final = "there are no accounts yet; `hfthot init` creates them"
 
 
 class Platform(Installation):

@@ -45,7 +45,7 @@ def accounts_changes(
     job_name="user_files",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Takes in the files of user events that wait in <landing>/users.",
+    description="Ingests the files of user events that wait in <landing>/users.",
 )
 def user_events(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]

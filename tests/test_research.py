@@ -172,12 +172,12 @@ def test_a_coarser_interval_is_computed_and_a_finer_one_is_not(lake):
 
 
 def test_a_span_without_bars_says_so(lake):
-    with pytest.raises(DataError, match="in the span asked for"):
+    with pytest.raises(DataError, match="in the requested span"):
         load_dataset("BTC-USDT", start=START + timedelta(days=900))
 
 
 def test_an_empty_lake_says_so(tmp_path):
-    with pytest.raises(DataError, match="It is empty"):
+    with pytest.raises(DataError, match="Nothing has been written yet"):
         load_dataset("BTC-USDT", lake=Lakehouse.open(tmp_path / "nothing", new=True))
 
 
@@ -239,13 +239,13 @@ def test_another_instrument_is_never_suggested(asked):
     said = nearest_symbol(asked, ["SPX", "BTC-USDT"])
 
     assert "Did you mean" not in said
-    assert said == "There are BTC-USDT, SPX."
+    assert said == "Known: BTC-USDT, SPX."
 
 
 def test_an_unknown_symbol_is_answered_with_what_there_is(lake):
     with pytest.raises(DataError, match="Did you mean 'BTC-USDT'"):
         load_dataset("btc-usdt")
-    with pytest.raises(DataError, match="There are "):
+    with pytest.raises(DataError, match="Known: "):
         load_dataset("BTC-USDC")
 
 

@@ -175,7 +175,7 @@ def test_a_list_that_is_not_json_is_named_by_its_variable(monkeypatch):
     assert "hush" not in str(caught.value)
 
 
-def test_persons_data_lie_beside_the_lake_unless_they_are_named():
+def test_persons_data_lie_next_to_the_lake_unless_they_are_named():
     beside = load_settings(lake_root="/mnt/one/lake")
     assert (beside.accounts, beside.key_file) == (Path("/mnt/one/accounts"), Path("/mnt/one/keys/kek.json"))
     assert (beside.exports, beside.certificates) == (Path("/mnt/one/exports"), Path("/mnt/one/certificates"))
@@ -242,7 +242,7 @@ def test_every_setting_in_force_is_told_with_its_source_and_without_secrets(monk
     assert (found["universe_size"].value, found["universe_size"].source) == ("4", "hfthot.toml:2")
     assert (found["notify"].value, found["notify"].source) == ("**********", "HFTHOT_NOTIFY")
     assert (found["lake_root"].value, found["lake_root"].source) == (str(tmp_path / "lake"), "argument")
-    assert (found["accounts"].value, found["accounts"].source) == (str(tmp_path / "accounts"), "beside the lake")
+    assert (found["accounts"].value, found["accounts"].source) == (str(tmp_path / "accounts"), "next to the lake")
     assert found["duckdb_threads"].source == "default"
     assert found["landing"].value == str(tmp_path / "data" / "landing")
     assert "hush" not in str(found)
@@ -258,7 +258,7 @@ class TestTheExample:
     def test_as_it_stands_it_changes_nothing(self, tmp_path, written):
         (tmp_path / "hfthot.toml").write_text(written)
 
-        assert all(setting.source in {"default", "beside the lake"} for setting in effective(load_settings()))
+        assert all(setting.source in {"default", "next to the lake"} for setting in effective(load_settings()))
 
     def test_it_has_every_setting_with_its_default_and_every_kind_of_feed_whole(self, tmp_path, written):
         (tmp_path / "hfthot.toml").write_text(re.sub(r"(?m)^# (?=\[|\w+ = )", "", written))

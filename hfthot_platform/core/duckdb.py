@@ -266,5 +266,5 @@ def out_of_memory() -> SqlMemoryError:
 
 def unknown_column(name: str, columns: Collection[str], where: str) -> UnknownColumnError:
     """Return the error for a column that is not there, with the nearest one that is."""
-    hint = nearest(name, columns) or f"Columns there: {', '.join(columns)}."
+    hint = nearest(name, columns) or f"Columns: {', '.join(columns)}."
     return UnknownColumnError(f"unknown column {name!r}", where=where, hint=hint)

@@ -568,7 +568,7 @@ class RejectedFileError(SourceError):
     """A whole file cannot be ingested; `reason` is machine-readable and recorded in `ops.ingest_files`."""
 
     code = "FILE_REJECTED"
-    remedy = "Read the reason beside the file in `rejected/`, correct the file or its mapping, and ingest it again."
+    remedy = "Read the reason next to the file in `rejected/`, correct the file or its mapping, and ingest it again."
 
     def __init__(self, reason: str, what: str, *, where: str = "", hint: str = "") -> None:
         self.reason = reason
@@ -632,8 +632,8 @@ def nearest_symbol(symbol: str, candidates: Iterable[str]) -> str:
     if (meant := same_symbol(symbol, known)) is not None:
         return f"Did you mean {meant!r}?"
     if not known:
-        return "It is empty."
-    return f"There are {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}."
+        return "Nothing has been written yet."
+    return f"Known: {', '.join(known[:8])}{', ...' if len(known) > 8 else ''}."
 
 
 def same_symbol(symbol: str, known: Iterable[str]) -> str | None:

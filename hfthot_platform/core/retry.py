@@ -35,7 +35,9 @@ class RetryPolicy:
     def __post_init__(self) -> None:
         if self.attempts < 1 or not 0 <= self.first_wait < float("inf") or not 0 <= self.longest_wait < float("inf"):
             raise BadRequestError(
-                f"{self} is not a bounded policy", where="retry", hint="At least one attempt, and waits in seconds."
+                f"{self} is not a bounded policy",
+                where="retry",
+                hint="Give at least one attempt, and waits in seconds.",
             )
 
 

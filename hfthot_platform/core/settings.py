@@ -167,7 +167,7 @@ class Settings(BaseSettings):
     accounts: Path = Path("data/accounts")
     """Folder of the operational store (users, keys, counters), never inside the lake.
 
-    Unless they are set, it, the keys, the exports and the certificates are beside a local lake, and in `data`
+    Unless they are set, it, the keys, the exports and the certificates are next to a local lake, and in `data`
     otherwise."""
     accounts_url: SecretStr | None = None
     """URL of a PostgreSQL database for the operational store (`postgresql+psycopg://...`); SQLite in `accounts`
@@ -256,8 +256,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _beside_the_lake(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Put the places of persons' data beside a local lake unless they are named: another lake, other accounts."""
+    def _next_to_the_lake(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Put the folders of personal data next to a local lake, unless they are set: one lake, its own accounts."""
         folder = _local(str(given.get("lake_root", cls.model_fields["lake_root"].default)))
         if folder is None:
             return given
@@ -450,7 +450,7 @@ def effective(settings: Settings) -> list[Setting]:
             source = f"{_config_file()}{f':{line}' if line else ''}"
         else:
             moved = isinstance(value, Path) and value != field.default
-            source = "beside the lake" if moved else "default"
+            source = "next to the lake" if moved else "default"
         folder = settings.lake_folder() if name == "lake_root" else value
         known = name == "notify" and source == "default"
         text = (

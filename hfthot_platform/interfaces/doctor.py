@@ -415,9 +415,7 @@ def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
     rejected = landing / "rejected"
     reasons = list(rejected.glob("*.reason.json")) if rejected.is_dir() else []
     if reasons:
-        step = (
-            f"The reason is beside each file in {rejected}. Correct the file and drop it into the landing folder again."
-        )
+        step = f"The reason is next to each file in {rejected}. Correct the file and put it into the landing folder."
         yield Finding("warn", "landing", f"{_counted(len(reasons), 'file')} rejected", step)
 
 

@@ -44,7 +44,9 @@ class _Unpicklable:
     """Holds secrets: neither shown nor serialised by accident."""
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError(f"{type(self).__name__} holds secrets and is not pickled; open it again in the other process")
+        raise TypeError(
+            f"{type(self).__name__} holds secrets and cannot be pickled; open it again in the other process"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def test_a_column_tells_the_symbol_and_an_unknown_one_is_set_aside_with_a_hint(t
     _, batch = read(tmp_path, lines, table="market.closes", venue="us_equity")
     assert batch.rows["symbol"].to_list() == ["BRK.B"]
     assert batch.rejected["reason"].to_list() == ["unknown_symbol"]
-    assert "no ticker" in batch.rejected["detail"][0]
+    assert "not the ticker" in batch.rejected["detail"][0]
 
 
 def test_adjusted_and_traded_closes_are_told_apart(tmp_path) -> None:

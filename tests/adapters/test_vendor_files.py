@@ -494,7 +494,7 @@ def test_two_tables_in_a_document_are_refused(tmp_path) -> None:
     assert _refused(tmp_path / "a.json", **KRAKEN).reason == "several_tables"
 
 
-# --- what is no trade and no bar ----------------------------------------------------------------------------------
+# --- neither trades nor bars ------------------------------------------------------------------------------------------
 
 TRADE = "timestamp,symbol,side,price,amount"
 

@@ -16,7 +16,7 @@ from hfthot_platform.core.settings import load_settings
 from .conftest import PASSWORD
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "client.md"
-#: Public names that are no calls of their own.
+#: Public names that are not calls of their own.
 APART: set[str] = set()
 CALLS = sorted(
     name

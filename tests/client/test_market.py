@@ -237,7 +237,7 @@ def test_the_past_is_read_by_version_and_by_time(client, lake):
 
 
 @pytest.mark.parametrize(
-    ("symbol", "says"), [("NONE-USDT", "There are ALPHA-USDT."), ("ALPHAUSDT", "Did you mean 'ALPHA-USDT'?")]
+    ("symbol", "says"), [("NONE-USDT", "Known: ALPHA-USDT."), ("ALPHAUSDT", "Did you mean 'ALPHA-USDT'?")]
 )
 @pytest.mark.parametrize(
     "read", [MarketQuery.collect, MarketQuery.lazy, lambda query: query.tail(3).collect()], ids=["all", "lazy", "tail"]
@@ -273,7 +273,7 @@ def test_frames_begin_with_what_people_read_and_end_with_where_it_came_from(clie
 def test_an_empty_lake_knows_no_symbol(tmp_path):
     with LakehouseClient(tmp_path / "new", create=True) as fresh:
         query = fresh.market("ALPHA-USDT").trades().tail(5)
-        with pytest.raises(UnknownSymbolError, match="It is empty"):
+        with pytest.raises(UnknownSymbolError, match="Nothing has been written yet"):
             query.collect()
 
 

@@ -194,7 +194,7 @@ def test_a_rejected_file_is_an_incident_and_fails_a_check(dagster_dev, work):
 
     (row,) = incidents().rows(named=True)
     assert (row["error_class"], row["job"]) == ("unrecognised", "landing")
-    assert "milk" not in f"{row}", "what is no market data is not quoted"
+    assert "milk" not in f"{row}", "what is not market data is not quoted"
     found = dagster_dev.wait_for("the check", lambda: _failed_check(dagster_dev))
     assert found == "files_accepted"
 

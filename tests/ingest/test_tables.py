@@ -75,9 +75,9 @@ def test_gaps_are_listed_with_their_series_interval_and_span(lake) -> None:
 def test_gaps_of_a_series_that_is_not_there_are_no_answer(lake) -> None:
     with pytest.raises(UnknownSymbolError, match=r"no rows of the symbol 'oldusd'\. Did you mean 'OLD-USD'\?"):
         missing_in(lake, "market.bars", symbol="oldusd")
-    with pytest.raises(BadRequestError, match=r"no rows of the venue 'kraken'\. There are binance"):
+    with pytest.raises(BadRequestError, match=r"no rows of the venue 'kraken'\. Known: binance"):
         missing_in(lake, "market.bars", venue="kraken")
-    with pytest.raises(BadRequestError, match=r"no rows of the interval '5m'\. There are 1d"):
+    with pytest.raises(BadRequestError, match=r"no rows of the interval '5m'\. Known: 1d"):
         missing_in(lake, "market.bars", interval="5m")
     with pytest.raises(BadRequestError, match="one interval only"):
         missing_in(lake, "market.closes", interval="1d")

@@ -167,7 +167,7 @@ def test_it_is_said_where_history_does_not_go_back_far_enough(landing):
     outcome = withdraw_file(landing.lake, "b.csv")
     assert (outcome.rows_withdrawn, outcome.rows_restored) == (5, 0)
     assert outcome.detail == (
-        "5 rows that it had taken the place of cannot come back: version 1 of market.bars is not readable any more"
+        "5 rows that it replaced cannot be restored: version 1 of market.bars is no longer readable"
     )
 
 

@@ -309,7 +309,7 @@ class Brought(EventStrategy):
 def test_what_a_strategy_brought_along_is_refused():
     walk = random_walk(3_000, seed=31)
 
-    with pytest.raises(LookAheadError, match="knows them from elsewhere"):
+    with pytest.raises(LookAheadError, match="has them from another source"):
         backtest(Brought(walk), walk)
     assert backtest(Brought(walk), walk, causality_cuts=0).causality == "unchecked"
 

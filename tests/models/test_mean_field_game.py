@@ -588,7 +588,7 @@ class TestPriceForecast:
         again = predict_price(simulated_trades(), horizon_minutes=5, n_agents=500, seed=3)
         assert np.array_equal(again.lower, forecast.lower)
 
-    def test_the_expected_flow_is_what_the_regression_foretells(self, forecast):
+    def test_the_expected_flow_is_what_the_regression_predicts(self, forecast):
         found = forecast.calibration
         trust = found.flow_t**2 / (1 + found.flow_t**2)
         start = forecast.game.mean_initial_inventory * 500

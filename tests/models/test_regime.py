@@ -740,7 +740,7 @@ class TestStandardAndPoors500:
         walk = walk_forward(returns, start=2527, refit_every=252, observation="multivariate", n_restarts=4)
         assert reliability(*walk.judged(returns), least=1 / 3).error <= 0.03
 
-    def test_large_moves_come_as_often_as_foretold(self, compared, sp500):
+    def test_large_moves_come_as_often_as_predicted(self, compared, sp500):
         returns, start = sp500
         walk = compared["multivariate"][2]
         said = np.empty(returns.size)

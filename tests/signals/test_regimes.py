@@ -173,7 +173,7 @@ def test_a_series_that_cannot_be_used_costs_the_others_nothing(closes, models):
 
     rows, failed = model_rows(pl.concat([spoiled, twice]), NONE, DAYS, interval="1d", settings=SETTINGS)
 
-    # One stands still, one has closes that are no numbers, one has two closes on one day.
+    # One stands still, one has closes that are not numbers, one has two closes on one day.
     assert {"AAPL", "WMT"} <= set(rows["symbol"])
     assert "JPM@us_equity" in [name for name, _ in failed]
     assert rows.filter(pl.col("symbol") == "AAPL").equals(models.filter(pl.col("symbol") == "AAPL"))

@@ -342,7 +342,7 @@ class Times:
         neighbours = pl.min_horizontal((scale - scale.shift(1)).abs(), (scale - scale.shift(-1)).abs())
         plain = scale.is_between(_PLAIN_FROM_S, _PLAIN_TO_S)
         fits = (unit == self.form) | (plain & (~lone | (neighbours <= 86_400 * 7)))
-        detail = pl.format(f"{column} is {{}}, not in {self.form} as the rows around it", value)
+        detail = pl.format(f"{column} is {{}}, not in {self.form} like the rows around it", value)
         sieve.reject(~fits, "mixed_time_unit", detail)
         self._step = min(
             [UNIT_US.get(kind, 1) for kind in sieve.rows["_unit"].unique().drop_nulls()], default=self._step

@@ -154,7 +154,9 @@ def trading_days(venues: Iterable[str], days: Days, where: str) -> list[date]:
         BadRequestError: the venues trade on different days, or the days are not in order.
     """
     if days[1] <= days[0]:
-        raise BadRequestError(f"days from {days[0]} to before {days[1]}", where=where, hint="The second is later.")
+        raise BadRequestError(
+            f"days from {days[0]} to before {days[1]}", where=where, hint="Give a second day after the first."
+        )
     named = sorted(set(venues))
     calendars = {calendar_of(venue) for venue in named}
     if len(calendars) > 1:

@@ -82,7 +82,7 @@ class Bars(Displayed):
             if wrong.any():
                 t, i = np.argwhere(wrong)[0]
                 raise DataError(
-                    f"{name} of {symbols[i]} is {arrays[name][t, i]:g} beside a close of {close[t, i]:g}",
+                    f"{name} of {symbols[i]} is {arrays[name][t, i]:g} with a close of {close[t, i]:g}",
                     where=f"Bars at {time_text(times[t])}",
                     hint="Prices are positive; a missing bar has NaN in all four.",
                 )
@@ -240,7 +240,7 @@ class Bars(Displayed):
             BadRequestError: there is none.
         """
         if symbol not in self.symbols:
-            raise BadRequestError(f"no symbol {symbol!r}", where="Bars", hint=f"There are {', '.join(self.symbols)}.")
+            raise BadRequestError(f"no symbol {symbol!r}", where="Bars", hint=f"Symbols: {', '.join(self.symbols)}.")
         return self.symbols.index(symbol)
 
     @cached_property

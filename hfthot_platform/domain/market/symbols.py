@@ -181,7 +181,7 @@ def from_vendor(name: str, *, perpetual: bool = False, venue: str = "") -> str:
     aliases = facts.ALIASES | facts.ALIASES_OF.get(venue, facts.ALIASES_OF.get(family, {}))
     base, quote = aliases.get(parts.base, parts.base), aliases.get(parts.quote, parts.quote)
     if not _ASSET.fullmatch(base) or not _QUOTE.fullmatch(quote) or base == quote:
-        _refuse(text, "no pair of two assets")
+        _refuse(text, "not a pair of two assets")
     return from_pair(base, quote, parts.suffix)
 
 
@@ -301,9 +301,9 @@ def _refuse(name: str, why: str, hint: str = "Declare `symbol` in the mapping of
 def _require_held(text: str, upper: str) -> None:
     """Refuse names of instruments that the platform does not hold."""
     if _OPTION.fullmatch(upper):
-        _refuse(text, "an option", "Options are not held; leave their rows out of the file.")
+        _refuse(text, "an option", "Options are not supported; remove their rows from the file.")
     if _COMBINATION.fullmatch(upper) or upper.count("-") + upper.count("_") > 4:
-        _refuse(text, "a combination of contracts", "Combinations are not held; leave their rows out of the file.")
+        _refuse(text, "a combination of contracts", "Combinations are not supported; remove their rows from the file.")
     if _ROLLING.fullmatch(upper):
         _refuse(text, "another contract each week or quarter", "Name the contract by its expiry, as BTC-USD-240927.")
     if upper[0] in "@.^":
@@ -360,7 +360,7 @@ def _separated(base: str, quote: str) -> _Parts:
         _refuse(
             f"{base}-{quote}",
             f"{base} is before {quote}: the venue seems to write the quote first",
-            f"Declare `symbol: {quote}-{base}`, or a venue that is known to write so (bittrex, poloniex, upbit).",
+            f"Declare `symbol: {quote}-{base}`, or a venue that is known for this order (bittrex, poloniex, upbit).",
         )
     if not _QUOTE.fullmatch(quote) or _suffix(quote) or (len(quote) > 5 and quote not in _MONEY):
         _refuse(f"{base}-{quote}", f"{quote!r} is not an asset in which prices are quoted")
@@ -385,7 +385,7 @@ def _split(pair: str, family: str) -> _Parts:
     if not sure:
         _refuse(
             pair,
-            "no known quote currency ends it",
+            "it does not end in a known quote currency",
             "Declare `symbol` in the mapping as BTC-USDT; a share needs a venue of shares, such as us_equity.",
         )
     if len(sure) > 1 and quotes is None:
@@ -432,7 +432,7 @@ def _kraken(text: str, venue: str) -> _Parts | None:
     if future := _kraken_futures(text, venue):
         return future
     if text.upper().endswith(".D"):
-        _refuse(text, "a dark pool", "Dark pools are not held; leave their rows out of the file.")
+        _refuse(text, "a dark pool", "Dark pools are not supported; remove their rows from the file.")
     pair = text.upper().replace("/", "") if re.fullmatch(r"[^/]+/[^/:]+", text) else text.upper()
     if "-" in pair or "_" in pair or ":" in pair:
         return None
@@ -462,7 +462,7 @@ def _kraken_futures(text: str, venue: str) -> _Parts | None:
     if kind[1] == "I" and venue not in ("kraken_inverse", "cryptofacilities"):
         _refuse(text, "an inverse contract", "Declare `venue: kraken_inverse`; PF_ and FF_ are of kraken_futures.")
     if kind[1] == "F" and venue == "kraken_inverse":
-        _refuse(text, "no inverse contract", "Declare `venue: kraken_futures`.")
+        _refuse(text, "not an inverse contract", "Declare `venue: kraken_futures`.")
     suffix = _suffix(day) if day else "PERP" if kind[0] == "P" else ""
     return _Parts(base, quote, suffix) if suffix else _refuse(text, "a future without the date of its expiry")
 
@@ -471,7 +471,7 @@ def _bitfinex(text: str, venue: str) -> _Parts | None:
     del venue
     name = (text[1:] if re.fullmatch(r"t[A-Z0-9:]{6,}", text) else text).upper()
     if re.fullmatch(r"f[A-Z]{3,4}", text):
-        _refuse(text, "a funding market", "Funding is not held; leave its rows out of the file.")
+        _refuse(text, "a funding market", "Funding is not supported; remove its rows from the file.")
     if "/" in name or "-" in name or "_" in name:
         return None
     base, colon, quote = name.partition(":")
@@ -480,7 +480,7 @@ def _bitfinex(text: str, venue: str) -> _Parts | None:
             return None
         base, quote = name[:3], name[3:]
     if base.startswith("TEST") and quote.startswith("TEST"):
-        _refuse(text, "a pair of paper trading", "Paper trading is not held; leave its rows out of the file.")
+        _refuse(text, "a pair of paper trading", "Paper trading is not supported; remove its rows from the file.")
     perpetual = base.endswith("F0") and quote.endswith("F0")
     return _Parts(base[:-2], quote[:-2], "PERP") if perpetual else _Parts(base, quote)
 
@@ -489,7 +489,7 @@ def _bitmex(text: str, venue: str) -> _Parts | None:
     del venue
     name = text.upper()
     if re.fullmatch(r"[A-Z0-9]+[FGHJKMNQUVXZ]\d{2}-[A-Z0-9]+", name):
-        _refuse(text, "a spread of two contracts", "Spreads are not held; leave their rows out of the file.")
+        _refuse(text, "a spread of two contracts", "Spreads are not supported; remove their rows from the file.")
     if spot := _plain_pair(name):
         return spot
     found = re.fullmatch(r"(XBT|[A-Z0-9]{2,10}?USDT?)([FGHJKMNQUVXZ])(\d{2})", name)
@@ -562,7 +562,7 @@ def _kucoin(text: str, venue: str) -> _Parts | None:
     if found := re.fullmatch(r"(XBT|ETH)M([HMUZ])(\d{2})", name):
         return _Parts(found[1], "USD", _last_friday(found[2], found[3]))
     if "futures" in venue and "-" not in name and "/" not in name and "_" not in name:
-        _refuse(text, "no contract of the venue", "Expected a name such as XBTUSDTM.")
+        _refuse(text, "not a contract of the venue", "Expected a name such as XBTUSDTM.")
     return None
 
 
@@ -657,13 +657,15 @@ def _ticker(text: str, *, american: bool) -> str:
         return f"{share}.{kind}" if kind else share
     if not american and _FOREIGN_TICKER.fullmatch(name):
         return name.replace("-", ".")
-    return _refuse(text, "no ticker of a share", "Expected AAPL or BRK.B; a pair needs a venue where it is traded.")
+    return _refuse(
+        text, "not the ticker of a share", "Expected AAPL or BRK.B; a pair needs a venue where it is traded."
+    )
 
 
 def _index(text: str) -> str:
     name = re.sub(r"^(\^|\$|I:|\.)", "", text.upper())
     if not _INDEX.fullmatch(name):
-        _refuse(text, "no name of an index", "Expected SPX, ^GSPC or the like.")
+        _refuse(text, "not the name of an index", "Expected SPX, ^GSPC or the like.")
     return facts.INDICES.get(name, name)
 
 

@@ -178,7 +178,7 @@ class _ThresholdRule:
         number(self.exit, "exit", where, least=0.0, below=self.entry)
         number(self.size, "size", where, above=0.0)
         if not isinstance(self.long_only, bool | np.bool_):
-            raise BadRequestError(f"long_only = {self.long_only!r}", where=where, hint="True or False.")
+            raise BadRequestError(f"long_only = {self.long_only!r}", where=where, hint="Give True or False.")
 
     @property
     def name(self) -> str:
@@ -624,7 +624,7 @@ def decide(
         case = _strategy_of(regimes.get(symbol), rules)
         if case.strategy != "none" and not enough[i]:
             case.strategy = "none"
-            case.why.append(f"fewer than 95 % of the last {rules.window} bars are there: no weight")
+            case.why.append(f"fewer than 95 % of the last {rules.window} bars are present: no weight")
         if case.strategy in scores:
             case.signal = float(scores[case.strategy][i])
         if case.strategy != "none":

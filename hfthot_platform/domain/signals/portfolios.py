@@ -118,7 +118,7 @@ def weight_rows(
     unknown = [name for name in methods if name not in METHODS]
     if unknown or not methods:
         hint = nearest(unknown[0], METHODS) if unknown else ""
-        raise BadRequestError(f"methods {tuple(methods)}", where=where, hint=hint or f"Of {', '.join(METHODS)}.")
+        raise BadRequestError(f"methods {tuple(methods)}", where=where, hint=hint or f"Methods: {', '.join(METHODS)}.")
     if not 20 <= least_days <= window_days:
         raise BadRequestError(
             f"least_days={least_days}, window_days={window_days}", where=where, hint="20 <= least_days <= window_days."

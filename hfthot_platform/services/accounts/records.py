@@ -54,7 +54,7 @@ class Secret:
         return "Secret('**********')"
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
-        raise TypeError("a Secret is not pickled; hand on get_secret_value() on purpose")
+        raise TypeError("a Secret cannot be pickled; pass get_secret_value() explicitly")
 
 
 class ByName:

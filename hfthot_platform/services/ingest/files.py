@@ -98,8 +98,8 @@ _LAKE_IS_DOWN: Final = (StorageFullError, StorageReadOnlyError, StorageUnavailab
 _SHOWN_CHARACTERS: Final = 500
 _SHORTEST_HASH: Final = 8
 _UNKNOWN_CONTENT: Final = (
-    "no adapter knows this content. If it is market data, describe it in a mapping beside it: `columns`, `venue`, "
-    "`symbol`, `separator`, `time`."
+    "no adapter knows this content. If it is market data, describe it in a mapping file next to it: `columns`, "
+    "`venue`, `symbol`, `separator`, `time`."
 )
 #: For so long a file may be under publication on another host.
 _AT_WORK: Final = timedelta(days=1)
@@ -276,7 +276,7 @@ def ingest_files(
         try:
             found = one.ingest()
         except FileNotFoundError:
-            found = [one.rejected("vanished", "the file was taken away before it was read")]
+            found = [one.rejected("vanished", "the file was removed before it was read")]
         except _LAKE_IS_DOWN:
             raise
         except LakehouseError as error:
@@ -364,7 +364,7 @@ class _OneFile:
         if reason == _PERSONAL:
             name = f"{_PERSONAL}-{digest[:16]}"
         elif reason == "unrecognised":
-            # What is no market data may be anything: an address in its name is not kept, nor its first line.
+            # What is not market data may be anything: an address in its name is not kept, nor its first line.
             name, detail = redacted(name), _UNKNOWN_CONTENT
         return FileOutcome(name, digest, self._size, "rejected", reason, detail, mapping_hash=self._mapping_hash)
 
@@ -565,7 +565,7 @@ class _OneFile:
             outcomes[0] = self._took_out(known, outcomes[0])
         recorded = {outcome.content_hash for outcome in outcomes}
         self._gone = [
-            replace(_outcome_of(file), detail="another reading of the content took its place")
+            replace(_outcome_of(file), detail="another reading of the same content replaced it")
             for file in elsewhere
             if file.content_hash not in recorded
         ]
@@ -669,8 +669,8 @@ def _outcome_of(file: FileRecord) -> FileOutcome:
 def _with_note_of_the_reading_before(outcome: FileOutcome) -> FileOutcome:
     if outcome.status != "published":
         return outcome
-    took = f"took the place of another reading of the same content: {outcome.rows_withdrawn:,} rows withdrawn"
-    note = "; ".join(filter(None, (f"{took}, {outcome.rows_restored:,} brought back", outcome.detail)))
+    took = f"replaced another reading of the same content: {outcome.rows_withdrawn:,} rows withdrawn"
+    note = "; ".join(filter(None, (f"{took}, {outcome.rows_restored:,} restored", outcome.detail)))
     return replace(outcome, detail=note)
 
 
@@ -817,7 +817,7 @@ def withdraw_file(lake: Lakehouse, which: str, *, stamp: Stamp | None = None) ->
     files = _records_meant(lake, which)
     if files[0].target == "users":
         raise BadRequestError(
-            "events of users are changes of accounts, which cannot be withdrawn",
+            "user events are changes of accounts, which cannot be withdrawn",
             where=files[0].name,
             hint="Correct the accounts themselves.",
         )
@@ -894,7 +894,7 @@ def _taken_back(lake: Lakehouse, file: FileRecord, stamp: Stamp) -> FileOutcome:
     if own is not None:
         file = replace(file, version=own.version, commit_id=own.commit_id, rows_updated=own.updated or 0)
     outcome = _outcome_of(file) if table.version() is None else _withdraw_from_table(lake, file, stamp)
-    note = "a run ended before all tables of the file were published; its rows were taken out again"
+    note = "a run ended before all tables of the file were published; its rows were removed again"
     return replace(outcome, reason="interrupted", detail=note)
 
 

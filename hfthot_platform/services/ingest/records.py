@@ -243,8 +243,8 @@ def former_of(lake: Lakehouse, file: FileRecord, *, but: str = "") -> tuple[Form
     why = None
     if file.version - 1 not in before:
         why = (
-            f"{file.rows_updated:,} rows that it had taken the place of cannot come back: version "
-            f"{file.version - 1} of {file.target} is not readable any more"
+            f"{file.rows_updated:,} rows that it replaced cannot be restored: version "
+            f"{file.version - 1} of {file.target} is no longer readable"
         )
 
     def standing(references: Collection[str]) -> set[str]:

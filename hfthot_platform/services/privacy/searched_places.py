@@ -74,7 +74,7 @@ def searched_places(accounts: Accounts, lake: Lakehouse) -> tuple[tuple[Place, .
     found += [_folder(place.kind, place.kind, place.path) for place in own if place.kind not in searched and place.path]
     homes = [home for home in dict.fromkeys((*own, *recorded)) if home.kind == "dagster"]
     if not homes:
-        limits.append("This installation knows no Dagster folder: runs, events and logs were not searched.")
+        limits.append("No Dagster folder is configured: runs, events and logs were not searched.")
     for home in homes:
         more, elsewhere = _of_dagster(home)
         found += [Folder(name("dagster"), folder) for folder in more]

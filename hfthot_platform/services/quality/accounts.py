@@ -26,9 +26,11 @@ __all__ = ["PATTERNS", "ScanState", "account_checks_of", "run_account_checks"]
 
 _UNIQUE: Final = Check("unique_key", "error", "No two rows have the same primary key.")
 _SUBJECTS: Final = Check("known_subjects", "error", "Every row belongs to a user that exists and was not erased.")
-_QUOTA: Final = Check("quota_not_negative", "error", "No counter, quota or rest of a quota is below zero.")
-_GAPLESS: Final = Check("sequence_without_gaps", "error", "Every entry between the first and the last one is there.")
-_REDACTED: Final = Check("redacted_rows_empty", "error", "A row whose personal columns were erased holds none.")
+_QUOTA: Final = Check("quota_not_negative", "error", "No counter, quota or remaining quota is below zero.")
+_GAPLESS: Final = Check("sequence_without_gaps", "error", "Every entry between the first and the last one exists.")
+_REDACTED: Final = Check(
+    "redacted_rows_empty", "error", "A row whose personal columns were erased has no personal data."
+)
 _CLEAR: Final = Check("no_plaintext", "error", "No text in the files looks like personal data or a secret in clear.")
 
 #: What personal data and secrets look like, by name.  Envelopes and hexadecimal ids and hashes are not looked at.
@@ -138,7 +140,7 @@ def _subjects_are_users(lake: Lakehouse, table: str) -> Observed:
         .collect(engine="streaming")
         .row(0, named=True)
     )
-    says = f"{counts['rows']:,} rows belong to {counts['subjects']:,} subjects that are not users (any more)."
+    says = f"{counts['rows']:,} rows belong to {counts['subjects']:,} subjects that are not registered users."
     return Observed(counts["rows"] == 0, says, {"rows": counts["rows"], "subjects": counts["subjects"]})
 
 

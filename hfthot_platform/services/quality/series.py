@@ -172,7 +172,7 @@ def disagreement_with_finer(
     if names.is_empty() or edges.is_empty():
         return Observed(
             True,
-            "There is nothing to compare: no bar of a vendor has the rows that it could be made of.",
+            "There is nothing to compare: no vendor bar has the finer rows to recompute it from.",
             _nothing_compared(),
         )
     # Bars of more than a day do not lie within the days that are looked at one after the other.

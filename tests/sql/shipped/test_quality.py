@@ -170,5 +170,5 @@ def test_every_quarantine_of_market_data_signals_and_portfolios_is_looked_at(mod
         for contract in CONTRACTS.values()
         if contract.namespace in {"market", "signals", "portfolio"}
     }
-    # The truth behind the simulated exchange is no data of anybody.
+    # The truth behind the simulated exchange is nobody's data.
     assert set(models["staging.quarantined_rows"].depends_on) == data - {"quarantine.simulated_regimes"}

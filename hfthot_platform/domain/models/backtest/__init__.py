@@ -23,7 +23,7 @@ equity falls to zero, every position is closed at that price and nothing follows
 `backtest` runs it again with another future and refuses it with a `LookAheadError` if anything that it decided before
 was different.  The futures begin where a leak shows: right after a bar on which an order changes, and right after a
 missing bar.  One more run is on other prices altogether: a strategy that decides the same there does not read its bars
-(signals computed once, on everything), and one whose targets there still foretell these bars knows them from elsewhere;
+(signals computed once, on everything), and one whose targets there still predict these bars has another source;
 both are refused.  `assert_causal` does the same at more bars, for tests.
 
 **What no such run can see**: a leak in the data themselves (survivors only, figures restated later), a parameter chosen

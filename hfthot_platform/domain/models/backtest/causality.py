@@ -30,8 +30,8 @@ __all__ = ["assert_causal", "futures", "judge", "judge_events"]
 _EARLY: Final = 5_000
 #: Bars of another future that a run of the causality check sees.
 _AHEAD: Final = 60
-#: Standard errors beyond which targets that were decided on other prices foretell these ones.
-_FORETOLD: Final = 7.0
+#: Standard errors beyond which targets that were decided on other prices predict these ones.
+_PREDICTED: Final = 7.0
 
 
 @compiled
@@ -163,7 +163,7 @@ def _refuse_other_decisions(strategy: Strategy, other: Bars, what: str, target: 
         again = targets_of(strategy, other)[:cut]
     except HfthotError as error:
         raise LookAheadError(
-            f"what it decided before {time_text(other.times[cut - 1])} it cannot decide when what comes later {what}",
+            f"it cannot repeat its decisions before {time_text(other.times[cut - 1])} when the later data {what}",
             where=f"strategy {name_of(strategy)}",
             hint=f"It says: {error}",
         ) from error
@@ -175,7 +175,7 @@ def _refuse_other_decisions(strategy: Strategy, other: Bars, what: str, target: 
         t, i = np.argwhere(~same)[0]
         raise LookAheadError(
             f"its target of {other.symbols[i]} at {time_text(other.times[t])} is {before[t, i]:.6g}, "
-            f"and {again[t, i]:.6g} when what comes after {time_text(other.times[cut - 1])} {what}",
+            f"but {again[t, i]:.6g} when the data after {time_text(other.times[cut - 1])} {what}",
             where=f"strategy {name_of(strategy)}",
             hint="Row t may use bars up to t: look for statistics of the whole sample, shift(-1), centred windows, "
             "back-filled or interpolated gaps.",
@@ -185,7 +185,7 @@ def _refuse_other_decisions(strategy: Strategy, other: Bars, what: str, target: 
 def _refuse_unread(
     strategy: Strategy, bars: Bars, target: FloatArray, start: int, events: IntArray, generator: np.random.Generator
 ) -> None:
-    """Refuse a strategy that decides the same on other prices, or that foretells these bars from other ones."""
+    """Refuse a strategy that decides the same on other prices, or that predicts these bars from other ones."""
     changed = np.flatnonzero(events % 2)
     size = min(max(start + _EARLY, int(changed[:20][-1]) + 1), len(bars))
     past, given = bars.head(size), target[:size]
@@ -195,18 +195,18 @@ def _refuse_unread(
         except HfthotError:
             # Whatever it says of these prices, it has looked at them.
             return
-        score = _foretold(other, past.close)
-        if abs(score) > _FORETOLD:
+        score = _predicted_moves(other, past.close)
+        if abs(score) > _PREDICTED:
             raise LookAheadError(
-                f"on prices in another order its targets still foretell the moves of these bars, by {abs(score):.0f} "
-                "standard errors: it knows them from elsewhere",
+                f"on prices in another order its targets still predict the moves of these bars, by {abs(score):.0f} "
+                "standard errors: it has them from another source",
                 where=f"strategy {name_of(strategy)}",
                 hint="Signals computed once on the whole sample look ahead: compute them inside the strategy.",
             )
         if not _same_decisions(given, other):
             return
     raise LookAheadError(
-        "it decides the same on other prices: it does not read its bars, so a look ahead cannot be found",
+        "it decides the same on other prices: it does not read its bars, so look-ahead cannot be tested",
         where=f"strategy {name_of(strategy)}",
         hint="Compute signals inside the strategy, from the bars it is given.  Weights that were recorded when they "
         "were decided, and rules of the calendar, run with causality_cuts=0; the result then says that it was not "
@@ -259,8 +259,8 @@ def _forward_filled(values: FloatArray) -> None:
                 values[t, i] = values[t - 1, i]
 
 
-def _foretold(target: FloatArray, close: FloatArray) -> float:
-    """Return by how many standard errors targets (T, N) foretell the next moves of closes (T, N); 0 if too few."""
+def _predicted_moves(target: FloatArray, close: FloatArray) -> float:
+    """Return by how many standard errors targets (T, N) predict the next moves of closes (T, N); 0 if too few."""
     held = target.copy()
     _forward_filled(held)
     held, moves = held[:-1], np.diff(np.log(close), axis=0)

@@ -1,4 +1,4 @@
-"""The game of trade crowding: its parameters, closed form, solver, calibration and the price it foretells.
+"""The game of trade crowding: its parameters, closed form, solver, calibration and the price it predicts.
 
 What belongs here: everything about one game but the compiled sweeps (`loops`).  The equations and the scheme are
 in the package's docstring.
@@ -1078,9 +1078,9 @@ def predict_price(
 
     - N agents share the flow equally.  With lambda Kyle's slope, s the half-spread and V the volume per minute,
       impact = N max(lambda, 0) and temporary_cost = s N / V: an agent that trades its share V/N pays the half-spread.
-    - The flow that the last horizon's flow X foretells, b X, is what the agents still have to trade: their mean
+    - The flow that the last horizon's flow X predicts, b X, is what the agents still have to trade: their mean
       inventory is -b X / N.  The regression decides whether flow goes on (b > 0, split orders) or is unwound (b < 0).
-      b X is shrunk by t^2 / (1 + t^2), so that noise foretells nothing.
+      b X is shrunk by t^2 / (1 + t^2), so that noise predicts nothing.
     - Inventories are normal and independent, with the standard deviation that makes the sum of N vary like the
       flow's unpredicted part; the band is therefore pinned to the flow, and N matters only through the draw.
     - running_penalty = temporary_cost (urgency / T)^2: without interaction, inventories decay like exp(-urgency t/T);
@@ -1117,7 +1117,7 @@ def predict_price(
     to_trade = trust * found.flow_persistence * found.last_flow
     # Where the price never moved its spread is not seen, and not needed: nothing moves the price.
     kappa = max(found.half_spread, 1e-9 * found.last_price) * n_agents / found.volume_per_minute
-    # A flow that the last one foretells exactly leaves no noise; the density then keeps a little width.
+    # A flow that the last one predicts exactly leaves no noise; the density then keeps a little width.
     spread = max(found.flow_noise, 1e-6 * max(abs(to_trade), found.volume_per_minute * horizon_minutes))
     game = TradeCrowding(
         impact=n_agents * max(found.kyle_lambda, 0.0),

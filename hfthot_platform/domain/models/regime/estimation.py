@@ -203,7 +203,7 @@ class Fit:
             raise DataError(
                 f"only {moving} returns are not zero: the series is flat but for a few jumps",
                 where="fit_regimes(observation='multivariate')",
-                hint="Features of a series that does not move tell nothing apart: pass observation='ar1' or 'auto'.",
+                hint="Features of a flat series cannot distinguish regimes: pass observation='ar1' or 'auto'.",
             )
         best: _Mixture | None = None
         starts = [_mixture_start(features, full, k, self) for k in range(min(4, self.n_restarts))]

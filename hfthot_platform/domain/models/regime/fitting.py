@@ -154,7 +154,7 @@ def fit_many(
         raise BadRequestError(
             f"unknown option {unknown[0]!r}",
             where=where,
-            hint=nearest(unknown[0], FIT_OPTIONS) or f"Of {', '.join(sorted(FIT_OPTIONS))}.",
+            hint=nearest(unknown[0], FIT_OPTIONS) or f"Options: {', '.join(sorted(FIT_OPTIONS))}.",
         )
     previous: Mapping[str, RegimeModel] = options.pop("previous", None) or {}
 

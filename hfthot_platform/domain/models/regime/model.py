@@ -411,7 +411,7 @@ class RegimeModel(Displayed):
         whole(n_bars, "n_bars", "RegimeModel.simulate", least=1, most=1_000_000_000)
         whole(seed, "seed", "RegimeModel.simulate", least=0)
         if self.multivariate:
-            raise BadRequestError("a multivariate model has no law to simulate from", where="RegimeModel.simulate")
+            raise BadRequestError("a multivariate model cannot be simulated", where="RegimeModel.simulate")
         generator = np.random.default_rng(seed)
         y, path = np.empty(n_bars), np.empty(n_bars, dtype=np.int64)
         uniform, normal = generator.random(n_bars), generator.standard_normal(n_bars)
@@ -542,7 +542,7 @@ def checked_returns(returns: FloatLike, *, allow_missing: bool, absurd: float | 
     if y.ndim != 1 or y.size == 0:
         raise DataError(f"shape {y.shape}, expected (T,) with T >= 1", where="returns")
     if not isinstance(allow_missing, bool | np.bool_):
-        raise BadRequestError(f"allow_missing = {allow_missing!r}", where="returns", hint="True or False.")
+        raise BadRequestError(f"allow_missing = {allow_missing!r}", where="returns", hint="Give True or False.")
     # Passes without temporaries: the usual case is that nothing is wrong.
     low, high = float(y.min()), float(y.max())
     limit = absurd

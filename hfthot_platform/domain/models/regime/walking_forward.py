@@ -114,7 +114,7 @@ def walk_forward(
         raise BadRequestError(
             f"unknown option {unknown[0]!r}",
             where=where,
-            hint=nearest(unknown[0], FIT_OPTIONS) or f"Of {', '.join(sorted(FIT_OPTIONS))}.",
+            hint=nearest(unknown[0], FIT_OPTIONS) or f"Options: {', '.join(sorted(FIT_OPTIONS))}.",
         )
     models: list[RegimeModel] = []
     fitted_until = list(range(start, y.size, refit_every))

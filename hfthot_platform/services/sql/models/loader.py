@@ -618,7 +618,7 @@ def _bind_mistake(source: ModelFile, error: duckdb.Error, columns: Iterable[str]
         return source.mistake(f"ambiguous column {said.ambiguous!r}", hint, line=line)
     if said.column is not None and "GROUP BY" not in said.text:
         names = list(dict.fromkeys(columns))
-        hint = nearest(said.column, names) or (f"Columns there: {', '.join(names)}." if names else "")
+        hint = nearest(said.column, names) or (f"Columns: {', '.join(names)}." if names else "")
         return source.mistake(f"unknown column {said.column!r}", hint, line=line)
     if said.forbidden or said.text.startswith("IO Error"):
         what = "a model reads tables of the lake, not files"
