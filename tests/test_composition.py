@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -272,6 +274,52 @@ def test_a_forked_child_makes_parts_of_its_own(tmp_path):
             os._exit(0 if installation.gateway_pool is not pool else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert installation.gateway_pool is pool
+
+
+def status_of_child(work: Callable[[], object]) -> int:
+    """Return how a forked child that does something ends: 0, or by which signal; one that hangs is ended."""
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        work()
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_child_leaves_the_databases_that_the_parent_has_ready(tmp_path):
+    with Installation(settings_in(tmp_path), create=True) as installation:
+        installation.install()
+
+        def ask() -> object:
+            return query(installation.lake, "SELECT 1", connect=installation.databases.get_connection)
+
+        for _ in range(3):
+            ask()
+        for work in (ask, installation.store.head, installation.close) * 2:
+            assert status_of_child(work) == 0
+        ask()
+
+
+def test_a_forked_child_does_not_wait_for_a_part_that_a_thread_of_the_parent_is_making(tmp_path):
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Slow(Installation):
+        def read_models(self):
+            begun.set()
+            go_on.wait()
+            return super().read_models()
+
+    with Slow(settings_in(tmp_path), create=True) as installation:
+        making = threading.Thread(target=lambda: installation.models)
+        making.start()
+        begun.wait()
+        try:
+            status = status_of_child(lambda: installation.storage)
+        finally:
+            go_on.set()
+            making.join()
+
+    assert status == 0
 
 
 def test_looking_at_an_installation_that_is_not_there_makes_nothing(tmp_path):

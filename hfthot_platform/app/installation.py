@@ -8,7 +8,6 @@ not belong here: what the parts do.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, cast
 
+from hfthot_platform.core.forks import keep_for_parent, tell_in_child
 from hfthot_platform.core.settings import Settings, load_settings
 from hfthot_platform.core.time import utc_now
 
@@ -72,7 +72,7 @@ class Installation:
         self._parts: dict[str, Any] = {}
         # Parts are made of others.
         self._lock = threading.RLock()
-        self._process = os.getpid()
+        tell_in_child(self)
 
     @classmethod
     def open(
@@ -298,12 +298,14 @@ class Installation:
     def _part(self, name: str, make: Callable[[], _T]) -> _T:
         """Return a part, made once."""
         parts = self._parts
-        if name not in parts or self._process != os.getpid():
+        if name not in parts:
             with self._lock:
-                if self._process != os.getpid():
-                    # Connections and processes of the parent are the parent's: their answers would go to either.
-                    self._parts, self._process = {}, os.getpid()
                 if name not in self._parts:
                     self._parts[name] = make()
                 parts = self._parts
         return cast("_T", parts[name])
+
+    def after_fork_in_child(self) -> None:
+        """Begin with no parts; called by the interpreter.  The parent's connections and processes answer the parent."""
+        keep_for_parent(self._parts)
+        self._parts, self._lock = {}, threading.RLock()

@@ -14,7 +14,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-__all__ = ["create_private", "open_private", "replacing", "sync_file", "sync_folder", "tighten", "write_whole"]
+from hfthot_platform.core.errors import ConfigError
+
+__all__ = [
+    "create_private",
+    "made_folder",
+    "open_private",
+    "replacing",
+    "sync_file",
+    "sync_folder",
+    "tighten",
+    "write_whole",
+]
 
 
 def write_whole(path: Path, data: bytes | str, *, private: bool = False) -> None:
@@ -75,6 +86,34 @@ def sync_folder(folder: Path) -> None:
         OSError: it is not there, or is not a folder, or the disk failed.
     """
     _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def made_folder(folder: Path, setting: str, *, private: bool = False) -> Path:
+    """Make the folder that a setting names if it is not there, and return it.
+
+    Args:
+        folder: the folder; those above it are made too.
+        setting: name of the setting, for the message.
+        private: whether a new one is its owner's alone (mode 0700).
+
+    Raises:
+        ConfigError: a file is in its place or above it, or it cannot be made.
+    """
+    try:
+        folder.mkdir(mode=0o700 if private else 0o777, parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(
+            f"the {setting} folder {folder} is not a folder",
+            where=f"setting {setting!r}",
+            hint=f"Move the file away, or set HFTHOT_{setting.upper()} to a folder.",
+        ) from None
+    except OSError as error:
+        raise ConfigError(
+            f"the {setting} folder {folder} cannot be created ({error.strerror})",
+            where=f"setting {setting!r}",
+            hint=f"Check its permissions and the free disk space, or set HFTHOT_{setting.upper()} to another folder.",
+        ) from None
+    return folder
 
 
 def create_private(path: Path) -> int:

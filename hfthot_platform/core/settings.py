@@ -36,6 +36,7 @@ from pydantic_settings import (
 )
 
 from hfthot_platform.core.errors import ConfigError, nearest
+from hfthot_platform.core.files import made_folder
 
 __all__ = ["ArchiveFeedSettings", "CcxtFeedSettings", "FeedSettings", "SampleFeedSettings", "Settings"]
 __all__ += ["Setting", "SimulatedFeedSettings", "dagster_home", "effective", "load_settings"]
@@ -486,22 +487,7 @@ def ready_landing(settings: Settings) -> Path:
     Raises:
         ConfigError: it is a file, or cannot be made.
     """
-    place = settings.landing.absolute()
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ConfigError(
-            f"the landing folder {place} is not a folder",
-            where="setting 'landing'",
-            hint="Move the file away, or set HFTHOT_LANDING to a folder.",
-        ) from None
-    except OSError as error:
-        raise ConfigError(
-            f"the landing folder {place} cannot be created ({error.strerror})",
-            where="setting 'landing'",
-            hint="Check the owner and mode of its parent folder, or set HFTHOT_LANDING to another folder.",
-        ) from None
-    return place
+    return made_folder(settings.landing.absolute(), "landing")
 
 
 def dagster_home() -> Path | None:

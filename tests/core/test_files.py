@@ -5,8 +5,10 @@ import stat
 
 import pytest
 
+from hfthot_platform.core.errors import ConfigError
 from hfthot_platform.core.files import (
     create_private,
+    made_folder,
     open_private,
     replacing,
     sync_file,
@@ -120,3 +122,17 @@ def test_syncing_names_what_is_missing(tmp_path):
     write_whole(tmp_path / "file", "x")
     with pytest.raises(NotADirectoryError, match="file"):
         sync_folder(tmp_path / "file")
+
+
+def test_the_folder_of_a_setting_is_made_with_those_above_it(tmp_path):
+    assert made_folder(tmp_path / "a" / "b", "scratch").is_dir()
+    assert made_folder(tmp_path / "a" / "b", "scratch").is_dir()
+    assert mode(made_folder(tmp_path / "secret", "exports", private=True)) == 0o700
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_file_in_the_place_of_a_settings_folder_is_an_error_that_names_the_setting(tmp_path, place):
+    (tmp_path / "file").write_text("here first")
+    with pytest.raises(ConfigError, match=r"setting 'scratch': .*HFTHOT_SCRATCH"):
+        made_folder(tmp_path / place, "scratch")
+    assert (tmp_path / "file").read_text() == "here first"

@@ -252,3 +252,22 @@ def test_a_lake_below_a_file_is_refused_with_the_file(tmp_path):
 
     with pytest.raises(ConfigError, match="file' is a file"):
         Lakehouse.open(tmp_path / "file" / "deeper" / "lake").create()
+
+
+def test_a_child_that_was_forked_after_tables_were_opened_is_told_so(lake, trades):
+    table = lake.table("market.trades")
+    table.append(trades())
+    said, answer = os.pipe()
+
+    child = os.fork()
+    if child == 0:
+        try:
+            Lakehouse.open(lake.storage.root).table("market.trades").version()
+        except StorageUnavailableError as error:
+            os.write(answer, str(error).encode())
+        os._exit(0)
+    os.close(answer)
+    os.waitpid(child, 0)
+
+    with os.fdopen(said) as told:
+        assert "the process was forked after tables were opened" in told.read()

@@ -12,7 +12,7 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from hfthot_platform.core.errors import SqlError
+from hfthot_platform.core.errors import ConfigError, SqlError
 from hfthot_platform.core.settings import load_settings
 from hfthot_platform.services.sql import Limits, query
 from hfthot_platform.services.sql.spill import spill_folder
@@ -127,3 +127,10 @@ def test_a_connection_of_the_resource_is_locked_before_the_statement_runs(lake, 
 
     with pytest.raises(SqlError, match="disabled"):
         query(lake, "SELECT * FROM read_text('/etc/hostname')", connect=resource.get_connection)
+
+
+def test_a_scratch_setting_that_names_a_file_is_told(lake, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="setting 'scratch'"):
+        query(lake, "SELECT 1", limits=Limits(spill=tmp_path / "file"))

@@ -7,12 +7,11 @@ target, so verifications are always counted, and refusals once the same one was 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
-import weakref
 from typing import Final, NamedTuple
 
+from hfthot_platform.core.forks import tell_in_child
 from hfthot_platform.storage.operational.changes import Outcome
 
 __all__ = ["Journal", "Tally"]
@@ -39,12 +38,16 @@ class Journal:
     """Counts per tally.  Threads share it; a forked child begins with an empty one."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._clear()
+        tell_in_child(self)
+
+    def after_fork_in_child(self) -> None:
+        """Begin with nothing: what was counted is the parent's to write; called by the interpreter."""
         self._clear()
 
-        _ALL.add(self)
-
     def _clear(self) -> None:
+        # Another thread of the parent may have held the lock when it forked.
+        self._lock = threading.Lock()
         self._counts: dict[Tally, list[int]] = {}
         self._minute = -1
         self._admitted: dict[Tally, int] = {}
@@ -82,15 +85,3 @@ class Journal:
             counts, self._counts = self._counts, {}
             self._due = time.monotonic() + INTERVAL
         return [(tally, count, first, last) for tally, (count, first, last) in counts.items()]
-
-
-_ALL: weakref.WeakSet[Journal] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for journal in list(_ALL):
-        # What was counted is the parent's to write, and another of its threads may have held the lock.
-        journal.__init__()  # type: ignore[misc]
-
-
-os.register_at_fork(after_in_child=_after_fork)

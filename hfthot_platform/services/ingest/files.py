@@ -57,6 +57,7 @@ from hfthot_platform.core.errors import (
     StorageUnavailableError,
     nearest,
 )
+from hfthot_platform.core.files import made_folder
 from hfthot_platform.services.ingest import records
 from hfthot_platform.services.ingest.feeds import CONFLICTS
 from hfthot_platform.services.ingest.finality import with_proven_bars
@@ -194,12 +195,13 @@ def ingest_landing(
         on_unexpected: called with each error that nobody foresaw; its file is rejected.
 
     Raises:
+        ConfigError: the landing folder is a file, or cannot be made.
         BadRequestError: `done` or `rejected` is a file.
         LockTimeoutError: another process works on this folder for longer than two minutes.
         LakehouseError: a table cannot be written; its files wait, and all others were ingested unless the whole
             lake is at fault.
     """
-    landing.mkdir(parents=True, exist_ok=True)
+    made_folder(landing, "landing")
     lake.expect_new()
     outcomes: list[FileOutcome] = []
     fault: LakehouseError | None = None

@@ -27,7 +27,7 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from hfthot_platform.core.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
-from hfthot_platform.core.files import write_whole
+from hfthot_platform.core.files import made_folder, write_whole
 from hfthot_platform.core.time import moment
 from hfthot_platform.core.version import __version__
 from hfthot_platform.domain.contracts.accounts import USER_TABLES
@@ -417,7 +417,7 @@ def file_certificate(
     folder = accounts.settings.certificates
     path = folder / f"{certificate.request_id}.json"
     if not path.exists():
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        made_folder(folder, "certificates", private=True)
         write_whole(path, certificate.text)
     if erasure.state == "signed":
         with accounts.store.transaction() as tx:

@@ -28,7 +28,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from hfthot_platform.core.errors import CertificateError
-from hfthot_platform.core.files import open_private, sync_file, sync_folder, write_whole
+from hfthot_platform.core.files import made_folder, open_private, sync_file, sync_folder, write_whole
 from hfthot_platform.core.time import moment
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.publication.chain import ChainReport, Problem, verify_chain
@@ -85,7 +85,7 @@ def record_destruction(accounts: Accounts, request_id: str, subject_id: str, cat
     path = accounts.settings.certificates / _LIST
     if any(replace(known, at=entry.at) == entry for known in destructions(accounts)):
         return
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made_folder(path.parent, "certificates", private=True)
     line = _signed(accounts, {**vars(entry), "categories": list(entry.categories)})
     handle = open_private(path)
     try:
@@ -135,7 +135,7 @@ def export_head(accounts: Accounts) -> Path:
     head = ExportedHead(seq, newest, accounts.now(), *((0, GENESIS) if anchor is None else anchor))
     folder = accounts.settings.certificates / _HEADS
     # The mode is that of the last folder made alone.
-    folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made_folder(folder.parent, "certificates", private=True)
     folder.mkdir(mode=0o700, exist_ok=True)
     path = folder / f"{moment(head.at):%Y%m%dT%H%M%S}-{head.seq}.json"
     write_whole(path, _signed(accounts, vars(head)) + "\n", private=True)

@@ -28,7 +28,7 @@ import polars as pl
 import sqlalchemy as sa
 
 from hfthot_platform.core.errors import BadRequestError, ErasedSubjectError, PrivacyError, nearest
-from hfthot_platform.core.files import sync_file, sync_folder
+from hfthot_platform.core.files import made_folder, sync_file, sync_folder
 from hfthot_platform.core.time import DAY, moment
 from hfthot_platform.core.version import __version__
 from hfthot_platform.domain.access.authorisation import Action
@@ -172,7 +172,7 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
     unfinished = folder.with_name(f".{request_id}")
     shutil.rmtree(unfinished, ignore_errors=True)
     # The mode is that of the last folder made alone.
-    unfinished.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    made_folder(unfinished.parent, "exports", private=True)
     unfinished.mkdir(mode=0o700)
     try:
         flush(accounts.store, lake)

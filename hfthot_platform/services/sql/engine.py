@@ -8,7 +8,6 @@ This guards against accidents, not against untrusted callers: there is no deadli
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,6 +24,7 @@ import pyarrow as pa
 
 from hfthot_platform.core.duckdb import error_details, literal, lock_down, new_database, prepare, sql_error
 from hfthot_platform.core.errors import BadRequestError, DamagedTableError, SqlError
+from hfthot_platform.core.forks import keep_for_parent, tell_in_child
 from hfthot_platform.services.sql.frames import as_frame, narrowed
 from hfthot_platform.services.sql.relations import Resolved, known_names, register, resolve, unknown_table
 from hfthot_platform.services.sql.spill import spill_folder
@@ -296,7 +296,7 @@ class Databases:
         self._lock = threading.Lock()
         self._next: Future[duckdb.DuckDBPyConnection] | None = None
         self._thread: ThreadPoolExecutor | None = None
-        self._process = os.getpid()
+        tell_in_child(self)
 
     @contextmanager
     def get_connection(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -312,17 +312,18 @@ class Databases:
         with self._lock:
             ready, self._next = self._next, None
             thread, self._thread = self._thread, None
-        if self._process != os.getpid():
-            return  # what the parent opened is the parent's
         if ready is not None:
             ready.result().close()
         if thread is not None:
             thread.shutdown()
 
+    def after_fork_in_child(self) -> None:
+        """Leave the database that is ready to the parent, whose threads it has; called by the interpreter."""
+        keep_for_parent(self._next, self._thread)
+        self._lock, self._next, self._thread = threading.Lock(), None, None
+
     def _take(self) -> duckdb.DuckDBPyConnection:
         with self._lock:
-            if self._process != os.getpid():
-                self._next, self._thread, self._process = None, None, os.getpid()
             ready, self._next = self._next, None
         return _new_database(self.limits) if ready is None else ready.result()
 

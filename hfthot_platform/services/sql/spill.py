@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hfthot_platform.core.files import made_folder
 from hfthot_platform.core.locks import file_lock, is_locked
 
 __all__ = ["spill_folder"]
@@ -24,8 +25,11 @@ def spill_folder(root: Path) -> Iterator[Path]:
     """Make a folder under `root` for the duration of the block, and remove those whose process is gone.
 
     Two databases must not share one: DuckDB names its files by their number alone.
+
+    Raises:
+        ConfigError: there can be no folder at `root`.
     """
-    root.mkdir(parents=True, exist_ok=True)
+    made_folder(root, "scratch")
     _sweep(root)
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
     try:

@@ -19,6 +19,7 @@ from typing import Final, Self
 import polars as pl
 
 from hfthot_platform.core.errors import AuditFailedError
+from hfthot_platform.core.files import made_folder
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
 from hfthot_platform.storage.lakehouse.audit import Audited, RuleResult, rejected_for_conflict
 from hfthot_platform.storage.lakehouse.commits import Commit, Stamp
@@ -100,7 +101,7 @@ class Staging:
             return audited
         if self._folder is None:
             if self._scratch is not None:
-                self._scratch.mkdir(parents=True, exist_ok=True)
+                made_folder(self._scratch, "scratch")
             self._folder = tempfile.TemporaryDirectory(prefix=_PREFIX, dir=self._scratch)
         path = Path(self._folder.name) / f"{len(self._batches):06d}"
         path.mkdir()

@@ -141,6 +141,15 @@ def translated(table: str) -> Iterator[None]:
         if known is None and isinstance(error, CommitFailedError):
             raise
         raise known or _refused(table, error) from None
+    except BaseException as error:
+        # The Delta library ends with an error that no `except Exception` catches.
+        if type(error).__name__ != "PanicException" or not str(error).startswith("Forked process"):
+            raise
+        raise StorageUnavailableError(
+            "the process was forked after tables were opened, and the Delta library works in the parent alone",
+            where=table,
+            hint="Start workers with `spawn` or `forkserver`, or fork before the first table is opened.",
+        ) from None
 
 
 def _meaning(table: str, error: Exception) -> LakehouseError | None:

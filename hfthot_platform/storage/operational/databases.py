@@ -262,6 +262,8 @@ def no_store(where: str) -> StoreMissingError:
 
 #: Held while a database file is made: closing it must not take a connection's locks away.
 _MAKING: Final = threading.Lock()
+# No thread is in the middle of it when the process forks, so that it is free in the child.
+os.register_at_fork(before=_MAKING.acquire, after_in_parent=_MAKING.release, after_in_child=_MAKING.release)
 
 
 def _make_private(path: Path) -> None:
