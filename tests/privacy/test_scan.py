@@ -35,6 +35,7 @@ from hfthot_platform.core.errors import ErasureUnverifiedError
 from hfthot_platform.services.privacy.proof.canary import Canary
 from hfthot_platform.services.privacy.proof.readers import PlaceReader
 from hfthot_platform.services.privacy.proof.scan import Folder, Needle, ScanLimits, scan
+from hfthot_platform.services.privacy.proof.search import Searcher
 from hfthot_platform.services.privacy.proof.sqlite_reader import SQLITE, FileOpener
 
 EMAIL = "Zoé.Müller+test@example.org"
@@ -115,6 +116,31 @@ def test_a_value_is_found_in_every_encoding(place, form):
     (finding, *_) = looked(place).findings
 
     assert (finding.place, finding.file, finding.kind, finding.inside) == ("lake", "some.log", "email", "bytes")
+
+
+@pytest.mark.parametrize("form", ENCODED)
+def test_a_value_that_is_there_often_is_found_each_time(form):
+    line = b"before \n" + ENCODED[form] + b"\n after "
+    searcher = Searcher([NEEDLE])
+    once = [(hit.offset, hit.end, hit.encoding) for hit in searcher.search(line)]
+    assert once
+    found = [(hit.offset, hit.end, hit.encoding) for hit in searcher.search(line * 1_200)]
+    assert found == [
+        (number * len(line) + offset, number * len(line) + end, encoding)
+        for number in range(1_200)
+        for offset, end, encoding in once
+    ]
+
+
+@pytest.mark.parametrize("written", [b"A&amp;B &amp;amp; C", b"A&amp;B &amp;amp;amp; C", b"A&amp;amp;B &amp; C"])
+def test_a_value_that_is_also_an_escape_is_found_however_it_is_read(place, written):
+    """An escape in the text may be a character of the value, or several of them."""
+    (place.root / "some.log").write_bytes(written)
+    value = written.decode().replace("&amp;", "&")
+    assert {finding.kind for finding in looked(place, Needle("given", value), Needle("read", written)).findings} == {
+        "given",
+        "read",
+    }
 
 
 def test_the_offset_leads_to_the_value(place):

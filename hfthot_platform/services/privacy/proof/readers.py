@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, cast
 
+import numpy as np
+
 from hfthot_platform.services.privacy.proof.containers import (
     HEAD,
     Salvaged,
@@ -164,20 +166,21 @@ class PlaceReader:
         The stream stands up to `OVERLAP` bytes before `begin`: what comes before a value tells whether it is a word.
         """
         searcher = self.state.searcher
-        buffer = bytearray(self.state.limits.block + 2 * OVERLAP)
+        # Not zeroed: most files are far smaller than a block.
+        buffer = np.empty(self.state.limits.block + 2 * OVERLAP, dtype=np.uint8).data
         kept = 0  # bytes at the front that are from the block before
         base = max(0, begin - OVERLAP)  # offset in the stream of the buffer's first byte
         looked = begin  # offset in the stream before which every beginning was looked at
         counted = begin
         while True:
-            filled = kept + _read_into(handle, memoryview(buffer)[kept:])
+            filled = kept + _read_into(handle, buffer[kept:])
             there = base + filled if end is None else min(base + filled, end)
             last = filled < len(buffer)
             stop = filled if last else filled - OVERLAP
             if end is not None and base + stop >= end:
                 last, stop = True, end - base
             context = max(0, looked - base - 16)
-            view = memoryview(buffer)[context:filled]
+            view = buffer[context:filled]
             for hit in searcher.search(view, stop - context, touching=touching):
                 offset = base + context + hit.offset
                 if offset >= looked:

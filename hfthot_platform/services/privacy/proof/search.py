@@ -3,7 +3,9 @@
 A compiled loop looks at every third position of the data: if the two bytes there belong to none of the patterns'
 first four, no pattern begins at any of the three positions around it.  The few places that are left are compared
 by hash of their first four, then eight bytes (letters folded to lower case), and what is left of those is matched
-exactly, by a regular expression per pattern.
+exactly: character by character, or where that happens often by a regular expression.
+
+Here belongs how a value is written and how it is found in bytes; not where the bytes come from, nor what a match means.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ import math
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from functools import cached_property, partial
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from typing import Final
 from urllib.parse import quote_from_bytes
 
 import numpy as np
+import numpy.typing as npt
 
 __all__ = ["ENCODINGS", "OVERLAP", "Hit", "Needle", "Searcher"]
 
@@ -36,6 +39,10 @@ _LONGEST = 96
 _CERTAIN_BITS = 40.0
 _MOST_PREFIXES = 20_000
 _HASH_BITS = 18
+#: After so many comparisons with a value it is worth compiling an expression for it.
+_ASKED_OFTEN = 500
+#: For how many characters the ways to write them are kept.
+_CHARACTERS = 4096
 _ESCAPE_BEFORE = re.compile(
     rb"(?:\\[nrtbfv]|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}|%(?:25)?[0-9a-fA-F]{2}|=[0-9A-F]{2})\Z"
 )
@@ -43,7 +50,7 @@ _TEXT = re.compile(rb"[\t\n\r\x20-\x7e\x80-\xff]*\Z")
 _ALNUM = frozenset(b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
 _DIGITS = frozenset(b"0123456789")
 #: What breaks a line inside Base64 or hexadecimal: as it is, quoted by mail, and within JSON.
-_BREAK: Final = rb"(?:\r?\n[ \t>]*|\\r\\n|\\n)"
+_BREAK: Final = re.compile(rb"\r?\n[ \t>]*|\\r\\n|\\n")
 _BREAKS: Final = (b"\n", b"\r\n", b"\\n", b"\\r\\n")
 #: Scripts that part words by blanks; in others a letter beside a name says nothing.
 _PARTED: Final = ("LATIN", "CYRILLIC", "GREEK", "ARMENIAN", "GEORGIAN", "FULLWIDTH LATIN")
@@ -88,6 +95,8 @@ class _Pattern:
     needle: Needle
     encoding: str
     atoms: tuple[_Atom, ...]
+    #: How often it was asked where it ends.
+    asked: list[int] = field(default_factory=lambda: [0], compare=False)
 
     @property
     def wrapped(self) -> bool:
@@ -95,13 +104,53 @@ class _Pattern:
         return self.encoding in {"base64", "hex"}
 
     @cached_property
-    def regex(self) -> re.Pattern[bytes]:
-        # The longest way first, so that `&amp;` is not taken for `&` with something behind it.
-        groups = (
-            b"(?:" + b"|".join(re.escape(way) for way in sorted(atom, key=len, reverse=True)) + b")"
-            for atom in self.atoms
-        )
-        return re.compile((_BREAK + b"?" if self.wrapped else b"").join(groups), re.DOTALL)
+    def _ways(self) -> tuple[dict[int, _Atom], ...]:
+        return tuple(map(_by_first_byte, self.atoms))
+
+    @cached_property
+    def _regex(self) -> re.Pattern[bytes]:
+        groups = (b"(?:" + b"|".join(map(re.escape, sorted(atom, key=len, reverse=True))) + b")" for atom in self.atoms)
+        between = b"(?:" + _BREAK.pattern + b")?" if self.wrapped else b""
+        return re.compile(between.join(groups), re.DOTALL)
+
+    def end(self, view: memoryview, position: int) -> int | None:
+        """Return where the value ends that begins at a position, or None if none does."""
+        self.asked[0] += 1
+        if self.asked[0] > _ASKED_OFTEN:
+            match = self._regex.match(view, position)
+            return match.end() if match else None
+        return self._walked(view, position)
+
+    def _walked(self, view: memoryview, position: int) -> int | None:
+        """Return what `_regex` would find, which takes longer to compile than most scans last."""
+        data = bytes(view[position : position + OVERLAP])
+        ways = self._ways
+        # Where to go on if the preferred way fails: the next character, and where it has to be.
+        todo, tried = [(0, 0)], set[tuple[int, int]]()
+        while todo:
+            number, at = state = todo.pop()
+            if state in tried:
+                continue
+            tried.add(state)
+            while number < len(ways):
+                starts: tuple[int, ...] = (at,)
+                if self.wrapped and number and (line_break := _BREAK.match(data, at)):
+                    starts = (at, line_break.end())
+                number += 1
+                ends = [
+                    start + len(way)
+                    for start in starts
+                    if start < len(data)
+                    for way in ways[number - 1].get(data[start], ())
+                    if data.startswith(way, start)
+                ]
+                if len(ends) != 1:
+                    todo += [(number, end) for end in ends]
+                    break
+                (at,) = ends
+            else:
+                return position + at
+        return None
 
     @property
     def bits(self) -> float:
@@ -116,14 +165,14 @@ class _Pattern:
         done: set[bytes] = set()
         open_: set[bytes] = {b""}
         for atom in self.atoms:
-            grown = {start + way for start, way in itertools.product(open_, atom)}
-            done |= {start[:length].lower() for start in grown if len(start) >= length}
+            grown = {start + way for start, way in itertools.product(open_, _folded(atom))}
+            done |= {start[:length] for start in grown if len(start) >= length}
             open_ = {start for start in grown if len(start) < length}
             if len(done) + len(open_) > _MOST_PREFIXES:
                 return set()
             if not open_:
                 break
-        done |= {start.lower() for start in open_}
+        done |= open_
         if self.wrapped:
             # Lines are longer than this, so that one break at most falls into it.
             done |= {
@@ -168,25 +217,31 @@ class Searcher:
         #: By hash of four bytes: 1 if eight bytes decide, 2 if they are enough.
         self._fours = np.zeros(1 << _HASH_BITS, dtype=np.uint8)
         self._eights = np.zeros(1 << _HASH_BITS, dtype=np.uint8)
+        deciding: set[bytes] = set()
         for pattern in patterns:
-            self._add(pattern)
+            eights = pattern.prefixes(8)
+            fours = {eight[:4] for eight in eights} or pattern.prefixes(4)
+            for four in fours:
+                self._buckets.setdefault(four, []).append(pattern)
+            if eights and all(len(eight) == 8 for eight in eights):
+                deciding |= eights
+            else:
+                self._mark(self._fours, fours, 2)
+        self._mark(self._fours, {eight[:4] for eight in deciding}, 1)
+        self._mark(self._eights, deciding, 1)
+        # The loop looks at the bytes as they are, so both cases of a letter count.
+        for folded in _rows(self._buckets):
+            cases = (folded, np.where((folded >= 97) & (folded <= 122), folded - 32, folded))
+            for one, two in itertools.product(cases, cases):
+                self._pairs[one[:, :-1].astype(np.uint16) << 8 | two[:, 1:]] = 1
 
     def __bool__(self) -> bool:
         return bool(self._buckets)
 
-    def _add(self, pattern: _Pattern) -> None:
-        fours = pattern.prefixes(4)
-        eights = pattern.prefixes(8)
-        long = bool(eights) and all(len(eight) == 8 for eight in eights)
-        for four in fours:
-            self._buckets.setdefault(four, []).append(pattern)
-            # The loop looks at the bytes as they are, so both cases of a letter count.
-            for one, two in itertools.pairwise(four):
-                for first, second in itertools.product(_cases(one), _cases(two)):
-                    self._pairs[first << 8 | second] = 1
-            self._fours[_hash(four)] |= 1 if long else 2
-        for eight in eights if long else ():
-            self._eights[_hash(eight)] = 1
+    @staticmethod
+    def _mark(table: npt.NDArray[np.uint8], beginnings: Iterable[bytes], mark: int) -> None:
+        for folded in _rows(beginnings):
+            table[_hashes(folded)] |= mark
 
     def search(
         self, data: Bytes, stop: int | None = None, *, words: bool = True, touching: bool = False
@@ -219,12 +274,12 @@ class Searcher:
 
     def _at(self, view: memoryview, position: int, *, words: bool, touching: bool) -> Iterator[Hit]:
         for pattern in self._buckets.get(bytes(view[position : position + 4]).lower(), ()):
-            match = pattern.regex.match(view, position)
-            if match is None:
+            end = pattern.end(view, position)
+            if end is None:
                 continue
             heeded = words and not (touching and pattern.needle.kind == "email")
-            if not (heeded and _is_part(pattern, view, position, match.end())):
-                yield Hit(position, pattern.needle.kind, pattern.encoding, pattern.needle, match.end())
+            if not (heeded and _is_part(pattern, view, position, end)):
+                yield Hit(position, pattern.needle.kind, pattern.encoding, pattern.needle, end)
 
 
 def _too_short(value: str | bytes) -> bool:
@@ -285,16 +340,18 @@ def _last(data: bytes) -> str:
     return ""
 
 
-def _hash(folded: bytes) -> int:
-    """Return what the compiled loop computes: FNV-1a, folded to the size of the tables."""
-    code = 14695981039346656037
-    for byte in folded:
-        code = (code ^ byte) * 1099511628211 & 0xFFFF_FFFF_FFFF_FFFF
-    return (code ^ code >> 32) & ((1 << _HASH_BITS) - 1)
+def _rows(beginnings: Iterable[bytes]) -> Iterator[npt.NDArray[np.uint8]]:
+    """Yield an array for each length of beginnings, one in each row."""
+    for length, alike in itertools.groupby(sorted(beginnings, key=len), key=len):
+        yield np.frombuffer(b"".join(alike), dtype=np.uint8).reshape(-1, length)
 
 
-def _cases(byte: int) -> tuple[int, ...]:
-    return (byte, byte - 32) if 97 <= byte <= 122 else (byte,)
+def _hashes(folded: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """Return what the compiled loop computes of each row: FNV-1a, folded to the size of the tables."""
+    code = np.full(len(folded), 14695981039346656037, dtype=np.uint64)
+    for byte in folded.T:
+        code = (code ^ byte) * np.uint64(1099511628211)
+    return (code ^ code >> np.uint64(32)) & np.uint64((1 << _HASH_BITS) - 1)
 
 
 def _patterns(needle: Needle) -> Iterator[_Pattern]:
@@ -314,11 +371,7 @@ def _patterns(needle: Needle) -> Iterator[_Pattern]:
     # Letters stay as they are in the forms above; here every single character is escaped, as some programs do it.
     yield from (_Pattern(needle, "text", tuple(_all_escaped(sign, way) for sign in value)) for way in _ESCAPES)
     for encoding in ("utf-16-le", "utf-16-be"):
-        atoms = tuple(
-            tuple({form.encode(encoding, "surrogatepass") for way in _letter(sign) for form in _forms(way)})
-            for sign in value
-        )
-        yield _Pattern(needle, encoding, atoms)
+        yield _Pattern(needle, encoding, tuple(_wide(sign, encoding) for sign in value))
     cases = dict.fromkeys((value, value.lower(), value.upper()))
     for variant in dict.fromkeys(form for case in cases for form in _forms(case)):
         yield from _coded(needle, variant.encode("utf-8", "surrogatepass"))
@@ -343,25 +396,44 @@ def _forms(text: str) -> tuple[str, ...]:
 def _coded(needle: Needle, raw: bytes) -> Iterator[_Pattern]:
     """Yield hexadecimal, and Base64 at its three alignments without the characters that neighbours share."""
     digits = raw.hex()
-    yield _Pattern(needle, "hex", tuple(tuple({digit.encode(), digit.upper().encode()}) for digit in digits))
+    yield _Pattern(needle, "hex", tuple(_HEXADECIMAL[digit] for digit in digits))
     for shift in range(3):
         code = base64.b64encode(bytes(shift) + raw)
         inner = code[(shift * 8 + 5) // 6 : (len(raw) + shift) * 8 // 6]
-        atoms = tuple(_BASE64.get(byte, (bytes([byte]),)) for byte in inner)
+        atoms = tuple(_BASE64[byte] for byte in inner)
         yield _Pattern(needle, "base64", atoms)
 
 
-#: Base64's two signs in its alphabets, and as JSON and URLs write them.
-_BASE64: Final[dict[int, _Atom]] = {
+_HEXADECIMAL: Final[dict[str, _Atom]] = {
+    digit: tuple(dict.fromkeys((digit.encode(), digit.upper().encode()))) for digit in "0123456789abcdef"
+}
+#: Base64's two signs in its alphabets, and as JSON and URLs write them; all others are written as they are.
+_BASE64: Final[dict[int, _Atom]] = {byte: (bytes([byte]),) for byte in range(128)} | {
     ord("+"): (b"+", b"-", b"%2B", b"%2b", b"\\u002b", b"\\u002B"),
     ord("/"): (b"/", b"_", b"%2F", b"%2f", b"\\/", b"\\\\/"),
 }
+
+
+@lru_cache(maxsize=_CHARACTERS)
+def _folded(atom: _Atom) -> frozenset[bytes]:
+    return frozenset(way.lower() for way in atom)
+
+
+@lru_cache(maxsize=_CHARACTERS)
+def _by_first_byte(atom: _Atom) -> dict[int, _Atom]:
+    """Return the ways to write a character by their first byte, the longest last.
+
+    It is the preferred one, so that `&amp;` is not taken for `&` with something behind it.
+    """
+    ordered = sorted(atom, key=len)
+    return {first: tuple(way for way in ordered if way[0] == first) for first in {way[0] for way in ordered}}
 
 
 def _letter(sign: str) -> set[str]:
     return {sign, sign.lower(), sign.upper()}
 
 
+@lru_cache(maxsize=_CHARACTERS)
 def _written(sign: str) -> _Atom:
     """Return the ways in which text files write a character: both cases, raw and escaped."""
     if sign.isascii() and sign.isalnum():
@@ -415,6 +487,12 @@ _ESCAPES: Final[tuple[Callable[[str], str], ...]] = (
 )
 
 
+@lru_cache(maxsize=_CHARACTERS)
+def _wide(sign: str, encoding: str) -> _Atom:
+    return tuple({form.encode(encoding, "surrogatepass") for letter in _letter(sign) for form in _forms(letter)})
+
+
+@lru_cache(maxsize=_CHARACTERS)
 def _all_escaped(sign: str, way: Callable[[str], str]) -> _Atom:
     forms = (form for letter in _letter(sign) for form in _forms(letter))
     return tuple(sorted({cased.encode() for form in forms for cased in (way(form), _upper_digits(way(form)))}))
