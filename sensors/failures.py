@@ -25,7 +25,7 @@ _OURS: Final = re.compile(rf"\b({'|'.join(name for name in errors.__all__ if nam
 def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[Platform]) -> None:
     """Write a row of `ops.incidents` and tell whoever is to look."""
     steps = context.get_step_failure_events()
-    error = steps[0].step_failure_data.error if steps else _outside_of_steps(context)
+    error = steps[0].step_failure_data.error if steps else _error_outside_steps(context)
     # The outermost error is Dagster's own wrapper; what went wrong is its cause.
     cause = error.cause or error if error else None
     # Dagster puts the error's class before its message; it has a column of its own.
@@ -51,7 +51,7 @@ def run_failure(context: dg.RunFailureSensorContext, platform: dg.ResourceParam[
     notify(platform.settings, incident)
 
 
-def _outside_of_steps(context: dg.RunFailureSensorContext) -> SerializableErrorInfo | None:
+def _error_outside_steps(context: dg.RunFailureSensorContext) -> SerializableErrorInfo | None:
     """Return what kept a run from reaching its first step; its failure itself says only that it failed."""
     events = context.instance.all_logs(context.dagster_run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
     errors = [entry.dagster_event.engine_event_data.error for entry in events if entry.dagster_event is not None]

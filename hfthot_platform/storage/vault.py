@@ -32,7 +32,7 @@ from hfthot_platform.core.files import sync_folder, write_whole
 from hfthot_platform.core.locks import file_lock
 from hfthot_platform.core.settings import Settings
 
-__all__ = ["KeyRing", "SubjectCipher", "Vault", "Wrapped"]
+__all__ = ["KeyRing", "SubjectCipher", "Vault", "WrappedKey"]
 
 _KEY_BYTES: Final = 32
 _NONCE_BYTES: Final = 12
@@ -50,7 +50,7 @@ class _Unpicklable:
 
 
 @dataclass(frozen=True, slots=True)
-class Wrapped:
+class WrappedKey:
     """A key that is encrypted under the key-encryption key `kek_id`; safe to store, useless without that key."""
 
     kek_id: str
@@ -450,7 +450,7 @@ class Vault(_Unpicklable):
     def __init__(self, ring: KeyRing) -> None:
         self.ring = ring
 
-    def new_key(self, kek_id: str | None = None) -> Wrapped:
+    def new_key(self, kek_id: str | None = None) -> WrappedKey:
         """Return a fresh random key, wrapped by the given key-encryption key, or by the current one.
 
         Raises:
@@ -458,13 +458,13 @@ class Vault(_Unpicklable):
         """
         return self.wrap(secrets.token_bytes(_KEY_BYTES), kek_id)
 
-    def wrap(self, key: bytes, kek_id: str | None = None) -> Wrapped:
+    def wrap(self, key: bytes, kek_id: str | None = None) -> WrappedKey:
         """Return a key, wrapped by the given key-encryption key, or by the current one."""
         kek_id = kek_id or self.ring.current_id
         nonce = os.urandom(_NONCE_BYTES)
-        return Wrapped(kek_id, nonce + self.ring.cipher(kek_id).encrypt(nonce, key, _wrapping(kek_id)))
+        return WrappedKey(kek_id, nonce + self.ring.cipher(kek_id).encrypt(nonce, key, _wrapping(kek_id)))
 
-    def unwrap(self, wrapped: Wrapped) -> bytes:
+    def unwrap(self, wrapped: WrappedKey) -> bytes:
         """Return the key itself, for the installation's own keys (`lookup`, `signing`).
 
         Raises:
@@ -482,7 +482,7 @@ class Vault(_Unpicklable):
             "matching key source.",
         )
 
-    def rewrap(self, wrapped: Wrapped, kek_id: str | None = None) -> Wrapped:
+    def rewrap(self, wrapped: WrappedKey, kek_id: str | None = None) -> WrappedKey:
         """Return the same key wrapped by another key-encryption key (the current one); envelopes stay valid.
 
         Raises:
@@ -491,7 +491,7 @@ class Vault(_Unpicklable):
         """
         return self.wrap(self.unwrap(wrapped), kek_id)
 
-    def cipher(self, subject_id: str, wrapped: Wrapped) -> SubjectCipher:
+    def cipher(self, subject_id: str, wrapped: WrappedKey) -> SubjectCipher:
         """Return the cipher of a subject's data key.
 
         Raises:

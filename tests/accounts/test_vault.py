@@ -16,7 +16,7 @@ from keyring.backend import KeyringBackend
 
 from hfthot_platform.core.errors import DecryptionError, KeySourceError
 from hfthot_platform.domain.contracts.accounts import ENVELOPE
-from hfthot_platform.storage.vault import KeyRing, Vault, Wrapped
+from hfthot_platform.storage.vault import KeyRing, Vault, WrappedKey
 
 SUBJECT, OTHER = "a" * 32, "b" * 32
 
@@ -110,7 +110,7 @@ def test_rewrapping_keeps_envelopes_readable_and_needs_only_the_new_key(ring, va
 
 def test_a_wrapped_key_that_was_altered_is_rejected(vault):
     wrapped = vault.new_key()
-    broken = Wrapped(wrapped.kek_id, wrapped.blob[:-1] + bytes([wrapped.blob[-1] ^ 1]))
+    broken = WrappedKey(wrapped.kek_id, wrapped.blob[:-1] + bytes([wrapped.blob[-1] ^ 1]))
     with pytest.raises(DecryptionError):
         vault.cipher(SUBJECT, broken)
 

@@ -8,7 +8,7 @@ import pytest
 from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.domain.contracts.model import FLAG, FLOAT, INT, TEXT, Column, TableContract
 from hfthot_platform.storage.lakehouse import Lakehouse
-from hfthot_platform.storage.lakehouse.publication import Former
+from hfthot_platform.storage.lakehouse.publication import WithdrawnRows
 
 LEVELS = TableContract(
     name="market.levels",
@@ -61,7 +61,7 @@ def test_rows_of_a_source_are_taken_out_by_the_column_of_provenance(levels):
     levels.merge(rows(1, 2))
     levels.merge(pl.concat([rows(1, 2), rows(0, 0, 3, 4, tape="tape:2")[2:]]))
 
-    commit = levels.publish(lambda: iter(()), in_place_of=Former("tape:2"))
+    commit = levels.publish(lambda: iter(()), in_place_of=WithdrawnRows("tape:2"))
 
     assert commit.rows_withdrawn == 2
     assert sizes(levels) == [1.0, 2.0]
@@ -79,7 +79,7 @@ def test_of_a_table_without_provenance_no_source_can_be_taken_out(tmp_path):
     table.append(pl.DataFrame({"key": [1]}))
 
     with pytest.raises(BadRequestError, match="does not record the source of its rows"):
-        table.publish(lambda: iter(()), in_place_of=Former("any"))
+        table.publish(lambda: iter(()), in_place_of=WithdrawnRows("any"))
 
 
 @pytest.mark.parametrize("way", [{"forget": ["a"]}, {"redact": ["a"]}])

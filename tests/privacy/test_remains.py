@@ -26,8 +26,8 @@ from hfthot_platform.services.privacy.erasure_requests import list_erasures, pen
 from hfthot_platform.services.privacy.export import export_user_data
 from hfthot_platform.services.privacy.hits import accept_erasure_hit, erasure_hits
 from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.privacy.search_values import SearchValues
 from hfthot_platform.services.privacy.searched_places import searched_places
-from hfthot_platform.services.privacy.sought import Sought
 from hfthot_platform.services.privacy.words import is_own_text
 from hfthot_platform.services.publication.publisher import flush
 from hfthot_platform.storage.operational import schema
@@ -308,7 +308,7 @@ def test_places_of_every_process_are_searched_and_those_that_are_gone_told(
     ],
 )
 def test_only_what_identifies_is_sought(kind, value, sought):
-    found = Sought()
+    found = SearchValues()
 
     found.add(kind, value)
 
@@ -322,12 +322,12 @@ def test_words_of_the_platforms_own_texts_are_known_in_any_case():
 
 
 def test_what_is_sought_is_the_same_after_it_was_sealed():
-    found = Sought(since=7, before={("landing", "a.txt", 0): 3})
+    found = SearchValues(since=7, before={("landing", "a.txt", 0): 3})
     found.add("email", "zoe@example.org")
     found.add("token_hash", bytes(range(32)))
     found.add("first_name", "Case")
 
-    assert Sought.of(found.to_json()) == found
+    assert SearchValues.of(found.to_json()) == found
 
 
 def test_the_doctor_tells_of_failed_requests_with_their_time_and_what_to_do(accounts, lake, failed, settings, clock):

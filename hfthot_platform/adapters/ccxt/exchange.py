@@ -147,7 +147,7 @@ class _GaveUpError(Exception):
 
 
 @dataclass
-class _Line:
+class _ExchangeConnection:
     """The connection to one exchange: ccxt's object, the retries around it, and what was last heard."""
 
     exchange: Any
@@ -288,7 +288,7 @@ def _connect(
     sleep: Callable[[float], None],
     monotonic: Callable[[], float],
     credentials: Credentials | None,
-) -> _Line:
+) -> _ExchangeConnection:
     """Make ccxt's object for an exchange, rate limiter on, without keys yet."""
     import ccxt
 
@@ -309,7 +309,7 @@ def _connect(
     if options.proxy is not None:
         plain = (options.base_url or "https:").startswith("http:")
         setattr(exchange, "httpProxy" if plain else "httpsProxy", options.proxy)
-    return _Line(exchange, options, clock, sleep, monotonic, credentials)
+    return _ExchangeConnection(exchange, options, clock, sleep, monotonic, credentials)
 
 
 def _rebased(urls: Any, base_url: str) -> Any:
@@ -360,7 +360,7 @@ class CcxtFeed:
         self._known_markets = markets
         self._sleep = sleep
         self._monotonic = monotonic
-        self._connected: _Line | None = None
+        self._connected: _ExchangeConnection | None = None
         for interval in self._options.intervals:
             if interval not in INTERVALS or interval == "1m":
                 hint = nearest(interval, INTERVALS) or f"Known: {', '.join(INTERVALS)}."
@@ -427,12 +427,12 @@ class CcxtFeed:
 
     # --- connection and markets ---
 
-    def _line(self) -> _Line:
+    def _line(self) -> _ExchangeConnection:
         if self._connected is None:
             self._connected = self._open()
         return self._connected
 
-    def _open(self) -> _Line:
+    def _open(self) -> _ExchangeConnection:
         line = _connect(self._exchange_id, self._options, self._clock, self._sleep, self._monotonic, self._credentials)
         if self._known_markets is not None:
             line.exchange.set_markets(list(self._known_markets))
@@ -449,7 +449,7 @@ class CcxtFeed:
             self._credentials.apply(line.exchange)
         return line
 
-    def _resolved(self, line: _Line) -> list[tuple[str, Market]]:
+    def _resolved(self, line: _ExchangeConnection) -> list[tuple[str, Market]]:
         """Return canonical symbol and market of each symbol asked for."""
         markets: dict[str, Market] = line.exchange.markets
         by_canonical: dict[str, list[Market]] = {}
@@ -493,9 +493,11 @@ class CcxtFeed:
         for number, (symbol, market, interval) in enumerate(jobs):
             place = f"{self.name} {table} {symbol}{f' {interval}' if interval else ''}"
             ref = f"{place} {start.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}/{end.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-            make = _Maker(table, venue_name(self._exchange_id, market), symbol, interval, ref, "vendor_history", now)
+            make = _FrameBuilder(
+                table, venue_name(self._exchange_id, market), symbol, interval, ref, "vendor_history", now
+            )
             pages = venue.bars(market, interval, span) if interval else venue.trades(market, span)
-            gathered = _Gathered(make, span)
+            gathered = _RowBuffer(make, span)
             failure: SourceError | None = None
             while failure is None:
                 try:
@@ -529,7 +531,7 @@ class CcxtFeed:
         what: str,
         place: str,
         retry_after: float | None,
-        gathered: _Gathered,
+        gathered: _RowBuffer,
         span: TimeRange,
         left: Sequence[tuple[str, Market, str]],
     ) -> SourceUnavailableError:
@@ -568,15 +570,15 @@ class CcxtFeed:
                 ref = f"{place} newest at {_iso(moment(asked))}"
                 name = venue_name(self._exchange_id, market)
                 # Whether a bar was finished is judged by the time of asking: the answer may be that old.
-                make = _Maker(table, name, symbol, interval, ref, "live_recon", asked, received=heard)
-                gathered = _Gathered(make, TimeRange(0, 2**62, heard))
+                make = _FrameBuilder(table, name, symbol, interval, ref, "live_recon", asked, received=heard)
+                gathered = _RowBuffer(make, TimeRange(0, 2**62, heard))
                 total += gathered.take(page)
                 progress(total, None, "rows")
                 yield from gathered.batches(None)
 
     # --- instruments ---
 
-    def _instruments(self, line: _Line, now: datetime, source: str) -> Batch:
+    def _instruments(self, line: _ExchangeConnection, now: datetime, source: str) -> Batch:
         exchange = line.exchange
         markets = [market for _, market in self._resolved(line)] if self._symbols else exchange.markets.values()
         ref = f"{self.name} market.instruments {_iso(now)}"
@@ -639,7 +641,7 @@ def _instrument(market: Market, venue: str, symbol: str, *, steps_are_sizes: boo
 
 
 @dataclass(frozen=True)
-class _Maker:
+class _FrameBuilder:
     """Turns rows of one symbol into frames of one table."""
 
     table: str
@@ -695,10 +697,10 @@ class _Maker:
         )
 
 
-class _Gathered:
+class _RowBuffer:
     """Rows between the exchange and the caller: without repetitions, held until their time is complete."""
 
-    def __init__(self, make: _Maker, span: TimeRange) -> None:
+    def __init__(self, make: _FrameBuilder, span: TimeRange) -> None:
         self._make = make
         self._span = span
         self._pending: dict[Any, TradeRow | BarRow] = {}
@@ -717,7 +719,7 @@ class _Gathered:
     def take(self, page: Page) -> int:
         """Take a page's rows in and return how many are new."""
         before = self._read
-        twins: dict[Any, int] = {}
+        occurrences: dict[Any, int] = {}
         for row in page.rows:
             if not self._span.start <= row.ts < self._span.stop:
                 continue
@@ -726,8 +728,8 @@ class _Gathered:
             elif row.trade_id is not None:
                 key = row.trade_id
             else:  # equal trades of one page are different trades; the same ones in the next page are not
-                twins[row] = twins.get(row, -1) + 1
-                key = (row, twins[row])
+                occurrences[row] = occurrences.get(row, -1) + 1
+                key = (row, occurrences[row])
             if key in self._delivered:
                 continue
             if key not in self._pending:

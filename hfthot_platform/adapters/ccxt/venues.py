@@ -27,9 +27,9 @@ from hfthot_platform.domain.market.symbols import from_pair
 __all__ = [
     "INTERVALS",
     "VENUES",
-    "Ask",
     "BadRowError",
     "BarRow",
+    "CallEndpoint",
     "Page",
     "StalledError",
     "TimeRange",
@@ -49,7 +49,7 @@ _PIECE_ROWS: Final = 20_000
 
 Market = dict[str, Any]
 #: Calls an endpoint by its ccxt method name with parameters and picks the rows out of the answer.
-Ask = Callable[[str, dict[str, Any], Callable[[Any], list[Any]]], list[Any]]
+CallEndpoint = Callable[[str, dict[str, Any], Callable[[Any], list[Any]]], list[Any]]
 
 
 class TradeRow(NamedTuple):
@@ -241,7 +241,7 @@ class Venue:
     #: ccxt options that keep the market list to what can be fetched here.
     options: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, ask: Ask, page_rows: int | None = None) -> None:
+    def __init__(self, ask: CallEndpoint, page_rows: int | None = None) -> None:
         self._ask = ask
         self._trades_limit = min(page_rows or self.trades_per_page, self.trades_per_page)
         self._bars_limit = min(page_rows or self.bars_per_page, self.bars_per_page)
@@ -827,7 +827,7 @@ class Unified(Venue):
     exchange that ignores `since` and returns its newest rows instead is recognised and reported.
     """
 
-    def __init__(self, ask: Ask, page_rows: int | None = None) -> None:
+    def __init__(self, ask: CallEndpoint, page_rows: int | None = None) -> None:
         super().__init__(ask, page_rows)
         self._limit = page_rows  # None: ccxt's default, for what is allowed differs
 

@@ -301,7 +301,7 @@ def _unwrapped(messages: Iterator[Any], where: str, keys: dict[str, str]) -> Ite
     channels: set[str] = set()
     known = set(keys.values())
     for message in messages:
-        if isinstance(message, _Cut):
+        if isinstance(message, _TruncatedTail):
             yield message
             continue
         rows = [record for record in _inside(message) if not known.isdisjoint(record)]
@@ -486,7 +486,7 @@ def _chunks(elements: Iterator[Any], to_sieve: Any, progress: Progress) -> Itera
     done = 0
     portion: list[Any] = []
     for element in elements:
-        if isinstance(element, _Cut):
+        if isinstance(element, _TruncatedTail):
             rejected = pl.DataFrame(
                 [(done + len(portion) + 1, "truncated_row", "the file ends within this element", element.text)],
                 schema=REJECTED_SCHEMA,
@@ -543,7 +543,7 @@ def _event_us(trade: dict[str, Any]) -> int | None:
     return round(stamp * 1000)
 
 
-class _Cut:
+class _TruncatedTail:
     """The text after the last complete element of a file that ends too early."""
 
     def __init__(self, text: str) -> None:
@@ -553,7 +553,7 @@ class _Cut:
 def _head_elements(probe: FileProbe) -> list[Any]:
     """Return the complete elements of the head."""
     elements = _decoded(iter([probe.head.decode("utf-8-sig", errors="replace")]), probe)
-    found = [element for element in elements if not isinstance(element, _Cut)]
+    found = [element for element in elements if not isinstance(element, _TruncatedTail)]
     return found[:_SAMPLE]
 
 
@@ -595,7 +595,7 @@ def _decoded(texts: Iterator[str], probe: FileProbe) -> Iterator[Any]:
             )
     rest = buffer[_skip(buffer, 0) :].strip()
     if rest and rest != "]":
-        yield _Cut(rest)
+        yield _TruncatedTail(rest)
 
 
 def _skip(text: str, position: int) -> int:

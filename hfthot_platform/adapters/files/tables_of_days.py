@@ -18,7 +18,7 @@ from hfthot_platform.domain.contracts.model import ROW_NUMBER
 from hfthot_platform.domain.market.symbols import find_in_name, from_vendor
 
 __all__ = [
-    "Opening",
+    "TextHead",
     "normal_name",
     "opening",
     "pieces",
@@ -30,7 +30,7 @@ __all__ = [
 _MOST_BYTES: Final = 1 << 30
 
 
-class Opening(NamedTuple):
+class TextHead(NamedTuple):
     """How a text begins: its header, and how many lines with content its first bytes have."""
 
     header: list[str]
@@ -38,7 +38,7 @@ class Opening(NamedTuple):
     lines: int
 
 
-def opening(probe: FileProbe, table: str) -> Opening | None:
+def opening(probe: FileProbe, table: str) -> TextHead | None:
     """Return how a text begins; None where it is none, is empty, or is declared to be of another table."""
     mapping = probe.declared
     if not probe.is_text or mapping.table not in (None, table):
@@ -47,7 +47,7 @@ def opening(probe: FileProbe, table: str) -> Opening | None:
     if not lines:
         return None
     separator = mapping.separator or max(",;\t|", key=lines[0].count)
-    return Opening([cell.strip().strip('"') for cell in lines[0].split(separator)], separator, len(lines))
+    return TextHead([cell.strip().strip('"') for cell in lines[0].split(separator)], separator, len(lines))
 
 
 def usual_columns(header: list[str], usual: Mapping[str, tuple[str, ...]]) -> dict[str, str]:

@@ -275,9 +275,9 @@ class Times:
 
     def _day_or_month(self, text: pl.Series, best: _TimeFormat) -> _TimeFormat:
         """Tell 3/4 the third of April from the fourth of March by the other rows, or refuse to guess."""
-        twin_text = re.sub(r"^%([dm])(.)%([dm])", r"%\3\2%\1", best.text)
-        twin = _TimeFormat(twin_text, "month" if best.order == "day" else "day")
-        first, second = _parse(text, best.text), _parse(text, twin.text)
+        swapped_text = re.sub(r"^%([dm])(.)%([dm])", r"%\3\2%\1", best.text)
+        swapped = _TimeFormat(swapped_text, "month" if best.order == "day" else "day")
+        first, second = _parse(text, best.text), _parse(text, swapped.text)
         if second.count() < first.count() or (first == second).all():
             return best
         sorted_as = [
@@ -285,12 +285,12 @@ class Times:
             for value in (first, second)
         ]
         if sorted_as[0] != sorted_as[1]:
-            return best if sorted_as[0] else twin
+            return best if sorted_as[0] else swapped
         raise RejectedFileError(
             "ambiguous_date",
             f"{text[0]!r} may start with the day or with the month",
             where=self._where,
-            hint=f'Declare `time: "{best.text}"` or `time: "{twin.text}"` in the mapping.',
+            hint=f'Declare `time: "{best.text}"` or `time: "{swapped.text}"` in the mapping.',
         )
 
     def _unknown(self, what: str) -> RejectedFileError:

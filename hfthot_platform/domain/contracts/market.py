@@ -10,9 +10,9 @@ from hfthot_platform.domain.contracts.rules import (
     AtLeast,
     Between,
     Finite,
-    GivenFor,
     Matches,
     OneOf,
+    PresentWhen,
     Spike,
     TimeBetween,
 )
@@ -264,8 +264,8 @@ CORPORATE_ACTIONS = TableContract(
     rules=(
         *_IDENTITY_RULES,
         OneOf("kind", ACTION_KINDS),
-        GivenFor("ratio", "kind", "split"),
-        GivenFor("amount", "kind", "dividend"),
+        PresentWhen("ratio", "kind", "split"),
+        PresentWhen("amount", "kind", "dividend"),
         Finite("ratio"),
         Finite("amount"),
         Between("ratio", 0, _MAX_PRICE, open_low=True),

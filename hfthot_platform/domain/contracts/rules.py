@@ -17,7 +17,7 @@ import polars as pl
 if TYPE_CHECKING:
     from datetime import datetime
 
-__all__ = ["AtLeast", "Between", "Finite", "GivenFor", "Matches", "NotNull", "OneOf", "Rule", "Spike", "TimeBetween"]
+__all__ = ["AtLeast", "Between", "Finite", "Matches", "NotNull", "OneOf", "PresentWhen", "Rule", "Spike", "TimeBetween"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class NotNull(Rule):
 
 
 @dataclass(frozen=True)
-class GivenFor(Rule):
+class PresentWhen(Rule):
     """The value is present in rows whose column `when` has the value `equals`, and in no others."""
 
     when: str

@@ -26,7 +26,7 @@ __all__ = ["app", "main"]
 
 
 @dataclass
-class Shared:
+class CommandState:
     """The options of the root command, and the installation of the one command that this process runs."""
 
     lake: str | None
@@ -115,7 +115,7 @@ def _root(
         bool, typer.Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    context.obj = Shared(lake, debug)
+    context.obj = CommandState(lake, debug)
 
 
 _COMMANDS: tuple[Callable[..., None], ...] = (

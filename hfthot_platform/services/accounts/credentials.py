@@ -337,7 +337,7 @@ class Keys:
             )
 
     def _save_provider(
-        self, tx: Transaction, subject_id: str, provider: str, name: str, given: _Given | None
+        self, tx: Transaction, subject_id: str, provider: str, name: str, given: _GivenKey | None
     ) -> list[RowChange]:
         stored = schema.provider_keys
         this = sa.and_(stored.c.subject_id == subject_id, stored.c.provider == provider)
@@ -372,7 +372,7 @@ class Keys:
             tx.execute(sa.delete(schema.usage).where(mine))
         return changes
 
-    def _set_quota(self, tx: Transaction, subject_id: str, provider: str, given: _Given) -> list[RowChange]:
+    def _set_quota(self, tx: Transaction, subject_id: str, provider: str, given: _GivenKey) -> list[RowChange]:
         resource = f"provider:{provider}"
         if given.limited:
             usual = PROVIDERS.get(provider)
@@ -393,7 +393,7 @@ class Keys:
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
+class _GivenKey:
     """A provider's key as it was given, with a quota of its own where `limited`."""
 
     key: str = field(repr=False)
@@ -406,7 +406,7 @@ class _Given:
 _ACCEPTED: Final = frozenset({"api_key", "queries_limit", "window_seconds", "queries_done", "queries_remaining"})
 
 
-def _given(provider: str, value: str | Mapping[str, Any] | None) -> _Given | None:
+def _given(provider: str, value: str | Mapping[str, Any] | None) -> _GivenKey | None:
     if not PROVIDER_NAME.fullmatch(str(provider)):
         raise BadRequestError(
             "the provider's name is malformed",
@@ -434,7 +434,7 @@ def _given(provider: str, value: str | Mapping[str, Any] | None) -> _Given | Non
                 where=where,
                 hint="Correct it.",
             )
-    return _Given(key, "queries_limit" in fields, quota, seconds)
+    return _GivenKey(key, "queries_limit" in fields, quota, seconds)
 
 
 def _sealed(provider: str, name: str, key: str) -> str:

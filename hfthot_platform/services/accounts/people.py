@@ -44,7 +44,7 @@ from hfthot_platform.storage.operational.published import PERSONAL, users_row
 from hfthot_platform.storage.operational.store import Store
 from hfthot_platform.storage.vault import SubjectCipher
 
-__all__ = ["Names", "People"]
+__all__ = ["AccountNames", "People"]
 
 _HERE: Final = Request()
 _PAGE: Final = 1000
@@ -63,7 +63,7 @@ _LOOKED_UP: Final = {"username": "username_lookup", "skeleton": "username_skelet
 
 
 @dataclass(frozen=True, repr=False)
-class Names:
+class AccountNames:
     """How somebody is called, each in its one normal form; in clear."""
 
     username: str
@@ -110,7 +110,7 @@ class People:
             BadRequestError: an argument is out of its domain.
             DuplicateAccountError: the username or the address is taken; `field` says which.
         """
-        names = Names(
+        names = AccountNames(
             new_username(username),
             email_form(email),
             name_form(first_name, "first_name"),
@@ -137,7 +137,7 @@ class People:
     def add_account(
         self,
         tx: Transaction,
-        names: Names,
+        names: AccountNames,
         look_ups: Mapping[str, bytes],
         hashed: str,
         level: TierName,

@@ -108,7 +108,7 @@ def account_attempts(look_up: bytes) -> bytes:
     return sha256(b"sign-in\0" + look_up).digest()
 
 
-class _Counted(NamedTuple):
+class _AttemptKey(NamedTuple):
     """What an attempt is counted under."""
 
     #: The name, by keyed hash.
@@ -238,17 +238,17 @@ class Sessions:
 
     # -- failures -------------------------------------------------------------------------------------------
 
-    def _counted_under(self, look_up: bytes, request: Request) -> _Counted:
+    def _counted_under(self, look_up: bytes, request: Request) -> _AttemptKey:
         if request.ip:
             where = self._keys.look_up("address", address_group(request.ip))
         else:
             # A caller with a key and no address is told by its key.
             where = self._keys.look_up("no address", request.actor_id or "")
         account = account_attempts(look_up)
-        return _Counted(account, where, sha256(account + where).digest(), bool(request.ip or request.actor_id))
+        return _AttemptKey(account, where, sha256(account + where).digest(), bool(request.ip or request.actor_id))
 
     def _blocked(
-        self, connection: Connection, counted: _Counted, account: Mapping[str, Any] | sa.RowMapping | None, now: int
+        self, connection: Connection, counted: _AttemptKey, account: Mapping[str, Any] | sa.RowMapping | None, now: int
     ) -> int | None:
         """Return until when such an attempt is refused, in microseconds, or None."""
         until = [self._until(connection, by, now) for by in (counted.pair, *([counted.address] * counted.told))]
@@ -259,7 +259,7 @@ class Sessions:
         return max(slowed, found or 0)
 
     def _is_known(
-        self, connection: Connection, counted: _Counted, account: Mapping[str, Any] | sa.RowMapping | None
+        self, connection: Connection, counted: _AttemptKey, account: Mapping[str, Any] | sa.RowMapping | None
     ) -> bool:
         """Whether an account signed in from such an address before."""
         whose = account["subject_id"] if account else ""
@@ -281,7 +281,7 @@ class Sessions:
         )
 
     def _failed(
-        self, tx: Transaction, action: str, row: Mapping[str, Any] | None, counted: _Counted, request: Request
+        self, tx: Transaction, action: str, row: Mapping[str, Any] | None, counted: _AttemptKey, request: Request
     ) -> AuthenticationError:
         """Count and audit a wrong name or password, and return what to raise.
 
@@ -336,7 +336,7 @@ class Sessions:
             tx.execute(sa.insert(table).values(lookup=by, **values))
         return until is not None
 
-    def _cleared(self, tx: Transaction, subject_id: str, counted: _Counted) -> None:
+    def _cleared(self, tx: Transaction, subject_id: str, counted: _AttemptKey) -> None:
         """Forget the failures of whoever gave the right password, and remember the address."""
         attempts, known = schema.login_attempts, schema.known_addresses
         tx.execute(sa.delete(attempts).where(attempts.c.lookup == counted.pair))

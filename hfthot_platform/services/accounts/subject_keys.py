@@ -17,7 +17,7 @@ from hfthot_platform.services.accounts.records import RANDOM_ID
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.connection import Connection, Prepared, Transaction
 from hfthot_platform.storage.operational.store import Store
-from hfthot_platform.storage.vault import SubjectCipher, Vault, Wrapped
+from hfthot_platform.storage.vault import SubjectCipher, Vault, WrappedKey
 
 __all__ = ["SubjectKeys", "erased_error"]
 
@@ -61,7 +61,7 @@ class SubjectKeys:
                     row = {"name": name, "kek_id": made.kek_id, "wrapped": made.blob, "created_at": tx.now}
                     tx.run(_ADD_INSTALLATION_KEY, row)
                     return self._vault.unwrap(made)
-        return self._vault.unwrap(Wrapped(found[0][0], bytes(found[0][1])))
+        return self._vault.unwrap(WrappedKey(found[0][0], bytes(found[0][1])))
 
     def current_kek(self, connection: Connection) -> str:
         """Return what new keys are wrapped with: whatever wraps the look-up key.
@@ -85,7 +85,7 @@ class SubjectKeys:
         """
         found = tx.run(_SUBJECT_KEY, {"subject": subject_id, "kind": category})
         if found:
-            return self._vault.cipher(subject_id, Wrapped(found[0][0], bytes(found[0][1])))
+            return self._vault.cipher(subject_id, WrappedKey(found[0][0], bytes(found[0][1])))
         subject = tx.run(_SUBJECT, {"by": subject_id})
         if not subject or subject[0][0] is not None:
             raise erased_error()
@@ -108,7 +108,7 @@ class SubjectKeys:
                     keys.category == category, keys.subject_id.in_(wanted[start : start + _CHUNK])
                 )
                 for subject_id, kek_id, wrapped in rx.execute(statement).all():
-                    found[subject_id] = self._vault.cipher(subject_id, Wrapped(kek_id, wrapped))
+                    found[subject_id] = self._vault.cipher(subject_id, WrappedKey(kek_id, wrapped))
         return found
 
 

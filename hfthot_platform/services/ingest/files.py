@@ -67,7 +67,7 @@ from hfthot_platform.storage.incidents import Incident, redacted
 from hfthot_platform.storage.incidents import record as record_incident
 from hfthot_platform.storage.lakehouse import Lakehouse, Staging, Stamp
 from hfthot_platform.storage.lakehouse.locks import writers_lock
-from hfthot_platform.storage.lakehouse.publication import Former
+from hfthot_platform.storage.lakehouse.publication import WithdrawnRows
 
 if TYPE_CHECKING:
     from hfthot_platform.adapters.recognise import Member
@@ -597,7 +597,7 @@ class _OneFile:
     def _published(self, part: _Part, outcome: FileOutcome, known_of: dict[str | None, FileRecord]) -> FileOutcome:
         """Publish a part, in place of what another reading of this content has published."""
         reference, staging = part.reference, part.staging
-        former: Former | None = None
+        former: WithdrawnRows | None = None
         note = None
         known = known_of.get(part.table)
         if known is not None:
@@ -939,7 +939,7 @@ def _records_meant(lake: Lakehouse, which: str) -> list[FileRecord]:
     )
 
 
-def _take_out(lake: Lakehouse, file: FileRecord, former: Former, stamp: Stamp) -> FileOutcome:
+def _take_out(lake: Lakehouse, file: FileRecord, former: WithdrawnRows, stamp: Stamp) -> FileOutcome:
     """Take a file's rows out of the table that it went to, as one commit."""
     none = FileOutcome(file.name, file.content_hash, 0, "withdrawn", table=file.target)
     if file.target is None:
@@ -960,7 +960,7 @@ def _take_out_of_quarantine(lake: Lakehouse, file: FileRecord, but: str, stamp: 
         return
     name = lake.table(file.target).contract.quarantine
     if name in lake.contracts and lake.table(name).version() is not None:
-        former = Former(file.digest[:16], but)
+        former = WithdrawnRows(file.digest[:16], but)
         lake.table(name).publish(lambda: (), in_place_of=former, stamp=stamp)
 
 
@@ -1078,5 +1078,5 @@ def _finish_filing(landing: Path, *folders: Path) -> None:
     for mapping in landing.glob(f"*{SIDECAR_SUFFIX}"):
         if mapping.with_name(mapping.name.removesuffix(SIDECAR_SUFFIX)).exists() or mapping.stat().st_nlink < 2:
             continue
-        if any(twin.samefile(mapping) for folder in folders for twin in folder.glob(f"*{SIDECAR_SUFFIX}")):
+        if any(copy.samefile(mapping) for folder in folders for copy in folder.glob(f"*{SIDECAR_SUFFIX}")):
             mapping.unlink()

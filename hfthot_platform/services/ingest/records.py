@@ -21,7 +21,7 @@ import polars as pl
 
 from hfthot_platform.core.time import ONE_DAY
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
-from hfthot_platform.storage.lakehouse.publication import Former
+from hfthot_platform.storage.lakehouse.publication import WithdrawnRows
 from hfthot_platform.storage.lakehouse.staging import Rejection
 
 __all__ = [
@@ -220,7 +220,7 @@ def stands(lake: Lakehouse, file: FileRecord) -> bool:
     return table.descends_from(file.version, file.commit_id or "")
 
 
-def former_of(lake: Lakehouse, file: FileRecord, *, but: str = "") -> tuple[Former, str | None]:
+def former_of(lake: Lakehouse, file: FileRecord, *, but: str = "") -> tuple[WithdrawnRows, str | None]:
     """Return what to take out for the published reading of a file, and why rows cannot come back, if so.
 
     Args:
@@ -230,7 +230,7 @@ def former_of(lake: Lakehouse, file: FileRecord, *, but: str = "") -> tuple[Form
     """
     reference = file.digest[:16]
     if file.target is None or not file.rows_updated or file.version is None:
-        return Former(reference, but, first=file.first_ts, last=file.last_ts), None
+        return WithdrawnRows(reference, but, first=file.first_ts, last=file.last_ts), None
     table = lake.table(file.target)
     readable = {version.version for version in table.readable_versions()}
     line = {commit.version for commit in table.lineage()}
@@ -253,7 +253,7 @@ def former_of(lake: Lakehouse, file: FileRecord, *, but: str = "") -> tuple[Form
         published = {other.source_ref for other in recorded}
         return {reference for reference in references if reference not in files or reference in published}
 
-    return Former(reference, but, before, standing, file.first_ts, file.last_ts), why
+    return WithdrawnRows(reference, but, before, standing, file.first_ts, file.last_ts), why
 
 
 def days_in_words(days: Iterable[date]) -> str:

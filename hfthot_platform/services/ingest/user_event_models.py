@@ -155,7 +155,7 @@ class _Event(BaseModel):
     __str__ = __repr__
 
 
-class _OfAccount(_Event):
+class _AccountEvent(_Event):
     """An event of somebody who has an account, which one of the two names."""
 
     username: Annotated[str, _normalised_by(username_form)] | None = None
@@ -179,20 +179,20 @@ class Registration(_Event):
     tier: Annotated[TierName, _normalised_by(lambda value: "free" if value is None else _tier(value))] = "free"
 
 
-class Login(_OfAccount):
+class Login(_AccountEvent):
     """Somebody signed in elsewhere."""
 
     type: Literal["login"]
 
 
-class SubscriptionChange(_OfAccount):
+class SubscriptionChange(_AccountEvent):
     """Somebody has another tier from then on."""
 
     type: Literal["subscription_change"]
     tier: Annotated[TierName, _normalised_by(_tier)]
 
 
-class ApiCall(_OfAccount):
+class ApiCall(_AccountEvent):
     """Somebody used the platform, or a data provider, `count` times."""
 
     type: Literal["api_call"]

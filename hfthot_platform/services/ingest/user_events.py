@@ -49,7 +49,7 @@ from hfthot_platform.domain.contracts.model import REJECTED_SCHEMA
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.directory import AccountRow
 from hfthot_platform.services.accounts.identities import email_look_up, network_text, username_look_up
-from hfthot_platform.services.accounts.people import Names
+from hfthot_platform.services.accounts.people import AccountNames
 from hfthot_platform.services.accounts.providers import PROVIDERS
 from hfthot_platform.services.accounts.quotas import TIERED, Counter, window_of
 from hfthot_platform.services.accounts.records import Request
@@ -404,7 +404,7 @@ class _Importer:
             people.require_free(tx, known.look_ups)
         except DuplicateAccountError:
             return None
-        names = Names(event.username, event.email, event.first_name, event.last_name)
+        names = AccountNames(event.username, event.email, event.first_name, event.last_name)
         row, _ = people.add_account(
             tx, names, known.look_ups, self._accounts.passwords.unknown(), event.tier, _happened_at(tx, known)
         )

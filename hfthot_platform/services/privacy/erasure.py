@@ -40,8 +40,8 @@ from hfthot_platform.services.privacy.export import delete_exports
 from hfthot_platform.services.privacy.holds import forget_reasons, held_categories
 from hfthot_platform.services.privacy.old_versions import clean_log
 from hfthot_platform.services.privacy.proof.scan import Progress, scan
+from hfthot_platform.services.privacy.search_values import SearchValues, collected
 from hfthot_platform.services.privacy.searched_places import searched_places
-from hfthot_platform.services.privacy.sought import Sought, collected
 from hfthot_platform.services.privacy.verification import verified
 from hfthot_platform.services.publication.publisher import Publisher, flush
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
@@ -193,7 +193,7 @@ def destroy(accounts: Accounts, lake: Lakehouse, erasure: ErasureRequest) -> Non
     with accounts.store.reading() as rx:
         kept = held_categories(rx, erasure.subject_id)
     wanted = [category for category in CATEGORIES if category not in erasure.destroyed | kept]
-    found = Sought()
+    found = SearchValues()
     if wanted:
         _close_account(accounts, erasure.subject_id)
         # Nothing can happen to the account any more, so what is read here is all that will be destroyed.

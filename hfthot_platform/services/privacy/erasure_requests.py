@@ -21,12 +21,12 @@ from hfthot_platform.domain.access.authorisation import Action
 from hfthot_platform.services.accounts.accounts import CATEGORIES, Accounts
 from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy.holds import held_categories
-from hfthot_platform.services.privacy.sought import Sought
+from hfthot_platform.services.privacy.search_values import SearchValues
 from hfthot_platform.storage.incidents import Incident
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import to_json
 from hfthot_platform.storage.operational.connection import Connection, Transaction
-from hfthot_platform.storage.vault import SubjectCipher, Wrapped
+from hfthot_platform.storage.vault import SubjectCipher, WrappedKey
 
 __all__ = [
     "ErasureRequest",
@@ -60,7 +60,7 @@ class ErasureRequest:
     #: What was done so far: times, counts, categories, ids of deleted exports.
     report: dict[str, Any] = field(default_factory=dict)
     #: What was where before the destruction; while this process runs the request.
-    before: Sought | None = None
+    before: SearchValues | None = None
 
     @classmethod
     def of(cls, row: Mapping[Any, Any]) -> ErasureRequest:
@@ -96,7 +96,7 @@ class ErasureRequest:
         for name, count in counts.items():
             known[name] = known.get(name, 0) + count
 
-    def note_hits(self, found: Sought) -> None:
+    def note_hits(self, found: SearchValues) -> None:
         """Name what a proof found and nobody accepted: the first of them, and how many there are."""
         open_hits = found.open_hits
         self.report["open_hits"] = len(open_hits)
@@ -114,15 +114,15 @@ class ErasureRequest:
 
     # -- what is sought, sealed under a key of the request alone ------------------------------------------------
 
-    def seal(self, accounts: Accounts, tx: Transaction, found: Sought) -> bytes:
+    def seal(self, accounts: Accounts, tx: Transaction, found: SearchValues) -> bytes:
         """Return the values, encrypted; earlier ones of the request are among them."""
         cipher = self._cipher(accounts, tx) or self._new_cipher(accounts, tx)
         if self.sealed is not None:
-            found = Sought.of(cipher.decrypt("erasure_requests", "sealed", self.sealed)).followed_by(found)
+            found = SearchValues.of(cipher.decrypt("erasure_requests", "sealed", self.sealed)).followed_by(found)
         self.sealed = cipher.encrypt("erasure_requests", "sealed", found.to_json())
         return self.sealed.encode("ascii")
 
-    def reseal(self, accounts: Accounts, tx: Transaction, found: Sought) -> bytes | None:
+    def reseal(self, accounts: Accounts, tx: Transaction, found: SearchValues) -> bytes | None:
         """Return the values with what was found of them, encrypted; None if their time ended meanwhile."""
         cipher = self._cipher(accounts, tx)
         if cipher is None:
@@ -130,7 +130,7 @@ class ErasureRequest:
         self.sealed = cipher.encrypt("erasure_requests", "sealed", found.to_json())
         return self.sealed.encode("ascii")
 
-    def unsealed(self, accounts: Accounts) -> Sought:
+    def unsealed(self, accounts: Accounts) -> SearchValues:
         """Return the values.
 
         Raises:
@@ -144,7 +144,7 @@ class ErasureRequest:
                 where=f"erasure {self.request_id}",
                 hint="The store was restored to a time during the request; restore a backup from before the request.",
             )
-        return Sought.of(cipher.decrypt("erasure_requests", "sealed", self.sealed))
+        return SearchValues.of(cipher.decrypt("erasure_requests", "sealed", self.sealed))
 
     def forget_sealed(self, tx: Transaction) -> None:
         """Destroy what was searched for: its key goes, and then its ciphertext."""
@@ -159,7 +159,7 @@ class ErasureRequest:
         """Return the cipher of the request; None if its key was destroyed, or never made."""
         keys = schema.keys
         row = connection.execute(sa.select(keys.c.kek_id, keys.c.wrapped).where(keys.c.name == self._key_name)).first()
-        return None if row is None else accounts.vault.cipher(self.request_id, Wrapped(row[0], bytes(row[1])))
+        return None if row is None else accounts.vault.cipher(self.request_id, WrappedKey(row[0], bytes(row[1])))
 
     def _new_cipher(self, accounts: Accounts, tx: Transaction) -> SubjectCipher:
         wrapped = accounts.vault.new_key(accounts.current_kek(tx))

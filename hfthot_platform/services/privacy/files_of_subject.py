@@ -16,7 +16,7 @@ from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.storage.lakehouse import Lakehouse, Table
 from hfthot_platform.storage.lakehouse.log import Added
 
-__all__ = ["Retained", "RetainedFile", "read_file", "retained"]
+__all__ = ["RetainedFile", "RetainedVersions", "read_file", "retained"]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class RetainedFile:
 
 
 @dataclass(frozen=True)
-class Retained:
+class RetainedVersions:
     """The retained versions of a table, and every data file that one of them needs."""
 
     versions: tuple[int, ...]
@@ -46,7 +46,7 @@ class Retained:
     current: frozenset[str]
 
 
-def retained(lake: Lakehouse, contract: TableContract) -> Retained | None:
+def retained(lake: Lakehouse, contract: TableContract) -> RetainedVersions | None:
     """Return what the readable versions of a table consist of, or None for a table that nobody wrote yet.
 
     Raises:
@@ -67,7 +67,7 @@ def retained(lake: Lakehouse, contract: TableContract) -> Retained | None:
             for removed in changes.removed:
                 active.pop(removed.name, None)
         every |= active
-    return Retained(tuple(readable), tuple(every.values()), frozenset(active))
+    return RetainedVersions(tuple(readable), tuple(every.values()), frozenset(active))
 
 
 def read_file(lake: Lakehouse, contract: TableContract, file: RetainedFile, columns: list[str]) -> pl.DataFrame:

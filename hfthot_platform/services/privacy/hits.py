@@ -16,7 +16,7 @@ from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy.erasure_requests import load_request
 from hfthot_platform.services.privacy.proof.search import Searcher
-from hfthot_platform.services.privacy.sought import WEAK, Accepted
+from hfthot_platform.services.privacy.search_values import WEAK, AcceptedTrace
 
 __all__ = ["ErasureHit", "accept_erasure_hit", "erasure_hits"]
 
@@ -162,7 +162,7 @@ def accept_erasure_hit(
             )
         with accounts.operation(Action.PRIVACY_ERASURE_ACCEPT, request, resource=request_id) as tx:
             actor = accounts.actor(tx, request, Action.PRIVACY_ERASURE_ACCEPT, None)
-            found.accepted.append(Accepted(hit, text, tx.now, everywhere, chosen.value, chosen.shown()))
+            found.accepted.append(AcceptedTrace(hit, text, tx.now, everywhere, chosen.value, chosen.shown()))
             erasure.note_hits(found)
             detail = {"hit": hit, "everywhere": everywhere}
             event = accounts.event(

@@ -19,7 +19,7 @@ import sqlalchemy as sa
 from hfthot_platform.domain.contracts.accounts import USER_TABLES
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.privacy.proof.scan import FoundValue, ScanReport
-from hfthot_platform.services.privacy.sought import WEAK, Remain, Sought
+from hfthot_platform.services.privacy.search_values import WEAK, RemainingTrace, SearchValues
 from hfthot_platform.services.privacy.words import table_with_word, word_pattern
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational import schema
@@ -39,7 +39,7 @@ class Outcome:
     """What a proof's search means."""
 
     #: What may be the person's, accepted or not.
-    remains: list[Remain]
+    remains: list[RemainingTrace]
     #: How many hits were none of the person's, by kind and reason.
     coincidences: dict[str, int]
     #: (kind, reason) of values that turned out to say nothing.
@@ -49,14 +49,14 @@ class Outcome:
 
 
 def judged(
-    accounts: Accounts, lake: Lakehouse, found: Sought, report: ScanReport, *, subject_id: str, keep_history: bool
+    accounts: Accounts, lake: Lakehouse, found: SearchValues, report: ScanReport, *, subject_id: str, keep_history: bool
 ) -> Outcome:
     """Return what the findings of a search mean."""
     numbers = {(needle.kind, needle.value): number for number, needle in enumerate(found.searched())}
     others = _others(accounts, found, subject_id)
     words = _words_of_tables(lake, report.findings)
     rows = _RowOwners(accounts, lake, subject_id)
-    remains: dict[tuple[Any, ...], Remain] = {}
+    remains: dict[tuple[Any, ...], RemainingTrace] = {}
     coincidences: Counter[str] = Counter()
     for finding in report.findings:
         value = finding.needle.kind, finding.needle.value
@@ -69,7 +69,7 @@ def judged(
             coincidences[f"{finding.kind}, {why}"] += 1
             continue
         number = numbers[value]
-        remains[form] = Remain(
+        remains[form] = RemainingTrace(
             hit=found.name_of(finding.place, finding.path, number, finding.encoding, finding.inside),
             place=finding.place,
             file=finding.file,
@@ -85,7 +85,7 @@ def judged(
             context=finding.context,
         )
     unread = [
-        Remain(
+        RemainingTrace(
             hit=found.name_of(place.name, "unreadable", name),
             place=place.name,
             file=name,
@@ -111,7 +111,7 @@ def judged(
     )
 
 
-def _before(found: Sought, finding: FoundValue, number: int) -> int | None:
+def _before(found: SearchValues, finding: FoundValue, number: int) -> int | None:
     if found.before is None or finding.place == "lake":
         return None
     return found.before.get((finding.place, finding.path, number), 0)
@@ -119,8 +119,8 @@ def _before(found: Sought, finding: FoundValue, number: int) -> int | None:
 
 def _coincidence(
     finding: FoundValue,
-    found: Sought,
-    others: _Others,
+    found: SearchValues,
+    others: _OtherPersons,
     words: dict[tuple[str, str | bytes], str],
     rows: _RowOwners,
     *,
@@ -205,7 +205,7 @@ class _RowOwners:
 
 
 @dataclass(frozen=True)
-class _Others:
+class _OtherPersons:
     """What belongs to other persons now."""
 
     #: Values, by kind, that another account has in the store.
@@ -214,7 +214,7 @@ class _Others:
     exports: frozenset[str]
 
 
-def _others(accounts: Accounts, found: Sought, subject_id: str) -> _Others:
+def _others(accounts: Accounts, found: SearchValues, subject_id: str) -> _OtherPersons:
     users, exports = schema.users.c, schema.exports.c
     values: set[tuple[str, str | bytes]] = set()
     with accounts.store.reading() as rx:
@@ -228,7 +228,7 @@ def _others(accounts: Accounts, found: Sought, subject_id: str) -> _Others:
             if rx.execute(sa.select(users.subject_id).where(same, users.subject_id != subject_id)).first():
                 values.add((kind, value))
         kept = sa.select(exports.request_id).where(exports.subject_id != subject_id)
-        return _Others(frozenset(values), frozenset(rx.execute(kept).scalars()))
+        return _OtherPersons(frozenset(values), frozenset(rx.execute(kept).scalars()))
 
 
 def _words_of_tables(lake: Lakehouse, findings: Iterable[FoundValue]) -> dict[tuple[str, str | bytes], str]:

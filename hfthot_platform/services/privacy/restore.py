@@ -20,7 +20,7 @@ from hfthot_platform.services.privacy.evidence import Destruction, check_log, de
 from hfthot_platform.services.publication.chain import ChainReport
 from hfthot_platform.services.publication.publisher import Publisher
 from hfthot_platform.services.publication.restore import (
-    Reconciled,
+    Reconciliation,
     compare_chains,
     follow_the_lake,
     rewrite_lake,
@@ -30,15 +30,15 @@ from hfthot_platform.services.publication.restore import (
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
 from hfthot_platform.storage.operational import schema
 
-__all__ = ["Restored", "forgotten_destructions", "restore"]
+__all__ = ["RestoreResult", "forgotten_destructions", "restore"]
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoreResult:
     """What was done after a restore."""
 
     #: None where store and lake fitted together already.
-    reconciled: Reconciled | None
+    reconciled: Reconciliation | None
     #: Requests of erasures that the restored backup did not know, carried out again, by how they ended.
     erased: dict[str, str]
     #: Erasures of parts (a legal hold kept the rest) that were carried out again; the hold has to be placed anew.
@@ -55,7 +55,7 @@ def restore(
     rewrite: bool = False,
     stamp: Stamp | None = None,
     notify: Callable[[str], None] = lambda _: None,
-) -> Restored:
+) -> RestoreResult:
     """Bring store and lake together, carry forgotten erasures out again, publish, and check the audit log.
 
     It can be run at any time and again: where nothing is to be done it says so.
@@ -120,7 +120,7 @@ def restore(
     notify("publishing")
     published = publisher.publish(stamp=stamp).entries
     notify("checking the audit log")
-    return Restored(reconciled, erased, parts, published, check_log(accounts, lake))
+    return RestoreResult(reconciled, erased, parts, published, check_log(accounts, lake))
 
 
 def forgotten_destructions(

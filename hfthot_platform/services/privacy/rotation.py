@@ -12,7 +12,7 @@ from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent, to_json
 from hfthot_platform.storage.operational.connection import Connection, Transaction
-from hfthot_platform.storage.vault import Wrapped
+from hfthot_platform.storage.vault import WrappedKey
 
 __all__ = ["RotationReport", "rotate_keys"]
 
@@ -97,7 +97,7 @@ def _rewrap_installation(accounts: Accounts, tx: Transaction, new: str) -> int:
     keys = schema.keys
     rows = tx.execute(sa.select(keys.c.name, keys.c.kek_id, keys.c.wrapped).where(keys.c.kek_id != new)).all()
     for name, kek_id, wrapped in rows:
-        again = accounts.vault.rewrap(Wrapped(kek_id, bytes(wrapped)), new)
+        again = accounts.vault.rewrap(WrappedKey(kek_id, bytes(wrapped)), new)
         tx.execute(sa.update(keys).where(keys.c.name == name).values(kek_id=new, wrapped=again.blob))
     return len(rows)
 
@@ -112,7 +112,7 @@ def _rewrap_subjects(accounts: Accounts, tx: Transaction, new: str, outdated: li
         {
             "by_subject": row.subject_id,
             "by_category": row.category,
-            "again": accounts.vault.rewrap(Wrapped(row.kek_id, bytes(row.wrapped)), new).blob,
+            "again": accounts.vault.rewrap(WrappedKey(row.kek_id, bytes(row.wrapped)), new).blob,
         }
         for row in rows
     ]

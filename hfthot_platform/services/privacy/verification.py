@@ -15,8 +15,8 @@ from hfthot_platform.services.privacy.erasure_requests import ErasureRequest
 from hfthot_platform.services.privacy.old_versions import check_history
 from hfthot_platform.services.privacy.proof.scan import Progress, scan
 from hfthot_platform.services.privacy.remains import judged
+from hfthot_platform.services.privacy.search_values import SearchValues
 from hfthot_platform.services.privacy.searched_places import searched_places
-from hfthot_platform.services.privacy.sought import Sought
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational.places import record_places
 
@@ -24,7 +24,7 @@ __all__ = ["verified"]
 
 
 def verified(
-    accounts: Accounts, lake: Lakehouse, erasure: ErasureRequest, found: Sought, progress: Progress | None
+    accounts: Accounts, lake: Lakehouse, erasure: ErasureRequest, found: SearchValues, progress: Progress | None
 ) -> dict[str, Any]:
     """Return what was searched and read; `found` has afterwards what is left.
 
@@ -89,7 +89,7 @@ def verified(
     }
 
 
-def _by_kind(found: Sought) -> dict[str, int]:
+def _by_kind(found: SearchValues) -> dict[str, int]:
     """Return how often each kind of value was found before the destruction, outside the lake."""
     kinds = [kind for kind, _ in found.needles]
     counts: dict[str, int] = {}

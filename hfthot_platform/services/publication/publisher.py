@@ -38,10 +38,10 @@ from hfthot_platform.storage.lakehouse.audit import Audited
 from hfthot_platform.storage.lakehouse.locks import writers_lock
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent, Entry, RowChange, encode, to_json
-from hfthot_platform.storage.operational.store import Aside, Store
+from hfthot_platform.storage.operational.store import SetAsideEntry, Store
 
 if TYPE_CHECKING:
-    from hfthot_platform.services.publication.restore import Reconciled
+    from hfthot_platform.services.publication.restore import Reconciliation
 
 __all__ = ["APPLICATION", "Published", "Publisher", "flush"]
 
@@ -69,7 +69,7 @@ class Published:
     last_seq: int
     commits: tuple[Commit, ...] = ()
     #: Set where the store had been restored from before what the lake has: what was done about it.
-    reconciled: Reconciled | None = None
+    reconciled: Reconciliation | None = None
     #: Entries that were set aside.
     set_aside: tuple[int, ...] = ()
 
@@ -121,7 +121,7 @@ class Publisher:
                 done = replace(done, set_aside=tuple(sorted(left.keys() - known)))
         return done
 
-    def _drained(self, done: Published, aside: dict[int, Aside], limit: int | None, stamp: Stamp) -> Published:
+    def _drained(self, done: Published, aside: dict[int, SetAsideEntry], limit: int | None, stamp: Stamp) -> Published:
         """Publish what follows, and add to `aside` what is refused."""
         most = _BATCH
         while limit is None or done.entries < limit:
@@ -182,7 +182,7 @@ class Publisher:
                 tx.log([], AuditEvent(action="publisher.retry", detail=to_json({"entries": len(done)})))
         return tuple(sorted(done))
 
-    def _refused(self, entry: Entry, known: Aside | None, reason: str) -> tuple[Entry, bool, str]:
+    def _refused(self, entry: Entry, known: SetAsideEntry | None, reason: str) -> tuple[Entry, bool, str]:
         """Return what has to wait of an entry that is refused: its rows, its audit event (`False`), or both."""
         rows, event = self._taken(entry, log=False), self._taken(replace(entry, rows=()))
         rows, event = rows and not (known and known.entry.rows), event and (known is None or known.audited)
@@ -199,7 +199,7 @@ class Publisher:
             return False
         return True
 
-    def _set_aside(self, refused: list[tuple[Entry, bool, str]]) -> dict[int, Aside]:
+    def _set_aside(self, refused: list[tuple[Entry, bool, str]]) -> dict[int, SetAsideEntry]:
         """Keep entries in the store until they are retried; `False` where `audit_log` does not take them either."""
         if not refused:
             return {}
@@ -208,7 +208,7 @@ class Publisher:
         with self._store.transaction() as tx:
             for entry, audited, reason in refused:
                 subject = _whose(entry)
-                aside = kept[entry.seq] = Aside(entry, subject, reason, audited, tx.now)
+                aside = kept[entry.seq] = SetAsideEntry(entry, subject, reason, audited, tx.now)
                 tx.execute(sa.delete(schema.set_aside).where(schema.set_aside.c.seq == entry.seq))
                 erased = sa.select(subjects.erased_at).where(subjects.subject_id == subject)
                 if audited and tx.execute(erased).scalar() is not None:
@@ -227,7 +227,7 @@ class Publisher:
                 tx.log([], AuditEvent(action="publisher.set_aside", detail=detail))
         return kept
 
-    def _report(self, waiting: list[Aside]) -> None:
+    def _report(self, waiting: list[SetAsideEntry]) -> None:
         for aside in waiting:
             incident = Incident(
                 incident_id=f"set-aside-{aside.entry.seq}",
@@ -254,7 +254,7 @@ class Publisher:
             with self._store.reading() as session, _advisory_lock(session.execute):
                 yield
 
-    def _reconcile(self) -> tuple[int, Reconciled | None]:
+    def _reconcile(self) -> tuple[int, Reconciliation | None]:
         """Return the last entry that all tables have, once it is sure that what waits follows from it.
 
         A store that was restored from an older backup goes on after the lake's entries.
@@ -366,7 +366,7 @@ def flush(store: Store, lake: Lakehouse, *, stamp: Stamp | None = None) -> Publi
 class _FoldedEntries:
     """Entries folded to the last row of each key, per table."""
 
-    def __init__(self, reached: Mapping[str, int], aside: Mapping[int, Aside]) -> None:
+    def __init__(self, reached: Mapping[str, int], aside: Mapping[int, SetAsideEntry]) -> None:
         self.tables = {contract.name: _Fold(contract, reached[contract.name]) for contract in USER_TABLES}
         self.last: int | None = None
         self.entries = 0
@@ -427,9 +427,9 @@ def _subjects(entry: Entry) -> set[str]:
     return {subject for subject in map(_subject, entry.rows) if subject is not None}
 
 
-def _related(waiting: list[Aside]) -> list[list[Aside]]:
+def _related(waiting: list[SetAsideEntry]) -> list[list[SetAsideEntry]]:
     """Group entries whose rows are of the same subjects, each group in order."""
-    groups: list[tuple[set[str], list[Aside]]] = []
+    groups: list[tuple[set[str], list[SetAsideEntry]]] = []
     for aside in waiting:
         subjects, entries = _subjects(aside.entry), [aside]
         for group in [group for group in groups if group[0] & subjects]:

@@ -32,7 +32,7 @@ from hfthot_platform.storage.operational.store import Store
 
 __all__ = [
     "ChainComparison",
-    "Reconciled",
+    "Reconciliation",
     "compare_chains",
     "follow_the_lake",
     "rewrite_lake",
@@ -64,7 +64,7 @@ class ChainComparison:
 
 
 @dataclass(frozen=True)
-class Reconciled:
+class Reconciliation:
     """What was done to bring store and lake together."""
 
     state: State
@@ -112,7 +112,7 @@ def compare_chains(lake: Lakehouse, store: Store, reached: int) -> ChainComparis
     return ChainComparison("unrelated", (0, GENESIS), head, newest)
 
 
-def follow_the_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) -> Reconciled:
+def follow_the_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) -> Reconciliation:
     """Let a store that was restored from before the lake's newest entries go on after them.
 
     The lake's rows of everybody whom those entries were about are written as the store has them; those of subjects
@@ -131,10 +131,10 @@ def follow_the_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) 
     span = {"first": since + 1, "last": comparison.lake[0], "moved": moved}
     _note(store, "store.restored", span)
     written, forgotten = _write(store, touched)
-    return Reconciled("store_behind", since + 1, comparison.lake[0], moved, written, forgotten)
+    return Reconciliation("store_behind", since + 1, comparison.lake[0], moved, written, forgotten)
 
 
-def rewrite_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) -> Reconciled:
+def rewrite_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) -> Reconciliation:
     """Let a lake that was restored from before the store's published entries go on, with a gap that is on record.
 
     The user tables become what the store has; entries of the audit log that were published and lie in no backup are
@@ -155,7 +155,7 @@ def rewrite_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) -> 
         tx.execute(sa.insert(gaps).values(after_seq=after_seq, **values))
     _note(store, "lake.restored", {"first": after_seq + 1, "last": to_seq})
     written, forgotten = write_rows(lake, store)
-    return Reconciled("lake_behind", after_seq + 1, to_seq, 0, written, forgotten)
+    return Reconciliation("lake_behind", after_seq + 1, to_seq, 0, written, forgotten)
 
 
 def write_rows(lake: Lakehouse, store: Store) -> tuple[int, int]:

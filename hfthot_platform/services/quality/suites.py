@@ -6,7 +6,7 @@ bars off, and opens no connection.
 
 Two suites per contract: `schema` is validated on no rows at all, in exact Arrow types; `rows` on the values.
 Pandas takes NaN (a value that is wrong) for null (no value), so NaN travels as infinity.  Polars orders it above all
-numbers, so every rule counts the same rows here and there; the exceptions are `AtLeast` and `GivenFor`,
+numbers, so every rule counts the same rows here and there; the exceptions are `AtLeast` and `PresentWhen`,
 which become several expectations with counts of their own, and rows in which NaN meets infinity.
 """
 
@@ -32,10 +32,10 @@ from hfthot_platform.domain.contracts.rules import (
     AtLeast,
     Between,
     Finite,
-    GivenFor,
     Matches,
     NotNull,
     OneOf,
+    PresentWhen,
     Rule,
     Spike,
     TimeBetween,
@@ -228,7 +228,7 @@ def _of_rule(rule: Rule) -> Iterator[Expectation]:
                     meta=_rule_metadata(rule.name, rule.column, other),
                     description=f"{rule.column} >= {other}",
                 )
-        case GivenFor():
+        case PresentWhen():
             from great_expectations.expectations.row_conditions import Column
 
             about = {"meta": _rule_metadata(rule.name, rule.column, rule.when), "description": rule.says}

@@ -26,7 +26,7 @@ from hfthot_platform.core.duckdb import error_details, literal, lock_down, new_d
 from hfthot_platform.core.errors import BadRequestError, DamagedTableError, SqlError
 from hfthot_platform.core.forks import keep_for_parent, tell_in_child
 from hfthot_platform.services.sql.frames import as_frame, narrowed
-from hfthot_platform.services.sql.relations import Resolved, known_names, register, resolve, unknown_table
+from hfthot_platform.services.sql.relations import ResolvedRelations, known_names, register, resolve, unknown_table
 from hfthot_platform.services.sql.spill import spill_folder
 from hfthot_platform.services.sql.statement import Statement, parse, tokens_of
 
@@ -194,7 +194,7 @@ def opened(
 
 @contextmanager
 def opened_resolved(
-    lake: Lakehouse, statement: Statement, resolved: Resolved, limits: Limits | None = None
+    lake: Lakehouse, statement: Statement, resolved: ResolvedRelations, limits: Limits | None = None
 ) -> Iterator[SqlStream]:
     """Run a statement of our own whose tables are resolved already, and perhaps narrowed to some of their files."""
     with (
@@ -209,7 +209,7 @@ def _running(
     connection: duckdb.DuckDBPyConnection,
     lake: Lakehouse,
     statement: Statement,
-    resolved: Resolved,
+    resolved: ResolvedRelations,
     values: dict[str, object] | list[object] | None,
 ) -> Iterator[SqlStream]:
     calls = _InterruptibleCalls(connection)
@@ -366,7 +366,7 @@ def _spilling(limits: Limits, take: Callable[[], duckdb.DuckDBPyConnection]) -> 
 class _ErrorContext:
     """What an error message needs to know of a statement."""
 
-    def __init__(self, lake: Lakehouse, sql: str, resolved: Resolved) -> None:
+    def __init__(self, lake: Lakehouse, sql: str, resolved: ResolvedRelations) -> None:
         self.lake = lake
         self.sql = sql
         self.resolved = resolved

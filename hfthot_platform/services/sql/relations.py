@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse
     from hfthot_platform.storage.lakehouse.commits import Files
 
-__all__ = ["Derived", "Resolved", "TableAtVersion", "known_names", "register", "relations_of", "resolve"]
+__all__ = ["DerivedView", "ResolvedRelations", "TableAtVersion", "known_names", "register", "relations_of", "resolve"]
 __all__ += ["select_files"]
 
 #: With fewer files than this, finding out which ones are not needed costs more than opening them.
@@ -53,7 +53,7 @@ class TableAtVersion:
 
 
 @dataclass(frozen=True)
-class Derived:
+class DerivedView:
     """A view over sources and other views, of which those that it needs come before it."""
 
     reference: Reference
@@ -65,11 +65,11 @@ class Derived:
 
 
 @dataclass(frozen=True)
-class Resolved:
+class ResolvedRelations:
     """All that a statement reads."""
 
     sources: tuple[TableAtVersion, ...]
-    views: tuple[Derived, ...]
+    views: tuple[DerivedView, ...]
     discovery: tuple[str, ...]
 
     @property
@@ -116,7 +116,7 @@ def resolve(
     statement: Statement,
     versions: Mapping[str, int] | None = None,
     as_of: datetime | None = None,
-) -> Resolved:
+) -> ResolvedRelations:
     """Find the versions and files of all that a statement names, through views to any depth.
 
     Args:
@@ -142,7 +142,7 @@ def resolve(
             version = chosen.get(reference.name)
             time = as_of if version is None else None
         sources.append(TableAtVersion(reference, table.contract, table.files(version, time)))
-    return Resolved(tuple(sources), tuple(found.views.values()), tuple(sorted(found.discovery)))
+    return ResolvedRelations(tuple(sources), tuple(found.views.values()), tuple(sorted(found.discovery)))
 
 
 @dataclass
@@ -151,7 +151,7 @@ class _Found:
 
     lake: Lakehouse
     tables: dict[str, Reference] = field(default_factory=dict)
-    views: dict[str, Derived] = field(default_factory=dict)
+    views: dict[str, DerivedView] = field(default_factory=dict)
     discovery: set[str] = field(default_factory=set)
 
     def add(self, reference: Reference, through: tuple[str, ...]) -> None:
@@ -167,7 +167,7 @@ class _Found:
             inner = Reference(of, view_of(of, reference.version, reference.as_of), reference.version, reference.as_of)
             self.add(inner, through)
             sql = f"SELECT {listed(view.columns)} FROM {inner.view}"  # noqa: S608 - names of our own
-            self.views[reference.view] = Derived(reference, sql, view.columns, inner)
+            self.views[reference.view] = DerivedView(reference, sql, view.columns, inner)
         else:
             if name in through:
                 circle = " reads ".join((*through[through.index(name) :], name))
@@ -184,7 +184,7 @@ class _Found:
             names = tuple(column.name for column in view.columns)
             # On a line of its own, the bracket is safe from a comment at the end.
             sql = f"SELECT {listed(names) if names else '*'} FROM (\n{without_end(body.sql)}\n)"  # noqa: S608
-            self.views[reference.view] = Derived(reference, sql, names)
+            self.views[reference.view] = DerivedView(reference, sql, names)
 
 
 def _chosen(lake: Lakehouse, found: _Found, statement: Statement, versions: Mapping[str, int]) -> dict[str, int]:
@@ -225,7 +225,7 @@ def register(
     connection: duckdb.DuckDBPyConnection,
     lake: Lakehouse,
     statement: Statement,
-    resolved: Resolved,
+    resolved: ResolvedRelations,
     params: Mapping[str, object],
 ) -> tuple[list[str], int]:
     """Make a view for each table and view that a statement reads.
@@ -280,7 +280,9 @@ def register(
     return paths, size
 
 
-def _needed(connection: duckdb.DuckDBPyConnection, statement: Statement, resolved: Resolved) -> dict[str, Filters]:
+def _needed(
+    connection: duckdb.DuckDBPyConnection, statement: Statement, resolved: ResolvedRelations
+) -> dict[str, Filters]:
     """Return what the rows of each source must meet, by the name of its DuckDB view."""
     if all(source.files is None or len(source.files.paths) < _WORTH_PRUNING for source in resolved.sources):
         return {}

@@ -19,7 +19,7 @@ from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.storage.lakehouse.audit import rejected_for_conflict
 from hfthot_platform.storage.lakehouse.datafiles import DataFile, DataFiles
 
-__all__ = ["ROW_GROUP_ROWS", "Compared", "Former", "OnChange", "Publication", "compared"]
+__all__ = ["ROW_GROUP_ROWS", "OnChange", "Publication", "RowComparison", "WithdrawnRows", "compared"]
 
 #: What a merge does to a row that is there with other values.
 OnChange = Literal["update", "keep", "reject"]
@@ -30,7 +30,7 @@ _STORED: Final = "_stored"
 
 
 @dataclass(frozen=True)
-class Former:
+class WithdrawnRows:
     """The rows of a source that are taken out of a table, and what may come back for them."""
 
     #: Part of the provenance of its rows, such as the hash of a file's content.
@@ -53,7 +53,7 @@ class Former:
 
 
 @dataclass(frozen=True)
-class Compared:
+class RowComparison:
     """Incoming rows beside those that are there."""
 
     #: What is to be written: rows of new keys, and those that take the place of another.
@@ -70,7 +70,7 @@ class Compared:
 
 def compared(
     contract: TableContract, rows: pl.DataFrame, current: pl.LazyFrame, on_change: OnChange, *, one_source: bool = False
-) -> Compared:
+) -> RowComparison:
     """Compare rows, unique on the key, with a table's rows of the same partitions.
 
     A row that is not final fills a gap, and never takes the place of another row.
@@ -94,7 +94,7 @@ def compared(
         current = current.with_columns(pl.lit(value=True).alias(_STORED))
     there = current.select(*key, *tracked, _STORED).join(rows.lazy().select(key), on=key, how="semi").collect()
     if not there.height:
-        return Compared(rows, 0, 0, rows.clear(), None)
+        return RowComparison(rows, 0, 0, rows.clear(), None)
     joined = rows.join(there, on=key, how="left", suffix="_now", maintain_order="left")
     differs = pl.any_horizontal(
         [pl.col(name).ne_missing(pl.col(f"{name}_now")) for name in contract.value_columns] or [pl.lit(value=False)]
@@ -117,7 +117,7 @@ def compared(
     conflicts = rows.filter(told["refused"])
     source = rows.filter(~told["known"] | told["updates"])
     replayed = rows.filter(told["again"])
-    return Compared(
+    return RowComparison(
         source=source,
         updated=int(told["updates"].sum()),
         duplicates=rows.height - source.height - replayed.height - conflicts.height,
@@ -138,7 +138,7 @@ class Publication:
     updated: int = 0
     #: UTC days of rows that were added, replaced, taken out or brought back.
     days: set[date] = field(default_factory=set)
-    _former: Former | None = None
+    _former: WithdrawnRows | None = None
     #: Written files: of the incoming rows, and of rows that came back.
     _incoming: list[DataFile] = field(default_factory=list)
     _back: list[DataFile] = field(default_factory=list)
@@ -154,7 +154,7 @@ class Publication:
         self._contract = self.data.contract
         self._stored = list(self.data.stored())
 
-    def take_out(self, former: Former, before: Sequence[pl.LazyFrame]) -> None:
+    def take_out(self, former: WithdrawnRows, before: Sequence[pl.LazyFrame]) -> None:
         """Take the rows of a source out, and bring back those that had given way to them.
 
         Args:
@@ -206,10 +206,10 @@ class Publication:
             return pl.lit(value=False)
         return self._former.rows(provenance)
 
-    def add(self, rows: pl.DataFrame, on_change: OnChange, *, one_source: bool) -> Compared:
+    def add(self, rows: pl.DataFrame, on_change: OnChange, *, one_source: bool) -> RowComparison:
         """Write what a batch of audited rows adds to what is there and to the batches before it."""
         if not rows.height:
-            return Compared(rows, 0, 0, rows, None)
+            return RowComparison(rows, 0, 0, rows, None)
         by = self._contract.partition_by
         found = compared(self._contract, rows, self._what_stands(rows), on_change, one_source=one_source)
         for partition, part in _parts(found.source, by):

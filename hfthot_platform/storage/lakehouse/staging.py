@@ -23,7 +23,7 @@ from hfthot_platform.core.files import made_folder
 from hfthot_platform.domain.contracts.model import ROW_NUMBER
 from hfthot_platform.storage.lakehouse.audit import Audited, RuleResult, rejected_for_conflict
 from hfthot_platform.storage.lakehouse.commits import Commit, Stamp
-from hfthot_platform.storage.lakehouse.publication import Former, OnChange
+from hfthot_platform.storage.lakehouse.publication import OnChange, WithdrawnRows
 from hfthot_platform.storage.lakehouse.table import Table
 
 __all__ = ["WITHHELD", "Rejection", "Staging", "sweep_scratch"]
@@ -164,7 +164,7 @@ class Staging:
         *,
         on_change: OnChange = "update",
         source_ref: str = "",
-        in_place_of: Former | None = None,
+        in_place_of: WithdrawnRows | None = None,
         stamp: Stamp | None = None,
     ) -> Commit:
         """Publish all batches by merge on the key, as one commit; running it again publishes nothing twice.

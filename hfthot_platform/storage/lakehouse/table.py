@@ -19,10 +19,10 @@ from hfthot_platform.storage.lakehouse.audit import Audited, audit
 from hfthot_platform.storage.lakehouse.backends import backend_of
 from hfthot_platform.storage.lakehouse.commits import Commit, Files, Stamp, VersionInfo
 from hfthot_platform.storage.lakehouse.log import DeltaLog
-from hfthot_platform.storage.lakehouse.publication import Former, OnChange
+from hfthot_platform.storage.lakehouse.publication import OnChange, WithdrawnRows
 from hfthot_platform.storage.lakehouse.read import Reader
 from hfthot_platform.storage.lakehouse.snapshot import Snapshot
-from hfthot_platform.storage.lakehouse.write import Home, Rows, Writer
+from hfthot_platform.storage.lakehouse.write import OwningLake, Rows, Writer
 
 __all__ = ["Rows", "Span", "Table"]
 
@@ -30,7 +30,7 @@ __all__ = ["Rows", "Span", "Table"]
 class Table:
     """A versioned table.  Made by `Lakehouse.table`."""
 
-    def __init__(self, lake: Home, contract: TableContract) -> None:
+    def __init__(self, lake: OwningLake, contract: TableContract) -> None:
         self.contract = contract
         self.uri = lake.storage.uri(contract)
         #: Where its files are.
@@ -253,7 +253,7 @@ class Table:
         batches: Callable[[], Iterable[Audited]],
         *,
         source_ref: str = "",
-        in_place_of: Former | None = None,
+        in_place_of: WithdrawnRows | None = None,
         on_change: OnChange = "update",
         stamp: Stamp | None = None,
     ) -> Commit:

@@ -45,14 +45,14 @@ from hfthot_platform.storage.lakehouse.days import (
     within,
 )
 from hfthot_platform.storage.lakehouse.log import DeltaLog
-from hfthot_platform.storage.lakehouse.publication import ROW_GROUP_ROWS, Former, OnChange, Publication, compared
+from hfthot_platform.storage.lakehouse.publication import ROW_GROUP_ROWS, OnChange, Publication, WithdrawnRows, compared
 from hfthot_platform.storage.lakehouse.read import Reader
 from hfthot_platform.storage.lakehouse.rewrite import Rewrite
 from hfthot_platform.storage.lakehouse.snapshot import Snapshot
 from hfthot_platform.storage.lakehouse.storage import Storage, damaged, translated
 from hfthot_platform.storage.lakehouse.streamed import SourceFailedError, StreamedWrite, write_rows
 
-__all__ = ["Home", "Plan", "Rows", "Writer"]
+__all__ = ["OwningLake", "Plan", "Rows", "Writer"]
 
 #: Rows to write: a frame, a lazy frame (written in bounded memory), or what an audit already returned.
 Rows = pl.DataFrame | pl.LazyFrame | Audited
@@ -76,7 +76,7 @@ class Quarantine(Protocol):
         """Add many batches as one commit."""
 
 
-class Home(Protocol):
+class OwningLake(Protocol):
     """What a table needs of the lake that it is in."""
 
     storage: Storage
@@ -123,7 +123,7 @@ class Plan:
 class Writer:
     """The ways to change one table."""
 
-    def __init__(self, contract: TableContract, log: DeltaLog, reader: Reader, lake: Home) -> None:
+    def __init__(self, contract: TableContract, log: DeltaLog, reader: Reader, lake: OwningLake) -> None:
         self._contract = contract
         self._log = log
         self._backend = log.backend
@@ -245,7 +245,7 @@ class Writer:
         self,
         batches: Callable[[], Iterable[Audited]],
         source_ref: str,
-        in_place_of: Former | None,
+        in_place_of: WithdrawnRows | None,
         on_change: OnChange,
         stamp: Stamp,
     ) -> Commit:

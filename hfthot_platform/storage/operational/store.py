@@ -42,7 +42,7 @@ from hfthot_platform.storage.operational.databases import (
     upgrade,
 )
 
-__all__ = ["LONGEST_REST", "Aside", "Store"]
+__all__ = ["LONGEST_REST", "SetAsideEntry", "Store"]
 
 #: Bounds of a shared commit: operations, and seconds since its first one began.
 _SHARED: Final = 64
@@ -56,7 +56,7 @@ _PURGED: Final = tuple(table.name for table in schema.metadata.sorted_tables)
 
 
 @dataclass(frozen=True)
-class Aside:
+class SetAsideEntry:
     """An entry that a table's contract refused when it was published; its rows wait, those of others went on."""
 
     entry: Entry
@@ -448,12 +448,12 @@ class Store:
             rows = rx.run(_ENTRIES, {"after": after_seq, "at_most": limit})
         return [decode(seq, ts, bytes(payload)) for seq, ts, payload in rows]
 
-    def waiting_aside(self) -> list[Aside]:
+    def waiting_aside(self) -> list[SetAsideEntry]:
         """Return the entries that were set aside, in order."""
         with self.reading() as rx:
             rows = rx.execute(sa.select(schema.set_aside).order_by(schema.set_aside.c.seq)).all()
         return [
-            Aside(
+            SetAsideEntry(
                 decode(row.seq, row.ts, bytes(row.payload)),
                 row.subject_id,
                 row.reason,

@@ -30,7 +30,7 @@ from hfthot_platform.core.errors import (
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway, wire
+from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway, protocol
 from hfthot_platform.services.sql.gateway.results import error_of, read_batch, read_schema
 
 BARS = "SELECT symbol, ts, close FROM market.bars_1m ORDER BY symbol, ts"
@@ -523,7 +523,7 @@ class Liar:
         self.connection, theirs = socket.socketpair()
         with theirs:
             for kind, body in frames:
-                wire.send(theirs, kind, body)
+                protocol.send(theirs, kind, body)
 
     def start(self, job) -> None: ...
 
@@ -536,7 +536,7 @@ class Liar:
         return SqlWorkerError("it ended by itself", where="SQL")
 
 
-NO_TABLES = (wire.REFERENCES, b"[]")
+NO_TABLES = (protocol.REFERENCES, b"[]")
 LIES = [b"", b"{", b"\xff\xfe", b"null", b"7", b'"x"', b"[" * 5_000, b"NaN", b'{"a": 1}']
 
 
@@ -558,7 +558,7 @@ LIES = [b"", b"{", b"\xff\xfe", b"null", b"7", b'"x"', b"[" * 5_000, b"NaN", b'{
     ],
 )
 def test_names_that_are_none_are_one_error(lake, pool, gateway, monkeypatch, said):
-    monkeypatch.setattr(pool, "take", lambda *_: Liar((wire.REFERENCES, said)))
+    monkeypatch.setattr(pool, "take", lambda *_: Liar((protocol.REFERENCES, said)))
 
     with pytest.raises(SqlWorkerError):
         gateway.query("SELECT 1")
@@ -567,20 +567,20 @@ def test_names_that_are_none_are_one_error(lake, pool, gateway, monkeypatch, sai
 @pytest.mark.parametrize("version", [-1, 10**9, 10**30])
 def test_a_version_that_is_none_is_one_error(lake, pool, gateway, monkeypatch, version):
     said = f'[["market.bars_1m", "x", {version}, null]]'.encode()
-    monkeypatch.setattr(pool, "take", lambda *_: Liar((wire.REFERENCES, said)))
+    monkeypatch.setattr(pool, "take", lambda *_: Liar((protocol.REFERENCES, said)))
 
     with pytest.raises(HfthotError):
         gateway.query("SELECT 1")
 
 
 @pytest.mark.parametrize("said", LIES)
-@pytest.mark.parametrize("kind", [wire.SCHEMA, wire.DONE, wire.BATCH])
+@pytest.mark.parametrize("kind", [protocol.SCHEMA, protocol.DONE, protocol.BATCH])
 def test_an_answer_that_is_none_is_one_error(lake, pool, gateway, monkeypatch, kind, said):
-    frames = [NO_TABLES, (wire.SCHEMA, SCHEMA.serialize().to_pybytes()), (wire.BATCH, message_of(BATCH))]
-    at = {wire.SCHEMA: 1, wire.BATCH: 2, wire.DONE: 3}[kind]
+    frames = [NO_TABLES, (protocol.SCHEMA, SCHEMA.serialize().to_pybytes()), (protocol.BATCH, message_of(BATCH))]
+    at = {protocol.SCHEMA: 1, protocol.BATCH: 2, protocol.DONE: 3}[kind]
     monkeypatch.setattr(pool, "take", lambda *_: Liar(*frames[:at], (kind, said)))
 
-    if (kind, said) == (wire.DONE, b'{"a": 1}'):
+    if (kind, said) == (protocol.DONE, b'{"a": 1}'):
         assert gateway.query("SELECT 1").bytes_scanned == 0
     else:
         with pytest.raises(SqlWorkerError):
@@ -591,7 +591,7 @@ def test_an_answer_that_is_none_is_one_error(lake, pool, gateway, monkeypatch, k
     "said", [b'{"scanned": -1}', b'{"scanned": "x"}', b'{"scanned": 1e99}', b'{"truncated": {}}', b'{"scanned": []}']
 )
 def test_figures_that_are_none_are_left_out(lake, pool, gateway, monkeypatch, said):
-    frames = [NO_TABLES, (wire.SCHEMA, SCHEMA.serialize().to_pybytes()), (wire.DONE, said)]
+    frames = [NO_TABLES, (protocol.SCHEMA, SCHEMA.serialize().to_pybytes()), (protocol.DONE, said)]
     monkeypatch.setattr(pool, "take", lambda *_: Liar(*frames))
 
     result = gateway.query("SELECT 1")

@@ -62,7 +62,7 @@ class _Chain:
         return self.mu, self.phi, self.sigma, self.A, self.pi
 
 
-class _Climb(NamedTuple):
+class _StartResult(NamedTuple):
     """The end of one start's iterations, in standardised units."""
 
     objective: float
@@ -123,7 +123,7 @@ class Fit:
             )
         z[gap < 0] = 0.0  # never read where `use` is 0, but NaN times 0 is NaN
 
-        def climb(chain: _Chain, bound: int) -> _Climb:
+        def climb(chain: _Chain, bound: int) -> _StartResult:
             trace = np.empty(bound)
             iterations, likelihood, converged = loops.expectation_maximisation(
                 *(z, x, use, autoregressive, self.stickiness, _SIGMA_FLOOR**2, self.tolerance, bound),
@@ -138,14 +138,14 @@ class Fit:
                     where="fit_regimes",
                     hint="Report it with the data: expectation-maximisation must not do this.",
                 )
-            return _Climb(float(trace[-1]), likelihood, converged, trace)
+            return _StartResult(float(trace[-1]), likelihood, converged, trace)
 
         starts = self._starts(autoregressive=autoregressive)
         if previous is not None and previous.observation == observation:
             starts.append(_rescaled(_chain_of(previous), shift, unit))
         short = min(_SCREENING_ITERATIONS, self.max_iterations)
         screened = sorted(((climb(chain, short), chain) for chain in starts), key=lambda attempt: -attempt[0].objective)
-        best: tuple[_Climb, _Chain] | None = None
+        best: tuple[_StartResult, _Chain] | None = None
         for first, chain in screened[:_POLISHED]:
             if not math.isfinite(first.objective):
                 continue

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-__all__ = ["HEAD", "Salvaged", "container", "local_members", "looks_packed", "salvaged", "salvaged_member"]
+__all__ = ["HEAD", "RecoveringStream", "container", "local_members", "looks_packed", "salvaged", "salvaged_member"]
 
 #: Bytes from the beginning of a file that tell what it is: a tar's mark is the last.
 HEAD: Final = 512
@@ -174,7 +174,7 @@ _MAKERS: Final[dict[str, Callable[[], Any]]] = {
 }
 
 
-class Salvaged:
+class RecoveringStream:
     """A packed stream as a readable one that ends where decoding ends.
 
     A decompressor that fails keeps what it had made in that step.  Then the stream is unpacked once more up to there,
@@ -235,14 +235,14 @@ class Salvaged:
         return self._next()
 
 
-def salvaged(name: str, handle: BinaryIO) -> Salvaged:
+def salvaged(name: str, handle: BinaryIO) -> RecoveringStream:
     """Return what a packed stream (its way of packing by name) holds."""
 
     def open_(fine: int | None) -> Any:
         handle.seek(0)
         return _Arrow(handle, name) if name in {"zstd", "lz4"} else _Inflated(handle, _MAKERS[name], fine)
 
-    return Salvaged(open_)
+    return RecoveringStream(open_)
 
 
 def local_members(handle: BinaryIO) -> Iterator[int]:
@@ -260,7 +260,7 @@ def local_members(handle: BinaryIO) -> Iterator[int]:
         base += len(data) - len(kept)
 
 
-def salvaged_member(handle: BinaryIO, begin: int) -> tuple[bytes, Salvaged] | None:
+def salvaged_member(handle: BinaryIO, begin: int) -> tuple[bytes, RecoveringStream] | None:
     """Return name and content of a zip archive's member by its local header; None if it is packed in another way."""
     handle.seek(begin)
     header = handle.read(_LOCAL_HEADER.size)
@@ -275,18 +275,18 @@ def salvaged_member(handle: BinaryIO, begin: int) -> tuple[bytes, Salvaged] | No
     if method == zipfile.ZIP_STORED:
         handle.seek(start)
         content = handle.read(min(packed, 1 << 26))
-        return name, Salvaged(lambda _: io.BytesIO(content))
+        return name, RecoveringStream(lambda _: io.BytesIO(content))
     if method not in ways:
         return None
 
     def one(fine: int | None) -> Any:
         handle.seek(start)
-        return _One(handle, _MAKERS[ways[method]], fine)
+        return _SingleStream(handle, _MAKERS[ways[method]], fine)
 
-    return name, Salvaged(one)
+    return name, RecoveringStream(one)
 
 
-class _One(_Inflated):
+class _SingleStream(_Inflated):
     """One stream alone: what follows it is something else."""
 
     def read(self, size: int) -> bytes:

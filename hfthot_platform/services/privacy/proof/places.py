@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pyarrow.fs as pafs
     import sqlalchemy as sa
 
-__all__ = ["FileEntry", "Folder", "Noted", "ObjectStore", "Place", "SqlDatabase"]
+__all__ = ["FileEntry", "Folder", "ObjectStore", "Place", "SqlDatabase", "WalkNotes"]
 
 #: Bytes that are read at once.
 _BLOCK: Final = 8 * 1024 * 1024
@@ -45,7 +45,7 @@ class FileEntry:
     identity: tuple[int, int] | None = None
 
 
-class Noted:
+class WalkNotes:
     """What a walk could not, or did not, look at."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Folder:
     leave: tuple[Path, ...] = ()
     shared: bool = False
 
-    def walk(self, noted: Noted) -> Iterator[tuple[str, FileEntry | None]]:
+    def walk(self, noted: WalkNotes) -> Iterator[tuple[str, FileEntry | None]]:
         """Yield the relative path of everything below and where links point to, then what can be read under it."""
         root = self.root
         try:
@@ -132,7 +132,7 @@ class Folder:
             waiting += reversed(below)
 
     def _one(
-        self, path: Path, shown: str, found: os.stat_result, noted: Noted
+        self, path: Path, shown: str, found: os.stat_result, noted: WalkNotes
     ) -> Iterator[tuple[str, FileEntry | None]]:
         if not stat.S_ISREG(found.st_mode):
             noted.skipped.append(f"{shown} (not a regular file: a device, pipe or socket)")
@@ -141,7 +141,7 @@ class Folder:
         identity = found.st_dev, found.st_ino
         yield shown, FileEntry(shown, found.st_size, lambda opener: opener.open(path), path, found.st_mtime, identity)
 
-    def _refused(self, noted: Noted, shown: str, error: OSError) -> None:
+    def _refused(self, noted: WalkNotes, shown: str, error: OSError) -> None:
         what = noted.skipped if self.shared else noted.unreadable
         what.append(f"{shown} ({error.strerror or type(error).__name__})")
 
@@ -193,7 +193,7 @@ class ObjectStore:
     filesystem: pafs.FileSystem = field(repr=False)
     root: str = ""
 
-    def walk(self, noted: Noted) -> Iterator[tuple[str, FileEntry | None]]:
+    def walk(self, noted: WalkNotes) -> Iterator[tuple[str, FileEntry | None]]:
         """Yield the key of every object, with what can be read of it."""
         del noted
         for info in self._infos():
@@ -259,7 +259,7 @@ class SqlDatabase:
     )
     _SEGMENT = 1 << 30
 
-    def streams(self, noted: Noted) -> Iterator[tuple[str, str, Iterator[bytes]]]:
+    def streams(self, noted: WalkNotes) -> Iterator[tuple[str, str, Iterator[bytes]]]:
         """Yield per table its name, how it is read (`sql` or `heap`), and its rows or pages in blocks."""
         with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
             raw = connection.connection.driver_connection

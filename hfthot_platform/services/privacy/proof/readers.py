@@ -24,7 +24,7 @@ import numpy as np
 
 from hfthot_platform.services.privacy.proof.containers import (
     HEAD,
-    Salvaged,
+    RecoveringStream,
     container,
     local_members,
     looks_packed,
@@ -32,7 +32,7 @@ from hfthot_platform.services.privacy.proof.containers import (
     salvaged_member,
 )
 from hfthot_platform.services.privacy.proof.findings import PlaceReport, ScanRun
-from hfthot_platform.services.privacy.proof.places import FileEntry, Noted
+from hfthot_platform.services.privacy.proof.places import FileEntry, WalkNotes
 from hfthot_platform.services.privacy.proof.search import OVERLAP, Hit
 from hfthot_platform.services.privacy.proof.sqlite_reader import SQLITE
 from hfthot_platform.services.privacy.proof.values import coded_columns, sqlite_rows, text_buffers, text_columns
@@ -40,7 +40,7 @@ from hfthot_platform.services.privacy.proof.values import coded_columns, sqlite_
 if TYPE_CHECKING:
     import pyarrow as pa
 
-__all__ = ["Joined", "PlaceReader"]
+__all__ = ["JoinedBlocks", "PlaceReader"]
 
 #: Characters that are kept around a finding, for the eyes of whoever has to tell what it is.
 _CONTEXT: Final = 40
@@ -60,7 +60,7 @@ class PlaceReader:
         self.bytes = 0
         self.decoded = 0
         self.undecoded: dict[str, str] = {}
-        self.noted = Noted()
+        self.noted = WalkNotes()
         #: Files of ours, which do not count.
         self.canaries: frozenset[str] = frozenset()
         self.modified: dict[str, float] = {}
@@ -154,7 +154,7 @@ class PlaceReader:
         self,
         file: str,
         inside: str,
-        handle: IO[bytes] | Joined | Salvaged,
+        handle: IO[bytes] | JoinedBlocks | RecoveringStream,
         *,
         decoded: bool = True,
         begin: int = 0,
@@ -415,7 +415,7 @@ class PlaceReader:
             self.undecodable(file, f"sqlite, {type(error).__name__}")
 
 
-class Joined:
+class JoinedBlocks:
     """Blocks of any size as a stream."""
 
     def __init__(self, blocks: Iterator[bytes]) -> None:
@@ -434,7 +434,7 @@ class Joined:
         return size
 
 
-def _read_into(handle: IO[bytes] | Joined | Salvaged, target: memoryview) -> int:
+def _read_into(handle: IO[bytes] | JoinedBlocks | RecoveringStream, target: memoryview) -> int:
     """Fill the target as far as the stream goes; return the number of bytes."""
     done = 0
     while done < len(target):

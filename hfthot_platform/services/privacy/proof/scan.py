@@ -31,7 +31,7 @@ from hfthot_platform.services.privacy.proof.findings import (
     ScanRun,
 )
 from hfthot_platform.services.privacy.proof.places import FileEntry, Folder, ObjectStore, Place, SqlDatabase
-from hfthot_platform.services.privacy.proof.readers import Joined, PlaceReader
+from hfthot_platform.services.privacy.proof.readers import JoinedBlocks, PlaceReader
 from hfthot_platform.services.privacy.proof.search import Needle, Searcher
 from hfthot_platform.services.privacy.proof.sqlite_reader import FileOpener
 
@@ -170,5 +170,5 @@ def _read_database(state: ScanRun, place: SqlDatabase) -> PlaceReport:
             reader.canaries |= {table}
         elif how == "sql":
             tables += 1
-        reader.stream(table, how, Joined(blocks), decoded=False)
+        reader.stream(table, how, JoinedBlocks(blocks), decoded=False)
     return reader.report(tables)

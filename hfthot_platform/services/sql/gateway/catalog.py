@@ -23,7 +23,7 @@ from hfthot_platform.domain.contracts.views import View
 from hfthot_platform.services.sql.discovery import relations as discovery_of
 from hfthot_platform.services.sql.gateway.worker import SuppliedView, Supply
 from hfthot_platform.services.sql.relations import (
-    Derived,
+    DerivedView,
     TableAtVersion,
     listed,
     no_rows,
@@ -154,7 +154,7 @@ class Catalog:
         view = self._lake.views.get(name)
         return view.of.name if isinstance(view, View) else name
 
-    def _select(self, view: Derived) -> str:
+    def _select(self, view: DerivedView) -> str:
         """Return the SELECT of the columns of a view that the caller may read."""
         name = view.reference.name
         sql = view.sql

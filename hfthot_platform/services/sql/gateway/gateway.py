@@ -28,7 +28,7 @@ from hfthot_platform.core.errors import (
     SqlWorkerError,
 )
 from hfthot_platform.domain.access.authorisation import Action, Principal, authorise
-from hfthot_platform.services.sql.gateway import wire
+from hfthot_platform.services.sql.gateway import protocol
 from hfthot_platform.services.sql.gateway.catalog import Catalog
 from hfthot_platform.services.sql.gateway.limits import QueryLimits
 from hfthot_platform.services.sql.gateway.pool import GatewayPool, Ticket, WorkerProcess
@@ -367,8 +367,8 @@ class QueryStream:
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows; after the last batch `rows`, `reason` and `bytes_scanned` are final."""
         while self._state == "open":
-            kind, body = self._receive(wire.BATCH + wire.DONE)
-            if kind == wire.DONE:
+            kind, body = self._receive(protocol.BATCH + protocol.DONE)
+            if kind == protocol.DONE:
                 self._finish(body)
                 return
             batch = read_batch(body, self.schema, self.limits.rows - self.rows, self.limits.bytes - self._size)
@@ -379,24 +379,24 @@ class QueryStream:
     def _converse(self, worker: WorkerProcess) -> None:
         try:
             worker.start(self._job)
-            _, body = self._receive(wire.REFERENCES)
+            _, body = self._receive(protocol.REFERENCES)
             named = _named(body)
             supply, self.tables = self._catalog.supply(named, self._versions, self._job.as_of)
             self._told = supply.told
             self._count()
             worker.supply(supply)
-            _, body = self._receive(wire.SCHEMA)
+            _, body = self._receive(protocol.SCHEMA)
             self._schema = read_schema(body)
-        except wire.ClosedError:
+        except protocol.ClosedError:
             raise self._broken() from None
 
     def _receive(self, kinds: bytes) -> tuple[bytes, bytearray]:
         assert self._worker is not None
         try:
-            kind, body = wire.receive(self._worker.connection, wire.MAX_FRAME, kinds + wire.ERROR)
-        except wire.ClosedError:
+            kind, body = protocol.receive(self._worker.connection, protocol.MAX_FRAME, kinds + protocol.ERROR)
+        except protocol.ClosedError:
             raise self._broken() from None
-        if kind == wire.ERROR:
+        if kind == protocol.ERROR:
             self._ticket.check()
             raise error_of(body)
         return kind, body

@@ -32,7 +32,7 @@ from hfthot_platform.core.errors import (
     SqlMemoryError,
     SqlWorkerError,
 )
-from hfthot_platform.services.sql.gateway import spawner, wire
+from hfthot_platform.services.sql.gateway import protocol, spawner
 from hfthot_platform.services.sql.gateway.limits import QueryLimits
 from hfthot_platform.services.sql.gateway.worker import Job, Supply
 
@@ -121,11 +121,11 @@ class WorkerProcess:
 
     def start(self, job: Job) -> None:
         """Send the statement."""
-        wire.send(self.connection, wire.JOB, pickle.dumps(job))
+        protocol.send(self.connection, protocol.JOB, pickle.dumps(job))
 
     def supply(self, supply: Supply) -> None:
         """Send what it may read."""
-        wire.send(self.connection, wire.SUPPLY, pickle.dumps(supply))
+        protocol.send(self.connection, protocol.SUPPLY, pickle.dumps(supply))
 
     def close(self) -> None:
         """End and collect the process."""

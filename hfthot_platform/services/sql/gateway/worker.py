@@ -27,7 +27,7 @@ from hfthot_platform.core.errors import (
     SqlError,
     SqlRefusedError,
 )
-from hfthot_platform.services.sql.gateway import sandbox, wire
+from hfthot_platform.services.sql.gateway import protocol, sandbox
 from hfthot_platform.services.sql.gateway.checker import check
 from hfthot_platform.services.sql.statement import Reference, parse
 
@@ -117,7 +117,7 @@ def serve(parent: socket.socket, connection: duckdb.DuckDBPyConnection) -> None:
     with Path("/proc/self/io").open("rb", buffering=0) as counters:
         sandbox.renounce()
         try:
-            _, body = wire.receive(parent, 2**31, wire.JOB)
+            _, body = protocol.receive(parent, 2**31, protocol.JOB)
             job: Job = pickle.loads(body)  # noqa: S301 - the parent's own words
             try:
                 _run(parent, connection, job, counters)
@@ -125,7 +125,7 @@ def serve(parent: socket.socket, connection: duckdb.DuckDBPyConnection) -> None:
                 _fail(parent, error)
             except MemoryError:
                 _fail(parent, out_of_memory())
-        except wire.ClosedError:
+        except protocol.ClosedError:
             return  # the parent lost interest
 
 
@@ -145,8 +145,8 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
             )
             for reference in statement.references
         ]
-        wire.send(parent, wire.REFERENCES, json.dumps(references).encode())
-        _, body = wire.receive(parent, 2**31, wire.SUPPLY)
+        protocol.send(parent, protocol.REFERENCES, json.dumps(references).encode())
+        _, body = protocol.receive(parent, 2**31, protocol.SUPPLY)
         supply: Supply = pickle.loads(body)  # noqa: S301 - the parent's own words
         columns = supply.columns
         sandbox.confine_files(supply.paths)
@@ -167,10 +167,10 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
             raise SqlError("UHUGEINT cannot be returned", where="SQL", hint="Cast the column to text or DOUBLE.")
         reader = relation.to_arrow_reader(_BATCH_ROWS)
         done = _stream(parent, reader, job)
-        wire.send(parent, wire.DONE, json.dumps({**done, "scanned": _read_bytes(counters) - before}).encode())
+        protocol.send(parent, protocol.DONE, json.dumps({**done, "scanned": _read_bytes(counters) - before}).encode())
     except HfthotError:
         raise
-    except wire.ClosedError:
+    except protocol.ClosedError:
         raise
     except RecursionError:
         raise SqlRefusedError(
@@ -238,7 +238,7 @@ def _values(array: pa.Array) -> int:
 def _stream(parent: socket.socket, reader: pa.RecordBatchReader, job: Job) -> dict[str, Any]:
     """Send schema and rows up to the caps; return how much that was and what cut it short."""
     schema = pa.schema([pa.field(column.name, _plain(column), column.nullable) for column in reader.schema])
-    wire.send(parent, wire.SCHEMA, schema.serialize())
+    protocol.send(parent, protocol.SCHEMA, schema.serialize())
     rows = size = 0
     for whole in reader:
         if not whole.num_rows:
@@ -249,9 +249,9 @@ def _stream(parent: socket.socket, reader: pa.RecordBatchReader, job: Job) -> di
             if kept.num_rows:
                 message = kept.serialize()
                 size += max(message.size, weight(kept))
-                if message.size > wire.MAX_FRAME or size > job.bytes:
+                if message.size > protocol.MAX_FRAME or size > job.bytes:
                     return {"rows": rows, "truncated": "bytes"}
-                wire.send(parent, wire.BATCH, memoryview(message))
+                protocol.send(parent, protocol.BATCH, memoryview(message))
                 rows += kept.num_rows
                 del message
             if kept.num_rows < piece.num_rows:
@@ -293,4 +293,4 @@ def _pieces(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
 def _fail(parent: socket.socket, error: HfthotError) -> None:
     kind = next(name for name in (base.__name__ for base in type(error).__mro__) if name)
     note = {"kind": kind, "what": error.what, "where": error.where, "hint": error.hint}
-    wire.send(parent, wire.ERROR, json.dumps({key: value[:2000] for key, value in note.items()}).encode())
+    protocol.send(parent, protocol.ERROR, json.dumps({key: value[:2000] for key, value in note.items()}).encode())

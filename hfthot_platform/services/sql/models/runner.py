@@ -24,7 +24,7 @@ from hfthot_platform.services.sql.relations import listed
 from hfthot_platform.storage.lakehouse import Audited, Commit, Lakehouse, Stamp
 
 __all__ = [
-    "Computed",
+    "ComputedRows",
     "ModelRun",
     "compute",
     "inputs_of",
@@ -39,7 +39,7 @@ Status = Literal["published", "unchanged", "view", "empty", "failed", "skipped"]
 
 
 @dataclass(frozen=True)
-class Computed:
+class ComputedRows:
     """The rows of a run, judged and not yet published."""
 
     model: SqlModel
@@ -81,7 +81,7 @@ def compute(
     limits: Limits | None = None,
     connect: Connect | None = None,
     whole: bool = False,
-) -> Computed:
+) -> ComputedRows:
     """Compute the rows of a model and judge them; nothing is written.
 
     Args:
@@ -110,7 +110,7 @@ def compute(
     gates = _gates(lake, model, result.frame, limits or Limits())
     inputs = {name: version for name, version in result.tables.items() if version >= 0}
     span = None if whole else days
-    return Computed(model, span, audited, gates, inputs, time.perf_counter() - started)
+    return ComputedRows(model, span, audited, gates, inputs, time.perf_counter() - started)
 
 
 def _gates(lake: Lakehouse, model: SqlModel, rows: pl.DataFrame, limits: Limits) -> tuple[TestOutcome, ...]:
@@ -132,7 +132,7 @@ def _gates(lake: Lakehouse, model: SqlModel, rows: pl.DataFrame, limits: Limits)
         return evaluate(model.name, tests, ask, lake.clock())
 
 
-def publish(lake: Lakehouse, computed: Computed, stamp: Stamp) -> Commit:
+def publish(lake: Lakehouse, computed: ComputedRows, stamp: Stamp) -> Commit:
     """Replace the days, or the whole table, by computed rows.  The same rows again make no version.
 
     Raises:
@@ -146,7 +146,7 @@ def publish(lake: Lakehouse, computed: Computed, stamp: Stamp) -> Commit:
     return table.replace(computed.days, computed.audited, stamp=stamped(stamp, computed))
 
 
-def stamped(stamp: Stamp, computed: Computed) -> Stamp:
+def stamped(stamp: Stamp, computed: ComputedRows) -> Stamp:
     """Return a stamp with what the rows were computed from."""
     days = computed.days
     partition = stamp.partition or ("" if days is None else f"{days[0]}..{days[1] - ONE_DAY}")
@@ -301,7 +301,7 @@ def _run(
     return ModelRun(model, status, span, commit, (*computed.gates, *after), "", time.perf_counter() - started)
 
 
-def _why(computed: Computed) -> str:
+def _why(computed: ComputedRows) -> str:
     for gate in computed.gates:
         if not gate.passed:
             return f"{gate.test.says}: {gate.description[0].lower()}{gate.description[1:]}"

@@ -31,7 +31,7 @@ from hfthot_platform.services.privacy.words import is_own_text
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational import schema
 
-__all__ = ["WEAK", "Accepted", "Remain", "Sought", "collected"]
+__all__ = ["WEAK", "AcceptedTrace", "RemainingTrace", "SearchValues", "collected"]
 
 #: Values of one kind that are looked for; the newest of more.
 _MOST_VALUES: Final = 200
@@ -61,7 +61,7 @@ _EVERYBODYS: Final = tuple(
 
 
 @dataclass(frozen=True)
-class Remain:
+class RemainingTrace:
     """Something of the person, or that looks like it, which was still there when the proof looked.
 
     `path` and `context` are for the officer's eyes alone: they may hold personal data.
@@ -95,7 +95,7 @@ class Remain:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedTrace:
     """A remain that the officer judged to be none of the person's, and why."""
 
     hit: str
@@ -106,13 +106,13 @@ class Accepted:
     value: int | None
     shown: dict[str, Any]
 
-    def covers(self, remain: Remain) -> bool:
+    def covers(self, remain: RemainingTrace) -> bool:
         """Whether a remain is accepted by it."""
         return remain.hit == self.hit or (self.everywhere and remain.value is not None and remain.value == self.value)
 
 
 @dataclass
-class Sought:
+class SearchValues:
     """The values of a person, without repetition, and what was found of them."""
 
     needles: dict[tuple[str, str | bytes], None] = field(default_factory=dict)
@@ -122,8 +122,8 @@ class Sought:
     since: int | None = None
     #: Before the destruction: how often each value was in which file, by (place, path, value).  None if not looked at.
     before: dict[tuple[str, str, int], int] | None = None
-    remains: list[Remain] = field(default_factory=list)
-    accepted: list[Accepted] = field(default_factory=list)
+    remains: list[RemainingTrace] = field(default_factory=list)
+    accepted: list[AcceptedTrace] = field(default_factory=list)
     #: What the names of remains are made with, so that nobody can test a guess of a file's name on them.
     salt: str = field(default_factory=lambda: secrets.token_hex(16))
 
@@ -143,7 +143,7 @@ class Sought:
         return sum(known == kind for known, _ in self.needles)
 
     @property
-    def open_hits(self) -> list[Remain]:
+    def open_hits(self) -> list[RemainingTrace]:
         """Return what was found and nobody accepted."""
         return [remain for remain in self.remains if not any(judgement.covers(remain) for judgement in self.accepted)]
 
@@ -173,14 +173,14 @@ class Sought:
         )
 
     @classmethod
-    def of(cls, text: str) -> Sought:
+    def of(cls, text: str) -> SearchValues:
         """Return what `to_json` wrote."""
         known = json.loads(text)
         found = cls(
             left_out={(kind, reason) for kind, reason in known["left_out"]},
             since=known.get("since"),
-            remains=[Remain(**remain) for remain in known.get("remains", ())],
-            accepted=[Accepted(**judgement) for judgement in known.get("accepted", ())],
+            remains=[RemainingTrace(**remain) for remain in known.get("remains", ())],
+            accepted=[AcceptedTrace(**judgement) for judgement in known.get("accepted", ())],
         )
         found.salt = known.get("salt", found.salt)
         for kind, written in known["needles"]:
@@ -194,7 +194,7 @@ class Sought:
             found.before = {(place, path, value): count for place, path, value, count in known["before"]}
         return found
 
-    def followed_by(self, later: Sought) -> Sought:
+    def followed_by(self, later: SearchValues) -> SearchValues:
         """Return this with what was collected later for the same request; the numbers of its values stay."""
         numbers = {key: number for number, key in enumerate(later.needles)}
         for key in later.needles:
@@ -227,9 +227,9 @@ def _says_nothing(kind: str, value: str) -> str | None:
     return None
 
 
-def collected(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: Collection[Category]) -> Sought:
+def collected(accounts: Accounts, lake: Lakehouse, subject_id: str, categories: Collection[Category]) -> SearchValues:
     """Return what of a person is to be looked for once these categories are destroyed."""
-    found = Sought()
+    found = SearchValues()
     with accounts.store.reading() as rx:
         row = accounts.account_of(rx, subject_id)
         if row is not None and "identity" in categories:
