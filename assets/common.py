@@ -92,7 +92,7 @@ def table_asset(
         retries: whether it reads a source that may fail for a while.
         fresh_within: how old the newest materialisation may be.
         partitioned: by day, with a whole backfill in one run; otherwise the table is made as a whole.
-        follows: materialise when an input was published anew; otherwise only on schedule.
+        follows: materialise when an input was published again; otherwise only on schedule.
         declared: its contract, where it is not one of the platform's own.
         automation: the condition by which it follows its inputs.
         checks: further checks that its body yields, beside the one on the contract's rules.

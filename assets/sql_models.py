@@ -99,7 +99,7 @@ def _tables_read(model: SqlModel, models: Models, lake: Lakehouse) -> list[str]:
 
 
 def _follows_inputs(model: SqlModel) -> bool:
-    """Return whether the model is made anew by itself when something that it reads was."""
+    """Return whether the model is computed again by itself when something that it reads was."""
     return model.header.schedule is None and model.header.automation != "none"
 
 

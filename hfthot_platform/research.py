@@ -325,7 +325,7 @@ def equity_plot(result: BacktestResult) -> bytes:
     """Draw equity and drawdown of a backtest as a PNG.
 
     Raises:
-        BadRequestError: it is no result of a backtest.
+        BadRequestError: it is not a result of a backtest.
     """
     given: object = result
     if not isinstance(given, BacktestResult):

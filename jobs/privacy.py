@@ -60,7 +60,7 @@ def export_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pla
 
 @dg.op(description="Erase a person for good, prove it, and sign.", config_schema=_REQUEST, pool="erasure")
 def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
-    """Carry an erasure out, from wherever it stands.  One that a legal hold keeps waits and is no failure."""
+    """Carry an erasure out, from wherever it stands.  One that a legal hold keeps waits, which is not a failure."""
     request_id = context.op_config["request_id"]
     with _without_personal_messages():
         try:

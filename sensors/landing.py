@@ -47,7 +47,7 @@ def landing_folder(
 def withdrawn_files(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Announce the days of files that were withdrawn or read anew, by whatever way, and derive these days again."""
+    """Announce the days of files that were withdrawn or read again, by whatever way, and derive these days again."""
     if not platform.lake.exists():
         return dg.SkipReason("there is no lake yet")
     market = pl.col("target").str.starts_with("market.")

@@ -105,7 +105,7 @@ class Installation:
     def close(self) -> None:
         """End the SQL processes, write what is counted in memory, and close store and accounts.
 
-        A part that is asked for afterwards is made anew.
+        A part that is asked for afterwards is created again.
         """
         with self._lock:
             parts, self._parts = self._parts, {}
@@ -257,7 +257,7 @@ class Installation:
 
     @property
     def reports(self) -> Path:
-        """Return the folder for result pages, beside the lake's scratch space."""
+        """Return the folder for result pages, next to the lake's scratch space."""
         return self.settings.scratch.parent / "reports"
 
     # -- the installation as a whole ----------------------------------------------------------------------------------

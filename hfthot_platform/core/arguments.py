@@ -65,7 +65,7 @@ def choice(value: Any, name: str, where: str, options: Collection[str]) -> str:
     """Return one of several words.
 
     Raises:
-        BadRequestError: it is none of them; the message suggests the nearest.
+        BadRequestError: the value is not one of them; the message suggests the nearest.
     """
     if isinstance(value, str) and value in options:
         return value
@@ -121,7 +121,7 @@ def symbol_names(symbols: Iterable[Any] | None, n: int | None, where: str) -> tu
     """Return the names of n assets, or None for None.
 
     Raises:
-        BadRequestError: another number of names, one that is no text or empty, or one that occurs twice.
+        BadRequestError: another number of names, one that is not text or is empty, or one that occurs twice.
     """
     if symbols is None:
         return None

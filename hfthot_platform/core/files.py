@@ -47,7 +47,7 @@ def write_whole(path: Path, data: bytes | str, *, private: bool = False) -> None
 def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
     """Yield a file to write to that takes the place of `path` when the block ends, and is on the disk then.
 
-    It lies beside `path`, under a name that begins with a dot and ends with `.part`.  If the block raises, it is
+    It is next to `path`, under a name that begins with a dot and ends with `.part`.  If the block raises, it is
     removed, and `path` is as before.
 
     Raises:

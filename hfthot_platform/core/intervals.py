@@ -113,7 +113,7 @@ def interval(name: str) -> Interval:
     """Return the interval of a name, in any usual spelling.
 
     Raises:
-        BadRequestError: it is no whole number of minutes, or longer than a year.
+        BadRequestError: it is not a whole number of minutes, or is longer than a year.
     """
     canonical = canonical_name(name)
     if canonical is None:
@@ -133,7 +133,7 @@ def interval(name: str) -> Interval:
 
 
 def canonical_name(word: str | int) -> str | None:
-    """Return the one name of an interval in any usual spelling, or None if it is none.
+    """Return the one name of an interval in any usual spelling, or None if it is not an interval.
 
     `60`, `H1`, `1hour` and `60min` are `1h`; `D` and `daily` are `1d`; `1M`, `MN1` and `monthly` are `1mo`.  A number
     alone counts minutes.
@@ -161,7 +161,7 @@ def canonical_name(word: str | int) -> str | None:
 
 
 def close_times(ts: pl.Expr, names: pl.Expr, known: Iterable[str]) -> pl.Expr:
-    """Return the exclusive ends of bars of several intervals; null where the name is none of the known ones."""
+    """Return the exclusive ends of bars of several intervals; null where the name is not a known one."""
     ends = (pl.when(names == name).then(interval(name).close_time(ts)) for name in known)
     return pl.coalesce(pl.lit(None, _TIME), *ends)
 

@@ -1,7 +1,7 @@
 """Trying again what may succeed later: bounded, with pauses that grow and jitter, and only after errors that say so.
 
 What belongs here: when to try again and when to give up.  What does not: which errors may pass, which is known to
-whoever calls; and commits of Delta tables, which have to read and compute anew.
+whoever calls; and commits of Delta tables, which have to read and compute again.
 """
 
 from __future__ import annotations

@@ -121,5 +121,5 @@ STATUSES: Final[dict[str, Status]] = {
 
 
 def status_of(error: BaseException) -> Status:
-    """Return how an error is answered; one that is not ours is an internal one."""
+    """Return how an error is answered; an error of another library is an internal one."""
     return STATUSES[error.code if isinstance(error, HfthotError) else HfthotError.code]

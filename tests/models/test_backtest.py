@@ -515,7 +515,7 @@ def test_a_strategy_that_needs_the_future_to_say_anything_is_refused():
             raise DataError("too few bars")
         return np.ones(len(bars))
 
-    with pytest.raises(LookAheadError, match="cannot decide"):
+    with pytest.raises(LookAheadError, match="cannot repeat its decisions"):
         backtest(needy, random_walk())
 
 

@@ -112,7 +112,7 @@ def test_words_symbols_shared_hashes_strangers_and_other_people_do_not_keep_an_e
     assert found["found_before"]["user_id"] > 0
     assert certificate.concerns(user.user_id)
     assert not certificate.concerns(other.user_id)
-    assert "This installation knows no Dagster folder" in " ".join(certificate.limits)
+    assert "No Dagster folder is configured" in " ".join(certificate.limits)
 
 
 @pytest.fixture

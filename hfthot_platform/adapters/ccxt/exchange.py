@@ -245,7 +245,7 @@ class _ExchangeConnection:
         raise failure
 
     def _judged(self, error: Exception, ccxt: Any, named: str) -> Exception:
-        """Return the error of ours that says whether trying again can help."""
+        """Return the typed error that says whether trying again can help."""
         status = f"HTTP {self.status}, " if self.status is not None else ""
         text = re.sub(r"\s+", " ", str(error))[:300]
         detail = self._redacted(f"{status}{type(error).__name__}: {text}")

@@ -81,7 +81,7 @@ class ClosesText:
         batch_rows: int = BATCH_ROWS,
         progress: Progress = no_progress,
     ) -> Iterator[Batch]:
-        """Yield the closes; an empty cell is no row.
+        """Yield the closes; an empty cell is not a row.
 
         Raises:
             RejectedFileError: `too_large`, `wrong_schema`, or what the times raise.

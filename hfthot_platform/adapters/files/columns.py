@@ -405,7 +405,7 @@ def refuse_by_name(probe: FileProbe) -> None:
 def refuse_other_tables(
     names: Sequence[str], rows: Sequence[Sequence[str]], probe: FileProbe, *, bars: bool = False
 ) -> None:
-    """Refuse a table whose columns and first values say that its rows are no trades.
+    """Refuse a table whose columns and first values say that its rows are not trades.
 
     Args:
         names: the header.

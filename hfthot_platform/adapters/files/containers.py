@@ -1,7 +1,7 @@
 """What a file is wrapped in: zip (also nested), gzip, bzip2, xz, zstd; and the text's encoding and line ends.
 
 A route says how to come from the file on disk to one payload, step by step: `("zip", "a/b.csv.gz")`,
-`("gzip", "")`.  What a Mac or Windows adds to a zip is no data.  Whatever comes out is bounded: a payload that
+`("gzip", "")`.  What a Mac or Windows adds to a zip is not data.  Whatever comes out is bounded: a payload that
 unpacks to more than `MAX_RATIO` times the bytes on disk (and more than `FREE_BYTES`) is refused as a bomb.
 """
 

@@ -160,7 +160,7 @@ def read_sieves(
     Args:
         blocks: the text in pieces, cut anywhere.
         layout: columns and types.
-        skip_lines: lines to skip at the start (banner, header); they are no rows.
+        skip_lines: lines to skip at the start (banner, header); they are not rows.
         end: what a last line without a line feed is. `sound`: complete (the container has a checksum, or its user
             says so). `judged`: set aside as `truncated_row` where a field is missing, or where its last field is
             shorter than in every line above: a number cut in the middle still looks like a number. `cut`: always

@@ -39,7 +39,7 @@ class TextHead(NamedTuple):
 
 
 def opening(probe: FileProbe, table: str) -> TextHead | None:
-    """Return how a text begins; None where it is none, is empty, or is declared to be of another table."""
+    """Return how a text begins; None if it is not a table, is empty, or is declared to be of another table."""
     mapping = probe.declared
     if not probe.is_text or mapping.table not in (None, table):
         return None

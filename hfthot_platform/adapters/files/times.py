@@ -256,7 +256,7 @@ class Times:
         return best.text
 
     def _check_seconds(self, found: pl.Series) -> None:
-        """Refuse small numbers that are no seconds since 1970, unless they count whole days (old daily series)."""
+        """Refuse small numbers that are not seconds since 1970, unless they count whole days (old daily series)."""
         small = found.abs() < 10**8
         if small.sum() <= 0.5 * found.len():
             self._counts_days = bool(small.any()) and _in_whole_days(found)

@@ -190,7 +190,7 @@ def authorise(principal: Principal, action: Action, target: Target = None) -> No
     Raises:
         PermissionDeniedError: it may not, whatever its plan.
         TierForbiddenError: its plan does not include it (a kind of PermissionDeniedError).
-        TypeError: the action is about another kind of target, or is no `Action`: a mistake in the code that asks.
+        TypeError: the action is about another kind of target, or is not an `Action`: a mistake in the code that asks.
 
     Example:
         >>> authorise(Principal("ada", "registered", "free"), Action.USER_READ, AccountTarget("ada"))

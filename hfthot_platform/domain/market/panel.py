@@ -56,7 +56,7 @@ class Bars(Displayed):
 
         Raises:
             BadRequestError: a symbol without a name, or twice.
-            DataError: shapes differ, times are no integers or do not increase, a price is not positive or outside its
+            DataError: shapes differ, times are not integers or do not increase, a price is not positive or outside its
                 bar's low and high, a bar has only some prices, or a volume is negative or infinite.
         """
         times = _ticks(self.times)

@@ -224,7 +224,7 @@ def find_with_minutes(name: str, venue: str = "") -> tuple[str, int] | None:
     """Return the pair and the minutes of its bars that a file's name spells, as `EURUSD60.csv` and `XBTUSD_1440.csv`.
 
     So MetaTrader 4 names its exports, and Kraken its bars.  The pair is in the vendor's spelling.  None where anything
-    else is possible: a name that is no pair of two (`GER30.csv` is an index), digits that end the pair, or a number
+    else is possible: a name that is not a pair of two (`GER30.csv` is an index), digits that end the pair, or a number
     after an underscore, which counts parts of a download, except on Kraken.
     """
     found = re.match(r"(?:.*[-. _])?([A-Z0-9]*[A-Z])(_?)(1|5|15|30|60|240|720|1440|10080|43200)\.[A-Za-z]", name)

@@ -54,7 +54,7 @@ def universe_over(
     Args:
         daily_bars: rows of `market.bars` (those with interval 1d count) or other daily bars; rows of later
             days may be present and change nothing.
-        previous: rows of `market.universe`; the latest day before start counts.  None or empty seeds anew.
+        previous: rows of `market.universe`; the latest day before start counts.  None or empty starts a new list.
         start: first day.
         end: day after the last.
         size: largest number of members.

@@ -374,7 +374,7 @@ class Constraints:
         groups: bounds on sums of weights.
 
     Raises:
-        BadRequestError: a bound that is not a number (NaN is none), or a negative leverage or turnover.
+        BadRequestError: a bound that is not a number (NaN is not a number), or a negative leverage or turnover.
     """
 
     lower: FloatLike = 0.0
@@ -811,7 +811,7 @@ def _resolved(rules: Constraints | None, n: int, symbols: tuple[str, ...] | None
     """Return constraints whose groups hold positions.
 
     Raises:
-        BadRequestError: a member is no asset.
+        BadRequestError: a member is not an asset.
     """
     rules = Constraints() if rules is None else rules
     if not isinstance(rules, Constraints):

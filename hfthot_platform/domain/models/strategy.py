@@ -18,7 +18,7 @@ where the score exceeds `entry` and closed where it falls below `exit`; orders a
 2. View: momentum takes the sign of the trend's score, stat_arb that of the reversion's score, if it reaches the rule's
    `entry` (`exit`, where the position is already held).  Chiarella's market,
    calibrated to the symbol's closes and order flow and started from the present price, gives the expected move over
-   the horizon (the median, so that volatility alone is no reason to buy; the exact law of what `chiarella.simulate`
+   the horizon (the median, so that volatility alone is not a reason to buy; the exact law of what `chiarella.simulate`
    draws) and the impact of an order of 1/N of the capital.  Where the simulated market expects the opposite of the
    signal, there is no view.
 3. Costs of a view: both ways, with impact.  Only a position that is already held may stay for less; sparse weights
@@ -192,7 +192,7 @@ class _ThresholdRule:
         A missing bar has none, and the window counts a symbol's own bars.
 
         Raises:
-            BadRequestError: the data are no `Bars`.
+            BadRequestError: the data are not `Bars`.
         """
         _are_bars(data, self.name)
         out = np.full(data.close.shape, np.nan)

@@ -234,7 +234,7 @@ def _of_weights(
 def _targets(bars: Bars, recorded: pl.DataFrame) -> FloatArray:
     """Return the orders (T, N): a day's weights at the last bar before it; a symbol without one is sold.
 
-    A weight that a decision left as it was is no order.
+    A weight that a decision did not change is not an order.
     """
     if "previous_weight" in recorded.columns:
         left = (pl.col("weight") == pl.col("previous_weight")) & (pl.col("weight") != 0)

@@ -229,7 +229,7 @@ def _read_model(latest: tuple[date, str] | None) -> tuple[date, RegimeModel] | N
 
 
 def _closes_by_series(closes: pl.DataFrame, interval: str, end: date) -> list[_Closes]:
-    """Return each series' closes up to before `end`; a close that is no positive number is a missing one."""
+    """Return each series' closes up to before `end`; a close that is not a positive number counts as missing."""
     interval_microseconds(interval, "regimes")
     limit = midnight(end)
     rows = closes.filter(pl.col("ts") < limit, pl.col("close") > 0, pl.col("close").is_finite())

@@ -79,7 +79,7 @@ def identifier(value: object, name: str = "user_id") -> str:
     """Return an id as the platform makes them: 32 hexadecimal digits.
 
     Raises:
-        BadRequestError: it is none.
+        BadRequestError: it is not one.
     """
     return _matching(value, name, _ID, "Give 32 lower-case hexadecimal digits, as the platform returns them.")
 
@@ -124,7 +124,7 @@ def choice(value: object, among: Collection[_T], name: str) -> _T:
     """Return one of a few names.
 
     Raises:
-        BadRequestError: it is none of them; the message suggests the nearest.
+        BadRequestError: the value is not one of them; the message suggests the nearest.
     """
     found = text(value, name, most=100)
     for candidate in among:
@@ -167,7 +167,7 @@ def moment(value: object, name: str, *, naive: bool = False, days: bool = False)
         days: whether a date stands for its midnight UTC, as its text does.
 
     Raises:
-        BadRequestError: it is no time, or has no time zone.
+        BadRequestError: it is not a time, or has no time zone.
     """
     if value is None:
         return None
@@ -200,7 +200,7 @@ def provider_secrets(value: object, name: str = "provider_keys") -> dict[str, An
     """Return keys of data providers by the providers' names; None takes a key away.
 
     Raises:
-        BadRequestError: it is no such mapping.
+        BadRequestError: it is not such a mapping.
     """
     if not isinstance(value, Mapping):
         raise _wrong(name, f"it is a {type(value).__name__}", 'Give a mapping such as {"finnhub": "..."}.')
@@ -225,7 +225,7 @@ def versions_by_table(value: object, name: str = "versions") -> dict[str, int] |
     """Return versions by the names of tables, or None for None.
 
     Raises:
-        BadRequestError: it is no such mapping.
+        BadRequestError: it is not such a mapping.
     """
     if value is None:
         return None

@@ -498,7 +498,7 @@ class LakehouseClient:
         Args:
             user_id: whose keys.
             provider_keys: by provider the key, or `{"api_key": ..., "queries_limit": ...}` for a plan of its own, or
-                None to remove it.  Providers that are not named keep their keys.  One that is none of the list may
+                None to remove it.  Providers that are not named keep their keys.  One that is not on the list may
                 have any name of a letter and up to 39 letters, digits and `_`; nobody but the person reads it.
             data_sharing_consent: None leaves it as it is.
 
@@ -691,7 +691,7 @@ class LakehouseClient:
             True
 
         Raises:
-            BadRequestError: it is no time.
+            BadRequestError: it is not a time.
             VersionUnavailableError: it lies before the oldest readable version.
         """
         name = arguments.text(table, "table", most=200)
@@ -941,7 +941,7 @@ class LakehouseClient:
             hfthot_platform.core.errors.PrivacyError: erasure ...: the request is done, ...
 
         Raises:
-            BadRequestError: there is no such hit, or the reason is none.
+            BadRequestError: there is no such hit, or the reason is empty or too long.
             PrivacyError: there is no such request, or it did not fail.
         """
         from hfthot_platform.services.privacy.hits import accept_erasure_hit
@@ -971,7 +971,7 @@ class LakehouseClient:
 
         Raises:
             BadRequestError: neither is given, or both.
-            CertificateError: it was altered, is none, or was signed by another installation.
+            CertificateError: it was altered, is not a certificate, or was signed by another installation.
         """
         from hfthot_platform.services.privacy.certificate import ErasureCertificate, verify
         from hfthot_platform.services.privacy.erasure import public_key
@@ -1111,7 +1111,7 @@ def settings_of_folder(base_path: str | Path) -> Settings:
     """Return the settings of a data folder, or of the folder around a lake; the rest as everywhere.
 
     Raises:
-        BadRequestError: it is no path, or a URL.
+        BadRequestError: it is not a path, or it is a URL.
     """
     from hfthot_platform.core.settings import load_settings
 

@@ -1,7 +1,7 @@
 """API keys issued here, and the keys of data providers that people leave with us.
 
 A key issued here has 256 random bits, and is kept only as its SHA-256 and a prefix for display; a provider's key is
-kept encrypted, since it has to be used.  A provider that is none of the list is whatever a person typed, so its name is
+kept encrypted, since it has to be used.  A provider that is not on the list is whatever a person typed, so its name is
 kept with the key, in the same envelope; everywhere else it goes by a keyed hash (`Quotas.provider_id`).
 """
 
@@ -294,7 +294,7 @@ class Keys:
             user_id: whose keys.
             provider_keys: by provider the key, or `{"api_key": ..., "queries_limit": ...}` for a plan of its own
                 (`queries_limit` None is unlimited; `window_seconds` where the window is not the provider's usual one),
-                or None to remove it.  Providers that are not named keep their keys.  One that is none of the list may
+                or None to remove it.  Providers that are not named keep their keys.  One that is not on the list may
                 have any name of a letter and up to 39 letters, digits and `_`; nobody but the person reads it, and it
                 has no limit unless one is given.
             data_sharing_consent: None leaves it as it is.
@@ -438,7 +438,7 @@ def _given(provider: str, value: str | Mapping[str, Any] | None) -> _GivenKey | 
 
 
 def _sealed(provider: str, name: str, key: str) -> str:
-    """Return what is encrypted of a provider's key: the key, with the name of a provider that is none of the list."""
+    """Return what is encrypted of a provider's key: the key, with the name of a provider that is not on the list."""
     return key if provider in PROVIDERS else json.dumps({"provider": name, "api_key": key}, ensure_ascii=False)
 
 

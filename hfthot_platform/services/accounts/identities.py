@@ -72,7 +72,7 @@ def new_username(username: str) -> str:
     Accounts from before may have names that are refused here; they are still found by them.
 
     Raises:
-        BadRequestError: it is none, has characters that do not show, or mixes scripts whose letters look alike.
+        BadRequestError: it is not a name, has invisible characters, or mixes scripts whose letters look alike.
     """
     text = username_form(username)
     require_visible(text, "username")
@@ -123,7 +123,7 @@ def _ascii_domain(domain: str) -> str:
 
 
 def name_form(name: str | None, field: str) -> str | None:
-    """Return a first or last name as it is kept; None and the empty text are none.
+    """Return a first or last name as it is kept; None for None and for empty text.
 
     Raises:
         BadRequestError: it is longer than 100 characters or has invisible ones.
@@ -134,7 +134,7 @@ def name_form(name: str | None, field: str) -> str | None:
 
 
 def preferences_form(preferences: Mapping[str, Any] | None) -> str | None:
-    """Return preferences as JSON; none are None.
+    """Return preferences as JSON; None if there are none.
 
     Raises:
         BadRequestError: the value is not a JSON object of at most 16 KiB.

@@ -234,7 +234,7 @@ class People:
 
         Raises:
             UnknownUserError: there is none.
-            PermissionDeniedError: the caller is no administrator.
+            PermissionDeniedError: the caller is not an administrator.
         """
         if (username is None) == (email is None):
             raise BadRequestError("exactly one of username and email is required", where="find_user", hint="Give one.")
@@ -278,7 +278,7 @@ class People:
             request: who asks.
 
         Raises:
-            PermissionDeniedError: the caller is no administrator.
+            PermissionDeniedError: the caller is not an administrator.
         """
         if not 1 <= limit <= _PAGE:
             raise BadRequestError(f"limit {limit} is not between 1 and {_PAGE}", where="list_users", hint="Use pages.")

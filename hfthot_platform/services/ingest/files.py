@@ -10,7 +10,7 @@ first commit its records say `publishing`; what a killed run left so is taken ba
 
 A file that fails, however it fails, never stops the others.
 
-What is no candidate in a landing folder and stays where it is: folders, hidden files, files with the suffix of
+What is not a candidate in a landing folder and stays where it is: folders, hidden files, files with the suffix of
 an unfinished transfer, mappings (they travel with the file that they describe, or describe all of a folder) and
 the reasons of earlier rejections.  In a landing folder a symbolic link is never followed: what it points to may
 lie anywhere and change later.
@@ -178,7 +178,7 @@ def ingest_landing(
 ) -> list[FileOutcome]:
     """Ingest every complete file of the landing folder and move it to `done/` or `rejected/`.
 
-    Beside a rejected file lies `<name>.reason.json`.  A name that is taken there already gets the content hash
+    A rejected file has `<name>.reason.json` next to it.  A name that is taken there already gets the content hash
     before its suffix.  A file that changed while it was read stays for the next time, and nothing of it is
     published.  One process at a time works on a landing folder.
 
@@ -677,7 +677,7 @@ def _with_note_of_the_reading_before(outcome: FileOutcome) -> FileOutcome:
 
 
 def _readable(members: list[Member]) -> tuple[list[tuple[FileProbe, Recognised]], list[str]]:
-    """Return what is to be read of a file, and the names of an archive's members that are no market data.
+    """Return what is to be read of a file, and the names of an archive's members that are not market data.
 
     Raises:
         RejectedFileError: a member cannot be read, or there is nothing to read.
@@ -788,7 +788,7 @@ def _file_state(path: Path) -> tuple[int, ...] | None:
 
 
 def _printable(text: str) -> str:
-    """Return text without the bytes of a file name that are no UTF-8."""
+    """Return text without the bytes of a file name that are not UTF-8."""
     return text.encode("utf-8", "replace").decode()
 
 

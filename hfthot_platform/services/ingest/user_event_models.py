@@ -1,4 +1,4 @@
-"""What an event of a web application is: the forms of the four types, and the reasons why something is none of them.
+"""What an event of a web application is: the forms of the four types, and the reasons why something is not one of them.
 
 Pure validation: nothing here knows an account or a file.  No reason, error or `repr` shows a value: they are personal.
 """
@@ -94,7 +94,7 @@ def _normalised_by(form: Callable[[Any], Any]) -> BeforeValidator:
 
 
 def aware_time(value: object) -> datetime | None:
-    """Return a time with a zone, in UTC, or None if it is none."""
+    """Return a time with a zone, in UTC, or None if it is not one."""
     if isinstance(value, str) and len(value) <= _LONGEST_TIME:
         try:
             value = datetime.fromisoformat(value)

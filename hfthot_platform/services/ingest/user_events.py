@@ -495,7 +495,7 @@ class _Importer:
 
 
 def _happened_at(tx: Transaction, known: _IdentifiedEvent) -> int:
-    """Return when an event happened, by our clock: another clock may be some minutes ahead, ours decides."""
+    """Return when an event happened, by this machine's clock, which decides where the two differ by minutes."""
     return min(known.at, tx.now)
 
 

@@ -145,7 +145,7 @@ def verify(certificate: Path | str, public_key: Ed25519PublicKey | None = None) 
             since whoever holds the key that it names signed it.
 
     Raises:
-        CertificateError: it was altered, is none, or was signed by another installation.
+        CertificateError: it was altered, is not a certificate, or was signed by another installation.
     """
     found = _read(_text_of(certificate))
     named = read_public_key(str(json.loads(found.text)["public_key"]))
@@ -172,7 +172,7 @@ def read_public_key(text: str) -> Ed25519PublicKey:
     """Return the public key of such a line.
 
     Raises:
-        CertificateError: it is none.
+        CertificateError: it is not a public key.
     """
     stripped = text.strip()
     raw = _raw(stripped.removeprefix(_KEY_PREFIX), 32)

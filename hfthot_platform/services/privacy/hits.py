@@ -63,7 +63,7 @@ def erasure_hits(
 
     Raises:
         PrivacyError: there is no such request.
-        PermissionDeniedError: the caller is no administrator.
+        PermissionDeniedError: the caller is not an administrator.
     """
     erasure = load_request(accounts, request_id)
     with accounts.operation(Action.PRIVACY_ERASURE_HITS, request, resource=request_id) as tx:
@@ -123,7 +123,7 @@ def accept_erasure_hit(
         BadRequestError: there is no such hit, the reason is empty, long or names the person, or a value that tells the
             person by itself is to be accepted everywhere.
         PrivacyError: there is no such request, or nothing of it is sealed any more.
-        PermissionDeniedError: the caller is no administrator.
+        PermissionDeniedError: the caller is not an administrator.
     """
     text = reason.strip()
     if not 1 <= len(text) <= _LONGEST_REASON or not text.isprintable():

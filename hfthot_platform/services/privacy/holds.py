@@ -67,7 +67,7 @@ def place_hold(
     Raises:
         BadRequestError: a category is unknown, or there is no reason.
         UnknownUserError, ErasedSubjectError: there is no such account any more.
-        PermissionDeniedError: the caller is no administrator.
+        PermissionDeniedError: the caller is not an administrator.
     """
     chosen = _categories(categories)
     reason = _reason(reason)
@@ -111,7 +111,7 @@ def release_hold(
 
     Raises:
         BadRequestError: there is no such hold, or no reason.
-        PermissionDeniedError: the caller is no administrator.
+        PermissionDeniedError: the caller is not an administrator.
     """
     reason = _reason(reason)
     with accounts.operation(Action.PRIVACY_HOLD_RELEASE, request) as tx:

@@ -1,6 +1,6 @@
 """Telling what is left of a person from what only looks like it.
 
-A hit is none of the person's if it cannot be: ciphertext without a key that the kept history still holds; another
+A hit does not count if it cannot be the person's: ciphertext without a key that the kept history still holds; another
 person's export, or row with the same hash or look-up (who registers again has the same address); a word that the
 market tables themselves have; a name in a file that was written before the person came.  Whatever remains is a hit
 that the officer looks at.

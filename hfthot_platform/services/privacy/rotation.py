@@ -1,4 +1,4 @@
-"""Rotating the key-encryption key: every wrapped key is wrapped anew, the lake is not touched."""
+"""Rotating the key-encryption key: every wrapped key is wrapped again, the lake is not touched."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _rewrap_installation(accounts: Accounts, tx: Transaction, new: str) -> int:
 
 
 def _rewrap_subjects(accounts: Accounts, tx: Transaction, new: str, outdated: list[str]) -> int:
-    """Wrap one batch anew; return how many."""
+    """Wrap one batch again; return how many."""
     keys = schema.subject_keys
     rows = tx.execute(sa.select(keys).where(keys.c.kek_id.in_(outdated)).limit(_BATCH)).all()
     if not rows:

@@ -308,7 +308,7 @@ class Databases:
                 self._give_back(connection)
 
     def close(self) -> None:
-        """Close the database that is ready; `get_connection` still works, and opens each one anew."""
+        """Close the database that is ready; `get_connection` still works, and opens each one when it is asked for."""
         with self._lock:
             ready, self._next = self._next, None
             thread, self._thread = self._thread, None

@@ -277,7 +277,7 @@ class _Scan:
         self._frames.append(_Frame("from", expect=True) if nested else _Frame())
 
     def _keyword(self, at: int, frame: _Frame) -> bool:
-        """Take note of a word that structures a query; False if it is none here."""
+        """Take note of a word that structures a query; False if it is not one here."""
         word = self.tokens[at].word
         if not word or self._text(at - 1) == ".":
             return False

@@ -228,7 +228,7 @@ def _overdue(table: Table, handle: DeltaTable, now: datetime) -> _Overdue:
     """Find what is past the retention, counted from when it was written, never from what the rows are about.
 
     A contract may have a column that says when a row was written.  In any other table a file's entry in the log does:
-    a partition is past its retention when all of its files are.  Compaction writes files anew, so rows may stay
+    a partition is past its retention when all of its files are.  Compaction rewrites files, so rows may stay
     longer, as long as their partition is still written to; they never leave early.
     """
     contract = table.contract

@@ -54,7 +54,7 @@ class WithdrawnRows:
 
 @dataclass(frozen=True)
 class RowComparison:
-    """Incoming rows beside those that are there."""
+    """Incoming rows next to those that are there."""
 
     #: What is to be written: rows of new keys, and those that take the place of another.
     source: pl.DataFrame

@@ -24,7 +24,7 @@ __all__ = ["Reader"]
 
 #: Versions of a table that are kept besides the newest.
 _KEPT: Final = 4
-#: Entries of the log after which it is opened anew rather than followed: a checkpoint is nearer than so many.
+#: Entries of the log after which it is opened again rather than followed: a checkpoint is nearer than so many.
 _FAR_BEHIND: Final = 200
 
 
@@ -143,7 +143,7 @@ class Reader:
         return snapshot
 
     def _open(self) -> None:
-        """Open the newest version anew."""
+        """Open the newest version again."""
         handle = self._log.open()
         if handle is None:
             return
@@ -152,7 +152,7 @@ class Reader:
         self._newest, self._handle, self._tip = snapshot, handle, tip
 
     def _moved_on(self) -> bool:
-        """Read what came since the newest version; False where the log has to be opened anew."""
+        """Read what came since the newest version; False where the log has to be opened again."""
         handle, tip, before = self._handle, self._tip, self._newest
         if handle is None or tip is None or before is None:
             return False

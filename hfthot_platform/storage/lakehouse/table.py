@@ -299,7 +299,7 @@ class Table:
             forget: subjects whose stored rows are deleted.
             redact: subjects whose stored rows lose their personal columns and are marked as redacted.
             app: name of the log, and the number of the last entry of the stretch.  A stretch that the table has
-                already is not applied again; one that changes nothing is no commit.
+                already is not applied again; one that changes nothing makes no commit.
             since: the entry up to which the table must have the log, None for any.
             stamp: who writes and why.
 
@@ -353,7 +353,7 @@ class Table:
 
         Args:
             version: the version that the commit made.
-            commit_id: its id; a number alone may have been given anew after the log's end was damaged and set aside.
+            commit_id: its id; a number alone may have been given again after the log's end was damaged and set aside.
         """
         line = self.lineage()
         if not line or version > line[0].version:

@@ -37,7 +37,7 @@ _ADVISORY: Final = 0x68667468_6F740001  # any number that nobody else takes
 
 @contextlib.contextmanager
 def translated(where: str) -> Iterator[None]:
-    """Turn a database's errors into ours.  Its own texts can quote rows, so only what is known not to is kept."""
+    """Turn a database's errors into typed ones.  Its own texts can quote rows, so only what is known not to is kept."""
     try:
         yield
     except (sa.exc.SQLAlchemyError, sqlite3.Error) as error:
@@ -189,7 +189,7 @@ class Sqlite:
             self.end_turn()
 
     def _rewrite(self, connection: Connection) -> None:
-        """Write the whole database anew.
+        """Rewrite the whole database.
 
         `secure_delete` overwrites what is deleted, but not the copies that earlier splits of pages left in their slack.
         """

@@ -30,7 +30,7 @@ def sessions_row(row: Mapping[Any, Any]) -> RowChange:
 
 
 def issued_row(row: Mapping[Any, Any]) -> RowChange:
-    """Return the row of a key of ours."""
+    """Return the row of a key that was issued here."""
     kept = {name: row[name] for name in (*_KEY, "tier", "prefix")}
     return RowChange("api_keys", "put", kept | {"kind": "hfthot", "provider": None, "secret": None})
 

@@ -471,7 +471,7 @@ class Store:
     def go_on_after(self, last: int, head: tuple[int, str]) -> int:
         """Put the entries that follow `last` behind another entry, and let all further ones follow them.
 
-        Their numbers and hashes are made anew; what they say, and when, stays.  Entries up to `last` are dropped: the
+        Their numbers and hashes are made again; what they say, and when, stays.  Entries up to `last` are dropped: the
         caller has made sure that they are published.  Whoever wrote to the store meanwhile comes after them.
 
         Args:

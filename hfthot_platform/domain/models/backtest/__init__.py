@@ -7,7 +7,7 @@ look ahead.  What does not: strategies (`strategy`), tables, pictures.
 and including t.  It is executed at the open of bar t + 1, the first price after the decision.  A missing bar has no
 open: the order waits for the next one.
 
-**Targets.**  A number is an order: trade to this share of equity.  NaN is none: hold what is held and let it drift.
+**Targets.**  A number is an order: trade to this share of equity.  NaN is not an order: the holding drifts.
 Weights of the same number on every bar therefore trade on every bar; `on_change` keeps the changes only.
 
 **The account**, with open price o, fee rate f and slippage rate s.  Buying one unit costs o (1 + s)(1 + f), selling

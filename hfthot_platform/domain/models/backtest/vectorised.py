@@ -43,7 +43,7 @@ class Vectorised(EventStrategy):
                 decides the same, in bounded time and memory.
 
         Raises:
-            BadRequestError: it is no function, or the history is not a whole number of 1 or more.
+            BadRequestError: it is not a function, or the history is not a whole number of 1 or more.
         """
         given: object = strategy
         if isinstance(given, type) or not callable(given):

@@ -267,7 +267,7 @@ class RegimeModel(Displayed):
 
     @cached_property
     def absurd(self) -> float:
-        """Return the size from which on a return is no return: beyond any market, a mistake in the prices."""
+        """Return the size from which on a return counts as a mistake in the prices: no market moves so far."""
         unit = self.multivariate.scale if self.multivariate else float(np.sqrt(self.sigma**2 / (1 - self.phi**2)).max())
         return ABSURD * unit
 

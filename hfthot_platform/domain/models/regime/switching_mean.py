@@ -71,7 +71,7 @@ class SwitchingMean:
         """Return p(regime at t | values up to t), (T, K); NaN for the first p values.
 
         Raises:
-            DataError: no more than p values, or some that are no finite numbers.
+            DataError: no more than p values, or some that are not finite numbers.
         """
         return self._regimes(series, smooth=False)
 
@@ -166,7 +166,7 @@ def fit_switching_mean(
 
     Raises:
         BadRequestError: an argument is out of its domain.
-        DataError: too few values, some that are no finite numbers, or a constant series.
+        DataError: too few values, some that are not finite numbers, or a constant series.
         NotConvergedError: no start has a finite likelihood.
     """
     from scipy.optimize import minimize

@@ -62,7 +62,7 @@ class Folder:
         root: where it is; one that does not exist is empty.
         only: patterns of the names directly in it that belong to it, for a folder that others use too.
         leave: folders and files below it that are not looked at.
-        shared: whether others have files here that are not ours to read; they are listed, and no obstacle.
+        shared: whether others have files here that this process may not read; they are listed only.
     """
 
     name: str
@@ -181,7 +181,7 @@ class Folder:
 
     @property
     def _stem(self) -> str:
-        """How names begin that a folder of others takes for ours."""
+        """Prefixes of the names in a shared folder that belong to the platform."""
         return self.only[0].replace("*", "") if self.only else ""
 
 

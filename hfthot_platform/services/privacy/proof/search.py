@@ -321,7 +321,7 @@ def _parts(sign: str) -> bool:
 
 
 def _first(data: bytes) -> str:
-    """Return the character that UTF-8 text begins with, if it is none of ASCII."""
+    """Return the character that UTF-8 text begins with, if it is not ASCII."""
     for size in (2, 3, 4):
         try:
             return data[:size].decode() if data[:1] >= b"\x80" and len(data) >= size else ""
@@ -331,7 +331,7 @@ def _first(data: bytes) -> str:
 
 
 def _last(data: bytes) -> str:
-    """Return the character that UTF-8 text ends with, if it is none of ASCII."""
+    """Return the character that UTF-8 text ends with, if it is not ASCII."""
     for size in (2, 3, 4):
         if len(data) < size or data[-1] < 0x80:
             return ""

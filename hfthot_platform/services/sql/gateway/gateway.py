@@ -430,7 +430,7 @@ def _parsed(body: bytearray) -> Any:
     """Return what a worker says in JSON, which may be anything.
 
     Raises:
-        SqlWorkerError: it is none.
+        SqlWorkerError: it is not JSON.
     """
     try:
         return json.loads(bytes(body))
@@ -443,7 +443,7 @@ def _named(body: bytearray) -> list[list[Any]]:
 
     Raises:
         SqlRefusedError: they are too many.
-        SqlWorkerError: they are no names.
+        SqlWorkerError: they are not names.
     """
     named = _parsed(body)
     if not isinstance(named, list):
@@ -560,7 +560,7 @@ def _size(value: object, where: str) -> int:
     """Return the size of a scalar value.
 
     Raises:
-        BadRequestError: it is no scalar, or a time without a zone.
+        BadRequestError: it is not a scalar, or is a time without a zone.
     """
     # Exactly these types: a subclass could be anything once it is unpickled.
     if isinstance(value, datetime) and value.tzinfo is None:

@@ -199,7 +199,7 @@ def encoded(table: pa.Table, form: Format, most: int, go_on: Callable[[], None] 
 
     Raises:
         SqlError: a column has no form in that format, such as an interval of months, or two columns have one name
-            and the format is none of Arrow and CSV.
+            and the format is neither Arrow nor CSV.
     """
     if form == "arrow":
         return table, table.num_rows

@@ -59,7 +59,7 @@ class Job:
 
 @dataclass(frozen=True)
 class SuppliedView:
-    """A view to create; `body` is a SELECT of our own making, or `rows` an Arrow stream of all rows."""
+    """A view to create; `body` is a SELECT of the gateway's own, or `rows` an Arrow stream of all rows."""
 
     schema: str | None
     view: str

@@ -92,7 +92,7 @@ def read_models(
 
 
 def model_files(folder: Path) -> list[Path]:
-    """Return the files of models.  Hidden ones, which editors and file systems leave, are none."""
+    """Return the files of models.  Hidden files, which editors and file systems leave, do not count."""
     return [
         path
         for path in sorted(folder.rglob("*.sql"))

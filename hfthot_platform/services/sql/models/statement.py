@@ -186,7 +186,7 @@ def _unparsed(source: ModelFile, error: SqlglotError) -> Mistake:
 
 
 def _tables(scope: Scope | None, lines: _Lines) -> Iterator[TableName]:
-    """Yield each table once, at its first mention; CTEs and table functions are none."""
+    """Yield each table once, at its first mention; CTEs and table functions are not tables."""
     nodes: list[exp.Table] = []
     if scope is not None:
         for inner in scope.traverse():
