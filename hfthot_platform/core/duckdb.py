@@ -8,8 +8,9 @@ The process that runs untrusted SQL loads this module, so it imports nothing hea
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -128,6 +129,9 @@ _COLUMN: Final = re.compile(r'(?:Referenced column|does not have a column named|
 _AMBIGUOUS: Final = re.compile(r"Ambiguous reference to (?:column name|alias) \"?([^\s\"]+)\"?(?: \(use: (.+)\))?")
 _FUNCTION: Final = re.compile(r"Function with name \"?([^\s\"]+)\"? does not exist")
 _FILE: Final = re.compile(r"[^\s'\"]+\.parquet")
+_CANDIDATES: Final = "Candidate functions:"
+#: Overloads of a function that an error lists.
+_MOST_CANDIDATES: Final = 4
 #: What could be a path, or name a file of the platform.
 _PLACE: Final = re.compile(r"(?:file:)?(?:/[^\s'\"/,)\]]+){2,}/?|\S+\.parquet\S*")
 #: Errors whose text speaks of the statement and its values alone.
@@ -157,7 +161,7 @@ class ErrorDetails:
     text: str
     #: Its first line, without the last stop.
     first: str
-    #: Its second line, unless that quotes the statement.
+    #: Its second line, unless that quotes the statement; what it could mean where it lists that.
     advice: str
     #: Line of the statement, from 1.
     line: int | None
@@ -179,11 +183,21 @@ class ErrorDetails:
         return f"SQL, line {self.line}" if self.line is not None and "\n" in sql.strip() else "SQL"
 
 
+def _advice(lines: Sequence[str]) -> str:
+    """Return what DuckDB advises after the first line of its message."""
+    following = [line for line in lines[1:] if line]
+    if not following or _LINE.match(following[0]):
+        return ""
+    if following[0] != _CANDIDATES:
+        return following[0]
+    shown = list(itertools.takewhile(lambda line: not _LINE.match(line), following[1:]))[:_MOST_CANDIDATES]
+    return f"{_CANDIDATES} {'; '.join(shown)}."
+
+
 def error_details(error: Exception) -> ErrorDetails:
     """Return the parts of an error of DuckDB's, also of one that came through Arrow or the system."""
     text = str(error)
     lines = [line.strip() for line in text.strip().splitlines()] or [type(error).__name__]
-    following = next((line for line in lines[1:] if line), "")
     line = _LINE.search(text)
     ambiguous = _AMBIGUOUS.search(text)
     binding = text.startswith("Binder Error")
@@ -196,7 +210,7 @@ def error_details(error: Exception) -> ErrorDetails:
     return ErrorDetails(
         text=text,
         first=lines[0].removesuffix("!").removesuffix(".")[:500],
-        advice="" if _LINE.match(following) else following,
+        advice=_advice(lines),
         line=int(line.group(1)) if line else None,
         table=named(_TABLE),
         column=named(_COLUMN) if binding else None,
@@ -230,7 +244,10 @@ def sql_error(error: Exception, sql: str, columns: Collection[str] | None = None
         )
     if said.column is not None and columns is not None:
         return unknown_column(said.column, columns, where)
-    return SqlError(said.first, where=where, hint=said.advice)
+    advice = said.advice
+    if not advice and said.text.startswith("Parser Error"):
+        advice = "Correct the syntax there: SQL is one SELECT in DuckDB's dialect."
+    return SqlError(said.first, where=where, hint=advice)
 
 
 def redacted_error(error: Exception, sql: str, columns: Collection[str]) -> HfthotError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
@@ -302,6 +303,23 @@ def test_rows_stream_in_pieces_that_add_up(lake):
 
     assert pieces[0].height == 0
     assert pl.concat(pieces).equals(query(lake, "SELECT * FROM market.bars_1m ORDER BY symbol, ts").frame)
+
+
+@pytest.mark.parametrize(
+    ("sql", "hint"),
+    [
+        ("", "Write one SELECT."),
+        ("-- nothing", "Write one SELECT."),
+        ("SELECT 1; SELECT 2", "Run them one at a time."),
+        ("SELEC 1", "Correct the syntax"),
+        ("SELECT date_trunc(1, 2, 3)", r"Candidate functions: date_trunc\("),
+    ],
+)
+def test_a_statement_that_cannot_run_says_what_to_do(lake, sql, hint):
+    with pytest.raises(SqlError) as caught:
+        query(lake, sql)
+
+    assert re.search(hint, caught.value.hint)
 
 
 def test_a_statement_that_fails_while_it_streams_is_a_typed_error(lake):

@@ -237,6 +237,8 @@ def _require_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> None:
         statements = list(connection.extract_statements(sql))
     except duckdb.Error as error:
         _raise(error, sql, None)
+    if not statements:
+        raise SqlError("the statement is empty", where="SQL", hint="Write one SELECT.")
     if len(statements) != 1:
         raise SqlError(
             f"there are {len(statements)} statements instead of one", where="SQL", hint="Run them one at a time."
