@@ -216,6 +216,22 @@ def test_every_variable_that_is_named_is_a_setting_or_is_read_somewhere():
     assert wrong == set()
 
 
+def test_the_architecture_is_one_page_that_names_every_room():
+    page = (REPOSITORY / "docs" / "architecture.md").read_text()
+    package = REPOSITORY / "hfthot_platform"
+    rooms = {
+        f"{floor}/{room.stem}"
+        for floor in ("domain", "storage", "services", "interfaces")
+        for room in (package / floor).iterdir()
+        if not room.stem.startswith("_")
+    }
+    rooms |= {room.stem for room in package.iterdir() if not room.stem.startswith("_")}
+    rooms -= {"domain", "storage", "services", "interfaces"}
+
+    assert [room for room in sorted(rooms) if f"`{room}`" not in page] == []
+    assert len(page.splitlines()) <= 90
+
+
 #: Pages with Python, and the tests that execute all of it.
 EXECUTED = {
     "README.md": "tests/test_documented_examples.py",
