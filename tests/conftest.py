@@ -47,7 +47,11 @@ def shared_data() -> Path:
     return RECORDED
 
 
-@pytest.fixture(scope="session", params=["generated", "recorded"] if RECORDED.is_dir() else ["generated"])
+#: What is stated of generated recordings is stated of real ones by `make soak`, where they are present.
+_RECORDINGS = ["generated", *([pytest.param("recorded", marks=pytest.mark.soak)] if RECORDED.is_dir() else [])]
+
+
+@pytest.fixture(scope="session", params=_RECORDINGS)
 def recordings(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Recordings:
     """Recordings in the formats of venues: generated ones always, and real ones where they are present."""
     if request.param == "recorded":

@@ -267,14 +267,14 @@ def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, se
 def test_a_place_that_cannot_be_searched_stops_the_certificate(accounts, lake, zoe, settings, monkeypatch):
     settings.landing.mkdir(parents=True)
     (settings.landing / "locked.txt").write_text("x")
-    real = sqlite_reader._opened
+    real = sqlite_reader.opened
 
     def refused(path, flags):
         if Path(path).name == "locked.txt":
             raise PermissionError(13, "Permission denied")
         return real(path, flags)
 
-    monkeypatch.setattr(sqlite_reader, "_opened", refused)
+    monkeypatch.setattr(sqlite_reader, "opened", refused)
 
     with pytest.raises(ErasureUnverifiedError, match="could not be searched"):
         delete_user_permanent(accounts, lake, zoe.user_id)

@@ -3,7 +3,7 @@
 POSIX locks are a process's, per file: whoever closes a file lets go of every lock that its process has on it, those of
 open connections too (https://www.sqlite.org/howtocorrupt.html, 2.2).  A database that this process may have open, as
 it has the store and Dagster's, is therefore read by a child, which answers requests for ranges of bytes.  The child
-runs this file alone, without the package: it starts in some 20 ms and knows nothing of what is looked for.
+(`sqlite_child`) knows nothing of what is looked for.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from __future__ import annotations
 import errno
 import io
 import os
-import stat
-import struct
 import subprocess
 import sys
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, BinaryIO, Final, Self
+from typing import Any, BinaryIO, Final, Self
+
+from hfthot_platform.services.privacy.proof import sqlite_child
+from hfthot_platform.services.privacy.proof.sqlite_child import ANSWER, REQUEST, opened
 
 __all__ = ["SQLITE", "FileOpener"]
 
@@ -26,10 +27,6 @@ SQLITE: Final = b"SQLite format 3\x00"
 #: The files beside a database; the `-shm` has locks of its own.
 _BESIDE: Final = ("-wal", "-shm", "-journal")
 _BUFFER: Final = 1 << 20
-#: Offset, bytes wanted, length of the path that follows.
-_REQUEST: Final = struct.Struct("<QQQ")
-#: `errno` or 0, length of the bytes that follow.
-_ANSWER: Final = struct.Struct("<qQ")
 
 
 class FileOpener:
@@ -57,7 +54,7 @@ class FileOpener:
         if path.name.endswith(_BESIDE) or self.read(path, 0, len(SQLITE)) in {b"", SQLITE}:
             return io.BufferedReader(_Remote(self, path), _BUFFER)
         # What became a pipe since it was looked at is not waited for.
-        return open(path, "rb", opener=_opened)
+        return open(path, "rb", opener=opened)
 
     def read(self, path: Path, offset: int, size: int) -> bytes:
         """Return up to `size` bytes of a file from `offset` on, read by a child; none at its end."""
@@ -106,18 +103,9 @@ class _Remote(io.RawIOBase):
         return len(data)
 
 
-def _opened(path: str, flags: int) -> int:
-    """Open a regular file, and nothing else."""
-    handle = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "it is not a regular file", path)
-    return handle
-
-
 def _started() -> subprocess.Popen[bytes]:
     # Without the platform's folders and packages, and in a group of its own: an interrupt is the parent's to handle.
-    command = [sys.executable, "-I", "-S", __file__]
+    command = [sys.executable, "-I", "-S", sqlite_child.__file__]
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=0)  # noqa: S603
 
 
@@ -131,34 +119,12 @@ def _asked(child: subprocess.Popen[bytes], path: bytes, offset: int, size: int) 
     """Return `errno`, or 0, and the bytes."""
     requests, answers = child.stdin, child.stdout
     assert requests is not None and answers is not None  # noqa: PT018 - one fact
-    requests.write(_REQUEST.pack(offset, size, len(path)) + path)
+    requests.write(REQUEST.pack(offset, size, len(path)) + path)
     requests.flush()
-    head = answers.read(_ANSWER.size)
-    if len(head) == _ANSWER.size:
-        failed, length = _ANSWER.unpack(head)
+    head = answers.read(ANSWER.size)
+    if len(head) == ANSWER.size:
+        failed, length = ANSWER.unpack(head)
         data = answers.read(length)
         if len(data) == length:
             return failed, data
     raise OSError(errno.EPIPE, "the process that reads SQLite files ended", os.fsdecode(path))
-
-
-def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
-    """Answer requests until there are no more: the child's part."""
-    while head := requests.read(_REQUEST.size):
-        offset, size, length = _REQUEST.unpack(head)
-        data, failed = b"", 0
-        try:
-            handle = _opened(os.fsdecode(requests.read(length)), os.O_RDONLY)
-            try:
-                data = os.pread(handle, size, offset)
-            finally:
-                os.close(handle)
-        except OSError as error:
-            failed = error.errno or errno.EIO
-        answers.write(_ANSWER.pack(failed, len(data)))
-        answers.write(data)
-        answers.flush()
-
-
-if __name__ == "__main__":
-    _serve(sys.stdin.buffer, sys.stdout.buffer)
