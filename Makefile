@@ -88,9 +88,10 @@ bench: $(READY)  ## Print every benchmark beside its peer or limit, and the kept
 	@$(BIN)/python benchmarks/ratios.py
 
 dictionary: $(READY)  ## Write the generated pages of docs/: tables, settings, errors
-	@$(BIN)/python -m hfthot_platform.interfaces.cli.dictionary > docs/data_dictionary.md
-	@$(BIN)/python -m hfthot_platform.interfaces.cli.settings_page > docs/settings.md
-	@$(BIN)/python -m hfthot_platform.interfaces.cli.errors_page > docs/errors.md
+	@set -e; for page in dictionary:data_dictionary settings_page:settings errors_page:errors; do \
+	  new=docs/$${page#*:}.md.new; \
+	  $(BIN)/python -m hfthot_platform.interfaces.cli.$${page%:*} > $$new || { rm -f $$new; exit 1; }; \
+	  mv $$new docs/$${page#*:}.md; done
 
 lock: $(READY)  ## Pin the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --upgrade pyproject.toml -o requirements.lock

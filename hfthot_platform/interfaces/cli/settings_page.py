@@ -15,13 +15,8 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from hfthot_platform.core.settings import (
-    ArchiveFeedSettings,
-    CcxtFeedSettings,
-    SampleFeedSettings,
-    Settings,
-    SimulatedFeedSettings,
-)
+from hfthot_platform.core.errors import ContractError
+from hfthot_platform.core.settings import FeedSettings, Settings
 
 __all__ = ["settings_page"]
 
@@ -35,7 +30,8 @@ A setting is given as a variable `HFTHOT_<NAME>` in the environment, or in the T
 values and where each came from, with secrets masked; `hfthot.example.toml` has all settings to copy. An unknown name is
 an error. Lists and tables are written as JSON in the environment.
 """
-_FEEDS: Final = (SampleFeedSettings, SimulatedFeedSettings, ArchiveFeedSettings, CcxtFeedSettings)
+#: All kinds of feeds, in the order in which the settings list them.
+_FEEDS: Final[tuple[type[BaseModel], ...]] = get_args(get_args(FeedSettings)[0])
 _TYPES: Final = {
     Path: "path",
     SecretStr: "secret text",
@@ -64,6 +60,12 @@ def _table(model: type[BaseModel], *before: str) -> Iterator[str]:
     yield "| name | default | values | meaning |"
     yield "|---|---|---|---|"
     for name, field in fields.items():
+        if name not in meanings:
+            raise ContractError(
+                f"the field {name!r} has no meaning",
+                where=f"{model.__module__}.{model.__name__}",
+                hint="Write what it means as a text in the line below it.",
+            )
         yield f"| `{name}` | {_default(field)} | {_values(field)} | {meanings[name]} |"
 
 
