@@ -108,9 +108,20 @@ class HfthotError(Exception):
         stop = "" if message.endswith("?") else "."
         super().__init__(f"{message}{stop} {hint}" if hint else message)
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Travel to another process as it is; by default an error would be made again from its message alone."""
+        return _as_it_was, (type(self), self.args, vars(self))
+
     def to_dict(self) -> dict[str, str]:
         """Return code, message, where and hint, for an answer or a record; nothing else of the error or its cause."""
         return {"code": self.code, "message": self.what, "where": self.where, "hint": self.hint}
+
+
+def _as_it_was(kind: type[HfthotError], args: tuple[object, ...], facts: dict[str, object]) -> HfthotError:
+    """Return an error without making it anew."""
+    error = kind.__new__(kind, *args)
+    vars(error).update(facts)
+    return error
 
 
 class ConfigError(HfthotError):

@@ -1,6 +1,8 @@
 """Errors for programs: a code of its own for each class, one table of statuses, and a page that lists them all."""
 
+import copy
 import inspect
+import pickle
 import re
 from http import HTTPStatus
 from pathlib import Path
@@ -142,6 +144,23 @@ def test_an_error_is_told_to_programs_in_four_words():
         "where": "scan",
         "hint": "Did you mean 'market.bars'?",
     }
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda error: pickle.loads(pickle.dumps(error))])
+@pytest.mark.parametrize("kind", CLASSES.values())
+def test_an_error_is_the_same_in_another_process(kind, again):
+    required = [
+        argument.name
+        for argument in inspect.signature(kind).parameters.values()
+        if argument.default is argument.empty and argument.name != "what"
+    ]
+    error = kind(what="it is wrong", where="here", hint="Correct it.", **dict.fromkeys(required, "a fact"))
+
+    there = again(error)
+
+    assert type(there) is kind
+    assert (str(there), there.to_dict(), vars(there)) == (str(error), error.to_dict(), vars(error))
+    assert all(getattr(there, name) == "a fact" for name in required)
 
 
 def test_what_is_told_to_programs_has_nothing_of_the_cause():
