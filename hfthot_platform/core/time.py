@@ -130,10 +130,12 @@ def bounds(span: Span | None) -> Days | None:
     """Return a day, or a range of days, as its first day and the day after its last; None stays None.
 
     Raises:
-        BadRequestError: the range is empty.
+        BadRequestError: the range is empty, or it is the last day of the calendar, which no day is after.
     """
     if span is None:
         return None
+    if span == date.max:
+        raise BadRequestError(f"no day is after {span}", where="partition", hint="Give an earlier day.")
     first, end = span if isinstance(span, tuple) else (span, span + ONE_DAY)
     if end <= first:
         raise BadRequestError(f"the span {first} to {end} is empty", where="partition", hint="End is exclusive.")

@@ -77,6 +77,11 @@ def test_an_empty_span_is_refused():
         bounds((date(2024, 1, 2), date(2024, 1, 2)))
 
 
+def test_the_last_day_of_the_calendar_is_refused():
+    with pytest.raises(BadRequestError, match="no day is after 9999-12-31"):
+        bounds(date.max)
+
+
 def test_each_day_of_a_range_stands_once_and_in_order():
     days = each_day((date(2024, 2, 28), date(2024, 3, 1)))
     assert days == [date(2024, 2, 28), date(2024, 2, 29)]
