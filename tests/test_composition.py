@@ -229,7 +229,7 @@ def test_closing_ends_its_processes_its_store_and_its_accounts(tmp_path):
         family = psutil.Process(installation.gateway_pool.facts().spawner)
         processes = [family, *family.children(recursive=True)]
 
-    assert psutil.wait_procs(processes, timeout=5)[1] == []
+    assert psutil.wait_procs(processes, timeout=60)[1] == []
     for part in (accounts.store, store):
         with pytest.raises(HfthotError, match="closed"):
             part.head()

@@ -251,7 +251,7 @@ def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, m
     def first():
         with store.transaction() as tx:
             inside.set()
-            go.wait(10)
+            go.wait()
             subject(tx, 1)
             # An entry that cannot be written makes the commit fail after everybody's part is done.
             tx.entries.append((type("Broken", (), {"seq": None, "ts": None})(), None))
@@ -269,7 +269,7 @@ def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, m
 
     threads = [threading.Thread(target=run, args=(first,))]
     threads[0].start()
-    inside.wait(10)
+    inside.wait()
     threads.append(threading.Thread(target=run, args=(second,)))
     threads[1].start()
     while store.waiting == 0:
@@ -353,7 +353,7 @@ def test_a_fork_waits_for_other_threads_and_the_child_outlives_the_parents_store
 
     thread = threading.Thread(target=writing)
     thread.start()
-    inside.wait(10)
+    inside.wait()
     ready, closed = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:

@@ -187,7 +187,7 @@ def test_a_waiting_maintenance_is_not_starved_by_a_stream_of_writers(tmp_path):
     for thread in threads:
         thread.start()
     try:
-        with writers_lock(path, exclusive=True, timeout=5):
+        with writers_lock(path, exclusive=True):
             pass
     finally:
         stop.set()
@@ -209,7 +209,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path):
     process.kill()
     process.communicate()
 
-    with writers_lock(path, exclusive=True, timeout=5):
+    with writers_lock(path, exclusive=True):
         pass
 
 

@@ -53,14 +53,17 @@ def test_every_format_holds_the_same_rows(lake, gateway):
 
 
 def test_the_result_says_what_was_read(gateway):
+    began = time.monotonic()
     result = gateway.query(BARS)
+    passed = time.monotonic() - began
 
     assert result.rows == result.data.num_rows == 60
     assert result.schema.names == ["symbol", "ts", "close"]
     assert result.tables == {"market.bars_1m": 3}
     assert 0 < result.bytes_scanned < 10**6
-    assert 0 < result.seconds < 10
-    assert result.queued_seconds < 10
+    assert result.seconds > 0
+    assert result.queued_seconds >= 0
+    assert result.seconds + result.queued_seconds <= passed
     assert (result.truncated, result.reason) == (False, "")
 
 
