@@ -28,32 +28,41 @@ __all__ = [
 ]
 
 
-def write_whole(path: Path, data: bytes | str, *, private: bool = False) -> None:
+def write_whole(path: Path, data: bytes | str, *, private: bool = False, alone: bool = False) -> None:
     """Replace a file as a whole: a reader, also one after a power cut, finds the old content or the new one.
 
     Args:
         path: the file; its folder must be there.
         data: the new content; a text is written as UTF-8.
         private: whether it is its owner's alone (mode 0600).
+        alone: as for `replacing`.
 
     Raises:
         OSError: it cannot be written; what was there before still is.
     """
-    with replacing(path, private=private) as file:
+    with replacing(path, private=private, alone=alone) as file:
         file.write(data.encode() if isinstance(data, str) else data)
 
 
 @contextlib.contextmanager
-def replacing(path: Path, *, private: bool = False) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, private: bool = False, alone: bool = False) -> Iterator[BinaryIO]:
     """Yield a file to write to that takes the place of `path` when the block ends, and is on the disk then.
 
     It is next to `path`, under a name that begins with a dot and ends with `.part`.  If the block raises, it is
     removed, and `path` is as before.
 
+    Args:
+        path: the file; its folder must be there.
+        private: whether it is its owner's alone (mode 0600).
+        alone: whether a lock of the caller's keeps all other writers of this file out; then what a writer that was
+            killed left behind is removed.
+
     Raises:
         OSError: it cannot be written; what was there before still is.
     """
-    part = path.with_name(f".{secrets.token_hex(8)}.part")
+    part = path.with_name(f".{path.name if alone else secrets.token_hex(8)}.part")
+    if alone:
+        part.unlink(missing_ok=True)
     handle = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600 if private else 0o666)
     try:
         with os.fdopen(handle, "wb") as file:

@@ -243,7 +243,8 @@ class _KeyFile(_Unpicklable):
         with self._locked():
             pairs = edit(self._stored())
             with self._translated():
-                write_whole(self._path, _to_json(pairs), private=True)
+                # A key that was dropped must not stay in what a killed process left.
+                write_whole(self._path, _to_json(pairs), private=True, alone=True)
             return pairs
 
     def _create(self) -> list[tuple[str, bytes]]:

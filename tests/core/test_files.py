@@ -124,6 +124,24 @@ def test_syncing_names_what_is_missing(tmp_path):
         sync_folder(tmp_path / "file")
 
 
+def test_what_a_killed_writer_left_is_gone_after_the_next_one_that_is_alone(tmp_path):
+    write_whole(tmp_path / "keys", b"old", private=True, alone=True)
+    child = os.fork()
+    if child == 0:
+        with replacing(tmp_path / "keys", private=True, alone=True) as file:
+            file.write(b"half")
+            file.flush()
+            os._exit(0)
+    os.waitpid(child, 0)
+    assert len(list(tmp_path.iterdir())) == 2
+    assert (tmp_path / "keys").read_bytes() == b"old"
+
+    write_whole(tmp_path / "keys", b"new", private=True, alone=True)
+
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"keys": b"new"}
+    assert mode(tmp_path / "keys") == 0o600
+
+
 def test_the_folder_of_a_setting_is_made_with_those_above_it(tmp_path):
     assert made_folder(tmp_path / "a" / "b", "scratch").is_dir()
     assert made_folder(tmp_path / "a" / "b", "scratch").is_dir()
