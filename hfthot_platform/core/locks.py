@@ -19,7 +19,7 @@ from typing import Final
 from hfthot_platform.core.errors import LockTimeoutError
 from hfthot_platform.core.files import open_private
 
-__all__ = ["file_lock", "is_locked", "let_go", "take", "take_in_turn"]
+__all__ = ["acquire_in_turn", "file_lock", "is_locked", "release_lock", "take"]
 
 _FIRST_PAUSE: Final = 0.001
 _LONGEST_PAUSE: Final = 0.02
@@ -48,7 +48,7 @@ def file_lock(
         with contextlib.ExitStack() as entering:
             if fair:
                 gate = _opened(path.with_suffix(".gate"), entering)
-                taken = take_in_turn(gate, lock, shared=shared, timeout=timeout)
+                taken = acquire_in_turn(gate, lock, shared=shared, timeout=timeout)
             else:
                 taken = take(lock, shared=shared, timeout=timeout)
         if not taken:
@@ -64,7 +64,7 @@ def file_lock(
             # Said explicitly, since a child that was forked meanwhile has the handle too, and would keep the lock;
             # such a child itself must leave it alone.
             if os.getpid() == owner:
-                let_go(lock)
+                release_lock(lock)
 
 
 def take(handle: int, *, shared: bool = False, timeout: float | None = None) -> bool:
@@ -88,7 +88,7 @@ def take(handle: int, *, shared: bool = False, timeout: float | None = None) -> 
     return True
 
 
-def take_in_turn(gate: int, lock: int, *, shared: bool = False, timeout: float | None = None) -> bool:
+def acquire_in_turn(gate: int, lock: int, *, shared: bool = False, timeout: float | None = None) -> bool:
     """Take a lock through a gate that only one may stand in: whoever waits in it is next.  As `take` otherwise."""
     began = time.monotonic()
     if not take(gate, timeout=timeout):
@@ -97,10 +97,10 @@ def take_in_turn(gate: int, lock: int, *, shared: bool = False, timeout: float |
         left = None if timeout is None else max(0.0, timeout - (time.monotonic() - began))
         return take(lock, shared=shared, timeout=left)
     finally:
-        let_go(gate)
+        release_lock(gate)
 
 
-def let_go(handle: int) -> None:
+def release_lock(handle: int) -> None:
     """Let go of the lock of an open file, if this handle has it."""
     fcntl.flock(handle, fcntl.LOCK_UN)
 

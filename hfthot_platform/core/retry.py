@@ -73,11 +73,11 @@ def retry(
     def wait(state: RetryCallState) -> float:
         return max(pause(state), _asked(state))
 
-    def hopeless(state: RetryCallState) -> bool:
+    def exhausted(state: RetryCallState) -> bool:
         return state.attempt_number >= policy.attempts or _asked(state) > policy.longest_wait
 
     retrying = tenacity.Retrying(
-        stop=hopeless, wait=wait, retry=tenacity.retry_if_exception_type(on), sleep=sleep, reraise=False
+        stop=exhausted, wait=wait, retry=tenacity.retry_if_exception_type(on), sleep=sleep, reraise=False
     )
     try:
         return retrying(call)

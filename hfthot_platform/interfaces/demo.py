@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     from hfthot_platform.storage.lakehouse import Lakehouse
 
-__all__ = ["forget_somebody", "run"]
+__all__ = ["erase_a_person", "run"]
 
 #: Fixed days, so that everybody sees the same figures: the last trading days of the packaged stock prices.
 _FIRST: Final = date(2022, 12, 15)
@@ -178,7 +178,7 @@ def _run(installation: Installation, out: Console) -> None:
     pictures = _draw(lake, settings.scratch.parent / "demo")
     out.print(f"\nPictures in {pictures[0].parent}: {', '.join(path.name for path in pictures)}")
     out.print(f"Result pages of the checks: {settings.scratch.parent / 'reports'}")
-    forget_somebody(out, installation)
+    erase_a_person(out, installation)
     out.print(f"[bold green]Done in {time.perf_counter() - begun:.0f} s.[/] `make dev` shows all of it in the browser:")
     out.print(
         f"  every table {_UI}/asset-groups", f"  the SQL marts {_UI}/locations/hfthot/asset-groups/marts", sep="\n"
@@ -336,7 +336,7 @@ def _show_time_travel(out: Console, installation: Installation) -> None:
     _print(out, title, answer.data)
 
 
-def forget_somebody(out: Console, installation: Installation) -> None:
+def erase_a_person(out: Console, installation: Installation) -> None:
     """Register somebody, read the row back, erase the person, and print what proves it."""
     from hfthot_platform.interfaces.client import LakehouseClient
 

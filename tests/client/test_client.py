@@ -395,10 +395,10 @@ def test_the_settings_decide_where_everything_is(tmp_path):
 def test_the_demonstration_ends_with_an_erasure_and_its_proof(folder, capsys):
     from rich.console import Console
 
-    from hfthot_platform.interfaces.demo import forget_somebody
+    from hfthot_platform.interfaces.demo import erase_a_person
 
     with Installation(load_settings(lake_root=str(folder / "lake")), create=True) as installation:
-        forget_somebody(Console(width=200), installation)
+        erase_a_person(Console(width=200), installation)
 
     said = capsys.readouterr().out
     assert "before: visitor." in said

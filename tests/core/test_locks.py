@@ -8,7 +8,7 @@ import pytest
 
 from hfthot_platform.core.errors import LockTimeoutError
 from hfthot_platform.core.files import open_private
-from hfthot_platform.core.locks import file_lock, is_locked, let_go, take, take_in_turn
+from hfthot_platform.core.locks import acquire_in_turn, file_lock, is_locked, release_lock, take
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ def test_two_handles_exclude_each_other(handles):
     first, second = handles
     assert take(first, timeout=0)
     assert not take(second, timeout=0)
-    let_go(first)
+    release_lock(first)
     assert take(second, timeout=0)
 
 
@@ -102,7 +102,7 @@ def _enter(lock):
 def test_the_gate_is_free_again_if_the_lock_was_not_to_be_had(tmp_path):
     gate, lock = (open_private(tmp_path / name) for name in ("gate", "lock"))
     with file_lock(tmp_path / "lock"):
-        assert not take_in_turn(gate, lock, timeout=0)
+        assert not acquire_in_turn(gate, lock, timeout=0)
     assert not is_locked(tmp_path / "gate")
     os.close(gate)
     os.close(lock)

@@ -106,7 +106,7 @@ class LakehouseClient:
     ) -> None:
         settings = settings_of_folder(base_path)
         absolute = Path(base_path).expanduser().is_absolute()
-        self._start(Installation(settings, create=create), api_key, session_token, owned=True, founding=absolute)
+        self._start(Installation(settings, create=create), api_key, session_token, owned=True, creating=absolute)
         if create:
             self._installation.install()
 
@@ -176,7 +176,7 @@ class LakehouseClient:
         session_token: str | Secret | None,
         *,
         owned: bool,
-        founding: bool = False,
+        creating: bool = False,
     ) -> None:
         self._installation = installation
         #: Whether closing the client closes the installation.
@@ -184,8 +184,8 @@ class LakehouseClient:
         # A wrong place is told when the client is made; the SQL models' files are read with the first table.
         local = installation.storage.local is not None
         #: Whether the installation begins with its first account.
-        self._founding = founding and local and not installation.exists()
-        if local and not self._founding:
+        self._creating = creating and local and not installation.exists()
+        if local and not self._creating:
             installation.require()
         self._network: tuple[str | None, str | None] = (None, None)
         self._identify(api_key, session_token)
@@ -263,8 +263,8 @@ class LakehouseClient:
         arguments.optional_text(first_name, "first_name", least=0, most=1000)
         arguments.optional_text(last_name, "last_name", least=0, most=1000)
         level = arguments.choice(tier, TIERS, "tier")
-        if self._founding:
-            self._founding = False
+        if self._creating:
+            self._creating = False
             self._installation.install()
         caller = self._caller()
         caller.authorise(Action.USER_REGISTER)

@@ -127,7 +127,7 @@ def follow_the_lake(lake: Lakehouse, store: Store, comparison: ChainComparison) 
     rows = lake.table(AUDIT_LOG.name).scan().filter(pl.col("seq") > since, pl.col("subject_id").is_not_null())
     touched = rows.select(pl.col("subject_id").unique().sort()).collect().to_series().to_list()
     _anchor(lake, store)
-    moved = store.go_on_after(since, comparison.lake)
+    moved = store.continue_after(since, comparison.lake)
     span = {"first": since + 1, "last": comparison.lake[0], "moved": moved}
     _note(store, "store.restored", span)
     written, forgotten = _write(store, touched)

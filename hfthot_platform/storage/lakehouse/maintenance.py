@@ -191,7 +191,7 @@ def _foreseen(
         rows_expired=expired,
         rows_withheld=withheld,
         files_compacted=sum(map(len, _to_compact(table.contract, handle).values())),
-        files_vacuumed=len(_doomed(table, handle, round(days * 24))),
+        files_vacuumed=len(_unneeded_files(table, handle, round(days * 24))),
         log_entries_removed=0,
         leftovers_removed=len(table.backend.unfinished()),
         oldest_readable=readable[0].version if readable else None,
@@ -332,15 +332,15 @@ def _vacuum(lake: Lakehouse, table: Table, handle: DeltaTable, days: float, stam
     """Remove data files that no version of the last `days` days needs, and record the oldest readable version."""
     handle.update_incremental()
     hours = round(days * 24)
-    doomed = _doomed(table, handle, hours)
-    if not doomed:
+    unneeded = _unneeded_files(table, handle, hours)
+    if not unneeded:
         return 0
     # A file goes when it was retired before the cutoff, so the version that was current then stays readable.
     cutoff = lake.clock() - timedelta(hours=hours)
     history = table.log.history()
     before = (info.version for info in reversed(history) if info.timestamp <= cutoff)
     floor = next(before, history[0].version)
-    gone = set(doomed)
+    gone = set(unneeded)
     # An early version may need no file at all; the ones after it count as well.
     floor = max(floor, _last_retired(table, handle.version(), floor, gone))
     while floor < handle.version() and gone & _names(table, floor):
@@ -354,18 +354,18 @@ def _vacuum(lake: Lakehouse, table: Table, handle: DeltaTable, days: float, stam
         commit_properties=commit,
         post_commithook_properties=hooks,
     )
-    return len(doomed)
+    return len(unneeded)
 
 
-def _doomed(table: Table, handle: DeltaTable, hours: int) -> list[str]:
+def _unneeded_files(table: Table, handle: DeltaTable, hours: int) -> list[str]:
     """Return the names of the data files that no version of the last hours needs.
 
     Beside writers (where no lock keeps them out) only those go that the log itself retired.
     """
     full = table.backend.locks
-    doomed = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=full)
+    unneeded = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=full)
     # Files that an earlier vacuum removed are listed as long as the log remembers them.
-    return table.backend.present(unquote(name) for name in doomed)
+    return table.backend.present(unquote(name) for name in unneeded)
 
 
 def _last_retired(table: Table, newest: int, floor: int, gone: set[str]) -> int:

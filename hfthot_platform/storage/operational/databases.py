@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 
 from hfthot_platform.core.errors import LockTimeoutError, StoreError, StoreMissingError
 from hfthot_platform.core.files import create_private, open_private, tighten
-from hfthot_platform.core.locks import file_lock, let_go, take, take_in_turn
+from hfthot_platform.core.locks import acquire_in_turn, file_lock, release_lock, take
 from hfthot_platform.storage.operational.connection import Connection, Head
 
 __all__ = ["Database", "Postgres", "Sqlite", "translated", "upgrade"]
@@ -94,7 +94,7 @@ class Database(Protocol):
     def exclusively(self, name: str, seconds: float) -> contextlib.AbstractContextManager[None]:
         """Hold a named lock of the installation, apart from the writers' turns."""
 
-    def disown(self) -> None:
+    def release_inherited(self) -> None:
         """Let go, in a forked child, of locks that belong to the parent."""
 
     def leave(self, connection: Connection) -> None:
@@ -142,7 +142,7 @@ class Sqlite:
         sa.event.listen(self.engine, "connect", _prepare_sqlite)
 
     def wait_turn(self) -> None:
-        take_in_turn(*self._opened())
+        acquire_in_turn(*self._opened())
 
     def generation(self) -> object:
         # SQLite's own locks are a process's, per file: if anything in this process opens and closes one of the files,
@@ -160,7 +160,7 @@ class Sqlite:
 
     def end_turn(self) -> None:
         if self._locks is not None:
-            let_go(self._locks[1])
+            release_lock(self._locks[1])
 
     @contextlib.contextmanager
     def upgrading(self, connection: sa.Connection) -> Iterator[None]:
@@ -229,7 +229,7 @@ class Sqlite:
         with file_lock(self._path.with_name(f"{name}.lock"), timeout=seconds, where=where):
             yield
 
-    def disown(self) -> None:
+    def release_inherited(self) -> None:
         # Closing a copy of the handle leaves the parent's lock alone; keeping it would hold the lock for the parent.
         self.close()
 
@@ -361,7 +361,7 @@ class Postgres:
     def files(self) -> list[Path]:
         return []
 
-    def disown(self) -> None:
+    def release_inherited(self) -> None:
         """Do nothing: a lock is a connection's."""
 
     def leave(self, connection: Connection) -> None:

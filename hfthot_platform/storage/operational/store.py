@@ -468,7 +468,7 @@ class Store:
         with self.transaction() as tx:
             return tx.execute(sa.delete(schema.change_log).where(schema.change_log.c.seq <= up_to_seq)).rowcount
 
-    def go_on_after(self, last: int, head: tuple[int, str]) -> int:
+    def continue_after(self, last: int, head: tuple[int, str]) -> int:
         """Put the entries that follow `last` behind another entry, and let all further ones follow them.
 
         Their numbers and hashes are made again; what they say, and when, stays.  Entries up to `last` are dropped: the
@@ -619,7 +619,7 @@ class Store:
     def after_fork_in_child(self) -> None:
         """Let go of what is the parent's; called by the interpreter."""
         quiet, writer, idle = self._quiet, self._writer, self._idle
-        self._database.disown()
+        self._database.release_inherited()
         self._reset()
         if not quiet:
             _FOREIGN.append((writer, idle))

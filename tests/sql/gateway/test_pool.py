@@ -309,7 +309,7 @@ def attempt(what):
         return "done"
     except (OSError, RuntimeError, ValueError, MemoryError) as error:
         return type(error).__name__
-sandbox.renounce()
+sandbox.drop_privileges()
 sandbox.confine(2**26, 10)
 walls = sandbox.confine_files([open_file])
 said = {

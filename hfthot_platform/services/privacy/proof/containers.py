@@ -16,7 +16,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from typing import Any, BinaryIO, Final, cast
 
-__all__ = ["HEAD", "RecoveringStream", "container", "local_members", "looks_packed", "salvaged", "salvaged_member"]
+__all__ = [
+    "HEAD",
+    "RecoveringStream",
+    "container",
+    "local_members",
+    "looks_packed",
+    "recover_member",
+    "recovering_stream",
+]
 
 #: Bytes from the beginning of a file that tell what it is: a tar's mark is the last.
 HEAD: Final = 512
@@ -235,7 +243,7 @@ class RecoveringStream:
         return self._next()
 
 
-def salvaged(name: str, handle: BinaryIO) -> RecoveringStream:
+def recovering_stream(name: str, handle: BinaryIO) -> RecoveringStream:
     """Return what a packed stream (its way of packing by name) holds."""
 
     def open_(fine: int | None) -> Any:
@@ -260,7 +268,7 @@ def local_members(handle: BinaryIO) -> Iterator[int]:
         base += len(data) - len(kept)
 
 
-def salvaged_member(handle: BinaryIO, begin: int) -> tuple[bytes, RecoveringStream] | None:
+def recover_member(handle: BinaryIO, begin: int) -> tuple[bytes, RecoveringStream] | None:
     """Return name and content of a zip archive's member by its local header; None if it is packed in another way."""
     handle.seek(begin)
     header = handle.read(_LOCAL_HEADER.size)

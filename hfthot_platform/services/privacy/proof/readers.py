@@ -28,8 +28,8 @@ from hfthot_platform.services.privacy.proof.containers import (
     container,
     local_members,
     looks_packed,
-    salvaged,
-    salvaged_member,
+    recover_member,
+    recovering_stream,
 )
 from hfthot_platform.services.privacy.proof.findings import PlaceReport, ScanRun
 from hfthot_platform.services.privacy.proof.places import FileEntry, WalkNotes
@@ -242,16 +242,16 @@ class PlaceReader:
             self.undecodable(file, f"{name}, {type(error).__name__}")
 
     def packed(self, file: str, inside: str, name: str, handle: BinaryIO, depth: int) -> None:
-        found = salvaged(name, handle)
+        found = recovering_stream(name, handle)
         self.stream(file, inside, found)
         if found.error is not None and not (name == "zlib" and not self._begins(name, handle)):
             self.undecodable(file, f"{name}, damaged")
-        self.nested(file, inside, lambda: salvaged(name, handle), depth)
+        self.nested(file, inside, lambda: recovering_stream(name, handle), depth)
 
     @staticmethod
     def _begins(name: str, handle: BinaryIO) -> bool:
         """Whether anything at all decodes."""
-        return bool(salvaged(name, handle).read(1))
+        return bool(recovering_stream(name, handle).read(1))
 
     def zip(self, file: str, handle: BinaryIO, inside: str, depth: int) -> None:
         try:
@@ -283,14 +283,14 @@ class PlaceReader:
 
     def _salvage(self, file: str, handle: BinaryIO, begin: int, label: str, depth: int) -> None:
         """Search a zip archive's damaged member as far as it unpacks."""
-        found = salvaged_member(handle, begin)
+        found = recover_member(handle, begin)
         if found is None:
             return
         name, content = found
         for hit in self.state.searcher.search(name):
             self.found(file, label, hit, 0, name)
         self.stream(file, label, content)
-        self.nested(file, label, lambda: cast("Any", salvaged_member(handle, begin))[1], depth)
+        self.nested(file, label, lambda: cast("Any", recover_member(handle, begin))[1], depth)
 
     def tar(self, file: str, handle: BinaryIO, inside: str, depth: int) -> None:
         """Search members that are packed in turn; the bytes of the others were searched with the archive's."""

@@ -25,7 +25,7 @@ __all__ = ["SQLITE", "FileOpener"]
 #: What a SQLite database begins with.
 SQLITE: Final = b"SQLite format 3\x00"
 #: The files beside a database; the `-shm` has locks of its own.
-_BESIDE: Final = ("-wal", "-shm", "-journal")
+_SQLITE_SIDECARS: Final = ("-wal", "-shm", "-journal")
 _BUFFER: Final = 1 << 20
 
 
@@ -51,7 +51,7 @@ class FileOpener:
             OSError: it cannot be read, or no child can be started.
         """
         # An empty file becomes a database with its first table.
-        if path.name.endswith(_BESIDE) or self.read(path, 0, len(SQLITE)) in {b"", SQLITE}:
+        if path.name.endswith(_SQLITE_SIDECARS) or self.read(path, 0, len(SQLITE)) in {b"", SQLITE}:
             return io.BufferedReader(_Remote(self, path), _BUFFER)
         # What became a pipe since it was looked at is not waited for.
         return open(path, "rb", opener=opened)

@@ -21,14 +21,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-__all__ = ["confine", "confine_files", "renounce", "report"]
+__all__ = ["confine", "confine_files", "drop_privileges", "report"]
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 1, 4, 22, 38
 
 
-def renounce() -> None:
+def drop_privileges() -> None:
     """Give up for good what no statement needs: children, descriptors, written files, privileges."""
     for name, value in (
         (resource.RLIMIT_CORE, 0),

@@ -115,7 +115,7 @@ def touch(connection: duckdb.DuckDBPyConnection) -> None:
 def serve(parent: socket.socket, connection: duckdb.DuckDBPyConnection) -> None:
     """Wait for a statement, run it, send what comes of it."""
     with Path("/proc/self/io").open("rb", buffering=0) as counters:
-        sandbox.renounce()
+        sandbox.drop_privileges()
         try:
             _, body = protocol.receive(parent, 2**31, protocol.JOB)
             job: Job = pickle.loads(body)  # noqa: S301 - the parent's own words

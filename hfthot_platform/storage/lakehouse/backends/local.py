@@ -97,16 +97,16 @@ class LocalBackend(Backend):
 
     def set_log_aside(self, after: int, label: str) -> None:
         entries, checkpoints = self._log_files()
-        doomed = [path for version, path in entries.items() if version > after]
+        damaged = [path for version, path in entries.items() if version > after]
         for version, parts in checkpoints.items():
             if version > after or not all(_opens(part) for part in parts):
-                doomed += parts
+                damaged += parts
         to = self._aside / label
         hint = self._log / "_last_checkpoint"
-        if doomed or hint.exists():
+        if damaged or hint.exists():
             to.mkdir(parents=True, exist_ok=True)
         # The newest go first: until the last one is gone the log stays as broken as it was, never newly wrong.
-        for path in sorted(doomed, reverse=True):
+        for path in sorted(damaged, reverse=True):
             path.rename(to / path.name)
         if hint.exists():
             hint.rename(to / hint.name)  # only a hint; without it the log is listed
