@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -289,6 +290,29 @@ def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, m
 def test_readers_do_not_write(store):
     with pytest.raises(StoreError), store.reading() as rx:
         rx.execute(sa.insert(schema.subjects).values(subject_id="x", created_at=1))
+
+
+def test_stores_that_threads_make_at_the_same_time_have_a_whole_schema_each(make_settings, tmp_path):
+    count = 6
+    start = threading.Barrier(count)
+
+    def made(number: int) -> tuple[set[int], str]:
+        start.wait()
+        with Store.open(make_settings(accounts=tmp_path / str(number)), create=True) as store:
+            with store.transaction() as tx:
+                subject(tx, number)
+            return subjects(store), sqlite_schema(tmp_path / str(number) / "accounts.db")
+
+    with ThreadPoolExecutor(count) as threads:
+        found = list(threads.map(made, range(count)))
+
+    assert [rows for rows, _ in found] == [{number} for number in range(count)]
+    assert len({schema for _, schema in found}) == 1
+
+
+def sqlite_schema(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return str(sorted(database.execute("SELECT name, sql FROM sqlite_master").fetchall()))
 
 
 def test_a_closed_store_says_so(settings):

@@ -262,8 +262,12 @@ def no_store(where: str) -> StoreMissingError:
 
 #: Held while a database file is made: closing it must not take a connection's locks away.
 _MAKING: Final = threading.Lock()
-# No thread is in the middle of it when the process forks, so that it is free in the child.
-os.register_at_fork(before=_MAKING.acquire, after_in_parent=_MAKING.release, after_in_child=_MAKING.release)
+#: Held while a schema is made: Alembic's `op` and `context` are of the whole process, so two migrations at the same
+#: time would write into each other's database.
+_MIGRATING: Final = threading.Lock()
+for _lock in (_MAKING, _MIGRATING):
+    # No thread is in the middle of it when the process forks, so that it is free in the child.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 
 
 def _make_private(path: Path) -> None:
@@ -415,7 +419,8 @@ def upgrade(database: Database, connection: sa.Connection, *, create: bool = Tru
         # Another process may have done it while we waited.
         found = _revision(connection)
         if found != REVISION:
-            _migrate(connection, found, database.where)
+            with _MIGRATING:
+                _migrate(connection, found, database.where)
 
 
 def _revision(connection: sa.Connection) -> str | None:
