@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,21 @@ def shared_data() -> Path:
     if not RECORDED.is_dir():
         pytest.skip(f"real market data not present: {RECORDED}")
     return RECORDED
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Path], None]:
+    """Return what puts an empty store into a folder of accounts: making one takes far longer than copying it."""
+    from hfthot_platform.storage.operational.store import Store
+
+    folder = tmp_path_factory.mktemp("empty")
+    Store.open(f"sqlite:///{folder}/accounts.db").close()
+
+    def put(accounts: Path) -> None:
+        accounts.mkdir(parents=True, mode=0o700, exist_ok=True)
+        shutil.copy(folder / "accounts.db", accounts / "accounts.db")
+
+    return put
 
 
 #: What is stated of generated recordings is stated of real ones by `make soak`, where they are present.

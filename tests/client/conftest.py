@@ -109,8 +109,9 @@ def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def client(folder: Path) -> Iterator[LakehouseClient]:
+def client(folder: Path, empty_store: Callable[[Path], None]) -> Iterator[LakehouseClient]:
     """Return a client of trusted code."""
+    empty_store(folder / "accounts")
     with LakehouseClient(folder, create=True) as made:
         yield made
 

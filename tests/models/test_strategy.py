@@ -628,7 +628,7 @@ def test_what_was_held_is_what_the_account_holds():
 
 
 def test_the_pipeline_is_causal_and_repeatable():
-    assert_causal(Adaptive(rules=QUICK), walk(260, seed=22), n_cuts=1)
+    assert_causal(Adaptive(rules=QUICK), walk(230, seed=22), n_cuts=1)
 
 
 def test_threads_do_not_change_the_result():

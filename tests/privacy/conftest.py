@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -67,6 +67,7 @@ def store(accounts: Accounts) -> Store:
 
 
 @pytest.fixture
-def accounts(settings: Settings, clock: Clock) -> Iterator[Accounts]:
+def accounts(settings: Settings, clock: Clock, empty_store: Callable[[Path], None]) -> Iterator[Accounts]:
+    empty_store(settings.accounts)
     with Accounts.open(settings, clock) as opened:
         yield opened

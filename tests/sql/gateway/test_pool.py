@@ -173,7 +173,7 @@ def test_closing_a_gateway_cancels_its_statements_alone(lake, pool, limits):
 
 
 def test_time_in_the_queue_does_not_count_against_the_deadline(lake, pool, limits):
-    short = replace(limits, seconds=1.0)
+    short = replace(limits, seconds=0.5)
     handles = [of(lake, pool, "a", short).submit(LONG) for _ in range(4)]
     results = []
     for handle in handles:
@@ -364,6 +364,7 @@ def test_the_kernel_holds_what_gets_out_of_the_engine(tmp_path):
 SLOW = "SELECT count(*) FROM range(10000000000) a WHERE hash(a.range) % 7 = 3"
 
 
+@pytest.mark.soak
 def test_slow_statements_of_some_callers_do_not_keep_another_one_waiting_beyond_one_of_them(lake):
     stop = threading.Event()
     limits = QueryLimits(seconds=3.0, queue_seconds=30.0, memory=256 * 2**20)
