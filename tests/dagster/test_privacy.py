@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from datetime import timedelta
 
 import dagster as dg
@@ -59,11 +60,19 @@ def platform(settings, clock):
             vars(made)[name].close()
 
 
+@pytest.fixture(scope="module")
+def new_home(tmp_path_factory):
+    """The folder of a Dagster instance that nothing has used, to be copied: making its databases takes longer."""
+    folder = tmp_path_factory.mktemp("dagster_home")
+    with dg.DagsterInstance.local_temp(str(folder)):
+        return folder
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, new_home, monkeypatch):
     """A Dagster instance on disk, inside what the proof searches."""
     folder = tmp_path / "dagster_home"
-    folder.mkdir()
+    shutil.copytree(new_home, folder)
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
     return folder
 
@@ -75,7 +84,8 @@ def instance(home):
 
 
 @pytest.fixture
-def zoe(platform):
+def zoe(platform, empty_store):
+    empty_store(platform.settings.accounts)
     Accounts.open(platform.settings, platform.clock, create=True).close()
     user = register(platform.accounts, ZOE)
     register(platform.accounts, YAN)

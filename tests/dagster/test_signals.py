@@ -54,7 +54,7 @@ def test_a_series_without_a_result_is_named_with_the_reason(run, history):
 
 
 def test_changes_are_the_certain_ones_of_the_regimes(run, platform, history):
-    run("regimes", "2022-05-02", "2022-12-16")
+    run("regimes", "2022-05-02", "2022-07-15")
 
     regimes = platform.lake.table("signals.regimes").scan().collect()
     changes = platform.lake.table("signals.regime_changes").scan().collect()
