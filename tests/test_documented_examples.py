@@ -23,10 +23,12 @@ from cryptography.exceptions import InvalidSignature
 from typer.testing import CliRunner
 
 from hfthot_platform import Installation, LakehouseClient
+from hfthot_platform.adapters.files.mapping import load_mapping
 from hfthot_platform.domain.market.bars import bars_from_bars
 from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.interfaces.cli.app import app
 from hfthot_platform.services.ingest.feeds import ingest_feed
+from hfthot_platform.services.sql.models import load_models
 from tests.conftest import REPOSITORY
 
 EXCHANGE = ("ALPHA-USDT", "BRAVO-USDT", "CHARLIE-USDT")
@@ -198,6 +200,37 @@ def test_sql_page_writes_a_model_that_runs_at_once(here, monkeypatch):
     assert re.search(r"marts.spread +published +42 ", said[1])
     assert "passed" in said[2]
     assert (here / "site" / "marts.spread.html").is_file()
+
+
+def test_the_readme_of_sql_models_has_a_model_that_compiles(here, tmp_path):
+    (header,) = (text for language, text in blocks("dbt_like_sql/README.md") if language == "sql")
+    (tmp_path / "marts").mkdir()
+    (tmp_path / "marts" / "daily_returns.sql").write_text(header)
+
+    (model,) = load_models(tmp_path)
+
+    assert model.name == "marts.daily_returns"
+
+
+# -- docs/operations.md -------------------------------------------------------------------------------------------
+
+
+def test_operations_page_configures_feeds(monkeypatch, tmp_path):
+    (text,) = (text for language, text in blocks("docs/operations.md") if language == "toml")
+    (tmp_path / "hfthot.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+
+    with Installation.open() as installation:
+        tables = [feed.tables for feed in installation.feeds]
+
+    assert tables == [("market.bars_1m",), ("market.trades", "market.instruments")]
+
+
+def test_operations_page_maps_a_file(tmp_path):
+    (text,) = (text for language, text in blocks("docs/operations.md") if language == "yaml")
+    (tmp_path / "a.csv.mapping.yaml").write_text(text)
+
+    assert load_mapping(tmp_path / "a.csv.mapping.yaml").symbol == "BCH-EUR"
 
 
 # -- docs/privacy.md ----------------------------------------------------------------------------------------------

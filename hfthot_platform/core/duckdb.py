@@ -178,6 +178,12 @@ class ErrorDetails:
     #: It wanted what the settings forbid.
     forbidden: bool
 
+    @property
+    def syntax_hint(self) -> str:
+        """Return what to do about wrong syntax; nothing for other errors."""
+        wrong = self.text.startswith("Parser Error")
+        return "Correct the syntax there: SQL is one SELECT in DuckDB's dialect." if wrong else ""
+
     def where(self, sql: str) -> str:
         """Return the place in a statement, for an error: with the line if there are several."""
         return f"SQL, line {self.line}" if self.line is not None and "\n" in sql.strip() else "SQL"
@@ -244,10 +250,7 @@ def sql_error(error: Exception, sql: str, columns: Collection[str] | None = None
         )
     if said.column is not None and columns is not None:
         return unknown_column(said.column, columns, where)
-    advice = said.advice
-    if not advice and said.text.startswith("Parser Error"):
-        advice = "Correct the syntax there: SQL is one SELECT in DuckDB's dialect."
-    return SqlError(said.first, where=where, hint=advice)
+    return SqlError(said.first, where=where, hint=said.advice or said.syntax_hint)
 
 
 def redacted_error(error: Exception, sql: str, columns: Collection[str]) -> HfthotError:
@@ -266,7 +269,7 @@ def redacted_error(error: Exception, sql: str, columns: Collection[str]) -> Hfth
         return UnknownColumnError(f"unknown column {name!r}", where=where, hint=hint)
     if isinstance(error, _SPOKEN) or said.text.startswith(_SPOKEN_TEXTS):
         first = said.text.strip().splitlines()[0].split("Did you mean")[0].split("Candidate")[0]
-        return SqlError(_PLACE.sub("...", first).strip().rstrip("!.")[:500], where=where)
+        return SqlError(_PLACE.sub("...", first).strip().rstrip("!.")[:500], where=where, hint=said.syntax_hint)
     return SqlError(
         "the statement failed inside DuckDB", where="SQL", hint="Rewrite the statement, or split it into smaller steps."
     )
