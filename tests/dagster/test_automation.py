@@ -81,11 +81,18 @@ def test_a_run_that_publishes_neither_imports_great_expectations_nor_reads_the_r
 
 
 def test_great_expectations_is_evaluated_when_it_is_asked_for(definitions, instance, monkeypatch):
-    monkeypatch.setitem(sys.modules, "great_expectations", None)
+    read = []
+
+    def refused(*rows, **options):
+        read.append(rows)
+        raise RuntimeError("the suite of Great Expectations")
+
+    monkeypatch.setattr("assets.quality.validate", refused)
 
     result = execute(
         definitions, instance, asset_selection=set(), asset_check_selection={dg.AssetCheckKey(TRADES, EXPECTATIONS)}
     )
 
     (failed,) = result.get_step_failure_events()
-    assert "great_expectations" in str(failed.event_specific_data.error)
+    assert len(read) == 1
+    assert "the suite of Great Expectations" in str(failed.event_specific_data.error)
