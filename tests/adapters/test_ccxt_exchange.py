@@ -482,8 +482,14 @@ PASSING = {
 }
 
 
-@every_venue
-@pytest.mark.parametrize("fault", PASSING)
+#: Each fault at one venue, and at every venue those of which its own code sees something; `make soak` has the rest.
+FAULTS = [
+    pytest.param(venue, fault, marks=() if venue == "binance" or fault in {"429", "truncated"} else pytest.mark.soak)
+    for venue, fault in itertools.product(CASES, PASSING)
+]
+
+
+@pytest.mark.parametrize(("venue", "fault"), FAULTS)
 def test_a_fault_that_passes_costs_one_more_request_and_no_row(
     serve: Serve, undisturbed: dict[str, int], venue: str, fault: str
 ) -> None:
@@ -681,8 +687,12 @@ def test_a_malformed_bar_is_rejected_too(serve: Serve) -> None:
     assert (batch.rows.height, batch.rejected["reason"].to_list()) == (15, ["malformed_row"])
 
 
+#: One mixture in every run; `make soak` has the others.
+SEEDS = [pytest.param(seed, marks=pytest.mark.soak if seed else ()) for seed in range(4)]
+
+
 @every_venue
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", SEEDS)
 def test_any_mixture_of_passing_faults_gives_the_same_rows(serve: Serve, venue: str, seed: int) -> None:
     exchange_id, exchange, symbol, path, _ = CASES[venue]
     rng = random.Random(seed)
@@ -694,7 +704,7 @@ def test_any_mixture_of_passing_faults_gives_the_same_rows(serve: Serve, venue: 
 
 
 @pytest.mark.parametrize("venue", BAR_CASES)
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", SEEDS[:2])
 def test_any_mixture_of_passing_faults_gives_the_same_bars(serve: Serve, venue: str, seed: int) -> None:
     exchange_id, exchange, symbol, _, path = BAR_CASES[venue]
     rng = random.Random(seed)

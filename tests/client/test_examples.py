@@ -100,6 +100,7 @@ def test_the_page_names_every_call():
     assert [name for name in CALLS if f".{name}(" not in text] == []
 
 
+@pytest.mark.soak
 def test_the_code_of_the_page_runs_from_top_to_bottom(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     LakehouseClient.create(folder).close()

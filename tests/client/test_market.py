@@ -98,7 +98,7 @@ def opens(monkeypatch):
 def test_a_read_opens_the_log_once_whoever_commits_and_however_often(client, lake, opens, read):
     table = lake.table("market.bars_1m")
     counts = []
-    for number in range(40):
+    for number in range(8):
         commit = table.replace(FIRST.date(), minutes("ALPHA-USDT", FIRST, 10 + number))
         opens.clear()
         assert read(client, commit.version).height == 1

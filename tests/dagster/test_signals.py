@@ -65,6 +65,7 @@ def test_changes_are_the_certain_ones_of_the_regimes(run, platform, history):
     assert changes["confidence"].min() > 0.75
 
 
+@pytest.mark.soak
 def test_forecasts_are_made_for_full_hours_and_only_once(run, platform):
     platform.feeds[0].trades_per_day = 20_000
     run("ingest", "2024-03-04")

@@ -79,8 +79,8 @@ def test_what_is_allowed_tells_nothing_else(gateway, sql):
     assert [canary for canary in CANARIES[:2] + CANARIES[3:] if canary in told] == []
 
 
-#: Every ninth bomb: each kind of memory and of time.
-SOME = [sql for group in BOMBS.values() for sql in group[::9]]
+#: One bomb of each kind.
+SOME = [group[0] for group in BOMBS.values()]
 
 
 def test_bombs_are_stopped_while_others_go_on(lake, pool, limits):

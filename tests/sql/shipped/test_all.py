@@ -105,6 +105,7 @@ def test_a_second_run_changes_nothing(messy):
     assert [run.model.name for run in runs if run.status == "published"] == ["marts.data_quality_scoreboard"]
 
 
+@pytest.mark.soak
 def test_nothing_is_ever_nan_or_infinite(messy):
     messy.run()
 
