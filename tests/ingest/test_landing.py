@@ -898,3 +898,19 @@ def test_a_suggestion_in_a_message_ends_with_its_question_mark(landing, csv_of):
     (outcome,) = landing.run()
 
     assert "Did you mean 'venue'? Correct the mapping" in outcome.detail
+
+
+def test_a_file_of_bars_whose_run_died_before_it_was_recorded_is_counted_as_if_it_had_not(landing):
+    lines = "".join(f"{1_704_067_200_000 + minute * 60_000},10,11,9,10,1\n" for minute in range(12))
+    content = "ts,open,high,low,close,volume\n" + lines
+    landing.drop("kraken_BTCEUR-1m_0.csv", content)
+    whole = landing.run_one()
+    # What a kill between the two commits leaves: the rows are public, and nothing is recorded of the file.
+    landing.lake.table("ops.ingest_files").replace(None, landing.lake.table("ops.ingest_files").contract.empty())
+    landing.drop("kraken_BTCEUR-1m_0.csv", content)
+
+    again = landing.run_one()
+
+    counts = [(one.rows_read, one.rows_published, one.rows_duplicate, one.rows_quarantined) for one in (whole, again)]
+    assert counts == [(12, 12, 0, 0)] * 2
+    assert landing.lake.table("market.bars_1m").scan().collect()["final"].all()

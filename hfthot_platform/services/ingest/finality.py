@@ -17,8 +17,8 @@ _TIME = pl.Datetime("us", "UTC")
 def with_proven_bars(table: Table, batch: Batch, now: datetime) -> pl.DataFrame:
     """Return a batch's rows; the last bars of a file are final if their interval had passed when it was read.
 
-    One exception: where the table has a finished bar already, an unproven one stays unfinished, so that it does not
-    take the other's place.
+    One exception: where the table has a finished bar of another source already, an unproven one stays unfinished, so
+    that it does not take the other's place.  One of the same source is this one: a run that died had published it.
 
     Args:
         table: where the rows are going to.
@@ -35,9 +35,10 @@ def with_proven_bars(table: Table, batch: Batch, now: datetime) -> pl.DataFrame:
     texts = [pl.col(name).cast(pl.String) for name in key if name != "ts"]
     passed = passed.select(*texts, "ts")
     first, last = passed.select(pl.col("ts").min(), pl.col("ts").max().alias("last")).row(0)
+    own = rows["source_ref"].unique().to_list() if "source_ref" in rows.columns else []
     there = (
         table.scan()
-        .filter(pl.col("ts").is_between(first, last), pl.col("final"))
+        .filter(pl.col("ts").is_between(first, last), pl.col("final"), ~pl.col("source_ref").is_in(own))
         .select(*texts, "ts")
         .join(passed.lazy(), on=key, how="semi")
         .collect()
