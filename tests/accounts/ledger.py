@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from hfthot_platform.services.publication import publisher as module
 from hfthot_platform.services.publication.publisher import APPLICATION, Publisher
 from hfthot_platform.storage.lakehouse import Lakehouse, datafiles, rewrite
 from hfthot_platform.storage.lakehouse.table import Table
+from hfthot_platform.storage.lakehouse.write import Writer
 from hfthot_platform.storage.operational.changes import AuditEvent, Entry, RowChange
 from hfthot_platform.storage.operational.store import Store
 
@@ -224,7 +226,7 @@ def fatal_steps(kill_at: int) -> None:
 
     stepping(rewrite.Rewrite, "commit")
     stepping(datafiles.DataFiles, "write")
-    stepping(Table, "_acknowledge")
+    stepping(Writer, "_acknowledge")
     stepping(Table, "apply")
     stepping(Store, "trim")
 
@@ -246,6 +248,8 @@ def main() -> None:
             try:
                 publish(*line.split())
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         print(pid, flush=True)
