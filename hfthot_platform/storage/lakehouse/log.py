@@ -10,7 +10,8 @@ import json
 import re
 import threading
 from bisect import bisect_left
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final, NamedTuple
@@ -31,10 +32,14 @@ from hfthot_platform.storage.lakehouse.backends import Backend, EntryState, chec
 from hfthot_platform.storage.lakehouse.commits import VersionInfo, version_info
 from hfthot_platform.storage.lakehouse.storage import damaged, translated
 
-__all__ = ["Added", "Changes", "DeltaLog", "LogTip"]
+__all__ = ["FAR_BEHIND", "Added", "Changes", "DeltaLog", "LogTip"]
 
 #: A file of the log that is about one version, or about the versions up to a second one.
 _OF_A_VERSION: Final = re.compile(r"(\d{20})\.(?:(\d{20})\.)?(?:json|crc|compacted\.json|checkpoint\..*)")
+#: Entries after which a log is opened anew rather than followed: a checkpoint is nearer than so many.
+FAR_BEHIND: Final = 200
+#: Handles for writing that are kept of a table on an object store.
+_SPARE_HANDLES: Final = 2
 _FEATURES_REFUSED: Final = {"deletionVectors", "columnMapping"}
 
 
@@ -116,18 +121,19 @@ class DeltaLog:
         self._history = _History()
         #: Rises whenever another log is found in the place of the one before, or entries are gone from it.
         self.generation = 0
+        #: Handles for writing that nobody uses, each with the log's tip when it was given back.
+        self._spare: list[tuple[DeltaTable, LogTip]] = []
         #: The entry up to which the history was read.
         self._read_to: LogTip | None = None
 
     # -- opening --------------------------------------------------------------------------------------------
 
     def handle(self, version: int | None = None) -> DeltaTable:
-        """Open the table by the Delta library; its errors are passed on as they are."""
-        backend = self.backend
-        return DeltaTable(backend.location, version=version, storage_options=backend.options)
+        """Open the table by the Delta library, for reading; its errors are passed on as they are."""
+        return self.backend.open(version)
 
     def open(self, version: int | None = None) -> DeltaTable | None:
-        """Open a version, or the current one; None if the table was never written.
+        """Open a version, or the current one, for reading; None if the table was never written.
 
         Raises:
             VersionUnavailableError: the version cannot be read (any more); the message names the readable range.
@@ -154,9 +160,57 @@ class DeltaLog:
             if version is not None and self.log_names():
                 raise self.unavailable(f"version {version}") from None
             raise self.damage() or error from None
-        if version is None and self._has_empty_entry() and (fault := self.damage()):
+        if version is None and self.backend.locks and self._has_empty_entry() and (fault := self.damage()):
             raise fault
         self.require_supported(handle)
+        return handle
+
+    @contextmanager
+    def writing(self) -> Iterator[DeltaTable | None]:
+        """Lend a handle that is at the newest version, to write through; None if the table was never written.
+
+        On an object store opening costs two requests for every commit since the last checkpoint, so a handle is kept
+        and brought up to date; it is lent to one borrower at a time, and dropped where the borrower failed.
+
+        Raises:
+            DamagedTableError: a file of the log is at fault; the message names it and the way back.
+            UnsupportedTableError: some route would read it wrongly.
+        """
+        if self.backend.locks:
+            # Opened anew, so that nothing is ever built on a log that nobody could open again.
+            yield self.open()
+            return
+        handle = self._kept_handle()
+        if handle is None:
+            try:
+                with translated(self.table):
+                    handle = DeltaTable(self.backend.location, storage_options=self.backend.options)
+            except TableNotFoundError:
+                yield None
+                return
+            self.require_supported(handle)
+        yield handle
+        version = handle.version()
+        state = self.backend.fetched_state(version)
+        if state is not None:
+            with self._lock:
+                self._spare = [*self._spare, (handle, LogTip(version, state))][-_SPARE_HANDLES:]
+
+    def _kept_handle(self) -> DeltaTable | None:
+        """Return a kept handle, brought to the newest version; None if there is none, or another log took its place."""
+        with self._lock:
+            if not self._spare:
+                return None
+            handle, tip = self._spare.pop()
+        came = self.follow(tip)
+        if came is None:
+            return None
+        if came:
+            with translated(self.table):
+                handle.update_incremental()
+            self.require_supported(handle)
+            if handle.version() < came[-1].version:
+                return None
         return handle
 
     def loads(self, version: int) -> bool:
@@ -170,7 +224,7 @@ class DeltaLog:
     def _has_empty_entry(self) -> bool:
         """Whether an entry since the newest checkpoint has no bytes: the Delta library takes it for an empty commit.
 
-        It is what a power failure can leave of a commit that was never acknowledged.
+        It is what a power failure can leave of a commit that was never acknowledged; an object is whole or not there.
         """
         names = self.log_names()
         start = max((at for at in map(checkpoint_version, names) if at is not None), default=-1)
@@ -201,23 +255,21 @@ class DeltaLog:
             (state,) = self.backend.entry_states(version)
         return None if state is None else LogTip(version, state)
 
-    def tips_from(self, first: int, last: int) -> list[LogTip | None]:
-        """Return the entries of some versions, in order, None for each that is not there."""
-        versions = range(first, last + 1)
-        with translated(self.table):
-            states = self.backend.entry_states(*versions)
-        return [
-            None if state is None else LogTip(version, state) for version, state in zip(versions, states, strict=True)
-        ]
+    def follow(self, tip: LogTip) -> list[LogTip] | None:
+        """Return the entries that came after a known tip, oldest first; None where it is not there as it was any more.
 
-    def news(self, tip: LogTip) -> bool | None:
-        """Return whether there are entries after the known tip; None where it is not there as it was any more.
-
-        One look: the known entry and the one after it, whatever the length of the log.
+        Where nothing came, that is one look, whatever the length of the log.  So many that opening the log anew is
+        nearer count as a tip that is gone.
         """
         with translated(self.table):
-            state, after = self.backend.entry_states(tip.version, tip.version + 1)
-        return None if state != tip.state else after is not None
+            (state,) = self.backend.entry_states(tip.version)
+            if state != tip.state:
+                self.backend.forget()
+                return None
+            states = self.backend.entries_after(tip.version, FAR_BEHIND)
+        if len(states) == FAR_BEHIND:
+            return None
+        return [LogTip(version, state) for version, state in enumerate(states, tip.version + 1)]
 
     def newest_known(self) -> int | None:
         """Return the newest version up to which the history was read, else by the names; None if there is no entry."""
@@ -322,30 +374,40 @@ class DeltaLog:
         Where nothing came and nothing went, that is one look, whatever the length of the log.
         """
         history, tip = self._history, self._read_to
-        if tip is not None and history.versions:
+        came = None if tip is None else self.follow(tip)
+        if tip is not None and came is not None and history.versions:
+            self._read(history, came)
             with translated(self.table):
-                oldest, newest, after = self.backend.entry_states(history.versions[0], tip.version, tip.version + 1)
-            if oldest is not None and newest == tip.state and after is None:
+                (oldest,) = self.backend.entry_states(history.versions[0])
+            if oldest is not None:
                 return history
         names = self.log_names()
+        self.backend.forget(names)
         entries = sorted(at for at in map(entry_version, names) if at is not None)
-        if tip is None or self.news(tip) is None:
-            history, tip = _History(), None
-            self._history = history
+        if tip is None or came is None:
+            history = self._history = _History()
+            self._read_to = None
             self.generation += 1
-        unread = entries[0 if tip is None else bisect_left(entries, tip.version + 1) :]
+        unread = entries[bisect_left(entries, history.versions[-1] + 1 if history.versions else 0) :]
         if unread:
-            # Looked at before it is read: whoever puts another in its place meanwhile is noticed the next time.
-            newest_entry = self.tip_at(unread[-1])
-            for version in unread:
-                if (record := self._record(version)) is not None:
-                    history.add(version, record)
-            self._read_to = newest_entry
+            with translated(self.table):
+                self.backend.fetch_entries(unread)
+                # Looked at before it is read: whoever puts another in its place meanwhile is noticed the next time.
+                states = map(self.backend.fetched_state, unread)
+                found = [LogTip(at, state) for at, state in zip(unread, states, strict=True) if state is not None]
+            self._read(history, found)
         # A clean-up of the log removes its oldest entries.
         if history.drop_before(entries[0] if entries else 0):
             self.generation += 1
         history.first_complete = _first_complete(history.versions, names)
         return history
+
+    def _read(self, history: _History, entries: list[LogTip]) -> None:
+        """Add the records of entries to the history."""
+        for entry in entries:
+            if (record := self._record(entry.version)) is not None:
+                history.add(entry.version, record)
+            self._read_to = entry
 
     def _record(self, version: int) -> Mapping[str, Any] | None:
         """Return what a commit says of itself, None where its entry is gone."""
@@ -372,8 +434,7 @@ class DeltaLog:
         Raises:
             LockTimeoutError: writers held the table's lock all the time.
         """
-        with self.backend.writers_lock(exclusive=True):
-            handle = self.open()
+        with self.backend.writers_lock(exclusive=True), self.writing() as handle:
             if handle is None:
                 return
             # Everything that the older entries say of the present is in it, and in the newest entry.

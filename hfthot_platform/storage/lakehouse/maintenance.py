@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -106,8 +107,7 @@ def maintain(
     stamp = stamp or Stamp()
     doubted = not dry_run and _clock_is_doubted(lake, days)
     try:
-        with table.backend.writers_lock(exclusive=True), translated(name):
-            handle = _opened(table)
+        with table.backend.writers_lock(exclusive=True), _writing(table) as handle, translated(name):
             overdue = _overdue(table, handle, lake.clock())
             withheld = overdue.rows if overdue.share > most_expired else 0
             if dry_run:
@@ -167,7 +167,10 @@ def overdue_share(lake: Lakehouse, name: str) -> tuple[int, float]:
     if table.version() is None:
         return 0, 0.0
     with translated(name):
-        found = _overdue(table, _opened(table), lake.clock())
+        handle = table.log.open()
+        if handle is None:
+            raise damaged(name, "_delta_log", "is missing or empty")
+        found = _overdue(table, handle, lake.clock())
     return found.rows, found.share
 
 
@@ -204,11 +207,12 @@ def _inventory(table: Table) -> tuple[int, int]:
     return table.backend.inventory() or table.bytes_and_files()
 
 
-def _opened(table: Table) -> DeltaTable:
-    handle = table.log.open()
-    if handle is None:
-        raise damaged(table.contract.name, "_delta_log", "is missing or empty")
-    return handle
+@contextmanager
+def _writing(table: Table) -> Iterator[DeltaTable]:
+    with table.log.writing() as handle:
+        if handle is None:
+            raise damaged(table.contract.name, "_delta_log", "is missing or empty")
+        yield handle
 
 
 @dataclass(frozen=True)

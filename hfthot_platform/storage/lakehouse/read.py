@@ -24,8 +24,6 @@ __all__ = ["Reader"]
 
 #: Versions of a table that are kept besides the newest.
 _KEPT: Final = 4
-#: Entries of the log after which it is opened again rather than followed: a checkpoint is nearer than so many.
-_FAR_BEHIND: Final = 200
 
 
 class Reader:
@@ -57,8 +55,8 @@ class Reader:
             DamagedTableError: a file of the log is at fault.
         """
         with self._lock:
-            news = None if self._tip is None else self._log.news(self._tip)
-            if news is None or (news and not self._moved_on()):
+            came = None if self._tip is None else self._log.follow(self._tip)
+            if came is None or (came and not self._moved_on(came)):
                 # Never read, or another table stands in its place, or it moved on in a way that cannot be followed.
                 if self._tip is not None:
                     self._older.clear()
@@ -151,22 +149,21 @@ class Reader:
         tip = self._log.tip_at(snapshot.version)
         self._newest, self._handle, self._tip = snapshot, handle, tip
 
-    def _moved_on(self) -> bool:
+    def _moved_on(self, came: list[LogTip]) -> bool:
         """Read what came since the newest version; False where the log has to be opened again."""
-        handle, tip, before = self._handle, self._tip, self._newest
-        if handle is None or tip is None or before is None:
+        handle, before = self._handle, self._newest
+        if handle is None or before is None:
             return False
         try:
             handle.update_incremental()
         except Exception:  # noqa: BLE001 - opening anew finds what is wrong, and says it
             return False
         version = handle.version()
-        if not 0 < version - tip.version < _FAR_BEHIND:
-            return False
-        came = self._log.tips_from(tip.version, version)
-        newest = came[-1]
-        # The log must be the same one as before, and an entry without bytes is no commit.
-        if newest is None or came[0] != tip or not all(entry and entry.state.size for entry in came):
+        if version > came[-1].version:
+            came += self._log.follow(came[-1]) or []
+        newest = next((entry for entry in came if entry.version == version), None)
+        # An entry without bytes is no commit.
+        if newest is None or not all(entry.state.size for entry in came):
             return False
         self._log.require_supported(handle)
         self._keep(before)

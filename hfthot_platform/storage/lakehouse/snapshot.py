@@ -6,7 +6,7 @@ which version is the newest, and which are kept in memory (`read`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime
 from functools import cached_property
 from typing import Any, Literal
@@ -36,7 +36,7 @@ class Snapshot:
         self._log = log
         self._backend = log.backend
         self._fields: tuple[Field, ...] = tuple(handle.schema().fields)
-        self._view = _PinnedTable(handle)
+        self._view = _PinnedTable(handle, self._backend.location, self._backend.options)
         entries = self._view.actions.flatten()
         #: Names of the data files below the table's root.
         self.names = tuple(unquote(name) for name in entries.column("path").to_pylist())
@@ -215,11 +215,11 @@ class _PinnedTable(DeltaTable):
     Local files are named by their paths, as Polars wants them, not by parts of URLs.
     """
 
-    def __init__(self, handle: DeltaTable) -> None:
+    def __init__(self, handle: DeltaTable, uri: str, options: Mapping[str, str]) -> None:
         # Nothing is opened: every method that Polars calls is here.
-        self._storage_options = handle._storage_options  # noqa: SLF001 - as `pl.scan_delta` does
+        self._storage_options = dict(options)
         self._at = handle.version()
-        self._uri = handle.table_uri
+        self._uri = uri
         self._stored_schema = handle.schema()
         self._about = handle.metadata()
         self._rules = handle.protocol()

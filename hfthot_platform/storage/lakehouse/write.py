@@ -357,45 +357,50 @@ class Writer:
 
     def restore(self, version: int, stamp: Stamp) -> Commit:
         """Make an older version current again; see `Table.restore`."""
-        contract, log = self._contract, self._log
+        log = self._log
         started = time.perf_counter()
         commit_id = new_commit_id()
         with self._backend.writers_lock(exclusive=True):
             aside = False
             try:
-                handle = log.open()
+                log.open()
             except DamagedTableError:
                 log.set_aside(version, commit_id)
-                handle = log.open()
                 aside = True
-            if handle is None:
-                raise log.unavailable(f"version {version}")
-            whole = aside or next(self._snapshot(handle).faults(), None) is None
-            if contract in USER_TABLES and not aside and whole:
-                raise BadRequestError(
-                    "a user table is a copy of the operational store, so restoring an older version has no "
-                    "lasting effect",
-                    where=contract.name,
-                    hint="Restore a backup of the store, then run `hfthot accounts restore`; `--rewrite` "
-                    "rewrites every row of the user tables from the store. Older versions stay readable.",
-                )
-            target = self._reader.at(version, None)
-            if target is not None:
-                target.require()
-            before = handle.version()
-            if version == before:
-                return replace(self._unchanged(version, Plan(), started, 1), changed=aside)
-            commit, hooks = properties(stamp, commit_id, operation="RESTORE")
-            try:
-                with translated(contract.name):
-                    handle.restore(version, commit_properties=commit, post_commithook_properties=hooks)
-            except CommitFailedError:
-                raise CommitConflictError(
-                    "another writer committed in the meantime; nothing was restored",
-                    where=contract.name,
-                    hint="Check the table's history, and restore again if you still want to.",
-                ) from None
-            return self._acknowledge(commit_id, before, Plan(), started, 1)
+            with log.writing() as handle:
+                if handle is None:
+                    raise log.unavailable(f"version {version}")
+                return self._restored(handle, version, stamp, commit_id, started, aside=aside)
+
+    def _restored(
+        self, handle: DeltaTable, version: int, stamp: Stamp, commit_id: str, started: float, *, aside: bool
+    ) -> Commit:
+        contract = self._contract
+        whole = aside or next(self._snapshot(handle).faults(), None) is None
+        if contract in USER_TABLES and not aside and whole:
+            raise BadRequestError(
+                "a user table is a copy of the operational store, so restoring an older version has no lasting effect",
+                where=contract.name,
+                hint="Restore a backup of the store, then run `hfthot accounts restore`; `--rewrite` "
+                "rewrites every row of the user tables from the store. Older versions stay readable.",
+            )
+        target = self._reader.at(version, None)
+        if target is not None:
+            target.require()
+        before = handle.version()
+        if version == before:
+            return replace(self._unchanged(version, Plan(), started, 1), changed=aside)
+        commit, hooks = properties(stamp, commit_id, operation="RESTORE")
+        try:
+            with translated(contract.name):
+                handle.restore(version, commit_properties=commit, post_commithook_properties=hooks)
+        except CommitFailedError:
+            raise CommitConflictError(
+                "another writer committed in the meantime; nothing was restored",
+                where=contract.name,
+                hint="Check the table's history, and restore again if you still want to.",
+            ) from None
+        return self._acknowledge(commit_id, before, Plan(), started, 1)
 
     # -- before the write -----------------------------------------------------------------------------------
 
@@ -415,13 +420,12 @@ class Writer:
         for attempt in range(1, _ATTEMPTS + 1):
             if not schema.is_outdated(contract, handle):
                 return
-            with self._backend.writers_lock(exclusive=True), translated(contract.name):
-                handle = log.handle()
+            with self._backend.writers_lock(exclusive=True), self._writing() as newest, translated(contract.name):
                 try:
-                    schema.evolve(contract, handle)
+                    schema.evolve(contract, newest)
                 except CommitFailedError:
                     _pause(attempt)
-                handle = log.handle()
+            handle = log.handle()
         raise self._conflict()
 
     def audited(self, rows: pl.DataFrame | Audited) -> Audited:
@@ -531,11 +535,9 @@ class Writer:
         started = time.perf_counter()
         self.ensure()
         for attempt in range(1, _ATTEMPTS + 1):
-            with self._backend.writers_lock(exclusive=attempt > _OPTIMISTIC):
+            with self._backend.writers_lock(exclusive=attempt > _OPTIMISTIC), self._writing() as handle:
                 # What is read for the plan and what is written go through this one handle: delta-rs detects a
-                # conflict only between the version of the handle and the table's newest.  It is opened anew, so
-                # that nothing is ever built on a log that nobody could open again.
-                handle = self._opened()
+                # conflict only between the version of the handle and the table's newest.
                 before = handle.version()
                 with self._diagnosed(handle):
                     todo = plan(handle)
@@ -564,12 +566,13 @@ class Writer:
                 raise
         return True
 
-    def _opened(self) -> DeltaTable:
-        """Return a fresh handle to the newest version of a table that is there."""
-        handle = self._log.open()
-        if handle is None:
-            raise damaged(self._contract.name, "_delta_log", "is missing or empty")
-        return handle
+    @contextmanager
+    def _writing(self) -> Iterator[DeltaTable]:
+        """Lend a handle at the newest version of a table that is there."""
+        with self._log.writing() as handle:
+            if handle is None:
+                raise damaged(self._contract.name, "_delta_log", "is missing or empty")
+            yield handle
 
     def _snapshot(self, handle: DeltaTable) -> Snapshot:
         return Snapshot(self._contract, self._log, handle)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar, Final, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 __all__ = ["LOG", "Backend", "EntryState", "LogFault", "checkpoint_version", "entry_name", "entry_version"]
 
@@ -22,8 +25,8 @@ class EntryState(NamedTuple):
 
     size: int
     modified: int
-    #: The inode; 0 where there is none.
-    inode: int
+    #: The inode, or the store's tag of the object.
+    identity: int | str
 
 
 class LogFault(NamedTuple):
@@ -75,6 +78,26 @@ class Backend(ABC):
     @abstractmethod
     def entry_states(self, *versions: int) -> list[EntryState | None]:
         """Return the state of log entries, None for each that is not there; the cheapest look at a table."""
+
+    @abstractmethod
+    def entries_after(self, version: int, most: int) -> list[EntryState]:
+        """Return the states of the entries after one, as long as there is a next one, up to a number."""
+
+    @abstractmethod
+    def fetch_entries(self, versions: Sequence[int]) -> None:
+        """Get entries here that are about to be read, where each would be a request: side by side."""
+
+    @abstractmethod
+    def fetched_state(self, version: int) -> EntryState | None:
+        """Return the state of an entry as it was when it was last read, without another look where one was kept."""
+
+    @abstractmethod
+    def open(self, version: int | None) -> DeltaTable:
+        """Open a version, or the newest one, for reading; the Delta library's errors are passed on as they are."""
+
+    @abstractmethod
+    def forget(self, names: Iterable[str] = ()) -> None:
+        """Drop what is kept of the log, but for the named files: another one stands in its place, or it was cut."""
 
     @abstractmethod
     def read_entry(self, version: int) -> bytes | None:

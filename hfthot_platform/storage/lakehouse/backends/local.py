@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
+
+from deltalake import DeltaTable
 
 from hfthot_platform.core.files import sync_file, sync_folder
 from hfthot_platform.storage.lakehouse.backends.base import (
@@ -57,6 +59,24 @@ class LocalBackend(Backend):
         except (FileNotFoundError, NotADirectoryError):
             return None
         return EntryState(found.st_size, found.st_mtime_ns, found.st_ino)
+
+    def entries_after(self, version: int, most: int) -> list[EntryState]:
+        found: list[EntryState] = []
+        while len(found) < most and (state := self._entry_state(version + 1 + len(found))) is not None:
+            found.append(state)
+        return found
+
+    def fetch_entries(self, versions: Sequence[int]) -> None:
+        """Do nothing: they are here."""
+
+    def fetched_state(self, version: int) -> EntryState | None:
+        return self._entry_state(version)
+
+    def open(self, version: int | None) -> DeltaTable:
+        return DeltaTable(self.location, version=version)
+
+    def forget(self, names: Iterable[str] = ()) -> None:
+        """Do nothing: the log itself is here."""
 
     def read_entry(self, version: int) -> bytes | None:
         try:

@@ -5,16 +5,20 @@ Between writers Delta's own conflict detection decides; what a writer that died 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
+from deltalake import DeltaTable
+
 from hfthot_platform.storage.lakehouse.backends.base import LOG, Backend, EntryState, LogFault, entry_name
+from hfthot_platform.storage.lakehouse.backends.log_copy import LogCopy, state_of
 from hfthot_platform.storage.lakehouse.storage import damaged, translated
+from hfthot_platform.storage.objects import open_store, store_errors
 
 if TYPE_CHECKING:
-    from pyarrow.fs import PyFileSystem
+    from obstore.store import ObjectStore
 
 __all__ = ["ObjectBackend"]
 
@@ -30,34 +34,57 @@ class ObjectBackend(Backend):
         self._url = url.rstrip("/")
 
     @cached_property
-    def _store(self) -> PyFileSystem:
-        from deltalake.fs import DeltaStorageHandler
-        from pyarrow.fs import PyFileSystem
+    def _store(self) -> ObjectStore:
+        return open_store(self.location, self.options)
 
-        return PyFileSystem(DeltaStorageHandler(self.location, self.options))
+    @cached_property
+    def _copy(self) -> LogCopy:
+        return LogCopy(self._store)
 
     # -- the log's files ------------------------------------------------------------------------------------
 
     def entry_states(self, *versions: int) -> list[EntryState | None]:
-        from pyarrow.fs import FileType
-
         with translated(self.table):
-            found = self._store.get_file_info([f"{LOG}/{entry_name(version)}" for version in versions])
-        return [EntryState(info.size, info.mtime_ns, 0) if info.type == FileType.File else None for info in found]
+            return [self._state_of(f"{LOG}/{entry_name(version)}") for version in versions]
 
-    def read_entry(self, version: int) -> bytes | None:
+    def _state_of(self, name: str) -> EntryState | None:
+        import obstore
+
         try:
-            with translated(self.table), self._store.open_input_stream(f"{LOG}/{entry_name(version)}") as entry:
-                return bytes(entry.read())
+            with store_errors():
+                return state_of(obstore.head(self._store, name))
         except FileNotFoundError:
             return None
 
-    def log_names(self) -> list[str]:
-        from pyarrow.fs import FileSelector
-
+    def entries_after(self, version: int, most: int) -> list[EntryState]:
         with translated(self.table):
-            found = self._store.get_file_info(FileSelector(LOG, allow_not_found=True, recursive=False))
-        return [info.base_name for info in found]
+            return self._copy.entries_after(version, most)
+
+    def fetch_entries(self, versions: Sequence[int]) -> None:
+        with translated(self.table):
+            self._copy.fetch_entries(versions)
+
+    def fetched_state(self, version: int) -> EntryState | None:
+        known = self._copy.state(version)
+        return self.entry_states(version)[0] if known is None else known
+
+    def open(self, version: int | None) -> DeltaTable:
+        self._copy.bring(version)
+        return DeltaTable(self._copy.folder.as_uri(), version=version)
+
+    def forget(self, names: Iterable[str] = ()) -> None:
+        self._copy.keep(names)
+
+    def read_entry(self, version: int) -> bytes | None:
+        with translated(self.table):
+            return self._copy.entry(version)
+
+    def log_names(self) -> list[str]:
+        import obstore
+
+        with translated(self.table), store_errors():
+            found = obstore.list_with_delimiter(self._store, f"{LOG}/")
+        return [meta["path"].rpartition("/")[2] for meta in found["objects"]]
 
     def remove_from_log(self, name: str) -> None:
         self.remove(f"{LOG}/{name}")
@@ -78,8 +105,10 @@ class ObjectBackend(Backend):
 
     def size_of(self, name: str) -> int:
         with translated(self.table):
-            (found,) = self._store.get_file_info([name])
-        return int(found.size)
+            found = self._state_of(name)
+        if found is None:
+            raise damaged(self.table, name, "is missing")
+        return found.size
 
     def make_room(self, name: str) -> None:
         """Do nothing: an object's name needs no folder."""
@@ -113,8 +142,10 @@ class ObjectBackend(Backend):
         return []
 
     def remove(self, name: str) -> None:
-        with translated(self.table):
-            self._store.delete_file(name)
+        import obstore
+
+        with translated(self.table), store_errors():
+            obstore.delete(self._store, name)
 
     def writers_lock(self, *, exclusive: bool) -> AbstractContextManager[None]:  # noqa: ARG002 - there is none
         return nullcontext()
