@@ -535,7 +535,7 @@ class Writer:
         started = time.perf_counter()
         self.ensure()
         for attempt in range(1, _ATTEMPTS + 1):
-            with self._backend.writers_lock(exclusive=attempt > _OPTIMISTIC), self._writing() as handle:
+            with self._backend.writers_lock(exclusive=attempt > self._backend.optimistic), self._writing() as handle:
                 # What is read for the plan and what is written go through this one handle: delta-rs detects a
                 # conflict only between the version of the handle and the table's newest.
                 before = handle.version()
@@ -548,6 +548,7 @@ class Writer:
                 commit_id = new_commit_id()
                 if self._wrote(todo.write, handle, commit_id, before):
                     return self._acknowledge(commit_id, before, todo, started, attempt)
+            self._backend.met_another_writer()
             _pause(attempt)
         raise self._conflict()
 

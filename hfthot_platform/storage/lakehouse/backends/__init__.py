@@ -33,4 +33,4 @@ def backend_of(storage: Storage, contract: TableContract) -> Backend:
         return LocalBackend(contract.name, folder, lock_file, storage.local / "_damaged" / contract.name)
     from hfthot_platform.storage.lakehouse.backends.object import ObjectBackend
 
-    return ObjectBackend(contract.name, storage.uri(contract), storage.options)
+    return ObjectBackend(contract.name, storage.root, storage.uri(contract), storage.options)

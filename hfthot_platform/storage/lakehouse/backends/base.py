@@ -60,6 +60,8 @@ class Backend(ABC):
 
     #: Whether an exclusive lock keeps all other writers out; else conflicts are found by the log alone.
     locks: ClassVar[bool]
+    #: Attempts at a commit beside other writers, before it is made under the exclusive lock.
+    optimistic: ClassVar[int]
     #: Whether data files can be looked at and read in passing, without a request for each.
     looks_at_files: ClassVar[bool]
 
@@ -192,9 +194,15 @@ class Backend(ABC):
 
     @abstractmethod
     def writers_lock(self, *, exclusive: bool) -> AbstractContextManager[None]:
-        """Hold the table's writers' lock: shared for writers, exclusive for maintenance.
+        """Hold the table's writers' lock: shared for writers, exclusive for maintenance and for who lost too often.
+
+        On an object store an exclusive lock is a turn, which others respect as long as they met writers lately.
 
         Raises:
             LockTimeoutError: others held it for too long.
             StorageReadOnlyError, StorageFullError: the lock's file cannot be made.
         """
+
+    @abstractmethod
+    def met_another_writer(self) -> None:
+        """Note that another writer's commit came between."""

@@ -38,6 +38,7 @@ class LocalBackend(Backend):
     """A table's folder, the file of its lock, and where the end of a damaged log is set aside."""
 
     locks: ClassVar[bool] = True
+    optimistic: ClassVar[int] = 4
     looks_at_files: ClassVar[bool] = True
 
     def __init__(self, table: str, folder: Path, lock_file: Path, aside: Path) -> None:
@@ -216,6 +217,9 @@ class LocalBackend(Backend):
 
     def writers_lock(self, *, exclusive: bool) -> AbstractContextManager[None]:
         return writers_lock(self._lock_file, exclusive=exclusive)
+
+    def met_another_writer(self) -> None:
+        """Do nothing: the lock's file is fair."""
 
 
 def _entry_fault(path: Path | None) -> str | None:

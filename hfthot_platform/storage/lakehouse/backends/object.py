@@ -1,12 +1,13 @@
 """A table on an object store: every look is a request, an object is whole or not there, and there is no lock.
 
-Between writers Delta's own conflict detection decides; what a writer that died left behind is removed by a vacuum.
+Between writers Delta's own conflict detection decides, and those that meet take turns; what a writer that died left
+behind is removed by a vacuum.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import ExitStack, contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -14,6 +15,7 @@ from deltalake import DeltaTable
 
 from hfthot_platform.storage.lakehouse.backends.base import LOG, Backend, EntryState, LogFault, entry_name
 from hfthot_platform.storage.lakehouse.backends.log_copy import LogCopy, state_of
+from hfthot_platform.storage.lakehouse.leases import Turns
 from hfthot_platform.storage.lakehouse.storage import damaged, translated
 from hfthot_platform.storage.objects import open_store, store_errors
 
@@ -27,10 +29,12 @@ class ObjectBackend(Backend):
     """The objects below a table's URL."""
 
     locks: ClassVar[bool] = False
+    optimistic: ClassVar[int] = 1
     looks_at_files: ClassVar[bool] = False
 
-    def __init__(self, table: str, url: str, options: Mapping[str, str]) -> None:
+    def __init__(self, table: str, root: str, url: str, options: Mapping[str, str]) -> None:
         super().__init__(table, url, options, None)
+        self._root = root
         self._url = url.rstrip("/")
 
     @cached_property
@@ -147,5 +151,17 @@ class ObjectBackend(Backend):
         with translated(self.table), store_errors():
             obstore.delete(self._store, name)
 
-    def writers_lock(self, *, exclusive: bool) -> AbstractContextManager[None]:  # noqa: ARG002 - there is none
-        return nullcontext()
+    @cached_property
+    def _turns(self) -> Turns:
+        return Turns(open_store(self._root, self.options), f"_leases/{self.table}", self.table)
+
+    @contextmanager
+    def writers_lock(self, *, exclusive: bool) -> Iterator[None]:
+        with ExitStack() as held:
+            if exclusive or self._turns.crowded:
+                with translated(self.table):
+                    held.enter_context(self._turns.turn(timeout=120.0))
+            yield
+
+    def met_another_writer(self) -> None:
+        self._turns.met()
