@@ -6,9 +6,13 @@ errors.  What does not: what the objects are (`lakehouse.backends`, `leases`).
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from hfthot_platform.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -32,14 +36,13 @@ _OF_THE_CLIENT: Final = frozenset(
         "user_agent",
     }
 )
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|)")
 #: Options that only the Delta library knows.
 _OF_DELTA: Final = frozenset(
     {
         "allow_unsafe_rename",
         "copy_if_not_exists",
         "dynamo_lock_table_name",
-        "max_retries",
-        "retry_timeout",
         "s3_allow_unsafe_rename",
         "s3_locking_provider",
     }
@@ -57,17 +60,36 @@ def open_store(url: str, options: Mapping[str, str]) -> ObjectStore:
 
     config: dict[str, str] = {}
     client: dict[str, str] = {}
+    retries: dict[str, Any] = {}
     for name, value in options.items():
         key = name.lower()
         plain = key.removeprefix("aws_").removeprefix("azure_").removeprefix("google_")
         if plain in _OF_THE_CLIENT:
             client[plain] = value
+        elif plain == "max_retries":
+            retries[plain] = int(value)
+        elif plain == "retry_timeout":
+            retries[plain] = timedelta(seconds=_seconds(value))
         elif plain not in _OF_DELTA:
             config[key] = value
     # The options of each kind of store are checked by the library itself.
     with store_errors():
-        opened: ObjectStore = from_url(url, config=config or None, client_options=client or None)  # type: ignore[arg-type]
+        opened: ObjectStore = cast("Any", from_url)(
+            url, config=config or None, client_options=client or None, retry_config=retries or None
+        )
     return opened
+
+
+def _seconds(text: str) -> float:
+    """Return a duration as the Delta library writes it, such as `500ms`, `10s` or `3m`."""
+    found = _DURATION.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(
+            f"the duration {text!r} is not a number and a unit",
+            where="storage_options",
+            hint="Write 500ms, 10s or 3m.",
+        )
+    return float(found[1]) * {"ms": 0.001, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}[found[2]]
 
 
 @contextmanager

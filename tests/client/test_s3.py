@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from datetime import timedelta
 
 import pytest
 
 from hfthot_platform import LakehouseClient
 from hfthot_platform.core.settings import load_settings
+from tests.object_store import serving
 
 from .conftest import PASSWORD, TODAY, minutes
 
 
 @pytest.fixture(scope="module")
 def options():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server died"
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.1)
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/lake", method="PUT")
-        urllib.request.urlopen(request, timeout=30).close()
-        yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "AKIAHUSHHUSH",
-            "AWS_SECRET_ACCESS_KEY": "topsecret",
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-            "aws_conditional_put": "etag",
-        }
-    finally:
-        server.terminate()
-        server.wait(30)
+    with serving() as server:
+        yield server.options | {"aws_conditional_put": "etag"}
 
 
 @pytest.mark.soak

@@ -83,7 +83,7 @@ def accept_clock(lake: Lakehouse, *, stamp: Stamp | None = None) -> None:
 def _commits(lake: Lakehouse) -> list[datetime]:
     """Return when the commits of all tables were made, by their own record."""
     found: list[datetime] = []
-    for table in lake.tables():
+    for table in lake.written_tables():
         try:
             # As they are: made non-decreasing, a commit under a clock that was wrong would carry all later ones along.
             found += table.log.recorded_times()

@@ -147,3 +147,8 @@ class Lakehouse:
     def tables(self) -> tuple[Table, ...]:
         """Return all tables that have a contract, written or not."""
         return tuple(self.table(name) for name in self.contracts)
+
+    def written_tables(self) -> tuple[Table, ...]:
+        """Return the tables that were written, as far as their places tell: a look at each folder of tables."""
+        there = self.storage.folders_of_tables({contract.parts[:-1] for contract in self.contracts.values()})
+        return tuple(self.table(name) for name, contract in self.contracts.items() if contract.parts in there)

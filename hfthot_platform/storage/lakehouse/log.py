@@ -439,7 +439,7 @@ class DeltaLog:
                 return
             # Everything that the older entries say of the present is in it, and in the newest entry.
             with translated(self.table):
-                handle.create_checkpoint()
+                self.backend.write_checkpoint(handle)
             newest = handle.version()
             older = [
                 (int(match.group(2) or match.group(1)), match.group(0))

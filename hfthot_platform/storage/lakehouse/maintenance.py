@@ -118,7 +118,8 @@ def maintain(
             # Durable before anything is deleted that it stands for.
             table.backend.make_all_durable()
             vacuumed = _vacuum(lake, table, handle, days, stamp)
-            handle.create_checkpoint()
+            handle.update_incremental()
+            table.backend.write_checkpoint(handle)
             table.backend.make_all_durable()
             entries = _log_entries(table)
             if not doubted:
@@ -367,7 +368,9 @@ def _unneeded_files(table: Table, handle: DeltaTable, hours: int) -> list[str]:
     Beside writers (where no lock keeps them out) only those go that the log itself retired.
     """
     full = table.backend.locks
-    unneeded = handle.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=full)
+    # What the log retired is told by a handle for reading, which costs no requests.
+    looking = handle if full else table.log.handle(handle.version())
+    unneeded = looking.vacuum(hours, dry_run=True, enforce_retention_duration=False, full=full)
     # Files that an earlier vacuum removed are listed as long as the log remembers them.
     return table.backend.present(unquote(name) for name in unneeded)
 

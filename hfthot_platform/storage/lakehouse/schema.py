@@ -27,7 +27,7 @@ def create(contract: TableContract, log: DeltaLog) -> None:
     configuration: dict[str, str | None] = {
         _VERSION_PROPERTY: str(contract.schema_version),
         "delta.dataSkippingStatsColumns": ",".join(contract.stats_columns),
-        "delta.checkpointInterval": "50",
+        "delta.checkpointInterval": str(log.backend.checkpoint_interval),
         "delta.deletedFileRetentionDuration": f"interval {days} days",
         "delta.logRetentionDuration": f"interval {days} days",
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,6 +28,7 @@ from hfthot_platform.core.errors import (
     nearest,
 )
 from hfthot_platform.domain.contracts import TableContract
+from hfthot_platform.storage.objects import open_store, store_errors
 
 __all__ = ["Storage", "damaged", "translated"]
 
@@ -118,6 +119,28 @@ class Storage:
     def lock_file(self, contract: TableContract) -> Path | None:
         """Return the writers' lock file of a table, or None on an object store."""
         return self.local / "_locks" / f"{contract.name}.lock" if self.local else None
+
+    def folders_of_tables(self, parents: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
+        """Return which folders there are below some folders, each as its parts below the root."""
+        if self.local is not None:
+            return {
+                (*parent, path.name)
+                for parent in parents
+                if (folder := self.local.joinpath(*parent)).is_dir()
+                for path in folder.iterdir()
+            }
+        import obstore
+
+        store = open_store(self.root, self.options)
+        with translated("lake"), store_errors():
+            listed = {
+                parent: obstore.list_with_delimiter(store, "".join(f"{part}/" for part in parent)) for parent in parents
+            }
+        return {
+            (*parent, prefix.rpartition("/")[2])
+            for parent, found in listed.items()
+            for prefix in found["common_prefixes"]
+        }
 
 
 @contextmanager

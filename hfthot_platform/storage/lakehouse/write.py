@@ -636,6 +636,7 @@ class Writer:
                 where=self._contract.name,
                 hint="Check the disk. It is safe to run the same merge or replace again.",
             ) from None
+        self._backend.committed(version)
         published, duplicate, rejected = todo.counted()
         return Commit(
             table=self._contract.name,

@@ -62,6 +62,8 @@ class Backend(ABC):
     locks: ClassVar[bool]
     #: Attempts at a commit beside other writers, before it is made under the exclusive lock.
     optimistic: ClassVar[int]
+    #: Commits after which the Delta library makes a checkpoint by itself.
+    checkpoint_interval: ClassVar[int]
     #: Whether data files can be looked at and read in passing, without a request for each.
     looks_at_files: ClassVar[bool]
 
@@ -108,6 +110,10 @@ class Backend(ABC):
     @abstractmethod
     def log_names(self) -> list[str]:
         """Return the names of all files in the log's folder."""
+
+    @abstractmethod
+    def write_checkpoint(self, handle: DeltaTable) -> None:
+        """Write a checkpoint of the version that a handle is at."""
 
     @abstractmethod
     def remove_from_log(self, name: str) -> None:
@@ -162,6 +168,10 @@ class Backend(ABC):
     @abstractmethod
     def create(self) -> None:
         """Make the place for a new table."""
+
+    @abstractmethod
+    def committed(self, version: int) -> None:
+        """Do what is due after a version was committed here, as long as it may fail without harm."""
 
     @abstractmethod
     def make_durable(self, added: Iterable[str], version: int) -> None:

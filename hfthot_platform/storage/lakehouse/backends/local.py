@@ -39,6 +39,7 @@ class LocalBackend(Backend):
 
     locks: ClassVar[bool] = True
     optimistic: ClassVar[int] = 4
+    checkpoint_interval: ClassVar[int] = 50
     looks_at_files: ClassVar[bool] = True
 
     def __init__(self, table: str, folder: Path, lock_file: Path, aside: Path) -> None:
@@ -90,6 +91,9 @@ class LocalBackend(Backend):
             return os.listdir(self._log)  # noqa: PTH208 - names are enough
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def write_checkpoint(self, handle: DeltaTable) -> None:
+        handle.create_checkpoint()
 
     def remove_from_log(self, name: str) -> None:
         (self._log / name).unlink(missing_ok=True)
@@ -180,6 +184,9 @@ class LocalBackend(Backend):
 
     def create(self) -> None:
         self._root.mkdir(parents=True, exist_ok=True)
+
+    def committed(self, version: int) -> None:
+        """Do nothing: the Delta library makes checkpoints by itself."""
 
     def make_durable(self, added: Iterable[str], version: int) -> None:
         # delta-rs never calls fsync; a commit is acknowledged to our callers only after this.

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import obstore
+from deltalake import DeltaTable
 
 from hfthot_platform.storage.lakehouse.backends.base import (
     LOG,
@@ -110,6 +111,19 @@ class LogCopy:
             self._fetch(wanted)
             if start >= 0:
                 self._checkpoints[start] = set(parts[start])
+
+    def write_checkpoint(self, version: int) -> None:
+        """Make a checkpoint of a version here, and store it beside the log's entries; a hint to it goes last."""
+        with self._lock:
+            self.bring(version)
+            DeltaTable(self.folder.as_uri(), version=version).create_checkpoint()
+            made = [path for path in self._log.iterdir() if checkpoint_version(path.name) == version]
+            hint = self._log / "_last_checkpoint"
+            with store_errors():
+                for path in (*made, hint):
+                    obstore.put(self._store, f"{LOG}/{path.name}", path.read_bytes())
+            hint.unlink()  # the copy is listed: entries come to it that are newer than any hint
+            self._checkpoints[version] = {path.name for path in made}
 
     def keep(self, names: Iterable[str]) -> None:
         """Drop what the log has no more."""

@@ -6,13 +6,15 @@ behind is removed by a vacuum.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from deltalake import DeltaTable
 
+from hfthot_platform.core.errors import LakehouseError
 from hfthot_platform.storage.lakehouse.backends.base import LOG, Backend, EntryState, LogFault, entry_name
 from hfthot_platform.storage.lakehouse.backends.log_copy import LogCopy, state_of
 from hfthot_platform.storage.lakehouse.leases import Turns
@@ -24,12 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectBackend"]
 
+_LOG: Final = logging.getLogger(__name__)
+#: Commits between checkpoints: whoever opens the table anew reads so many entries at most.
+_CHECKPOINT_EVERY: Final = 25
+
 
 class ObjectBackend(Backend):
     """The objects below a table's URL."""
 
     locks: ClassVar[bool] = False
     optimistic: ClassVar[int] = 1
+    #: Never: it would read every entry since the last one twice, and here they are in the copy.
+    checkpoint_interval: ClassVar[int] = 1_000_000_000
     looks_at_files: ClassVar[bool] = False
 
     def __init__(self, table: str, root: str, url: str, options: Mapping[str, str]) -> None:
@@ -90,6 +98,11 @@ class ObjectBackend(Backend):
             found = obstore.list_with_delimiter(self._store, f"{LOG}/")
         return [meta["path"].rpartition("/")[2] for meta in found["objects"]]
 
+    def write_checkpoint(self, handle: DeltaTable) -> None:
+        """Make it from the log's copy: the Delta library would fetch every entry since the last one, twice."""
+        with translated(self.table):
+            self._copy.write_checkpoint(handle.version())
+
     def remove_from_log(self, name: str) -> None:
         self.remove(f"{LOG}/{name}")
 
@@ -130,6 +143,16 @@ class ObjectBackend(Backend):
 
     def create(self) -> None:
         """Do nothing: a bucket has no folders."""
+
+    def committed(self, version: int) -> None:
+        if version % _CHECKPOINT_EVERY:
+            return
+        try:
+            with translated(self.table):
+                self._copy.write_checkpoint(version)
+        except (LakehouseError, OSError) as error:
+            # The commit stands; the log is only longer to read until the next one.
+            _LOG.warning("%s: no checkpoint of version %s was written: %s", self.table, version, error)
 
     def make_durable(self, added: Iterable[str], version: int) -> None:
         """Do nothing: what the store acknowledged is durable."""
