@@ -73,6 +73,7 @@ __all__ = [
     "StorageFullError",
     "StorageReadOnlyError",
     "StorageUnavailableError",
+    "StorageUnsafeError",
     "StoreError",
     "StoreMissingError",
     "StrategyError",
@@ -317,6 +318,13 @@ class StorageReadOnlyError(LakehouseError):
 
     code = "STORAGE_READ_ONLY"
     remedy = "Correct the permissions, or mount the device read-write, then run the same step again."
+
+
+class StorageUnsafeError(LakehouseError):
+    """The object store overwrites what it was asked only to create, so that two commits that meet become one."""
+
+    code = "STORAGE_UNSAFE"
+    remedy = "Use an object store with conditional put (If-None-Match), and switch it on where it is a setting."
 
 
 class StorageUnavailableError(LakehouseError):

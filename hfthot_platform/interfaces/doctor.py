@@ -116,8 +116,11 @@ def _lake(lake: Lakehouse) -> Iterator[Finding]:
     if root is None:
         # A look at one table answers whether address, credentials and network are right.
         lake.table("ops.ingest_files").version()
+        lake.storage.require_safe()
         options = ", ".join(sorted(lake.storage.options)) or "none"
-        yield Finding("ok", "lake", f"{lake.storage.root} answers; storage options set: {options}")
+        yield Finding(
+            "ok", "lake", f"{lake.storage.root} answers and creates an object only once; storage options set: {options}"
+        )
         return
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir():

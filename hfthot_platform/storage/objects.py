@@ -7,6 +7,7 @@ errors.  What does not: what the objects are (`lakehouse.backends`, `leases`).
 from __future__ import annotations
 
 import re
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
@@ -17,7 +18,7 @@ from hfthot_platform.core.errors import ConfigError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["create_object", "open_store", "read_object", "store_errors"]
+__all__ = ["create_object", "creates_only_once", "open_store", "read_object", "store_errors"]
 
 #: Options of the connection, which are not options of one kind of store.
 _OF_THE_CLIENT: Final = frozenset(
@@ -134,3 +135,25 @@ def read_object(store: ObjectStore, name: str) -> bytes | None:
             return bytes(obstore.get(store, name).bytes())
     except FileNotFoundError:
         return None
+
+
+def creates_only_once(store: ObjectStore, folder: str) -> bool:
+    """Return whether the store refuses to create an object that is there, by trying it on one of its own.
+
+    Delta's commits rest on it: a store that overwrites loses one of two commits that meet, and says nothing.
+
+    Args:
+        store: the objects.
+        folder: where the object of the trial is made, and removed.
+
+    Raises:
+        OSError: the store did not answer, or refused.
+    """
+    import obstore
+
+    name = f"{folder}/{uuid.uuid4().hex}"
+    try:
+        return create_object(store, name, b"1") and not create_object(store, name, b"2")
+    finally:
+        with store_errors():
+            obstore.delete(store, name)

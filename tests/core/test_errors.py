@@ -72,6 +72,7 @@ CODES = {
     "StorageFullError": "STORAGE_FULL",
     "StorageReadOnlyError": "STORAGE_READ_ONLY",
     "StorageUnavailableError": "STORAGE_UNAVAILABLE",
+    "StorageUnsafeError": "STORAGE_UNSAFE",
     "StoreError": "STORE_UNAVAILABLE",
     "StoreMissingError": "STORE_MISSING",
     "StrategyError": "STRATEGY_FAILED",

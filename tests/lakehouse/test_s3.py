@@ -13,7 +13,7 @@ import obstore
 import polars as pl
 import pytest
 
-from hfthot_platform.core.errors import StorageUnavailableError, VersionUnavailableError
+from hfthot_platform.core.errors import StorageUnavailableError, StorageUnsafeError, VersionUnavailableError
 from hfthot_platform.services.sql import query
 from hfthot_platform.storage.lakehouse import Lakehouse, maintain
 from hfthot_platform.storage.objects import open_store
@@ -263,6 +263,14 @@ def test_a_store_that_does_not_answer_is_unavailable(options, trades):
 
     with pytest.raises(StorageUnavailableError, match="did not answer or refused"):
         Lakehouse.open("s3://lake/x", dead).table("market.trades").append(trades())
+
+
+def test_a_store_that_overwrites_what_it_is_asked_to_create_is_refused_before_the_first_table(trades):
+    with serving(conditional_put=False) as unsafe:
+        lake = Lakehouse.open("s3://lake/x", unsafe.options, new=True)
+        with pytest.raises(StorageUnsafeError, match="If-None-Match"):
+            lake.table("market.trades").append(trades())
+        assert not lake.exists()
 
 
 def test_an_ordered_log_is_applied_exactly_once(lake):

@@ -91,6 +91,7 @@ class Lakehouse:
 
         Raises:
             ConfigError: a part of the lake's path is a file.
+            StorageUnsafeError: the object store overwrites what it was asked only to create.
         """
         if not self.exists():
             local = self.storage.local

@@ -24,11 +24,12 @@ from hfthot_platform.core.errors import (
     StorageFullError,
     StorageReadOnlyError,
     StorageUnavailableError,
+    StorageUnsafeError,
     UnsupportedTableError,
     nearest,
 )
 from hfthot_platform.domain.contracts import TableContract
-from hfthot_platform.storage.objects import open_store, store_errors
+from hfthot_platform.storage.objects import creates_only_once, open_store, store_errors
 
 __all__ = ["Storage", "damaged", "translated"]
 
@@ -119,6 +120,25 @@ class Storage:
     def lock_file(self, contract: TableContract) -> Path | None:
         """Return the writers' lock file of a table, or None on an object store."""
         return self.local / "_locks" / f"{contract.name}.lock" if self.local else None
+
+    def require_safe(self) -> None:
+        """Check that an object store lets only one writer create an object; three requests, and none on a disk.
+
+        Raises:
+            StorageUnsafeError: it overwrites what is there.
+            StorageUnavailableError: it did not answer.
+        """
+        if self.local is not None:
+            return
+        with translated("lake"):
+            safe = creates_only_once(open_store(self.root, self.options), "_probe")
+        if not safe:
+            raise StorageUnsafeError(
+                "the object store overwrote an object that it was asked only to create (If-None-Match)",
+                where=self.root,
+                hint="Commits of two writers would be lost without a trace. Use a store with conditional put, or "
+                "switch it on.",
+            )
 
     def folders_of_tables(self, parents: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
         """Return which folders there are below some folders, each as its parts below the root."""

@@ -409,6 +409,7 @@ class Writer:
         contract, log = self._contract, self._log
         newest = self._reader.newest()
         if newest is None:
+            self._lake.storage.require_safe()
             with translated(contract.name):
                 schema.create(contract, log)
         elif not self._evolved:
