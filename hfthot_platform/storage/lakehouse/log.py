@@ -36,7 +36,7 @@ __all__ = ["FAR_BEHIND", "Added", "Changes", "DeltaLog", "LogTip"]
 
 #: A file of the log that is about one version, or about the versions up to a second one.
 _OF_A_VERSION: Final = re.compile(r"(\d{20})\.(?:(\d{20})\.)?(?:json|crc|compacted\.json|checkpoint\..*)")
-#: Entries after which a log is opened anew rather than followed: a checkpoint is nearer than so many.
+#: Entries after which a log is opened again rather than followed: a checkpoint is nearer than so many.
 FAR_BEHIND: Final = 200
 #: Handles for writing that are kept of a table on an object store.
 _SPARE_HANDLES: Final = 2
@@ -261,15 +261,20 @@ class DeltaLog:
         Where nothing came, that is one look, whatever the length of the log.  So many that opening the log anew is
         nearer count as a tip that is gone.
         """
+        return self._look(tip, tip.version)[0]
+
+    def _look(self, tip: LogTip, other: int) -> tuple[list[LogTip] | None, bool]:
+        """Return the same, and whether the entry of another version is there: one look at both."""
         with translated(self.table):
-            (state,) = self.backend.entry_states(tip.version)
-            if state != tip.state:
+            looked = self.backend.entry_states(*dict.fromkeys((tip.version, other)))
+            is_there = looked[-1] is not None
+            if looked[0] != tip.state:
                 self.backend.forget()
-                return None
+                return None, is_there
             states = self.backend.entries_after(tip.version, FAR_BEHIND)
         if len(states) == FAR_BEHIND:
-            return None
-        return [LogTip(version, state) for version, state in enumerate(states, tip.version + 1)]
+            return None, is_there
+        return [LogTip(version, state) for version, state in enumerate(states, tip.version + 1)], is_there
 
     def newest_known(self) -> int | None:
         """Return the newest version up to which the history was read, else by the names; None if there is no entry."""
@@ -374,12 +379,10 @@ class DeltaLog:
         Where nothing came and nothing went, that is one look, whatever the length of the log.
         """
         history, tip = self._history, self._read_to
-        came = None if tip is None else self.follow(tip)
-        if tip is not None and came is not None and history.versions:
+        came, is_whole = (None, False) if tip is None else self._look(tip, next(iter(history.versions), tip.version))
+        if came is not None:
             self._read(history, came)
-            with translated(self.table):
-                (oldest,) = self.backend.entry_states(history.versions[0])
-            if oldest is not None:
+            if is_whole:
                 return history
         names = self.log_names()
         self.backend.forget(names)
