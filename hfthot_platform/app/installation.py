@@ -148,8 +148,10 @@ class Installation:
 
         def make() -> Lakehouse:
             from hfthot_platform.app.lake import open_lake
+            from hfthot_platform.storage.lakehouse.file_cache import FileCache
 
-            return open_lake(self.storage, self.clock, self.models, new=self._new)
+            cache = FileCache(self.settings.scratch / "files", round(self.settings.file_cache_gib * 2**30))
+            return open_lake(self.storage, self.clock, self.models, new=self._new, file_cache=cache)
 
         return self._part("lake", make)
 

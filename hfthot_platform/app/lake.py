@@ -15,6 +15,7 @@ from hfthot_platform.domain.contracts.views import VIEWS
 from hfthot_platform.services.sql.models.loader import model_files, read_models
 from hfthot_platform.services.sql.models.model import Models
 from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.file_cache import FileCache
 from hfthot_platform.storage.lakehouse.storage import Storage
 
 __all__ = ["models_folder", "models_of", "open_lake"]
@@ -51,7 +52,14 @@ def _read(folder: Path, files: tuple[tuple[Path, bytes | int | None], ...]) -> M
     return read_models(folder)
 
 
-def open_lake(storage: Storage, clock: Callable[[], datetime], models: Models, *, new: bool = False) -> Lakehouse:
+def open_lake(
+    storage: Storage,
+    clock: Callable[[], datetime],
+    models: Models,
+    *,
+    new: bool = False,
+    file_cache: FileCache | None = None,
+) -> Lakehouse:
     """Open the lake with the platform's tables and views, and those of the SQL models.
 
     A model whose file has a mistake is left out, so that one broken file keeps nobody from the other tables;
@@ -62,6 +70,7 @@ def open_lake(storage: Storage, clock: Callable[[], datetime], models: Models, *
         clock: tells the time.
         models: the SQL models.
         new: whether a lake that is not there yet reads as an empty one.
+        file_cache: where data files of an object store are kept for the SQL gateway.
     """
     return Lakehouse(
         storage,
@@ -69,4 +78,5 @@ def open_lake(storage: Storage, clock: Callable[[], datetime], models: Models, *
         contracts={**CONTRACTS, **models.contracts},
         views={**VIEWS, **models.views},
         new=new,
+        file_cache=file_cache,
     )

@@ -163,6 +163,9 @@ class Settings(BaseSettings):
     """Memory limit in MiB of a statement in the SQL gateway."""
     sql_deadline_seconds: Annotated[float, Field(gt=0, le=3600)] = 30.0
     """Seconds after which a statement in the SQL gateway is stopped."""
+    file_cache_gib: Annotated[float, Field(gt=0, le=100_000)] = 8.0
+    """GiB of data files of an object store that are kept in `scratch` for the SQL gateway, whose workers have no
+    network."""
     scratch: Path = Path("data/scratch")
     """Folder for spilling and downloads."""
     accounts: Path = Path("data/accounts")

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse.commits import Files
 
 __all__ = ["DerivedView", "ResolvedRelations", "TableAtVersion", "known_names", "register", "relations_of", "resolve"]
-__all__ += ["select_files"]
+__all__ += ["needed_filters", "select_files"]
 
 #: With fewer files than this, finding out which ones are not needed costs more than opening them.
 _WORTH_PRUNING = 8
@@ -242,7 +242,7 @@ def register(
     for schema in sorted(schema_name for schema_name in schemas if schema_name is not None):
         connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(schema)}")
     by_path = lake.storage.opens_by_path
-    needed = _needed(connection, statement, resolved) if by_path else {}
+    needed = needed_filters(connection, tree_of(connection, statement.sql), resolved) if by_path else {}
     paths: list[str] = []
     size = 0
     for number, source in enumerate(resolved.sources):
@@ -280,11 +280,19 @@ def register(
     return paths, size
 
 
-def _needed(
-    connection: duckdb.DuckDBPyConnection, statement: Statement, resolved: ResolvedRelations
+def needed_filters(
+    connection: duckdb.DuckDBPyConnection, tree: Node | None, resolved: ResolvedRelations
 ) -> dict[str, Filters]:
-    """Return what the rows of each source must meet, by the name of its DuckDB view."""
-    if all(source.files is None or len(source.files.paths) < _WORTH_PRUNING for source in resolved.sources):
+    """Return what the rows of each source must meet, by the name of its DuckDB view.
+
+    Args:
+        connection: a database that takes the views' own text apart.
+        tree: the statement's, from `tree_of`; nothing in it is run, so that it need not be trusted.
+        resolved: what the statement reads.
+    """
+    if tree is None or all(
+        source.files is None or len(source.files.paths) < _WORTH_PRUNING for source in resolved.sources
+    ):
         return {}
     columns: dict[tuple[str, ...], frozenset[str]] = {}
     stands_for: dict[tuple[str, ...], str] = {}
@@ -297,12 +305,11 @@ def _needed(
         stands_for[path] = view.reference.view if view.of is None else view.of.view
     found: dict[str, Filters] = {}
     # A selection of columns is no place where a table stands, but another name for it.
-    texts = [statement.sql, *(derived.sql for derived in resolved.views if derived.of is None)]
-    for sql in texts:
-        tree: Node | None = tree_of(connection, sql)
-        if tree is None:
+    views = [tree_of(connection, derived.sql) for derived in resolved.views if derived.of is None]
+    for part in (tree, *views):
+        if part is None:
             return {}
-        for path, filters in filters_of(tree, columns).items():
+        for path, filters in filters_of(part, columns).items():
             name = stands_for.get(path, "")
             before = found.get(name, [])
             found[name] = None if filters is None or before is None else [*before, *filters]

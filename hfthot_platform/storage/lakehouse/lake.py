@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Final
 
 from hfthot_platform.core.errors import ConfigError, LakeMissingError, UnknownTableError
 from hfthot_platform.core.time import utc_now
 from hfthot_platform.domain.contracts import CONTRACTS, TableContract, contract
 from hfthot_platform.domain.contracts.ops import INCIDENTS
 from hfthot_platform.domain.contracts.views import VIEWS, SqlView, View
+from hfthot_platform.storage.lakehouse.commits import Files
+from hfthot_platform.storage.lakehouse.file_cache import FileCache
 from hfthot_platform.storage.lakehouse.storage import Storage
 from hfthot_platform.storage.lakehouse.table import Table
 
 __all__ = ["Lakehouse"]
+
+_CACHE_BYTES: Final = 8 * 2**30
 
 
 class Lakehouse:
@@ -33,6 +39,7 @@ class Lakehouse:
         contracts: Mapping[str, TableContract] = CONTRACTS,
         views: Mapping[str, View | SqlView] = VIEWS,
         new: bool = False,
+        file_cache: FileCache | None = None,
     ) -> None:
         self.storage = storage
         #: The contracts of this lake's tables: those of the platform, and those that SQL models declare.
@@ -41,6 +48,8 @@ class Lakehouse:
         self.views = views
         #: Tells the time; injected so that tests and backfills are deterministic.
         self.clock = clock
+        #: Where data files of an object store are kept for those who cannot reach it.
+        self.file_cache = file_cache or FileCache(Path(tempfile.gettempdir()) / "hfthot-files", _CACHE_BYTES)
         #: Whether a lake that is not there yet reads as an empty one, for those who are about to write it.
         self.new = new
         #: When the clock was last found to agree with the commits (`lakehouse.clock`).
@@ -153,3 +162,18 @@ class Lakehouse:
         """Return the tables that were written, as far as their places tell: a look at each folder of tables."""
         there = self.storage.folders_of_tables({contract.parts[:-1] for contract in self.contracts.values()})
         return tuple(self.table(name) for name, contract in self.contracts.items() if contract.parts in there)
+
+    def fetched(self, name: str, files: Files, positions: Sequence[int]) -> list[str]:
+        """Return the paths on this host of data files of a table, by their position; fetched where they are not here.
+
+        Raises:
+            StorageFullError: they need more than the cache may take.
+            DamagedTableError: a file is missing, or has another size than the log says.
+            StorageUnavailableError: the store did not answer.
+        """
+        backend = self.table(name).backend
+        sizes = files.entries.column("size_bytes")
+        start = len(backend.path_of(""))
+        return self.file_cache.fetch(
+            backend, [(files.paths[position][start:], sizes[position].as_py()) for position in positions]
+        )

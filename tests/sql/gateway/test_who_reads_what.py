@@ -24,7 +24,7 @@ from hfthot_platform.domain.access.visibility import Visibility
 from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
 from hfthot_platform.domain.contracts.model import DATE, INT, TEXT
 from hfthot_platform.domain.contracts.views import VIEWS, SqlView
-from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway, catalog
+from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway
 from hfthot_platform.services.sql.gateway.catalog import Catalog
 from hfthot_platform.services.sql.relations import relations_of
 from hfthot_platform.storage.lakehouse import Lakehouse
@@ -339,7 +339,7 @@ def on_an_object_store(lake, monkeypatch):
     return lake
 
 
-def test_tables_on_an_object_store_are_handed_over_as_rows(on_an_object_store, pool):
+def test_tables_on_an_object_store_are_read_as_on_a_disk(on_an_object_store, pool):
     gateway = open_to(on_an_object_store, pool, Principal("a", "registered", "enterprise"))
     limited = seeing_back("b", days=30)
     sql = "SELECT date, symbol, max(ts) AS t FROM market.bars_1m VERSION AS OF 2 GROUP BY ALL ORDER BY ALL"
@@ -348,13 +348,6 @@ def test_tables_on_an_object_store_are_handed_over_as_rows(on_an_object_store, p
     assert gateway.query("SELECT * FROM market.kanarien").schema.names == ["id", "ts", "label"]
     month = open_to(on_an_object_store, pool, limited)
     assert month.query("SELECT count(*) AS n FROM market.kanarien").data.to_pylist() == [{"n": 2_000}]
-
-
-def test_large_tables_on_an_object_store_are_refused(on_an_object_store, pool, monkeypatch):
-    monkeypatch.setattr(catalog, "_MOST_REMOTE", 1_000)
-
-    with pytest.raises(SqlRefusedError, match="object store"):
-        open_to(on_an_object_store, pool, Principal("a", "registered", "enterprise")).query("FROM market.kanarien")
 
 
 # -- quota and limits -------------------------------------------------------------------------------------------

@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Any, Final
 import polars as pl
 import pyarrow as pa
 
-from hfthot_platform.core.errors import SqlRefusedError, UnknownTableError, nearest
+from hfthot_platform.core.duckdb import new_restricted_database
+from hfthot_platform.core.errors import SqlRefusedError, StorageFullError, UnknownTableError, nearest
 from hfthot_platform.core.time import ONE_DAY, Grain, midnight, partition_days
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.model import DATE
 from hfthot_platform.domain.contracts.views import View
 from hfthot_platform.services.sql.discovery import relations as discovery_of
 from hfthot_platform.services.sql.gateway.worker import SuppliedView, Supply
+from hfthot_platform.services.sql.pruning import Filters, kept_files
 from hfthot_platform.services.sql.relations import (
     DerivedView,
+    ResolvedRelations,
     TableAtVersion,
     listed,
+    needed_filters,
     no_rows,
     relations_of,
     resolve,
@@ -43,8 +47,6 @@ __all__ = ["Catalog"]
 
 #: More rows than any table has: a LIMIT that only keeps filters from moving past it.
 _ALL_ROWS: Final = 2**62
-#: Files on an object store that are read for one statement, by this process: workers have no network.
-_MOST_REMOTE: Final = 64 * 2**20
 
 
 class Catalog:
@@ -61,6 +63,8 @@ class Catalog:
         self._visibility = principal.visibility
         #: Readable columns by table and view.
         self.permitted = self._visibility.readable(relations or relations_of(lake))
+        #: Whether files have to be fetched for a worker, which has no network.
+        self.fetches = not lake.storage.opens_by_path
         #: All names that a statement may use.
         self.known: tuple[str, ...] = (*self.permitted, *DISCOVERY)
 
@@ -76,7 +80,13 @@ class Catalog:
                 raise UnknownTableError(f"unknown table {name[:100]!r}", where="SQL", hint=hint)
 
     def supply(
-        self, named: Sequence[Any], versions: Mapping[str, int], as_of: datetime | None
+        self,
+        named: Sequence[Any],
+        versions: Mapping[str, int],
+        as_of: datetime | None,
+        *,
+        tree: object = None,
+        params: object = None,
     ) -> tuple[Supply, dict[str, int]]:
         """Return what a worker is given for the names that its statement has, and the versions that it reads.
 
@@ -84,9 +94,13 @@ class Catalog:
             named: `[name, view, version, time]` for each, as the worker says; it may lie, and gets no more by it.
             versions: versions of those that have none, by table.
             as_of: the time for those that have no version even so.
+            tree: the statement's tree as the worker has it: files of an object store that it cannot need are not
+                fetched.  It may lie too, and misses rows by it.
+            params: values of the statement's parameters.
 
         Raises:
             UnknownTableError: a name is not the caller's to read.
+            SqlRefusedError: the files that it needs are more than this host may keep of the object store.
             VersionUnavailableError: a version is not readable (any more); the message names the readable range.
         """
         references = tuple(self._reference(*said) for said in named)
@@ -110,26 +124,16 @@ class Catalog:
             whole = self._visibility.history is None
             for name, frame in discovery_of(self._lake, found.discovery, permitted=self.permitted, rows=whole).items():
                 supplied.append(SuppliedView("hfthot", view_of(name), "", _stream_of(frame)))
-        remote = not self._lake.storage.opens_by_path
-        size = 0
         told: int | None = None
+        filters = self._filters(tree, found) if self.fetches else {}
         for source in found.sources:
             view = source.reference.view
             schema = schemas.get(view, source.reference.schema)
-            if remote and source.files is not None and source.files.paths:
-                size += source.files.bytes
-                if size > _MOST_REMOTE:
-                    raise SqlRefusedError(
-                        f"the statement's tables have more than {_MOST_REMOTE >> 20} MiB in the object store",
-                        where="SQL",
-                        hint="Query smaller tables, or use a gateway with a local copy of the lake.",
-                    )
-                supplied.append(SuppliedView(schema, view, "", _stream_of(self._rows(source))))
-                continue
-            body, inside, cut = self._body(source)
+            needed = filters.get(view)
+            body, opened, is_cut = self._body(source, needed, params)
             supplied.append(SuppliedView(schema, view, body))
-            paths += [*inside, *cut]
-            if cut:
+            paths += opened
+            if is_cut:
                 told = 0
         for derived in found.views:
             reference = derived.reference
@@ -164,39 +168,72 @@ class Catalog:
             sql = f"SELECT {listed(columns)} FROM (\n{sql}\n)"  # noqa: S608 - the same
         return sql
 
-    def _rows(self, source: TableAtVersion) -> pl.DataFrame:
-        """Return the readable rows and columns of a table on an object store, which a worker cannot reach."""
-        contract = source.contract
-        scan = self._lake.table(contract.name).scan(source.version)
-        if (since := self._since(contract)) is not None:
-            dated = contract.column(str(contract.time_column)).dtype == DATE
-            scan = scan.filter(pl.col(str(contract.time_column)) >= (since.date() if dated else since))
-        return scan.select(self.permitted[contract.name]).collect()
+    def _filters(self, tree: object, found: ResolvedRelations) -> dict[str, Filters]:
+        """Return what rows the statement can need, by view; nothing where its tree does not tell."""
+        if not isinstance(tree, dict):
+            return {}
+        with new_restricted_database() as connection:
+            try:
+                return needed_filters(connection, tree, found)
+            except Exception:  # noqa: BLE001 - no tree that DuckDB made, so all files are fetched
+                return {}
 
     def _since(self, contract: TableContract) -> datetime | None:
         if self._visibility.history is None or contract.time_column is None:
             return None
         return self._lake.clock().astimezone(UTC) - self._visibility.history
 
-    def _body(self, source: TableAtVersion) -> tuple[str, list[str], list[str]]:
+    def _body(self, source: TableAtVersion, needed: Filters, params: object) -> tuple[str, list[str], bool]:
         """Return the SELECT of the rows and columns of a table that the caller may read, and the files in it.
 
-        Files all of whose rows are the caller's to read come first, then those with other rows as well.
+        Files all of whose rows are the caller's to read come first, then those with other rows as well; the last of
+        what is returned says whether there are such.
         """
         contract, files = source.contract, source.files
         columns = listed(self.permitted[contract.name])
         if files is None or not files.paths:
-            return f"SELECT {columns} FROM ({no_rows(contract)})", [], []  # noqa: S608 - quoted names of our own
+            return f"SELECT {columns} FROM ({no_rows(contract)})", [], False  # noqa: S608 - quoted names of our own
         since = self._since(contract)
         inside, cut = _split(contract, files, since)
-        parts = [select_files(contract, inside)] if inside or not cut else []
+        if self.fetches:
+            # Whether a file with rows that the caller may not see is left out would tell of them.
+            kept = self._kept(source, needed, params)
+            inside = [position for position in inside if position in kept]
+        opened = self._paths(source, [*inside, *cut])
+        parts = [select_files(contract, opened[: len(inside)])] if inside or not cut else []
         if cut:
             parts.append(
-                f"SELECT * FROM ({select_files(contract, cut)}) "  # noqa: S608 - the same
+                f"SELECT * FROM ({select_files(contract, opened[len(inside) :])}) "  # noqa: S608 - the same
                 f'WHERE "{contract.time_column}" >= {_literal(contract, since)} LIMIT {_ALL_ROWS}'
             )
         union = " UNION ALL ".join(f"SELECT {columns} FROM ({part})" for part in parts)  # noqa: S608 - the same
-        return union, inside, cut
+        return union, opened, bool(cut)
+
+    def _kept(self, source: TableAtVersion, needed: Filters, params: object) -> frozenset[int]:
+        """Return the positions of the files that the statement can need."""
+        files = source.files
+        assert files is not None
+        if not needed:
+            return frozenset(range(len(files.paths)))
+        values = params if isinstance(params, dict) else {}
+        if isinstance(params, list | tuple):
+            values = {str(number): value for number, value in enumerate(params, 1)}
+        with new_restricted_database() as connection:
+            try:
+                return frozenset(kept_files(connection, files, source.contract, needed, values))
+            except Exception:  # noqa: BLE001 - the same
+                return frozenset(range(len(files.paths)))
+
+    def _paths(self, source: TableAtVersion, positions: Sequence[int]) -> list[str]:
+        """Return where a worker finds files of a table, which are fetched where it could not reach them."""
+        files = source.files
+        assert files is not None
+        if not self.fetches:
+            return [files.paths[position] for position in positions]
+        try:
+            return self._lake.fetched(source.contract.name, files, positions)
+        except StorageFullError as error:
+            raise SqlRefusedError(error.what, where="SQL", hint=error.hint) from None
 
 
 def _size(source: TableAtVersion, since: datetime | None) -> int:
@@ -204,22 +241,21 @@ def _size(source: TableAtVersion, since: datetime | None) -> int:
     if source.files is None or not source.files.paths:
         return 0
     inside, _ = _split(source.contract, source.files, since)
-    sizes = dict(zip(source.files.paths, source.files.entries.column("size_bytes").to_pylist(), strict=True))
-    return sum(sizes[path] for path in inside)
+    sizes = source.files.entries.column("size_bytes").to_pylist()
+    return sum(sizes[position] for position in inside)
 
 
-def _split(contract: TableContract, files: Files, since: datetime | None) -> tuple[list[str], list[str]]:
-    """Return the files all of whose rows are at or after a time, and those with rows on both sides of it."""
+def _split(contract: TableContract, files: Files, since: datetime | None) -> tuple[list[int], list[int]]:
+    """Return the positions of files all of whose rows are at or after a time, and of those with rows on both sides."""
     if since is None:
-        return list(files.paths), []
+        return list(range(len(files.paths))), []
     first = since.date() if contract.column(str(contract.time_column)).dtype == DATE else since
     inside, cut = [], []
-    spans = _spans(contract, files)
-    for path, (low, high) in zip(files.paths, spans, strict=True):
+    for position, (low, high) in enumerate(_spans(contract, files)):
         if low is not None and _instant(low) >= _instant(first):
-            inside.append(path)
+            inside.append(position)
         elif high is None or _last(high) >= _instant(first):
-            cut.append(path)
+            cut.append(position)
     return inside, cut
 
 

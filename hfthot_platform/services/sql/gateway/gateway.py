@@ -235,6 +235,7 @@ class SqlGateway:
             bytes=allowed.bytes,
             memory=allowed.memory,
             seconds=allowed.seconds,
+            tree=catalog.fetches,
         )
         stream = QueryStream(self._pool, catalog, job, allowed, self.principal.id, versions or {}, self._count)
         with self._lock:
@@ -381,7 +382,13 @@ class QueryStream:
             worker.start(self._job)
             _, body = self._receive(protocol.REFERENCES)
             named = _named(body)
-            supply, self.tables = self._catalog.supply(named, self._versions, self._job.as_of)
+            tree = None
+            if self._job.tree:
+                _, body = self._receive(protocol.TREE)
+                tree = _parsed(body)
+            supply, self.tables = self._catalog.supply(
+                named, self._versions, self._job.as_of, tree=tree, params=self._job.params
+            )
             self._told = supply.told
             self._count()
             worker.supply(supply)

@@ -17,9 +17,11 @@ __all__ = [
     "JOB",
     "MAX_FRAME",
     "MAX_NOTE",
+    "MAX_TREE",
     "REFERENCES",
     "SCHEMA",
     "SUPPLY",
+    "TREE",
     "ClosedError",
     "receive",
     "send",
@@ -27,16 +29,19 @@ __all__ = [
 
 #: Parent to worker: the statement; the relations that it may read.
 JOB, SUPPLY = b"J", b"P"
-#: Worker to parent, in this order: what the statement names, then the result piece by piece, or an error.
-REFERENCES, SCHEMA, BATCH, DONE, ERROR = b"R", b"S", b"B", b"D", b"E"
+#: Worker to parent, in this order: what the statement names, its tree where it was asked for, then the result piece by
+#: piece, or an error.
+REFERENCES, TREE, SCHEMA, BATCH, DONE, ERROR = b"R", b"T", b"S", b"B", b"D", b"E"
 
 #: What a worker says that is no row.
-_NOTES: Final = REFERENCES + SCHEMA + DONE + ERROR
+_NOTES: Final = REFERENCES + TREE + SCHEMA + DONE + ERROR
 _HEAD: Final = struct.Struct("!cI")
 #: Largest frame with rows; one row that is larger than this cannot be returned.
 MAX_FRAME: Final = 16 * 2**20
 #: Largest frame of any other kind from a worker.
 MAX_NOTE: Final = 2**20
+#: Largest tree of a statement: of a larger one the files are not chosen.
+MAX_TREE: Final = 2**16
 
 
 class ClosedError(Exception):

@@ -29,6 +29,7 @@ from hfthot_platform.core.errors import (
 )
 from hfthot_platform.services.sql.gateway import protocol, sandbox
 from hfthot_platform.services.sql.gateway.checker import check
+from hfthot_platform.services.sql.pruning import tree_of
 from hfthot_platform.services.sql.statement import Reference, parse
 
 __all__ = ["Job", "SuppliedView", "Supply", "serve", "touch", "warm", "weight"]
@@ -55,6 +56,8 @@ class Job:
     #: What DuckDB may take, and seconds of processor time.
     memory: int
     seconds: float
+    #: Whether the parent wants the statement's tree, to leave out files that it cannot need.
+    tree: bool = False
 
 
 @dataclass(frozen=True)
@@ -146,6 +149,8 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
             for reference in statement.references
         ]
         protocol.send(parent, protocol.REFERENCES, json.dumps(references).encode())
+        if job.tree:
+            protocol.send(parent, protocol.TREE, _tree(connection, statement.sql))
         _, body = protocol.receive(parent, 2**31, protocol.SUPPLY)
         supply: Supply = pickle.loads(body)  # noqa: S301 - the parent's own words
         columns = supply.columns
@@ -178,6 +183,12 @@ def _run(parent: socket.socket, connection: duckdb.DuckDBPyConnection, job: Job,
         ) from None
     except Exception as error:  # noqa: BLE001 - whatever it is, an untrusted caller sees the redacted error only
         raise redacted_error(error, statement.sql, columns) from None
+
+
+def _tree(connection: duckdb.DuckDBPyConnection, sql: str) -> bytes:
+    """Return the statement's tree as JSON; null for what has none, and for one that is too large to look at."""
+    text = json.dumps(tree_of(connection, sql)).encode()
+    return text if len(text) <= protocol.MAX_TREE else b"null"
 
 
 def _path_of(reference: Reference) -> str:
