@@ -60,7 +60,7 @@ def bars(day: int, price: float) -> pl.DataFrame:
 
 def counting() -> None:
     """Count openings of the log and stats of its entries from now on."""
-    opened, states = DeltaTable.__init__, LocalBackend.entry_states
+    opened, states, after = DeltaTable.__init__, LocalBackend.entry_states, LocalBackend.entries_after
 
     def opening(*args: object, **kwargs: object) -> None:
         COUNTS["opened"] += 1
@@ -71,7 +71,13 @@ def counting() -> None:
         return states(backend, *versions)
 
     DeltaTable.__init__ = opening
-    LocalBackend.entry_states = looking
+
+    def following(self: LocalBackend, version: int, most: int) -> list[EntryState]:
+        found = after(self, version, most)
+        COUNTS["stats"] += len(found) + 1
+        return found
+
+    LocalBackend.entry_states, LocalBackend.entries_after = looking, following
 
 
 def made(folder: Path, commits: int) -> Lakehouse:
