@@ -40,7 +40,7 @@ _DONE: Final = b""
 
 
 @dataclass(frozen=True)
-class _Ticket:
+class _QueuedWriter:
     number: int
     done: bool
     renewed_at: datetime
@@ -94,15 +94,15 @@ class Turns:
     def _queue(self, timeout: float) -> int:
         """Take a number and wait for its turn; return the number."""
         started = time.monotonic()
-        tickets = self._tickets()
-        number = max((ticket.number for ticket in tickets), default=0) + 1
+        queued = self._queued()
+        number = max((writer.number for writer in queued), default=0) + 1
         while not create_object(self._store, self._name(number), _HELD):
             # Somebody took it meanwhile, and comes first.
             number += 1
-            tickets = self._tickets()
+            queued = self._queued()
         pause = _FIRST_PAUSE
         # Whoever has a smaller number took it before this one was made, so that the list has them all.
-        while self._somebody_is_before(tickets, number, started):
+        while self._somebody_is_before(queued, number, started):
             self.met()
             if time.monotonic() - started > timeout:
                 self._put(number, _DONE)
@@ -113,29 +113,29 @@ class Turns:
                 )
             time.sleep(random.uniform(pause / 2, pause))  # noqa: S311 - jitter, not a secret
             pause = min(_LONGEST_PAUSE, pause * 1.5)
-            tickets = self._tickets()
-        self._clean(tickets, number)
+            queued = self._queued()
+        self._clean(queued, number)
         return number
 
-    def _somebody_is_before(self, tickets: list[_Ticket], number: int, started: float) -> bool:
+    def _somebody_is_before(self, queued: list[_QueuedWriter], number: int, started: float) -> bool:
         """Whether somebody alive is before a number.
 
         By the store's clock: it stamped this process' own object when it was made, or an older one before that.
         """
-        own = next((ticket.renewed_at for ticket in tickets if ticket.number == number), None)
-        newest = own or max((ticket.renewed_at for ticket in tickets), default=None)
+        own = next((writer.renewed_at for writer in queued if writer.number == number), None)
+        newest = own or max((writer.renewed_at for writer in queued), default=None)
         if newest is None:
             return False
         oldest_alive = newest + timedelta(seconds=time.monotonic() - started - LEASE_SECONDS)
         return any(
-            ticket.number < number and not ticket.done and ticket.renewed_at >= oldest_alive for ticket in tickets
+            writer.number < number and not writer.done and writer.renewed_at >= oldest_alive for writer in queued
         )
 
-    def _clean(self, tickets: list[_Ticket], number: int) -> None:
+    def _clean(self, queued: list[_QueuedWriter], number: int) -> None:
         """Remove the objects before a number whose turn has come."""
         import obstore
 
-        passed = [self._name(ticket.number) for ticket in tickets if ticket.number < number]
+        passed = [self._name(writer.number) for writer in queued if writer.number < number]
         if passed:
             with store_errors():
                 obstore.delete(self._store, passed)
@@ -147,13 +147,13 @@ class Turns:
             except OSError:
                 continue  # the next renewal may succeed, and where none does the turn runs out
 
-    def _tickets(self) -> list[_Ticket]:
+    def _queued(self) -> list[_QueuedWriter]:
         import obstore
 
         with store_errors():
             found = obstore.list_with_delimiter(self._store, f"{self._folder}/")
         return [
-            _Ticket(int(name), meta["size"] == 0, meta["last_modified"])
+            _QueuedWriter(int(name), meta["size"] == 0, meta["last_modified"])
             for meta in found["objects"]
             if (name := meta["path"].rpartition("/")[2]).isdecimal()
         ]
