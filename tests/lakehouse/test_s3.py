@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -13,10 +15,16 @@ import obstore
 import polars as pl
 import pytest
 
-from hfthot_platform.core.errors import StorageUnavailableError, StorageUnsafeError, VersionUnavailableError
+from hfthot_platform.core.errors import (
+    LockTimeoutError,
+    StorageUnavailableError,
+    StorageUnsafeError,
+    VersionUnavailableError,
+)
 from hfthot_platform.services.sql import query
 from hfthot_platform.storage.lakehouse import Lakehouse, maintain
-from hfthot_platform.storage.objects import open_store
+from hfthot_platform.storage.lakehouse.leases import Turns
+from hfthot_platform.storage.objects import create_object, open_store
 from tests.object_store import serving
 
 WRITER = Path(__file__).parent / "writer.py"
@@ -178,6 +186,65 @@ def test_a_log_that_another_one_took_the_place_of_is_not_read_from_the_copy(stor
     assert sorted(table.scan().collect()["trade_id"]) == [100, 101, 102, 103]
     assert sorted(table.scan(version=2).collect()["trade_id"]) == [100, 101]
     assert table.merge(trades(1, 200)).version == 5
+
+
+# -- turns ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def turns(options, request):
+    """Return a maker of the turns that one writer takes in the test's queue."""
+    objects = open_store("s3://lake/turns", options)
+    return lambda **lease: Turns(objects, request.node.name, "market.trades", **lease)
+
+
+def test_one_writer_at_a_time_has_a_turn_and_each_gets_one(turns):
+    inside, most, done = [], [], []
+
+    def write(writer):
+        for _ in range(3):
+            with turns().turn(timeout=60):
+                inside.append(writer)
+                most.append(len(inside))
+                inside.remove(writer)
+                done.append(writer)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+
+    assert max(most) == 1
+    assert Counter(done) == dict.fromkeys(range(4), 3)
+
+
+def test_a_writer_without_company_waits_for_nobody_and_leaves_one_object(turns, options, request):
+    turn = turns()
+    for _ in range(3):
+        with turn.turn(timeout=0):
+            assert not turn.crowded
+
+    left = obstore.list_with_delimiter(open_store("s3://lake/turns", options), f"{request.node.name}/")["objects"]
+    assert [(meta["path"].rpartition("/")[2], meta["size"]) for meta in left] == [("000000000003", 0)]
+
+
+def test_a_turn_that_does_not_come_in_time_is_an_error_and_the_place_in_the_queue_is_given_up(turns):
+    with turns().turn(timeout=0):
+        waiting = turns()
+        with pytest.raises(LockTimeoutError, match="other writers had their turns"), waiting.turn(timeout=0):
+            pytest.fail("somebody else has the turn")
+        assert waiting.crowded
+    with turns().turn(timeout=0):
+        pass
+
+
+@pytest.mark.soak
+def test_a_holder_that_died_is_passed_over_and_one_that_is_slow_is_not(turns, options, request):
+    objects = open_store("s3://lake/turns", options)
+    assert create_object(objects, f"{request.node.name}/000000000001", b"1")
+    started = time.monotonic()
+    with turns(lease=3).turn(timeout=30):
+        assert 2 <= time.monotonic() - started < 30
+        with pytest.raises(LockTimeoutError), turns(lease=3).turn(timeout=6):
+            pytest.fail("the holder renews its turn")
 
 
 MERGING = """

@@ -11,6 +11,7 @@ object stays, so numbers only rise.  A holder that died is passed over when its 
 
 from __future__ import annotations
 
+import logging
 import random
 import threading
 import time
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["LEASE_SECONDS", "Turns"]
 
+_LOG: Final = logging.getLogger(__name__)
 #: After so long without a renewal a holder counts as dead.
 LEASE_SECONDS: Final = 60.0
-_RENEWED_EVERY: Final = LEASE_SECONDS / 4
 #: For how long writers queue after they met: conflicts cost more than a turn.
 _CROWDED_SECONDS: Final = 10.0
 _FIRST_PAUSE: Final = 0.02
@@ -53,10 +54,12 @@ class Turns:
         store: the objects of the lake.
         folder: name of the folder for the table's queue.
         table: name of the table, for messages.
+        lease: seconds without a renewal after which a holder counts as dead.
     """
 
-    def __init__(self, store: ObjectStore, folder: str, table: str) -> None:
+    def __init__(self, store: ObjectStore, folder: str, table: str, *, lease: float = LEASE_SECONDS) -> None:
         self._store = store
+        self._lease = lease
         self._folder = folder
         self._table = table
         self._crowded_until = 0.0
@@ -78,34 +81,39 @@ class Turns:
             LockTimeoutError: it did not come within `timeout` seconds.
             OSError: the store did not answer.
         """
-        number = self._queue(timeout)
+        started = time.monotonic()
+        number, queued = self._take_number()
         stop = threading.Event()
+        # Renewed from here on: whoever waits is alive too, for those behind.
         renewing = threading.Thread(target=self._renew, args=(number, stop), name="lease", daemon=True)
         renewing.start()
         try:
+            self._wait(number, queued, started, timeout)
             yield
         finally:
             stop.set()
             renewing.join()
-            self._put(number, _DONE)
+            self._leave(number)
 
     # -- the queue ------------------------------------------------------------------------------------------
 
-    def _queue(self, timeout: float) -> int:
-        """Take a number and wait for its turn; return the number."""
-        started = time.monotonic()
+    def _take_number(self) -> tuple[int, list[_QueuedWriter]]:
+        """Take a number; return it with those who were there before."""
         queued = self._queued()
         number = max((writer.number for writer in queued), default=0) + 1
         while not create_object(self._store, self._name(number), _HELD):
             # Somebody took it meanwhile, and comes first.
             number += 1
             queued = self._queued()
+        return number, queued
+
+    def _wait(self, number: int, queued: list[_QueuedWriter], started: float, timeout: float) -> None:
+        """Wait until everybody before a number is done or dead."""
         pause = _FIRST_PAUSE
         # Whoever has a smaller number took it before this one was made, so that the list has them all.
-        while self._somebody_is_before(queued, number, started):
+        while self._somebody_is_before(queued, number):
             self.met()
             if time.monotonic() - started > timeout:
-                self._put(number, _DONE)
                 raise LockTimeoutError(
                     f"other writers had their turns for {timeout:g} s",
                     where=self._table,
@@ -115,18 +123,17 @@ class Turns:
             pause = min(_LONGEST_PAUSE, pause * 1.5)
             queued = self._queued()
         self._clean(queued, number)
-        return number
 
-    def _somebody_is_before(self, queued: list[_QueuedWriter], number: int, started: float) -> bool:
+    def _somebody_is_before(self, queued: list[_QueuedWriter], number: int) -> bool:
         """Whether somebody alive is before a number.
 
-        By the store's clock: it stamped this process' own object when it was made, or an older one before that.
+        By the store's clock, which is at least as late as the newest time that it stamped on any of the objects: this
+        process renews its own, so that the newest is never old.
         """
-        own = next((writer.renewed_at for writer in queued if writer.number == number), None)
-        newest = own or max((writer.renewed_at for writer in queued), default=None)
+        newest = max((writer.renewed_at for writer in queued), default=None)
         if newest is None:
             return False
-        oldest_alive = newest + timedelta(seconds=time.monotonic() - started - LEASE_SECONDS)
+        oldest_alive = newest - timedelta(seconds=self._lease)
         return any(
             writer.number < number and not writer.done and writer.renewed_at >= oldest_alive for writer in queued
         )
@@ -140,8 +147,15 @@ class Turns:
             with store_errors():
                 obstore.delete(self._store, passed)
 
+    def _leave(self, number: int) -> None:
+        try:
+            self._put(number, _DONE)
+        except OSError as error:
+            # What was done in the turn stands; the next one's comes when this one runs out.
+            _LOG.warning("%s: the end of a writer's turn could not be noted: %s", self._table, error)
+
     def _renew(self, number: int, stop: threading.Event) -> None:
-        while not stop.wait(_RENEWED_EVERY):
+        while not stop.wait(self._lease / 4):
             try:
                 self._put(number, _HELD)
             except OSError:
