@@ -20,7 +20,7 @@ endif
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo dev test lint format soak fuzz explore bench lock dictionary clean
+.PHONY: help setup system demo dev test lint format soak fuzz explore coverage bench lock dictionary clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -66,12 +66,16 @@ soak: $(READY)  ## Run the long crash, fuzz and load suites, those on PostgreSQL
 explore: $(READY)  ## Run the property tests on new examples
 	@HFTHOT_EXPLORE=1 $(BIN)/python -m pytest -m "not browser" -n $(WORKERS) --dist loadfile
 
+coverage: $(READY)  ## Run the fast tests and fail if less of the code is covered than pyproject.toml says
+	@$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov --cov-report=term:skip-covered
+
 fuzz: $(READY)  ## Send generated statements to the SQL gateway for ten minutes
 	@HFTHOT_FUZZ_SECONDS=600 $(BIN)/python -m pytest -s -m soak tests/soak/test_gateway_fuzz.py
 
-lint: $(READY)  ## Check style, types and the import rule
+lint: $(READY)  ## Check style, spelling, types and the import rule
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
@@ -79,11 +83,15 @@ format: $(READY)  ## Format the code
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-bench: $(READY)  ## Print every benchmark beside its peer or limit
+bench: $(READY)  ## Print every benchmark beside its peer or limit, and the kept ratios against their baseline
 	@for each in benchmarks/bench_*.py; do echo; echo "== $$each"; $(BIN)/python $$each || exit 1; done
+	@$(BIN)/python benchmarks/ratios.py
 
-dictionary: $(READY)  ## Write docs/data_dictionary.md from contracts and SQL models
-	@$(BIN)/python -m hfthot_platform.cli.dictionary > docs/data_dictionary.md
+dictionary: $(READY)  ## Write the generated pages of docs/: tables, settings, errors
+	@set -e; for page in dictionary:data_dictionary settings_page:settings errors_page:errors; do \
+	  new=docs/$${page#*:}.md.new; \
+	  $(BIN)/python -m hfthot_platform.interfaces.cli.$${page%:*} > $$new || { rm -f $$new; exit 1; }; \
+	  mv $$new docs/$${page#*:}.md; done
 
 lock: $(READY)  ## Pin the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --upgrade pyproject.toml -o requirements.lock

@@ -10,18 +10,18 @@ from typing import Any, Final
 import dagster as dg
 
 from assets.common import RULES, asset_key, published, rule_check, static_metadata, table_rows
-from hfthot_platform import __version__
-from hfthot_platform.accounts.publisher import Published, Publisher
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Stamp
-from hfthot_platform.quality import CheckOutcome
-from hfthot_platform.quality.accounts import ScanState, account_checks_of, run_account_checks
+from hfthot_platform.core.version import __version__
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.publication.publisher import Published, Publisher
+from hfthot_platform.services.quality import CheckOutcome
+from hfthot_platform.services.quality.accounts import ScanState, account_checks_of, run_account_checks
+from hfthot_platform.storage.lakehouse import Stamp
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["ASSETS", "CHECKS", "POOL", "TABLES"]
 
 #: Names of the user tables, which are also their asset keys.
-TABLES: Final = tuple(each.name for each in USER_TABLES)
+TABLES: Final = tuple(contract.name for contract in USER_TABLES)
 #: Publications take turns.
 POOL: Final = "accounts"
 #: The log is published within a minute of a change, and once a day whether or not there was one.
@@ -32,18 +32,18 @@ _FRESH: Final = timedelta(hours=26)
     name="user_tables",
     specs=[
         dg.AssetSpec(
-            asset_key(each.name),
+            asset_key(contract.name),
             group_name="accounts",
-            description=each.description,
+            description=contract.description,
             kinds={"deltalake", "polars"},
-            metadata=static_metadata(each),
+            metadata=static_metadata(contract),
             # Without accounts there is nothing to publish.
             skippable=True,
             freshness_policy=dg.FreshnessPolicy.time_window(fail_window=_FRESH, warn_window=_FRESH * 2 / 3),
         )
-        for each in USER_TABLES
+        for contract in USER_TABLES
     ],
-    check_specs=[rule_check(each) for each in USER_TABLES],
+    check_specs=[rule_check(contract) for contract in USER_TABLES],
     pool=POOL,
     retry_policy=dg.RetryPolicy(max_retries=3, delay=5, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.FULL),
 )
@@ -53,25 +53,25 @@ def user_tables(
     """Publish what the change log holds, in order; an entry that breaks a contract is set aside, the others go on."""
     if not platform.has_accounts:
         context.log.info(NO_ACCOUNTS)
-        yield from (_gate(name, passed=True, description=NO_ACCOUNTS) for name in TABLES)
+        yield from (_rules_result(name, passed=True, description=NO_ACCOUNTS) for name in TABLES)
         return
     publisher = Publisher(platform.store, platform.lake)
     done = publisher.publish(stamp=Stamp(run_id=context.run.run_id, code_version=__version__))
     waiting = platform.store.waiting_aside()
     for name in TABLES:
-        aside = [each for each in waiting if each.table == name]
+        aside = [entry for entry in waiting if entry.table == name]
         if aside:
             first = aside[0]
             # The reason names table and rule, and no value.
-            says = f"{len(aside):,} entries wait aside, the first is entry {first.entry.seq}: {first.reason}."
+            says = f"{len(aside):,} entries are set aside; the first is entry {first.entry.seq}: {first.reason}."
         else:
             says = f"{done.entries:,} entries meet the contract."
-        yield _gate(name, passed=not aside, description=says)
+        yield _rules_result(name, passed=not aside, description=says)
     for name in TABLES:
-        yield _result(context, platform, name, done)
+        yield _materialized(context, platform, name, done)
 
 
-def _gate(table: str, *, passed: bool, description: str) -> dg.AssetCheckResult:
+def _rules_result(table: str, *, passed: bool, description: str) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         check_name=RULES,
         asset_key=asset_key(table),
@@ -82,17 +82,17 @@ def _gate(table: str, *, passed: bool, description: str) -> dg.AssetCheckResult:
     )
 
 
-def _result(
+def _materialized(
     context: dg.AssetExecutionContext, platform: Platform, name: str, done: Published
 ) -> dg.MaterializeResult[None]:
-    commits = [each for each in done.commits if each.table == name]
+    commits = [commit for commit in done.commits if commit.table == name]
     result = published(context, platform.lake.table(name), commits)
-    counts = {"entries": done.entries, "rows_forgotten": sum(each.rows_forgotten for each in commits)}
+    counts = {"entries": done.entries, "rows_forgotten": sum(commit.rows_forgotten for commit in commits)}
     return result._replace(metadata={**(result.metadata or {}), **counts})
 
 
 def _table_checks(name: str) -> dg.AssetChecksDefinition:
-    declared = next(each for each in USER_TABLES if each.name == name)
+    declared = next(contract for contract in USER_TABLES if contract.name == name)
     specs = [
         dg.AssetCheckSpec(check.name, asset=asset_key(name), description=check.description)
         for check in account_checks_of(declared)
@@ -105,7 +105,7 @@ def _table_checks(name: str) -> dg.AssetChecksDefinition:
         del context
         if not platform.has_accounts:
             for check in account_checks_of(declared):
-                yield _outcome(name, CheckOutcome(check.name, True, check.severity, NO_ACCOUNTS, {}, (name,)))
+                yield _check_result(name, CheckOutcome(check.name, True, check.severity, NO_ACCOUNTS, {}, (name,)))
             return
         state = ScanState(platform.settings.accounts / "plaintext_scan.json")
         # While a publisher is between two tables, they do not agree.
@@ -115,23 +115,23 @@ def _table_checks(name: str) -> dg.AssetChecksDefinition:
             scanned = outcome.observed.get("scanned")
             if outcome.passed and isinstance(scanned, dict):
                 state.save({table: version for table, version in scanned.items() if isinstance(version, int)})
-            yield _outcome(name, outcome)
+            yield _check_result(name, outcome)
 
     return integrity
 
 
-def _outcome(name: str, outcome: CheckOutcome) -> dg.AssetCheckResult:
+def _check_result(name: str, outcome: CheckOutcome) -> dg.AssetCheckResult:
     return dg.AssetCheckResult(
         asset_key=asset_key(name),
         check_name=outcome.name,
         passed=outcome.passed,
         severity=dg.AssetCheckSeverity.ERROR,
         description=outcome.description,
-        metadata=_shown(outcome.observed),
+        metadata=_check_metadata(outcome.observed),
     )
 
 
-def _shown(observed: Mapping[str, Any]) -> dict[str, Any]:
+def _check_metadata(observed: Mapping[str, Any]) -> dict[str, Any]:
     shown = {}
     for key, value in observed.items():
         if key == "findings":

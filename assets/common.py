@@ -12,9 +12,9 @@ import polars as pl
 
 from assets import pictures
 from assets.conditions import FOLLOWS_CHECKED_INPUTS
-from hfthot_platform.contracts import Column, TableContract, contract
-from hfthot_platform.errors import CommitConflictError, LockTimeoutError, SourceUnavailableError
-from hfthot_platform.lakehouse import Audited, Commit, Staging, Table
+from hfthot_platform.core.errors import CommitConflictError, LockTimeoutError, SourceUnavailableError
+from hfthot_platform.domain.contracts import Column, TableContract, contract
+from hfthot_platform.storage.lakehouse import Audited, Commit, Staging, Table
 from resources.platform import Platform
 
 __all__ = [
@@ -92,7 +92,7 @@ def table_asset(
         retries: whether it reads a source that may fail for a while.
         fresh_within: how old the newest materialisation may be.
         partitioned: by day, with a whole backfill in one run; otherwise the table is made as a whole.
-        follows: materialise when an input was published anew; otherwise only on schedule.
+        follows: materialise when an input was published again; otherwise only on schedule.
         declared: its contract, where it is not one of the platform's own.
         automation: the condition by which it follows its inputs.
         checks: further checks that its body yields, beside the one on the contract's rules.
@@ -105,7 +105,7 @@ def table_asset(
         key=asset_key(table),
         group_name=declared.namespace,
         description=declared.description,
-        deps=[asset_key(each) if isinstance(each, str) else each for each in deps],
+        deps=[asset_key(dep) if isinstance(dep, str) else dep for dep in deps],
         partitions_def=DAILY if partitioned else None,
         backfill_policy=dg.BackfillPolicy.single_run() if partitioned else None,
         automation_condition=automation if deps and follows else None,
@@ -222,7 +222,7 @@ def rule_results(audited: Audited | Staging) -> Iterator[dg.AssetCheckResult]:
             "rows_rejected": rejected,
             "allowed_share": declared.max_rejected_share,
             "rules": table_rows(
-                {"rule": each.says, "violations": each.violations} for each in broken or audited.results
+                {"rule": rule.says, "violations": rule.violations} for rule in broken or audited.results
             ),
         },
     )
@@ -232,7 +232,7 @@ def _in_words(read: int, rejected: int, *, publishable: bool) -> str:
     if not rejected:
         return f"All {read:,} rows meet the contract."
     if publishable:
-        return f"{rejected:,} of {read:,} rows were quarantined, the rest is published."
+        return f"{rejected:,} of {read:,} rows were quarantined; the rest is published."
     return f"{rejected:,} of {read:,} rows break the contract: nothing was published."
 
 
@@ -251,21 +251,21 @@ def published(
     result, with the reason.
     """
     size, files = table.bytes_and_files()
-    rows = sum(each.rows_published for each in commits)
+    rows = sum(commit.rows_published for commit in commits)
     key = asset_key(table.contract.name)
     version = commits[-1].version if commits else table.version()
     everywhere: dict[str, Any] = {
         "delta_version": version,
-        "changed": any(each.changed for each in commits),
+        "changed": any(commit.changed for commit in commits),
         "dagster/uri": table.uri if "://" in table.uri else f"file://{table.uri}",
     }
     account: dict[str, Any] = {
         "rows_published": rows,
-        "rows_updated": sum(each.rows_updated for each in commits),
-        "rows_duplicate": sum(each.rows_duplicate for each in commits),
-        "rows_quarantined": sum(each.rows_quarantined for each in commits),
-        "bytes_written": sum(each.bytes_added for each in commits),
-        "seconds": round(sum(each.seconds for each in commits), 3),
+        "rows_updated": sum(commit.rows_updated for commit in commits),
+        "rows_duplicate": sum(commit.rows_duplicate for commit in commits),
+        "rows_quarantined": sum(commit.rows_quarantined for commit in commits),
+        "bytes_written": sum(commit.bytes_added for commit in commits),
+        "seconds": round(sum(commit.seconds for commit in commits), 3),
         "table_bytes": size,
         "table_files": files,
     }

@@ -8,13 +8,14 @@ import polars as pl
 
 from assets import pictures
 from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
-from hfthot_platform.ingest import derive, stage_feeds
-from hfthot_platform.ingest.derive import Days
-from hfthot_platform.ingest.feeds import CONFLICTS
-from hfthot_platform.ingest.tables import rows_of_days
-from hfthot_platform.lakehouse import Table
-from hfthot_platform.lakehouse.spans import within
-from hfthot_platform.market.universe import universe_over
+from hfthot_platform.core.time import ONE_DAY, Days
+from hfthot_platform.domain.market.universe import universe_over
+from hfthot_platform.services.derive.derivation import derive
+from hfthot_platform.services.derive.tables import rows_of_days
+from hfthot_platform.services.ingest import stage_feeds, stated_by
+from hfthot_platform.services.ingest.feeds import CONFLICTS
+from hfthot_platform.storage.lakehouse import Table
+from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
 
 __all__ = ["ASSETS"]
@@ -27,7 +28,7 @@ _Pictures = Callable[[Table, Days], Mapping[str, str]]
 def instruments(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """What can be traded, as the feeds describe it today."""
     today = platform.clock().date()
-    yield from _from_feeds(context, platform, "market.instruments", (today, today + timedelta(days=1)))
+    yield from _from_feeds(context, platform, "market.instruments", (today, today + ONE_DAY))
 
 
 @table_asset("market.trades", retries=True, fresh_within=timedelta(hours=36))
@@ -58,7 +59,7 @@ _BAR_LINEAGE = {
 )
 def bars_1m(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """One-minute bars: the vendors', and our own from trades where a vendor has none."""
-    yield from _computed(context, platform, "market.bars_1m", ("market.trades",), pictures.of_minutes)
+    yield from _derive_table(context, platform, "market.bars_1m", ("market.trades",), pictures.of_minutes)
 
 
 @table_asset(
@@ -70,7 +71,7 @@ def bars_1m(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
 )
 def bars(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Bars of 5m to 1d: the vendors', and our own from 1m bars where a vendor has none."""
-    yield from _computed(context, platform, "market.bars", ("market.bars_1m",), pictures.of_bars)
+    yield from _derive_table(context, platform, "market.bars", ("market.bars_1m",), pictures.of_bars)
 
 
 @table_asset(
@@ -83,7 +84,7 @@ def bars(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]
 )
 def closes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Daily closes: adjusted ones from the feeds, and those of final daily bars for everything else."""
-    yield from _computed(context, platform, "market.closes", ("market.bars",), pictures.of_closes)
+    yield from _derive_table(context, platform, "market.closes", ("market.bars",), pictures.of_closes)
 
 
 @table_asset("market.corporate_actions", retries=True)
@@ -137,7 +138,7 @@ def _from_feeds(
     yield published(context, table, [commit], pictures_of(table, days) if pictures_of else {})
 
 
-def _computed(
+def _derive_table(
     context: dg.AssetExecutionContext,
     platform: Platform,
     name: str,
@@ -152,7 +153,8 @@ def _computed(
     def compute(piece: Days) -> pl.DataFrame:
         return rows_of_days(platform.lake, name, piece, now=now)
 
-    with derive(platform.lake, name, days, compute, feeds=platform.feeds, settings=platform.settings) as derivation:
+    stated = stated_by(platform.feeds, platform.lake, name, settings=platform.settings)
+    with derive(platform.lake, name, days, compute, stated=stated, settings=platform.settings) as derivation:
         yield from rule_results(derivation.staging)
         if not derivation.staging.publishable:
             derivation.staging.quarantine(stamp=stamp)

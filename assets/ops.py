@@ -1,16 +1,16 @@
 """The platform's own work: the landing folder."""
 
 from collections.abc import Iterator
-from datetime import timedelta
 from typing import Final
 
 import dagster as dg
 
 from assets.common import DAILY, RULES, asset_key, published, static_metadata, table_rows
-from hfthot_platform.contracts import contract
-from hfthot_platform.incidents import notify, record
-from hfthot_platform.ingest import FileOutcome, incident_of, ingest_landing
-from hfthot_platform.ingest.records import Known
+from hfthot_platform.core.time import ONE_DAY
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.services.ingest import FileOutcome, incident_of, ingest_landing
+from hfthot_platform.services.ingest.records import FileRecord
+from hfthot_platform.storage.incidents import notify, record
 from resources.platform import Platform
 
 __all__ = ["ASSETS", "announcements"]
@@ -31,7 +31,7 @@ __all__ = ["ASSETS", "announcements"]
         dg.AssetCheckSpec(
             "files_accepted",
             asset=asset_key("ops.ingest_files"),
-            description="No file was rejected; a rejected one lies in `rejected/` with its reason.",
+            description="No file was rejected; a rejected file is in `rejected/` with its reason.",
         ),
     ],
     metadata=static_metadata(contract("ops.ingest_files")),
@@ -62,28 +62,28 @@ def ingest_files(
         stamp=stamp,
         on_outcome=report,
     )
-    yield from _checks(outcomes)
+    yield from _checks_of_outcomes(outcomes)
     result = published(context, platform.lake.table("ops.ingest_files"), [])
     facts: list[dict[str, str | int]] = [
         {
-            "file": each.name,
-            "status": each.status,
-            "reason": each.reason or "",
-            "adapter": each.adapter or "",
-            "read": each.rows_read,
-            "published": each.rows_published,
-            "duplicate": each.rows_duplicate,
-            "quarantined": each.rows_quarantined,
-            "gaps": each.rows_gaps,
-            "to do": _to_derive_by_hand(each),
+            "file": outcome.name,
+            "status": outcome.status,
+            "reason": outcome.reason or "",
+            "adapter": outcome.adapter or "",
+            "read": outcome.rows_read,
+            "published": outcome.rows_published,
+            "duplicate": outcome.rows_duplicate,
+            "quarantined": outcome.rows_quarantined,
+            "gaps": outcome.rows_gaps,
+            "to do": _to_derive_by_hand(outcome),
         }
-        for each in outcomes
+        for outcome in outcomes
     ]
     yield result._replace(metadata={**(result.metadata or {}), "files": table_rows(facts), "count": len(facts)})
 
 
 def announcements(
-    file: FileOutcome | Known, *, table: str | None, run_id: str
+    file: FileOutcome | FileRecord, *, table: str | None, run_id: str
 ) -> list[dg.AssetMaterialization | dg.AssetCheckEvaluation]:
     """Return the events that tell the graph which days of a table have other rows, and that they passed its rules.
 
@@ -99,7 +99,7 @@ def announcements(
         check_name=RULES,
         passed=True,
         severity=dg.AssetCheckSeverity.ERROR,
-        description="What is published of a file met the contract.",
+        description="Every published row of a file met the contract.",
         metadata={name: dg.MetadataValue.text(value) for name, value in about.items()},
         blocking=True,
     )
@@ -122,21 +122,23 @@ def _to_derive_by_hand(file: FileOutcome) -> str:
     tables = _COMPUTED.get(file.table or "", ())
     if not older or not tables:
         return ""
-    span = f"{older[0]} {older[-1] + timedelta(days=1)}"
+    span = f"{older[0]} {older[-1] + ONE_DAY}"
     commands = "; ".join(f"`hfthot derive {table} {span}`" for table in tables)
-    return f"{file.name}: {len(older):,} days before {first} are no partitions. Run {commands}."
+    return f"{file.name}: {len(older):,} days before {first} are not partitions. Run {commands}."
 
 
-def _checks(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:
-    wrong = [each.name for each in outcomes if not each.adds_up]
+def _checks_of_outcomes(outcomes: list[FileOutcome]) -> Iterator[dg.AssetCheckResult]:
+    wrong = [outcome.name for outcome in outcomes if not outcome.adds_up]
     yield dg.AssetCheckResult(
         check_name="counts_add_up",
         asset_key=asset_key("ops.ingest_files"),
         passed=not wrong,
         metadata={"files": len(outcomes), "files_whose_counts_differ": len(wrong)},
     )
-    rejected = [each for each in outcomes if each.status == "rejected"]
-    rows = [{"file": each.name, "reason": each.reason or "", "detail": each.detail or ""} for each in rejected]
+    rejected = [outcome for outcome in outcomes if outcome.status == "rejected"]
+    rows = [
+        {"file": outcome.name, "reason": outcome.reason or "", "detail": outcome.detail or ""} for outcome in rejected
+    ]
     yield dg.AssetCheckResult(
         check_name="files_accepted",
         asset_key=asset_key("ops.ingest_files"),

@@ -12,12 +12,12 @@ from typing import Final
 
 import polars as pl
 
-from hfthot_platform import plots
-from hfthot_platform.ingest.derive import Days
-from hfthot_platform.intervals import DERIVED
-from hfthot_platform.lakehouse import Lakehouse, Table
-from hfthot_platform.lakehouse.spans import within
-from hfthot_platform.market.gaps import presence
+from hfthot_platform.core.intervals import DERIVED
+from hfthot_platform.core.time import ONE_DAY, Days
+from hfthot_platform.domain import plots
+from hfthot_platform.domain.market.gaps import presence
+from hfthot_platform.storage.lakehouse import Lakehouse, Table
+from hfthot_platform.storage.lakehouse.days import within
 
 __all__ = ["of_bars", "of_closes", "of_forecasts", "of_minutes", "of_signals", "of_trades", "of_universe"]
 
@@ -28,19 +28,19 @@ _DAYS: Final = 120
 
 def of_trades(table: Table, days: Days) -> Mapping[str, str]:
     """Trades per day and symbol."""
-    counts = _rows(table, days).group_by(pl.col("date"), pl.col("symbol")).agg(pl.len().alias("rows")).collect()
-    return _shown(trades_per_day=plots.rows_per_day(counts, by="symbol", title="Trades per day"))
+    counts = _recent_rows(table, days).group_by(pl.col("date"), pl.col("symbol")).agg(pl.len().alias("rows")).collect()
+    return _markdown_images(trades_per_day=plots.rows_per_day(counts, by="symbol", title="Trades per day"))
 
 
 def of_minutes(table: Table, days: Days) -> Mapping[str, str]:
     """Candles of the day's busiest symbol, and what is missing."""
-    rows = _rows(table, days).collect()
+    rows = _recent_rows(table, days).collect()
     if rows.is_empty():
         return {}
     hourly = rows["date"].n_unique() <= 3
     gaps = presence(rows, "1m", by="hour" if hourly else "day")
-    return _shown(
-        candles=plots.candles(_busiest(rows.filter(pl.col("date") == rows["date"].max()))),
+    return _markdown_images(
+        candles=plots.candles(_most_traded(rows.filter(pl.col("date") == rows["date"].max()))),
         completeness=plots.gap_heat_map(gaps, title="Completeness of 1m bars"),
     )
 
@@ -49,11 +49,11 @@ def of_bars(table: Table, days: Days) -> Mapping[str, str]:
     """Candles of the busiest symbol in the interval that suits the span."""
     length = (days[1] - days[0]).days
     interval = "15m" if length <= 3 else "1h" if length <= 10 else "1d"
-    rows = _rows(table, days).collect()
+    rows = _recent_rows(table, days).collect()
     for choice in (interval, *reversed(DERIVED)):
         chosen = rows.filter(pl.col("interval") == choice)
         if chosen.height > 1:
-            return _shown(candles=plots.candles(_busiest(chosen)))
+            return _markdown_images(candles=plots.candles(_most_traded(chosen)))
     return {}
 
 
@@ -74,26 +74,26 @@ def of_closes(table: Table, days: Days) -> Mapping[str, str]:
         "symbol", index="date", values="close", aggregate_function="first"
     )
     names = [name for name in wide.columns if name != "date"]
-    return _shown(closes=plots.lines(wide, "date", names, title="Closes", ylabel="first day = 100"))
+    return _markdown_images(closes=plots.lines(wide, "date", names, title="Closes", ylabel="first day = 100"))
 
 
 def of_universe(table: Table, days: Days) -> Mapping[str, str]:
     """Who was a member when."""
     quarter = days[1] - timedelta(days=90), days[1]
     rows = table.scan().filter(within(table.contract, quarter)).collect()
-    return _shown(members=plots.universe_timeline(rows)) if rows.height else {}
+    return _markdown_images(members=plots.universe_timeline(rows)) if rows.height else {}
 
 
 def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
     """The newest forecast of the first symbol, with the prices before it."""
-    rows = table.scan().filter(within(table.contract, (days[0], days[1] + timedelta(days=1)))).collect()
+    rows = table.scan().filter(within(table.contract, (days[0], days[1] + ONE_DAY))).collect()
     if rows.is_empty():
         return {}
     newest = rows.sort("made_at", "symbol", descending=[True, False]).select("made_at", "symbol", "venue")
     made_at, symbol, venue = newest.row(0)
     forecast = rows.filter(pl.col("made_at") == made_at, pl.col("symbol") == symbol, pl.col("venue") == venue)
     window = made_at - timedelta(hours=2)
-    span = window.date(), made_at.date() + timedelta(days=1)
+    span = window.date(), made_at.date() + ONE_DAY
     past = market.scan().filter(
         within(market.contract, span),
         pl.col("symbol") == symbol,
@@ -103,16 +103,16 @@ def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
     price = "price" if "price" in market.contract.column_names else "close"
     history = past.select("ts", pl.col(price).alias("price")).collect()
     band = "95 % band" if table.contract.name == "signals.mfg_prices" else "90 % band"
-    shown = _shown(forecast=plots.forecast_fan(history, forecast, title=f"{symbol} · {venue}", band=band))
-    return shown | _density(past.collect(), made_at) if table.contract.name == "signals.mfg_prices" else shown
+    shown = _markdown_images(forecast=plots.forecast_fan(history, forecast, title=f"{symbol} · {venue}", band=band))
+    return shown | _inventory_density(past.collect(), made_at) if table.contract.name == "signals.mfg_prices" else shown
 
 
-def _density(trades: pl.DataFrame, made_at: datetime) -> dict[str, str]:
+def _inventory_density(trades: pl.DataFrame, made_at: datetime) -> dict[str, str]:
     """The equilibrium behind a mean-field-game forecast: where the agents' inventories go."""
-    from hfthot_platform.signals.forecasts import mfg_forecast
+    from hfthot_platform.domain.signals.forecasts import mfg_forecast
 
     found = mfg_forecast(trades, made_at=made_at).solution
-    return _shown(
+    return _markdown_images(
         density=plots.density_map(
             found.times,
             found.inventories,
@@ -127,18 +127,18 @@ def of_signals(lake: Lakehouse, name: str, days: Days) -> Mapping[str, str]:
     """Regimes of the series that most people look at, or the last day's weights."""
     table = lake.table(name)
     if name == "signals.regimes":
-        return _regimes(lake, days)
+        return _regimes_of_the_year(lake, days)
     if name in {"portfolio.weights", "portfolio.adaptive_weights"}:
         rows = table.scan().filter(within(table.contract, days)).collect()
         if rows.is_empty():
             return {}
         last = rows.filter(pl.col("date") == rows["date"].max())
         by = "method" if name == "portfolio.weights" else "strategy"
-        return _shown(weights=plots.weights_bars(last, by=by, title=f"Weights for {last['date'][0]}"))
+        return _markdown_images(weights=plots.weights_bars(last, by=by, title=f"Weights for {last['date'][0]}"))
     return {}
 
 
-def _regimes(lake: Lakehouse, days: Days) -> Mapping[str, str]:
+def _regimes_of_the_year(lake: Lakehouse, days: Days) -> Mapping[str, str]:
     regimes, closes = lake.table("signals.regimes"), lake.table("market.closes")
     year = days[1] - timedelta(days=365), days[1]
     rows = regimes.scan().filter(within(regimes.contract, year), pl.col("interval") == "1d").collect()
@@ -150,20 +150,20 @@ def _regimes(lake: Lakehouse, days: Days) -> Mapping[str, str]:
     past = closes.scan().filter(within(closes.contract, year), pl.col("symbol") == symbol, pl.col("venue") == venue)
     price = past.select(pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close").collect()
     price = price.filter(pl.col("ts") >= own["ts"].min())
-    return _shown(regimes=plots.regime_timeline(price, own, title=f"{symbol} · {venue}"))
+    return _markdown_images(regimes=plots.regime_timeline(price, own, title=f"{symbol} · {venue}"))
 
 
-def _rows(table: Table, days: Days) -> pl.LazyFrame:
+def _recent_rows(table: Table, days: Days) -> pl.LazyFrame:
     first: date = max(days[0], days[1] - timedelta(days=_DAYS))
     return table.scan().filter(within(table.contract, (first, days[1])))
 
 
-def _busiest(bars: pl.DataFrame) -> pl.DataFrame:
+def _most_traded(bars: pl.DataFrame) -> pl.DataFrame:
     """Return the rows of the symbol with the highest traded value."""
     value = pl.coalesce("quote_volume", pl.col("volume") * pl.col("close"))
     best = bars.group_by("symbol", "venue").agg(value.sum().alias("value")).sort("value", "symbol").row(-1)
     return bars.filter(pl.col("symbol") == best[0], pl.col("venue") == best[1]).sort("ts")
 
 
-def _shown(**pictures: bytes) -> dict[str, str]:
+def _markdown_images(**pictures: bytes) -> dict[str, str]:
     return {name: plots.markdown_image(png, name.replace("_", " ")) for name, png in pictures.items()}

@@ -1,51 +1,48 @@
 """Portfolios: target weights by method, the adaptive pipeline, and backtests."""
 
 from collections.abc import Iterator
-from datetime import date, timedelta
-from typing import Final
+from datetime import date
 
 import dagster as dg
 import polars as pl
 
 from assets.common import YESTERDAY, asset_key, publish_days, table_asset
-from hfthot_platform.ingest.derive import Days
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.spans import within
+from hfthot_platform.core.time import ONE_DAY, Days
+from hfthot_platform.domain.signals.declared import PORTFOLIOS, DeclaredPortfolio
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
 
 __all__ = ["ASSETS", "EQUITY"]
 
 _Result = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
 
-#: The venue whose symbols the portfolios are made of, and the series whose regime stands for the whole market.
-_VENUE: Final = "us_equity"
-_MARKET: Final = "SPX"
-#: Days of closes that weights and backtests look back on.
-_REACH: Final = timedelta(days=4 * 366)
-#: Days within which the weights held before are looked for.
-_HELD: Final = timedelta(days=31)
 
-
-def _closes(lake: Lakehouse, days: Days) -> pl.DataFrame:
+def _read_closes(lake: Lakehouse, portfolio: DeclaredPortfolio, days: Days) -> pl.DataFrame:
     table = lake.table("market.closes")
-    span = days[0] - _REACH, days[1]
-    return table.scan().filter(within(table.contract, span), pl.col("venue") == _VENUE).collect()
+    span = days[0] - portfolio.reach, days[1]
+    return table.scan().filter(within(table.contract, span), pl.col("venue") == portfolio.venue).collect()
 
 
-def _regimes(lake: Lakehouse, days: Days) -> pl.DataFrame:
+def _read_regimes(lake: Lakehouse, portfolio: DeclaredPortfolio, days: Days) -> pl.DataFrame:
     table = lake.table("signals.regimes")
-    span = days[0] - _REACH, days[1]
+    span = days[0] - portfolio.reach, days[1]
     daily = table.scan().filter(within(table.contract, span), pl.col("interval") == "1d")
-    return daily.filter(pl.col("venue").is_in([_VENUE, "us_index"])).collect()
+    return daily.filter(pl.col("venue").is_in([portfolio.venue, portfolio.market_venue])).collect()
 
 
-def _market_series(regimes: pl.DataFrame) -> str | None:
-    return _MARKET if regimes.height and (regimes["symbol"] == _MARKET).any() else None
+def _market_series(portfolio: DeclaredPortfolio, regimes: pl.DataFrame) -> str | None:
+    return portfolio.market_series if (regimes["symbol"] == portfolio.market_series).any() else None
 
 
-def _before(lake: Lakehouse, name: str, first: date) -> pl.DataFrame:
+def _decisions_before(lake: Lakehouse, name: str, portfolio: DeclaredPortfolio, first: date) -> pl.DataFrame:
     table = lake.table(name)
-    return table.scan().filter(within(table.contract, (first - _HELD, first))).collect()
+    span = first - portfolio.held_within, first
+    return table.scan().filter(within(table.contract, span), pl.col("venue") == portfolio.venue).collect()
+
+
+def _read_all(lake: Lakehouse, name: str, portfolio: DeclaredPortfolio) -> pl.DataFrame:
+    return lake.table(name).scan().filter(pl.col("venue") == portfolio.venue).collect()
 
 
 @table_asset(
@@ -60,12 +57,20 @@ def _before(lake: Lakehouse, name: str, first: date) -> pl.DataFrame:
 )
 def weights(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Compute CARA, risk-parity and sparse weights for each day, from the closes before it."""
-    from hfthot_platform.signals.portfolios import weight_rows
+    from hfthot_platform.domain.signals.portfolios import weight_rows
 
     days = days_of(context)
     lake = platform.lake
-    found = weight_rows(_closes(lake, days), days, previous=_before(lake, "portfolio.weights", days[0]))
-    yield from publish_days(context, platform, "portfolio.weights", days, found.rows, found.failed, ("market.closes",))
+    found = [
+        weight_rows(
+            _read_closes(lake, portfolio, days),
+            days,
+            previous=_decisions_before(lake, "portfolio.weights", portfolio, days[0]),
+        )
+        for portfolio in PORTFOLIOS
+    ]
+    rows, failed = pl.concat(part.rows for part in found), [reason for part in found for reason in part.failed]
+    yield from publish_days(context, platform, "portfolio.weights", days, rows, failed, ("market.closes",))
 
 
 @table_asset(
@@ -80,20 +85,25 @@ def weights(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
 )
 def adaptive_weights(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Decide on each day's weights: regime, strategy, simulated move, costs, sizing, with the reasons."""
-    from hfthot_platform.signals.portfolios import adaptive_rows
+    from hfthot_platform.domain.signals.portfolios import adaptive_rows
 
     days = days_of(context)
     lake = platform.lake
-    regimes = _regimes(lake, days)
-    found = adaptive_rows(
-        _closes(lake, days),
-        regimes,
-        days,
-        previous=_before(lake, "portfolio.adaptive_weights", days[0]),
-        market_series=_market_series(regimes),
-    )
+    found = []
+    for portfolio in PORTFOLIOS:
+        regimes = _read_regimes(lake, portfolio, days)
+        found.append(
+            adaptive_rows(
+                _read_closes(lake, portfolio, days),
+                regimes,
+                days,
+                previous=_decisions_before(lake, "portfolio.adaptive_weights", portfolio, days[0]),
+                market_series=_market_series(portfolio, regimes),
+            )
+        )
+    rows, failed = pl.concat(part.rows for part in found), [reason for part in found for reason in part.failed]
     inputs = ("market.closes", "signals.regimes")
-    yield from publish_days(context, platform, "portfolio.adaptive_weights", days, found.rows, found.failed, inputs)
+    yield from publish_days(context, platform, "portfolio.adaptive_weights", days, rows, failed, inputs)
 
 
 #: The thinned curves of the backtests: a table of its own, published by the same asset as the figures.
@@ -118,26 +128,32 @@ EQUITY = dg.AssetSpec(
 )
 def backtests(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Run the rules and the recorded weights over the closes before the last of the days."""
-    from hfthot_platform.signals.backtests import backtest_rows
+    from hfthot_platform.domain.signals.backtests import backtest_rows
 
     days = days_of(context)
     lake = platform.lake
-    last = days[1] - timedelta(days=1)
-    regimes = _regimes(lake, days)
-    found = backtest_rows(
-        _closes(lake, days),
-        run_on=last,
-        regimes=regimes if regimes.height else None,
-        weights=lake.table("portfolio.weights").scan().collect(),
-        adaptive=lake.table("portfolio.adaptive_weights").scan().collect(),
-        market_series=_market_series(regimes),
-    )
+    last = days[1] - ONE_DAY
+    found = []
+    for portfolio in PORTFOLIOS:
+        regimes = _read_regimes(lake, portfolio, days)
+        found.append(
+            backtest_rows(
+                _read_closes(lake, portfolio, days),
+                run_on=last,
+                regimes=regimes if regimes.height else None,
+                weights=_read_all(lake, "portfolio.weights", portfolio),
+                adaptive=_read_all(lake, "portfolio.adaptive_weights", portfolio),
+                market_series=_market_series(portfolio, regimes),
+            )
+        )
+    rows, curves = pl.concat(part.rows for part in found), pl.concat(part.equity for part in found)
+    failed = [reason for part in found for reason in part.failed]
     # The curves first: figures without their curve would be a riddle, curves without figures are only early.
-    curves = lake.table("portfolio.backtest_equity")
-    curves.replace((last, days[1]), found.equity, stamp=platform.stamp(context, "market.closes"))
-    context.log_event(dg.AssetMaterialization(EQUITY.key, metadata={"rows": found.equity.height}))
+    equity = lake.table("portfolio.backtest_equity")
+    equity.replace((last, days[1]), curves, stamp=platform.stamp(context, "market.closes"))
+    context.log_event(dg.AssetMaterialization(EQUITY.key, metadata={"rows": curves.height}))
     inputs = ("market.closes", "portfolio.weights", "portfolio.adaptive_weights")
-    yield from publish_days(context, platform, "portfolio.backtests", (last, days[1]), found.rows, found.failed, inputs)
+    yield from publish_days(context, platform, "portfolio.backtests", (last, days[1]), rows, failed, inputs)
 
 
 #: All portfolio assets.

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from assets.common import asset_key
-from hfthot_platform.contracts.accounts import AUDIT_LOG
-from hfthot_platform.privacy.evidence import check_log
+from hfthot_platform.domain.contracts.accounts import AUDIT_LOG
+from hfthot_platform.services.privacy.evidence import check_log
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["CHAIN"]
@@ -25,7 +25,7 @@ def CHAIN(  # noqa: N802 - a definition, as everywhere in this package
     if not platform.has_accounts:
         return dg.AssetCheckResult(passed=True, description=NO_ACCOUNTS)
     report = check_log(platform.accounts, platform.lake)
-    shown = "; ".join(str(each) for each in report.problems[:_MOST_SHOWN])
+    shown = "; ".join(str(problem) for problem in report.problems[:_MOST_SHOWN])
     return dg.AssetCheckResult(
         passed=report.intact,
         severity=dg.AssetCheckSeverity.ERROR,

@@ -1,7 +1,7 @@
 """What the models say: regimes, mean-field-game price paths, Chiarella forecasts."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
 import dagster as dg
@@ -10,13 +10,14 @@ from pydantic import Field
 
 from assets import pictures
 from assets.common import YESTERDAY, asset_key, publish_days, published, rule_results, table_asset
-from hfthot_platform.ingest.derive import Days
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.spans import within
+from hfthot_platform.core.time import ONE_DAY, Days, midnight
+from hfthot_platform.domain.signals.declared import REGIME_SERIES, RegimeSeries
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
 
 if TYPE_CHECKING:
-    from hfthot_platform.signals.forecasts import Forecasts
+    from hfthot_platform.domain.signals.forecasts import Forecasts
 
 __all__ = ["ASSETS"]
 
@@ -29,29 +30,21 @@ class ForecastHours(dg.Config):
     every_hours: int = Field(1, ge=1, le=24, description="Hours between two forecasts of a series")
 
 
-#: Series of which regimes are found, and how their models are fitted: a month of daily bars moves little, five
-#: minutes' bars are refitted every day on the last two weeks.
-_REGIMES: Final = {
-    "1d": {"refit_days": 21, "history_bars": 5000},
-    "5m": {"refit_days": 1, "history_bars": 4032, "least_bars": 1000, "n_restarts": 3},
-}
-#: Days of bars that the series above reach back, calendar days for daily bars.
-_REACH: Final = {"1d": timedelta(days=7300), "5m": timedelta(days=15)}
 #: Days within which the last certain regime is looked for.
 _MEMORY: Final = timedelta(days=120)
 
 
-def _closes(lake: Lakehouse, interval: str, days: Days) -> pl.DataFrame:
+def _read_closes(lake: Lakehouse, series: RegimeSeries, days: Days) -> pl.DataFrame:
     """Return venue, symbol, ts, close of a series' final bars, as far back as its models reach."""
-    span = days[0] - _REACH[interval], days[1]
-    if interval == "1d":
+    span = days[0] - series.reach, days[1]
+    if series.interval == "1d":
         table = lake.table("market.closes")
         rows = table.scan().filter(within(table.contract, span))
         return rows.select(
             "venue", "symbol", pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close"
         ).collect()
     table = lake.table("market.bars")
-    rows = table.scan().filter(within(table.contract, span), pl.col("interval") == interval, pl.col("final"))
+    rows = table.scan().filter(within(table.contract, span), pl.col("interval") == series.interval, pl.col("final"))
     return rows.select("venue", "symbol", "ts", "close").collect()
 
 
@@ -66,17 +59,15 @@ def _closes(lake: Lakehouse, interval: str, days: Days) -> pl.DataFrame:
 )
 def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Fit the regime models that are due, each on bars before the day from which it is used."""
-    from hfthot_platform.signals.regimes import RegimeSettings, model_rows
+    from hfthot_platform.domain.signals.regimes import model_rows
 
     days = days_of(context)
     known = platform.lake.table("signals.regime_models").scan().collect()
     parts: list[pl.DataFrame] = []
     failed: list[tuple[str, str]] = []
-    for interval, options in _REGIMES.items():
-        settings = RegimeSettings(**options)
-        rows, missed = model_rows(
-            _closes(platform.lake, interval, days), known, days, interval=interval, settings=settings
-        )
+    for series in REGIME_SERIES:
+        closes = _read_closes(platform.lake, series, days)
+        rows, missed = model_rows(closes, known, days, interval=series.interval, settings=series.settings)
         parts.append(rows)
         failed += missed
     yield from publish_days(
@@ -95,16 +86,15 @@ def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[
 )
 def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Filter the regime after each bar, with the model of its day."""
-    from hfthot_platform.signals.regimes import RegimeSettings, regime_rows
+    from hfthot_platform.domain.signals.regimes import regime_rows
 
     days = days_of(context)
     models = platform.lake.table("signals.regime_models").scan().collect()
     parts: list[pl.DataFrame] = []
     failed: list[tuple[str, str]] = []
-    for interval, options in _REGIMES.items():
-        settings = RegimeSettings(**options)
-        closes = _closes(platform.lake, interval, days)
-        rows, missed = regime_rows(closes, models, days, interval=interval, settings=settings)
+    for series in REGIME_SERIES:
+        closes = _read_closes(platform.lake, series, days)
+        rows, missed = regime_rows(closes, models, days, interval=series.interval, settings=series.settings)
         parts.append(rows)
         failed += missed
     inputs = ("market.closes", "market.bars", "signals.regime_models")
@@ -118,7 +108,7 @@ def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
 )
 def regime_changes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform]) -> _Result:
     """Find the bars after which another regime is certain."""
-    from hfthot_platform.signals.regimes import change_rows
+    from hfthot_platform.domain.signals.regimes import change_rows
 
     days = days_of(context)
     table = platform.lake.table("signals.regimes")
@@ -133,7 +123,7 @@ def mfg_prices(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], config: ForecastHours
 ) -> _Result:
     """Forecast price paths with the mean field game, at each hour of the day that has no forecast yet."""
-    from hfthot_platform.signals.forecasts import mfg_price_rows
+    from hfthot_platform.domain.signals.forecasts import mfg_price_rows
 
     yield from _forecasts(context, platform, config, "signals.mfg_prices", "market.trades", mfg_price_rows)
 
@@ -143,7 +133,7 @@ def chiarella_forecasts(
     context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platform], config: ForecastHours
 ) -> _Result:
     """Forecast price fans with Chiarella's market, at each hour of the day that has no forecast yet."""
-    from hfthot_platform.signals.forecasts import chiarella_rows
+    from hfthot_platform.domain.signals.forecasts import chiarella_rows
 
     yield from _forecasts(context, platform, config, "signals.chiarella_forecasts", "market.bars_1m", chiarella_rows)
 
@@ -158,14 +148,14 @@ def _forecasts(
 ) -> _Result:
     days = days_of(context)
     table, market = platform.lake.table(name), platform.lake.table(source)
-    present = table.scan().filter(within(table.contract, (days[0], days[1] + timedelta(days=1))))
+    present = table.scan().filter(within(table.contract, (days[0], days[1] + ONE_DAY)))
     done = set(present.select(pl.col("made_at").unique()).collect()["made_at"])
     parts: list[pl.DataFrame] = [table.contract.empty().drop(table.contract.partition_by or "", "schema_version")]
     failed: list[tuple[str, str]] = []
-    for made_at in _hours(days, config.every_hours, platform.clock()):
+    for made_at in _full_hours(days, config.every_hours, platform.clock()):
         if made_at in done:
             continue
-        window = (made_at - timedelta(days=1)).date(), (made_at + timedelta(days=1)).date()
+        window = (made_at - ONE_DAY).date(), (made_at + ONE_DAY).date()
         rows = market.scan().filter(within(market.contract, window), pl.col("ts") < made_at).collect()
         found = forecast(rows, made_at=made_at)
         parts.append(found.rows)
@@ -179,9 +169,9 @@ def _forecasts(
     yield published(context, table, [commit], pictures.of_forecasts(table, market, days), failed=failed)
 
 
-def _hours(days: Days, every: int, now: datetime) -> list[datetime]:
+def _full_hours(days: Days, every: int, now: datetime) -> list[datetime]:
     """Return the full hours that end within the days and are over, the day's last midnight included."""
-    first, end = (datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days)
+    first, end = (midnight(day) for day in days)
     hours = int((end - first) / timedelta(hours=1))
     return [at for k in range(every, hours + 1, every) if (at := first + timedelta(hours=k)) <= now]
 

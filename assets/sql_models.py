@@ -11,11 +11,11 @@ import dagster as dg
 
 from assets.common import DAILY, asset_key, columns_metadata, published, rule_results, table_asset
 from assets.conditions import FOLLOWS_AS_A_WHOLE, FOLLOWS_CHECKED_INPUTS
-from hfthot_platform.contracts.views import View
-from hfthot_platform.errors import SqlModelsError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql.models import DisabledModel, Models, SqlModel, TestOutcome
-from hfthot_platform.sql.models.runner import compute, inputs_of, judge, publish
+from hfthot_platform.core.errors import SqlModelsError
+from hfthot_platform.domain.contracts.views import View
+from hfthot_platform.services.sql.models import DisabledModel, Models, SqlModel, TestOutcome
+from hfthot_platform.services.sql.models.runner import compute, inputs_of, judge, publish
+from hfthot_platform.storage.lakehouse import Lakehouse
 from resources.platform import LakeDuckDB, Platform, days_of
 
 __all__ = ["SOUND", "model_assets", "model_checks"]
@@ -36,16 +36,21 @@ def model_assets(
         lake: the lake, for the views that models read.
         daily: keys of the platform's own assets that have a partition per day.
     """
-    by_day = {*daily, *(asset_key(each.name) for each in models if each.materialized == "incremental")}
+    by_day = {*daily, *(asset_key(model.name) for model in models if model.materialized == "incremental")}
     sound = [
-        _view(model) if model.materialized == "view" else _stored(model, _inputs(model, models, lake), by_day)
+        _view_spec(model)
+        if model.materialized == "view"
+        else _stored_model(model, _tables_read(model, models, lake), by_day)
         for model in models
     ]
-    known = {*lake.contracts, *models.by_name, *(each.name for each in models.disabled)}
+    known = {*lake.contracts, *models.by_name, *(model.name for model in models.disabled)}
     reads = _without_circles(models.disabled)
     return [
         *sound,
-        *(_disabled(model, [each for each in reads[model.name] if each in known]) for model in models.disabled),
+        *(
+            _disabled_model(model, [table for table in reads[model.name] if table in known])
+            for model in models.disabled
+        ),
     ]
 
 
@@ -77,28 +82,28 @@ def model_checks(models: Models) -> list[dg.AssetChecksDefinition]:
     return [_view_checks(model) for model in models if model.materialized == "view" and model.tests]
 
 
-def _inputs(model: SqlModel, models: Models, lake: Lakehouse) -> list[str]:
+def _tables_read(model: SqlModel, models: Models, lake: Lakehouse) -> list[str]:
     """Return what a model reads; for one that follows its inputs, also the tables below the views among them.
 
     Views have no news of their own.
     """
     # A view of the platform is another name of its table, and no asset.
     names = [name for name in inputs_of(lake, models, model) if not isinstance(lake.views.get(name), View)]
-    if _follows(model):
+    if _follows_inputs(model):
         return names
     # Whoever waits for no news needs no edge past a view; models below it stay, so that a run makes them first.
-    views = [each for each in models if each.materialized == "view" and each.name in model.depends_on]
-    stored = {each.name for each in models if each.materialized != "view"}
+    views = [view for view in models if view.materialized == "view" and view.name in model.depends_on]
+    stored = {model.name for model in models if model.materialized != "view"}
     below = {name for view in views for name in inputs_of(lake, models, view)} - stored - set(model.depends_on)
     return [name for name in names if name not in below]
 
 
-def _follows(model: SqlModel) -> bool:
-    """Return whether the model is made anew by itself when something that it reads was."""
+def _follows_inputs(model: SqlModel) -> bool:
+    """Return whether the model is computed again by itself when something that it reads was."""
     return model.header.schedule is None and model.header.automation != "none"
 
 
-def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) -> dg.AssetsDefinition:
+def _stored_model(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) -> dg.AssetsDefinition:
     incremental = model.materialized == "incremental"
     # News without a day would ask for every day since 2010; and a view would be waited for for ever.
     dayless = [key for key in map(asset_key, inputs) if key not in daily]
@@ -114,9 +119,9 @@ def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) 
         deps=inputs,
         lineage=model.lineage,
         partitioned=incremental,
-        follows=_follows(model),
+        follows=_follows_inputs(model),
         automation=condition,
-        checks=_specs(model),
+        checks=_check_specs(model),
         owners=[_owner(model)],
         tags=dict.fromkeys(model.header.tags, ""),
         kinds=("deltalake", "duckdb", "sql"),
@@ -126,14 +131,14 @@ def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) 
         table = platform.lake.table(model.name)
         computed = compute(platform.lake, model, days, limits=platform.limits, connect=duckdb.get_connection)
         yield from rule_results(computed.audited)
-        yield from _results(model, computed.gates)
+        yield from _check_results(model, computed.gates)
         commit = None
         if computed.publishable:
             commit = publish(platform.lake, computed, platform.stamp(context))
         else:
             table.quarantine(computed.audited, stamp=platform.stamp(context))
         later = [test for test in model.tests if not test.gate]
-        yield from _results(
+        yield from _check_results(
             model, judge(platform.lake, model, later, limits=platform.limits, connect=duckdb.get_connection)
         )
         if commit is not None:
@@ -142,7 +147,7 @@ def _stored(model: SqlModel, inputs: list[str], daily: Collection[dg.AssetKey]) 
     return stored
 
 
-def _view(model: SqlModel) -> dg.AssetSpec:
+def _view_spec(model: SqlModel) -> dg.AssetSpec:
     return dg.AssetSpec(
         asset_key(model.name),
         deps=[asset_key(name) for name in model.depends_on],
@@ -155,14 +160,14 @@ def _view(model: SqlModel) -> dg.AssetSpec:
     )
 
 
-def _disabled(model: DisabledModel, reads: Collection[str]) -> dg.AssetsDefinition:
+def _disabled_model(model: DisabledModel, reads: Collection[str]) -> dg.AssetsDefinition:
     """Return an asset in the place of a model that is disabled: its page says why, and it makes nothing."""
     incremental = model.header is not None and model.header.materialized == "incremental"
 
     @dg.asset(
         key=asset_key(model.name),
         group_name=model.layer,
-        description="\n".join(["**Disabled.**", "", *(f"- {each}" for each in model.reasons)]),
+        description="\n".join(["**Disabled.**", "", *(f"- {reason}" for reason in model.reasons)]),
         deps=[asset_key(name) for name in reads],
         # As before, so that what is known of its days stays with it.
         partitions_def=DAILY if incremental else None,
@@ -171,7 +176,7 @@ def _disabled(model: DisabledModel, reads: Collection[str]) -> dg.AssetsDefiniti
         check_specs=[
             dg.AssetCheckSpec(SOUND, asset=asset_key(model.name), description="Its file, and what it reads, are sound.")
         ],
-        metadata={"disabled": dg.MetadataValue.md("\n".join(f"- {each}" for each in model.reasons))},
+        metadata={"disabled": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in model.reasons))},
         output_required=False,
     )
     def disabled() -> _Result:
@@ -184,17 +189,19 @@ def _disabled(model: DisabledModel, reads: Collection[str]) -> dg.AssetsDefiniti
 
 
 def _view_checks(model: SqlModel) -> dg.AssetChecksDefinition:
-    @dg.multi_asset_check(name=f"{model.name.replace('.', '_')}_tests", specs=_specs(model))
+    @dg.multi_asset_check(name=f"{model.name.replace('.', '_')}_tests", specs=_check_specs(model))
     def tests(
         context: dg.AssetCheckExecutionContext, platform: dg.ResourceParam[Platform], duckdb: LakeDuckDB
     ) -> Iterator[dg.AssetCheckResult]:
         del context
-        yield from _results(model, judge(platform.lake, model, limits=platform.limits, connect=duckdb.get_connection))
+        yield from _check_results(
+            model, judge(platform.lake, model, limits=platform.limits, connect=duckdb.get_connection)
+        )
 
     return tests
 
 
-def _specs(model: SqlModel) -> list[dg.AssetCheckSpec]:
+def _check_specs(model: SqlModel) -> list[dg.AssetCheckSpec]:
     stored = model.contract is not None
     return [
         dg.AssetCheckSpec(test.name, asset=asset_key(model.name), description=test.says, blocking=stored and test.gate)
@@ -202,15 +209,15 @@ def _specs(model: SqlModel) -> list[dg.AssetCheckSpec]:
     ]
 
 
-def _results(model: SqlModel, outcomes: Iterable[TestOutcome]) -> Iterator[dg.AssetCheckResult]:
-    for each in outcomes:
+def _check_results(model: SqlModel, outcomes: Iterable[TestOutcome]) -> Iterator[dg.AssetCheckResult]:
+    for outcome in outcomes:
         yield dg.AssetCheckResult(
             asset_key=asset_key(model.name),
-            check_name=each.test.name,
-            passed=each.passed,
+            check_name=outcome.test.name,
+            passed=outcome.passed,
             severity=dg.AssetCheckSeverity.ERROR,
-            description=each.description,
-            metadata={"test": each.test.says, "rows": each.rows, "failing": each.failing},
+            description=outcome.description,
+            metadata={"test": outcome.test.says, "rows": outcome.rows, "failing": outcome.failing},
         )
 
 

@@ -24,11 +24,11 @@ import sqlalchemy as sa
 from rich.console import Console
 from rich.table import Table
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.passwords import Passwords
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.privacy.rotation import rotate_keys
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.settings import Settings, load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.passwords import Passwords
+from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.storage.operational import schema
 
 PASSWORD = "correct horse battery"
 SAMPLE = 5000

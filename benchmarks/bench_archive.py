@@ -64,7 +64,7 @@ def _make(millions: float, folder: Path) -> None:
 def _measure(path: Path) -> None:
     import polars as pl
 
-    from hfthot_platform.market.sources.recognise import recognise
+    from hfthot_platform.adapters.recognise import recognise
 
     ours, bare = [], []
     for _ in range(3):

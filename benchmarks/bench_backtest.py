@@ -16,9 +16,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from hfthot_platform.models.arrays import FloatArray
-from hfthot_platform.models.backtest import Bars, Costs, backtest
-from hfthot_platform.models.strategy import MeanReversion, TrendFollowing
+from hfthot_platform.core.arrays import FloatArray
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs, backtest
+from hfthot_platform.domain.models.strategy import MeanReversion, TrendFollowing
 
 REPEATS = 5
 MINUTE = 60_000_000

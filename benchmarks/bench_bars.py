@@ -18,7 +18,7 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
+from hfthot_platform.domain.market.bars import bars_from_bars, bars_from_trades
 
 SYMBOLS = 10
 DAYS = 10
@@ -28,20 +28,20 @@ REPEATS = 5
 def generate(n: int) -> pl.DataFrame:
     """Return n trades of ten symbols over ten days, in the order in which they are stored."""
     rng = np.random.default_rng(7)
-    each = n // SYMBOLS
+    per_symbol = n // SYMBOLS
     start = 1_704_067_200_000_000
-    ts = np.sort(rng.integers(0, DAYS * 86_400_000_000, size=(SYMBOLS, each)), axis=1) + start
+    ts = np.sort(rng.integers(0, DAYS * 86_400_000_000, size=(SYMBOLS, per_symbol)), axis=1) + start
     return pl.DataFrame(
         {
-            "venue": pl.repeat("binance", each * SYMBOLS, eager=True),
-            "symbol": np.repeat([f"S{i}-USDT" for i in range(SYMBOLS)], each),
+            "venue": pl.repeat("binance", per_symbol * SYMBOLS, eager=True),
+            "symbol": np.repeat([f"S{i}-USDT" for i in range(SYMBOLS)], per_symbol),
             "ts": pl.Series(ts.ravel()).cast(pl.Datetime("us", "UTC")),
-            "trade_id": np.arange(each * SYMBOLS),
-            "price": 100 * np.exp(0.0001 * rng.standard_normal((SYMBOLS, each)).cumsum(axis=1)).ravel(),
-            "amount": rng.lognormal(size=each * SYMBOLS),
-            "side": np.where(rng.random(each * SYMBOLS) < 0.5, "buy", "sell"),
-            "source": pl.repeat("synthetic", each * SYMBOLS, eager=True),
-            "source_ref": pl.repeat("benchmark", each * SYMBOLS, eager=True),
+            "trade_id": np.arange(per_symbol * SYMBOLS),
+            "price": 100 * np.exp(0.0001 * rng.standard_normal((SYMBOLS, per_symbol)).cumsum(axis=1)).ravel(),
+            "amount": rng.lognormal(size=per_symbol * SYMBOLS),
+            "side": np.where(rng.random(per_symbol * SYMBOLS) < 0.5, "buy", "sell"),
+            "source": pl.repeat("synthetic", per_symbol * SYMBOLS, eager=True),
+            "source_ref": pl.repeat("benchmark", per_symbol * SYMBOLS, eager=True),
         }
     )
 

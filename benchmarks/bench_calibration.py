@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 from bench_regime import known, sp500
 
-from hfthot_platform.models.regime import LABELS, fit_regimes, walk_forward
-from hfthot_platform.models.reliability import reliability
+from hfthot_platform.domain.models.regime import LABELS, fit_regimes, walk_forward
+from hfthot_platform.domain.models.regime.reliability import reliability
 
 OBSERVATIONS = ("ar1", "multivariate")
 TRUTHS = {
@@ -33,7 +33,7 @@ TARGET = 0.03
 
 
 def show(title, found):
-    said, right = (found.share @ np.nan_to_num(each) for each in (found.said, found.right))
+    said, right = (found.share @ np.nan_to_num(rates) for rates in (found.said, found.right))
     verdict = "within" if found.error <= TARGET else "ABOVE"
     print(f"\n{title}: said {said:.3f}, right {right:.3f}, {verdict} {TARGET}")
     print(found)
@@ -48,13 +48,13 @@ def simulated(observation, truth, bars):
         model = fit_regimes(y[:bars], observation=observation, seed=seed)
         found = model.filter(y)[bars:]
         identified += model.identified
-        names = np.array([LABELS.index(each) for each in model.labels])
+        names = np.array([LABELS.index(label) for label in model.labels])
         said.append(found.max(axis=1))
         right.append(names[found.argmax(axis=1)] == path[bars:])
     alone = [reliability(*pair, least=1 / 3, draws=100) for pair in zip(said, right, strict=True)]
-    each, chance = ([getattr(one, name) for one in alone] for name in ("error", "chance_95"))
+    errors, chance = ([getattr(one, name) for one in alone] for name in ("error", "chance_95"))
     print(f"\n  {identified} of {SERIES} identified", end="")
-    print(f"\n  of one series alone: median {np.median(each):.3f}, worst {max(each):.3f}; ", end="")
+    print(f"\n  of one series alone: median {np.median(errors):.3f}, worst {max(errors):.3f}; ", end="")
     print(f"a perfect forecaster: 95 % below {np.median(chance):.3f}", end="")
     return reliability(np.concatenate(said), np.concatenate(right), least=1 / 3)
 
@@ -109,11 +109,11 @@ def draw(panels, path):
         axis.axis("off")
     for axis, (title, found) in zip(axes.flat, panels.items(), strict=False):
         axis.plot([0, 1], [0, 1], color="0.6", linewidth=1)
-        for name, each in found.items():
-            shown = each.share >= 0.005
-            label = f"{name}: {each.error:.3f} (chance {each.chance_95:.3f})"
-            axis.plot(each.said[shown], each.right[shown], marker="o", markersize=4, linewidth=1.2, label=label)
-        low = min(each.edges[0] for each in found.values())
+        for name, curve in found.items():
+            shown = curve.share >= 0.005
+            label = f"{name}: {curve.error:.3f} (chance {curve.chance_95:.3f})"
+            axis.plot(curve.said[shown], curve.right[shown], marker="o", markersize=4, linewidth=1.2, label=label)
+        low = min(curve.edges[0] for curve in found.values())
         axis.set(title=title, xlabel="said", xlim=(low - 0.01, 1.01), ylim=(0, 1.01))
         axis.title.set_fontsize(9)
         axis.legend(fontsize=7, loc="lower right", frameon=False)
@@ -126,20 +126,22 @@ def main(path):
     panels = {}
     for title, (truth, bars) in TRUTHS.items():
         panels[f"Simulated, {title}"] = {
-            each: show(f"Simulated truth, {title}, {each}", simulated(each, truth, bars)) for each in OBSERVATIONS
+            observation: show(f"Simulated truth, {title}, {observation}", simulated(observation, truth, bars))
+            for observation in OBSERVATIONS
         }
     for first in ("2000", "2018"):
         title = f"S&P 500, {first} to 2022"
-        walks = {each: followed(each, first) for each in OBSERVATIONS}
+        walks = {observation: followed(observation, first) for observation in OBSERVATIONS}
         panels[f"{title}: the regime"] = {
-            each: show(
-                f"{title}, regime called, against later returns, {each}", reliability(*walk.judged(y), least=1 / 3)
+            observation: show(
+                f"{title}, regime called, against later returns, {observation}",
+                reliability(*walk.judged(y), least=1 / 3),
             )
-            for each, (y, walk) in walks.items()
+            for observation, (y, walk) in walks.items()
         }
         panels[f"{title}: a large move"] = {
-            each: show(f"{title}, a large move tomorrow, {each}", large_moves(y, walk))
-            for each, (y, walk) in walks.items()
+            observation: show(f"{title}, a large move tomorrow, {observation}", large_moves(y, walk))
+            for observation, (y, walk) in walks.items()
         }
     show("Twenty US stocks, 2000 to 2022, regime called, against later returns, multivariate", stocks())
     draw(panels, path)

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from hfthot_platform.models.chiarella import (
+from hfthot_platform.domain.models.chiarella import (
     ChiarellaParams,
     autocovariance,
     calibrate,

@@ -61,8 +61,8 @@ def timed(work: Callable[[], object], repeats: int) -> float:
 def main() -> None:
     os.environ |= {"HFTHOT_ARGON2_MEMORY_KIB": "8", "HFTHOT_ARGON2_PASSES": "1", "HFTHOT_ARGON2_LANES": "1"}
     from hfthot_platform import LakehouseClient
-    from hfthot_platform.client.personal import decrypted
-    from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.app.personal import decrypted
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
     grid = Table("", "figure", "limit", title="LakehouseClient", title_justify="left")
     with tempfile.TemporaryDirectory() as name:
@@ -86,7 +86,7 @@ def main() -> None:
             seconds = timed(lambda: client.read_version("users", version), 5)
             grid.add_row(f"read_version of {ACCOUNTS:,} users", f"{seconds * 1e3:.0f} ms", "")
 
-            accounts = client._accounts  # noqa: SLF001
+            accounts = client.installation.accounts
             contract = lake.table("audit_log").contract
             subjects = [accounts.subject_of(user.user_id) for user in users]
             client.for_request(ip="192.0.2.1").login("u1", "a password")
@@ -99,7 +99,7 @@ def main() -> None:
                 {
                     "subject_id": chosen,
                     **{
-                        column: [ciphers[each].encrypt("audit_log", column, "192.0.2.1") for each in chosen]
+                        column: [ciphers[subject].encrypt("audit_log", column, "192.0.2.1") for subject in chosen]
                         for column in ("ip", "user_agent", "personal_detail")
                     },
                 }

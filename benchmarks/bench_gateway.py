@@ -22,8 +22,9 @@ import numpy as np
 import polars as pl
 import psutil
 
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.domain.access.authorisation import Principal
+from hfthot_platform.services.sql.gateway import GatewayPool, QueryLimits, SqlGateway
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 QUESTION = (
@@ -88,7 +89,7 @@ def load(lake: Lakehouse, pool: GatewayPool, seconds: float) -> None:
     stop = time.monotonic() + seconds
 
     def ask(caller: str) -> None:
-        gateway = SqlGateway(lake, Policy.of("enterprise", "registered", caller, LIMITS), pool)
+        gateway = SqlGateway(lake, Principal(caller, "registered", "enterprise"), pool, limits=LIMITS)
         while time.monotonic() < stop:
             started = time.perf_counter()
             gateway.query(QUESTION)
@@ -136,10 +137,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, GatewayPool(workers=2) as pool:
         lake = Lakehouse.open(Path(folder) / "lake")
         lake.table("market.bars_1m").append(bars(10, 20))
-        gateway = SqlGateway(lake, Policy.of("enterprise", "registered", "bench", LIMITS), pool)
+        gateway = SqlGateway(lake, Principal("bench", "registered", "enterprise"), pool, limits=LIMITS)
         started = time.perf_counter()
         gateway.query("SELECT 1")
-        print(f"first statement of a cold gateway: {time.perf_counter() - started:.2f} s; {pool.facts()['cage']}")
+        print(f"first statement of a cold gateway: {time.perf_counter() - started:.2f} s; {pool.facts()['sandbox']}")
         overhead(lake, gateway)
         load(lake, pool, seconds)
         streams(gateway)

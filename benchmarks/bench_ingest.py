@@ -69,9 +69,8 @@ def _make(millions: float, folder: Path) -> None:
 
 
 def _ingest(path: Path, lake: Path) -> int:
-    from hfthot_platform.ingest import ingest_files
-    from hfthot_platform.lakehouse import Lakehouse
-    from hfthot_platform.market.sources import recognise  # noqa: F401 - not part of the measurement
+    from hfthot_platform.services.ingest import ingest_files
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
     begin = time.perf_counter()
     (outcome,) = ingest_files(Lakehouse.open(lake), [path])
@@ -133,11 +132,11 @@ def main() -> None:
             for run in range(_RUNS):
                 bare.append(_measured("bare", path, folder, run))
                 ours.append(_measured("ingest", path, folder, run))
-            rows, seconds = ours[0][0], min(each[1] for each in ours)
-            base = min(each[1] for each in bare)
+            rows, seconds = ours[0][0], min(run[1] for run in ours)
+            base = min(run[1] for run in bare)
             print(
                 f"{name.split('-')[1]:>10} {rows:>10,} {seconds:>7.2f} s {rows / seconds:>10,.0f} {base:>7.2f} s "
-                f"{seconds / base:>6.2f} {max(each[2] for each in ours):>8,.0f} {max(each[2] for each in bare):>8,.0f}"
+                f"{seconds / base:>6.2f} {max(run[2] for run in ours):>8,.0f} {max(run[2] for run in bare):>8,.0f}"
             )
 
 

@@ -52,7 +52,7 @@ def make_trades(rows: int, seed: int = 1, first_id: int = 0) -> pl.DataFrame:
 
 
 def publish(folder: Path) -> None:
-    from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
     Lakehouse.open(folder / "lake").table("market.trades").append(pl.scan_parquet(folder / "trades.parquet"))
 
@@ -70,7 +70,7 @@ STEPS: dict[str, Callable[[Path], None]] = {"publish": publish, "bare": bare}
 def child(step: str, folder: Path) -> None:
     import deltalake  # noqa: F401 - imported before the clock starts, as in a running process
 
-    from hfthot_platform.lakehouse import Lakehouse  # noqa: F401
+    from hfthot_platform.storage.lakehouse import Lakehouse  # noqa: F401
 
     started = time.perf_counter()
     STEPS[step](folder)
@@ -110,8 +110,8 @@ def main() -> None:
                 if repeat or step == "bare":
                     shutil.rmtree(folder / {"publish": "lake", "bare": "bare"}[step], ignore_errors=True)
                 figures.append(measured(step, folder))
-        ours, theirs = (statistics.median(each[0] for each in results[step]) for step in ("publish", "bare"))
-        peak, bare_peak = (max(each[1] for each in results[step]) for step in ("publish", "bare"))
+        ours, theirs = (statistics.median(run[0] for run in results[step]) for step in ("publish", "bare"))
+        peak, bare_peak = (max(run[1] for run in results[step]) for step in ("publish", "bare"))
         table.append((f"publish {rows:,} trades", f"{ours:.2f} s", f"{theirs:.2f} s", f"{ours / theirs:.2f}", "<= 3"))
         table.append(
             ("  peak memory", f"{peak:,.0f} MB", f"{bare_peak:,.0f} MB", f"{peak / bare_peak:.2f}", "<= 2500 MB")
@@ -119,7 +119,7 @@ def main() -> None:
 
         from deltalake import DeltaTable
 
-        from hfthot_platform.lakehouse import Lakehouse
+        from hfthot_platform.storage.lakehouse import Lakehouse
 
         trades = Lakehouse.open(folder / "lake").table("market.trades")
         symbols = ["S03-USDT", "S17-USDT", "S42-USDT"]
@@ -162,12 +162,12 @@ def main() -> None:
         started = time.perf_counter()
         for i in range(1000):
             closes.append(row.with_columns(date=pl.lit(first + timedelta(days=i))))
-        each = (time.perf_counter() - started) / 1000
+        per_append = (time.perf_counter() - started) / 1000
         bare_open = timed(lambda: DeltaTable(closes.uri), 9)
         version = timed(closes.version, 9)
         scan = timed(lambda: closes.scan().collect_schema(), 9)
         bare_scan = timed(lambda: pl.scan_delta(DeltaTable(closes.uri)).collect_schema(), 9)
-        table.append(("append of one row (mean of 1000)", f"{each * 1e3:.1f} ms", "", "", ""))
+        table.append(("append of one row (mean of 1000)", f"{per_append * 1e3:.1f} ms", "", "", ""))
         table.append(
             (
                 "open with 1000 commits",
@@ -201,7 +201,7 @@ def main() -> None:
     for label, *figures in table:
         print(
             label.ljust(widths[0]),
-            *(each.rjust(width) for each, width in zip(figures, widths[1:], strict=True)),
+            *(figure.rjust(width) for figure, width in zip(figures, widths[1:], strict=True)),
             sep="  ",
         )
 

@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 
-from hfthot_platform.models.mean_field_game import InventoryDensity, TradeCrowding, closed_form, solve
+from hfthot_platform.domain.models.mean_field_game import InventoryDensity, TradeCrowding, closed_form, solve
 
 GAMES = {
     "reference": TradeCrowding(0.4, 0.1, 0.2, 2.5, 5.0, 10.0),

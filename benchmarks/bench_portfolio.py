@@ -23,7 +23,7 @@ from skfolio.optimization import MeanRisk, ObjectiveFunction, RiskBudgeting
 from skfolio.prior import EmpiricalPrior
 from sklearn.covariance import ledoit_wolf
 
-from hfthot_platform.models.portfolio import Constraints, MeanVariance, risk_parity, sparse
+from hfthot_platform.domain.models.portfolio import Constraints, MeanVariance, risk_parity, sparse
 
 
 def best_ms(work, repeats=5):

@@ -22,16 +22,17 @@ import numpy as np
 import polars as pl
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.publisher import Publisher, flush
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts.accounts import AUDIT_LOG
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy import erasure
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.domain.contracts.accounts import AUDIT_LOG
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.erasure import destroy, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import load_request, request_erasure
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.publication.publisher import Publisher, flush
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.changes import AuditEvent
 
 ERASE_SECONDS, EXPORT_SECONDS, SCAN_MB = 2.0, 2.0, 400.0
 
@@ -74,7 +75,7 @@ def populate(accounts: Accounts, lake: Lakehouse, users: int) -> None:
                 }
             )
         with accounts.store.transaction() as tx:
-            tx.execute(sa.insert(schema.subjects), [{"subject_id": each, "created_at": ts} for each in subjects])
+            tx.execute(sa.insert(schema.subjects), [{"subject_id": subject, "created_at": ts} for subject in subjects])
             tx.execute(sa.insert(schema.subject_keys), keys)
             tx.execute(sa.insert(schema.users), rows)
         frame = pl.DataFrame(rows).select(
@@ -186,16 +187,16 @@ def main() -> None:
             print(f"  processor time {time.process_time() - used:.2f} s")
 
             for whom, told in ((other, "nobody special"), (user, f"one with {rows:,} audit rows")):
-                request_id = erasure.request_erasure(accounts, whom.user_id)
-                case = erasure._load(accounts, request_id)  # noqa: SLF001
+                request_id = request_erasure(accounts, whom.user_id)
+                erasure = load_request(accounts, request_id)
                 used, started = time.process_time(), time.perf_counter()
-                erasure._destroy(accounts, lake, case)  # noqa: SLF001
+                destroy(accounts, lake, erasure)
                 Publisher(accounts.store, lake).publish()
                 what = f"erasure among {users:,} users, keys, identity, live rows: {told}"
                 line(what, time.perf_counter() - started, "s", ERASE_SECONDS)
                 print(f"  processor time {time.process_time() - used:.2f} s")
                 started = time.perf_counter()
-                certificate = erasure.run_erasure(accounts, lake, request_id)
+                certificate = run_erasure(accounts, lake, request_id)
                 found = certificate.verification
                 seconds = time.perf_counter() - started
                 print(

@@ -20,10 +20,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from hfthot_platform.accounts.changes import AuditEvent, RowChange
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational.changes import AuditEvent, RowChange
+from hfthot_platform.storage.operational.store import Store
 
 DAYS = 10
 DAY = 86_400_000_000
@@ -89,10 +89,10 @@ def load(lake: Lakehouse, subjects: list[str]) -> None:
             "action": ["session.login"] * n,
             "outcome": ["success"] * n,
             "ip": sealed(n, 40),
-            "personal_digest": [each * 2 for each in ids(n)],
+            "personal_digest": [digest * 2 for digest in ids(n)],
             "redacted": [False] * n,
-            "previous_hash": [each * 2 for each in ids(n)],
-            "hash": [each * 2 for each in ids(n)],
+            "previous_hash": [digest * 2 for digest in ids(n)],
+            "hash": [digest * 2 for digest in ids(n)],
         }
         lake.table("audit_log").apply(pl.DataFrame(audit), app=app)
 
@@ -214,11 +214,11 @@ def main() -> None:
         done = Publisher(store, lake).publish()
         seconds, worked = time.perf_counter() - started, time.process_time() - worked
         after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        rows = sum(each.rows_published for each in done.commits)
+        rows = sum(commit.rows_published for commit in done.commits)
         print(f"publish {done.entries:,} entries ({rows:,} rows after folding): {seconds:.2f} s", end=" ")
         print(f"= {done.entries / seconds:,.0f} changes/s (limit 20,000), {worked:.2f} s of CPU,", end=" ")
         print(f"{len(done.commits)} commits,", end=" ")
-        print(f"{sum(each.bytes_added for each in done.commits) / 1e6:,.0f} MB written, peak memory", end=" ")
+        print(f"{sum(commit.bytes_added for commit in done.commits) / 1e6:,.0f} MB written, peak memory", end=" ")
         print(f"{before / 1024:.0f} -> {after / 1024:.0f} MB")
 
         victim = subjects[n_users // 3]
@@ -230,9 +230,9 @@ def main() -> None:
         started = time.perf_counter()
         done = Publisher(store, lake).publish()
         seconds = time.perf_counter() - started
-        gone = sum(each.rows_forgotten for each in done.commits)
+        gone = sum(commit.rows_forgotten for commit in done.commits)
         print(f"erase the rows of one of {n_users:,} users: {seconds:.2f} s (limit 2), {gone} rows in", end=" ")
-        print(", ".join(f"{each.table} {each.seconds:.2f} s" for each in done.commits))
+        print(", ".join(f"{commit.table} {commit.seconds:.2f} s" for commit in done.commits))
 
         with store.transaction() as tx:
             tx.log([], AuditEvent(action="user.read"))

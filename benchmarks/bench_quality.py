@@ -20,10 +20,10 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.audit import audit, conform
-from hfthot_platform.quality import SAMPLE_ROWS, run_checks, suites, validate
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.services.quality import SAMPLE_ROWS, run_checks, suites, validate
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.audit import audit, conform
 
 SYMBOLS = 20
 REPEATS = 3
@@ -34,19 +34,19 @@ START = datetime(2024, 1, 1, tzinfo=UTC)
 def generate(n: int) -> pl.DataFrame:
     """Return n vendor bars of twenty symbols, without a gap, in the order in which they are stored."""
     rng = np.random.default_rng(7)
-    each = n // SYMBOLS
-    close = 100 * np.exp(0.0001 * rng.standard_normal((SYMBOLS, each)).cumsum(axis=1)).ravel()
-    ts = np.tile(np.arange(each) * 60_000_000 + int(START.timestamp()) * 1_000_000, SYMBOLS)
+    per_symbol = n // SYMBOLS
+    close = 100 * np.exp(0.0001 * rng.standard_normal((SYMBOLS, per_symbol)).cumsum(axis=1)).ravel()
+    ts = np.tile(np.arange(per_symbol) * 60_000_000 + int(START.timestamp()) * 1_000_000, SYMBOLS)
     frame = pl.DataFrame(
         {
-            "venue": pl.repeat("binance", each * SYMBOLS, eager=True),
-            "symbol": np.repeat([f"S{i:02}-USDT" for i in range(SYMBOLS)], each),
+            "venue": pl.repeat("binance", per_symbol * SYMBOLS, eager=True),
+            "symbol": np.repeat([f"S{i:02}-USDT" for i in range(SYMBOLS)], per_symbol),
             "ts": pl.Series(ts).cast(pl.Datetime("us", "UTC")),
             "open": close * 0.9999,
             "high": close * 1.001,
             "low": close * 0.999,
             "close": close,
-            "volume": rng.lognormal(size=each * SYMBOLS),
+            "volume": rng.lognormal(size=per_symbol * SYMBOLS),
         }
     )
     text = {"origin": "vendor", "source": "vendor_history", "source_ref": "benchmark"}

@@ -13,8 +13,7 @@ import time
 import numpy as np
 from hmmlearn.hmm import GaussianHMM
 
-from hfthot_platform.models import _regime_loops as loops
-from hfthot_platform.models.regime import (
+from hfthot_platform.domain.models.regime import (
     LABELS,
     Evidence,
     Memory,
@@ -23,6 +22,7 @@ from hfthot_platform.models.regime import (
     agreement,
     fit_many,
     fit_regimes,
+    loops,
     walk_forward,
 )
 
@@ -45,7 +45,7 @@ def repeat(works, repeats):
             started = time.perf_counter()
             work()
             taken[k].append(time.perf_counter() - started)
-    return [(min(each), float(np.median(each))) for each in taken]
+    return [(min(seconds), float(np.median(seconds))) for seconds in taken]
 
 
 def speed_of_iterations():
@@ -56,7 +56,9 @@ def speed_of_iterations():
     use = (gap == 1).astype(np.int64)
 
     def ours():
-        parameters = [each.copy() for each in (truth.mu, truth.phi, truth.sigma, truth.transition, truth.initial)]
+        parameters = [
+            parameter.copy() for parameter in (truth.mu, truth.phi, truth.sigma, truth.transition, truth.initial)
+        ]
         loops.expectation_maximisation(y, x, use, True, 0.0, 1e-4, -np.inf, 10, *parameters, np.empty(10))
 
     def peer():
@@ -96,8 +98,8 @@ def speed_of_iterations():
     for name, work, (_, cold) in zip(names, works, in_turn, strict=True):
         [(least, median)] = repeat([work], 300)
         print(f"  {name:52}{1e6 * least:11.1f}{1e6 * median:9.1f}{1e6 * cold:9.1f}")
-    for name, each in (("ar1", model), ("multivariate", features)):
-        online = RegimeFilter(each)
+    for name, fitted in (("ar1", model), ("multivariate", features)):
+        online = RegimeFilter(fitted)
         online.update(0.0)
         taken = []
         for r in y.tolist():
@@ -118,7 +120,7 @@ def speed_of_many():
         found = fit_many(data, workers=workers, observation="ar1")
         taken, used = time.perf_counter() - started, time.process_time() - used
         base = base or taken
-        good = sum(isinstance(each, RegimeModel) and each.converged for each in found.values())
+        good = sum(isinstance(outcome, RegimeModel) and outcome.converged for outcome in found.values())
         print(
             f"  {workers} thread{'s' * (workers > 1)}: {taken:6.1f} s ({used:.1f} s of processor time), "
             f"{taken / 500 * 1e3:.0f} ms per symbol, {base / taken:.2f} times one thread, {good} converged"
@@ -214,10 +216,10 @@ def sensitivity():
     days, returns = sp500()
     print("\nThe same with yearly refits, by memory (half-lives of volatility, trend, autocorrelation) and by period")
     print(f"  {'':32}{'agreement':>10}{'least share':>12}{'log-density':>12}")
-    spans = [("2018", "2023", each) for each in ((3, 5, 10), (2, 5, 10), (4, 5, 10), (5, 5, 10), (3, 3, 3))]
-    spans += [("2018", "2023", each) for each in ((3, 10, 20), (5, 10, 20), (10, 10, 10))]
-    spans += [(*each, (3, 5, 10)) for each in (("2000", "2006"), ("2006", "2012"), ("2012", "2018"))]
-    spans += [(*each, None) for each in (("2000", "2006"), ("2006", "2012"), ("2012", "2018"), ("2018", "2023"))]
+    spans = [("2018", "2023", memory) for memory in ((3, 5, 10), (2, 5, 10), (4, 5, 10), (5, 5, 10), (3, 3, 3))]
+    spans += [("2018", "2023", memory) for memory in ((3, 10, 20), (5, 10, 20), (10, 10, 10))]
+    spans += [(*years, (3, 5, 10)) for years in (("2000", "2006"), ("2006", "2012"), ("2012", "2018"))]
+    spans += [(*years, None) for years in (("2000", "2006"), ("2006", "2012"), ("2012", "2018"), ("2018", "2023"))]
     for first, last, memory in spans:
         start, end = (int(np.searchsorted(days, np.datetime64(year))) for year in (first, last))
         options = {"observation": "multivariate", "memory": Memory(*memory)} if memory else {"observation": "ar1"}

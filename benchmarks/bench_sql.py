@@ -2,7 +2,7 @@
 
     python benchmarks/bench_sql.py [ROWS] [DAYS] [--lake FOLDER]
 
-A table of trades with a file a day is asked the same questions through `hfthot_platform.sql.query` and, for filters,
+A table of trades with a file a day is asked the same questions through `services.sql.query` and, for filters,
 through `pl.scan_delta(...).filter(...).collect()`, for the group-by through DuckDB over the same Parquet files.  Both
 answers are compared first.  Warm: in one process, in turns, medians.  Cold: each time in a process of its own, with the
 data files dropped from the page cache; the imports are not counted.
@@ -39,7 +39,7 @@ _GROUPED = "SELECT symbol, count(*) AS n, avg(price) AS price, sum(amount) AS am
 
 def make(folder: Path, rows: int, days: int) -> None:
     """Publish trades, the same number on each day."""
-    from hfthot_platform.lakehouse import Lakehouse
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
     names = np.array([f"S{number:02d}-USDT" for number in range(SYMBOLS)])
     count = rows // days
@@ -101,8 +101,8 @@ def questions(days: int) -> dict[str, tuple[str, Callable[[pl.LazyFrame], pl.Laz
 
 def answer(folder: Path, days: int, name: str, *, bare: bool) -> Callable[[], pl.DataFrame]:
     """Return what answers a question, through the platform or through its bare parts."""
-    from hfthot_platform.lakehouse import Lakehouse
-    from hfthot_platform.sql import query
+    from hfthot_platform.services.sql import query
+    from hfthot_platform.storage.lakehouse import Lakehouse
 
     sql, polars = questions(days)[name]
     table = folder / "lake" / "market" / "trades"

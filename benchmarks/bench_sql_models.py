@@ -60,7 +60,7 @@ _LOAD = """
 import sys, time
 from pathlib import Path
 started = time.perf_counter()
-from hfthot_platform.sql.models import load_models
+from hfthot_platform.services.sql.models import load_models
 imported = time.perf_counter()
 count = len(load_models(Path(sys.argv[1])))
 loaded = time.perf_counter()

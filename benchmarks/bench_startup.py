@@ -33,7 +33,7 @@ started = time.perf_counter()
 import hfthot_platform.definitions
 print(time.perf_counter() - started)
 """
-_HFTHOT = (sys.executable, "-c", "from hfthot_platform.cli import main; main()")
+_HFTHOT = (sys.executable, "-c", "from hfthot_platform.interfaces.cli import main; main()")
 
 
 def run(command: Sequence[str], environment: Mapping[str, str]) -> str:

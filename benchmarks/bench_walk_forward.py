@@ -24,9 +24,10 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from hfthot_platform.models.arrays import FloatArray
-from hfthot_platform.models.backtest import BacktestResult, Bars, Costs, backtest, on_change
-from hfthot_platform.models.strategy import AdaptiveRules, MeanReversion, TrendFollowing, adaptive
+from hfthot_platform.core.arrays import FloatArray
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import BacktestResult, Costs, backtest, on_change
+from hfthot_platform.domain.models.strategy import AdaptiveRules, MeanReversion, TrendFollowing, adaptive
 
 BLOCK, DRAWS = 20, 2_000
 #: Of liquid US equities at a broker, and of a spot exchange.
@@ -125,7 +126,7 @@ def study(title: str, bars: Bars, costs: Costs) -> None:
     print(f"\n{title}: {len(bars.symbols)} series, {first} to {last}, {costs.fee + costs.slippage:.2%} each way")
     found = dict(strategies(bars, costs, start))
     per_year = bars.bars_per_year
-    returns = np.stack([np.diff(each.equity[start:]) / each.equity[start:-1] for each in found.values()])
+    returns = np.stack([np.diff(result.equity[start:]) / result.equity[start:-1] for result in found.values()])
     ratio = sharpe(returns, per_year)
     generator = np.random.default_rng(0)
     draws = np.stack([sharpe(returns[:, index], per_year) for index in resampled(returns.shape[1], generator)])

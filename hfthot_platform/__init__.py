@@ -1,7 +1,8 @@
 """hfthot_platform: a Dagster-orchestrated lakehouse for a quant research lab.
 
 The public entry points are `LakehouseClient` (accounts, market data, time travel, SQL: all that an application
-needs), `Lakehouse` (the versioned, audited tables beneath) and the `hfthot` command line.
+needs), `Lakehouse` (the versioned, audited tables beneath), `Installation` (everything that an installation is put
+together from), `errors`, `hfthot_platform.research`, and the `hfthot` command line.
 Importing this package is cheap: nothing heavy is loaded before it is used.
 """
 
@@ -9,23 +10,30 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from hfthot_platform.client import LakehouseClient
-    from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.core.version import __version__
 
-__all__ = ["Lakehouse", "LakehouseClient", "__version__"]
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from hfthot_platform.app.installation import Installation
+    from hfthot_platform.core import errors
+    from hfthot_platform.interfaces.client import LakehouseClient
+    from hfthot_platform.storage.lakehouse import Lakehouse
+
+__all__ = ["Installation", "Lakehouse", "LakehouseClient", "__version__", "errors"]
+
+_PUBLIC = {
+    "Installation": "app.installation",
+    "Lakehouse": "storage.lakehouse",
+    "LakehouseClient": "interfaces.client",
+    "errors": "core.errors",
+}
 
 
 def __getattr__(name: str) -> object:
     """Load the public classes on first use, so that `import hfthot_platform` stays in the milliseconds."""
-    if name == "Lakehouse":
-        from hfthot_platform.lakehouse import Lakehouse
+    if place := _PUBLIC.get(name):
+        from importlib import import_module
 
-        return Lakehouse
-    if name == "LakehouseClient":
-        from hfthot_platform.client import LakehouseClient
-
-        return LakehouseClient
+        module = import_module(f"{__name__}.{place}")
+        return module if name == "errors" else getattr(module, name)
     message = f"module {__name__!r} has no attribute {name!r}"
     raise AttributeError(message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from assets import accounts, market, ops, portfolio, privacy, quality, signals, sql_models
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.settings import Settings, load_settings
 from jobs import accounts as account_jobs
 from jobs import maintenance, research
 from jobs import market as market_jobs
@@ -41,7 +41,7 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
     platform = platform or Platform(settings)
     models = platform.models
     tables = [*market.ASSETS, *signals.ASSETS, *portfolio.ASSETS, *ops.ASSETS, *accounts.ASSETS]
-    daily = {key for each in tables if each.partitions_def is not None for key in each.keys}
+    daily = {key for table in tables if table.partitions_def is not None for key in table.keys}
     return dg.Definitions(
         assets=[*tables, portfolio.EQUITY, *sql_models.model_assets(models, platform.lake, daily)],
         asset_checks=[*quality.CHECKS, *accounts.CHECKS, privacy.CHAIN, *sql_models.model_checks(models)],

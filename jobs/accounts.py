@@ -5,9 +5,9 @@ from typing import Any
 import dagster as dg
 
 from assets.accounts import CHECKS, TABLES
-from hfthot_platform import __version__
-from hfthot_platform.ingest.users import ingest_user_landing
-from hfthot_platform.lakehouse import Stamp
+from hfthot_platform.core.version import __version__
+from hfthot_platform.services.ingest.users import ingest_user_landing
+from hfthot_platform.storage.lakehouse import Stamp
 from jobs.common import tables_with_gates, whole_schedule
 from resources.platform import Platform
 
@@ -22,7 +22,7 @@ integrity = dg.define_asset_job(
     "accounts_integrity",
     selection=tables_with_gates(*TABLES)
     | dg.AssetSelection.checks(*(key for check in CHECKS for key in check.check_keys)),
-    description="Publish, then check: who refers to whom, nothing personal in clear, no gap in the audit.",
+    description="Publish, then check references, personal data in clear and gaps in the audit log.",
 )
 
 
@@ -31,21 +31,21 @@ def ingest_user_files(context: dg.OpExecutionContext, platform: dg.ResourceParam
     """Take in the files of `<landing>/users`; the sensor on the change log publishes what they changed."""
     stamp = Stamp(run_id=context.run_id, asset="user_files", code_version=__version__)
     outcomes = ingest_user_landing(platform.accounts, platform.lake, stamp=stamp)
-    reports = [each.report for each in outcomes if each.report is not None]
+    reports = [outcome.report for outcome in outcomes if outcome.report is not None]
     context.add_output_metadata(
         {
             "files": len(outcomes),
-            "files_waiting": sum(each.status == "waiting" for each in outcomes),
-            "files_rejected": sum(each.status == "rejected" for each in outcomes),
-            "events_read": sum(each.read for each in reports),
-            "events_applied": sum(each.applied for each in reports),
-            "events_repeated": sum(each.repeated for each in reports),
-            "events_rejected": sum(each.rejected for each in reports),
+            "files_waiting": sum(outcome.status == "waiting" for outcome in outcomes),
+            "files_rejected": sum(outcome.status == "rejected" for outcome in outcomes),
+            "events_read": sum(report.read for report in reports),
+            "events_applied": sum(report.applied for report in reports),
+            "events_repeated": sum(report.repeated for report in reports),
+            "events_rejected": sum(report.rejected for report in reports),
         }
     )
 
 
-@dg.job(description="Take in the files of user events that wait in <landing>/users.")
+@dg.job(description="Ingest the files of user events that wait in <landing>/users.")
 def user_files() -> None:
     """Apply user events from elsewhere."""
     ingest_user_files()

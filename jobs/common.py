@@ -71,7 +71,7 @@ def daily_schedule(name: str, job: str, cron: str, *, day: int, running: bool = 
 
 def _described(job: str, which: str, *, running: bool) -> str:
     """Return what the UI says of a schedule, beside its times."""
-    off = "" if running else " Off until somebody switches it on here."
+    off = "" if running else " Off until it is switched on here."
     return f"Runs the job `{job}`{which}, in UTC.{off}"
 
 

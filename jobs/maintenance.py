@@ -3,10 +3,10 @@
 import dagster as dg
 
 from assets.quality import CHECKS
-from hfthot_platform.errors import ClockError, LakehouseError
-from hfthot_platform.incidents import Incident, notify, record
-from hfthot_platform.lakehouse import MaintenanceReport, Stamp, check_clock, maintain, sweep_scratch
-from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED
+from hfthot_platform.core.errors import ClockError, LakehouseError
+from hfthot_platform.storage.incidents import Incident, notify, record
+from hfthot_platform.storage.lakehouse import MaintenanceReport, Stamp, check_clock, maintain, sweep_scratch
+from hfthot_platform.storage.lakehouse.maintenance import MOST_EXPIRED
 from jobs.common import whole_schedule
 from resources.platform import Platform
 

@@ -5,9 +5,9 @@ from typing import Any
 import dagster as dg
 
 from assets.common import asset_key
-from hfthot_platform import __version__
-from hfthot_platform.ingest import withdraw_file
-from hfthot_platform.lakehouse import Stamp
+from hfthot_platform.core.version import __version__
+from hfthot_platform.services.ingest import withdraw_file
+from hfthot_platform.storage.lakehouse import Stamp
 from jobs.common import TODAY, YESTERDAY, daily_schedule, tables_with_gates, whole_schedule
 from resources.platform import Platform
 
@@ -37,10 +37,10 @@ landing = dg.define_asset_job(
 
 
 @dg.op(
-    description="Take the rows of an ingested file out of its table; what they had taken the place of comes back.",
+    description="Remove the rows of an ingested file from its table; the rows that they replaced are restored.",
     config_schema={
         "file": dg.Field(
-            str, description="The name under which it was taken in, or eight or more digits of its content's hash."
+            str, description="The name under which it was ingested, or eight or more digits of its content's hash."
         )
     },
     pool="landing",

@@ -12,15 +12,17 @@ from typing import Any
 import dagster as dg
 
 from assets.privacy import CHAIN
-from hfthot_platform import __version__
-from hfthot_platform.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
-from hfthot_platform.ingest.users import sweep_user_files
-from hfthot_platform.lakehouse import Stamp
-from hfthot_platform.privacy.erasure import erasure_hits, list_erasures, pending_erasures, run_erasure
-from hfthot_platform.privacy.evidence import export_head
-from hfthot_platform.privacy.export import run_export
-from hfthot_platform.privacy.retention import apply_retention
-from hfthot_platform.privacy.rotation import rotate_keys
+from hfthot_platform.core.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
+from hfthot_platform.core.version import __version__
+from hfthot_platform.services.ingest.users import sweep_user_files
+from hfthot_platform.services.privacy.erasure import run_erasure
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, pending_erasures
+from hfthot_platform.services.privacy.evidence import export_head
+from hfthot_platform.services.privacy.export import run_export
+from hfthot_platform.services.privacy.hits import erasure_hits
+from hfthot_platform.services.privacy.retention import apply_retention
+from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.storage.lakehouse import Stamp
 from jobs.common import whole_schedule
 from resources.platform import NO_ACCOUNTS, Platform
 
@@ -29,13 +31,14 @@ __all__ = ["JOBS", "SCHEDULES"]
 _MOST_SHOWN = 100
 _REQUEST = {
     "request_id": dg.Field(
-        str, description="The request's random id: `hfthot privacy erase --list` has those that wait or failed."
+        str,
+        description="The request's random id: `hfthot privacy erase --list` lists those that are waiting or failed.",
     )
 }
 
 
 @contextmanager
-def _redacted() -> Iterator[None]:
+def _without_personal_messages() -> Iterator[None]:
     """Let no message out but those that are known to name nobody; trying again changes nothing about them."""
     try:
         yield
@@ -50,21 +53,21 @@ def _redacted() -> Iterator[None]:
 @dg.op(description="Write everything held about a person into one file.", config_schema=_REQUEST, pool="export")
 def export_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Carry an export out."""
-    with _redacted():
+    with _without_personal_messages():
         path = run_export(platform.accounts, platform.lake, context.op_config["request_id"])
     context.add_output_metadata({"bytes": path.stat().st_size})
 
 
 @dg.op(description="Erase a person for good, prove it, and sign.", config_schema=_REQUEST, pool="erasure")
 def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
-    """Carry an erasure out, from wherever it stands.  One that a legal hold keeps waits and is no failure."""
+    """Carry an erasure out, from wherever it stands.  One that a legal hold keeps waits, which is not a failure."""
     request_id = context.op_config["request_id"]
-    with _redacted():
+    with _without_personal_messages():
         try:
             certificate = run_erasure(platform.accounts, platform.lake, request_id)
         except ErasureUnverifiedError as error:
             raise dg.Failure(
-                f"{type(error).__name__}: {error}", metadata=_hits(platform, request_id), allow_retries=False
+                f"{type(error).__name__}: {error}", metadata=_open_hits(platform, request_id), allow_retries=False
             ) from None
         except LegalHoldError as error:
             context.log.warning("%s", error)
@@ -85,15 +88,13 @@ def erase_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Plat
     )
 
 
-def _hits(platform: Platform, request_id: str) -> dict[str, Any]:
+def _open_hits(platform: Platform, request_id: str) -> dict[str, Any]:
     """Return what a failed proof found, by place and form, and until when it can be proven."""
-    state = next(each for each in list_erasures(platform.accounts) if each.request_id == request_id)
+    state = next(erasure for erasure in list_erasures(platform.accounts) if erasure.request_id == request_id)
     rows = [
-        dg.TableRecord(
-            {"hit": each.hit, "kind": each.kind, "place": each.place, "file": each.file, "times": each.count}
-        )
-        for each in erasure_hits(platform.accounts, request_id)
-        if each.accepted is None
+        dg.TableRecord({"hit": hit.hit, "kind": hit.kind, "place": hit.place, "file": hit.file, "times": hit.count})
+        for hit in erasure_hits(platform.accounts, request_id)
+        if hit.accepted is None
     ]
     return {
         "open_hits": len(rows),
@@ -105,23 +106,23 @@ def _hits(platform: Platform, request_id: str) -> dict[str, Any]:
     }
 
 
-@dg.op(description="Remove everything whose time is over; ask for the erasures that are due.", pool="accounts")
+@dg.op(description="Remove everything past its retention; request the erasures that are due.", pool="accounts")
 def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Apply the periods of retention."""
     if not platform.has_accounts:
         context.log.info(NO_ACCOUNTS)
-        with _redacted():
+        with _without_personal_messages():
             swept = sweep_user_files(platform.settings, platform.lake, None, platform.clock())
         context.add_output_metadata({"user_files": swept})
         return
     stamp = Stamp(run_id=context.run_id, asset="audit_retention", code_version=__version__)
-    with _redacted():
+    with _without_personal_messages():
         report = apply_retention(platform.accounts, platform.lake, stamp=stamp)
     if report.refused:
         raise dg.Failure(
             f"ClockError: {report.refused}", metadata={"proofs_ended": report.proofs_ended}, allow_retries=False
         )
-    with _redacted():
+    with _without_personal_messages():
         swept = sweep_user_files(platform.settings, platform.lake, platform.accounts, platform.clock())
     counts = asdict(report) | {
         "user_files": swept,
@@ -135,7 +136,7 @@ def remove_expired(context: dg.OpExecutionContext, platform: dg.ResourceParam[Pl
 @dg.op(description="Wrap every key with a new key-encryption key; the lake is not touched.", pool="key_rotation")
 def rewrap_keys(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Rotate the key-encryption key."""
-    with _redacted():
+    with _without_personal_messages():
         report = rotate_keys(platform.accounts)
     context.add_output_metadata(
         {
@@ -146,13 +147,16 @@ def rewrap_keys(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platf
     )
 
 
-@dg.op(description="Sign and export the newest entry of the audit log, so that a cut tail is noticed.", pool="accounts")
+@dg.op(
+    description="Sign and export the newest entry of the audit log, so that a truncated log is noticed.",
+    pool="accounts",
+)
 def sign_head(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Export the head of the audit log."""
     if not platform.has_accounts:
         context.log.info("there are no accounts yet")
         return
-    with _redacted():
+    with _without_personal_messages():
         path = export_head(platform.accounts)
     context.add_output_metadata({"file": path.name, "folder": dg.MetadataValue.path(path.parent)})
 
@@ -199,7 +203,7 @@ audit_chain = dg.define_asset_job(
     cron_schedule="20 * * * *",
     execution_timezone="UTC",
     default_status=dg.DefaultScheduleStatus.RUNNING,
-    description="Goes on, every hour, with erasures whose process died or whose hold was released.",
+    description="Resumes, every hour, erasures whose process died or whose hold was released.",
 )
 def erasures_resumed(
     context: dg.ScheduleEvaluationContext, platform: dg.ResourceParam[Platform]
@@ -211,7 +215,7 @@ def erasures_resumed(
     at = context.scheduled_execution_time
     pending = pending_erasures(platform.accounts) if platform.has_accounts else []
     known = list_erasures(platform.accounts) if platform.has_accounts else []
-    failed = [each for each in known if each.state == "failed"]
+    failed = [erasure for erasure in known if erasure.state == "failed"]
     for request_id in pending:
         yield dg.RunRequest(
             run_key=f"{request_id}:{at:%Y%m%dT%H}",
@@ -226,7 +230,7 @@ def erasures_resumed(
             else {"hfthot/erasure": "failed"},
         )
     if not pending and not failed:
-        yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
+        yield dg.SkipReason("no erasure is waiting" if platform.has_accounts else NO_ACCOUNTS)
 
 
 JOBS: list[Any] = [rgpd_export, rgpd_erasure, audit_retention, key_rotation, audit_head, audit_chain]

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 
 from assets.common import asset_key
-from hfthot_platform.sql.models import Models, SqlModel
+from hfthot_platform.services.sql.models import Models, SqlModel
 from jobs.common import YESTERDAY, daily_schedule, whole_schedule
 
 __all__ = ["model_jobs", "model_schedules"]
@@ -24,19 +24,19 @@ def model_jobs(models: Models) -> list[Any]:
         dg.define_asset_job(
             _job_name(model),
             selection=dg.AssetSelection.assets(asset_key(model.name)),
-            description=f"Make {model.name}: {model.description}",
+            description=f"Materialise {model.name}: {model.description}",
         )
         for model in models
         if model.header.schedule is not None
     ]
     for name, incremental in ((_BY_DAY, True), (_WHOLE, False)):
-        stored = [each for each in models if each.contract and (each.materialized == "incremental") == incremental]
+        stored = [model for model in models if model.contract and (model.materialized == "incremental") == incremental]
         if stored:
             jobs.append(
                 dg.define_asset_job(
                     name,
-                    selection=dg.AssetSelection.assets(*(asset_key(each.name) for each in stored)),
-                    description=f"Make every SQL model that {'has days' if incremental else 'is made as a whole'}.",
+                    selection=dg.AssetSelection.assets(*(asset_key(model.name) for model in stored)),
+                    description=f"Materialise every SQL model that {'has days' if incremental else 'has no days'}.",
                 )
             )
     keys = _view_tests(models)
@@ -45,7 +45,7 @@ def model_jobs(models: Models) -> list[Any]:
             dg.define_asset_job(
                 _VIEW_TESTS,
                 selection=dg.AssetSelection.checks(*keys),
-                description="Every test of every SQL view: nothing else would run them.",
+                description="Run every test of every SQL view; no other job runs them.",
             )
         )
     return jobs

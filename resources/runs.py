@@ -18,7 +18,7 @@ import psutil
 # The two classes of Dagster's launchers' interface that it does not export.
 from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 
-from hfthot_platform.doctor import Finding
+from hfthot_platform.app.findings import Finding
 
 __all__ = ["DeadRun", "Launcher", "dead_runs", "diagnose_runs", "end_dead_runs"]
 
@@ -51,7 +51,7 @@ class Launcher(dg.DefaultRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         """Say that a run has failed whose process is gone; of processes elsewhere nothing is known."""
-        dead = _dead(self._instance, run)
+        dead = _as_dead_run(self._instance, run)
         if dead is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         return CheckRunHealthResult(WorkerStatus.FAILED, str(dead), transient=True)
@@ -60,7 +60,7 @@ class Launcher(dg.DefaultRunLauncher):
 def dead_runs(instance: dg.DagsterInstance) -> Iterator[DeadRun]:
     """Yield the runs that count as running although their process on this machine is gone."""
     for run in instance.get_runs(dg.RunsFilter(statuses=list(_ACTIVE))):
-        if (dead := _dead(instance, run)) is not None:
+        if (dead := _as_dead_run(instance, run)) is not None:
             yield dead
 
 
@@ -92,7 +92,7 @@ def diagnose_runs(home: Path | None) -> Iterator[Finding]:
             )
 
 
-def _dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> DeadRun | None:
+def _as_dead_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> DeadRun | None:
     server = json.loads(run.tags.get(_SERVER_TAG, "{}"))
     if server.get("host", "localhost") not in _HERE:
         return None
@@ -102,11 +102,11 @@ def _dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> DeadRun | None:
         if named is not None:
             # The first that names a process is the run's own; those of steps follow.
             process = int(str(named.value))
-            return None if _lives(process, entry.timestamp) else DeadRun(run, process)
+            return None if _is_alive(process, entry.timestamp) else DeadRun(run, process)
     return None
 
 
-def _lives(process: int, seen: float) -> bool:
+def _is_alive(process: int, seen: float) -> bool:
     """Return whether the process that was seen at a time is still there."""
     try:
         found = psutil.Process(process)

@@ -4,8 +4,8 @@ import hashlib
 
 import dagster as dg
 
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.ingest.users import waiting_user_files
+from hfthot_platform.services.ingest.users import waiting_user_files
+from hfthot_platform.services.publication.publisher import Publisher
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["SENSORS"]
@@ -45,7 +45,7 @@ def accounts_changes(
     job_name="user_files",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Takes in the files of user events that wait in <landing>/users.",
+    description="Ingests the files of user events that wait in <landing>/users.",
 )
 def user_events(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
@@ -56,10 +56,10 @@ def user_events(
     now = platform.clock()
     files = waiting_user_files(platform.settings, now)
     if not files:
-        return dg.SkipReason("no file of user events waits")
+        return dg.SkipReason("no file of user events is waiting")
     # Not the names: they may be a person's.
-    facts = sorted((each.st_ino, each.st_size, each.st_mtime_ns) for each in (path.lstat() for path in files))
-    context.log.info("%d files wait", len(files))
+    facts = sorted((status.st_ino, status.st_size, status.st_mtime_ns) for status in (path.lstat() for path in files))
+    context.log.info("%d files are waiting", len(files))
     digest = hashlib.sha256(str(facts).encode()).hexdigest()
     return dg.RunRequest(run_key=f"user_files:{digest}:{now:%Y%m%dT%H}")
 

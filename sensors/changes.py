@@ -1,10 +1,11 @@
 """A change of regime starts the portfolio job for the day after it."""
 
-from datetime import date, timedelta
+from datetime import date
 
 import dagster as dg
 
 from assets.common import asset_key
+from hfthot_platform.core.time import ONE_DAY
 
 __all__ = ["SENSORS"]
 
@@ -27,7 +28,7 @@ def regime_change(context: dg.SensorEvaluationContext, asset_event: dg.EventLogE
     if rows is None or not rows.value or changed is None or not changed.value:
         return dg.SkipReason(f"no new change of regime on {event.partition}")
     # What was known on the day decides on the weights of the next one.
-    following = date.fromisoformat(event.partition) + timedelta(days=1)
+    following = date.fromisoformat(event.partition) + ONE_DAY
     return dg.RunRequest(run_key=f"regime_change:{event.partition}:{asset_event.run_id}", partition_key=f"{following}")
 
 

@@ -7,8 +7,8 @@ import polars as pl
 
 from assets.common import DAILY
 from assets.ops import announcements
-from hfthot_platform.ingest import folders_not_read, waiting_files
-from hfthot_platform.ingest.records import Known, known
+from hfthot_platform.services.ingest import folders_not_read, waiting_files
+from hfthot_platform.services.ingest.records import FileRecord, known
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]
@@ -28,13 +28,13 @@ def landing_folder(
     now = platform.clock()
     files = waiting_files(folder, now=now, settle_seconds=platform.settings.landing_settle_seconds)
     if not files:
-        left = ", ".join(each.name for each in folders_not_read(folder))
+        left = ", ".join(subfolder.name for subfolder in folders_not_read(folder))
         note = f"; folders in it are not read: {left} (`hfthot ingest FOLDER` reads them)" if left else ""
-        return dg.SkipReason(f"nothing waits in {folder}{note}")
+        return dg.SkipReason(f"no file is waiting in {folder}{note}")
     # Name, size and time of change: the same files do not start a second run while the first is at work, and a
     # file that comes back changed does.
     facts = "\n".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
-    context.log.info("%d files wait", len(files))
+    context.log.info("%d files are waiting", len(files))
     return dg.RunRequest(run_key=hashlib.sha256(facts.encode()).hexdigest())
 
 
@@ -42,40 +42,40 @@ def landing_folder(
     job_name="derive",
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Derives the days of files that were withdrawn or read anew again.",
+    description="Derives again the days of files that were withdrawn or read again.",
 )
 def withdrawn_files(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.SensorResult | dg.SkipReason:
-    """Announce the days of files that were withdrawn or read anew, by whatever way, and derive these days again."""
+    """Announce the days of files that were withdrawn or read again, by whatever way, and derive these days again."""
     if not platform.lake.exists():
         return dg.SkipReason("there is no lake yet")
     market = pl.col("target").str.starts_with("market.")
     files = [
-        each
-        for each in known(platform.lake, market, pl.col("rows_withdrawn") > 0)
-        if _mark(each) > (context.cursor or "")
+        file
+        for file in known(platform.lake, market, pl.col("rows_withdrawn") > 0)
+        if _cursor_of(file) > (context.cursor or "")
     ]
     if not files:
         return dg.SkipReason("no file was withdrawn")
     return dg.SensorResult(
-        run_requests=[request for each in files for request in _derivation(each)],
-        asset_events=[event for each in files for event in announcements(each, table=each.target, run_id=each.run_id)],
-        cursor=_mark(files[-1]),
+        run_requests=[request for file in files for request in _derivation_runs(file)],
+        asset_events=[event for file in files for event in announcements(file, table=file.target, run_id=file.run_id)],
+        cursor=_cursor_of(files[-1]),
     )
 
 
-def _mark(file: Known) -> str:
+def _cursor_of(file: FileRecord) -> str:
     """Return what orders records by their time."""
     return f"{file.ingested_at.isoformat(timespec='microseconds')} {file.content_hash}"
 
 
-def _derivation(file: Known) -> list[dg.RunRequest]:
+def _derivation_runs(file: FileRecord) -> list[dg.RunRequest]:
     days = [day.isoformat() for day in sorted(file.days) if DAILY.has_partition_key(day.isoformat())]
     if not days:
         return []
     tags = {"dagster/asset_partition_range_start": days[0], "dagster/asset_partition_range_end": days[-1]}
-    return [dg.RunRequest(run_key=f"withdrawn:{_mark(file)}", tags=tags)]
+    return [dg.RunRequest(run_key=f"withdrawn:{_cursor_of(file)}", tags=tags)]
 
 
 SENSORS = [landing_folder, withdrawn_files]

@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Iterator
+from datetime import timedelta
 
 import dagster as dg
-import sqlalchemy as sa
 
-from hfthot_platform.accounts.schema import exports
-from hfthot_platform.incidents import notify, record
-from hfthot_platform.privacy.erasure import incident_of, list_erasures, pending_erasures
+from hfthot_platform.services.privacy.erasure_requests import incident_of, list_erasures, pending_erasures
+from hfthot_platform.services.privacy.export import pending_exports
+from hfthot_platform.storage.incidents import notify, record
 from resources.platform import NO_ACCOUNTS, Platform
 
 __all__ = ["SENSORS"]
@@ -18,7 +18,7 @@ __all__ = ["SENSORS"]
     job_name="rgpd_erasure",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts each erasure that was asked for, once.",
+    description="Starts each requested erasure, once.",
 )
 def erasure_requests(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
@@ -34,7 +34,7 @@ def erasure_requests(
             run_config={"ops": {"erase_person": {"config": {"request_id": request_id}}}},
         )
     if not pending:
-        yield dg.SkipReason("no erasure waits" if platform.has_accounts else NO_ACCOUNTS)
+        yield dg.SkipReason("no erasure is waiting" if platform.has_accounts else NO_ACCOUNTS)
 
 
 def _report_unproven(platform: Platform, cursor: str | None) -> str:
@@ -56,7 +56,7 @@ def _report_unproven(platform: Platform, cursor: str | None) -> str:
     job_name="rgpd_export",
     minimum_interval_seconds=60,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Starts each export that was asked for and that nobody waits for, once.",
+    description="Starts each requested export that nobody waits for, once.",
 )
 def export_requests(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
@@ -66,17 +66,14 @@ def export_requests(
     waiting: list[str] = []
     if platform.has_accounts:
         # Those that a caller waits for are done within moments; what is older was left to us.
-        before = platform.accounts.now() - 60_000_000
-        chosen = sa.select(exports.c.request_id).where(exports.c.state == "requested", exports.c.requested_at <= before)
-        with platform.store.reading() as rx:
-            waiting = list(rx.execute(chosen).scalars())
+        waiting = pending_exports(platform.accounts, older_than=timedelta(minutes=1))
     for request_id in waiting:
         yield dg.RunRequest(
             run_key=request_id,
             run_config={"ops": {"export_person": {"config": {"request_id": request_id}}}},
         )
     if not waiting:
-        yield dg.SkipReason("no export waits" if platform.has_accounts else NO_ACCOUNTS)
+        yield dg.SkipReason("no export is waiting" if platform.has_accounts else NO_ACCOUNTS)
 
 
 SENSORS = [erasure_requests, export_requests]

@@ -18,8 +18,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from hfthot_platform.accounts.schema import metadata
-from hfthot_platform.accounts.store import Store
+from hfthot_platform.storage.operational.schema import metadata
+from hfthot_platform.storage.operational.store import Store
 
 _ROOT = Path("/usr/lib/postgresql")
 

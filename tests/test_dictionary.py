@@ -6,10 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from hfthot_platform.cli.dictionary import whole_dictionary
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.contracts.views import VIEWS
-from hfthot_platform.sql.models import load_models
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.domain.contracts.views import VIEWS
+from hfthot_platform.interfaces.cli.dictionary import whole_dictionary
+from hfthot_platform.services.sql.models import load_models
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "data_dictionary.md"
 
@@ -39,7 +39,7 @@ def test_the_models_are_on_it_as_they_are():
 
 def test_the_module_prints_the_page():
     done = subprocess.run(
-        [sys.executable, "-m", "hfthot_platform.cli.dictionary"], capture_output=True, check=True, text=True
+        [sys.executable, "-m", "hfthot_platform.interfaces.cli.dictionary"], capture_output=True, check=True, text=True
     )
 
     assert done.stdout == whole_dictionary()

@@ -14,15 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.doctor import Finding, diagnose, worst
-from hfthot_platform.incidents import Incident
-from hfthot_platform.incidents import record as record_incident
-from hfthot_platform.ingest import ingest_feed
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.locks import writers_lock
-from hfthot_platform.settings import (
+from hfthot_platform.app.feeds import build_feeds
+from hfthot_platform.app.findings import Finding, worst
+from hfthot_platform.core.settings import (
     ArchiveFeedSettings,
     CcxtFeedSettings,
     SampleFeedSettings,
@@ -30,6 +24,14 @@ from hfthot_platform.settings import (
     SimulatedFeedSettings,
     dagster_home,
 )
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.interfaces.doctor import diagnose
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.ingest import ingest_feed
+from hfthot_platform.storage.incidents import Incident
+from hfthot_platform.storage.incidents import record as record_incident
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 NOW = datetime(2024, 1, 3, 6, tzinfo=UTC)
 HOME = Path(__file__).resolve().parent.parent / "dagster_home"
@@ -50,9 +52,9 @@ def filled(tmp_path_factory) -> Path:
     """A folder with a lake of one day of trades."""
     folder = tmp_path_factory.mktemp("doctor")
     settings = settings_for(folder)
-    day = NOW.date() - timedelta(days=1)
+    lake, day = Lakehouse.open(settings.lake_root), NOW.date() - timedelta(days=1)
     for table in ("market.instruments", "market.trades", "market.simulated_regimes"):
-        ingest_feed(Lakehouse.open(settings.lake_root), settings, "simulated", table, (day, NOW.date()))
+        ingest_feed(lake, build_feeds(settings), "simulated", table, (day, NOW.date()), settings=settings)
     Accounts.open(settings, create=True).close()
     return folder
 
@@ -66,8 +68,8 @@ def own(filled, tmp_path) -> Path:
 def about(findings: list[Finding], subject: str) -> Finding:
     """Return the most serious finding about a subject."""
     return min(
-        (each for each in findings if each.subject == subject),
-        key=lambda each: ("error", "warn", "ok").index(each.level),
+        (finding for finding in findings if finding.subject == subject),
+        key=lambda finding: ("error", "warn", "ok").index(finding.level),
     )
 
 
@@ -78,16 +80,16 @@ def look(folder: Path, *, now: datetime = NOW, home: Path | None = HOME, **chang
 def test_a_healthy_platform_needs_nothing(filled):
     findings = look(filled)
 
-    assert [each for each in findings if each.level != "ok" and each.subject != "packages"] == []
+    assert [finding for finding in findings if finding.level != "ok" and finding.subject != "packages"] == []
     assert about(findings, "market.trades").message.startswith("version 1 is intact: ")
-    assert all(each.next_step == "" for each in findings if each.level == "ok")
+    assert all(finding.next_step == "" for finding in findings if finding.level == "ok")
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path):
     findings = look(tmp_path, home=None, notify="carrier pigeon", duckdb_memory="plenty")
 
-    assert {each.level for each in findings} == {"ok", "warn", "error"}
-    assert all(each.next_step for each in findings if each.level != "ok")
+    assert {finding.level for finding in findings} == {"ok", "warn", "error"}
+    assert all(finding.next_step for finding in findings if finding.level != "ok")
 
 
 def test_a_lake_that_is_not_there_is_one_error_with_the_place_that_was_looked_at(tmp_path):
@@ -97,7 +99,7 @@ def test_a_lake_that_is_not_there_is_one_error_with_the_place_that_was_looked_at
         "error", "lake", f"there is no lake at {tmp_path / 'lake'}", about(findings, "lake").next_step
     )
     assert "HFTHOT_LAKE_ROOT" in about(findings, "lake").next_step
-    assert not any(each.subject.startswith("market.") for each in findings)
+    assert not any(finding.subject.startswith("market.") for finding in findings)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -114,24 +116,24 @@ def test_private_folders_that_others_may_enter_are_told_with_the_command(own):
         (own / name).mkdir(exist_ok=True)
         (own / name).chmod(0o755)
 
-    told = [each for each in look(own) if each.subject == "private folders"]
+    told = [finding for finding in look(own) if finding.subject == "private folders"]
 
-    assert [each.next_step for each in told] == [
+    assert [finding.next_step for finding in told] == [
         f"`chmod go= {own / name}`" for name in ("accounts", "certificates", "exports", "keys")
     ]
-    for each in told:
-        subprocess.run(each.next_step.strip("`"), shell=True, check=True)
-    assert "private folders" not in {each.subject for each in look(own)}
+    for finding in told:
+        subprocess.run(finding.next_step.strip("`"), shell=True, check=True)
+    assert "private folders" not in {finding.subject for finding in look(own)}
 
 
 def test_a_folder_of_user_events_that_everybody_may_enter_is_told_and_a_groups_is_not(own):
     users = settings_for(own).landing / "users"
     users.mkdir(parents=True)
     users.chmod(0o755)
-    (told,) = [each for each in look(own) if each.subject == "private folders"]
+    (told,) = [finding for finding in look(own) if finding.subject == "private folders"]
     subprocess.run(told.next_step.strip("`"), shell=True, check=True)
     assert stat.S_IMODE(users.stat().st_mode) == 0o750
-    assert "private folders" not in {each.subject for each in look(own)}
+    assert "private folders" not in {finding.subject for finding in look(own)}
 
 
 def test_a_clock_that_leapt_ahead_is_told_and_only_looked_at(own):
@@ -144,11 +146,13 @@ def test_a_clock_that_leapt_ahead_is_told_and_only_looked_at(own):
         assert "400 days" in about(findings, "clock").message
         assert "nothing was written" in about(findings, "clock (lake)").message
     assert "hfthot accounts clock --right" in about(look(own, now=ahead), "clock").next_step
-    assert "clock" not in {each.subject for each in look(own, now=datetime.now(UTC))}
+    assert "clock" not in {finding.subject for finding in look(own, now=datetime.now(UTC))}
 
 
 def test_changes_that_were_set_aside_are_told(own, monkeypatch):
-    monkeypatch.setattr("hfthot_platform.accounts.store.Store.waiting_aside", lambda _store: ["one", "another"])
+    monkeypatch.setattr(
+        "hfthot_platform.storage.operational.store.Store.waiting_aside", lambda _store: ["one", "another"]
+    )
 
     finding = about(look(own), "set aside")
 
@@ -173,7 +177,9 @@ def test_a_landing_folder_that_cannot_be_used_is_an_error(own, how):
 
 
 def test_rows_that_maintenance_does_not_remove_unasked_are_told(own, monkeypatch):
-    monkeypatch.setattr("hfthot_platform.lakehouse.overdue_share", lambda _lake, name: (7, float("trades" in name)))
+    monkeypatch.setattr(
+        "hfthot_platform.storage.lakehouse.overdue_share", lambda _lake, name: (7, float("trades" in name))
+    )
 
     finding = about(look(own), "market.trades")
 
@@ -298,12 +304,12 @@ def test_waiting_and_rejected_files_are_counted(own):
     past = NOW.timestamp() - 60
     os.utime(own / "landing" / "b.csv", (past, past))
 
-    found = [each for each in look(own) if each.subject == "landing"]
+    found = [finding for finding in look(own) if finding.subject == "landing"]
 
     aside = own / "landing" / "my venue"
-    assert [each.message for each in found] == [
+    assert [finding.message for finding in found] == [
         f"1 file waiting in {own / 'landing'}",
-        f"1 file in {aside}, where nothing takes them in",
+        f"1 file in {aside}, which is not read",
         "1 file rejected",
     ]
     assert f"`hfthot ingest '{aside}'`" in found[1].next_step
@@ -329,7 +335,7 @@ def test_a_lake_that_cannot_be_written_is_an_error(tmp_path):
     finding = about(look(tmp_path, lake_root="/proc/lake"), "lake")
 
     assert finding.level == "error"
-    assert "/proc cannot be written" in finding.message
+    assert "/proc is not writable" in finding.message
 
 
 def test_little_room_is_a_warning_and_none_an_error(filled, monkeypatch):
@@ -363,7 +369,7 @@ def test_an_archive_folder_that_is_missing_is_an_error(tmp_path):
 
     findings = look(tmp_path, feeds=(feed,))
 
-    assert any(each.level == "error" and "archive is missing" in each.message for each in findings)
+    assert any(finding.level == "error" and "archive is missing" in finding.message for finding in findings)
 
 
 def test_no_secret_is_shown(tmp_path):
@@ -466,7 +472,7 @@ def test_packages_that_differ_from_the_lock_are_named(tmp_path):
 
 
 def test_the_repositorys_lock_is_read(tmp_path):
-    assert about(look(tmp_path), "packages").message.startswith(("installed packages agree", "not as locked"))
+    assert about(look(tmp_path), "packages").message.startswith(("installed packages agree", "not the locked versions"))
 
 
 def test_the_worst_level_decides():
@@ -483,6 +489,6 @@ def test_every_table_of_the_contracts_is_looked_at(own):
         log.mkdir(parents=True, exist_ok=True)
         (log / "00000000000000000000.json").write_text("{ not json")
 
-    broken = {each.subject for each in look(own) if each.level == "error"}
+    broken = {finding.subject for finding in look(own) if finding.level == "error"}
 
     assert set(CONTRACTS) <= broken

@@ -16,9 +16,9 @@ import polars as pl
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.client.results import AuditLog, Rows
-from hfthot_platform.errors import BadRequestError, VersionUnavailableError
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.errors import BadRequestError, VersionUnavailableError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.interfaces.client.results import AuditLog, Rows
 
 PASSWORD = "correct horse battery"
 
@@ -62,7 +62,7 @@ def bars(client, user_id):
         ts=pl.lit(start).cast(pl.Datetime("us", "UTC")) + pl.duration(minutes=5 * pl.col("i") - 5000),
         close=100.0 + (pl.col("i") % 7).cast(pl.Float64),
     )
-    client._lake.table("market.bars").append(
+    client.installation.lake.table("market.bars").append(
         frame.select(
             "ts",
             ts_close=pl.col("ts") + pl.duration(minutes=5),
@@ -166,7 +166,7 @@ def test_documentation_delete_data(client):
     client.delete_user_soft(user_id=user.user_id)
     client.delete_user_permanent(user_id=user.user_id)
 
-    assert all(each.user_id != user.user_id for each in client.list_users(deleted=None))
+    assert all(other.user_id != user.user_id for other in client.list_users(deleted=None))
 
 
 def test_documentation_portability(client, user_id):
@@ -174,7 +174,7 @@ def test_documentation_portability(client, user_id):
 
     with zipfile.ZipFile(export_data) as archive:
         assert "profile.csv" in archive.namelist()
-    assert {each["name"] for each in export_data["manifest"]["files"]} >= {"profile.csv", "users.csv"}
+    assert {file["name"] for file in export_data["manifest"]["files"]} >= {"profile.csv", "users.csv"}
 
 
 def test_documentation_history_of_a_user(client, user_id):
@@ -231,7 +231,7 @@ def test_a_generated_key_shows_where_it_is_printed_and_nowhere_else(client, user
     assert str(made) == secret
     assert secret not in repr(made)
     assert secret not in repr([made])
-    assert all(secret not in str(each) for each in client.list_api_keys(user_id))
+    assert all(secret not in str(key) for key in client.list_api_keys(user_id))
 
 
 def test_a_frame_of_rows_stays_one_through_what_is_done_with_it(client, user_id):

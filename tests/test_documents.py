@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from hfthot_platform.documents import MAX_BYTES, MAX_VALUES, line_of, load_yaml, parse_yaml
-from hfthot_platform.errors import DocumentError, RejectedFileError
-from hfthot_platform.market.sources.mapping import load_mapping
+from hfthot_platform.adapters.files.mapping import load_mapping
+from hfthot_platform.core.documents import MAX_BYTES, MAX_VALUES, line_of, load_yaml, parse_yaml
+from hfthot_platform.core.errors import DocumentError, RejectedFileError
 
 
 def _merges(levels: int) -> str:
@@ -39,8 +39,8 @@ def _aliases(levels: int) -> str:
         ("number: " + "9" * 6000, 1, "not valid YAML"),
         ("? {a: 1}\n: 2", 1, "not valid YAML"),
         ("bad: \x07", 1, "not valid YAML"),
-        ("a: 1\nb: 2\na: 3", 3, "'a' is there twice"),
-        ("a:\n  - {b: 1, b: 2}", 2, "'b' is there twice"),
+        ("a: 1\nb: 2\na: 3", 3, "'a' occurs twice"),
+        ("a:\n  - {b: 1, b: 2}", 2, "'b' occurs twice"),
     ],
 )
 def test_what_is_not_plain_yaml_is_refused_at_its_line(text, line, says) -> None:

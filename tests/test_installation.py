@@ -9,13 +9,13 @@ import pytest
 from typer.testing import CliRunner
 
 from hfthot_platform import Lakehouse, LakehouseClient
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.cli import app
-from hfthot_platform.errors import KeySourceError, LakeMissingError, StoreMissingError
-from hfthot_platform.privacy.vault import KeyRing
+from hfthot_platform.core.errors import KeySourceError, LakeMissingError, StoreMissingError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.interfaces.cli import app
 from hfthot_platform.research import load_dataset
-from hfthot_platform.settings import load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.operational.store import Store
+from hfthot_platform.storage.vault import KeyRing
 
 CHEAP = {"argon2_memory_kib": 8, "argon2_passes": 1, "argon2_lanes": 1}
 
@@ -104,7 +104,7 @@ def test_writing_makes_the_lake_and_what_nobody_wrote_reads_as_empty_then(elsewh
     assert lake.table("market.closes").scan().collect().height == 1
     assert lake.table("market.trades").scan().collect().height == 0
     assert Lakehouse.open("data/lake").table("market.trades").version() is None
-    assert sorted(each.name for each in (elsewhere / "data").iterdir()) == ["lake"]
+    assert sorted(entry.name for entry in (elsewhere / "data").iterdir()) == ["lake"]
 
 
 def test_a_lake_without_accounts_serves_its_market_data_and_makes_no_accounts(elsewhere):
@@ -116,7 +116,7 @@ def test_a_lake_without_accounts_serves_its_market_data_and_makes_no_accounts(el
             client.list_users()
     with pytest.raises(StoreMissingError, match=str(elsewhere)):
         LakehouseClient("data", api_key="hft_free_" + "x" * 40)
-    assert sorted(each.name for each in (elsewhere / "data").iterdir()) == ["lake"]
+    assert sorted(entry.name for entry in (elsewhere / "data").iterdir()) == ["lake"]
 
 
 def test_init_makes_lake_accounts_keys_and_landing_and_leaves_them_alone_the_next_time(elsewhere):
@@ -206,4 +206,4 @@ def test_a_landing_folder_that_is_a_file_is_told_before_anything_is_made(elsewhe
 
     assert done.exit_code == 2
     assert f"the landing folder {elsewhere / 'data/landing'} is not a folder" in done.stderr
-    assert [each.name for each in (elsewhere / "data").iterdir()] == ["landing"]
+    assert [entry.name for entry in (elsewhere / "data").iterdir()] == ["landing"]

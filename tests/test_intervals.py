@@ -8,8 +8,15 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.intervals import NAME_PATTERN, canonical_name, close_times, coarsest_base, interval, of_distances
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.intervals import (
+    NAME_PATTERN,
+    canonical_name,
+    close_times,
+    coarsest_base,
+    interval,
+    of_distances,
+)
 
 DAY = 86_400_000_000
 
@@ -57,7 +64,7 @@ def test_a_time_falls_into_the_bar_that_opens_at_or_before_it(name, time, opens,
     found = frame.select(interval(name).open_time(pl.col("ts")).alias("opens")).with_columns(
         closes=interval(name).close_time(pl.col("opens"))
     )
-    assert found.row(0) == tuple(datetime.fromisoformat(each).replace(tzinfo=UTC) for each in (opens, closes))
+    assert found.row(0) == tuple(datetime.fromisoformat(bound).replace(tzinfo=UTC) for bound in (opens, closes))
 
 
 def test_bars_of_several_intervals_close_each_at_its_own_time() -> None:

@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 import math
+import re
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 from hfthot_platform import research
-from hfthot_platform.errors import BadRequestError, DataError, LookAheadError, nearest, nearest_symbol
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.core.errors import (
+    AmbiguousVenueError,
+    BadRequestError,
+    DataError,
+    LookAheadError,
+    nearest,
+    nearest_symbol,
+)
 from hfthot_platform.research import MeanReversion, TrendFollowing, backtest, equity_plot, load_dataset
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -160,18 +172,19 @@ def test_a_coarser_interval_is_computed_and_a_finer_one_is_not(lake):
 
 
 def test_a_span_without_bars_says_so(lake):
-    with pytest.raises(DataError, match="in the span asked for"):
+    with pytest.raises(DataError, match="in the requested span"):
         load_dataset("BTC-USDT", start=START + timedelta(days=900))
 
 
 def test_an_empty_lake_says_so(tmp_path):
-    with pytest.raises(DataError, match="It is empty"):
+    with pytest.raises(DataError, match="Nothing has been written yet"):
         load_dataset("BTC-USDT", lake=Lakehouse.open(tmp_path / "nothing", new=True))
 
 
 def test_a_symbol_of_several_venues_asks_which(lake):
-    with pytest.raises(BadRequestError, match="binance, kraken"):
+    with pytest.raises(AmbiguousVenueError, match="binance, kraken") as caught:
         load_dataset("SOL-USDT")
+    assert caught.value.venues == ("binance", "kraken")
 
     assert len(load_dataset("SOL-USDT", venue="kraken")) == 20
 
@@ -226,13 +239,13 @@ def test_another_instrument_is_never_suggested(asked):
     said = nearest_symbol(asked, ["SPX", "BTC-USDT"])
 
     assert "Did you mean" not in said
-    assert said == "There are BTC-USDT, SPX."
+    assert said == "Known: BTC-USDT, SPX."
 
 
 def test_an_unknown_symbol_is_answered_with_what_there_is(lake):
     with pytest.raises(DataError, match="Did you mean 'BTC-USDT'"):
         load_dataset("btc-usdt")
-    with pytest.raises(DataError, match="There are "):
+    with pytest.raises(DataError, match="Known: "):
         load_dataset("BTC-USDC")
 
 
@@ -261,7 +274,7 @@ def test_what_is_no_time_or_has_no_zone_is_refused(lake, start):
 def test_an_empty_span_and_a_symbol_that_is_no_text_are_refused(lake):
     with pytest.raises(BadRequestError, match="empty"):
         load_dataset("BTC-USDT", start="2024-01-02", end="2024-01-02")
-    with pytest.raises(BadRequestError, match="no symbol"):
+    with pytest.raises(BadRequestError, match="not a symbol"):
         load_dataset(7)
 
 
@@ -314,3 +327,78 @@ def test_a_word_that_is_no_way_to_regimes_is_refused_instead_of_ignored():
 def test_a_name_itself_is_never_suggested_for_it():
     assert nearest("symbol", ["symbol", "symbols"]) == "Did you mean 'symbols'?"
     assert nearest("symbol", ["symbol"]) == ""
+
+
+# -- the models as modules --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["regime", "mean_field_game", "chiarella", "portfolio", "strategy"])
+def test_models_are_offered_as_modules(name):
+    assert getattr(research, name) is importlib.import_module(f"hfthot_platform.domain.models.{name}")
+    assert name in research.__all__
+
+
+def test_a_function_of_a_model_is_reached_through_its_module():
+    fitted = research.regime.fit_regimes(0.01 * np.random.default_rng(0).standard_normal(700), n_restarts=1)
+
+    assert type(fitted) is research.regime.RegimeModel
+
+
+def test_a_model_that_is_not_there_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="astrology"):
+        research.astrology  # noqa: B018 - the access is what is tested
+
+
+@pytest.mark.soak
+def test_modules_of_models_are_loaded_on_first_use():
+    code = (
+        "import sys; from hfthot_platform import research;"
+        "before = 'hfthot_platform.domain.models.mean_field_game' in sys.modules; research.mean_field_game.solve;"
+        "print(before, 'hfthot_platform.domain.models.mean_field_game' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout.split() == ["False", "True"]
+
+
+def test_backtest_is_called_and_has_the_names_of_its_module():
+    module = importlib.import_module("hfthot_platform.domain.models.backtest")
+    steps = np.random.default_rng(0).standard_normal((300, 1))
+    close = np.exp(np.cumsum(0.01 * steps, axis=0))
+    bars = research.Bars(3_600_000_000 * np.arange(300), ("A",), *[close] * 4, np.ones_like(close))
+
+    called = backtest(TrendFollowing(20), bars, backtest.Costs(0.001, 0.0), regimes=None)
+    library = backtest.backtest(TrendFollowing(20), bars, backtest.Costs(0.001, 0.0))
+
+    assert isinstance(called, backtest.BacktestResult)
+    assert called.metrics() == library.metrics()
+    assert {name for name in module.__all__ if getattr(backtest, name) is not getattr(module, name)} == set()
+    backtest.assert_causal(TrendFollowing(20), bars)
+
+
+def test_an_event_driven_strategy_runs_on_what_was_loaded_last(lake):
+    class Buyer(research.EventStrategy):
+        def on_bar(self, bar, context):
+            if not context.weight(bar.symbol) and context.waiting(bar.symbol) is None:
+                context.target(bar.symbol, 1.0)
+
+    bars = load_dataset("ETH-USDT")
+
+    result = backtest(Buyer(), costs=research.Costs(0, 0), regimes=None)
+
+    assert result.causality == "constant"
+    assert result.total_return == pytest.approx(bars.close[-1, 0] / bars.open[1, 0] - 1)
+
+
+def test_the_code_of_the_page_on_backtests_runs_from_top_to_bottom(lake):
+    page = Path(__file__).resolve().parents[1] / "docs" / "models" / "backtest.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    names: dict[str, object] = {}
+
+    for block in blocks:
+        exec(compile(block, str(page), "exec"), names)
+
+    assert len(blocks) == 3
+    assert names["stopped"].causality == "by_construction"
+    assert names["stopped"].trips.height > 0
+    assert Path("equity.png").stat().st_size > 1000

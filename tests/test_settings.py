@@ -5,20 +5,23 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
-from hfthot_platform.errors import ConfigError
-from hfthot_platform.settings import (
+from hfthot_platform.core.errors import ConfigError
+from hfthot_platform.core.settings import (
     ArchiveFeedSettings,
     CcxtFeedSettings,
+    FeedSettings,
     SampleFeedSettings,
     Settings,
     SimulatedFeedSettings,
     effective,
     load_settings,
 )
+from hfthot_platform.interfaces.cli.settings_page import settings_page
 from tests.conftest import REPOSITORY
 
 
@@ -61,14 +64,14 @@ def test_a_named_file_that_is_not_there_is_refused_instead_of_taking_the_default
     (tmp_path / "folder").mkdir()
     monkeypatch.setenv("HFTHOT_CONFIG", named)
 
-    with pytest.raises(ConfigError, match="HFTHOT_CONFIG in the environment: the file of settings"):
+    with pytest.raises(ConfigError, match="HFTHOT_CONFIG in the environment: the settings file"):
         load_settings()
 
 
 def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path):
     (tmp_path / "hfthot.toml").mkdir()
 
-    with pytest.raises(ConfigError, match="is no file"):
+    with pytest.raises(ConfigError, match="is not a file"):
         load_settings()
 
 
@@ -150,7 +153,7 @@ def test_a_setting_that_does_not_exist_is_refused(tmp_path):
 def test_a_file_that_is_no_toml_is_refused(tmp_path):
     (tmp_path / "hfthot.toml").write_text("this is = = not toml")
 
-    with pytest.raises(ConfigError, match="Check its TOML syntax"):
+    with pytest.raises(ConfigError, match="Correct its syntax"):
         load_settings()
 
 
@@ -172,7 +175,7 @@ def test_a_list_that_is_not_json_is_named_by_its_variable(monkeypatch):
     assert "hush" not in str(caught.value)
 
 
-def test_persons_data_lie_beside_the_lake_unless_they_are_named():
+def test_persons_data_lie_next_to_the_lake_unless_they_are_named():
     beside = load_settings(lake_root="/mnt/one/lake")
     assert (beside.accounts, beside.key_file) == (Path("/mnt/one/accounts"), Path("/mnt/one/keys/kek.json"))
     assert (beside.exports, beside.certificates) == (Path("/mnt/one/exports"), Path("/mnt/one/certificates"))
@@ -233,13 +236,13 @@ def test_every_setting_in_force_is_told_with_its_source_and_without_secrets(monk
     monkeypatch.setenv("HFTHOT_NOTIFY", "https://hooks.example/hush")
     monkeypatch.setenv("HFTHOT_FEEDS", '[{"kind": "ccxt", "exchange": "kraken", "symbols": [], "api_key": "hush"}]')
 
-    found = {each.name: each for each in effective(load_settings(lake_root=str(tmp_path / "lake")))}
+    found = {setting.name: setting for setting in effective(load_settings(lake_root=str(tmp_path / "lake")))}
 
     assert set(found) == set(Settings.model_fields)
     assert (found["universe_size"].value, found["universe_size"].source) == ("4", "hfthot.toml:2")
     assert (found["notify"].value, found["notify"].source) == ("**********", "HFTHOT_NOTIFY")
     assert (found["lake_root"].value, found["lake_root"].source) == (str(tmp_path / "lake"), "argument")
-    assert (found["accounts"].value, found["accounts"].source) == (str(tmp_path / "accounts"), "beside the lake")
+    assert (found["accounts"].value, found["accounts"].source) == (str(tmp_path / "accounts"), "next to the lake")
     assert found["duckdb_threads"].source == "default"
     assert found["landing"].value == str(tmp_path / "data" / "landing")
     assert "hush" not in str(found)
@@ -255,21 +258,37 @@ class TestTheExample:
     def test_as_it_stands_it_changes_nothing(self, tmp_path, written):
         (tmp_path / "hfthot.toml").write_text(written)
 
-        assert all(each.source in {"default", "beside the lake"} for each in effective(load_settings()))
+        assert all(setting.source in {"default", "next to the lake"} for setting in effective(load_settings()))
 
     def test_it_has_every_setting_with_its_default_and_every_kind_of_feed_whole(self, tmp_path, written):
         (tmp_path / "hfthot.toml").write_text(re.sub(r"(?m)^# (?=\[|\w+ = )", "", written))
 
         settings = load_settings()
 
-        in_file = {each.name for each in effective(settings) if each.source.startswith("hfthot.toml:")}
+        in_file = {setting.name for setting in effective(settings) if setting.source.startswith("hfthot.toml:")}
         assert in_file == set(Settings.model_fields)
         examples = {"storage_options", "feeds", "accounts_url", "keys", "dagster_home"}
         for name, field in Settings.model_fields.items():
             assert name in examples or getattr(settings, name) == field.default, name
         for feed in settings.feeds:
             assert set(type(feed).model_fields) == feed.model_fields_set, feed.kind
-        assert len({feed.kind for feed in settings.feeds}) == 4
+        assert {type(feed) for feed in settings.feeds} == set(get_args(get_args(FeedSettings)[0]))
 
     def test_the_file_of_this_machine_is_not_for_version_control(self):
         assert "/hfthot.toml" in (REPOSITORY / ".gitignore").read_text().splitlines()
+
+
+class TestThePage:
+    """`docs/settings.md`, made from the settings class."""
+
+    def test_in_the_repository_it_is_current(self):
+        assert (REPOSITORY / "docs" / "settings.md").read_text() == settings_page(), "run `make dictionary`"
+
+    def test_it_has_every_setting_and_every_kind_of_feed_with_its_meaning(self):
+        rows = [line.strip("|").split("|") for line in settings_page().splitlines() if line.startswith("| `")]
+
+        named = [row[0].strip(" `") for row in rows]
+        kinds = get_args(get_args(FeedSettings)[0])
+        feeds = [name for kind in kinds for name in kind.model_fields if name != "kind"]
+        assert named == [*Settings.model_fields, *feeds]
+        assert all(len(row) == 4 and len(row[3].strip()) > 10 for row in rows)

@@ -1,6 +1,6 @@
 /*
 description: >-
-  The regime after each bar beside the one after the bar before it. A step over a hole in the data is no step: what
+  The regime after each bar next to the one after the bar before it. A step over a hole in the data does not count as a step: what
   happened within the hole is not known.
 owner: team:quant
 materialized: view

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import DuplicateAccountError, QuotaExceededError, RevokedTokenError
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.errors import DuplicateAccountError, QuotaExceededError, RevokedTokenError
+from hfthot_platform.core.settings import Settings, load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.operational import schema
 
 PASSWORD = "correct horse battery"
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
@@ -50,8 +50,8 @@ def run(settings: Settings, task: str, processes: int, **given) -> list[dict]:
 def register(accounts: Accounts, number: int, names: int) -> dict:
     """Register all names; every process does the same."""
     made, refused = [], 0
-    for each in range(names):
-        name = (each + number * 37) % names
+    for turn in range(names):
+        name = (turn + number * 37) % names
         try:
             made.append(accounts.register(f"user{name}", f"user{name}@example.org", PASSWORD).username)
         except DuplicateAccountError:

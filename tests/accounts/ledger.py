@@ -11,20 +11,22 @@ import os
 import random
 import signal
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
-from hfthot_platform.accounts import publisher as module
-from hfthot_platform.accounts.changes import AuditEvent, Entry, RowChange
-from hfthot_platform.accounts.publisher import APPLICATION, Publisher
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Lakehouse, datafiles, rewrite
-from hfthot_platform.lakehouse.table import Table
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.publication import publisher as module
+from hfthot_platform.services.publication.publisher import APPLICATION, Publisher
+from hfthot_platform.storage.lakehouse import Lakehouse, datafiles, rewrite
+from hfthot_platform.storage.lakehouse.table import Table
+from hfthot_platform.storage.lakehouse.write import Writer
+from hfthot_platform.storage.operational.changes import AuditEvent, Entry, RowChange
+from hfthot_platform.storage.operational.store import Store
 
 DAY = 86_400_000_000
 NOW = 19_700 * DAY
-TABLES = tuple(each.name for each in USER_TABLES)
+TABLES = tuple(contract.name for contract in USER_TABLES)
 KEYS = {
     "users": ("subject_id",),
     "sessions": ("session_id",),
@@ -191,8 +193,8 @@ class Model:
             expected = list(self.rows(name, table.applied(APPLICATION)).values())
             found = stored(table)
             names = sorted(expected[0]) if expected else []
-            as_text = sorted(str([row[each] for each in names]) for row in expected)
-            assert sorted(str([row[each] for each in names]) for row in found) == as_text, name
+            as_text = sorted(str([row[column] for column in names]) for row in expected)
+            assert sorted(str([row[column] for column in names]) for row in found) == as_text, name
             assert table.problems() == [], name
 
 
@@ -224,7 +226,7 @@ def fatal_steps(kill_at: int) -> None:
 
     stepping(rewrite.Rewrite, "commit")
     stepping(datafiles.DataFiles, "write")
-    stepping(Table, "_acknowledge")
+    stepping(Writer, "_acknowledge")
     stepping(Table, "apply")
     stepping(Store, "trim")
 
@@ -246,6 +248,8 @@ def main() -> None:
             try:
                 publish(*line.split())
                 status = 0
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(status)
         print(pid, flush=True)

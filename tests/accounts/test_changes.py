@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfthot_platform.accounts.changes import (
+from hfthot_platform.core.errors import StoreError
+from hfthot_platform.storage.operational.changes import (
     GENESIS,
     AuditEvent,
     RowChange,
@@ -19,7 +20,6 @@ from hfthot_platform.accounts.changes import (
     encode,
     personal_digest,
 )
-from hfthot_platform.errors import StoreError
 
 TEXT = st.text(max_size=20)
 EVENT = st.builds(
@@ -65,7 +65,7 @@ def test_the_hash_is_sha256_over_a_stated_json_array():
 
 @given(EVENT, EVENT)
 def test_two_different_events_have_different_hashes(one, other):
-    first, second = (chained(1, 1, [], each, GENESIS).hash for each in (one, other))
+    first, second = (chained(1, 1, [], event, GENESIS).hash for event in (one, other))
     assert (first == second) == (one == other)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.services.accounts.accounts import Accounts
 from tests.accounts import crowd
 
 

@@ -9,15 +9,15 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.tiers import TIERS
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     InactiveAccountError,
     InvalidTokenError,
     QuotaExceededError,
     RevokedTokenError,
 )
+from hfthot_platform.domain.access.plans import TIERS
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import NOW, PASSWORD
 
 
@@ -249,7 +249,7 @@ def test_two_accounts_name_a_provider_alike_and_nobody_else_can_tell(accounts, a
     bob = accounts.register("bob", "bob@example.com", PASSWORD)
     assert accounts.provider_id(alice.user_id, "my_broker") != accounts.provider_id(bob.user_id, "my_broker")
     accounts.save_api_keys(alice.user_id, {"my_broker": {"api_key": "k", "queries_limit": 5}})
-    with pytest.raises(BadRequestError, match="none of the known"):
+    with pytest.raises(BadRequestError, match="not a known data provider"):
         accounts.get_query_stats(bob.user_id, "my_broker")
     with pytest.raises(QuotaExceededError):
         accounts.update_query_count(alice.user_id, "my_broker", 6)

@@ -8,10 +8,7 @@ import os
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import CATEGORIES, Accounts
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     ErasedSubjectError,
     InvalidCredentialsError,
@@ -19,8 +16,11 @@ from hfthot_platform.errors import (
     KeySourceError,
     UnknownUserError,
 )
-from hfthot_platform.privacy import rotation
-from hfthot_platform.privacy.rotation import rotate_keys
+from hfthot_platform.services.accounts.accounts import CATEGORIES, Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy import rotation
+from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import PASSWORD
 
 REQUEST = Request(ip="192.0.2.7", user_agent="curl")

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts.events import ingest_user_events
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.errors import InvalidCredentialsError, RejectedFileError
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.core.errors import InvalidCredentialsError, RejectedFileError
+from hfthot_platform.services.ingest.user_events import ingest_user_events
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.accounts.conftest import NOW, PASSWORD
 
 ON_SQLITE = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
@@ -32,7 +32,7 @@ def write(tmp_path):
 
     def make(*events, name="events.jsonl"):
         path = tmp_path / name
-        path.write_text("\n".join(each if isinstance(each, str) else json.dumps(each) for each in events) + "\n")
+        path.write_text("\n".join(event if isinstance(event, str) else json.dumps(event) for event in events) + "\n")
         return path
 
     return make
@@ -120,9 +120,7 @@ def test_api_calls_of_a_day_that_is_over_leave_todays_quota_alone(accounts, lake
 
 def test_parquet_is_read_like_json_lines(accounts, lake, tmp_path):
     rows = [registration(), event(2, "api_call", count=3)]
-    frame = pl.DataFrame(
-        [{**each, "at": datetime.fromisoformat(each["at"])} for each in rows], infer_schema_length=None
-    )
+    frame = pl.DataFrame([{**row, "at": datetime.fromisoformat(row["at"])} for row in rows], infer_schema_length=None)
     frame.write_parquet(tmp_path / "events.parquet")
 
     report = ingest_user_events(tmp_path / "events.parquet", accounts, lake)
@@ -140,7 +138,7 @@ def test_an_event_is_applied_once_within_a_file_across_files_and_again(accounts,
     again = ingest(registration(), call, call)
     other = ingest_user_events(write(call, name="other.jsonl"), accounts, lake)
 
-    assert [(each.applied, each.repeated) for each in (first, again, other)] == [(2, 1), (0, 3), (0, 1)]
+    assert [(report.applied, report.repeated) for report in (first, again, other)] == [(2, 1), (0, 3), (0, 1)]
     assert published(accounts, lake, "usage")["used_today"].to_list() == [4]
 
 
@@ -248,11 +246,11 @@ def test_a_file_of_another_kind_is_refused_as_a_whole(accounts, lake, tmp_path, 
 CRASHING = """
 import os, signal, sys
 from pathlib import Path
-from hfthot_platform.accounts import events
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.accounts.store import Transaction
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import load_settings
+from hfthot_platform.services.ingest import user_events as events
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.operational.connection import Transaction
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.core.settings import load_settings
 path, kill_at, given = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 settings = load_settings(**__import__("json").loads(given))
 genuine, count = Transaction.run, 0
@@ -272,8 +270,8 @@ events.ingest_user_events(Path(path), Accounts.open(settings), Lakehouse.open(se
 def test_a_file_that_was_under_way_when_the_process_died_is_finished_by_the_next(accounts, lake, settings, write):
     people = [registration(n, username=f"user{n}", email=f"user{n}@analytical.example") for n in range(10)]
     calls = [event(100 + n, "api_call", count=n + 1, username=f"user{n % 10}") for n in range(20)]
-    for each in calls:
-        del each["email"]
+    for call in calls:
+        del call["email"]
     path = write(*people, *calls)
     given = {name: str(getattr(settings, name)) for name in ("lake_root", "accounts", "key_file")}
     given |= {"argon2_memory_kib": 8, "argon2_passes": 1, "argon2_lanes": 1, "feeds": []}

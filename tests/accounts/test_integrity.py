@@ -8,12 +8,12 @@ import json
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Lakehouse, maintain
-from hfthot_platform.quality.accounts import ScanState, account_checks_of, run_account_checks
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.services.quality.accounts import ScanState, account_checks_of, run_account_checks
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.storage.operational.changes import AuditEvent
+from hfthot_platform.storage.operational.store import Store
 from tests.accounts import ledger
 
 
@@ -23,14 +23,14 @@ def lake(tmp_path):
     lake = Lakehouse.open(tmp_path / "lake")
     with Store.open(f"sqlite:///{tmp_path}/accounts") as store:
         everybody = [([ledger.user(n)], AuditEvent(action="user.register")) for n in range(8)]
-        later = (each for each in ledger.operations(3) if each[1].action != "user.erase")
+        later = (operation for operation in ledger.operations(3) if operation[1].action != "user.erase")
         ledger.log(store, [*everybody, *itertools.islice(later, 40)])
         Publisher(store, lake).publish()
     return lake
 
 
 def outcome(lake, table, name, scanned=None):
-    return next(each for each in run_account_checks(lake, table, scanned) if each.name == name)
+    return next(outcome for outcome in run_account_checks(lake, table, scanned) if outcome.name == name)
 
 
 def add(lake, table, **columns):
@@ -40,17 +40,17 @@ def add(lake, table, **columns):
     lake.table(table).append(row.drop("date", strict=False))
 
 
-@pytest.mark.parametrize("table", [each.name for each in USER_TABLES])
+@pytest.mark.parametrize("table", [contract.name for contract in USER_TABLES])
 def test_what_was_published_passes_every_check(lake, table):
     outcomes = list(run_account_checks(lake, table))
     declared = lake.table(table).contract
-    assert [each.name for each in outcomes] == [each.name for each in account_checks_of(declared)]
-    assert [each.description for each in outcomes if not each.passed] == []
+    assert [outcome.name for outcome in outcomes] == [check.name for check in account_checks_of(declared)]
+    assert [outcome.description for outcome in outcomes if not outcome.passed] == []
 
 
 def test_an_empty_lake_passes_every_check(tmp_path):
     lake = Lakehouse.open(tmp_path / "nothing", new=True)
-    assert all(each.passed for table in USER_TABLES for each in run_account_checks(lake, table.name))
+    assert all(outcome.passed for table in USER_TABLES for outcome in run_account_checks(lake, table.name))
 
 
 @pytest.mark.parametrize("table", ["sessions", "api_keys", "usage"])
@@ -107,10 +107,10 @@ def test_clear_text_is_found_and_not_told(lake, pattern):
     for number, text in enumerate(CLEAR[pattern]):
         add(lake, "audit_log", seq=10_000 + number, detail=f'{{"by":"{text}"}}')
     found = outcome(lake, "audit_log", "no_plaintext")
-    mine = [each for each in found.observed["findings"] if each["like"] == pattern]
+    mine = [finding for finding in found.observed["findings"] if finding["like"] == pattern]
     assert not found.passed
-    assert {(each["table"], each["column"]) for each in mine} == {("audit_log", "detail")}
-    assert sum(each["count"] for each in mine) == len(CLEAR[pattern])
+    assert {(finding["table"], finding["column"]) for finding in mine} == {("audit_log", "detail")}
+    assert sum(finding["count"] for finding in mine) == len(CLEAR[pattern])
     assert not any(text in json.dumps(found.observed) + found.description for text in CLEAR[pattern])
 
 

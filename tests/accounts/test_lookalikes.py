@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.lookalikes import skeleton
-from hfthot_platform.errors import BadRequestError, DuplicateAccountError
+from hfthot_platform.core.errors import BadRequestError, DuplicateAccountError
+from hfthot_platform.services.accounts.lookalikes import skeleton
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import PASSWORD
 
 pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
@@ -16,7 +16,10 @@ pytestmark = pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
 @pytest.mark.parametrize(
     "name",
     [
-        *(f"ada{each}" for each in "\ufe0f\u034f\u3164\u2800\u17b4\u115f\uffa0\u180b\u2064\U000e0100\U0001d159\u00ad"),
+        *(
+            f"ada{invisible}"
+            for invisible in "\ufe0f\u034f\u3164\u2800\u17b4\u115f\uffa0\u180b\u2064\U000e0100\U0001d159\u00ad"
+        ),
         "q\u0301\u0301\u0301\u0301da",
         "\u0301ada",
         "ada  lovelace",

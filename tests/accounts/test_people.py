@@ -6,9 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     DuplicateAccountError,
     ErasedSubjectError,
@@ -18,6 +16,8 @@ from hfthot_platform.errors import (
     RevokedTokenError,
     UnknownUserError,
 )
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
 from tests.accounts.conftest import NOW, PASSWORD
 
 
@@ -27,6 +27,17 @@ def test_a_registered_account_is_what_was_given(accounts):
     assert (user.role, user.tier, user.active, user.preferences) == ("registered", "hobbyist", True, {})
     assert user.created_at == user.updated_at == NOW
     assert accounts.get_user(user.user_id) == user
+
+
+def test_an_account_registers_nobody_and_learns_of_no_name_that_is_taken(accounts, alice):
+    hers = Request(actor_id=alice.user_id)
+
+    for username in ("alice", "new"):
+        with pytest.raises(PermissionDeniedError):
+            accounts.register(username, f"{username}@example.org", PASSWORD, request=hers)
+
+    accounts.set_role(alice.user_id, "admin")
+    assert accounts.register("new", "new@example.org", PASSWORD, request=hers).username == "new"
 
 
 @pytest.mark.parametrize(
@@ -323,7 +334,7 @@ def test_deleting_again_does_not_prolong_the_period(accounts, alice, clock):
 def test_after_the_period_nothing_is_restored(accounts, alice, clock):
     accounts.delete_user_soft(alice.user_id)
     clock.forward(days=30)
-    with pytest.raises(ErasedSubjectError, match="time to restore it ended"):
+    with pytest.raises(ErasedSubjectError, match="it could be restored until 2024-04-09"):
         accounts.restore_user(alice.user_id)
 
 

@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hfthot_platform.accounts.providers import PROVIDERS
-from hfthot_platform.accounts.quotas import Counter
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     InactiveAccountError,
     QuotaExceededError,
     TierForbiddenError,
     UnknownUserError,
 )
+from hfthot_platform.services.accounts.providers import PROVIDERS
+from hfthot_platform.services.accounts.quotas import Counter
 from tests.accounts.conftest import NOW
 
 MINUTE = 60_000_000
@@ -36,7 +36,7 @@ def test_queries_are_counted_until_none_is_left(accounts, alice):
 def test_more_than_is_left_counts_nothing_and_is_audited(accounts, alice, entries):
     accounts.update_query_count(alice.user_id, "finnhub", 50)
     entries()
-    with pytest.raises(QuotaExceededError, match="10 of 60 are left, 11"):
+    with pytest.raises(QuotaExceededError, match="11 uses were requested, but only 10 of 60 are left"):
         accounts.update_query_count(alice.user_id, "finnhub", 11)
     (entry,) = entries()
     assert (entry.audit.action, entry.audit.outcome, entry.audit.resource) == (

@@ -10,23 +10,24 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import Publisher, flush
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     CertificateError,
     DamagedTableError,
     ErasedSubjectError,
     StoreError,
 )
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy.erasure import delete_user_permanent, request_erasure, run_erasure
-from hfthot_platform.privacy.holds import place_hold
-from hfthot_platform.privacy.restore import forgotten_destructions, restore
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy.erasure import delete_user_permanent, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import request_erasure
+from hfthot_platform.services.privacy.holds import place_hold
+from hfthot_platform.services.privacy.restore import forgotten_destructions, restore
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import Publisher, flush
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational import schema
 
 from .conftest import PASSWORD
 
@@ -47,7 +48,7 @@ def backup(store):
 
 def put_back(store, rows):
     """Make a store what it was, as the restore of a database dump does."""
-    with store._database.engine.connect() as connection:
+    with sa.create_engine(store.url, poolclass=sa.pool.NullPool).connect() as connection:
         raw = connection.connection.driver_connection
         raw.execute("BEGIN")
         for table in reversed(schema.metadata.sorted_tables):
@@ -63,7 +64,7 @@ def in_lake(accounts, lake, user_id, column="email"):
     subject = accounts.subject_of(user_id)
     rows = lake.table("users").scan().filter(pl.col("subject_id") == subject).collect()
     cipher = accounts.ciphers([subject], "identity")[subject]
-    return [cipher.decrypt("users", column, each) for each in rows[column]]
+    return [cipher.decrypt("users", column, ciphertext) for ciphertext in rows[column]]
 
 
 @pytest.fixture
@@ -142,13 +143,13 @@ def test_a_publisher_that_was_killed_before_it_trimmed_is_no_restore(accounts, l
 def test_a_store_of_another_installation_is_refused(accounts, lake, bob, make_settings, tmp_path, clock):
     flush(accounts.store, lake)
     other = make_settings(accounts=tmp_path / "other", key_file=tmp_path / "other.json")
-    with Accounts.open(other, clock) as strangers:
+    with Accounts.open(other, clock) as others:
         for number in range(9):
-            strangers.register(f"person{number}", f"p{number}@example.org", PASSWORD)
-        with pytest.raises(StoreError, match="the chains do not meet"):
-            Publisher(strangers.store, lake).publish()
+            others.register(f"person{number}", f"p{number}@example.org", PASSWORD)
+        with pytest.raises(StoreError, match="their chains have no common entry"):
+            Publisher(others.store, lake).publish()
         with pytest.raises(StoreError, match="different installations"):
-            restore(strangers, lake)
+            restore(others, lake)
     assert verify_chain(lake, accounts.store).intact
 
 
@@ -223,7 +224,7 @@ def test_a_list_of_erasures_that_somebody_wrote_to_erases_nobody(accounts, lake,
     path = settings.certificates / "erasures.jsonl"
     path.write_text(path.read_text().replace('"identity"', '"identitx"'))
 
-    with pytest.raises(CertificateError, match="line 1: it was altered"):
+    with pytest.raises(CertificateError, match="line 1: the file was altered"):
         restore(accounts, lake)
 
 
@@ -291,7 +292,7 @@ def test_a_user_table_that_somebody_altered_can_be_written_anew(accounts, lake, 
     accounts.save_api_keys(bob.user_id, {"finnhub": "a key"}, data_sharing_consent=True)
     accounts.update_query_count(bob.user_id, "finnhub", 3)
     flush(accounts.store, lake)
-    tables = [each.name for each in USER_TABLES if each.name != "audit_log"]
+    tables = [contract.name for contract in USER_TABLES if contract.name != "audit_log"]
     before = {name: lake.table(name).scan().drop("seq").sort("subject_id").collect() for name in tables}
     for name in tables:
         table = lake.table(name)

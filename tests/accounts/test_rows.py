@@ -10,13 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.accounts import rows as module
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.contracts.model import FLAG, INT, TEXT, TIME
-from hfthot_platform.contracts.rules import AtLeast, Between, Matches, OneOf
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.domain.contracts.model import FLAG, INT, TEXT, TIME
+from hfthot_platform.domain.contracts.rules import AtLeast, Between, Matches, OneOf
+from hfthot_platform.storage.operational import rows as module
 
 END = 253_402_300_799_999_999
-TABLES = {each.name: each for each in USER_TABLES}
+TABLES = {contract.name: contract for contract in USER_TABLES}
 
 
 def _texts(rules):
@@ -59,7 +59,8 @@ def _rows(draw, name):
             pools[column.name] = [draw(good), draw(good), *none], [draw(odd), draw(odd), None]
     dice = Random(draw(st.integers(0, 2**32)))
     return [
-        {each: dice.choice(pool[dice.random() < 0.5 / len(pools)]) for each, pool in pools.items()} for _ in range(80)
+        {column: dice.choice(pool[dice.random() < 0.5 / len(pools)]) for column, pool in pools.items()}
+        for _ in range(80)
     ]
 
 
@@ -87,7 +88,7 @@ def test_the_store_takes_exactly_the_rows_that_the_lake_takes(name):
     def judged(rows):
         here = [checks.broken(row) for row in rows]
         seen.update(here)
-        assert [each is None for each in here] == _in_the_lake(TABLES[name], checks.names, rows)
+        assert [fault is None for fault in here] == _in_the_lake(TABLES[name], checks.names, rows)
 
     judged()
     assert seen[None] > 20, "good rows were among them"

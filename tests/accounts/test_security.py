@@ -12,10 +12,7 @@ import traceback
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     AccountError,
     AuthenticationError,
     BadRequestError,
@@ -25,6 +22,9 @@ from hfthot_platform.errors import (
     PrivacyError,
     StoreError,
 )
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import PASSWORD
 
 HOSTILE = (
@@ -111,7 +111,10 @@ def test_a_hostile_text_is_kept_where_any_text_may_be(accounts, alice):
 
 
 def test_signing_in_takes_the_same_time_whatever_is_wrong(make_settings):
-    """Medians of interleaved attempts.  Without the dummy hash the ratio is above ten."""
+    """Medians of interleaved attempts, in time of this thread's own: others on the machine do not count.
+
+    Without the dummy hash the ratio is above ten.
+    """
     settings = make_settings(argon2_memory_kib=4096, argon2_passes=2, login_failures=1000)
     with Accounts.open(settings) as accounts:
         accounts.register("alice", "alice@example.org", PASSWORD)
@@ -128,10 +131,10 @@ def test_signing_in_takes_the_same_time_whatever_is_wrong(make_settings):
         times = {kind: [] for kind in kinds}
         for _ in range(15):
             for kind, (name, password) in kinds.items():
-                start = time.perf_counter()
+                start = time.thread_time()
                 with pytest.raises((InvalidCredentialsError, InactiveAccountError)):
                     accounts.login(name, password)
-                times[kind].append(time.perf_counter() - start)
+                times[kind].append(time.thread_time() - start)
     medians = {kind: statistics.median(found) for kind, found in times.items()}
     assert max(medians.values()) < 2.5 * min(medians.values()), medians
 

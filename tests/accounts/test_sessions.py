@@ -9,10 +9,7 @@ from datetime import timedelta
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.records import Request, Secret
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     ExpiredTokenError,
     InvalidCredentialsError,
@@ -21,6 +18,9 @@ from hfthot_platform.errors import (
     RevokedTokenError,
     TooManyAttemptsError,
 )
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request, Secret
+from hfthot_platform.storage.operational import schema
 from tests.accounts.conftest import NOW, PASSWORD
 
 NEW = "a new long password"
@@ -355,7 +355,7 @@ def test_what_is_told_of_a_name_that_is_attacked_is_the_same_with_and_without_an
             accounts.login(name, "wrong password", request=Request(ip=f"192.0.2.{n}"))
         except (InvalidCredentialsError, TooManyAttemptsError) as error:
             told.append(str(error))
-    assert [each.count("too many") for each in told] == [0] * 20 + [1] * 5
+    assert [message.count("too many") for message in told] == [0] * 20 + [1] * 5
 
 
 def test_the_addresses_that_an_account_knows_are_bounded_and_are_no_addresses(accounts, alice):
@@ -364,7 +364,7 @@ def test_the_addresses_that_an_account_knows_are_bounded_and_are_no_addresses(ac
     with accounts.store.reading() as rx:
         known = rx.execute(sa.select(schema.known_addresses.c.address)).scalars().all()
     assert len(known) == 20
-    assert not any(b"198.51.100" in bytes(each) for each in known)
+    assert not any(b"198.51.100" in bytes(address) for address in known)
 
 
 # -- changing a password tells nothing ------------------------------------------------------------------------
@@ -393,8 +393,8 @@ def test_nobody_else_learns_from_changing_a_password(accounts, alice, bob, entri
 
 
 def test_no_hash_is_computed_for_somebody_who_may_not(accounts, alice, bob, monkeypatch):
-    monkeypatch.setattr(accounts._passwords, "verify", None)
-    monkeypatch.setattr(accounts._passwords, "hash", None)
+    monkeypatch.setattr(accounts.passwords, "verify", None)
+    monkeypatch.setattr(accounts.passwords, "hash", None)
     with pytest.raises(PermissionDeniedError):
         accounts.change_password(alice.user_id, PASSWORD, NEW, request=Request(actor_id=bob.user_id))
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,11 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 
-from hfthot_platform.accounts import databases, schema
-from hfthot_platform.accounts import store as module
-from hfthot_platform.accounts.changes import GENESIS, AuditEvent
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.errors import LockTimeoutError, StoreError
+from hfthot_platform.core.errors import LockTimeoutError, StoreError
+from hfthot_platform.storage.operational import databases, schema
+from hfthot_platform.storage.operational import store as module
+from hfthot_platform.storage.operational.changes import GENESIS, AuditEvent
+from hfthot_platform.storage.operational.store import Store
 from tests import postgres
 from tests.accounts import ledger
 
@@ -44,7 +45,10 @@ def subjects(store):
 
 
 def test_a_new_store_has_exactly_the_declared_schema(new_settings):
-    with Store.open(new_settings) as store, store._database.engine.connect() as connection:
+    with (
+        Store.open(new_settings) as store,
+        sa.create_engine(store.url, poolclass=sa.pool.NullPool).connect() as connection,
+    ):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, schema.metadata) == []
 
@@ -78,7 +82,7 @@ def test_opening_an_existing_store_does_not_even_import_alembic(settings):
     Store.open(settings).close()
     code = (
         "import sys\n"
-        "from hfthot_platform.accounts.store import Store\n"
+        "from hfthot_platform.storage.operational.store import Store\n"
         "Store.open(sys.argv[1]).close()\n"
         "assert not [name for name in sys.modules if name.startswith(('alembic', 'polars', 'deltalake', 'pandas'))]\n"
     )
@@ -94,9 +98,9 @@ def test_many_that_open_a_new_store_at_once_make_one(new_settings):
     for thread in threads:
         thread.join()
     assert len(stores) == 6
-    for each in stores:
-        assert each.head() == (0, GENESIS)
-        each.close()
+    for store in stores:
+        assert store.head() == (0, GENESIS)
+        store.close()
 
 
 def test_a_store_of_a_newer_version_is_refused_untouched(new_settings):
@@ -248,10 +252,10 @@ def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, m
     def first():
         with store.transaction() as tx:
             inside.set()
-            go.wait(10)
+            go.wait()
             subject(tx, 1)
             # An entry that cannot be written makes the commit fail after everybody's part is done.
-            tx._entries.append((type("Broken", (), {"seq": None, "ts": None})(), None))
+            tx.entries.append((type("Broken", (), {"seq": None, "ts": None})(), None))
 
     def second():
         with store.transaction() as tx:
@@ -266,10 +270,10 @@ def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, m
 
     threads = [threading.Thread(target=run, args=(first,))]
     threads[0].start()
-    inside.wait(10)
+    inside.wait()
     threads.append(threading.Thread(target=run, args=(second,)))
     threads[1].start()
-    while store._waiting == 0:
+    while store.waiting == 0:
         time.sleep(0.001)
     go.set()
     for thread in threads:
@@ -286,6 +290,29 @@ def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, m
 def test_readers_do_not_write(store):
     with pytest.raises(StoreError), store.reading() as rx:
         rx.execute(sa.insert(schema.subjects).values(subject_id="x", created_at=1))
+
+
+def test_stores_that_threads_make_at_the_same_time_have_a_whole_schema_each(make_settings, tmp_path):
+    count = 6
+    start = threading.Barrier(count)
+
+    def made(number: int) -> tuple[set[int], str]:
+        start.wait()
+        with Store.open(make_settings(accounts=tmp_path / str(number)), create=True) as store:
+            with store.transaction() as tx:
+                subject(tx, number)
+            return subjects(store), sqlite_schema(tmp_path / str(number) / "accounts.db")
+
+    with ThreadPoolExecutor(count) as threads:
+        found = list(threads.map(made, range(count)))
+
+    assert [rows for rows, _ in found] == [{number} for number in range(count)]
+    assert len({schema for _, schema in found}) == 1
+
+
+def sqlite_schema(path: Path) -> str:
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        return str(sorted(database.execute("SELECT name, sql FROM sqlite_master").fetchall()))
 
 
 def test_a_closed_store_says_so(settings):
@@ -350,7 +377,7 @@ def test_a_fork_waits_for_other_threads_and_the_child_outlives_the_parents_store
 
     thread = threading.Thread(target=writing)
     thread.start()
-    inside.wait(10)
+    inside.wait()
     ready, closed = os.pipe(), os.pipe()
     child = os.fork()
     if child == 0:
@@ -397,9 +424,9 @@ def test_a_server_that_was_restarted_costs_one_failed_call():
 WRITER = """
 import sys
 import sqlalchemy as sa
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.store import Store
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.changes import AuditEvent
+from hfthot_platform.storage.operational.store import Store
 
 store = Store.open(sys.argv[1])
 number = int(sys.argv[2])
@@ -435,7 +462,7 @@ def test_a_killed_writer_leaves_all_or_nothing_of_each_operation(settings):
 def test_losing_sqlites_locks_to_a_reader_of_its_files_loses_no_operation(make_settings):
     """A process that opens and closes the files loses its locks; the next to close the store clears the log away."""
     settings = make_settings()
-    code = "import sys; from hfthot_platform.accounts.store import Store; Store.open(sys.argv[1]).close()"
+    code = "import sys; from hfthot_platform.storage.operational.store import Store; Store.open(sys.argv[1]).close()"
     with Store.open(settings) as store:
         with store.transaction() as tx:
             subject(tx, 1)
@@ -524,7 +551,7 @@ def test_purging_says_so_when_a_reader_holds_the_old_state(make_settings, monkey
     with Store.open(make_settings()) as store:
         with store.transaction() as tx:
             subject(tx, 1)
-        with store._database.engine.connect() as reader:
+        with sa.create_engine(store.url, poolclass=sa.pool.NullPool).connect() as reader:
             reader.exec_driver_sql("BEGIN")
             reader.exec_driver_sql("SELECT * FROM subjects").fetchall()
             with store.transaction() as tx:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.client import Market, MarketQuery
+from hfthot_platform.interfaces.client import Market, MarketQuery
 
 from .conftest import PASSWORD
 
@@ -132,7 +132,7 @@ ARGUMENTS: dict[str, Callable[[Scene], dict[str, Any]]] = {
 #: Calls that take Polars expressions: what a name in them means is Polars' business.
 OF_POLARS = {"MarketQuery.filter", "MarketQuery.select"}
 #: Made before there is a client.
-MAKING = {"create", "from_settings"}
+MAKING = {"create", "from_settings", "of"}
 
 
 def public() -> set[str]:
@@ -163,7 +163,7 @@ def parameters(name: str) -> list[str]:
     owner = {"": LakehouseClient, "Market": Market, "MarketQuery": MarketQuery}[kind]
     signature = inspect.signature(inspect.unwrap(getattr(owner, method)))
     return [
-        each.name
-        for each in signature.parameters.values()
-        if each.name not in {"self", "cls"} and each.kind is not inspect.Parameter.VAR_KEYWORD
+        parameter.name
+        for parameter in signature.parameters.values()
+        if parameter.name not in {"self", "cls"} and parameter.kind is not inspect.Parameter.VAR_KEYWORD
     ]

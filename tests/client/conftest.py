@@ -12,9 +12,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from hfthot_platform.client import LakehouseClient
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.market.bars import bars_from_bars
+from hfthot_platform.domain.market.bars import bars_from_bars
+from hfthot_platform.interfaces.client import LakehouseClient
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 #: Recent, so that the free tier's thirty days reach it.
 TODAY = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -72,7 +72,7 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lake = Lakehouse.open(root)
     base = minutes()
     lake.table("market.bars_1m").append(base)
-    lake.table("market.bars").append(pl.concat([bars_from_bars(base, each) for each in ("5m", "1h")]))
+    lake.table("market.bars").append(pl.concat([bars_from_bars(base, interval) for interval in ("5m", "1h")]))
     lake.table("market.closes").append(closes("ALPHA-USDT", [TODAY - timedelta(days=2), TODAY - timedelta(days=3)]))
     trades = base.head(100).select(
         "ts",
@@ -109,8 +109,9 @@ def cheap(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.fixture
-def client(folder: Path) -> Iterator[LakehouseClient]:
+def client(folder: Path, empty_store: Callable[[Path], None]) -> Iterator[LakehouseClient]:
     """Return a client of trusted code."""
+    empty_store(folder / "accounts")
     with LakehouseClient(folder, create=True) as made:
         yield made
 
@@ -139,5 +140,5 @@ def signed_in(client: LakehouseClient, folder: Path, register: Callable[..., Any
         return made[-1]
 
     yield make
-    for each in made:
-        each.close()
+    for client in made:
+        client.close()

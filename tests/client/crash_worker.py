@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.privacy.rotation import rotate_keys
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.privacy.rotation import rotate_keys
 
 KINDS = ("register", "login", "update", "count", "publish", "rotate")
 #: How often each is done: publishing and rotating are slow and few.
@@ -24,8 +24,10 @@ WEIGHTS = (6, 6, 8, 12, 1, 1)
 
 
 def client_of(folder: Path) -> LakehouseClient:
-    """Return a client of the folder whose passwords are cheap to hash."""
+    """Return a client of the folder whose passwords are cheap to hash, and whose lake has no SQL models to read."""
+    (folder / "models").mkdir(exist_ok=True)
     settings = load_settings(
+        sql_models=folder / "models",
         lake_root=str(folder / "lake"),
         **{name: folder / name for name in ("accounts", "exports", "certificates", "scratch", "landing")},
         key_file=folder / "keys" / "kek.json",
@@ -37,9 +39,9 @@ def client_of(folder: Path) -> LakehouseClient:
     return LakehouseClient.from_settings(settings)
 
 
-def name_of(number: int, each: int) -> str:
+def name_of(number: int, turn: int) -> str:
     """Return the username of a registration."""
-    return f"w{number}.{each}"
+    return f"w{number}.{turn}"
 
 
 def password_of(name: str) -> str:
@@ -50,7 +52,7 @@ def password_of(name: str) -> str:
 def work(client: LakehouseClient, number: int, side: Path, dice: random.Random) -> None:
     """Do one thing after the other, for ever."""
     told = [line.split() for line in side.read_text().splitlines()] if side.exists() else []
-    each = 1 + max((int(line[2]) for line in told), default=0)
+    turn = 1 + max((int(line[2]) for line in told), default=0)
     people = {line[3]: line[4] for line in told if line[:2] == ["ok", "register"]}
     handle = os.open(side, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
@@ -61,8 +63,8 @@ def work(client: LakehouseClient, number: int, side: Path, dice: random.Random) 
         kind = dice.choices(KINDS, WEIGHTS)[0] if people else "register"
         name = dice.choice(sorted(people)) if people else ""
         if kind == "register":
-            name = name_of(number, each)
-        say("?", kind, each, name or "-")
+            name = name_of(number, turn)
+        say("?", kind, turn, name or "-")
         result: Any = "-"
         match kind:
             case "register":
@@ -72,15 +74,15 @@ def work(client: LakehouseClient, number: int, side: Path, dice: random.Random) 
                 session = client.login(name, password_of(name))
                 result = session.token.get_secret_value() if session.token else "-"
             case "update":
-                client.update_user(people[name], last_name=f"Name {each}")
+                client.update_user(people[name], last_name=f"Name {turn}")
             case "count":
-                client._accounts.count_use(people[name], "optimisations")
+                client.installation.accounts.count_use(people[name], "optimisations")
             case "publish":
                 client.flush()
             case "rotate":
-                rotate_keys(client._accounts)
-        say("ok", kind, each, name or "-", result)
-        each += 1
+                rotate_keys(client.installation.accounts)
+        say("ok", kind, turn, name or "-", result)
+        turn += 1
 
 
 def main() -> None:

@@ -13,8 +13,7 @@ import sqlalchemy as sa
 from deltalake import write_deltalake
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.accounts import schema
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     AuthenticationError,
     DecryptionError,
     ExpiredTokenError,
@@ -22,8 +21,9 @@ from hfthot_platform.errors import (
     InvalidTokenError,
     RevokedTokenError,
 )
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.storage.operational import schema
 
 from .calls import ARGUMENTS, MAKING, OF_POLARS, Scene, call, parameters, public
 from .conftest import PASSWORD
@@ -68,20 +68,16 @@ def stage(tmp_path_factory, filled):
 
 def state(trusted, bystander, root):
     """Return what no attack may change: the bystander, the market tables, the store's tables, where files are."""
-    store = trusted._accounts.store
+    accounts, lake = trusted.installation.accounts, trusted.installation.lake
+    store, subject_id = accounts.store, accounts.subject_of(bystander.user_id)
     with store.reading() as rx:
         tables = {
-            name: {
-                tuple(row)
-                for row in rx.execute(
-                    sa.select(table).where(table.c.subject_id == trusted._accounts.subject_of(bystander.user_id))
-                )
-            }
+            name: {tuple(row) for row in rx.execute(sa.select(table).where(table.c.subject_id == subject_id))}
             for name, table in schema.metadata.tables.items()
             if "subject_id" in table.c and name != "change_log"
         }
         names = set(sa.inspect(rx.execute(sa.text("SELECT 1")).connection).get_table_names())
-    market = {name: trusted._lake.table(name).version() for name in trusted._lake.contracts if "market." in name}
+    market = {name: lake.table(name).version() for name in lake.contracts if "market." in name}
     places = {path.name for path in root.iterdir()} | {path.name for path in root.parent.iterdir()}
     return tables, names, market, places
 
@@ -211,7 +207,7 @@ class TestTokens:
 
     def test_what_is_stored_opens_nothing(self, stage, secrets):
         trusted, *_ = stage
-        with trusted._accounts.store.reading() as rx:
+        with trusted.installation.accounts.store.reading() as rx:
             stored = [
                 bytes(value)
                 for column in (schema.sessions.c.token_hash, schema.api_keys.c.key_hash)
@@ -220,12 +216,12 @@ class TestTokens:
             ids = [*rx.execute(sa.select(schema.sessions.c.session_id)).scalars()]
             ids += rx.execute(sa.select(schema.api_keys.c.key_id)).scalars()
         assert stored
-        for each in (
+        for stored_text in (
             *(s.hex() for s in stored),
             *(base64.urlsafe_b64encode(s).decode().rstrip("=") for s in stored),
             *ids,
         ):
-            for forged in (each, f"hft_ent_{each}"):
+            for forged in (stored_text, f"hft_ent_{stored_text}"):
                 for verify in (trusted.verify_token, trusted.verify_api_key):
                     with pytest.raises(InvalidTokenError):
                         verify(forged)
@@ -264,22 +260,36 @@ class TestTokens:
                     work()
 
 
+@pytest.fixture(scope="module")
+def two_accounts(tmp_path_factory):
+    """Return a data folder with two accounts; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("two") / "data"
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("MEMORY_KIB=8", "PASSES=1", "LANES=1"):
+            patch.setenv(*f"HFTHOT_ARGON2_{name}".split("="))
+        with LakehouseClient(folder, create=True) as client:
+            for name in ("ada", "bob"):
+                user = client.register(name, f"{name}@example.org", PASSWORD, "First", "Last")
+                client.save_api_keys(
+                    user.user_id,
+                    {"finnhub": f"key of {name}", "kraken": {"api_key": f"2 of {name}", "queries_limit": 3}},
+                )
+                client.for_request(ip="192.0.2.1", user_agent="curl").login(name, PASSWORD)
+            client.flush()
+    return folder
+
+
 class TestMovedCiphertext:
     @pytest.fixture
-    def two(self, client, register):
+    def two(self, two_accounts, tmp_path):
         """Return a client with two accounts whose rows somebody with access to the lake then changes."""
-        for name in ("ada", "bob"):
-            user = register(name)
-            client.save_api_keys(
-                user.user_id, {"finnhub": f"key of {name}", "kraken": {"api_key": f"2 of {name}", "queries_limit": 3}}
-            )
-            client.for_request(ip="192.0.2.1", user_agent="curl").login(name, PASSWORD)
-        client.flush()
-        return client
+        shutil.copytree(two_accounts, tmp_path / "data")
+        with LakehouseClient(tmp_path / "data") as client:
+            yield client
 
     def tampered(self, client, table, change):
         """Write rows back changed, as somebody with the lake's folder would, and read them."""
-        target = client._lake.table(table)
+        target = client.installation.lake.table(table)
         rows = target.scan().sort(target.contract.sort_by).collect()
         write_deltalake(target.uri, change(rows), mode="overwrite")
         return client.read_version(table, target.version())
@@ -301,7 +311,7 @@ class TestMovedCiphertext:
             self.tampered(two, "users", lambda rows: rows.with_columns(first_name="last_name"))
 
     def test_to_another_table(self, two):
-        users = two._lake.table("users").scan().collect()
+        users = two.installation.lake.table("users").scan().collect()
         envelopes = dict(zip(users["subject_id"], users["email"], strict=True))
         with pytest.raises(DecryptionError, match=r"sessions\.ip"):
             self.tampered(
@@ -351,9 +361,9 @@ def test_a_stolen_lake_reveals_no_personal_field(client, folder, tmp_path):
     client.restore_user(user.user_id)
     client.sql("SELECT count(*) FROM users")
     client.flush()
-    from hfthot_platform.lakehouse import maintain
+    from hfthot_platform.storage.lakehouse import maintain
 
-    maintain(client._lake, "users")
+    maintain(client.installation.lake, "users")
     stolen = tmp_path / "stolen"
     shutil.copytree(folder / "lake", stolen)
 
@@ -365,5 +375,5 @@ def test_a_stolen_lake_reveals_no_personal_field(client, folder, tmp_path):
     assert report.findings == ()
     assert report.bytes > 10_000
     assert report.canaries > 0
-    ciphertext = client._lake.table("users").scan().collect()["email"][0]
+    ciphertext = client.installation.lake.table("users").scan().collect()["email"][0]
     assert scan([Needle("envelope", ciphertext)], [Folder("lake", stolen)]).findings

@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.client import settings_of_folder
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     InvalidTokenError,
     PermissionDeniedError,
     QuotaExceededError,
     RevokedTokenError,
 )
+from hfthot_platform.interfaces.client import settings_of_folder
 
 from .conftest import PASSWORD
 
@@ -47,7 +47,7 @@ def test_a_session_token_is_a_caller_like_a_key(client, folder, register):
 
 def test_a_web_application_serves_each_request_as_whoever_signed_in(client, register):
     ada, grace = register("ada"), register("grace")
-    tokens = {each.user_id: client.login(each.username, PASSWORD).token for each in (ada, grace)}
+    tokens = {user.user_id: client.login(user.username, PASSWORD).token for user in (ada, grace)}
     for mine, others in ((ada, grace), (grace, ada)):
         here = client.for_request(ip="192.0.2.7", session_token=tokens[mine.user_id])
         assert here.get_user(mine.user_id).user_id == mine.user_id

@@ -10,10 +10,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform import LakehouseClient
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.records import Secret
-from hfthot_platform.errors import (
+from hfthot_platform import Installation, LakehouseClient
+from hfthot_platform.core.errors import (
     BadRequestError,
     CertificateError,
     ErasedSubjectError,
@@ -26,7 +24,9 @@ from hfthot_platform.errors import (
     TierForbiddenError,
     VersionUnavailableError,
 )
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.accounts.records import Secret
+from hfthot_platform.services.publication.chain import verify_chain
 
 from .conftest import PASSWORD, TODAY, minutes
 
@@ -118,14 +118,14 @@ class TestUserTables:
             client.update_user(user.user_id, username=f"ada {name}")
 
         found = [
-            client.read_version("users", each["version"]).collect()["username"].to_list()
-            for each in client.list_versions("users")
+            client.read_version("users", version["version"]).collect()["username"].to_list()
+            for version in client.list_versions("users")
         ]
 
         assert found == [[], ["ada"], ["ada b"], ["ada c"]]
 
     def test_many_chunks_are_decrypted_as_one(self, client, register, monkeypatch):
-        monkeypatch.setattr("hfthot_platform.client.personal._CHUNK", 2)
+        monkeypatch.setattr("hfthot_platform.app.personal._CHUNK", 2)
         for name in "abcde":
             register(f"user.{name}")
 
@@ -186,7 +186,7 @@ class TestAuditLog:
         client.delete_user_permanent(hers.user_id)
         client.flush()
 
-        report = verify_chain(client._lake, client._accounts.store)
+        report = verify_chain(client.installation.lake, client.installation.accounts.store)
 
         assert not report.problems
         assert report.redacted > 0
@@ -221,7 +221,7 @@ class TestApiKey:
 
     def test_market_data_reach_back_as_far_as_the_tier(self, client, signed_in):
         old = TODAY - timedelta(days=40)
-        client._lake.table("market.bars_1m").append(minutes(start=old, count=10))
+        client.installation.lake.table("market.bars_1m").append(minutes(start=old, count=10))
         free, paid = signed_in("ada"), signed_in("bob", tier="hobbyist")
         older = {"start": old - timedelta(days=1), "end": old + timedelta(days=1)}
         version = newest(client, "market.bars_1m")
@@ -281,7 +281,7 @@ class TestSql:
         hers = signed_in("ada", tier="hobbyist")
         assert hers.sql("SELECT count(*) AS n FROM market.closes").data["n"][0] == 2
         assert client.usage(hers.user_id).sql_queries_today == 1
-        client._accounts.count_use(hers.user_id, "sql_queries", 9)
+        client.installation.accounts.count_use(hers.user_id, "sql_queries", 9)
 
         with pytest.raises(QuotaExceededError) as caught:
             hers.sql("SELECT 1")
@@ -352,14 +352,14 @@ def test_a_client_for_a_request_shares_everything_but_where_it_comes_from(client
     here.login("ada", PASSWORD)
 
     assert rows(client, "sessions")["ip"].to_list() == ["2001:db8::1"]
-    assert here._shared is client._shared
+    assert here.installation is client.installation
 
 
 def test_nothing_secret_shows_in_a_client_and_it_is_not_pickled(client, folder, register):
     key = client.generate_hfthot_api_key(register("ada").user_id).key
     hers = LakehouseClient(folder, api_key=key)
 
-    assert key.get_secret_value() not in repr(hers) + str(vars(hers)) + repr(vars(hers._shared))
+    assert key.get_secret_value() not in repr(hers) + str(vars(hers)) + repr(vars(hers.installation))
     with pytest.raises(TypeError):
         pickle.dumps(hers)
     hers.close()
@@ -395,9 +395,10 @@ def test_the_settings_decide_where_everything_is(tmp_path):
 def test_the_demonstration_ends_with_an_erasure_and_its_proof(folder, capsys):
     from rich.console import Console
 
-    from hfthot_platform.demo import _forget_somebody
+    from hfthot_platform.interfaces.demo import erase_a_person
 
-    _forget_somebody(Console(width=200), load_settings(lake_root=str(folder / "lake")))
+    with Installation(load_settings(lake_root=str(folder / "lake")), create=True) as installation:
+        erase_a_person(Console(width=200), installation)
 
     said = capsys.readouterr().out
     assert "before: visitor." in said
@@ -419,7 +420,7 @@ def test_a_text_never_has_a_file_read(client, register, tmp_path):
     path = client.delete_user_permanent(register("ada").user_id).save(tmp_path / "certificate.json")
 
     assert client.verify_certificate(path=path) == client.verify_certificate(path=str(path))
-    with pytest.raises(CertificateError, match="no certificate"):
+    with pytest.raises(CertificateError, match="not a certificate"):
         client.verify_certificate(str(path))
 
 
@@ -472,7 +473,7 @@ import sys
 import hfthot_platform
 assert "LakehouseClient" in hfthot_platform.__all__
 assert not {"polars", "pyarrow", "sqlalchemy", "cryptography"} & set(sys.modules)
-from hfthot_platform import LakehouseClient
+from hfthot_platform import Installation, LakehouseClient
 assert not {"duckdb", "dagster", "alembic", "argon2", "numba", "matplotlib"} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

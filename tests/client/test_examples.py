@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
 
 from .conftest import PASSWORD
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "client.md"
-#: Public names that are no calls of their own.
+#: Public names that are not calls of their own.
 APART: set[str] = set()
 CALLS = sorted(
     name
@@ -73,9 +73,9 @@ def test_every_call_has_an_example_a_type_and_a_description():
         assert ">>> " in (function.__doc__ or ""), f"{name} has no example"
         assert signature.return_annotation is not inspect.Signature.empty, f"{name} says not what it returns"
         assert all(
-            each.annotation is not inspect.Parameter.empty
-            for each in signature.parameters.values()
-            if each.name not in {"self", "cls"}
+            parameter.annotation is not inspect.Parameter.empty
+            for parameter in signature.parameters.values()
+            if parameter.name not in {"self", "cls"}
         ), f"{name} has an argument without a type"
 
 
@@ -83,12 +83,12 @@ def test_every_call_has_an_example_a_type_and_a_description():
 def test_the_example_of(name, scene):
     member = LakehouseClient if name == "the class" else inspect.unwrap(getattr(LakehouseClient, name))
     found = doctest.DocTestFinder(recurse=False).find(member, name, globs=scene)
-    found = [each for each in found if each.examples]
+    found = [documented for documented in found if documented.examples]
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
     said: list[str] = []
 
-    for each in found:
-        runner.run(each, out=said.append, clear_globs=False)
+    for documented in found:
+        runner.run(documented, out=said.append, clear_globs=False)
 
     assert runner.tries
     assert not runner.failures, "".join(said)
@@ -100,6 +100,7 @@ def test_the_page_names_every_call():
     assert [name for name in CALLS if f".{name}(" not in text] == []
 
 
+@pytest.mark.soak
 def test_the_code_of_the_page_runs_from_top_to_bottom(folder, monkeypatch):
     monkeypatch.chdir(folder.parent)
     LakehouseClient.create(folder).close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import HfthotError
+from hfthot_platform.core.errors import HfthotError
 
 from .calls import ARGUMENTS, Scene, call
 

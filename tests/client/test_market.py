@@ -8,13 +8,20 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.client import LakehouseClient
-from hfthot_platform.client.market import Market, MarketQuery
-from hfthot_platform.errors import AmbiguousVenueError, BadRequestError, UnknownSymbolError, VersionUnavailableError
-from hfthot_platform.lakehouse import Lakehouse, maintain
+from hfthot_platform.core.errors import (
+    AmbiguousVenueError,
+    BadRequestError,
+    DamagedTableError,
+    UnknownSymbolError,
+    VersionUnavailableError,
+)
+from hfthot_platform.interfaces.client import LakehouseClient
+from hfthot_platform.interfaces.client.market import Market, MarketQuery
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
 
 from .conftest import TODAY, closes, minutes
 
@@ -53,6 +60,55 @@ def test_a_tail_opens_the_newest_partitions_alone(client, folder):
     assert tail.height == 1000
     with pytest.raises(pl.exceptions.PolarsError):
         client.market("ALPHA-USDT").ohlcv("1m").tail(2000).collect()
+
+
+def test_a_missing_file_harms_those_queries_alone_that_need_it(client, folder):
+    oldest = min((folder / "lake/market/bars_1m").glob("date=*"))
+    for path in oldest.glob("*.parquet"):
+        path.unlink()
+
+    assert client.market("ALPHA-USDT").ohlcv("1m").tail(1000).collect().height == 1000
+    with pytest.raises(DamagedTableError, match="is missing"):
+        client.market("ALPHA-USDT").ohlcv("1m").tail(2000).collect()
+    with pytest.raises(DamagedTableError, match="is missing"):
+        client.market("ALPHA-USDT").ohlcv("1m").lazy()
+
+
+@pytest.fixture
+def opens(monkeypatch):
+    """Return a list that grows with each opening of a Delta log."""
+    opened, original = [], DeltaTable.__init__
+
+    def opening(*args, **kwargs):
+        opened.append(True)
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(DeltaTable, "__init__", opening)
+    return opened
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda client, _: client.market("ALPHA-USDT").ohlcv("1m").tail(1).collect(),
+        lambda client, version: client.read_version("market.bars_1m", version).tail(1).collect(),
+    ],
+    ids=["newest bar", "newest version"],
+)
+def test_a_read_opens_the_log_once_whoever_commits_and_however_often(client, lake, opens, read):
+    table = lake.table("market.bars_1m")
+    counts = []
+    for number in range(8):
+        commit = table.replace(FIRST.date(), minutes("ALPHA-USDT", FIRST, 10 + number))
+        opens.clear()
+        assert read(client, commit.version).height == 1
+        counts.append(len(opens))
+        opens.clear()
+        read(client, commit.version)
+        assert not opens, "nothing came, so nothing is opened"
+
+    assert counts[0] <= 1
+    assert not any(counts[1:]), "what others committed is followed"
 
 
 def test_a_span_opens_its_own_partitions_alone(client, folder):
@@ -176,12 +232,12 @@ def test_the_past_is_read_by_version_and_by_time(client, lake):
     assert market.ohlcv(as_of=before.timestamp).tail(1).collect()["ts"].item() < FIRST + timedelta(days=2)
     with pytest.raises(VersionUnavailableError, match="Readable: version"):
         market.ohlcv(version=99).collect()
-    with pytest.raises(BadRequestError, match="either"):
+    with pytest.raises(BadRequestError, match="not both"):
         market.ohlcv(version=1, as_of=TODAY).collect()
 
 
 @pytest.mark.parametrize(
-    ("symbol", "says"), [("NONE-USDT", "There are ALPHA-USDT."), ("ALPHAUSDT", "Did you mean 'ALPHA-USDT'?")]
+    ("symbol", "says"), [("NONE-USDT", "Known: ALPHA-USDT."), ("ALPHAUSDT", "Did you mean 'ALPHA-USDT'?")]
 )
 @pytest.mark.parametrize(
     "read", [MarketQuery.collect, MarketQuery.lazy, lambda query: query.tail(3).collect()], ids=["all", "lazy", "tail"]
@@ -217,7 +273,7 @@ def test_frames_begin_with_what_people_read_and_end_with_where_it_came_from(clie
 def test_an_empty_lake_knows_no_symbol(tmp_path):
     with LakehouseClient(tmp_path / "new", create=True) as fresh:
         query = fresh.market("ALPHA-USDT").trades().tail(5)
-        with pytest.raises(UnknownSymbolError, match="It is empty"):
+        with pytest.raises(UnknownSymbolError, match="Nothing has been written yet"):
             query.collect()
 
 
@@ -250,11 +306,13 @@ class TestVersionsOfASymbol:
         table.merge(minutes("AAA-USDT", later, 5, close=200.0))  # may write the file again that has both
         changed = table.merge(minutes("ALPHA-USDT", later, 2, close=300.0)).version
 
-        found = [each for each in client.list_versions("market/ALPHA-USDT") if each["table"] == "market.bars_1m"]
+        found = [
+            version for version in client.list_versions("market/ALPHA-USDT") if version["table"] == "market.bars_1m"
+        ]
 
-        assert [each["version"] for each in found] == [1, own, changed]
-        assert [each["operation"] for each in found] == ["APPEND", "APPEND", "MERGE"]
-        assert all(each["ts"].tzinfo is not None for each in found)
+        assert [version["version"] for version in found] == [1, own, changed]
+        assert [version["operation"] for version in found] == ["APPEND", "APPEND", "MERGE"]
+        assert all(version["ts"].tzinfo is not None for version in found)
 
     def test_replacing_a_neighbour_in_the_same_file_does_not_touch_it(self, client, lake):
         table, later = lake.table("market.bars_1m"), FIRST + timedelta(days=10)
@@ -264,7 +322,9 @@ class TestVersionsOfASymbol:
         gone = table.replace(later.date(), minutes("OTHER-USDT", later, 5, close=9.0)).version
 
         found = [
-            each["version"] for each in client.list_versions("market/ALPHA-USDT") if each["table"] == "market.bars_1m"
+            version["version"]
+            for version in client.list_versions("market/ALPHA-USDT")
+            if version["table"] == "market.bars_1m"
         ]
 
         assert one not in found
@@ -286,9 +346,11 @@ class TestVersionsOfASymbol:
         table.append(closes("ALPHA-USDT", [TODAY]))
         maintain(lake, "market.closes", history_days=0)
         oldest = table.readable_versions()[0].version
-        found = [each for each in client.list_versions("market/ALPHA-USDT") if each["table"] == "market.closes"]
+        found = [
+            version for version in client.list_versions("market/ALPHA-USDT") if version["table"] == "market.closes"
+        ]
 
-        assert [each["version"] for each in found] in ([], [oldest])
+        assert [version["version"] for version in found] in ([], [oldest])
         assert client.market("ALPHA-USDT").closes(version=oldest).collect().height == 3
 
     def test_files_of_other_symbols_are_not_opened(self, client, lake, folder):
@@ -297,7 +359,7 @@ class TestVersionsOfASymbol:
         for path in (folder / "lake/market/bars_1m" / f"date={later:%Y-%m-%d}").glob("*.parquet"):
             path.write_bytes(b"x" * path.stat().st_size)
 
-        assert {each["table"] for each in client.list_versions("market/ALPHA-USDT")} == {
+        assert {version["table"] for version in client.list_versions("market/ALPHA-USDT")} == {
             "market.bars",
             "market.bars_1m",
             "market.closes",

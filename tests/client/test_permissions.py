@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.errors import BadRequestError, InvalidTokenError, PermissionDeniedError, PrivacyError
+from hfthot_platform.core.errors import BadRequestError, InvalidTokenError, PermissionDeniedError, PrivacyError
 
 from .calls import ARGUMENTS, MAKING, OF_POLARS, Scene, call, public
 from .conftest import PASSWORD
@@ -56,8 +56,8 @@ def stage(tmp_path_factory, filled):
             clients[role] = LakehouseClient(root, api_key=trusted.generate_hfthot_api_key(user.user_id).key)
             clients[role].user_id = user.user_id
         yield trusted, clients
-        for each in (*clients.values(), trusted):
-            each.close()
+        for client in (*clients.values(), trusted):
+            client.close()
 
 
 def allowed(client, name, arguments) -> bool:

@@ -2,51 +2,21 @@
 
 from __future__ import annotations
 
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from datetime import timedelta
 
 import pytest
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from tests.object_store import serving
 
 from .conftest import PASSWORD, TODAY, minutes
 
 
 @pytest.fixture(scope="module")
 def options():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                assert server.poll() is None, "the server died"
-                assert time.monotonic() < deadline, "the server did not start"
-                time.sleep(0.1)
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/lake", method="PUT")
-        urllib.request.urlopen(request, timeout=30).close()
-        yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
-            "AWS_ACCESS_KEY_ID": "AKIAHUSHHUSH",
-            "AWS_SECRET_ACCESS_KEY": "topsecret",
-            "AWS_REGION": "us-east-1",
-            "AWS_ALLOW_HTTP": "true",
-            "aws_conditional_put": "etag",
-        }
-    finally:
-        server.terminate()
-        server.wait(30)
+    with serving() as server:
+        yield server.options | {"aws_conditional_put": "etag"}
 
 
 @pytest.mark.soak
@@ -58,14 +28,14 @@ def test_everything_works_there_too(options, tmp_path):
         key_file=tmp_path / "kek.json",
     )
     with LakehouseClient.from_settings(settings) as client:
-        table = client._lake.table("market.bars_1m")
+        table = client.installation.lake.table("market.bars_1m")
         start = TODAY - timedelta(days=3)
         table.append(minutes("ALPHA-USDT", start, 2000))
         table.append(minutes("ZZZ-USDT", start, 10))
         table.merge(minutes("ALPHA-USDT", start, 5, close=300.0))
 
         assert client.market("ALPHA-USDT").ohlcv().tail(700).collect().height == 700
-        assert [each["version"] for each in client.list_versions("market/ALPHA-USDT")] == [1, 3]
+        assert [version["version"] for version in client.list_versions("market/ALPHA-USDT")] == [1, 3]
 
         ada = client.register("ada", "ada@example.org", PASSWORD)
         version = client.list_versions("users")[-1]["version"]

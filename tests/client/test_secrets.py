@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
 import io
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.traceback import Traceback
 
 from hfthot_platform import LakehouseClient
-from hfthot_platform.errors import HfthotError
+from hfthot_platform.core.errors import HfthotError
 
 from .calls import ARGUMENTS, Scene, public
 
@@ -78,17 +79,17 @@ def shown(error: BaseException, *, pretty: bool = False) -> str:
         texts.append(out.getvalue())
     waiting, seen = [error], set()
     while waiting:
-        each = waiting.pop()
-        if each is None or id(each) in seen:
+        cause = waiting.pop()
+        if cause is None or id(cause) in seen:
             continue
-        seen.add(id(each))
-        texts += [repr(each), repr(vars(each))]
-        frame = each.__traceback__
+        seen.add(id(cause))
+        texts += [repr(cause), repr(vars(cause))]
+        frame = cause.__traceback__
         while frame is not None:
             if "/hfthot_platform/" in frame.tb_frame.f_code.co_filename:
                 texts.append(repr(frame.tb_frame.f_locals))
             frame = frame.tb_next
-        waiting += [each.__cause__, each.__context__]
+        waiting += [cause.__cause__, cause.__context__]
     return "\n".join(texts)
 
 
@@ -157,7 +158,7 @@ def failures(here: LakehouseClient, user_id: str, token: str, key: str) -> dict[
         "ids": Attempt(here.revoke_api_key, user_id, SECRET),
         "role": Attempt(here.set_role, user_id, SECRET),
         "folder": Attempt(LakehouseClient, f"s3://{SECRET}/lake", SECRET),
-        "not a key": Attempt(LakehouseClient, here._shared.settings.accounts.parent, SECRET),
+        "not a key": Attempt(LakehouseClient, here.installation.settings.accounts.parent, SECRET),
         "format": Attempt(here.export_user_data, user_id, SECRET),
         "action": Attempt(here.get_audit_log, SECRET, None, None, SECRET),
         "parameter": Attempt(here.sql, "SELECT nothing FROM market.bars WHERE symbol = $s", {"s": SECRET}),
@@ -191,7 +192,7 @@ def test_nor_when_sign_ins_are_refused_for_a_while(scene, logged):
 def test_nor_when_the_store_is_broken(scene, logged, table):
     here, user_id, token, key = scene
     here.close()
-    with sqlite3.connect(here._shared.settings.accounts / "accounts.db") as database:
+    with sqlite3.connect(here.installation.settings.accounts / "accounts.db") as database:
         database.execute("PRAGMA foreign_keys = OFF")
         database.execute(f"ALTER TABLE {table} RENAME TO gone")
     database.close()
@@ -216,13 +217,14 @@ def test_nor_when_the_store_is_broken(scene, logged, table):
         assert WORD not in shown(error)
     assert failed
     assert WORD not in logged.text
-    here._shared._accounts = None  # closing would write its counts into the broken store
+    with contextlib.suppress(HfthotError):
+        here.close()  # it would write its counts into the broken store
 
 
 def test_nor_when_the_keys_are_gone(scene, logged):
     here, user_id, *_ = scene
     here.close()
-    here._shared.settings.key_file.unlink()
+    here.installation.settings.key_file.unlink()
 
     errors = [Attempt(here.get_user, user_id)(), Attempt(here.register, PERSON, EMAIL, SECRET)()]
 
@@ -236,7 +238,7 @@ def test_nor_when_a_row_was_altered(scene, logged):
 
     here, *_ = scene
     here.flush()
-    table = here._lake.table("users")
+    table = here.installation.lake.table("users")
     write_deltalake(table.uri, table.scan().collect().with_columns(email=pl.col("username")), mode="overwrite")
 
     error = Attempt(here.read_version, "users", table.version())()

@@ -16,9 +16,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from hfthot_platform import LakehouseClient, errors
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.settings import load_settings
+from hfthot_platform import LakehouseClient
+from hfthot_platform.core import errors
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.publication.chain import verify_chain
 
 NAMES = st.sampled_from([f"user{number}" for number in range(5)])
 PICK = st.integers(0, 1000)
@@ -84,7 +85,7 @@ class Life(RuleBasedStateMachine):
 
     @property
     def head(self) -> int:
-        return self.client._accounts.store.head()[0]
+        return self.client.installation.accounts.store.head()[0]
 
     def does(self, work: Any, *, fails: type[Exception] | None = None, entries: int | None = 1) -> Any:
         """Do it, with the outcome and the number of audit entries that the model expects."""
@@ -101,11 +102,11 @@ class Life(RuleBasedStateMachine):
         return result
 
     def some(self, number: int, *states: str) -> Account | None:
-        among = [each for each in self.accounts if each.state in (states or ("active", "deleted", "erased"))]
+        among = [account for account in self.accounts if account.state in (states or ("active", "deleted", "erased"))]
         return among[number % len(among)] if among else None
 
     def holder(self, name: str) -> Account | None:
-        return next((each for each in self.accounts if each.name == name and each.state != "erased"), None)
+        return next((account for account in self.accounts if account.name == name and account.state != "erased"), None)
 
     def refusal(self, account: Account) -> type[Exception] | None:
         return {"active": None, "deleted": errors.InactiveAccountError, "erased": errors.ErasedSubjectError}[
@@ -199,7 +200,7 @@ class Life(RuleBasedStateMachine):
 
     @rule(pick=PICK)
     def rotate_key(self, pick: int) -> None:
-        good = [each for each in self.accounts if each.state == "active" and "good" in each.keys.values()]
+        good = [account for account in self.accounts if account.state == "active" and "good" in account.keys.values()]
         if not good:
             return
         account = good[pick % len(good)]
@@ -258,7 +259,7 @@ class Life(RuleBasedStateMachine):
     def publish(self) -> None:
         self.client.flush()
         if versions := self.client.list_versions("users"):
-            living = [each.user_id for each in self.accounts if each.state != "erased"]
+            living = [account.user_id for account in self.accounts if account.state != "erased"]
             self.published[versions[-1]["version"]] = living
 
     @rule()
@@ -285,13 +286,13 @@ class Life(RuleBasedStateMachine):
 
     def everything_holds(self) -> None:
         client = self.client
-        living = {each.user_id: each for each in self.accounts if each.state != "erased"}
-        listed = {each.user_id: each for each in client.list_users(deleted=None)}
-        assert {user_id: each.username for user_id, each in listed.items()} == {
-            user_id: each.name for user_id, each in living.items()
+        living = {account.user_id: account for account in self.accounts if account.state != "erased"}
+        listed = {user.user_id: user for user in client.list_users(deleted=None)}
+        assert {user_id: user.username for user_id, user in listed.items()} == {
+            user_id: account.name for user_id, account in living.items()
         }
         assert all(
-            (each.deleted_at is not None) == (living[each.user_id].state == "deleted") for each in listed.values()
+            (user.deleted_at is not None) == (living[user.user_id].state == "deleted") for user in listed.values()
         )
         for account in living.values():
             if account.state == "active":
@@ -300,18 +301,18 @@ class Life(RuleBasedStateMachine):
             if account.state == "erased":
                 with pytest.raises(errors.ErasedSubjectError):
                     client.get_user(account.user_id)
-        subjects = {client._accounts.subject_of(user_id): user_id for user_id in living}
+        subjects = {client.installation.accounts.subject_of(user_id): user_id for user_id in living}
         for version, user_ids in self.published.items():
             rows = client.read_version("users", version).collect()
             there = Counter(subjects.get(subject) for subject in rows["subject_id"])
-            assert there == Counter(each if each in living else None for each in user_ids)
+            assert there == Counter(user_id if user_id in living else None for user_id in user_ids)
             readable = rows["username"].is_not_null().to_list()
             assert readable == [subject in subjects for subject in rows["subject_id"]]
         client.flush()
-        report = verify_chain(client._lake, client._accounts.store)
+        report = verify_chain(client.installation.lake, client.installation.accounts.store)
         assert report.problems == ()
         assert report.entries + report.pending == self.head - report.anchor_seq
-        assert client._lake.table("audit_log").scan().collect().height == report.entries
+        assert client.installation.lake.table("audit_log").scan().collect().height == report.entries
 
 
 def run(machine: type[RuleBasedStateMachine], examples: int, steps: int, *, shrink: bool = False) -> None:

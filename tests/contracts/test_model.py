@@ -7,10 +7,10 @@ from dataclasses import replace
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, contract
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
-from hfthot_platform.contracts.rules import Between, Finite, NotNull
-from hfthot_platform.errors import ContractError, UnknownTableError
+from hfthot_platform.core.errors import ContractError, UnknownTableError
+from hfthot_platform.domain.contracts import CONTRACTS, contract
+from hfthot_platform.domain.contracts.model import DATE, FLAG, FLOAT, INT, SMALL, TEXT, TIME, Column, TableContract
+from hfthot_platform.domain.contracts.rules import Between, Finite, NotNull
 
 GOOD = TableContract(
     name="test.table",
@@ -37,14 +37,19 @@ GOOD = TableContract(
         ({"columns": (*GOOD.columns, Column("key", INT, "Again"))}, "declared twice"),
         ({"primary_key": ("kee",)}, "column 'kee' is used but not declared"),
         ({"primary_key": ("value",)}, "key column 'value' must not be nullable"),
-        ({"primary_key": ()}, "has a primary key"),
+        ({"primary_key": ()}, "needs a primary key"),
         ({"sort_by": ("nothing",)}, "column 'nothing' is used but not declared"),
         ({"rules": (Finite("nothing"),)}, "column 'nothing' is used but not declared"),
         ({"rules": (Between("value", 0, 1), Between("value", 0, 2))}, "'out_of_bounds:value' is declared twice"),
-        ({"stats_columns": ("mail",)}, "personal column must not have statistics"),
+        ({"stats_columns": ("mail",)}, "personal column must not have file statistics"),
         ({"time_column": None}, "'time_column' is used but not declared"),
         ({"partition_by": "key"}, "partitioned by date, month, year"),
         ({"max_rejected_share": 1.5}, "not between 0 and 1"),
+        (
+            {"columns": (*GOOD.columns, *(Column(name, TEXT, "Whom", role="subject") for name in ("who", "whom")))},
+            "two columns have the role 'subject'",
+        ),
+        ({"columns": (*GOOD.columns, Column("closed", INT, "Closed", role="finality"))}, "'closed' has the role"),
     ],
 )
 def test_an_inconsistent_contract_is_refused_and_says_why(change, says):
@@ -53,6 +58,15 @@ def test_an_inconsistent_contract_is_refused_and_says_why(change, says):
 
     assert says in str(caught.value)
     assert str(caught.value).startswith("contract ")
+
+
+def test_a_column_has_its_role_whatever_it_is_called():
+    roles = replace(
+        GOOD, columns=(*GOOD.columns, Column("closed", FLAG, "Closed", role="finality"), Column("final", FLAG, "Last"))
+    )
+
+    assert roles.finality == "closed"
+    assert (roles.sequence, roles.subject, roles.redaction, roles.provenance) == (None, None, None, None)
 
 
 @pytest.mark.parametrize("percent", range(101))
@@ -79,9 +93,9 @@ def test_every_declared_contract_is_found_under_its_name():
 
 
 def test_every_data_table_has_a_quarantine():
-    for each in CONTRACTS.values():
-        if each.namespace == "market":
-            assert each.quarantine in CONTRACTS
+    for declared in CONTRACTS.values():
+        if declared.namespace == "market":
+            assert declared.quarantine in CONTRACTS
 
 
 def test_an_unknown_table_suggests_the_nearest_name():
@@ -96,25 +110,25 @@ def test_an_unknown_table_like_no_other_lists_the_known_ones():
 
 @pytest.mark.parametrize("name", list(CONTRACTS))
 def test_arrow_and_polars_schema_agree_and_carry_units(name):
-    each = contract(name)
+    declared = contract(name)
 
-    from_arrow = pl.DataFrame(each.arrow_schema.empty_table()).schema
+    from_arrow = pl.DataFrame(declared.arrow_schema.empty_table()).schema
 
-    assert dict(from_arrow) == each.polars_schema == dict(each.empty().schema)
-    for column in each.columns:
-        metadata = each.arrow_schema.field(column.name).metadata
+    assert dict(from_arrow) == declared.polars_schema == dict(declared.empty().schema)
+    for column in declared.columns:
+        metadata = declared.arrow_schema.field(column.name).metadata
         assert metadata[b"comment"].decode() == column.description
         assert metadata[b"unit"].decode() == column.unit
 
 
 @pytest.mark.parametrize("name", list(CONTRACTS))
 def test_every_required_column_is_a_rule_except_the_derived_partition(name):
-    each = contract(name)
-    derived = each.partition_by if each.partition_expr() is not None else None
+    declared = contract(name)
+    derived = declared.partition_by if declared.partition_expr() is not None else None
 
-    required = {rule.column for rule in each.rules if isinstance(rule, NotNull)}
+    required = {rule.column for rule in declared.rules if isinstance(rule, NotNull)}
 
-    assert required == {column.name for column in each.columns if not column.nullable} - {derived}
+    assert required == {column.name for column in declared.columns if not column.nullable} - {derived}
 
 
 @pytest.mark.parametrize("name", list(CONTRACTS))
@@ -132,10 +146,10 @@ def test_value_columns_are_neither_key_nor_partition_nor_provenance():
 @pytest.mark.parametrize(("grain", "dtype", "expected"), [("month", DATE, "2024-02-01"), ("year", SMALL, "2024")])
 def test_partition_values_derive_from_the_time_in_utc(grain, dtype, expected):
     columns = (Column(grain, dtype, "Partition"), *GOOD.columns[1:])
-    each = replace(GOOD, columns=columns, partition_by=grain)
+    declared = replace(GOOD, columns=columns, partition_by=grain)
     frame = pl.DataFrame({"ts": ["2024-02-29T23:59:59.999999Z"]}).select(pl.col("ts").str.to_datetime(time_zone="UTC"))
 
-    value = frame.select(each.partition_expr()).to_series()
+    value = frame.select(declared.partition_expr()).to_series()
 
-    assert value.dtype == each.column(grain).polars
+    assert value.dtype == declared.column(grain).polars
     assert str(value[0]) == expected

@@ -10,14 +10,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts.rules import (
+from hfthot_platform.domain.contracts.rules import (
     AtLeast,
     Between,
     Finite,
-    GivenFor,
     Matches,
     NotNull,
     OneOf,
+    PresentWhen,
     Spike,
     TimeBetween,
 )
@@ -147,7 +147,7 @@ def test_spikes_are_what_a_plain_five_row_median_says(rows):
 
 
 def test_a_value_for_one_kind_is_missing_where_it_belongs_and_wrong_where_it_does_not():
-    rule = GivenFor("ratio", "kind", "split")
+    rule = PresentWhen("ratio", "kind", "split")
     frame = pl.DataFrame({"kind": ["split", "split", "dividend", "dividend"], "ratio": [2.0, None, None, 2.0]})
 
     assert frame.select(rule.violated()).to_series().to_list() == [False, True, False, True]

@@ -10,8 +10,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from hfthot_platform.core.settings import Settings, load_settings
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.settings import Settings, load_settings
 from resources.platform import Platform
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
@@ -19,10 +19,15 @@ NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
+    return settings_in(tmp_path)
+
+
+def settings_in(folder: Path) -> Settings:
+    """Return settings with every place in a folder."""
     return load_settings(
-        lake_root=str(tmp_path / "lake"),
-        landing=tmp_path / "landing",
-        scratch=tmp_path / "work" / "scratch",
+        lake_root=str(folder / "lake"),
+        landing=folder / "landing",
+        scratch=folder / "work" / "scratch",
         landing_settle_seconds=0,
         universe_size=2,
         feeds=[{"kind": "simulated", "symbols": ("ALPHA-USDT", "BRAVO-USDT", "CHARLIE-USDT"), "trades_per_day": 300}],
@@ -45,7 +50,11 @@ Run = Callable[..., dg.ExecuteInProcessResult]
 
 @pytest.fixture
 def run(settings: Settings, platform: Platform, instance: dg.DagsterInstance) -> Run:
-    """Run a job for days from a first to a last one, quietly."""
+    return runner(settings, platform, instance)
+
+
+def runner(settings: Settings, platform: Platform, instance: dg.DagsterInstance) -> Run:
+    """Return what runs a job for days from a first to a last one, quietly."""
     definitions = build_definitions(settings, platform)
 
     def execute(

@@ -11,13 +11,13 @@ import pytest
 
 from assets.accounts import TABLES
 from assets.common import RULES
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.core.settings import load_settings
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.storage.operational.changes import AuditEvent
 from resources.platform import Platform
 from sensors.accounts import SENSORS as ACCOUNT_SENSORS
 from sensors.accounts import accounts_changes, user_events
@@ -106,9 +106,9 @@ def test_a_run_publishes_all_user_tables(platform, run):
 
     result = run("accounts_publish")
 
-    made = {each.asset_key.to_user_string(): each for each in result.get_asset_materialization_events()}
+    made = {event.asset_key.to_user_string(): event for event in result.get_asset_materialization_events()}
     assert set(made) == set(TABLES)
-    assert all(each.passed for each in result.get_asset_check_evaluations())
+    assert all(check.passed for check in result.get_asset_check_evaluations())
     assert {platform.lake.table(name).scan().select(pl.len()).collect().item() for name in TABLES} >= {1}
     metadata = made["users"].materialization.metadata
     assert metadata["rows"].value == 1
@@ -118,7 +118,7 @@ def test_a_run_publishes_all_user_tables(platform, run):
 def test_commits_name_the_run(platform, run):
     register(platform)
     result = run("accounts_publish")
-    assert {each.run_id for each in platform.lake.table("users").versions() if each.rows} == {result.run_id}
+    assert {version.run_id for version in platform.lake.table("users").versions() if version.rows} == {result.run_id}
 
 
 def test_a_second_run_makes_no_versions(platform, run):
@@ -132,7 +132,7 @@ def test_a_second_run_makes_no_versions(platform, run):
 @pytest.fixture
 def unchecked(monkeypatch):
     """Let the store take rows that it refuses, as an older version did."""
-    monkeypatch.setattr("hfthot_platform.accounts.store.require_rows", lambda rows: None)
+    monkeypatch.setattr("hfthot_platform.storage.operational.connection.require_rows", lambda rows: None)
 
 
 def test_a_bad_entry_fails_the_check_of_its_table_and_the_others_are_published(platform, run, unchecked):
@@ -143,7 +143,7 @@ def test_a_bad_entry_fails_the_check_of_its_table_and_the_others_are_published(p
 
     result = run("accounts_publish")
 
-    (check,) = [each for each in result.get_asset_check_evaluations() if not each.passed]
+    (check,) = [check for check in result.get_asset_check_evaluations() if not check.passed]
     assert (check.asset_key.to_user_string(), check.check_name) == ("users", RULES)
     assert "breaks the rule malformed_text" in check.description
     assert PERSON["email"] not in check.description
@@ -160,7 +160,7 @@ def test_entries_in_the_log_start_a_publication_once(platform, sensor, run):
 
     result = sensor()
 
-    assert [each.run_key for each in result.run_requests] == [f"accounts:{head}:20240310T12"]
+    assert [request.run_key for request in result.run_requests] == [f"accounts:{head}:20240310T12"]
     assert result.cursor == str(head)
     run("accounts_publish")
     assert "every entry" in sensor().skip_message
@@ -180,9 +180,9 @@ def test_the_sensor_waits_for_a_publication_that_is_under_way(platform, sensor, 
 
 def failed(result):
     return {
-        f"{each.asset_key.to_user_string()}: {each.check_name}"
-        for each in result.get_asset_check_evaluations()
-        if not each.passed
+        f"{check.asset_key.to_user_string()}: {check.check_name}"
+        for check in result.get_asset_check_evaluations()
+        if not check.passed
     }
 
 
@@ -191,7 +191,7 @@ def test_the_daily_run_publishes_and_checks(platform, run):
 
     result = run("accounts_integrity")
 
-    names = {each.check_name for each in result.get_asset_check_evaluations()}
+    names = {check.check_name for check in result.get_asset_check_evaluations()}
     assert failed(result) == set()
     assert names == {
         RULES,
@@ -227,7 +227,9 @@ def test_the_daily_run_finds_what_got_past_the_publisher(platform, run):
         "audit_log: no_plaintext",
     }
     (found,) = [
-        each for each in result.get_asset_check_evaluations() if "no_plaintext" in each.check_name and not each.passed
+        check
+        for check in result.get_asset_check_evaluations()
+        if "no_plaintext" in check.check_name and not check.passed
     ]
     assert "analytical" not in str(found)
     (row,) = found.metadata["findings"].records
@@ -262,10 +264,12 @@ def test_nothing_personal_gets_into_the_lake_or_into_dagster(platform, tmp_path,
     places = [Folder("lake", platform.lake.storage.local), Folder("dagster", home)]
     report = scan(needles, places)
 
-    assert report.clean, [str(each) for each in report.findings]
+    assert report.clean, [str(finding) for finding in report.findings]
     assert report.files > 20
     store = scan(needles, [Folder("store", platform.settings.accounts)])
-    assert {each.kind for each in store.findings} <= {"user id", "email"}, "only the log's bad entry and the user id"
+    assert {finding.kind for finding in store.findings} <= {"user id", "email"}, (
+        "only the log's bad entry and the user id"
+    )
 
 
 # -- user events from elsewhere ---------------------------------------------------------------------------------
@@ -275,7 +279,7 @@ def drop(settings, *events):
     folder = settings.landing / "users"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{PERSON['email']}.jsonl"
-    path.write_text("".join(json.dumps(each) + "\n" for each in events))
+    path.write_text("".join(json.dumps(event) + "\n" for event in events))
     return path
 
 
@@ -303,7 +307,7 @@ def test_a_file_of_user_events_starts_a_run_that_applies_it(settings, clocked, i
     needles = [Needle(name, value) for name, value in PERSON.items()] + [Needle("address", ADDRESS.ip)]
     places = [Folder("lake", clocked.lake.storage.local), Folder("dagster", home)]
     report = scan(needles, places)
-    assert report.clean, [str(each) for each in report.findings]
+    assert report.clean, [str(finding) for finding in report.findings]
 
 
 def test_without_files_of_user_events_nothing_starts(clocked, instance):
@@ -327,9 +331,9 @@ class TestWithoutAccounts:
         assert not settings.accounts.exists()
         assert not settings.key_file.exists()
 
-    @pytest.mark.parametrize("name", [each.name for each in (*ACCOUNT_SENSORS, *PRIVACY_SENSORS)])
+    @pytest.mark.parametrize("name", [sensor.name for sensor in (*ACCOUNT_SENSORS, *PRIVACY_SENSORS)])
     def test_the_sensors_skip(self, name, platform, instance):
-        chosen = next(each for each in (*ACCOUNT_SENSORS, *PRIVACY_SENSORS) if each.name == name)
+        chosen = next(sensor for sensor in (*ACCOUNT_SENSORS, *PRIVACY_SENSORS) if sensor.name == name)
         context = dg.build_sensor_context(instance=instance, resources={"platform": platform}, sensor_name=name)
 
         answer = chosen(context)
@@ -344,4 +348,4 @@ class TestWithoutAccounts:
 
         assert result.success
         assert result.get_asset_materialization_events() == []
-        assert all(each.passed for each in result.get_asset_check_evaluations())
+        assert all(check.passed for check in result.get_asset_check_evaluations())

@@ -13,8 +13,8 @@ import dagster as dg
 import pytest
 
 from assets.common import DAILY
-from hfthot_platform.contracts import CONTRACTS
 from hfthot_platform.definitions import build_definitions
+from hfthot_platform.domain.contracts import CONTRACTS
 
 SNAPSHOT = Path(__file__).with_name("asset_graph.json")
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -42,8 +42,8 @@ def described(definitions: dg.Definitions) -> dict[str, object]:
     return {
         "assets": assets,
         "jobs": jobs,
-        "schedules": {each.name: each.cron_schedule for each in repository.schedule_defs},
-        "sensors": sorted(each.name for each in repository.sensor_defs),
+        "schedules": {schedule.name: schedule.cron_schedule for schedule in repository.schedule_defs},
+        "sensors": sorted(sensor.name for sensor in repository.sensor_defs),
     }
 
 
@@ -69,8 +69,8 @@ def test_every_market_table_is_an_asset_with_its_schema(definitions):
 
 def test_column_lineage_names_existing_columns(definitions, platform):
     graph = definitions.resolve_asset_graph()
-    columns = {name: set(each.column_names) for name, each in platform.lake.contracts.items()}
-    columns |= {name: {column.name for column in each.declared()} for name, each in platform.lake.views.items()}
+    columns = {name: set(contract.column_names) for name, contract in platform.lake.contracts.items()}
+    columns |= {name: {column.name for column in view.declared()} for name, view in platform.lake.views.items()}
     seen = 0
     for key in graph.get_all_asset_keys():
         lineage = graph.get(key).metadata.get("dagster/column_lineage")
@@ -97,14 +97,19 @@ def test_column_lineage_is_shown_where_open_source_dagster_shows_metadata(defini
 def test_every_job_schedule_and_sensor_says_what_it_does(definitions):
     repository = definitions.get_repository_def()
     named = {
-        "jobs": [each for each in definitions.resolve_all_job_defs() if not each.name.startswith("__")],
+        "jobs": [job for job in definitions.resolve_all_job_defs() if not job.name.startswith("__")],
         "schedules": repository.schedule_defs,
         "sensors": repository.sensor_defs,
     }
 
-    silent = [f"{kind}: {each.name}" for kind, each_kind in named.items() for each in each_kind if not each.description]
+    silent = [
+        f"{kind}: {definition.name}"
+        for kind, definitions_of_kind in named.items()
+        for definition in definitions_of_kind
+        if not definition.description
+    ]
     assert silent == []
-    assert all(len(each_kind) > 3 for each_kind in named.values())
+    assert all(len(definitions_of_kind) > 3 for definitions_of_kind in named.values())
 
 
 def test_definitions_load_without_the_heavy_libraries():

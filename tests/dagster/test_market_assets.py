@@ -2,19 +2,48 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 import dagster as dg
 import polars as pl
 import pytest
 
-from hfthot_platform.market.bars import bars_from_bars, bars_from_trades
-from hfthot_platform.market.sources.base import Batch
+from hfthot_platform.adapters.ports import Batch
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.domain.market.bars import bars_from_bars, bars_from_trades
 from resources.platform import Platform
+from tests.dagster.conftest import NOW, runner, settings_in
 
 DAY = "2024-03-04"
 DERIVED = ("market.bars_1m", "market.bars", "market.closes")
+
+
+@dataclass(frozen=True)
+class Day:
+    """A platform that has ingested and derived a day, and the results of both runs."""
+
+    platform: Platform
+    ingested: dg.ExecuteInProcessResult
+    derived: dg.ExecuteInProcessResult
+
+
+@pytest.fixture(scope="module")
+def day(tmp_path_factory: pytest.TempPathFactory) -> Day:
+    """Return a day for tests that only look at it."""
+    settings = settings_in(tmp_path_factory.mktemp("day"))
+    platform = Platform(settings, clock=lambda: NOW)
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = runner(settings, platform, instance)
+        return Day(platform, run("ingest", DAY), run("derive", DAY))
+
+
+@pytest.fixture
+def derived(day: Day, settings: Settings) -> None:
+    """Begin with a copy of the lake of that day."""
+    shutil.copytree(day.platform.settings.lake_root, settings.lake_root)
 
 
 def versions(platform: Platform) -> dict[str, int | None]:
@@ -27,13 +56,14 @@ def rows(platform: Platform, table: str) -> pl.DataFrame:
 
 def metadata_of(result: dg.ExecuteInProcessResult, table: str) -> dict[str, object]:
     key = dg.AssetKey(table.split("."))
-    events = [each for each in result.get_asset_materialization_events() if each.asset_key == key]
+    events = [event for event in result.get_asset_materialization_events() if event.asset_key == key]
     return {name: value.value for name, value in events[-1].materialization.metadata.items()}
 
 
-def test_a_day_goes_from_trades_to_closes(run, platform):
-    assert run("ingest", DAY).success
-    assert run("derive", DAY).success
+def test_a_day_goes_from_trades_to_closes(day):
+    platform = day.platform
+    assert day.ingested.success
+    assert day.derived.success
 
     trades = rows(platform, "market.trades")
     assert trades["date"].unique().to_list() == [date(2024, 3, 4)]
@@ -56,9 +86,7 @@ def test_the_universe_uses_days_before_its_own_and_keeps_its_size(run, platform)
     assert universe.filter(pl.col("date") == date(2024, 3, 2))["reason"].unique().to_list() == ["seeded"]
 
 
-def test_a_second_run_makes_no_version(run, platform):
-    run("ingest", DAY)
-    run("derive", DAY)
+def test_a_second_run_makes_no_version(derived, run, platform):
     before = versions(platform)
 
     again = run("ingest", DAY)
@@ -69,9 +97,7 @@ def test_a_second_run_makes_no_version(run, platform):
     assert metadata_of(derived, "market.bars")["changed"] is False
 
 
-def test_late_trades_change_exactly_the_bars_they_touch(run, platform):
-    run("ingest", DAY)
-    run("derive", DAY)
+def test_late_trades_change_exactly_the_bars_they_touch(derived, run, platform):
     minutes, coarse = rows(platform, "market.bars_1m"), rows(platform, "market.bars")
     trades = platform.lake.table("market.trades")
     chosen = trades.scan().collect().sample(5, seed=3)
@@ -96,9 +122,7 @@ def test_late_trades_change_exactly_the_bars_they_touch(run, platform):
     assert rows(platform, "market.bars_1m").height == minutes.height
 
 
-def test_a_vendors_bar_stands_above_a_computed_one(run, platform):
-    run("ingest", DAY)
-    run("derive", DAY)
+def test_a_vendors_bar_stands_above_a_computed_one(derived, run, platform):
     table = platform.lake.table("market.bars_1m")
     stated = (
         table.scan()
@@ -119,23 +143,19 @@ def test_a_vendors_bar_stands_above_a_computed_one(run, platform):
     )
 
 
-def test_every_commit_says_who_and_from_what(run, platform):
-    result = run("ingest", DAY)
-    derived = run("derive", DAY)
-
-    own = platform.lake.table("market.trades").versions()[-1]
-    assert own.run_id == result.run_id
+def test_every_commit_says_who_and_from_what(day):
+    own = day.platform.lake.table("market.trades").versions()[-1]
+    assert own.run_id == day.ingested.run_id
     assert own.asset == "market/trades"
     assert own.partition == DAY
-    assert platform.lake.table("market.bars_1m").versions()[-1].run_id == derived.run_id
+    assert day.platform.lake.table("market.bars_1m").versions()[-1].run_id == day.derived.run_id
 
 
-def test_metadata_holds_the_account_and_pictures_but_no_rows(run, platform):
-    run("ingest", DAY)
-    found = metadata_of(run("derive", DAY), "market.bars_1m")
+def test_metadata_holds_the_account_and_pictures_but_no_rows(day):
+    found = metadata_of(day.derived, "market.bars_1m")
 
-    assert found["delta_version"] == platform.lake.table("market.bars_1m").version()
-    assert found["rows_published"] == rows(platform, "market.bars_1m").height
+    assert found["delta_version"] == day.platform.lake.table("market.bars_1m").version()
+    assert found["rows_published"] == rows(day.platform, "market.bars_1m").height
     assert str(found["candles"]).startswith("![candles](data:image/png;base64,")
     assert str(found["completeness"]).startswith("![completeness](data:image/png;base64,")
     assert len(str(found["candles"])) < 150_000
@@ -188,10 +208,10 @@ class BrokenFeed:
         )
 
 
-def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platform, instance):
+def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platform, instance, monkeypatch):
     from assets.market import ASSETS
 
-    platform.__dict__["feeds"] = (BrokenFeed(),)
+    monkeypatch.setattr(Platform, "feeds", (BrokenFeed(),))
 
     result = dg.materialize(
         [asset for asset in ASSETS if asset.key.path[-1] in {"trades", "bars_1m", "bars"}],
@@ -202,8 +222,8 @@ def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platfo
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
     )
 
-    failed = [each for each in result.get_asset_check_evaluations() if not each.passed]
-    assert [each.check_name for each in failed] == ["contract_rules"]
+    failed = [check for check in result.get_asset_check_evaluations() if not check.passed]
+    assert [check.check_name for check in failed] == ["contract_rules"]
     assert "8 of 10 rows break the contract" in str(failed[0].description)
     assert not result.get_asset_materialization_events()
     assert rows(platform, "market.trades").is_empty()
@@ -214,7 +234,7 @@ def test_a_failed_check_publishes_nothing_and_stops_everything_downstream(platfo
 
 def test_a_wrong_computation_is_not_tried_again(platform, instance, monkeypatch):
     from assets import market
-    from hfthot_platform.ingest import tables
+    from hfthot_platform.services.derive import tables
 
     def wrong(*_args, **_kwargs):
         raise TypeError("a mistake in the code")
@@ -252,4 +272,4 @@ def test_a_run_without_days_says_that_it_needs_them(run):
 
     assert not result.success
     failure = result.get_step_failure_events()[0].step_failure_data
-    assert "the run is for no days" in str(failure.error.cause.message)
+    assert "the run has no days" in str(failure.error.cause.message)

@@ -16,8 +16,8 @@ from dagster._core.events import EngineEventData
 from dagster_shared.error import SerializableErrorInfo
 
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.incidents import Incident, notify, record, redacted
-from hfthot_platform.ingest.tables import derive_table
+from hfthot_platform.services.derive.tables import derive_table
+from hfthot_platform.storage.incidents import Incident, notify, record, redacted
 from resources.platform import Platform
 from sensors.failures import run_failure
 from sensors.landing import landing_folder, withdrawn_files
@@ -45,7 +45,7 @@ def test_dropped_files_are_published_and_their_days_announced(run, settings, pla
 
     assert platform.lake.table("market.bars_1m").scan().collect().height == 10
     assert instance.get_materialized_partitions(dg.AssetKey(["market", "bars_1m"])) == {DAY}
-    checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     assert checks == {"counts_add_up": True, "files_accepted": True}
     assert (settings.landing / "done" / "candles.csv.gz").exists()
     assert (settings.landing / "done" / "candles.csv.gz.mapping.yaml").exists()
@@ -79,8 +79,8 @@ def test_old_days_are_announced_and_derived_and_what_no_partition_has_is_told(
     found = dg.evaluate_automation_conditions(defs=definitions, instance=instance, cursor=cursor)
     assert found.get_requested_partitions(closes) == set(days[2:])
     command = "`hfthot derive market.closes 1969-12-30 1970-01-01`"
-    told = f"old.csv.gz: 2 days before 1970-01-01 are no partitions. Run {command}."
-    assert told in [each.user_message for each in instance.all_logs(landed.run_id)]
+    told = f"old.csv.gz: 2 days before 1970-01-01 are not partitions. Run {command}."
+    assert told in [message.user_message for message in instance.all_logs(landed.run_id)]
     run("derive", days[3])
     assert platform.lake.table("market.closes").scan().collect()["date"].cast(pl.String).to_list() == days[3:]
     derive_table(platform.lake, "market.closes", (date(1969, 12, 30), date(1970, 1, 1)), settings=settings)
@@ -104,14 +104,14 @@ def test_a_rejected_file_fails_a_check_and_is_an_incident_once(run, settings, pl
     good = run("landing")
 
     assert result.success, "the run did what it is for; the file is at fault"
-    checks = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    checks = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not checks["files_accepted"].passed
     assert checks["files_accepted"].description == "1 of 1 files were rejected."
     (incident,) = platform.lake.table("ops.incidents").scan().collect().rows(named=True)
     assert (incident["kind"], incident["error_class"], incident["job"]) == ("file_rejected", "no_good_rows", "landing")
     assert incident["message"] == "candles.csv.gz: all 10 rows were quarantined"
     assert "candles.csv.gz: all 10 rows" in caplog.text
-    assert all(each.passed for each in good.get_asset_check_evaluations())
+    assert all(check.passed for check in good.get_asset_check_evaluations())
 
 
 def test_the_days_of_a_withdrawn_file_are_announced_and_derived_once(run, settings, platform, instance):
@@ -129,7 +129,7 @@ def test_the_days_of_a_withdrawn_file_are_announced_and_derived_once(run, settin
     assert isinstance(found, dg.SensorResult)
     (request,) = found.run_requests
     assert request.tags["dagster/asset_partition_range_start"] == DAY
-    assert [type(each) for each in found.asset_events] == [dg.AssetMaterialization, dg.AssetCheckEvaluation]
+    assert [type(event) for event in found.asset_events] == [dg.AssetMaterialization, dg.AssetCheckEvaluation]
     again = dg.build_sensor_context(instance=instance, cursor=found.cursor, resources={"platform": platform})
     assert isinstance(withdrawn_files(again), dg.SkipReason)
     run("derive", DAY)
@@ -372,7 +372,7 @@ def test_the_deep_checks_cover_every_market_table_and_leave_pages(run, platform)
     result = run("deep_quality")
 
     outcomes = {
-        (each.asset_key.to_user_string(), each.check_name): each for each in result.get_asset_check_evaluations()
+        (check.asset_key.to_user_string(), check.check_name): check for check in result.get_asset_check_evaluations()
     }
     tables = {name for name, _ in outcomes}
     assert {"market/trades", "market/bars_1m", "market/bars", "market/closes", "market/universe"} <= tables

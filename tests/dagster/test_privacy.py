@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from datetime import timedelta
 
 import dagster as dg
 import pytest
 
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.service import Accounts
+from hfthot_platform.core.settings import load_settings
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.privacy.certificate import verify
-from hfthot_platform.privacy.erasure import list_erasures, public_key, request_erasure
-from hfthot_platform.privacy.export import request_export
-from hfthot_platform.privacy.holds import place_hold, release_hold
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.certificate import verify
+from hfthot_platform.services.privacy.erasure import public_key
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, request_erasure
+from hfthot_platform.services.privacy.export import request_export
+from hfthot_platform.services.privacy.holds import place_hold, release_hold
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.publication.publisher import flush
 from jobs.privacy import erasures_resumed
 from resources.platform import Platform
 from sensors.privacy import erasure_requests, export_requests
@@ -58,11 +60,19 @@ def platform(settings, clock):
             vars(made)[name].close()
 
 
+@pytest.fixture(scope="module")
+def new_home(tmp_path_factory):
+    """The folder of a Dagster instance that nothing has used, to be copied: making its databases takes longer."""
+    folder = tmp_path_factory.mktemp("dagster_home")
+    with dg.DagsterInstance.local_temp(str(folder)):
+        return folder
+
+
 @pytest.fixture
-def home(tmp_path, monkeypatch):
+def home(tmp_path, new_home, monkeypatch):
     """A Dagster instance on disk, inside what the proof searches."""
     folder = tmp_path / "dagster_home"
-    folder.mkdir()
+    shutil.copytree(new_home, folder)
     monkeypatch.setenv("DAGSTER_HOME", str(folder))
     return folder
 
@@ -74,7 +84,8 @@ def instance(home):
 
 
 @pytest.fixture
-def zoe(platform):
+def zoe(platform, empty_store):
+    empty_store(platform.settings.accounts)
     Accounts.open(platform.settings, platform.clock, create=True).close()
     user = register(platform.accounts, ZOE)
     register(platform.accounts, YAN)
@@ -92,7 +103,7 @@ def ticks(sensor, platform, instance):
 
 
 def outputs(result, step):
-    event = next(each for each in result.events_for_node(step) if each.event_type == dg.DagsterEventType.STEP_OUTPUT)
+    event = next(event for event in result.events_for_node(step) if event.event_type == dg.DagsterEventType.STEP_OUTPUT)
     return {name: value.value for name, value in event.step_output_data.metadata.items()}
 
 
@@ -118,7 +129,7 @@ def test_a_request_is_erased_by_its_run_and_leaves_nothing_in_dagster(run, platf
     verify(settings.certificates / f"{request_id}.json", public_key(platform.accounts))
     shown = outputs(result, "erase_person")
     assert shown["canaries_found"] > 50
-    needles = [Needle("value", each) for each in (*ZOE.values, zoe.user_id)]
+    needles = [Needle("value", value) for value in (*ZOE.values, zoe.user_id)]
     assert scan(needles, [Folder("dagster", home)]).findings == ()
     (skipped,) = ticks(erasure_requests, platform, instance)
     assert isinstance(skipped, dg.SkipReason)
@@ -152,13 +163,13 @@ def test_a_failed_proof_fails_the_run_and_names_the_place_alone(run, platform, i
     result = run("rgpd_erasure", config=config("erase_person", request_id), raise_on_error=False)
 
     assert not result.success
-    failure = next(each for each in result.all_events if each.event_type == dg.DagsterEventType.STEP_FAILURE)
+    failure = next(event for event in result.all_events if event.event_type == dg.DagsterEventType.STEP_FAILURE)
     told = failure.step_failure_data.user_failure_data
     assert "landing: left.txt" in told.description
     assert told.metadata["open_hits"].value == 1
     assert told.metadata["hits"].value.records[0].data["file"] == "left.txt"
     trace.unlink()
-    assert scan([Needle("value", each) for each in ZOE.values], [Folder("dagster", home)]).findings == ()
+    assert scan([Needle("value", value) for value in ZOE.values], [Folder("dagster", home)]).findings == ()
     assert isinstance(ticks(erasure_requests, platform, instance)[0], dg.SkipReason)
     assert isinstance(ticks(erasure_requests, platform, instance)[0], dg.SkipReason)
     incident = platform.lake.table("ops.incidents").scan().collect()
@@ -179,7 +190,7 @@ def test_an_unexpected_error_tells_its_class_alone(run, platform, instance, zoe,
     def broken(*_):
         raise ValueError(f"row of {ZOE.email}")
 
-    monkeypatch.setattr("hfthot_platform.privacy.erasure._destroy", broken)
+    monkeypatch.setattr("hfthot_platform.services.privacy.erasure.destroy", broken)
 
     result = run("rgpd_erasure", config=config("erase_person", request_id), raise_on_error=False)
 
@@ -197,7 +208,7 @@ def test_an_export_that_nobody_waits_for_is_run(run, platform, instance, zoe, cl
 
     assert result.success
     assert (settings.exports / request_id / "export.json").exists()
-    assert scan([Needle("value", each) for each in ZOE.values], [Folder("dagster", home)]).findings == ()
+    assert scan([Needle("value", value) for value in ZOE.values], [Folder("dagster", home)]).findings == ()
 
 
 def test_retention_asks_for_what_is_due(run, platform, instance, zoe, clock):
@@ -218,7 +229,7 @@ def test_retention_under_a_clock_that_leapt_ahead_removes_nothing_and_fails(run,
 
     result = run("audit_retention", raise_on_error=False)
 
-    (failed,) = [each for each in result.all_node_events if each.is_step_failure]
+    (failed,) = [event for event in result.all_node_events if event.is_step_failure]
     assert "400 days" in str(failed.step_failure_data.user_failure_data or failed.step_failure_data.error)
     assert not result.success
     assert platform.lake.table("sessions").scan().collect().height == sessions > 0
@@ -238,7 +249,7 @@ def test_rejected_user_files_leave_with_the_daily_retention(run, request, settin
     result = run("audit_retention")
 
     assert outputs(result, "remove_expired")["user_files"] == 1
-    assert [each.name for each in rejected.iterdir()] == ["new"]
+    assert [file.name for file in rejected.iterdir()] == ["new"]
 
 
 def test_keys_are_rotated(run, platform, zoe):

@@ -46,7 +46,7 @@ def started(instance: dg.DagsterInstance, process: int | None, **tags: str) -> d
 def test_runs_of_a_dead_process_are_ended_and_those_of_a_living_one_are_not(instance, gone):
     dead, living = started(instance, gone), started(instance, os.getpid())
 
-    assert [each.run.run_id for each in dead_runs(instance)] == [dead.run_id]
+    assert [run.run.run_id for run in dead_runs(instance)] == [dead.run_id]
     assert end_dead_runs(instance) == 1
 
     assert instance.get_run_by_id(dead.run_id).status == dg.DagsterRunStatus.FAILURE
@@ -57,7 +57,7 @@ def test_a_process_that_only_has_inherited_the_number_is_not_the_runs(instance, 
     run = started(instance, os.getpid())
     monkeypatch.setattr("psutil.Process.create_time", lambda _process: time.time() + 3600)
 
-    assert [each.run.run_id for each in dead_runs(instance)] == [run.run_id]
+    assert [run.run.run_id for run in dead_runs(instance)] == [run.run_id]
 
 
 def test_a_process_that_nobody_reaped_is_dead(instance):
@@ -67,7 +67,7 @@ def test_a_process_that_nobody_reaped_is_dead(instance):
     while Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
         assert time.monotonic() < deadline
 
-    assert [each.run.run_id for each in dead_runs(instance)] == [run.run_id]
+    assert [run.run.run_id for run in dead_runs(instance)] == [run.run_id]
     process.wait()
 
 

@@ -8,8 +8,9 @@ import dagster as dg
 import polars as pl
 import pytest
 
+from hfthot_platform.adapters.sample import SampleFeed
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.market.sources.sample import SampleFeed
+from hfthot_platform.domain.signals.declared import PORTFOLIOS, DeclaredPortfolio
 from sensors.changes import regime_change
 
 
@@ -45,7 +46,7 @@ def test_a_series_without_a_result_is_named_with_the_reason(run, history):
     result = run("regimes", "2022-12-12")
 
     event = next(
-        each for each in result.get_asset_materialization_events() if each.asset_key.path[-1] == "regime_models"
+        event for event in result.get_asset_materialization_events() if event.asset_key.path[-1] == "regime_models"
     )
     records = event.materialization.metadata["without_result"].records
     assert [record.data["series"] for record in records] == ["YOUNG@us_equity"]
@@ -53,7 +54,7 @@ def test_a_series_without_a_result_is_named_with_the_reason(run, history):
 
 
 def test_changes_are_the_certain_ones_of_the_regimes(run, platform, history):
-    run("regimes", "2022-05-02", "2022-12-16")
+    run("regimes", "2022-05-02", "2022-07-15")
 
     regimes = platform.lake.table("signals.regimes").scan().collect()
     changes = platform.lake.table("signals.regime_changes").scan().collect()
@@ -64,6 +65,7 @@ def test_changes_are_the_certain_ones_of_the_regimes(run, platform, history):
     assert changes["confidence"].min() > 0.75
 
 
+@pytest.mark.soak
 def test_forecasts_are_made_for_full_hours_and_only_once(run, platform):
     platform.feeds[0].trades_per_day = 20_000
     run("ingest", "2024-03-04")
@@ -115,6 +117,27 @@ def test_weights_and_backtests_come_from_the_closes_before_the_day(run, platform
     assert {"adaptive", "risk_parity"} <= set(runs["strategy"])
     assert (runs["data_until"] < datetime(2022, 12, 19, tzinfo=UTC)).all()
     assert platform.lake.table("portfolio.backtest_equity").scan().collect().height > 10
+
+
+def test_a_second_portfolio_is_one_more_declaration(run, platform, history, monkeypatch):
+    stocks = platform.lake.table("market.closes").scan().filter(pl.col("symbol").is_in(["JPM", "XOM"])).collect()
+    platform.lake.table("market.closes").merge(
+        stocks.with_columns(venue=pl.lit("lse"), symbol=pl.col("symbol") + "L").drop("year", "schema_version")
+    )
+    second = DeclaredPortfolio(venue="lse", market_series="FTSE", market_venue="uk_index")
+    monkeypatch.setattr("assets.portfolio.PORTFOLIOS", (*PORTFOLIOS, second))
+
+    run("portfolios", "2022-12-15")
+    run("backtest", "2022-12-19")
+
+    weights = platform.lake.table("portfolio.weights").scan().collect()
+    totals = (
+        weights.filter(pl.col("method") == "risk_parity").group_by("venue").agg(pl.col("weight").sum()).sort("venue")
+    )
+    assert totals["venue"].to_list() == ["lse", "us_equity"]
+    assert totals["weight"].to_list() == pytest.approx([1.0, 1.0])
+    runs = platform.lake.table("portfolio.backtests").scan().collect()
+    assert set(runs.filter(pl.col("strategy") == "risk_parity")["venue"]) == {"lse", "us_equity"}
 
 
 @pytest.mark.parametrize(

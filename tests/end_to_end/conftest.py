@@ -19,7 +19,7 @@ import httpx
 import psutil
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.conftest import REPOSITORY
 
 FEEDS = '[{"kind":"simulated","symbols":["ALPHA-USDT"],"trades_per_day":300}]'
@@ -107,7 +107,7 @@ def _loaded(dev: DagsterDev) -> bool:
         entries = dev.query(_LOCATION)["workspaceOrError"]["locationEntries"]
     except (httpx.HTTPError, ValueError):
         return False  # not listening yet
-    return bool(entries) and all(each["loadStatus"] == "LOADED" for each in entries)
+    return bool(entries) and all(entry["loadStatus"] == "LOADED" for entry in entries)
 
 
 def _environment(root: Path) -> dict[str, str]:
@@ -172,10 +172,10 @@ def _stop(dev: DagsterDev) -> list[str]:
         dev.process.kill()
         dev.process.wait()
     _, alive = psutil.wait_procs(family, timeout=STOP_SECONDS)
-    for each in alive:
+    for process in alive:
         with contextlib.suppress(psutil.NoSuchProcess):
-            left.append(" ".join(each.cmdline()[:6]))
-            each.kill()
+            left.append(" ".join(process.cmdline()[:6]))
+            process.kill()
     return left
 
 

@@ -81,8 +81,8 @@ def _failed_check(dev: DagsterDev) -> str | None:
         ... on AssetChecks { checks { name executionForLatestMaterialization { status } } } } } } }"""
     )
     checks = found["assetNodeOrError"]["assetChecksOrError"]["checks"]
-    last = {each["name"]: each["executionForLatestMaterialization"] for each in checks}
-    return next((name for name, each in last.items() if each and each["status"] == "FAILED"), None)
+    last = {check["name"]: check["executionForLatestMaterialization"] for check in checks}
+    return next((name for name, execution in last.items() if execution and execution["status"] == "FAILED"), None)
 
 
 def _damage(dev: DagsterDev, name: str) -> None:
@@ -109,9 +109,9 @@ def test_the_workspace_loads_with_every_asset_and_everything_that_runs_by_itself
       nodes { sensors { name sensorState { status } } schedules { name scheduleState { status } } } } } }""")
 
     (repository,) = found["repositoriesOrError"]["nodes"]
-    sensors = {each["name"]: each["sensorState"]["status"] for each in repository["sensors"]}
-    schedules = {each["name"]: each["scheduleState"]["status"] for each in repository["schedules"]}
-    assert {"/".join(each["assetKey"]["path"]) for each in found["assetNodes"]} >= ASSETS
+    sensors = {sensor["name"]: sensor["sensorState"]["status"] for sensor in repository["sensors"]}
+    schedules = {schedule["name"]: schedule["scheduleState"]["status"] for schedule in repository["schedules"]}
+    assert {"/".join(node["assetKey"]["path"]) for node in found["assetNodes"]} >= ASSETS
     names = ["automation", "landing_folder", "regime_change", "run_failure", "withdrawn_files"]
     names += ["accounts_changes", "user_events", "erasure_requests", "export_requests", "sql_model_files"]
     assert sensors == dict.fromkeys(names, "RUNNING")
@@ -124,7 +124,7 @@ def test_the_workspace_loads_with_every_asset_and_everything_that_runs_by_itself
 def test_every_daemon_is_healthy(dagster_dev):
     def healthy() -> bool:
         found = dagster_dev.query("{ instance { daemonHealth { allDaemonStatuses { required healthy } } } }")
-        return all(each["healthy"] for each in found["instance"]["daemonHealth"]["allDaemonStatuses"])
+        return all(daemon["healthy"] for daemon in found["instance"]["daemonHealth"]["allDaemonStatuses"])
 
     assert dagster_dev.wait_for("the daemons", healthy, START_SECONDS)
 
@@ -137,7 +137,9 @@ def test_a_launched_run_publishes_the_trades_of_its_day(dagster_dev, work):
     rows = rows.filter(pl.col("symbol") == "ALPHA-USDT")
     assert rows["date"].unique().to_list() == [DAY]
     assert 200 < rows.height < 400
-    assert (work.ingest, str(DAY)) in [(each.run_id, each.partition) for each in table.versions() if each.rows]
+    assert (work.ingest, str(DAY)) in [
+        (version.run_id, version.partition) for version in table.versions() if version.rows
+    ]
 
 
 def test_the_automation_sensor_derives_the_bars_of_the_ingested_trades(dagster_dev, bars):
@@ -147,7 +149,7 @@ def test_the_automation_sensor_derives_the_bars_of_the_ingested_trades(dagster_d
     assert bars["volume"].sum() == pytest.approx(trades["amount"].sum())
     assert bars["high"].max() == trades["price"].max()
     versions = dagster_dev.lake.table("market.bars_1m").versions()
-    (run,) = dagster_dev.runs(runIds=[each.run_id for each in versions if each.partition == str(DAY)])
+    (run,) = dagster_dev.runs(runIds=[version.run_id for version in versions if version.partition == str(DAY)])
     assert {"key": "dagster/from_automation_condition", "value": "true"} in run["tags"]
 
 
@@ -192,7 +194,7 @@ def test_a_rejected_file_is_an_incident_and_fails_a_check(dagster_dev, work):
 
     (row,) = incidents().rows(named=True)
     assert (row["error_class"], row["job"]) == ("unrecognised", "landing")
-    assert "milk" not in f"{row}", "what is no market data is not quoted"
+    assert "milk" not in f"{row}", "what is not market data is not quoted"
     found = dagster_dev.wait_for("the check", lambda: _failed_check(dagster_dev))
     assert found == "files_accepted"
 

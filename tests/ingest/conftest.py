@@ -10,9 +10,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.ingest import FileOutcome, ingest_landing
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.services.ingest import FileOutcome, ingest_landing
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -90,7 +90,7 @@ class Landing:
         return dict(frame["reason"].value_counts().sort("reason").iter_rows())
 
     def waiting(self) -> set[str]:
-        return {each.name for each in self.folder.iterdir() if each.is_file() and not each.name.startswith(".")}
+        return {entry.name for entry in self.folder.iterdir() if entry.is_file() and not entry.name.startswith(".")}
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ import traceback
 from datetime import UTC, datetime
 from pathlib import Path
 
-from hfthot_platform.ingest import ingest_landing
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.market.sources import csv
+from hfthot_platform.adapters.files import csv
+from hfthot_platform.services.ingest import ingest_landing
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 NOW = datetime(2024, 6, 1, 12, tzinfo=UTC)
 
@@ -34,7 +34,7 @@ def ingest(lake: str, folder: str) -> None:
 
 
 def main() -> None:
-    import hfthot_platform.market.sources.recognise  # noqa: F401 - warm
+    import hfthot_platform.adapters.recognise  # noqa: F401 - warm
 
     lake, folder = sys.argv[1:]
     print("ready", flush=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hfthot_platform.market.adjust import adjusted_closes
+from hfthot_platform.domain.market.adjust import adjusted_closes
 
 MAPPING = {"table": "market.corporate_actions", "venue": "us_equity"}
 ACTIONS = "date,symbol,kind,ratio,amount\n2024-01-03,KO,split,2,\n2024-01-04,KO,dividend,,1\n"
@@ -12,7 +12,7 @@ def test_closes_are_adjusted_for_the_actions_of_a_file(landing) -> None:
     landing.drop("a.csv", ACTIONS, mapping=MAPPING)
     closes = "Date,Close\n2024-01-02,100\n2024-01-03,50\n2024-01-04,49\n"
     landing.drop("c.csv", closes, mapping={"table": "market.closes", "venue": "us_equity", "symbol": "KO"})
-    assert {each.status for each in landing.run()} == {"published"}
+    assert {outcome.status for outcome in landing.run()} == {"published"}
     rows = [landing.lake.table(name).scan().collect() for name in ("market.closes", "market.corporate_actions")]
     found = adjusted_closes(*rows)
     assert found["adjusted_close"].round(9).to_list() == [49.0, 49.0, 49.0]

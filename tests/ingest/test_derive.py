@@ -9,12 +9,13 @@ from itertools import pairwise
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import AuditFailedError
-from hfthot_platform.ingest import derive
-from hfthot_platform.lakehouse import Lakehouse, Stamp, staging
-from hfthot_platform.market.bars import bars_from_trades
-from hfthot_platform.market.sources.base import Batch
-from hfthot_platform.settings import load_settings
+from hfthot_platform.adapters.ports import Batch
+from hfthot_platform.core.errors import AuditFailedError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.domain.market.bars import bars_from_trades
+from hfthot_platform.services.derive.derivation import derive
+from hfthot_platform.services.ingest import stated_by
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, staging, streamed
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = (date(2024, 1, 1), date(2024, 1, 3))
@@ -38,7 +39,7 @@ def bars(minutes, *, close=10.0, origin="trades", final=True, ref="computed:1", 
             "venue": "kraken",
             "symbol": symbol,
             "ts": times,
-            "ts_close": [each + timedelta(minutes=1) for each in times],
+            "ts_close": [time + timedelta(minutes=1) for time in times],
             **dict.fromkeys(("open", "high", "low", "close"), close),
             "volume": 1.0,
             "final": final,
@@ -66,7 +67,8 @@ class StatingFeed:
 
 
 def publish(lake, settings, compute, *, feeds=(), days=DAYS, meanwhile=None, table=TABLE):
-    with derive(lake, table, days, compute, feeds=feeds, settings=settings) as derivation:
+    stated = stated_by(feeds, lake, table, settings=settings)
+    with derive(lake, table, days, compute, stated=stated, settings=settings) as derivation:
         if meanwhile is not None:
             meanwhile()
         return derivation.publish(Stamp(run_id="r"))
@@ -133,8 +135,7 @@ def test_a_vendors_rows_that_arrive_while_it_computes_stand(lake, settings):
 def test_rows_that_arrive_during_the_commit_itself_stand(lake, settings, monkeypatch):
     """Another writer commits between the read and the write of the replacement: the whole is read again."""
     publish(lake, settings, lambda _: bars(range(4), close=9.0))
-    table = lake.table(TABLE)
-    write, arrived = table._write, []
+    write, arrived = streamed.write_deltalake, []
 
     def late(*args, **kwargs):
         if not arrived:
@@ -142,7 +143,7 @@ def test_rows_that_arrive_during_the_commit_itself_stand(lake, settings, monkeyp
             Lakehouse.open(lake.storage.root).table(TABLE).merge(stated([1]))
         write(*args, **kwargs)
 
-    monkeypatch.setattr(table, "_write", late)
+    monkeypatch.setattr(streamed, "write_deltalake", late)
     (commit,) = publish(lake, settings, lambda _: bars(range(4)))
     assert arrived
     assert commit.attempts > 1
@@ -205,7 +206,7 @@ def test_late_trades_change_exactly_the_bars_that_they_touch(lake, settings):
     publish(lake, settings, compute)
     after = lake.table(TABLE).scan().collect()
     changed = after.join(before, on=after.columns, how="anti", nulls_equal=True)
-    assert [(each - START) // timedelta(minutes=1) for each in changed["ts"].sort()] == [2, 7]
+    assert [(time - START) // timedelta(minutes=1) for time in changed["ts"].sort()] == [2, 7]
     assert after.height == 6
 
 
@@ -217,7 +218,7 @@ def test_running_again_makes_no_version(lake, settings):
     publish(lake, settings, lambda _: bars(range(2000)), feeds=feeds)
     version = lake.table(TABLE).version()
     again = publish(lake, settings, lambda _: bars(range(2000)), feeds=feeds)
-    assert not any(each.changed for each in again)
+    assert not any(commit.changed for commit in again)
     assert lake.table(TABLE).version() == version
 
 
@@ -239,7 +240,7 @@ def test_decades_of_sparse_rows_take_a_dozen_pieces(lake, settings):
 def test_pieces_stay_short_where_rows_are_dense(lake, settings, monkeypatch):
     import importlib
 
-    module = importlib.import_module("hfthot_platform.ingest.derive")
+    module = importlib.import_module("hfthot_platform.services.derive.derivation")
     monkeypatch.setattr(module, "_SMALL_PIECE_ROWS", 2)
     asked = []
 
@@ -250,7 +251,7 @@ def test_pieces_stay_short_where_rows_are_dense(lake, settings, monkeypatch):
 
     commits = publish(lake, settings, compute, days=(date(2024, 1, 1), date(2024, 4, 3)))
     assert [(b - a).days for a, b in asked] == [31, 31, 31]
-    assert [each.rows_published for each in commits] == [3, 3, 3]
+    assert [commit.rows_published for commit in commits] == [3, 3, 3]
 
 
 def test_rejected_rows_of_a_publishable_derivation_are_quarantined_and_counted(lake, settings):
@@ -270,7 +271,7 @@ def test_bad_rows_of_a_feed_are_quarantined_too(lake, settings):
 
 def test_too_many_bad_rows_publish_nothing(lake, settings):
     bad = bars(range(4, 10)).with_columns(close=pl.lit(-1.0))
-    with pytest.raises(AuditFailedError, match="6 of 10 rows are rejected"):
+    with pytest.raises(AuditFailedError, match="6 of 10 rows were rejected"):
         publish(lake, settings, lambda _: pl.concat([bars(range(4)), bad]))
     assert lake.table(TABLE).version() is None
 

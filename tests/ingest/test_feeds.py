@@ -12,11 +12,13 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import AuditFailedError, BadRequestError, ConfigError, SourceUnavailableError
-from hfthot_platform.ingest import build_feeds, ingest_feed, stage_feeds
-from hfthot_platform.lakehouse import Lakehouse, staging
-from hfthot_platform.market.sources.base import Batch, Feed
-from hfthot_platform.settings import load_settings
+from hfthot_platform.adapters.ports import Batch, Feed
+from hfthot_platform.adapters.simulated import SimulatedExchange
+from hfthot_platform.app.feeds import build_feeds
+from hfthot_platform.core.errors import AuditFailedError, BadRequestError, ConfigError, SourceUnavailableError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.ingest import ingest_feed, stage_feeds
+from hfthot_platform.storage.lakehouse import Lakehouse, staging
 
 DAY = date(2024, 1, 1)
 ONE_DAY = (DAY, date(2024, 1, 2))
@@ -81,8 +83,8 @@ def test_every_kind_of_feed_is_built_from_settings(settings):
         {"kind": "ccxt", "exchange": "kraken", "symbols": ["BTC-EUR"], "tables": ["market.trades"]},
     )
     feeds = build_feeds(made)
-    assert [each.name for each in feeds] == ["sample", "simulated", "binance_archive", "ccxt/kraken"]
-    assert all(isinstance(each.tables, tuple) and callable(each.fetch) for each in feeds)
+    assert [feed.name for feed in feeds] == ["sample", "simulated", "binance_archive", "ccxt/kraken"]
+    assert all(isinstance(feed.tables, tuple) and callable(feed.fetch) for feed in feeds)
     feed: Feed = feeds[0]
     assert "market.closes" in feed.tables
 
@@ -130,7 +132,7 @@ def test_secrets_are_never_shown(settings, lake, caplog):
     (feed,) = build_feeds(made)
     shown = [repr(made), str(made), repr(feed), str(feed), repr(vars(feed))]
     with pytest.raises(BadRequestError) as caught:
-        ingest_feed(lake, made, "ccxt/kraken", "market.trades", ONE_DAY)
+        ingest_feed(lake, build_feeds(made), "ccxt/kraken", "market.trades", ONE_DAY, settings=made)
     shown += [str(caught.value), repr(caught.value), caplog.text]
     for text in shown:
         assert key not in text
@@ -143,32 +145,32 @@ def test_secrets_are_never_shown(settings, lake, caplog):
 def test_an_unknown_feed_suggests_the_nearest(settings, lake):
     made = settings({"kind": "sample"}, {"kind": "simulated"})
     with pytest.raises(BadRequestError, match=r"no feed 'simulatd' is configured\. .*simulated"):
-        ingest_feed(lake, made, "simulatd", "market.trades", ONE_DAY)
+        ingest_feed(lake, build_feeds(made), "simulatd", "market.trades", ONE_DAY, settings=made)
     with pytest.raises(BadRequestError, match=r"Configured: \['sample', 'simulated'\]"):
-        ingest_feed(lake, made, "xyz", "market.trades", ONE_DAY)
+        ingest_feed(lake, build_feeds(made), "xyz", "market.trades", ONE_DAY, settings=made)
 
 
 def test_a_table_that_the_feed_does_not_fill_is_refused_with_those_it_does(settings, lake):
     with pytest.raises(BadRequestError, match=r"'simulated' has no 'market\.closes'\. It has: .*market\.trades"):
-        ingest_feed(lake, settings({"kind": "simulated"}), "simulated", "market.closes", ONE_DAY)
+        ingest_feed(lake, [SimulatedExchange()], "simulated", "market.closes", ONE_DAY, settings=settings())
 
 
 def test_the_sample_is_published_and_again_changes_nothing(settings, lake):
     made = settings({"kind": "sample"})
     days = (date(2015, 1, 1), date(2015, 2, 1))
-    commits = ingest_feed(lake, made, "sample", "market.closes", days)
+    commits = ingest_feed(lake, build_feeds(made), "sample", "market.closes", days, settings=made)
     rows = lake.table("market.closes").scan().collect()
-    assert sum(each.rows_published for each in commits) == rows.height > 0
+    assert sum(commit.rows_published for commit in commits) == rows.height > 0
     assert rows["date"].is_between(date(2015, 1, 1), date(2015, 1, 31)).all()
     version = lake.table("market.closes").version()
-    again = ingest_feed(lake, made, "sample", "market.closes", days)
-    assert not any(each.changed for each in again)
+    again = ingest_feed(lake, build_feeds(made), "sample", "market.closes", days, settings=made)
+    assert not any(commit.changed for commit in again)
     assert lake.table("market.closes").version() == version
 
 
 def test_the_simulated_exchange_is_published_day_by_day(settings, lake):
     made = settings({"kind": "simulated", "symbols": ["ALPHA-USDT", "BRAVO-USDT"], "trades_per_day": 200})
-    ingest_feed(lake, made, "simulated", "market.trades", (DAY, date(2024, 1, 3)))
+    ingest_feed(lake, build_feeds(made), "simulated", "market.trades", (DAY, date(2024, 1, 3)), settings=made)
     rows = lake.table("market.trades").scan().collect()
     assert rows["date"].unique().sort().to_list() == [DAY, date(2024, 1, 2)]
     assert rows["source"].unique().to_list() == ["synthetic"]
@@ -197,7 +199,7 @@ def test_feeds_of_one_name_are_asked_together(settings, lake, tmp_path):
         archive | {"symbols": ["BTC-USDT"], "tables": ["market.bars_1m"]},
         archive | {"symbols": ["ETH-USDT"], "tables": ["market.bars_1m"]},
     )
-    ingest_feed(lake, made, "binance_archive", "market.bars_1m", ONE_DAY)
+    ingest_feed(lake, build_feeds(made), "binance_archive", "market.bars_1m", ONE_DAY, settings=made)
     assert sorted(lake.table("market.bars_1m").scan().collect()["symbol"].unique()) == ["BTC-USDT", "ETH-USDT"]
 
 
@@ -259,7 +261,7 @@ def test_too_many_bad_rows_publish_nothing_of_any_batch(settings, lake):
     feed = FakeFeed([trades(0, 10), _bad(trades(10, 30), 25)])
     with stage_feeds(lake, [feed], "market.trades", ONE_DAY, settings=settings()) as staged:
         assert not staged.publishable
-        with pytest.raises(AuditFailedError, match="25 of 40 rows are rejected; at most 50% may be"):
+        with pytest.raises(AuditFailedError, match="25 of 40 rows were rejected; the limit is 50%"):
             staged.merge()
         staged.quarantine()
     assert lake.table("market.trades").scan().collect().height == 0
@@ -267,22 +269,17 @@ def test_too_many_bad_rows_publish_nothing_of_any_batch(settings, lake):
     assert (rejected.height, rejected["source_ref"].unique().to_list()) == (25, ["fake:1"])
 
 
-def test_a_feed_of_bad_rows_is_quarantined_and_refused(settings, lake, monkeypatch):
-    from hfthot_platform.ingest import feeds as module
-
-    monkeypatch.setattr(module, "_build", lambda *_: FakeFeed([trades(0, 10), _bad(trades(10, 30), 25)]))
+def test_a_feed_of_bad_rows_is_quarantined_and_refused(settings, lake):
+    feed = FakeFeed([trades(0, 10), _bad(trades(10, 30), 25)])
     with pytest.raises(AuditFailedError, match="Nothing was published"):
-        ingest_feed(lake, settings({"kind": "sample"}), "fake", "market.trades", ONE_DAY)
+        ingest_feed(lake, [feed], "fake", "market.trades", ONE_DAY, settings=settings())
     assert lake.table("market.trades").scan().collect().height == 0
     assert lake.table("quarantine.trades").scan().collect().height == 25
 
 
-def test_a_published_trade_is_not_changed_by_a_feed(settings, lake, monkeypatch):
-    from hfthot_platform.ingest import feeds as module
-
+def test_a_published_trade_is_not_changed_by_a_feed(settings, lake):
     for price in (100.0, 101.0):
         feed = FakeFeed([trades(0, 5, price)])
-        monkeypatch.setattr(module, "_build", lambda *_, feed=feed: feed)
-        (commit,) = ingest_feed(lake, settings({"kind": "sample"}), "fake", "market.trades", ONE_DAY)
+        (commit,) = ingest_feed(lake, [feed], "fake", "market.trades", ONE_DAY, settings=settings())
     assert (commit.rows_published, commit.rows_quarantined) == (0, 5)
     assert lake.table("market.trades").scan().collect()["price"].unique().to_list() == [100.0]

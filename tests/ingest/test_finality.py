@@ -6,8 +6,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hfthot_platform.ingest import ingest_files
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.services.ingest import ingest_files
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

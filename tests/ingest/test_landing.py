@@ -16,18 +16,18 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     DamagedTableError,
     LockTimeoutError,
     RejectedFileError,
     SchemaMismatchError,
 )
-from hfthot_platform.ingest import files as files_module
-from hfthot_platform.ingest import incident_of, ingest_files, ingest_landing, waiting_files
-from hfthot_platform.lakehouse import Lakehouse, Stamp
-from hfthot_platform.lakehouse.datafiles import DataFiles
-from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.services.ingest import files as files_module
+from hfthot_platform.services.ingest import incident_of, ingest_files, ingest_landing, waiting_files
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
+from hfthot_platform.storage.lakehouse.datafiles import DataFiles
+from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 HEADER = "timestamp,trade_id,price,amount,side\n"
 START_MS = 1_704_067_200_000
@@ -141,7 +141,7 @@ def test_the_same_file_dropped_again_under_its_name_is_a_repetition(landing, csv
         outcome = landing.run_one()
     assert (outcome.status, outcome.reason) == ("repeated", "already_ingested")
     assert landing.reason("kraken_BTCEUR.csv")["content_hash"] == outcome.content_hash
-    assert [each.name for each in landing.done.iterdir()] == ["kraken_BTCEUR.csv"]
+    assert [file.name for file in landing.done.iterdir()] == ["kraken_BTCEUR.csv"]
 
 
 def test_repeated_rows_in_another_file_are_duplicates(landing, csv_of):
@@ -177,7 +177,7 @@ def test_oldest_first(landing, csv_of):
     for n, age in enumerate((20, 40, 30)):
         landing.drop(f"kraken_BTCEUR_{n}.csv", csv_of(n * 10, 3), age=age)
     found = waiting_files(landing.folder, now=NOW, settle_seconds=10)
-    assert [each.name for each in found] == ["kraken_BTCEUR_1.csv", "kraken_BTCEUR_2.csv", "kraken_BTCEUR_0.csv"]
+    assert [path.name for path in found] == ["kraken_BTCEUR_1.csv", "kraken_BTCEUR_2.csv", "kraken_BTCEUR_0.csv"]
 
 
 def test_a_time_of_change_in_the_future_does_not_wait_for_ever(tmp_path):
@@ -207,7 +207,10 @@ def test_folders_pipes_and_lone_mappings_are_left_alone(landing):
 def test_a_landing_folder_that_is_not_there_is_made(tmp_path):
     assert waiting_files(tmp_path / "in", now=NOW, settle_seconds=0) == []
     assert ingest_landing(Lakehouse.open(tmp_path / "lake"), tmp_path / "in", now=NOW) == []
-    assert {each.name for each in (tmp_path / "in").iterdir() if not each.name.startswith(".")} == {"done", "rejected"}
+    assert {entry.name for entry in (tmp_path / "in").iterdir() if not entry.name.startswith(".")} == {
+        "done",
+        "rejected",
+    }
 
 
 def test_a_file_that_changes_while_it_is_read_stays_and_is_completed_later(landing, csv_of):
@@ -284,7 +287,7 @@ def test_a_rejected_file_can_be_dropped_again_with_a_mapping(landing, csv_of):
     outcome = landing.run_one()
     assert (outcome.status, outcome.rows_published) == ("published", 3)
     assert landing.record("export.csv")["status"] == "published"
-    assert {each.name for each in landing.done.iterdir()} == {"export.csv", "export.csv.mapping.yaml"}
+    assert {file.name for file in landing.done.iterdir()} == {"export.csv", "export.csv.mapping.yaml"}
 
 
 # --- good rows are kept, bad ones quarantined ----------------------------------------------------------------------
@@ -429,7 +432,7 @@ def test_bars_with_as_many_unfinished_and_bad_rows_as_allowed_are_published(land
 @pytest.fixture
 def small_batches(monkeypatch):
     """Make every file one of batches of ten rows."""
-    from hfthot_platform.market.sources import csv as csv_module
+    from hfthot_platform.adapters.files import csv as csv_module
 
     read = csv_module.Csv.read
 
@@ -498,7 +501,7 @@ def test_a_file_of_many_batches_is_one_version_of_its_table_and_one_of_the_quara
     landing.run()
     for name, rows in (("market.trades", 45), ("quarantine.trades", 30)):
         versions = landing.lake.table(name).versions()
-        assert [each.operation for each in versions] == ["CREATE TABLE", "PUBLISH"], name
+        assert [version.operation for version in versions] == ["CREATE TABLE", "PUBLISH"], name
         assert versions[1].rows == rows
 
 
@@ -526,7 +529,7 @@ def test_a_file_of_mostly_bad_rows_is_refused_whole_although_it_begins_well(land
 
 @pytest.mark.usefixtures("small_batches")
 def test_a_file_that_breaks_off_is_refused_whole(landing, csv_of, monkeypatch):
-    from hfthot_platform.market.sources import csv as csv_module
+    from hfthot_platform.adapters.files import csv as csv_module
 
     read = csv_module.Csv.read
 
@@ -555,26 +558,26 @@ def test_files_of_the_same_name_are_all_kept(landing, csv_of):
         assert landing.run_one().status == "published"
     kept = sorted(landing.done.iterdir())
     assert len(kept) == 4
-    assert {each.read_text() for each in kept} == {csv_of(n * 10, 3) for n in range(4)}
-    assert all(each.suffix == ".csv" for each in kept)
+    assert {file.read_text() for file in kept} == {csv_of(n * 10, 3) for n in range(4)}
+    assert all(file.suffix == ".csv" for file in kept)
 
 
 def test_rejected_files_of_the_same_name_are_all_kept_with_their_reasons(landing):
     for _ in range(3):
         landing.drop("notes.txt", "buy milk\n")
         landing.run()
-    kept = [each for each in landing.rejected.iterdir() if each.suffix == ".txt"]
+    kept = [file for file in landing.rejected.iterdir() if file.suffix == ".txt"]
     assert len(kept) == 3
-    for each in kept:
-        assert json.loads(each.with_name(f"{each.name}.reason.json").read_text())["reason"] == "unrecognised"
+    for file in kept:
+        assert json.loads(file.with_name(f"{file.name}.reason.json").read_text())["reason"] == "unrecognised"
 
 
 def test_mappings_of_the_same_name_are_all_kept(landing, csv_of):
     for n, symbol in enumerate(("BTC-EUR", "ETH-EUR")):
         landing.drop("a.csv", csv_of(n * 10, 3), mapping={"venue": "kraken", "symbol": symbol})
         landing.run()
-    files = sorted(each for each in landing.done.iterdir() if each.suffix == ".csv")
-    symbols = {json.loads(each.with_name(f"{each.name}.mapping.yaml").read_text())["symbol"] for each in files}
+    files = sorted(file for file in landing.done.iterdir() if file.suffix == ".csv")
+    symbols = {json.loads(file.with_name(f"{file.name}.mapping.yaml").read_text())["symbol"] for file in files}
     assert symbols == {"BTC-EUR", "ETH-EUR"}
     assert landing.waiting() == set()
 
@@ -660,7 +663,10 @@ def test_a_file_in_the_place_of_a_folder_is_named(landing, name):
 def test_an_unreadable_file_does_not_keep_others_waiting(landing, csv_of):
     landing.drop("a.csv", "x").chmod(0)
     landing.drop("kraken_BTCEUR.csv", csv_of(0, 3))
-    assert {each.name: each.reason for each in landing.run()} == {"a.csv": "unreadable", "kraken_BTCEUR.csv": None}
+    assert {outcome.name: outcome.reason for outcome in landing.run()} == {
+        "a.csv": "unreadable",
+        "kraken_BTCEUR.csv": None,
+    }
 
 
 def _fails_on(amount):
@@ -699,7 +705,7 @@ def test_a_panic_of_the_engine_is_one_files_failure(landing, csv_of):
         if done == 3:
             raise PanicException
 
-    assert [each.reason for each in landing.run(progress=panics)] == ["unexpected_error", None]
+    assert [outcome.reason for outcome in landing.run(progress=panics)] == ["unexpected_error", None]
 
 
 def test_a_table_that_cannot_be_written_keeps_only_its_own_files_waiting(landing, csv_of):
@@ -723,7 +729,7 @@ def test_a_lake_that_must_be_migrated_rejects_no_file(landing, csv_of):
     stored = DeltaTable(landing.lake.table("market.trades").uri)
     stored.alter.set_table_properties({"hfthot.schema_version": "99"}, raise_if_not_exists=False)
     landing.drop("kraken_BTCEUR_b.csv", csv_of(10, 3))
-    with pytest.raises(SchemaMismatchError, match="stored as schema 99"):
+    with pytest.raises(SchemaMismatchError, match="the table has schema version 99"):
         ingest_landing(Lakehouse.open(landing.lake.storage.root), landing.folder, now=NOW)
     assert landing.waiting() == {"kraken_BTCEUR_b.csv"}
 
@@ -782,7 +788,7 @@ def test_a_mapping_is_never_separated_from_its_file(landing, csv_of, monkeypatch
     assert landing.waiting() == {"a.csv.mapping.yaml"}
     assert landing.run() == []
     assert landing.waiting() == set()
-    assert {"a.csv", "a.csv.mapping.yaml"} <= {each.name for each in folder.iterdir()}
+    assert {"a.csv", "a.csv.mapping.yaml"} <= {entry.name for entry in folder.iterdir()}
 
 
 @pytest.mark.parametrize("own", [None, {"symbol": "BTC-EUR"}])
@@ -820,8 +826,8 @@ TWO = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from hfthot_platform.ingest import ingest_landing
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.services.ingest import ingest_landing
+from hfthot_platform.storage.lakehouse import Lakehouse
 print("ready", flush=True)
 sys.stdin.readline()
 outcomes = ingest_landing(Lakehouse.open(sys.argv[1]), Path(sys.argv[2]), now=datetime.now(UTC), settle_seconds=0)
@@ -836,11 +842,11 @@ def test_two_processes_on_one_folder_share_the_files(landing, csv_of, accounted)
     arguments = [sys.executable, "-c", TWO, str(landing.lake.storage.root), str(landing.folder)]
     pipe = subprocess.PIPE
     processes = [subprocess.Popen(arguments, stdin=pipe, stdout=pipe, text=True) for _ in range(2)]
-    for each in processes:
-        assert each.stdout.readline() == "ready\n"
-    counts = [each.communicate("go\n", timeout=120)[0].split() for each in processes]
+    for process in processes:
+        assert process.stdout.readline() == "ready\n"
+    counts = [process.communicate("go\n", timeout=120)[0].split() for process in processes]
     assert [sum(int(count[i]) for count in counts) for i in (0, 1)] == [12, 12]
-    assert all(each.returncode == 0 for each in processes)
+    assert all(process.returncode == 0 for process in processes)
     accounted(landing.lake)
     assert landing.rows().height == 12 * 8 + 2
     assert len(list(landing.done.iterdir())) == 12
@@ -860,7 +866,7 @@ def test_files_can_be_ingested_where_they_are(landing, csv_of, tmp_path, account
     seen = []
     outcomes = ingest_files(landing.lake, [tmp_path / "archive"], on_outcome=seen.append)
     assert outcomes == seen
-    assert {each.name: each.status for each in outcomes} == {
+    assert {outcome.name: outcome.status for outcome in outcomes} == {
         "BTCEUR.csv": "published",
         "ETHEUR.csv.gz": "published",
         "notes.txt": "rejected",

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 LANDER = Path(__file__).with_name("lander.py")
 START_MS = 1_704_067_200_000
@@ -67,7 +67,7 @@ class Lander:
         part.rename(self.folder / name)
 
     def waiting(self) -> list[str]:
-        return [each.name for each in self.folder.iterdir() if each.is_file() and not each.name.startswith(".")]
+        return [entry.name for entry in self.folder.iterdir() if entry.is_file() and not entry.name.startswith(".")]
 
     def close(self) -> None:
         with self._process:
@@ -83,8 +83,8 @@ def lander(tmp_path):
         return opened[-1]
 
     yield make
-    for each in opened:
-        each.close()
+    for opened_lander in opened:
+        opened_lander.close()
 
 
 def a_file(n: int, dice: random.Random, csv_of, line_of) -> tuple[str, bytes, dict | None]:
@@ -120,14 +120,14 @@ def tables(root: Path) -> dict[str, list[tuple]]:
     lake = Lakehouse.open(root)
     return {
         # Which version it was, and its random id, depend on how many attempts there were.
-        each.contract.name: sorted(each.scan().drop("version", "commit_id", strict=False).collect().rows(), key=repr)
-        for each in lake.tables()
-        if each.version() is not None
+        table.contract.name: sorted(table.scan().drop("version", "commit_id", strict=False).collect().rows(), key=repr)
+        for table in lake.tables()
+        if table.version() is not None
     }
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {f"{each.parent.name}/{each.name}": each.read_bytes() for each in folder.glob("*/*")}
+    return {f"{file.parent.name}/{file.name}": file.read_bytes() for file in folder.glob("*/*")}
 
 
 def kill_again_and_again(lander, kills, seed, csv_of, line_of, accounted):
@@ -148,8 +148,8 @@ def kill_again_and_again(lander, kills, seed, csv_of, line_of, accounted):
     seconds = time.perf_counter() - begin
     while disturbed.waiting():
         disturbed.run()
-    for each in files:
-        calm.drop(each)
+    for file in files:
+        calm.drop(file)
         calm.run()
     print(f"{killed} kills, {len(files)} files, {seconds:.1f} s")
     accounted(Lakehouse.open(disturbed.lake))

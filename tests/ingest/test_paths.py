@@ -9,10 +9,10 @@ import zipfile
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.ingest import files as files_module
-from hfthot_platform.ingest import ingest_files, ingest_landing, withdraw_file
-from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.services.ingest import files as files_module
+from hfthot_platform.services.ingest import ingest_files, ingest_landing, withdraw_file
+from hfthot_platform.storage.lakehouse.locks import writers_lock
 from tests.ingest.conftest import HEADER, NOW, assert_accounted, trade_line, trades_csv
 
 
@@ -26,7 +26,7 @@ def archive(**members: str) -> bytes:
 
 
 def reasons(outcomes) -> dict[str, str | None]:
-    return {each.name: each.reason for each in outcomes}
+    return {outcome.name: outcome.reason for outcome in outcomes}
 
 
 def test_everything_in_a_folder_has_an_outcome(landing, tmp_path):
@@ -55,7 +55,7 @@ def test_a_file_that_is_named_several_times_is_taken_in_once(landing, tmp_path):
     path = tmp_path / "kraken_BTCEUR.csv"
     path.write_text(trades_csv(0, 3))
     outcomes = ingest_files(landing.lake, [path, tmp_path, path])
-    assert [each.status for each in outcomes if each.name == path.name] == ["published"]
+    assert [outcome.status for outcome in outcomes if outcome.name == path.name] == ["published"]
 
 
 def test_a_file_that_vanishes_meanwhile_is_told_and_stops_nobody(landing, tmp_path):
@@ -63,7 +63,7 @@ def test_a_file_that_vanishes_meanwhile_is_told_and_stops_nobody(landing, tmp_pa
         (tmp_path / f"kraken_BTCEUR_{number}.csv").write_text(trades_csv(number * 10, 3))
     paths = [tmp_path / f"kraken_BTCEUR_{number}.csv" for number in (1, 2, 3)]
     outcomes = ingest_files(landing.lake, paths, on_outcome=lambda _: paths[1].unlink(missing_ok=True))
-    assert [(each.status, each.reason) for each in outcomes] == [
+    assert [(outcome.status, outcome.reason) for outcome in outcomes] == [
         ("published", None),
         ("rejected", "vanished"),
         ("published", None),
@@ -160,7 +160,7 @@ def of_two_tables(*, hourly: str | None = None) -> bytes:
 
 
 def counts(outcomes) -> dict[str, tuple[str, int]]:
-    return {each.table: (each.status, each.rows_published) for each in outcomes}
+    return {outcome.table: (outcome.status, outcome.rows_published) for outcome in outcomes}
 
 
 def test_an_archive_for_two_tables_has_an_outcome_and_a_commit_for_each(landing):
@@ -169,10 +169,10 @@ def test_an_archive_for_two_tables_has_an_outcome_and_a_commit_for_each(landing)
     assert counts(outcomes) == {"market.bars": ("published", 3), "market.bars_1m": ("published", 5)}
     assert landing.rows("market.bars")["interval"].unique().to_list() == ["1h"]
     for table in ("market.bars", "market.bars_1m"):
-        assert [each.operation for each in landing.lake.table(table).versions()] == ["CREATE TABLE", "PUBLISH"]
-    assert {each.name for each in landing.done.iterdir()} == {"kraken.zip"}
+        assert [version.operation for version in landing.lake.table(table).versions()] == ["CREATE TABLE", "PUBLISH"]
+    assert {file.name for file in landing.done.iterdir()} == {"kraken.zip"}
     again = ingest_files(landing.lake, [landing.done / "kraken.zip"])
-    assert [(each.status, each.table) for each in again] == [
+    assert [(outcome.status, outcome.table) for outcome in again] == [
         ("repeated", "market.bars"),
         ("repeated", "market.bars_1m"),
     ]
@@ -181,17 +181,17 @@ def test_an_archive_for_two_tables_has_an_outcome_and_a_commit_for_each(landing)
 def test_a_bad_member_keeps_the_rows_of_all_tables_out(landing):
     landing.drop("kraken.zip", of_two_tables(hourly=kraken_bars(60, volume=-1)))
     outcomes = landing.run()
-    assert {each.reason for each in outcomes} == {"too_many_bad_rows"}
+    assert {outcome.reason for outcome in outcomes} == {"too_many_bad_rows"}
     assert landing.rows("market.bars_1m").height == 0
     assert landing.quarantined("market.bars_1m") == {"withheld": 5}
-    assert [each["table"] for each in landing.reason("kraken.zip")["tables"]] == ["market.bars", "market.bars_1m"]
+    assert [told["table"] for told in landing.reason("kraken.zip")["tables"]] == ["market.bars", "market.bars_1m"]
 
 
 def test_a_member_of_numbers_in_no_known_form_refuses_the_archive(landing):
     landing.drop("kraken.zip", of_two_tables(hourly=kraken_bars(60, close=99)))
     outcome = landing.run_one()
     assert outcome.reason == "wrong_schema"
-    assert "XBTEUR_60.csv: a table of numbers in no known form" in outcome.detail
+    assert "XBTEUR_60.csv: the file is a table of numbers in an unknown format" in outcome.detail
 
 
 def test_a_withdrawn_archive_leaves_no_row_in_any_table(landing):
@@ -346,7 +346,7 @@ def test_a_file_of_persons_in_the_market_folder_is_put_away_without_name_or_cont
     assert landing.waiting() == set()
     assert list(landing.rejected.iterdir()) == []
     kept = landing.folder / "users" / "rejected"
-    assert [each.name for each in kept.iterdir()] == [outcome.name]
+    assert [file.name for file in kept.iterdir()] == [outcome.name]
     assert outcome.name.startswith("personal_data-")
     for table in ("ops.ingest_files", "ops.incidents"):
         told = f"{landing.lake.table(table).scan().collect().rows()}{outcome}"

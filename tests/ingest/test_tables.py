@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError, UnknownSymbolError
-from hfthot_platform.ingest.tables import derive_table, missing_in
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import Settings
+from hfthot_platform.core.errors import BadRequestError, UnknownSymbolError
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.services.derive.tables import derive_table, missing_in
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 FIRST = datetime(1955, 3, 7, tzinfo=UTC)  # a Monday
 DAY = timedelta(days=1)
@@ -23,7 +23,7 @@ def lake(tmp_path):
     rows = pl.DataFrame(
         {
             "venue": "binance", "symbol": "OLD-USD", "interval": "1d", "ts": days,
-            "ts_close": [each + DAY for each in days], "open": 1.0, "high": [2.0 + k for k in range(13)], "low": 0.5,
+            "ts_close": [day + DAY for day in days], "open": 1.0, "high": [2.0 + k for k in range(13)], "low": 0.5,
             "close": [1.0 + k / 10 for k in range(13)], "final": True, "origin": "vendor",
             "source": "vendor_history", "source_ref": "test:1",
         },
@@ -58,7 +58,7 @@ def test_weeks_are_derived_from_days(lake, settings) -> None:
 
 
 def test_a_table_that_is_not_derived_is_refused(lake, settings) -> None:
-    with pytest.raises(BadRequestError, match="no series"):
+    with pytest.raises(BadRequestError, match="not a derived series"):
         derive_table(lake, "market.trades", (date(2024, 1, 1), date(2024, 1, 2)), settings=settings)
     with pytest.raises(BadRequestError, match="TO is after FROM"):
         derive_table(lake, "market.closes", (date(2024, 1, 2), date(2024, 1, 2)), settings=settings)
@@ -75,9 +75,9 @@ def test_gaps_are_listed_with_their_series_interval_and_span(lake) -> None:
 def test_gaps_of_a_series_that_is_not_there_are_no_answer(lake) -> None:
     with pytest.raises(UnknownSymbolError, match=r"no rows of the symbol 'oldusd'\. Did you mean 'OLD-USD'\?"):
         missing_in(lake, "market.bars", symbol="oldusd")
-    with pytest.raises(BadRequestError, match=r"no rows of the venue 'kraken'\. There are binance"):
+    with pytest.raises(BadRequestError, match=r"no rows of the venue 'kraken'\. Known: binance"):
         missing_in(lake, "market.bars", venue="kraken")
-    with pytest.raises(BadRequestError, match=r"no rows of the interval '5m'\. There are 1d"):
+    with pytest.raises(BadRequestError, match=r"no rows of the interval '5m'\. Known: 1d"):
         missing_in(lake, "market.bars", interval="5m")
     with pytest.raises(BadRequestError, match="one interval only"):
         missing_in(lake, "market.closes", interval="1d")

@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 from typer.testing import CliRunner
 
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.cli import app as cli
-from hfthot_platform.errors import ClockError
-from hfthot_platform.ingest.users import ingest_user_files, ingest_user_landing, sweep_user_files
-from hfthot_platform.lakehouse import Lakehouse, accept_clock
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.errors import ClockError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.interfaces.cli import app as cli
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.ingest.users import ingest_user_files, ingest_user_landing, sweep_user_files
+from hfthot_platform.storage.lakehouse import Lakehouse, accept_clock
 
 NAME = "ada@analytical.example.jsonl"
 
@@ -58,8 +58,8 @@ def make(tmp_path, clock):
         return accounts, Lakehouse.open(settings.lake_root, clock=clock)
 
     yield installation
-    for each in opened:
-        each.close()
+    for store in opened:
+        store.close()
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def drop(tmp_path):
     def write(*events, name=NAME):
         folder = tmp_path / "landing" / "users"
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text("".join(json.dumps(each) + "\n" for each in events))
+        (folder / name).write_text("".join(json.dumps(event) + "\n" for event in events))
         return folder / name
 
     return write
@@ -97,9 +97,9 @@ def test_a_file_is_deleted_once_it_was_taken_in_and_recorded_without_its_name(in
     assert not path.exists()
     assert record["name"] == outcome.name == f"user_events-{record['content_hash'][:16]}"
     assert (record["status"], record["adapter"], record["target"]) == ("published", "user_events:json_lines", "users")
-    counts = [record[f"rows_{each}"] for each in ("read", "published", "duplicate", "quarantined")]
+    counts = [record[f"rows_{count}"] for count in ("read", "published", "duplicate", "quarantined")]
     assert counts == [3, 2, 0, 1]
-    everything = b"".join(each.read_bytes() for each in (tmp_path / "lake").rglob("*") if each.is_file())
+    everything = b"".join(file.read_bytes() for file in (tmp_path / "lake").rglob("*") if file.is_file())
     assert b"analytical" not in everything
 
 
@@ -122,7 +122,7 @@ def test_under_a_clock_a_year_ahead_no_file_is_rejected_or_deleted(installation,
     kept.write_text("{")
     clock.ahead = timedelta(days=365)
 
-    assert [each.status for each in ingest_user_landing(accounts, lake)] == ["waiting"]
+    assert [outcome.status for outcome in ingest_user_landing(accounts, lake)] == ["waiting"]
     with pytest.raises(ClockError):
         sweep_user_files(accounts.settings, lake, accounts, clock())
     assert path.exists()
@@ -131,7 +131,7 @@ def test_under_a_clock_a_year_ahead_no_file_is_rejected_or_deleted(installation,
     accept_clock(lake)
     accounts.store.accept_clock()
     assert sweep_user_files(accounts.settings, lake, accounts, clock()) == 1
-    assert [each.status for each in ingest_user_landing(accounts, lake)] == ["published"]
+    assert [outcome.status for outcome in ingest_user_landing(accounts, lake)] == ["published"]
 
 
 def test_a_setting_keeps_files_for_some_days_under_another_name(make, drop, clock, tmp_path):
@@ -154,7 +154,7 @@ def test_a_file_waits_for_a_registration_and_its_events_are_rejected_when_it_wai
     assert path.exists()
     assert recorded(lake) == []
     drop(event(1), name="later.jsonl")
-    assert {each.status for each in ingest_user_landing(accounts, lake)} == {"waiting", "published"}
+    assert {outcome.status for outcome in ingest_user_landing(accounts, lake)} == {"waiting", "published"}
 
     clock.ahead = timedelta(hours=25)
     (outcome,) = ingest_user_landing(accounts, lake)
@@ -176,7 +176,7 @@ def test_a_file_of_another_kind_is_set_aside_for_a_week(installation, drop, cloc
 
     rejected = tmp_path / "landing" / "users" / "rejected"
     assert (outcome.status, outcome.reason) == ("rejected", "unrecognised")
-    assert [each.name for each in rejected.iterdir()] == [outcome.name]
+    assert [file.name for file in rejected.iterdir()] == [outcome.name]
     assert recorded(lake)[0]["status"] == "rejected"
     clock.ahead = timedelta(days=7, minutes=1)
     ingest_user_landing(accounts, lake)

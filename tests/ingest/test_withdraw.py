@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime
 
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.ingest import files as files_module
-from hfthot_platform.ingest import ingest_files, ingest_landing, withdraw_file
-from hfthot_platform.ingest.records import days_in_words
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.services.ingest import files as files_module
+from hfthot_platform.services.ingest import ingest_files, ingest_landing, withdraw_file
+from hfthot_platform.services.ingest.records import days_in_words
 from tests.ingest.conftest import NOW, assert_accounted, trades_csv
 
 BARS = "market.bars"
@@ -42,7 +42,7 @@ def test_a_corrected_mapping_is_taken_in_and_the_reading_before_it_goes(landing)
     assert (outcome.rows_published, outcome.rows_withdrawn) == (5, 5)
     assert "5 rows withdrawn" in outcome.detail
     versions = landing.lake.table(BARS).versions()
-    assert [each.operation for each in versions] == ["CREATE TABLE", "PUBLISH", "PUBLISH"], "both as one commit"
+    assert [version.operation for version in versions] == ["CREATE TABLE", "PUBLISH", "PUBLISH"], "both as one commit"
     assert landing.lake.table(BARS).scan(1).collect().height == 5, "what was wrong stays readable"
 
 
@@ -158,7 +158,7 @@ def test_what_is_withdrawn_itself_does_not_come_back_but_what_was_before_it_does
 
 
 def test_it_is_said_where_history_does_not_go_back_far_enough(landing):
-    from hfthot_platform.lakehouse import maintain
+    from hfthot_platform.storage.lakehouse import maintain
 
     for name, close in (("a.csv", 10), ("b.csv", 11)):
         landing.drop(name, hours(close), mapping=KRAKEN)
@@ -167,7 +167,7 @@ def test_it_is_said_where_history_does_not_go_back_far_enough(landing):
     outcome = withdraw_file(landing.lake, "b.csv")
     assert (outcome.rows_withdrawn, outcome.rows_restored) == (5, 0)
     assert outcome.detail == (
-        "5 rows that it had taken the place of cannot come back: version 1 of market.bars is not readable any more"
+        "5 rows that it replaced cannot be restored: version 1 of market.bars is no longer readable"
     )
 
 
@@ -186,7 +186,7 @@ def test_a_name_that_means_several_files_lists_them(landing):
     for first in (0, 10):
         landing.drop("kraken_BTCEUR.csv", trades_csv(first, 3))
         landing.run()
-    with pytest.raises(BadRequestError, match=r"2 files are meant: [0-9a-f]{12} market.trades 2024-06-01 12:00; "):
+    with pytest.raises(BadRequestError, match=r"2 files match: [0-9a-f]{12} market.trades 2024-06-01 12:00; "):
         withdraw_file(landing.lake, "kraken_BTCEUR.csv")
     assert landing.rows().height == 6
 
@@ -216,7 +216,7 @@ def test_after_a_restore_the_table_decides_what_was_ingested(landing):
         landing.run()
     table = landing.lake.table(BARS)
     table.restore(1)
-    again = {each.name: each.status for each in ingest_files(landing.lake, [landing.done])}
+    again = {outcome.name: outcome.status for outcome in ingest_files(landing.lake, [landing.done])}
     assert again == {"eth.csv": "repeated", "xrp.csv": "published"}
     assert landing.rows(BARS)["symbol"].value_counts().sort("symbol").rows() == [("ETH-USD", 4), ("XRP-USD", 5)]
 
@@ -267,17 +267,17 @@ def test_the_reason_beside_a_rejected_file_has_rules_first_rows_and_the_query(la
     landing.drop("kraken_BTCEUR.csv", trades_csv(100, 2) + lines)
     landing.run()
     reason = landing.reason("kraken_BTCEUR.csv")
-    assert [(each["reason"], each["rows"]) for each in reason["rejections"]] == [
+    assert [(rejection["reason"], rejection["rows"]) for rejection in reason["rejections"]] == [
         ("out_of_bounds", 8),
         ("unparsable_value", 1),
     ]
     worst = reason["rejections"][0]
     assert "price" in worst["rule"]
-    assert [each["row_number"] for each in worst["first"]] == [3, 4, 5]
+    assert [row["row_number"] for row in worst["first"]] == [3, 4, 5]
     assert json.loads(worst["first"][0]["row"])["price"] == "-1.0"
     assert reason["query"].startswith("SELECT reason, detail, row_number, row FROM quarantine.trades WHERE")
 
-    from hfthot_platform.sql import query
+    from hfthot_platform.services.sql import query
 
     found = query(landing.lake, reason["query"])
     assert found.frame.height == 11

@@ -9,7 +9,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse, Table
+from hfthot_platform.storage.lakehouse import Lakehouse, Table
 
 DAY = date(2024, 1, 1)
 
@@ -24,7 +24,7 @@ def table(lake: Lakehouse) -> Table:
     return lake.table("market.trades")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def trades() -> Callable[..., pl.DataFrame]:
     """Return a maker of good trades: `trades(n, first_id=0, day=DAY, **columns)`, one second apart."""
 
@@ -52,7 +52,7 @@ def trades() -> Callable[..., pl.DataFrame]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def bars() -> Callable[..., pl.DataFrame]:
     """Return a maker of good hourly bars: `bars(days, close=...)`, one at midnight of each day."""
 
@@ -78,7 +78,7 @@ def bars() -> Callable[..., pl.DataFrame]:
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def closes() -> Callable[..., pl.DataFrame]:
     """Return a maker of good daily closes: `closes(days, close=...)`."""
 

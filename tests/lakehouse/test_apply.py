@@ -9,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import AuditFailedError, BadRequestError, CommitConflictError, SchemaMismatchError
-from hfthot_platform.lakehouse import maintain, rewrite
-from hfthot_platform.lakehouse.commits import active_files
+from hfthot_platform.core.errors import AuditFailedError, BadRequestError, CommitConflictError, SchemaMismatchError
+from hfthot_platform.storage.lakehouse import maintain, rewrite
 
 NOON = datetime(2024, 1, 1, 12, tzinfo=UTC)
 LOG = "test.log"
@@ -27,7 +26,7 @@ def users(numbers, seq=1, **columns):
     n = len(numbers)
     return pl.DataFrame(
         {
-            "subject_id": [subject(each) for each in numbers],
+            "subject_id": [subject(number) for number in numbers],
             "username": ["e1." + "u" * 40] * n,
             "email": ["e1." + "m" * 40] * n,
             "role": ["registered"] * n,
@@ -48,7 +47,7 @@ def entries(subjects, seq=1, at=NOON):
         {
             "seq": range(seq, seq + n),
             "ts": [at] * n,
-            "subject_id": [None if each is None else subject(each) for each in subjects],
+            "subject_id": [None if number is None else subject(number) for number in subjects],
             "actor_id": ["system"] * n,
             "action": ["user.register"] * n,
             "outcome": ["success"] * n,
@@ -81,11 +80,11 @@ def small_files(monkeypatch):
 
 
 def log_text(table):
-    return "".join(path.read_text() for path in sorted((table._folder / "_delta_log").glob("*.json")))
+    return "".join(path.read_text() for path in sorted((table.folder / "_delta_log").glob("*.json")))
 
 
 def numbers(table):
-    return [int(each, 16) for each in table.scan().collect().sort("subject_id")["subject_id"]]
+    return [int(subject_id, 16) for subject_id in table.scan().collect().sort("subject_id")["subject_id"]]
 
 
 # -- what it does -----------------------------------------------------------------------------------------------
@@ -140,7 +139,7 @@ def test_the_rows_of_forgotten_subjects_are_deleted_and_all_others_stay(table):
     commit = table.apply(None, forget=[subject(3), subject(11), subject(99)], app=(LOG, 21))
 
     assert commit.rows_forgotten == 2
-    assert numbers(table) == [each for each in range(20) if each not in {3, 11}]
+    assert numbers(table) == [number for number in range(20) if number not in {3, 11}]
 
 
 def test_a_row_that_comes_with_its_subjects_deletion_is_a_later_one_and_stays(table):
@@ -177,7 +176,7 @@ def test_rows_of_several_days_go_to_their_partitions(audit_log):
     days = audit_log.scan().group_by("date").agg(pl.col("seq")).collect().sort("date")
 
     assert days["seq"].to_list() == [[1, 2], [3, 4]]
-    assert sorted(path.name for path in audit_log._folder.glob("date=*")) == ["date=2024-01-01", "date=2024-01-03"]
+    assert sorted(path.name for path in audit_log.folder.glob("date=*")) == ["date=2024-01-01", "date=2024-01-03"]
     assert audit_log.problems(deep=True) == []
 
 
@@ -185,7 +184,7 @@ def test_old_versions_stay_readable(table):
     first = table.apply(users([1, 2]), app=(LOG, 2)).version
     table.apply(users([3], seq=3), forget=[subject(1)], app=(LOG, 3))
     assert table.scan(version=first).collect().height == 2
-    assert [each.operation for each in table.versions()] == ["CREATE TABLE", "APPLY", "APPLY"]
+    assert [version.operation for version in table.versions()] == ["CREATE TABLE", "APPLY", "APPLY"]
 
 
 # -- files ------------------------------------------------------------------------------------------------------
@@ -207,8 +206,7 @@ def test_a_new_row_within_a_rewritten_files_span_goes_into_that_file(table, smal
     table.apply(users(range(0, 200, 2)), app=(LOG, 100))
     commit = table.apply(users([42, 43, 999], seq=101), app=(LOG, 103))
     spans = [
-        (int(each["min.subject_id"], 16), int(each["max.subject_id"], 16))
-        for each in active_files(table._current()).to_pylist()
+        (int(file["min.subject_id"], 16), int(file["max.subject_id"], 16)) for file in table.files().entries.to_pylist()
     ]
     # The file of eleven rows is two by now, and the row beyond all files has one of its own.
     assert commit.files_added == 3
@@ -247,7 +245,7 @@ def test_files_written_by_other_writes_are_understood(lake, table):
     table.apply(users([8], seq=51, tier="enterprise"), forget=[subject(9)], app=(LOG, 51))
 
     stored = table.scan().filter(pl.col("tier") == "enterprise").collect()
-    assert sorted(int(each, 16) for each in stored["subject_id"]) == [7, 8]
+    assert sorted(int(subject_id, 16) for subject_id in stored["subject_id"]) == [7, 8]
     assert table.scan().collect().height == 29
     maintain(lake, "users", history_days=0)
     assert table.scan().collect().height == 29
@@ -296,7 +294,7 @@ def test_a_table_without_subjects_cannot_forget_and_one_that_forgets_cannot_reda
 
 def test_a_log_that_another_publisher_took_further_is_refused(table):
     table.apply(users([1]), app=(LOG, 1))
-    with pytest.raises(CommitConflictError, match="up to entry 1, not 0"):
+    with pytest.raises(CommitConflictError, match="up to 1, not 0"):
         table.apply(users([1, 2]), app=(LOG, 2), since=0)
     assert table.apply(users([2], seq=2), app=(LOG, 2), since=1).changed
 
@@ -320,7 +318,7 @@ def test_a_commit_in_between_runs_the_whole_change_again(table, monkeypatch):
     assert commit.attempts == 2
     assert numbers(table) == [0, 1, 2, 3, 77]
     named = {*table.snapshot().paths}
-    left = {str(path) for path in table._folder.glob("part-*.parquet")}
+    left = {str(path) for path in table.folder.glob("part-*.parquet")}
     for version in range(table.version()):
         named |= {*(table.snapshot(version=version) or table.snapshot()).paths}
     assert left == named, "the files of the attempt that lost are gone"
@@ -337,11 +335,11 @@ def test_threads_that_apply_the_same_log_apply_each_stretch_once(table):
             errors.append(error)
 
     threads = [threading.Thread(target=publish) for _ in range(4)]
-    for each in threads:
-        each.start()
-    for each in threads:
-        each.join()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
 
     assert errors == []
     assert numbers(table) == list(range(1, 9))
-    assert sum(each.operation == "APPLY" for each in table.versions()) == 8
+    assert sum(version.operation == "APPLY" for version in table.versions()) == 8

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.contracts.model import ROW_NUMBER
-from hfthot_platform.errors import SchemaMismatchError
-from hfthot_platform.lakehouse.audit import audit, conform
+from hfthot_platform.core.errors import SchemaMismatchError
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.domain.contracts.model import ROW_NUMBER
+from hfthot_platform.storage.lakehouse.audit import audit, conform, quarantine_id
 
 TRADES = contract("market.trades")
 
@@ -59,7 +59,7 @@ def test_a_cast_that_loses_nothing_is_made(trades, column, dtype):
         ("ts", pl.lit(1, dtype=pl.Int64), "found Int64"),
         ("ts", pl.lit("2024-01-01"), "found String"),
         ("ts", pl.lit(1, dtype=pl.Int64).cast(pl.Datetime("ns", "UTC")), "found Datetime(time_unit='ns'"),
-        ("ts", pl.lit(datetime(2024, 1, 1)), "is a time without a zone"),
+        ("ts", pl.lit(datetime(2024, 1, 1)), "has no time zone"),
         (ROW_NUMBER, pl.lit("first"), "expected Int64, found String"),
     ],
 )
@@ -160,7 +160,7 @@ def test_rows_that_the_source_could_not_parse_join_the_rejected(trades):
 def test_personal_values_do_not_reach_the_quarantine():
     from dataclasses import replace
 
-    from hfthot_platform.contracts.model import TEXT, Column
+    from hfthot_platform.domain.contracts.model import TEXT, Column
 
     people = replace(TRADES, columns=(*TRADES.columns, Column("mail", TEXT, "Address", nullable=True, personal=True)))
     frame = pl.DataFrame(schema=people.polars_schema).clear(1).with_columns(mail=pl.lit("a@b.example"))
@@ -230,3 +230,10 @@ def test_the_outcome_does_not_depend_on_the_order_of_clean_rows(order):
     )
 
     assert audit(TRADES, frame[order]).rows.equals(audit(TRADES, frame).rows)
+
+
+def test_the_first_position_is_not_the_same_as_none():
+    ids = {quarantine_id("not_null:price", "file:1", number, "{}") for number in (None, 0, 1)}
+
+    assert len(ids) == 3
+    assert quarantine_id("not_null:price", "file:1", 0, "{}") in ids

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from hfthot_platform.errors import ClockError
-from hfthot_platform.lakehouse import Lakehouse, accept_clock, check_clock, maintain
-from hfthot_platform.lakehouse import clock as clocks
+from hfthot_platform.core.errors import ClockError
+from hfthot_platform.storage.lakehouse import Lakehouse, accept_clock, check_clock, maintain
+from hfthot_platform.storage.lakehouse import clock as clocks
 
 
 @pytest.fixture
@@ -27,13 +27,13 @@ def test_a_clock_a_year_ahead_removes_no_version_no_row_and_no_log_entry(lake, t
     table = lake.table("market.trades")
     for first in range(0, 30, 10):
         table.merge(trades(first_id=first))
-    versions = [each.version for each in table.readable_versions()]
+    versions = [version.version for version in table.readable_versions()]
     leap(clock, days=365)
 
     with pytest.raises(ClockError, match=r"nothing was removed.*--clock-right"):
         maintain(lake, "market.trades")
     assert maintain(lake, "market.trades", dry_run=True).rows_expired == 0
-    assert [each.version for each in table.readable_versions()] == versions
+    assert [version.version for version in table.readable_versions()] == versions
 
     leap(clock, days=-365)
     assert maintain(lake, "market.trades").table == "market.trades", "put right, everything goes on"
@@ -64,7 +64,7 @@ def test_commits_made_since_the_leap_do_not_make_it_right(lake, trades, clock, m
     ids=["no commit", "the first", "a rest", "a long rest", "a leap", "lately", "for weeks", "set back"],
 )
 def test_the_time_is_doubted_by_the_gaps_between_commits(lake, clock, monkeypatch, days_ago, doubted):
-    monkeypatch.setattr(clocks, "_commits", lambda _: [clock[0] - timedelta(days=each) for each in days_ago])
+    monkeypatch.setattr(clocks, "_commits", lambda _: [clock[0] - timedelta(days=days) for days in days_ago])
     if doubted:
         with pytest.raises(ClockError):
             check_clock(lake)

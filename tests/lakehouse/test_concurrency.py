@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import threading
@@ -14,10 +15,9 @@ import polars as pl
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from hfthot_platform.errors import CommitConflictError, LockTimeoutError
-from hfthot_platform.lakehouse import Stamp, locks, maintain
-from hfthot_platform.lakehouse import table as table_module
-from hfthot_platform.lakehouse.locks import writers_lock
+from hfthot_platform.core.errors import CommitConflictError, LockTimeoutError
+from hfthot_platform.storage.lakehouse import Stamp, maintain, streamed, write
+from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 WRITER = Path(__file__).parent / "writer.py"
 BATCH = 5
@@ -82,13 +82,13 @@ def test_threads_of_one_process_are_safe(lake, table, trades):
 
 def test_a_commit_names_its_own_version_when_others_commit_after_it(lake, table, trades, monkeypatch):
     table.append(trades(1))
-    original = table._acknowledge
+    original = table.log.version_of
 
     def late(*args):
         lake.table("market.trades").__class__(lake, table.contract).append(trades(1, 500))
         return original(*args)
 
-    monkeypatch.setattr(table, "_acknowledge", late)
+    monkeypatch.setattr(table.log, "version_of", late)
 
     commit = table.append(trades(1, 50), stamp=Stamp(run_id="mine"))
 
@@ -117,16 +117,18 @@ def test_a_lost_race_runs_read_compute_write_again(lake, table, trades):
 
 def test_a_writer_that_always_loses_gives_up_with_a_typed_error_and_wrote_nothing(table, trades, monkeypatch):
     table.append(trades(5))
-    monkeypatch.setattr(table_module, "_pause", lambda _attempt: None)
+    monkeypatch.setattr(write.time, "sleep", lambda _seconds: None)
     tries = []
 
     def lose(*_args, **_kwargs):
         tries.append(1)
         raise CommitFailedError("a concurrent transaction")
 
-    monkeypatch.setattr(table, "_write", lose)
+    monkeypatch.setattr(streamed, "write_deltalake", lose)
 
-    with pytest.raises(CommitConflictError, match="other writers won 12 times in a row; nothing was written"):
+    with pytest.raises(
+        CommitConflictError, match="other writers committed first 12 times in a row; nothing was written"
+    ):
         table.append(trades(1, 50))
 
     assert len(tries) == 12
@@ -135,15 +137,13 @@ def test_a_writer_that_always_loses_gives_up_with_a_typed_error_and_wrote_nothin
 
 def test_what_failed_after_the_commit_counts_as_published(table, trades, monkeypatch):
     table.append(trades(5))
-    original = table._write
+    original = streamed.write_deltalake
 
     def then_fail(*args, **kwargs):
-        from hfthot_platform.errors import StorageFullError
-
         original(*args, **kwargs)
-        raise StorageFullError("no room for the checkpoint")
+        raise OSError(errno.ENOSPC, "no room for the checkpoint")
 
-    monkeypatch.setattr(table, "_write", then_fail)
+    monkeypatch.setattr(streamed, "write_deltalake", then_fail)
 
     commit = table.append(trades(5, 50))
 
@@ -156,7 +156,7 @@ def test_the_lock_times_out_with_a_typed_error(tmp_path):
 
     with (
         writers_lock(path, exclusive=True),
-        pytest.raises(LockTimeoutError, match=r"market\.trades: the writers' lock was held by others for 0\.05 s"),
+        pytest.raises(LockTimeoutError, match=r"market\.trades: other processes held the writers' lock for 0\.05 s"),
         writers_lock(path, exclusive=False, timeout=0.05),
     ):
         pass
@@ -187,7 +187,7 @@ def test_a_waiting_maintenance_is_not_starved_by_a_stream_of_writers(tmp_path):
     for thread in threads:
         thread.start()
     try:
-        with writers_lock(path, exclusive=True, timeout=5):
+        with writers_lock(path, exclusive=True):
             pass
     finally:
         stop.set()
@@ -198,7 +198,7 @@ def test_a_waiting_maintenance_is_not_starved_by_a_stream_of_writers(tmp_path):
 def test_the_lock_of_a_dead_process_is_free(tmp_path):
     path = tmp_path / "t.lock"
     code = (
-        "import sys, time\nfrom pathlib import Path\nfrom hfthot_platform.lakehouse.locks import writers_lock\n"
+        "import sys, time\nfrom pathlib import Path\nfrom hfthot_platform.storage.lakehouse.locks import writers_lock\n"
         "with writers_lock(Path(sys.argv[1]), exclusive=True):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE)
@@ -209,7 +209,7 @@ def test_the_lock_of_a_dead_process_is_free(tmp_path):
     process.kill()
     process.communicate()
 
-    with writers_lock(path, exclusive=True, timeout=5):
+    with writers_lock(path, exclusive=True):
         pass
 
 
@@ -218,7 +218,7 @@ def test_maintenance_beside_writers_waits_for_their_lock(lake, table, trades):
     with writers_lock(lake.storage.lock_file(table.contract), exclusive=False):
         waiting = ThreadPoolExecutor(1)
         report = waiting.submit(maintain, lake, "market.trades", history_days=0)
-        orphan = table._folder / "date=2024-01-01" / "part-in-flight.parquet"
+        orphan = table.folder / "date=2024-01-01" / "part-in-flight.parquet"
         orphan.write_bytes(b"a file of a commit in flight")
         threading.Event().wait(0.3)
         assert not report.done()
@@ -226,4 +226,3 @@ def test_maintenance_beside_writers_waits_for_their_lock(lake, table, trades):
     assert report.result(30).files_vacuumed == 1
     assert not orphan.exists()
     waiting.shutdown()
-    assert locks.__doc__

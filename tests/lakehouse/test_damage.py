@@ -7,8 +7,8 @@ from datetime import date, timedelta
 
 import pytest
 
-from hfthot_platform.errors import DamagedTableError
-from hfthot_platform.lakehouse import maintain
+from hfthot_platform.core.errors import DamagedTableError
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
 
 DAY = date(2024, 1, 1)
 
@@ -22,17 +22,22 @@ def days(table, trades):
 
 
 def data_file(table, day):
-    return next((table._folder / f"date={day}").glob("*.parquet"))
+    return next((table.folder / f"date={day}").glob("*.parquet"))
 
 
 def log_entry(table, version):
-    return table._folder / "_delta_log" / f"{version:020d}.json"
+    return table.folder / "_delta_log" / f"{version:020d}.json"
 
 
 def flip(path, at):
     data = bytearray(path.read_bytes())
     data[at : at + 8] = b"\xff" * 8
     path.write_bytes(data)
+
+
+def opened_anew(table):
+    """Return the table as whoever opens the lake now finds it."""
+    return Lakehouse.open(table.folder.parents[1]).table(table.contract.name)
 
 
 def uses(table, trades):
@@ -48,8 +53,8 @@ def uses(table, trades):
     ("harm", "says"),
     [
         (lambda path: path.unlink(), "is missing"),
-        (lambda path: os.truncate(path, 500), "has 500 bytes, the log says"),
-        (lambda path: os.truncate(path, 0), "has 0 bytes, the log says"),
+        (lambda path: os.truncate(path, 500), "has 500 bytes, but the log says"),
+        (lambda path: os.truncate(path, 0), "has 0 bytes, but the log says"),
     ],
 )
 def test_a_harmed_data_file_is_named_by_every_use_and_restore_leads_back(days, trades, harm, says):
@@ -60,7 +65,7 @@ def test_a_harmed_data_file_is_named_by_every_use_and_restore_leads_back(days, t
         with pytest.raises(DamagedTableError) as caught:
             use()
         assert f"file at fault: date=2024-01-02/{path.name} {says}" in str(caught.value)
-        assert "`hfthot restore market.trades 1` goes back to the newest intact version" in str(caught.value)
+        assert "run `hfthot restore market.trades 1` to go back to the newest intact version" in str(caught.value)
     assert any(path.name in problem for problem in days.problems())
 
     days.restore(1)
@@ -111,21 +116,22 @@ def test_restore_to_a_damaged_version_is_refused(days):
         (2, lambda path: path.write_text('{"add": garb'), "is not readable JSON"),
         (4, lambda path: os.truncate(path, 50), "is not readable JSON"),
         (2, lambda path: path.write_bytes(b"\x00" * 100), "is not readable JSON"),
-        (4, lambda path: os.truncate(path, 0), "holds no commit"),
+        (4, lambda path: os.truncate(path, 0), "contains no commit"),
         (2, lambda path: path.unlink(), "is missing"),
     ],
 )
 def test_a_harmed_log_entry_is_named_by_every_use_and_restore_leads_back(days, trades, lake, version, harm, says):
     harm(log_entry(days, version))
+    found = opened_anew(days)
 
-    for use in (*uses(days, trades), days.versions, lambda: maintain(lake, "market.trades")):
+    for use in (*uses(found, trades), found.versions, lambda: maintain(lake, "market.trades")):
         with pytest.raises(DamagedTableError) as caught:
             use()
         assert f"file at fault: _delta_log/{version:020d}.json {says}" in str(caught.value)
-        assert f"`hfthot restore market.trades {version - 1}` goes back" in str(caught.value)
-    assert len(days.problems()) == 1
+        assert f"run `hfthot restore market.trades {version - 1}` to go back" in str(caught.value)
+    assert len(found.problems()) == 1
 
-    commit = days.restore(version - 1)
+    commit = found.restore(version - 1)
 
     assert commit.changed
     assert days.problems() == []
@@ -134,6 +140,15 @@ def test_a_harmed_log_entry_is_named_by_every_use_and_restore_leads_back(days, t
     assert days.scan().collect().height == 10 * version
     aside = [path.name for path in (lake.storage.local / "_damaged" / "market.trades").rglob("*.json")]
     assert len(aside) == 4 - version + (says != "is missing")
+
+
+def test_who_has_the_newest_version_in_memory_reads_on_although_an_older_log_entry_is_harmed(days, trades):
+    assert days.scan().collect().height == 40
+    log_entry(days, 2).write_text("garbage")
+
+    assert days.scan().collect().height == 40
+    with pytest.raises(DamagedTableError, match="is not readable JSON"):
+        days.append(trades(1, 100))
 
 
 def test_restore_past_the_harmed_log_entry_is_refused(days):
@@ -147,11 +162,11 @@ def test_without_the_first_log_entry_nothing_but_a_backup_helps(days):
     log_entry(days, 0).unlink()
 
     with pytest.raises(DamagedTableError, match=rf"{0:020d}.json is missing. No older version can be read without it"):
-        days.scan()
+        opened_anew(days).scan()
 
 
 def test_a_table_that_lost_its_whole_log_does_not_read_as_empty(days):
-    for path in (days._folder / "_delta_log").iterdir():
+    for path in (days.folder / "_delta_log").iterdir():
         path.unlink()
 
     with pytest.raises(DamagedTableError, match="_delta_log is missing or empty"):
@@ -162,11 +177,11 @@ def test_a_table_that_lost_its_whole_log_does_not_read_as_empty(days):
 
 def test_an_unreadable_checkpoint_is_named_and_restore_leads_back(days, lake):
     maintain(lake, "market.trades")
-    checkpoint = next((days._folder / "_delta_log").glob("*.checkpoint.parquet"))
+    checkpoint = next((days.folder / "_delta_log").glob("*.checkpoint.parquet"))
     checkpoint.write_bytes(b"PAR1 nothing here PAR1")
 
     with pytest.raises(DamagedTableError, match=rf"{checkpoint.name} is not readable Parquet"):
-        days.scan()
+        opened_anew(days).scan()
     days.restore(4)
 
     assert days.problems() == []

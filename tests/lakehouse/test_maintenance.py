@@ -7,13 +7,13 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse, Stamp, accept_clock, maintain
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, accept_clock, maintain
 
 DAY = date(2024, 1, 1)
 
 
 def on_disk(table):
-    files = [path for path in table._folder.rglob("*") if path.is_file()]
+    files = [path for path in table.folder.rglob("*") if path.is_file()]
     return sum(path.stat().st_size for path in files), len(files)
 
 
@@ -74,13 +74,13 @@ def test_history_within_the_retention_stays_readable(lake, small_files):
 def test_a_checkpoint_is_written(lake, small_files):
     maintain(lake, "market.trades")
 
-    assert (small_files._folder / "_delta_log" / "_last_checkpoint").exists()
-    assert list((small_files._folder / "_delta_log").glob("*.checkpoint*.parquet"))
+    assert (small_files.folder / "_delta_log" / "_last_checkpoint").exists()
+    assert list((small_files.folder / "_delta_log").glob("*.checkpoint*.parquet"))
     assert small_files.scan().collect().height == 100
 
 
 def test_files_of_crashed_writers_are_removed_and_live_ones_are_not(lake, small_files):
-    folder = small_files._folder
+    folder = small_files.folder
     dead = [
         folder / "date=2024-01-01" / "part-00000-dead-c000.snappy.parquet#1",
         folder / "date=2024-01-01" / "part-00000-orphan-c000.snappy.parquet",
@@ -145,7 +145,7 @@ def test_every_table_can_be_maintained(lake, bars, closes):
 def test_compacted_files_keep_statistics_of_the_declared_columns_only(lake, small_files):
     maintain(lake, "market.trades")
 
-    entry = small_files._folder / "_delta_log" / f"{small_files.version():020d}.json"
+    entry = small_files.folder / "_delta_log" / f"{small_files.version():020d}.json"
     assert "maxValues" in entry.read_text()
     assert "source_ref" not in entry.read_text()
 
@@ -154,15 +154,17 @@ def test_a_snapshot_still_tells_its_time_after_a_log_clean_up(lake, small_files)
     import os
 
     long_ago = datetime.now(UTC).timestamp() - 90 * 86_400
-    for path in (small_files._folder / "_delta_log").glob("*"):
+    for path in (small_files.folder / "_delta_log").glob("*"):
         os.utime(path, (long_ago, long_ago))
-    expected = {each.version: each.timestamp for each in small_files.versions()}
+    expected = {version.version: version.timestamp for version in small_files.versions()}
 
     maintain(lake, "market.trades")
     maintain(lake, "market.trades")
 
-    for each in small_files.readable_versions():
-        assert small_files.snapshot(version=each.version).committed_at == expected.get(each.version, each.timestamp)
+    for version in small_files.readable_versions():
+        assert small_files.snapshot(version=version.version).committed_at == expected.get(
+            version.version, version.timestamp
+        )
 
 
 def test_a_compacted_day_is_sorted_again(lake, small_files):
@@ -207,5 +209,5 @@ def test_after_a_vacuum_with_a_clock_that_is_behind_every_version_said_readable_
 
     maintain(lake, "market.trades", history_days=0)
 
-    heights = [table.scan(each.version).collect().height for each in table.readable_versions()]
+    heights = [table.scan(version.version).collect().height for version in table.readable_versions()]
     assert heights == [7] * len(heights)

@@ -7,14 +7,14 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, Column, TableContract
-from hfthot_platform.contracts.rules import Between, OneOf
-from hfthot_platform.errors import ContractError, LakeMissingError
-from hfthot_platform.lakehouse import Lakehouse, maintain, overdue_share
-from hfthot_platform.lakehouse.maintenance import MOST_EXPIRED
+from hfthot_platform.core.errors import ContractError, LakeMissingError
+from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
+from hfthot_platform.domain.contracts.rules import Between, OneOf
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain, overdue_share
+from hfthot_platform.storage.lakehouse.maintenance import MOST_EXPIRED
 
 LONG_AGO = datetime(1995, 3, 1, tzinfo=UTC)
-KEPT_FOR_A_WHILE = {name: each for name, each in CONTRACTS.items() if each.retention_days is not None}
+KEPT_FOR_A_WHILE = {name: contract for name, contract in CONTRACTS.items() if contract.retention_days is not None}
 
 
 def rows_about(declared: TableContract, about: datetime, written: datetime, count: int = 3) -> pl.DataFrame:
@@ -163,7 +163,7 @@ def test_however_many_partitions_are_compacted_it_is_one_commit(tmp_path):
 
 
 def test_a_partition_too_large_to_sort_is_written_as_it_stands_in_the_same_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr("hfthot_platform.lakehouse.maintenance._SORTABLE_BYTES", 1)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.maintenance._SORTABLE_BYTES", 1)
     lake = Lakehouse.open(tmp_path / "lake")
     written(lake, "ops.incidents", rows_about(lake.table("ops.incidents").contract, LONG_AGO, LONG_AGO, 50))
     version = lake.table("ops.incidents").version()
@@ -181,7 +181,7 @@ def test_maintenance_of_a_lake_that_is_not_there_is_an_error(tmp_path):
 
 @pytest.mark.parametrize("written_column", [None, "note", "nowhere"])
 def test_a_contract_with_retention_says_how_old_rows_are_found(written_column):
-    from hfthot_platform.contracts.model import DATE, TEXT
+    from hfthot_platform.domain.contracts.model import DATE, TEXT
 
     with pytest.raises(ContractError, match="written_column"):
         TableContract(

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.contracts.model import FLOAT, INT, TEXT, Column
-from hfthot_platform.errors import SchemaMismatchError, UnknownTableError, UnsupportedTableError
-from hfthot_platform.lakehouse import Table
+from hfthot_platform.core.errors import SchemaMismatchError, UnknownTableError, UnsupportedTableError
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.domain.contracts.model import FLOAT, INT, TEXT, Column
+from hfthot_platform.storage.lakehouse import Table
 
 TRADES = CONTRACTS["market.trades"]
 FEE = Column("fee", FLOAT, "Fee paid", unit="quote", nullable=True)
@@ -23,7 +23,7 @@ def changed(lake, **changes):
 
 
 def columns(name, **changes):
-    return tuple(replace(each, **changes) if each.name == name else each for each in TRADES.columns)
+    return tuple(replace(column, **changes) if column.name == name else column for column in TRADES.columns)
 
 
 @pytest.fixture
@@ -69,11 +69,17 @@ def test_evolution_is_recorded_once(lake, written, trades):
     [
         ({"columns": (*TRADES.columns, replace(FEE, nullable=False))}, "column 'fee' is new and not nullable"),
         ({"columns": tuple(c for c in TRADES.columns if c.name != "side"), "rules": ()}, "column 'side' is stored but"),
-        ({"columns": columns("price", dtype=INT), "rules": ()}, "column 'price' is stored as .*double.*, the contract"),
-        ({"columns": columns("side", nullable=False)}, "column 'side' is stored as nullable, the contract says not"),
+        (
+            {"columns": columns("price", dtype=INT), "rules": ()},
+            "column 'price' is stored as .*double.*, but the contract",
+        ),
+        (
+            {"columns": columns("side", nullable=False)},
+            "column 'side' is stored as nullable, but the contract says not",
+        ),
         ({"columns": columns("price", nullable=True)}, "column 'price' is stored as not nullable"),
-        ({"partition_by": None}, r"stored with the partition columns \['date'\], the contract says \[\]"),
-        ({"schema_version": 0}, "stored as schema 1, this code knows 0"),
+        ({"partition_by": None}, r"the table is partitioned by \['date'\], but the contract says \[\]"),
+        ({"schema_version": 0}, "the table has schema version 1, but this code knows 0"),
     ],
 )
 def test_any_other_difference_needs_a_migration_and_says_so(lake, written, trades, changes, says):
@@ -82,7 +88,7 @@ def test_any_other_difference_needs_a_migration_and_says_so(lake, written, trade
     with pytest.raises(SchemaMismatchError, match=says) as caught:
         other.append(other.contract.empty())
 
-    assert "Only new nullable columns are added by themselves" in str(caught.value)
+    assert "Only new nullable columns are added automatically" in str(caught.value)
     assert written.version() == 1
 
 
@@ -95,7 +101,7 @@ def test_a_foreign_table_in_our_place_is_refused(lake, trades):
     write_deltalake(f"{lake.storage.root}/market/trades", pl.DataFrame({"a": [1]}))
     table = lake.table("market.trades")
 
-    with pytest.raises(SchemaMismatchError, match="partition columns"):
+    with pytest.raises(SchemaMismatchError, match="is partitioned by"):
         table.append(trades())
 
 
@@ -111,7 +117,7 @@ def _upgrade(table, protocol, configuration):
     """Add a commit that declares features, as another engine would."""
     metadata = next(
         json.loads(line)["metaData"]
-        for line in (table._folder / "_delta_log" / f"{0:020d}.json").read_text().splitlines()
+        for line in (table.folder / "_delta_log" / f"{0:020d}.json").read_text().splitlines()
         if "metaData" in line
     )
     metadata["configuration"] |= configuration
@@ -120,7 +126,7 @@ def _upgrade(table, protocol, configuration):
         field["metadata"] = {"delta.columnMapping.id": number, "delta.columnMapping.physicalName": field["name"]}
     metadata["schemaString"] = json.dumps(schema)
     actions = [{"commitInfo": {"timestamp": 0, "operation": "UPGRADE"}}, {"protocol": protocol}, {"metaData": metadata}]
-    path = table._folder / "_delta_log" / f"{table.version() + 1:020d}.json"
+    path = table.folder / "_delta_log" / f"{table.version() + 1:020d}.json"
     path.write_text("\n".join(json.dumps(action) for action in actions))
 
 

@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Staging, sweep_scratch
-from hfthot_platform.lakehouse import staging as module
+from hfthot_platform.storage.lakehouse import Staging, sweep_scratch
+from hfthot_platform.storage.lakehouse import staging as module
 
 NOW = datetime(2024, 3, 10, tzinfo=UTC)
 
@@ -70,7 +70,7 @@ def test_an_unfinished_bar_fills_a_gap_but_never_replaces_a_finished_one(lake):
                 "venue": ["v"] * 2,
                 "symbol": ["A-B"] * 2,
                 "ts": ts,
-                "ts_close": [each.replace(second=59) for each in ts],
+                "ts_close": [time.replace(second=59) for time in ts],
                 **price,
                 "volume": [1.0] * 2,
                 "final": [final] * 2,

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     ConfigError,
     DamagedTableError,
@@ -23,8 +22,9 @@ from hfthot_platform.errors import (
     StorageUnavailableError,
     UnsupportedTableError,
 )
-from hfthot_platform.lakehouse import Lakehouse, maintain
-from hfthot_platform.lakehouse.storage import Storage, translated
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.storage.lakehouse.storage import Storage, translated
 
 TRADES = contract("market.trades")
 
@@ -32,8 +32,8 @@ TRADES = contract("market.trades")
 CHILD = """
 import json, os, resource, signal, sys
 import numpy as np, polars as pl
-from hfthot_platform.lakehouse import Lakehouse, maintain
-from hfthot_platform.errors import HfthotError
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.core.errors import HfthotError
 root, restriction, *steps = sys.argv[1:]
 lake = Lakehouse.open(root)
 table = lake.table("market.trades")
@@ -93,9 +93,7 @@ def test_a_full_disk_is_a_typed_error_and_the_previous_version_stands(lake, tabl
 
     for step in ("append", "lazy", "merge", "replace"):
         assert said[step][0] == "StorageFullError", said[step]
-        assert (
-            "no room left on the device; nothing was published and the previous version still stands" in said[step][1]
-        )
+        assert "the device is full; nothing was published and the previous version is unchanged" in said[step][1]
     assert said["read"] == ("ok", 10)
     assert said["small"] == ("ok", 13)
     assert table.scan().collect().height == 13
@@ -140,7 +138,7 @@ def test_a_folder_of_somebody_else_can_be_read_but_not_written(trades):
 
         assert said.pop("read") == ("ok", 10)
         assert {kind for kind, _ in said.values()} == {"StorageReadOnlyError"}
-        assert "Check owner, mode and mount of the lake's folder" in said["append"][1]
+        assert "Check the owner, mode and mount of the lake's folder" in said["append"][1]
         assert table.version() == 1
 
 
@@ -212,7 +210,7 @@ def test_a_file_url_with_escapes_is_the_folder_that_it_names(tmp_path):
 
 @pytest.mark.parametrize("name", ["a%20b", "a#b", "a?b", "a*b", "a[b]", "a=b", "a\nb", "a\tb"])
 def test_a_folder_that_some_reader_would_misread_is_refused(tmp_path, name):
-    with pytest.raises(ConfigError, match="Choose a folder without any of"):
+    with pytest.raises(ConfigError, match="Choose a folder whose name has none of"):
         Lakehouse.open(tmp_path / name)
 
 
@@ -239,13 +237,13 @@ def test_an_object_store_url_keeps_its_options_out_of_sight():
 
 
 def test_a_url_without_a_bucket_is_refused():
-    with pytest.raises(ConfigError, match="names no bucket"):
+    with pytest.raises(ConfigError, match="does not name a bucket"):
         Storage.parse("s3:///lake")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/lake", "https://host/lake", "ss3://bucket/lake"])
 def test_a_url_of_no_object_store_is_refused(url):
-    with pytest.raises(ConfigError, match="no object store of the kind"):
+    with pytest.raises(ConfigError, match="are not supported"):
         Storage.parse(url)
 
 
@@ -254,3 +252,22 @@ def test_a_lake_below_a_file_is_refused_with_the_file(tmp_path):
 
     with pytest.raises(ConfigError, match="file' is a file"):
         Lakehouse.open(tmp_path / "file" / "deeper" / "lake").create()
+
+
+def test_a_child_that_was_forked_after_tables_were_opened_is_told_so(lake, trades):
+    table = lake.table("market.trades")
+    table.append(trades())
+    said, answer = os.pipe()
+
+    child = os.fork()
+    if child == 0:
+        try:
+            Lakehouse.open(lake.storage.root).table("market.trades").version()
+        except StorageUnavailableError as error:
+            os.write(answer, str(error).encode())
+        os._exit(0)
+    os.close(answer)
+    os.waitpid(child, 0)
+
+    with os.fdopen(said) as told:
+        assert "the process was forked after tables were opened" in told.read()

@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.errors import AuditFailedError, BadRequestError, SchemaMismatchError
-from hfthot_platform.lakehouse import Stamp, spans
+from hfthot_platform.core.errors import AuditFailedError, BadRequestError, SchemaMismatchError
+from hfthot_platform.storage.lakehouse import Stamp
+from hfthot_platform.storage.lakehouse import days as lake_days
 
 DAY = date(2024, 1, 1)
 NEXT = date(2024, 1, 2)
@@ -56,7 +57,7 @@ def test_append_finds_repeats_within_its_rows_only(table, trades):
 
 
 def test_append_of_a_lazy_frame_is_one_commit_of_many_pieces(table, trades, monkeypatch):
-    monkeypatch.setattr(spans, "_CHUNK_ROWS", 25)
+    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 25)
     frames = [trades(10, 10 * day, DAY + timedelta(days=day)) for day in range(8)]
 
     commit = table.append(pl.concat(frames).sample(fraction=1.0, shuffle=True, seed=3).lazy())
@@ -68,7 +69,7 @@ def test_append_of_a_lazy_frame_is_one_commit_of_many_pieces(table, trades, monk
 
 
 def test_append_of_lazy_rows_in_another_time_zone_loses_none(table, trades, monkeypatch):
-    monkeypatch.setattr(spans, "_CHUNK_ROWS", 5)
+    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 5)
     frame = pl.concat([trades(4, 4 * day, DAY + timedelta(days=day)) for day in range(4)])
 
     commit = table.append(frame.lazy().with_columns(pl.col("ts").dt.convert_time_zone("America/New_York")))
@@ -80,7 +81,7 @@ def test_append_of_lazy_rows_in_another_time_zone_loses_none(table, trades, monk
 def test_lazy_rows_with_bad_ones_among_them_are_quarantined_before_the_good_are_public(
     lake, table, trades, monkeypatch
 ):
-    monkeypatch.setattr(spans, "_CHUNK_ROWS", 25)
+    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 25)
     frames = [trades(10, 10 * day, DAY + timedelta(days=day)) for day in range(8)]
     price = pl.when(pl.col("trade_id") % 20 == 3).then(-1.0).otherwise(100.0)
 
@@ -93,7 +94,7 @@ def test_lazy_rows_with_bad_ones_among_them_are_quarantined_before_the_good_are_
 
 
 def test_lazy_rows_without_a_time_or_far_outside_the_calendar_are_quarantined(lake, table, trades, monkeypatch):
-    monkeypatch.setattr(spans, "_CHUNK_ROWS", 25)
+    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 25)
     frames = [trades(10, 10 * day, DAY + timedelta(days=day)) for day in range(8)]
     microseconds_as_milliseconds = (
         pl.col("ts").dt.epoch("us").cast(pl.Datetime("ms", "UTC")).cast(pl.Datetime("us", "UTC"))
@@ -146,7 +147,7 @@ def test_too_many_bad_rows_publish_nothing(lake, table, trades):
         lambda rows: table.append(rows.lazy()),
     ):
         with pytest.raises(
-            AuditFailedError, match=r"6 of 10 rows break a rule, most often out_of_bounds \(6\); at most 50%"
+            AuditFailedError, match=r"6 of 10 rows break a rule, most often out_of_bounds \(6\); the limit is 50%"
         ):
             write(bad)
 
@@ -311,7 +312,7 @@ def test_replace_gives_a_function_the_rows_that_are_there(table, trades):
 
 def test_replace_refuses_rows_outside_the_days(table, trades):
     for rows in (trades(2, 0, NEXT), trades(2, 0, NEXT).lazy()):
-        with pytest.raises(BadRequestError, match="2 of 2 rows lie outside 2024-01-01"):
+        with pytest.raises(BadRequestError, match="2 of 2 rows are outside 2024-01-01"):
             table.replace(DAY, rows)
 
 
@@ -321,7 +322,7 @@ def test_replace_refuses_an_empty_span(table, trades):
 
 
 def test_replace_of_a_span_streams_in_pieces(table, trades, monkeypatch):
-    monkeypatch.setattr(spans, "_CHUNK_ROWS", 25)
+    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 25)
     table.append(pl.concat([trades(10, 10 * day, DAY + timedelta(days=day)) for day in range(8)]))
     new = pl.concat([trades(9, 100 + 9 * day, DAY + timedelta(days=day)) for day in range(7)])
 
@@ -332,10 +333,10 @@ def test_replace_of_a_span_streams_in_pieces(table, trades, monkeypatch):
 
 
 def test_a_streamed_replace_refuses_rows_outside_the_days(table, trades, monkeypatch):
-    monkeypatch.setattr(spans, "_CHUNK_ROWS", 5)
+    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 5)
     table.append(trades())
 
-    with pytest.raises(BadRequestError, match="lie outside"):
+    with pytest.raises(BadRequestError, match="are outside"):
         table.replace(DAY, pl.concat([trades(5), trades(5, 10, NEXT)]).lazy())
 
     assert ids(table) == list(range(10))
@@ -448,7 +449,7 @@ def test_every_commit_says_who_why_and_from_what(table, trades):
     commit = table.append(trades(), stamp=stamp)
 
     entry = table.versions()[-1]
-    log = (table._folder / "_delta_log" / f"{commit.version:020d}.json").read_text().splitlines()
+    log = (table.folder / "_delta_log" / f"{commit.version:020d}.json").read_text().splitlines()
     said = next(json.loads(line)["commitInfo"] for line in log if "commitInfo" in line)
 
     assert (entry.version, entry.run_id, entry.asset, entry.partition) == (1, "run-1", "trades", "2024-01-01")
@@ -463,7 +464,7 @@ def test_the_history_tells_operations_and_rows(table, trades):
     table.replace(DAY, trades(3))
     table.restore(1)
 
-    told = [(each.operation, each.rows) for each in table.versions()]
+    told = [(version.operation, version.rows) for version in table.versions()]
 
     assert told[:4] == [("CREATE TABLE", None), ("APPEND", 10), ("MERGE", 2), ("OVERWRITE", 3)]
     assert told[4][0] == "RESTORE"
@@ -472,7 +473,7 @@ def test_the_history_tells_operations_and_rows(table, trades):
 def test_statistics_are_kept_for_the_declared_columns_only(table, trades):
     table.append(trades())
 
-    log = (table._folder / "_delta_log" / f"{1:020d}.json").read_text().splitlines()
+    log = (table.folder / "_delta_log" / f"{1:020d}.json").read_text().splitlines()
     stats = next(json.loads(json.loads(line)["add"]["stats"]) for line in log if '"add"' in line)
 
     assert set(stats["minValues"]) == {"symbol", "ts", "trade_id"}

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import polars as pl
 
-from hfthot_platform.errors import CommitConflictError
-from hfthot_platform.lakehouse import Lakehouse, Stamp, maintain
+from hfthot_platform.core.errors import CommitConflictError
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, maintain
 
 DAY = datetime(2024, 1, 1, tzinfo=UTC)
 BATCH = 5

@@ -9,8 +9,9 @@ from datetime import date
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.adjust import adjusted_closes
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.market.adjust import adjusted_closes
+from tests.recordings import EQUITY
 
 
 def closes(prices: list[float], symbol: str = "KO") -> pl.DataFrame:
@@ -73,11 +74,8 @@ def test_an_action_that_cannot_be_is_refused(action, why) -> None:
 
 
 @pytest.mark.parametrize("ticker", ["aapl", "ibm", "spy"])
-def test_recorded_factors_are_reproduced_to_a_millionth(shared_data, ticker) -> None:
-    folder = shared_data / "trades/lean_samples/Data/equity/usa"
-    if not (folder / f"daily/{ticker}.zip").is_file():
-        pytest.skip(f"no daily closes of {ticker}")
-    with zipfile.ZipFile(folder / f"daily/{ticker}.zip") as archive:
+def test_recorded_factors_are_reproduced_to_a_millionth(recordings, ticker) -> None:
+    with zipfile.ZipFile(recordings / f"{EQUITY}/daily/{ticker}.zip") as archive:
         table = pl.read_csv(io.BytesIO(archive.read(archive.namelist()[0])), has_header=False)
     day = pl.col("column_0").cast(pl.String).str.slice(0, 8).str.to_date("%Y%m%d")
     traded = table.select(
@@ -85,7 +83,7 @@ def test_recorded_factors_are_reproduced_to_a_millionth(shared_data, ticker) -> 
         (pl.col("column_4") / 10_000).alias("close"),
     )  # fmt: skip
     names = ["last", "price_factor", "split_factor", "reference"]
-    factors = pl.read_csv(folder / f"factor_files/{ticker}.csv", has_header=False, new_columns=names)
+    factors = pl.read_csv(recordings / f"{EQUITY}/factor_files/{ticker}.csv", has_header=False, new_columns=names)
     factors = factors.with_columns(pl.col("last").cast(pl.String).str.to_date("%Y%m%d")).sort("last")
     factors = factors.filter(pl.col("last") >= traded["date"].min(), pl.col("last") < traded["date"].max())
     # A line holds for the days up to its own; the action is between it and the next line.

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.calendar import us_trading_days
-from hfthot_platform.market.gaps import agreement, completeness, missing_runs, presence, staleness
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.market.calendar import us_trading_days
+from hfthot_platform.domain.market.gaps import agreement, completeness, missing_runs, presence, staleness
+from tests.recordings import HOURS, PERP, Recordings
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -25,7 +26,7 @@ def bars(
         {
             "venue": [venue] * len(minutes),
             "symbol": [symbol] * len(minutes),
-            "ts": [START + each * step for each in minutes],
+            "ts": [START + minute * step for minute in minutes],
         },
         schema={"venue": pl.String, "symbol": pl.String, "ts": pl.Datetime("us", "UTC")},
     )
@@ -99,9 +100,9 @@ def test_runs_are_exactly_the_absent_minutes(present: set[int], low: int, length
     span = {"start": START + low * MINUTE, "end": START + (low + length) * MINUTE}
     runs = missing_runs(bars(sorted(present)), "1m", **span)
     absent = {
-        round((start - START) / MINUTE) + each
+        round((start - START) / MINUTE) + minute
         for start, missing in runs.select("start", "missing").rows()
-        for each in range(missing)
+        for minute in range(missing)
     }
     expected = set(range(low, low + length))
     inside = present & expected
@@ -239,33 +240,40 @@ def test_wrong_arguments_are_refused_with_the_reason() -> None:
 # Real data
 
 
-def test_a_year_of_bitfinex_lacks_exactly_the_recorded_number_of_minutes(shared_data: Path) -> None:
-    rows = pl.read_csv(shared_data / "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz", has_header=False).select(
+def test_a_year_of_bitfinex_lacks_exactly_the_recorded_number_of_minutes(recordings: Recordings) -> None:
+    facts = recordings.facts
+    rows = pl.read_csv(recordings / "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz", has_header=False).select(
         pl.lit("bitfinex").alias("venue"),
         pl.lit("BTC-USD").alias("symbol"),
         (pl.col("column_0") * 1000).cast(pl.Datetime("us", "UTC")).alias("ts"),
     )
     counted = completeness(rows, "1m")
-    assert counted.select("present", "missing", "off_grid").row(0) == (293_230, 233_809, 0)
-    assert missing_runs(rows, "1m")["missing"].sum() == 233_809
-    # The recorded count ends with the last bar, at 23:58; the calendar year has one minute more.
+    assert counted.select("present", "missing", "off_grid").row(0) == (
+        facts.bitfinex_minutes,
+        facts.bitfinex_missing,
+        0,
+    )
+    assert missing_runs(rows, "1m")["missing"].sum() == facts.bitfinex_missing
+    # A count ends with the last bar, a year with its last minute.
     year = completeness(rows, "1m", start=datetime(2016, 1, 1, tzinfo=UTC), end=datetime(2017, 1, 1, tzinfo=UTC))
-    assert year["missing"].item() == 233_810
+    assert year["missing"].item() == 366 * 1440 - facts.bitfinex_minutes
 
 
 @pytest.mark.parametrize(
     ("file", "interval", "time", "series"),
     [
-        ("ohlcv/binance_perp_1m_2025/perp_1m.parquet", "1m", "date", 16),
-        ("ohlcv/binance_perp_1h_2020_2024/perp_1h_22sym.parquet", "1h", "open_time", 22),
+        (f"{PERP}/perp_1m.parquet", "1m", "date", "perp_symbols"),
+        (f"{HOURS}/perp_1h_22sym.parquet", "1h", "open_time", "hour_symbols"),
     ],
 )
-def test_gapless_recordings_have_no_gap(shared_data: Path, file: str, interval: str, time: str, series: int) -> None:
-    rows = pl.scan_parquet(shared_data / file).select(
+def test_gapless_recordings_have_no_gap(
+    recordings: Recordings, file: str, interval: str, time: str, series: str
+) -> None:
+    rows = pl.scan_parquet(recordings / file).select(
         pl.lit("binance_usdm").alias("venue"), "symbol", pl.col(time).dt.cast_time_unit("us").alias("ts")
     )
     counted = completeness(rows, interval)
-    assert counted.height == series
+    assert counted.height == getattr(recordings.facts, series)
     assert counted["missing"].sum() == 0
 
 

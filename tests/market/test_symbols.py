@@ -6,11 +6,11 @@ import json
 from datetime import date
 
 import polars as pl
-import pyarrow as pa
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.symbols import contract_of, find_in_name, find_with_minutes, from_vendor, to_binance
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.market.symbols import contract_of, find_in_name, find_with_minutes, from_vendor, to_binance
+from tests.recordings import ANSWERS
 
 # What each venue writes, and what it is; restated from the venues' own lists of instruments.
 SPELLINGS = {
@@ -135,7 +135,7 @@ SPELLINGS = {
 
 @pytest.mark.parametrize(
     ("venue", "name", "canonical"),
-    [(venue, *each) for venue, names in SPELLINGS.items() for each in names.items()],
+    [(venue, *spelling) for venue, names in SPELLINGS.items() for spelling in names.items()],
 )
 def test_every_spelling_has_one_canonical_name(venue, name, canonical) -> None:
     assert from_vendor(name, venue=venue) == canonical
@@ -151,7 +151,7 @@ def test_every_spelling_has_one_canonical_name(venue, name, canonical) -> None:
         ("", "BTC/USD:BTC-240927-40000-C", "an option"),
         ("deribit", "BTC-FS-19MAY26_PERP", "combination"),
         ("bitmex", "XBTM26-XBTU26", "spread"),
-        ("bitmex", "ETHM26", "quote is not told"),
+        ("bitmex", "ETHM26", "does not name its quote asset"),
         ("bitmex", ".BXBT", "an index"),
         ("htx", "BTC_CW", "each week"),
         ("okx", "BTC-USD_UM-SWAP", "neither PERP nor the date"),
@@ -165,17 +165,17 @@ def test_every_spelling_has_one_canonical_name(venue, name, canonical) -> None:
         ("bitfinex", "tTESTBTC:TESTUSD", "paper trading"),
         ("hyperliquid", "@142", "number of the venue"),
         ("ftx", "BTC-0924", "without the year"),
-        ("us_equity", "BTC-USD", "no ticker"),
-        ("us_equity", "1234", "no ticker"),
+        ("us_equity", "BTC-USD", "not the ticker"),
+        ("us_equity", "1234", "not the ticker"),
         ("yahoo", "ES=F", "each month"),
-        ("fx", "EURUSDm", "no known quote"),
-        ("", "BTC-PERPETUAL", "quote is not told"),
-        ("", "BTC-27DEC24", "quote is not told"),
+        ("fx", "EURUSDm", "does not end in a known quote"),
+        ("", "BTC-PERPETUAL", "does not name its quote asset"),
+        ("", "BTC-27DEC24", "does not name its quote asset"),
         ("", "BTC-XVG", "quote first"),
         ("", "ABCTUSD", "ABC-TUSD or ABCT-USD"),
         ("", "GBTC", "venue of shares"),
         ("", "AAPL", "venue of shares"),
-        ("", "what", "no known quote"),
+        ("", "what", "does not end in a known quote"),
         ("", "BTC_", "separator"),
         ("", "BTCUSD_SOON_X_Y", "neither PERP nor the date"),
         ("", "", "empty"),
@@ -281,15 +281,10 @@ def test_only_canonical_symbols_have_a_binance_spelling() -> None:
 
 
 @pytest.fixture(scope="module")
-def answers(shared_data):
-    folder = shared_data / "l2" / "venue_playback"
-    if not folder.is_dir():
-        pytest.skip(f"no recordings of venues in {shared_data}")
-
-    def read(recording: str, url: str) -> list:
-        with pa.input_stream(str(folder / f"{recording}.jsonl.zst"), compression="zstd") as stream:
-            records = map(json.loads, stream.read().splitlines())
-            return [json.loads(each["data"]) for each in records if each["t"] == "http" and url in each["url"]]
+def answers(recordings):
+    def read(venue: str, url: str) -> list:
+        heard = recordings.messages(venue)
+        return [json.loads(message["data"]) for message in heard if message["t"] == "http" and url in message["url"]]
 
     return read
 
@@ -304,61 +299,65 @@ def wrong(venue: str, expected: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize(("recording", "venue"), [("BINANCE", "binance"), ("BINANCE_US", "binance_us")])
 def test_the_list_of_binance(answers, recording, venue) -> None:
     symbols = answers(recording, "exchangeInfo")[0]["symbols"]
-    assert not wrong(venue, {each["symbol"]: f"{each['baseAsset']}-{each['quoteAsset']}" for each in symbols})
+    assert not wrong(venue, {symbol["symbol"]: f"{symbol['baseAsset']}-{symbol['quoteAsset']}" for symbol in symbols})
 
 
 def test_the_list_of_binance_futures(answers) -> None:
     symbols = answers("BINANCE_FUTURES", "exchangeInfo")[0]["symbols"]
     expected = {
-        each["symbol"]: f"{each['baseAsset']}-{each['quoteAsset']}-{each['symbol'].partition('_')[2] or 'PERP'}"
-        for each in symbols
+        symbol["symbol"]: f"{symbol['baseAsset']}-{symbol['quoteAsset']}-{symbol['symbol'].partition('_')[2] or 'PERP'}"
+        for symbol in symbols
     }
     assert not wrong("binance_usdm", expected)
 
 
 def test_the_list_of_bybit(answers) -> None:
-    linear, spot = (each["result"]["list"] for each in answers("BYBIT", "instruments-info"))
+    linear, spot = (answer["result"]["list"] for answer in answers("BYBIT", "instruments-info"))
     # BTCUSD is on the lists of spot and of inverse contracts: the venue has to be told.
-    pairs = {each["symbol"]: f"{each['baseCoin']}-{each['quoteCoin']}" for each in spot}
+    pairs = {instrument["symbol"]: f"{instrument['baseCoin']}-{instrument['quoteCoin']}" for instrument in spot}
     assert not wrong("bybit_spot", pairs)
     assert not wrong("bybit", {name: pair for name, pair in pairs.items() if not pair.endswith("-USD")})
-    perpetual = [each for each in linear if each["contractType"] == "LinearPerpetual"]
-    expected = {each["symbol"]: f"{each['baseCoin']}-{each['quoteCoin']}-PERP" for each in perpetual}
+    perpetual = [instrument for instrument in linear if instrument["contractType"] == "LinearPerpetual"]
+    expected = {
+        instrument["symbol"]: f"{instrument['baseCoin']}-{instrument['quoteCoin']}-PERP" for instrument in perpetual
+    }
     assert not wrong("bybit_linear", expected)
 
 
 def test_the_list_of_deribit(answers) -> None:
-    listed = [each for answer in answers("DERIBIT", "get_instruments") for each in answer["result"]]
+    listed = [instrument for answer in answers("DERIBIT", "get_instruments") for instrument in answer["result"]]
     perpetuals = {
-        each["instrument_name"]: f"{each['base_currency']}-{each['quote_currency']}-PERP"
-        for each in listed
-        if each["settlement_period"] == "perpetual"
+        instrument["instrument_name"]: f"{instrument['base_currency']}-{instrument['quote_currency']}-PERP"
+        for instrument in listed
+        if instrument["settlement_period"] == "perpetual"
     }
     assert not wrong("deribit", perpetuals)
-    for option in (each["instrument_name"] for each in listed if each["kind"] == "option"):
+    for option in (instrument["instrument_name"] for instrument in listed if instrument["kind"] == "option"):
         with pytest.raises(BadRequestError, match="an option"):
             from_vendor(option, venue="deribit")
 
 
 def test_the_list_of_bitstamp(answers) -> None:
     pairs = answers("BITSTAMP", "trading-pairs-info")[0]
-    assert not wrong("bitstamp", {each["url_symbol"]: each["name"].replace("/", "-") for each in pairs})
+    assert not wrong("bitstamp", {pair["url_symbol"]: pair["name"].replace("/", "-") for pair in pairs})
 
 
 def test_the_list_of_gemini(answers) -> None:
     details = answers("GEMINI", "/details/")
     expected = {
-        each["symbol"].lower(): f"{each['base_currency']}-{each['quote_currency']}"
-        + ("-PERP" if each["symbol"].endswith("PERP") else "")
-        for each in details
+        detail["symbol"].lower(): f"{detail['base_currency']}-{detail['quote_currency']}"
+        + ("-PERP" if detail["symbol"].endswith("PERP") else "")
+        for detail in details
     }
     assert not wrong("gemini", expected)
 
 
 def test_the_list_of_coinbase(answers) -> None:
     products = answers("COINBASE", "/products")[0]["products"]
-    spot = [each for each in products if each["product_type"] == "SPOT"]
-    expected = {each["product_id"]: f"{each['base_currency_id']}-{each['quote_currency_id']}" for each in spot}
+    spot = [product for product in products if product["product_type"] == "SPOT"]
+    expected = {
+        product["product_id"]: f"{product['base_currency_id']}-{product['quote_currency_id']}" for product in spot
+    }
     assert not wrong("coinbase", expected)
 
 
@@ -367,18 +366,17 @@ def test_the_list_of_bitfinex(answers) -> None:
     plain = [name for name in names if ":" in name and not name.startswith("TEST")]
     ours = {"UST": "USDT", "XCH": "XCHF", "IOT": "IOTA", "BCHN": "BCH"}
     pairs = (name.split(":") for name in plain)
-    expected = ["-".join(ours.get(each, each) for each in pair) for pair in pairs]
+    expected = ["-".join(ours.get(code, code) for code in pair) for pair in pairs]
     assert not wrong("bitfinex", dict(zip((f"t{name}" for name in plain), expected, strict=True)))
 
 
-def test_the_list_of_kraken(shared_data) -> None:
-    path = shared_data / "reference/exchange_json/xchange/xchange-kraken/example-assetpairs-data.json"
-    pairs = json.loads(path.read_text())["result"]
+def test_the_list_of_kraken(recordings) -> None:
+    pairs = recordings.json(f"{ANSWERS}/xchange/xchange-kraken/example-assetpairs-data.json")["result"]
     names = {"XBT": "BTC", "XDG": "DOGE"}
     expected = {}
     for code, pair in pairs.items():
         if pair.get("wsname"):
-            base, quote = (names.get(each, each) for each in pair["wsname"].split("/"))
+            base, quote = (names.get(code, code) for code in pair["wsname"].split("/"))
             expected |= dict.fromkeys((code, pair["altname"], pair["wsname"]), f"{base}-{quote}")
     assert not wrong("kraken", expected)
 

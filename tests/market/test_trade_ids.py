@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.market.trade_ids import arrival_rank, synthetic_trade_id, venue_trade_id
+from hfthot_platform.domain.market.trade_ids import arrival_rank, synthetic_trade_id, venue_trade_id
 
 
 def _ids(values: list, dtype: pl.DataType | None = None) -> list[int | None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, date, datetime, timedelta
-from pathlib import Path
 
 import polars as pl
 import pytest
@@ -11,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts import contract
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.market.symbols import from_concatenated
-from hfthot_platform.market.universe import universe_over
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts import contract
+from hfthot_platform.domain.market.symbols import from_concatenated
+from hfthot_platform.domain.market.universe import universe_over
+from tests.recordings import SPOT, Recordings
 
 FIRST = date(2024, 1, 1)
 
@@ -227,8 +227,8 @@ def test_the_order_of_the_rows_changes_nothing(daily: pl.DataFrame, seed: int) -
 # Real data
 
 
-def test_five_years_of_binance_flutter_less_than_a_plain_ranking(shared_data: Path) -> None:
-    raw = pl.read_parquet(shared_data / "ohlcv/binance_spot_1d_2018_2023/spot_1d.parquet")
+def test_five_years_of_binance_flutter_less_than_a_plain_ranking(recordings: Recordings) -> None:
+    raw = pl.read_parquet(recordings / f"{SPOT}/spot_1d.parquet")
     daily = raw.select(
         pl.lit("binance").alias("venue"),
         pl.col("symbol").map_elements(from_concatenated, return_dtype=pl.String),

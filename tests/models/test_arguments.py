@@ -17,11 +17,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-import hfthot_platform.models
+import hfthot_platform.domain.models
 from hfthot_platform import research
-from hfthot_platform.errors import HfthotError
-from hfthot_platform.models import backtest as bt
-from hfthot_platform.models import chiarella, mean_field_game, portfolio
+from hfthot_platform.core.errors import HfthotError
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models import backtest as bt
+from hfthot_platform.domain.models import chiarella, mean_field_game, portfolio
 
 COVARIANCE = np.array([[4.0, 1.0, 0.5], [1.0, 3.0, -0.5], [0.5, -0.5, 2.0]]) * 1e-4
 MEAN = np.array([3e-4, 1e-4, 2e-4])
@@ -167,18 +168,18 @@ CALLS = {
         "seed": 0,
         "max_generations": 1,
     },
-    "backtest.Bars": bars,
+    "panel.Bars": bars,
     "backtest.Costs": lambda: {"fee": 1e-3, "slippage": 1e-3},
     "backtest.backtest": lambda: {
         "strategy": lazy,
-        "data": bt.Bars(**bars()),
+        "data": Bars(**bars()),
         "costs": bt.Costs(),
         "causality_cuts": 1,
     },
-    "backtest.assert_causal": lambda: {"strategy": lazy, "data": bt.Bars(**bars()), "n_cuts": 2, "seed": 0},
+    "backtest.assert_causal": lambda: {"strategy": lazy, "data": Bars(**bars()), "n_cuts": 2, "seed": 0},
     "backtest.on_change": lambda: {"weights": np.ones((5, 2))},
     "backtest.held_weights": lambda: {
-        "bars": bt.Bars(**bars()),
+        "bars": Bars(**bars()),
         "orders": np.full((60, 2), 0.3),
         "costs": bt.Costs(),
     },
@@ -250,7 +251,10 @@ RESULTS = {
     *("portfolio.AlignedReturns", "portfolio.Allocation", "portfolio.Moments"),
     *("mean_field_game.ClosedForm", "mean_field_game.CrowdingCalibration", "mean_field_game.MeanFieldSolution"),
     "mean_field_game.PriceForecast",
-    *(f"chiarella.{name}" for name in ("Calibration", "Estimate", "Impact", "Moments", "Simulation", "Stability")),
+    *(f"chiarella.{name}" for name in ("Calibration", "Estimate", "Impact", "PriceMoments", "Simulation", "Stability")),
+    # Events and what is done about them: tests/models/test_event_driven.py.
+    *("panel.time_text", "events.Bar", "events.Book", "events.Trade", "events.trades_from", "backtest.Vectorised"),
+    *("port.Context", "port.EventStrategy", "port.Fill"),
     *("backtest.BacktestResult", "switching_mean.SwitchingMean", "reliability.Reliability"),
     *(f"regime.{name}" for name in ("Agreement", "Evidence", "FilterState", "RegimeFilter", "RegimeModel")),
     *(f"regime.{name}" for name in ("RegimeUpdate", "Selection", "WalkForward")),
@@ -258,8 +262,14 @@ RESULTS = {
     # Whole pipelines over fitted models: their arguments are those of the above.
     *(f"strategy.{name}" for name in ("adaptive", "decide", "fit_markets", "regime_labels")),
 }
-#: The checks themselves.
-TOOLS = {"arguments", "arrays", "display"}
+#: Other modules whose public names are those of the models' users too.
+BESIDE = tuple(
+    f"hfthot_platform.domain.{name}"
+    for name in (
+        *("market.panel", "market.events", "trading.port"),
+        *("models.regime.reliability", "models.regime.switching_mean"),
+    )
+)
 
 NUMBERS = [math.nan, math.inf, -math.inf, -1, 0, 1e308, -1e308, 1e-308, 10**30, "many", [1.0, 2.0], 1j, object()]
 ARRAYS = {
@@ -283,21 +293,21 @@ NAMED = [("A", "A", "B"), ("A", "A"), (), ("A",), (1, 2, 3), "ABC", 5, ("A", Non
 @cache
 def public():
     found = {}
-    for module in pkgutil.iter_modules(hfthot_platform.models.__path__):
-        if module.name.startswith("_") or module.name in TOOLS:
-            continue
-        loaded = importlib.import_module(f"hfthot_platform.models.{module.name}")
+    modules = [module.name for module in pkgutil.iter_modules(hfthot_platform.domain.models.__path__)]
+    models = [f"hfthot_platform.domain.models.{name}" for name in modules if name != "compile_ahead"]  # takes nothing
+    for path in (*models, *BESIDE):
+        loaded = importlib.import_module(path)
         for name in loaded.__all__:
-            each = getattr(loaded, name)
-            if inspect.isfunction(each) or inspect.isclass(each):
-                found[f"{module.name}.{name}"] = each
+            member = getattr(loaded, name)
+            if inspect.isfunction(member) or inspect.isclass(member):
+                found[f"{path.rsplit('.', 1)[-1]}.{name}"] = member
     return found
 
 
 def nonsense(arguments):
     """Yield a parameter, a label and a bad value for each argument that is a number, an array, names or a word."""
     for parameter, good in arguments.items():
-        if isinstance(good, bool | pl.DataFrame | bt.Bars | bt.Costs) or callable(good):
+        if isinstance(good, bool | pl.DataFrame | Bars | bt.Costs) or callable(good):
             continue
         if isinstance(good, str):
             bad = {repr(word): word for word in ("Sample", "", 3, None)}
@@ -305,7 +315,7 @@ def nonsense(arguments):
             bad = {str(value)[:12]: value for value in NUMBERS}
         elif isinstance(good, list | tuple | np.ndarray) and np.asarray(good).dtype.kind in "fi":
             bad = {label: change(good) for label, change in ARRAYS.items()}
-        elif isinstance(good, list | tuple) and all(isinstance(each, str) for each in good):
+        elif isinstance(good, list | tuple) and all(isinstance(name, str) for name in good):
             bad = {repr(value): value for value in NAMED}
         else:
             bad = {"another type": 7}
@@ -320,11 +330,11 @@ def numbers_of(result):
     elif isinstance(result, np.ndarray) and result.dtype.kind == "f":
         yield from result.ravel().tolist()
     elif dataclasses.is_dataclass(result):
-        for each in dataclasses.fields(result):
-            yield from numbers_of(getattr(result, each.name))
+        for field in dataclasses.fields(result):
+            yield from numbers_of(getattr(result, field.name))
     elif isinstance(result, tuple | list):
-        for each in result:
-            yield from numbers_of(each)
+        for member in result:
+            yield from numbers_of(member)
     elif isinstance(result, dict):
         yield from numbers_of(list(result.values()))
 
@@ -334,9 +344,9 @@ def test_every_public_name_is_in_the_walk():
     assert {name for name in public() if name not in listed} == set()
     assert {name for name in listed if name not in public()} == set()
     for name in research.__all__:
-        each = getattr(research, name)
-        if inspect.isclass(each) or inspect.isfunction(each):
-            assert each in public().values() or each.__module__ == research.__name__
+        offered = getattr(research, name)
+        if inspect.isclass(offered) or inspect.isfunction(offered):
+            assert offered in public().values() or offered.__module__ == research.__name__
 
 
 def test_every_number_and_array_of_a_function_is_in_the_walk():
@@ -372,7 +382,7 @@ def test_nonsense_is_refused_or_harmless(name):
             continue
         # Orders and fills may be absent, which NaN stands for.
         if name.split(".")[0] in {"portfolio", "mean_field_game", "chiarella"} and any(
-            math.isnan(each) for each in numbers_of(result)
+            math.isnan(number) for number in numbers_of(result)
         ):
             wrong[f"{parameter}={label}"] = f"NaN in {result!r}"
     assert wrong == {}

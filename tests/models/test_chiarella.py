@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError, ModelError
-from hfthot_platform.models.chiarella import (
+from hfthot_platform.core.errors import BadRequestError, DataError, ModelError
+from hfthot_platform.domain.models.chiarella import (
     ChiarellaParams,
     autocovariance,
     calibrate,
@@ -189,8 +189,8 @@ class TestOrderImpact:
         response = [1.0, 1 - a + c]
         while len(response) < 30:
             response.append((1 - a + c) * response[-1] - c * response[-2])
-        each = 2.0 * 0.05 / 4
-        expected = [each * sum(response[t - k] for k in range(1, 5) if t >= k) for t in range(31)]
+        share = 2.0 * 0.05 / 4
+        expected = [share * sum(response[t - k] for k in range(1, 5) if t >= k) for t in range(31)]
         assert found.path == pytest.approx(expected, abs=1e-12)
         assert found.slippage == pytest.approx(np.mean(expected[1:5]))
 
@@ -272,14 +272,14 @@ class TestCalibration:
         assert found.params.fundamental == pytest.approx(value[-1], abs=4 * found.fundamental_deviation)
 
     def test_says_that_prices_alone_do_not_give_the_impact(self, from_prices):
-        assert any("impact is not identified" in each for each in from_prices[0].warnings)
+        assert any("impact is not identified" in warning for warning in from_prices[0].warnings)
 
     def test_says_that_a_random_walk_has_no_fundamental_value(self):
         walk = np.cumsum(np.random.default_rng(3).standard_normal(1500)) * 0.01
         found = calibrate(walk)
         assert not found.estimates["pull"].identified
         assert found.estimates["pull"].low == 0.0
-        assert any("random walk" in each for each in found.warnings)
+        assert any("random walk" in warning for warning in found.warnings)
         assert abs(found.estimates["chase"].value) < 0.15
 
     def test_does_not_see_a_constant_fundamental_value_move(self):
@@ -290,7 +290,7 @@ class TestCalibration:
         assert not found.identified
 
     def test_likelihood_is_that_of_the_joint_gaussian(self):
-        from hfthot_platform.models.chiarella import _kalman
+        from hfthot_platform.domain.models.chiarella import _kalman
 
         generator = np.random.default_rng(0)
         price, move, y = generator.standard_normal((3, 6))

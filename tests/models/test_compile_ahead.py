@@ -4,27 +4,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from hfthot_platform.models import _compile_ahead, _regime_loops, backtest, chiarella, portfolio
-from hfthot_platform.models.backtest import Bars
-from hfthot_platform.models.regime import fit_regimes
-from hfthot_platform.models.strategy import TrendFollowing
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models import chiarella, compile_ahead, portfolio
+from hfthot_platform.domain.models.backtest import backtest, causality, ledger, targets
+from hfthot_platform.domain.models.regime import fit_regimes
+from hfthot_platform.domain.models.regime import loops as regime_loops
+from hfthot_platform.domain.models.strategy import TrendFollowing
 
 
 def compiled() -> dict[str, int]:
-    modules = (_regime_loops, backtest, chiarella, portfolio)
-    loops = {f"{m.__name__}.{name}": each for m in modules for name, each in vars(m).items()}
-    return {name: len(each.signatures) for name, each in loops.items() if hasattr(each, "signatures")}
+    modules = (regime_loops, ledger, targets, causality, chiarella, portfolio)
+    loops = {f"{module.__name__}.{name}": member for module in modules for name, member in vars(module).items()}
+    return {name: len(loop.signatures) for name, loop in loops.items() if hasattr(loop, "signatures")}
 
 
 def test_nothing_that_the_models_run_is_compiled_again():
-    _compile_ahead.main()
+    compile_ahead.main()
     ready = compiled()
     noise = np.random.default_rng(1).standard_normal(900)
     close = np.exp(np.cumsum(0.01 * noise)).reshape(-1, 3)
 
     fit_regimes(noise, observation="auto", n_restarts=2, n_bootstrap=20, max_iterations=20)
     portfolio.risk_parity(np.cov(noise.reshape(3, -1)))
-    backtest.backtest(
+    backtest(
         TrendFollowing(), Bars(86_400_000_000 * np.arange(300), ("A", "B", "C"), *[close] * 4, np.ones_like(close))
     )
 

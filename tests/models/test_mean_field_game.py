@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError
-from hfthot_platform.models.mean_field_game import (
+from hfthot_platform.core.errors import BadRequestError, DataError
+from hfthot_platform.domain.models.mean_field_game import (
     InventoryDensity,
     TradeCrowding,
     calibrate_crowding,
@@ -20,6 +20,7 @@ from hfthot_platform.models.mean_field_game import (
     predict_price,
     solve,
 )
+from tests.recordings import PERP, XRP
 
 REFERENCE = TradeCrowding(
     impact=0.4, running_penalty=0.1, temporary_cost=0.2, terminal_penalty=2.5, horizon=5.0, initial_inventory=10.0
@@ -144,7 +145,7 @@ class TestClosedForm:
         t = np.linspace(0, horizon, 7)
         found = closed_form(TradeCrowding(*terms, 10.0), t)
         with mp.workdps(1500):
-            alpha, phi, kappa, terminal, horizon = (mp.mpf(each) + mp.mpf(10) ** -60 for each in terms)
+            alpha, phi, kappa, terminal, horizon = (mp.mpf(term) + mp.mpf(10) ** -60 for term in terms)
             gap = mp.sqrt(phi / kappa + (alpha / (4 * kappa)) ** 2)
             up, down = -alpha / (4 * kappa) + gap, -alpha / (4 * kappa) - gap
             # c1 + c2 = 10, and kappa E' + A E = 0 at T.
@@ -587,7 +588,7 @@ class TestPriceForecast:
         again = predict_price(simulated_trades(), horizon_minutes=5, n_agents=500, seed=3)
         assert np.array_equal(again.lower, forecast.lower)
 
-    def test_the_expected_flow_is_what_the_regression_foretells(self, forecast):
+    def test_the_expected_flow_is_what_the_regression_predicts(self, forecast):
         found = forecast.calibration
         trust = found.flow_t**2 / (1 + found.flow_t**2)
         start = forecast.game.mean_initial_inventory * 500
@@ -633,14 +634,14 @@ class TestPriceForecast:
         few, many = (predict_price(simulated_trades(), n_agents=n, n_time=51) for n in (100, 10_000))
         assert few.agents_std[-1] == pytest.approx(many.agents_std[-1], rel=0.2)
 
-    def test_real_bars_of_liquid_markets_give_resolved_forecasts(self, shared_data):
-        bars = pl.read_parquet(shared_data / "ohlcv/binance_perp_1m_2025/perp_1m.parquet").rename({"date": "ts"})
+    def test_bars_of_liquid_markets_give_resolved_forecasts(self, recordings):
+        bars = pl.read_parquet(recordings / f"{PERP}/perp_1m.parquet").rename({"date": "ts"})
         for symbol in ("BTCUSDT", "SUIUSDT", "XMRUSDT"):
             forecast = predict_price(bars.filter(pl.col("symbol") == symbol).tail(1440))
             assert forecast.closed_form_error <= forecast.solution.grid_error
 
-    def test_every_window_of_real_bars_is_forecast(self, shared_data):
-        bars = pl.read_parquet(shared_data / "ohlcv/binance_perp_1m_2025/perp_1m.parquet").rename({"date": "ts"})
+    def test_every_window_of_recorded_bars_is_forecast(self, recordings):
+        bars = pl.read_parquet(recordings / f"{PERP}/perp_1m.parquet").rename({"date": "ts"})
         rng = np.random.default_rng(0)
         for symbol in sorted(bars["symbol"].unique()):
             series = bars.filter(pl.col("symbol") == symbol)
@@ -648,8 +649,8 @@ class TestPriceForecast:
                 forecast = predict_price(series.slice(begin, 120))
                 assert np.isfinite(forecast.expected).all()
 
-    def test_real_trades_give_a_forecast_within_sense(self, shared_data):
-        trades = pl.read_parquet(shared_data / "trades/binance_kraken_trades/XRP_ETH-trades.parquet").with_columns(
+    def test_recorded_trades_give_a_forecast_within_sense(self, recordings):
+        trades = pl.read_parquet(recordings / f"{XRP}/XRP_ETH-trades.parquet").with_columns(
             pl.from_epoch("timestamp", "ms").cast(pl.Datetime("us")).dt.replace_time_zone("UTC").alias("ts")
         )
         forecast = predict_price(trades, horizon_minutes=5)

@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError, InfeasibleError, NotConvergedError
-from hfthot_platform.models.portfolio import (
+from hfthot_platform.core.errors import BadRequestError, DataError, InfeasibleError, NotConvergedError
+from hfthot_platform.domain.models.portfolio import (
     Constraints,
     Group,
     MeanVariance,
@@ -43,9 +43,9 @@ def stocks():
 
 
 @pytest.fixture(scope="module")
-def many_stocks(shared_data):
+def many_stocks(recordings):
     """Moments of 471 stocks."""
-    frame = pl.read_parquet(shared_data / "equities/sp500_stocks_2015_2020/sp500_stocks_adjclose_471.parquet")
+    frame = pl.read_parquet(recordings / "equities/sp500_stocks_2015_2020/sp500_stocks_adjclose_471.parquet")
     prices = frame.drop("Date").to_numpy()
     returns = prices[1:] / prices[:-1] - 1
     return returns.mean(axis=0), estimate_moments(returns, mean="zero").covariance
@@ -67,8 +67,10 @@ def orlib(shared_data, number):
 def frontier_error(mean, cov, points):
     problem = MeanVariance(cov)
     found = [problem.minimum_variance(mean, target) for target, _ in points]
-    assert max(each.kkt_residual for each in found) <= 1e-8
-    return max(abs(each.volatility**2 / variance - 1) for each, (_, variance) in zip(found, points, strict=True))
+    assert max(allocation.kkt_residual for allocation in found) <= 1e-8
+    return max(
+        abs(allocation.volatility**2 / variance - 1) for allocation, (_, variance) in zip(found, points, strict=True)
+    )
 
 
 class TestFrontiers:
@@ -305,13 +307,13 @@ class TestRiskParity:
             S = mp.matrix(cov.tolist())
             y = mp.matrix((risk_parity(cov).weights / math.sqrt(1e-4)).tolist())
             for _ in range(80):
-                gradient = S * y - mp.matrix([mp.mpf(1) / n / each for each in y])
-                hessian = S + mp.diag([mp.mpf(1) / n / each**2 for each in y])
+                gradient = S * y - mp.matrix([mp.mpf(1) / n / weight for weight in y])
+                hessian = S + mp.diag([mp.mpf(1) / n / weight**2 for weight in y])
                 step = mp.lu_solve(hessian, gradient)
                 decrement = mp.sqrt((gradient.T * step)[0] * n)
                 y -= step / (1 + decrement) if decrement > 0.2 else step
             total = sum(y)
-            exact = np.array([float(each / total) for each in y])
+            exact = np.array([float(weight / total) for weight in y])
         assert risk_parity(cov).weights == pytest.approx(exact, rel=1e-7)
 
     def test_budgets_of_very_different_size_are_met(self):
@@ -606,7 +608,7 @@ class TestMoments:
     def test_an_asset_of_half_the_volatility_gets_twice_the_weight(self, stocks):
         x = stocks.to_numpy()
         calmer = x * np.where(np.arange(20) == 3, 0.5, 1.0)
-        before, after = (risk_parity(estimate_moments(each).covariance).weights for each in (x, calmer))
+        before, after = (risk_parity(estimate_moments(returns).covariance).weights for returns in (x, calmer))
         assert after[3] / after[0] == pytest.approx(2 * before[3] / before[0], rel=1e-7)
 
     def test_a_stablecoin_among_stocks_keeps_its_variance_in_a_repaired_covariance(self):

@@ -15,11 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError, ModelError, NotConvergedError
-from hfthot_platform.models import _regime_loops as loops
-from hfthot_platform.models._regime_fit import Fit, _climb_mixture, _mixture_start
-from hfthot_platform.models._regime_model import features_of
-from hfthot_platform.models.regime import (
+from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, NotConvergedError
+from hfthot_platform.domain.models.regime import (
     LABELS,
     STRATEGIES,
     Evidence,
@@ -31,9 +28,12 @@ from hfthot_platform.models.regime import (
     bar_returns,
     fit_many,
     fit_regimes,
+    loops,
     walk_forward,
 )
-from hfthot_platform.models.reliability import reliability
+from hfthot_platform.domain.models.regime.estimation import Fit, _climb_mixture, _mixture_start
+from hfthot_platform.domain.models.regime.model import features_of
+from hfthot_platform.domain.models.regime.reliability import reliability
 
 
 def known(phi, sigma, stay, mu=(0.0, 0.0, 0.0)) -> RegimeModel:
@@ -112,7 +112,7 @@ def compared(sp500):
         found = agreement(walk.regime[start:], hindsight.smooth(returns).argmax(axis=1)[start:])
         return found, float(walk.probabilities[start:].max(axis=1).mean()), walk
 
-    return {each: compare(each) for each in ("multivariate", "ar1")}
+    return {observation: compare(observation) for observation in ("multivariate", "ar1")}
 
 
 def brute_force(model: RegimeModel, y: np.ndarray):
@@ -328,7 +328,7 @@ class TestTheLawOfTheNextReturn:
             ages = np.arange(t - 1, -1, -1)
             weights = [d**ages for d in decay]
             pairs = decay[2] ** np.arange(t - 2, -1, -1) if t > 1 else np.empty(0)
-            sums = [(each.sum() * (1 - d)) for each, d in zip(weights, decay, strict=True)]
+            sums = [(weight.sum() * (1 - d)) for weight, d in zip(weights, decay, strict=True)]
             if t and min(sums) >= 0.75 and pairs.sum() * (1 - decay[2]) >= 0.5:
                 v = 0.5 * math.log((weights[0] @ z[:t] ** 2) / weights[0].sum() + 1e-6)
                 deviation = np.maximum(a + b * v, math.log(0.05))
@@ -448,7 +448,7 @@ class TestOnline:
         y[100:130] = np.nan
         online = RegimeFilter(model)
         steps = [online.skip() if math.isnan(r) else online.update(r) for r in y]
-        assert np.array_equal([each.probabilities for each in steps], model.filter(y, allow_missing=True))
+        assert np.array_equal([step.probabilities for step in steps], model.filter(y, allow_missing=True))
         assert online.bars == 400
 
     def test_a_warm_restart_is_bit_identical(self, model, series):
@@ -591,7 +591,7 @@ class TestLabels:
         # Moves over ten bars against ten times the moves over one, by simulation.
         truth = known((0.3, 0.3, 0.3), (1.0, 1.0, 1.0), 1 - 1e-9, mu=(0.1, 0.1, 0.1))
         y, _ = truth.simulate(400_000, seed=0)
-        from hfthot_platform.models._regime_fit import _score
+        from hfthot_platform.domain.models.regime.estimation import _score
 
         mean, variance = np.full(1, 0.1 / 0.7), np.full(1, 1 / 0.91)
         ten = y.reshape(-1, 10).sum(axis=1)
@@ -694,7 +694,7 @@ class TestPredictiveProbability:
 
     @pytest.mark.parametrize("at", [[0.0, 1.0], "x", None, 1j])
     def test_other_points_are_refused(self, fitted, series, at):
-        with pytest.raises(DataError, match="at is no number"):
+        with pytest.raises(DataError, match="at is neither a number"):
             fitted.predictive_probability(series[0][:50], at)
 
 
@@ -740,7 +740,7 @@ class TestStandardAndPoors500:
         walk = walk_forward(returns, start=2527, refit_every=252, observation="multivariate", n_restarts=4)
         assert reliability(*walk.judged(returns), least=1 / 3).error <= 0.03
 
-    def test_large_moves_come_as_often_as_foretold(self, compared, sp500):
+    def test_large_moves_come_as_often_as_predicted(self, compared, sp500):
         returns, start = sp500
         walk = compared["multivariate"][2]
         said = np.empty(returns.size)
@@ -797,7 +797,7 @@ def test_a_confidence_is_a_probability_on_new_bars(observation):
         y, path = truth.simulate(9_000, seed=40 + seed)
         model = fit_regimes(y[:4_000], observation=observation, n_restarts=3, n_bootstrap=20)
         f = model.filter(y)[4_000:]
-        names = np.array([LABELS.index(each) for each in model.labels])
+        names = np.array([LABELS.index(label) for label in model.labels])
         said.append(f.max(axis=1))
         right.append(names[f.argmax(axis=1)] == path[4_000:])
     assert reliability(np.concatenate(said), np.concatenate(right), least=1 / 3).error < 0.03
@@ -812,7 +812,7 @@ def test_a_confidence_is_a_probability_after_short_fits():
         model = fit_regimes(y[:1_000], observation="multivariate", n_restarts=4, n_bootstrap=100, seed=seed)
         if model.identified:
             f = model.filter(y)[1_000:]
-            names = np.array([LABELS.index(each) for each in model.labels])
+            names = np.array([LABELS.index(label) for label in model.labels])
             said.append(f.max(axis=1))
             right.append(names[f.argmax(axis=1)] == path[1_000:])
     alone = [reliability(*pair, least=1 / 3, draws=20).error for pair in zip(said, right, strict=True)]
@@ -858,7 +858,7 @@ class TestFlatSeriesWithJumps:
         def singular(*_):
             raise np.linalg.LinAlgError("Singular matrix")
 
-        monkeypatch.setattr("hfthot_platform.models._regime_fit._improved_law", singular)
+        monkeypatch.setattr("hfthot_platform.domain.models.regime.estimation._improved_law", singular)
         with pytest.raises(NotConvergedError, match="Singular matrix"):
             fit_regimes(np.random.default_rng(0).standard_normal(600), observation="multivariate", n_restarts=1)
 
@@ -1004,7 +1004,7 @@ def test_the_loops_agree_with_each_other(series):
     x, gap = np.empty(1000), np.empty(1000, dtype=np.int64)
     loops.gaps(y, gap, x)
     trace = np.empty(1)
-    parameters = [each.copy() for each in (TRUTH.mu, TRUTH.phi, TRUTH.sigma, TRUTH.transition, TRUTH.initial)]
+    parameters = [parameter.copy() for parameter in (TRUTH.mu, TRUTH.phi, TRUTH.sigma, TRUTH.transition, TRUTH.initial)]
     _, likelihood, _ = loops.expectation_maximisation(
         y, x, (gap == 1).astype(np.int64), True, 0.0, 1e-4, 1e-9, 1, *parameters, trace
     )

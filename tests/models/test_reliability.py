@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from hfthot_platform.errors import BadRequestError, DataError
-from hfthot_platform.models.reliability import reliability
+from hfthot_platform.core.errors import BadRequestError, DataError
+from hfthot_platform.domain.models.regime.reliability import reliability
 
 
 def forecaster(seed: int, n: int = 2000, run: int = 1) -> tuple[np.ndarray, np.ndarray]:
@@ -39,8 +39,10 @@ def test_a_confidence_begins_at_one_over_the_number_of_states():
 @pytest.mark.parametrize("run", [1, 20])
 def test_a_perfect_forecaster_is_within_chance(run):
     found = [reliability(*forecaster(seed, run=run), block=20, draws=100) for seed in range(60)]
-    assert np.mean([each.error <= each.chance_95 for each in found]) >= 0.85
-    assert np.mean([each.error for each in found]) == pytest.approx(np.mean([each.chance for each in found]), rel=0.2)
+    assert np.mean([curve.error <= curve.chance_95 for curve in found]) >= 0.85
+    assert np.mean([curve.error for curve in found]) == pytest.approx(
+        np.mean([curve.chance for curve in found]), rel=0.2
+    )
 
 
 def test_outcomes_in_runs_leave_more_to_chance():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import polars as pl
@@ -11,11 +12,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import BadRequestError, DataError
-from hfthot_platform.models.backtest import Bars, Costs, assert_causal, backtest
-from hfthot_platform.models.chiarella import ChiarellaParams
-from hfthot_platform.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
-from hfthot_platform.models.strategy import (
+from hfthot_platform.adapters.sample import SampleFeed
+from hfthot_platform.core.errors import BadRequestError, DataError
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs, assert_causal, backtest
+from hfthot_platform.domain.models.chiarella import ChiarellaParams
+from hfthot_platform.domain.models.portfolio import Constraints, cara, estimate_moments, risk_parity, sparse
+from hfthot_platform.domain.models.strategy import (
     DECISION_SCHEMA,
     UNKNOWN,
     Adaptive,
@@ -24,7 +27,7 @@ from hfthot_platform.models.strategy import (
     MeanReversion,
     SymbolRegime,
     TrendFollowing,
-    _present,
+    _market_now,
     adaptive,
     decide,
     fit_markets,
@@ -181,7 +184,7 @@ def test_a_market_fitted_earlier_is_brought_to_the_present_by_conditioning_on_th
     )  # fmt: skip
     market = FittedMarket(params, int(data.times[2]), spread, False, ())
 
-    now = _present(market, data, 0)
+    now = _market_now(market, data, 0)
 
     # Each close since then observes a F_t + e; the values F_t are jointly normal.
     k = np.arange(6)
@@ -547,19 +550,19 @@ def test_every_row_explains_its_weight(seed):
 
     assert decision.rows.schema == pl.Schema(DECISION_SCHEMA)
     assert np.abs(decision.weights).sum() <= 1 + 0.2 + 1e-6
-    for each, weight in zip(decision.rows.iter_rows(named=True), decision.weights, strict=True):
-        assert each["weight"] == weight
-        assert each["reason"]
-        left = "left as it is" in each["reason"]
-        assert (weight != 0) <= (each["method"] != "none" or left)
-        if each["strategy"] == "risk_off":
+    for row, weight in zip(decision.rows.iter_rows(named=True), decision.weights, strict=True):
+        assert row["weight"] == weight
+        assert row["reason"]
+        left = "left as it is" in row["reason"]
+        assert (weight != 0) <= (row["method"] != "none" or left)
+        if row["strategy"] == "risk_off":
             assert weight == 0
-        if each["strategy"] in {"momentum", "stat_arb"} and weight != 0 and not left:
+        if row["strategy"] in {"momentum", "stat_arb"} and weight != 0 and not left:
             # A bet needs an identified regime, a signal, and a simulated market that agrees.
-            assert each["identified"]
-            assert each["confidence"] >= 0.6
-            assert each["expected_return"] * each["signal"] > 0
-        if each["strategy"] == "neutral":
+            assert row["identified"]
+            assert row["confidence"] >= 0.6
+            assert row["expected_return"] * row["signal"] > 0
+        if row["strategy"] == "neutral":
             assert weight >= 0 or left
 
 
@@ -625,7 +628,7 @@ def test_what_was_held_is_what_the_account_holds():
 
 
 def test_the_pipeline_is_causal_and_repeatable():
-    assert_causal(Adaptive(rules=QUICK), walk(260, seed=22), n_cuts=1)
+    assert_causal(Adaptive(rules=QUICK), walk(230, seed=22), n_cuts=1)
 
 
 def test_threads_do_not_change_the_result():
@@ -672,10 +675,9 @@ def test_a_series_too_short_for_regimes_is_unknown():
     assert regime_labels(walk(250)) == (UNKNOWN,) * 250
 
 
-def test_the_pipeline_on_stocks_explains_itself(shared_data):
-    path = shared_data / "equities/skfolio_datasets/sp500_dataset.csv.gz"
-    wide = pl.read_csv(path, try_parse_dates=True).tail(600)
-    closes = wide.unpivot(index="Date", variable_name="symbol", value_name="close").rename({"Date": "date"})
+def test_the_pipeline_on_stocks_explains_itself():
+    span = datetime(2020, 8, 13, tzinfo=UTC), datetime(2023, 1, 1, tzinfo=UTC)
+    closes = pl.concat([batch.rows for batch in SampleFeed().fetch("market.closes", *span)])
     data = Bars.from_closes(closes.filter(pl.col("symbol").is_in(["AAPL", "JPM", "XOM"])))
 
     run = adaptive(data, rules=AdaptiveRules(refit_every=500, every=20))

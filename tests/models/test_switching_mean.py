@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from hfthot_platform.errors import BadRequestError, DataError
-from hfthot_platform.models.switching_mean import SwitchingMean, fit_switching_mean
+from hfthot_platform.core.errors import BadRequestError, DataError
+from hfthot_platform.domain.models.regime.switching_mean import SwitchingMean, fit_switching_mean
 
 #: Growth of US real GNP, percent a quarter, 1951Q2 to 1984Q4: the series of Hamilton (1989, Econometrica 57), as
 #: published with statsmodels' tests of `MarkovAutoregression`.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.settings import Settings, load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational.store import Store
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
 
@@ -67,6 +67,7 @@ def store(accounts: Accounts) -> Store:
 
 
 @pytest.fixture
-def accounts(settings: Settings, clock: Clock) -> Iterator[Accounts]:
+def accounts(settings: Settings, clock: Clock, empty_store: Callable[[Path], None]) -> Iterator[Accounts]:
+    empty_store(settings.accounts)
     with Accounts.open(settings, clock) as opened:
         yield opened

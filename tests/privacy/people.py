@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hfthot_platform.accounts.records import Request, User
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.lakehouse import Lakehouse, accept_clock
-from hfthot_platform.privacy.retention import RetentionReport, apply_retention
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request, User
+from hfthot_platform.services.privacy.retention import RetentionReport, apply_retention
+from hfthot_platform.storage.lakehouse import Lakehouse, accept_clock
 
 
 @dataclass(frozen=True)

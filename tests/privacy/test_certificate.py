@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from hfthot_platform.errors import CertificateError
-from hfthot_platform.privacy import certificate as module
-from hfthot_platform.privacy.certificate import (
+from hfthot_platform.core.errors import CertificateError
+from hfthot_platform.services.privacy import certificate as module
+from hfthot_platform.services.privacy.certificate import (
     commitment,
     issue,
     key_id,
@@ -50,7 +50,7 @@ def test_a_certificate_says_what_was_signed(certificate):
     assert found.request_id == STATEMENT["request_id"]
     assert found.ciphertext_until == NOW + timedelta(days=30)
     assert found.counts == {"keys": 4, "sessions": 2}
-    assert [each["reason"] for each in found.accepted] == ["a word of the language"]
+    assert [acceptance["reason"] for acceptance in found.accepted] == ["a word of the language"]
 
 
 def test_who_knows_the_user_id_can_tell_whom_it_concerns(certificate):
@@ -73,7 +73,7 @@ def test_a_certificate_is_checked_from_its_file(certificate, tmp_path):
     path = certificate.save(tmp_path / "certificate.json")
 
     assert verify(path, KEY.public_key()).text == certificate.text
-    with pytest.raises(CertificateError, match="no certificate"):
+    with pytest.raises(CertificateError, match="not a certificate"):
         verify(str(path))
 
 

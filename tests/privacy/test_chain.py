@@ -7,11 +7,11 @@ import threading
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.changes import AuditEvent, RowChange, chain_hash
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.contracts.accounts import AUDIT_LOG
+from hfthot_platform.domain.contracts.accounts import AUDIT_LOG
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.changes import AuditEvent, RowChange, chain_hash
 
 ALICE, BORIS = "a" * 32, "b" * 32
 ENVELOPE = "e1." + "x" * 60
@@ -104,20 +104,23 @@ def test_a_log_is_intact_from_the_first_entry_to_the_head(published, store):
         (where(4, outcome="refused"), "entry 4 was altered"),
         (where(4, detail=None), "entry 4 was altered"),
         (where(4, subject_id=BORIS), "entry 4 was altered"),
-        (where(4, ip=ENVELOPE[:-1] + "y"), "entry 4 had its personal columns altered"),
-        (where(4, ip=None), "entry 4 had its personal columns altered"),
-        (where(4, ip=None, redacted=True), "entry 4 was redacted although its subject was not erased"),
-        (where(4, redacted=True), "entry 4 says that it was redacted and was not"),
-        (where(4, previous_hash="0" * 64), "entry 4 does not follow from the entry before it"),
+        (where(4, ip=ENVELOPE[:-1] + "y"), "entry 4 has altered personal columns"),
+        (where(4, ip=None), "entry 4 has altered personal columns"),
+        (where(4, ip=None, redacted=True), "entry 4 was redacted, although its subject was not erased"),
+        (where(4, redacted=True), "entry 4 is marked as redacted, but has personal data"),
+        (where(4, previous_hash="0" * 64), "entry 4 does not follow from the previous entry"),
         (lambda rows: rows.filter(pl.col("seq") != 4), "entry 4 is missing (4)"),
         (lambda rows: rows.filter(pl.col("seq") > 4), "entry 1 is missing (1 to 4)"),
-        (lambda rows: rows.filter(pl.col("seq") < 9), "entry 9 is missing (9 to 10, the newest that was written)"),
-        (lambda rows: rows.clear(), "entry 1 is missing (1 to 10, the newest that was written)"),
-        (lambda rows: pl.concat([rows, rows.filter(pl.col("seq") == 4)]), "entry 4 is there twice"),
-        (lambda rows: rehashed(where(4, outcome="refused")(rows)), "entry 10 is not the one that was written"),
+        (
+            lambda rows: rows.filter(pl.col("seq") < 9),
+            "entry 9 is missing (9 to 10, the newest entry that was written)",
+        ),
+        (lambda rows: rows.clear(), "entry 1 is missing (1 to 10, the newest entry that was written)"),
+        (lambda rows: pl.concat([rows, rows.filter(pl.col("seq") == 4)]), "entry 4 occurs twice"),
+        (lambda rows: rehashed(where(4, outcome="refused")(rows)), "entry 10 is not the entry that was written"),
         (
             lambda rows: rehashed(rows.filter(pl.col("seq") != 4).with_columns(seq=pl.int_range(1, 10).cast(pl.Int64))),
-            "entry 10 is missing (10 to 10, the newest that was written)",
+            "entry 10 is missing (10 to 10, the newest entry that was written)",
         ),
         (
             lambda rows: rehashed(pl.concat([rows, rows.tail(1).with_columns(seq=pl.lit(11, pl.Int64))])),
@@ -127,7 +130,7 @@ def test_a_log_is_intact_from_the_first_entry_to_the_head(published, store):
             lambda rows: rows.with_columns(
                 seq=pl.when(pl.col("seq") == 4).then(5).when(pl.col("seq") == 5).then(4).otherwise(pl.col("seq"))
             ),
-            "entry 4 does not follow from the entry before it",
+            "entry 4 does not follow from the previous entry",
         ),
     ],
     ids=[
@@ -153,7 +156,7 @@ def test_a_log_is_intact_from_the_first_entry_to_the_head(published, store):
 def test_whatever_is_done_to_the_rows_is_found(published, store, change, found):
     tamper(published, change)
 
-    assert found in [str(each) for each in verify_chain(published, store).problems]
+    assert found in [str(problem) for problem in verify_chain(published, store).problems]
 
 
 def test_a_day_moved_to_another_partition_is_found(published, store):
@@ -191,7 +194,7 @@ def test_an_anchor_at_another_hash_is_found(published, store):
     with store.transaction() as tx:
         tx.execute(schema.retention_anchors.insert().values(seq=5, hash="0" * 64, cut_at=1))
 
-    assert str(verify_chain(published, store).problems[0]) == "entry 6 does not follow from the entry before it"
+    assert str(verify_chain(published, store).problems[0]) == "entry 6 does not follow from the previous entry"
 
 
 def test_entries_that_are_published_meanwhile_are_no_problem(published, store, lake):

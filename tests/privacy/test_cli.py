@@ -8,11 +8,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from typer.testing import CliRunner
 
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.cli import app
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy.erasure import delete_user_permanent, list_erasures
+from hfthot_platform.interfaces.cli import app
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.erasure import delete_user_permanent
+from hfthot_platform.services.privacy.erasure_requests import list_erasures
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.privacy.people import ZOE, register
 
 
@@ -158,5 +159,5 @@ def test_open_requests_are_listed_with_the_ids_that_the_jobs_take(zoe):
 
     listed = json.loads(hfthot("requests", "--json").stdout)
 
-    assert {(each["kind"], each["request"]) for each in listed} == {("export", export), ("erasure", erasure)}
+    assert {(line["kind"], line["request"]) for line in listed} == {("export", export), ("erasure", erasure)}
     assert export in hfthot("requests").stdout

@@ -12,14 +12,9 @@ from pathlib import Path
 import polars as pl
 import pytest
 import sqlalchemy as sa
+from deltalake import DeltaTable
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     ErasedSubjectError,
     ErasureUnverifiedError,
     InactiveAccountError,
@@ -29,22 +24,23 @@ from hfthot_platform.errors import (
     PrivacyError,
     UnknownUserError,
 )
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy import _outside
-from hfthot_platform.privacy import erasure as module
-from hfthot_platform.privacy.certificate import ErasureCertificate, verify
-from hfthot_platform.privacy.erasure import (
-    delete_user_permanent,
-    pending_erasures,
-    places_of,
-    public_key,
-    request_erasure,
-    run_erasure,
-)
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.holds import list_holds, place_hold, release_hold
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.settings import Settings
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy import erasure as module
+from hfthot_platform.services.privacy.certificate import ErasureCertificate, verify
+from hfthot_platform.services.privacy.erasure import delete_user_permanent, public_key, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, pending_erasures, request_erasure
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.holds import list_holds, place_hold, release_hold
+from hfthot_platform.services.privacy.proof import sqlite_reader
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.privacy.searched_places import places_of
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.operational import schema
 from tests.privacy.conftest import NOW, Clock, settings_in
 from tests.privacy.people import YAN, ZOE, register
 
@@ -52,6 +48,13 @@ from tests.privacy.people import YAN, ZOE, register
 @pytest.fixture
 def zoe(accounts, lake):
     return with_history(accounts, lake)
+
+
+@pytest.fixture
+def registered(accounts):
+    """Register Zoé and Yan, without any history in the lake."""
+    register(accounts, YAN)
+    return register(accounts, ZOE)
 
 
 def with_history(accounts, lake):
@@ -79,6 +82,8 @@ class Erased:
     #: Versions per table before the erasure.
     versions: dict[str, int]
     certificate: ErasureCertificate
+    #: How often the erasure opened the log of a table.
+    opens: int
 
 
 @pytest.fixture(scope="module")
@@ -90,8 +95,16 @@ def erased(tmp_path_factory):
         user = with_history(accounts, lake)
         subject = accounts.subject_of(user.user_id)
         versions = {table.name: len(lake.table(table.name).readable_versions()) for table in USER_TABLES}
-        certificate = delete_user_permanent(accounts, lake, user.user_id)
-        yield Erased(accounts, lake, settings, user.user_id, subject, versions, certificate)
+        opened, original = [], DeltaTable.__init__
+
+        def opening(*args, **kwargs):
+            opened.append(True)
+            original(*args, **kwargs)
+
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(DeltaTable, "__init__", opening)
+            certificate = delete_user_permanent(accounts, lake, user.user_id)
+        yield Erased(accounts, lake, settings, user.user_id, subject, versions, certificate, len(opened))
 
 
 def subject_of(accounts, user):
@@ -107,7 +120,7 @@ def everything(accounts, lake, folder: Path):
 
 
 def needles(person):
-    return [Needle("value", each, whole_word=len(each) < 20) for each in person.values]
+    return [Needle("value", value, whole_word=len(value) < 20) for value in person.values]
 
 
 def test_nothing_is_left_of_the_person_and_everything_of_the_others(erased):
@@ -120,7 +133,7 @@ def test_nothing_is_left_of_the_person_and_everything_of_the_others(erased):
     for table in USER_TABLES:
         assert len(lake.table(table.name).readable_versions()) > erased.versions[table.name]
     everywhere = [*places_of(accounts, lake), Folder("all", erased.settings.accounts.parent)]
-    assert [str(each) for each in scan(needles(ZOE), everywhere).findings] == []
+    assert [str(finding) for finding in scan(needles(ZOE), everywhere).findings] == []
 
 
 def test_the_certificate_is_returned_filed_and_genuine(erased):
@@ -161,6 +174,10 @@ def test_old_versions_read_for_the_others_and_show_nothing_of_the_person(erased)
     assert cipher[other].decrypt("users", "email", row["email"]) == YAN.email
 
 
+def test_an_erasure_opens_the_logs_of_the_five_user_tables_a_few_times_each(erased):
+    assert 0 < erased.opens <= 30
+
+
 def test_with_history_kept_the_certificate_says_until_when_ciphertext_stays(erased):
     assert erased.certificate.keep_history
     assert erased.certificate.ciphertext_until == NOW + timedelta(days=31)
@@ -171,7 +188,7 @@ def test_without_history_no_ciphertext_is_left_on_the_disk(accounts, lake, zoe, 
     envelopes = set()
     for version in range(lake.table("users").version() + 1):
         rows = lake.table("users").scan(version).filter(pl.col("subject_id") == subject).collect()
-        envelopes |= {each for name in ("username", "email", "first_name") for each in rows[name].drop_nulls()}
+        envelopes |= {envelope for name in ("username", "email", "first_name") for envelope in rows[name].drop_nulls()}
     audit = lake.table("audit_log").scan().filter(pl.col("subject_id") == subject).collect()
     envelopes |= set(audit["ip"].drop_nulls())
     assert len(envelopes) > 6
@@ -179,10 +196,10 @@ def test_without_history_no_ciphertext_is_left_on_the_disk(accounts, lake, zoe, 
     certificate = delete_user_permanent(accounts, lake, zoe.user_id, keep_history=False)
 
     assert certificate.ciphertext_until is None
-    report = scan([Needle("envelope", each) for each in envelopes], everything(accounts, lake, tmp_path))
+    report = scan([Needle("envelope", envelope) for envelope in envelopes], everything(accounts, lake, tmp_path))
     assert report.findings == ()
     live = [Path(settings.lake_root, name) for name in ("users", "sessions", "api_keys", "usage")]
-    found = scan([Needle("subject", subject)], [Folder(each.name, each) for each in live])
+    found = scan([Needle("subject", subject)], [Folder(folder.name, folder) for folder in live])
     assert found.findings == ()
     for table in USER_TABLES:
         assert len(lake.table(table.name).readable_versions()) == 1
@@ -234,7 +251,7 @@ def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, se
     with pytest.raises(ErasureUnverifiedError) as caught:
         run_erasure(accounts, lake, request_id)
 
-    assert f"{len(roots)} places still hold something" in str(caught.value)
+    assert f"{len(roots)} places still have data of the person" in str(caught.value)
     assert "email in certificates: notes.txt at 10 (text, bytes)" in str(caught.value)
     assert all(value not in str(caught.value) for value in ZOE.values)
     assert not list(settings.certificates.glob("*.json"))
@@ -250,14 +267,14 @@ def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, se
 def test_a_place_that_cannot_be_searched_stops_the_certificate(accounts, lake, zoe, settings, monkeypatch):
     settings.landing.mkdir(parents=True)
     (settings.landing / "locked.txt").write_text("x")
-    real = _outside._opened
+    real = sqlite_reader.opened
 
     def refused(path, flags):
         if Path(path).name == "locked.txt":
             raise PermissionError(13, "Permission denied")
         return real(path, flags)
 
-    monkeypatch.setattr(_outside, "_opened", refused)
+    monkeypatch.setattr(sqlite_reader, "opened", refused)
 
     with pytest.raises(ErasureUnverifiedError, match="could not be searched"):
         delete_user_permanent(accounts, lake, zoe.user_id)
@@ -286,7 +303,7 @@ def test_the_lost_key_of_another_person_stops_the_certificate(accounts, lake, zo
 def test_what_is_searched_for_is_unreadable_meanwhile_and_destroyed_afterwards(
     accounts, lake, zoe, settings, monkeypatch
 ):
-    monkeypatch.setattr(module, "_prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "prove", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     request_id = request_erasure(accounts, zoe.user_id)
     with pytest.raises(KeyboardInterrupt):
         run_erasure(accounts, lake, request_id)
@@ -307,7 +324,7 @@ def test_what_is_searched_for_is_unreadable_meanwhile_and_destroyed_afterwards(
 
 def test_an_erasure_that_is_interrupted_everywhere_is_finished(accounts, lake, zoe, settings, monkeypatch):
     request_id = request_erasure(accounts, zoe.user_id)
-    for step in ("_destroy", "_purge", "_prove", "_certify", "_filed"):
+    for step in ("destroy", "purge", "prove", "certify", "file_certificate"):
         real = getattr(module, step)
         for after in (False, True):
 
@@ -320,7 +337,7 @@ def test_an_erasure_that_is_interrupted_everywhere_is_finished(accounts, lake, z
             with pytest.raises(KeyboardInterrupt):
                 run_erasure(accounts, lake, request_id)
             # The certificate is there only when everything before it was done.
-            assert list(settings.certificates.glob("*.json")) == [] or (step, after) == ("_filed", True)
+            assert list(settings.certificates.glob("*.json")) == [] or (step, after) == ("file_certificate", True)
         monkeypatch.setattr(module, step, real)
 
     certificate = run_erasure(accounts, lake, request_id)
@@ -343,30 +360,48 @@ def test_an_erased_person_cannot_be_erased_again(erased):
         delete_user_permanent(erased.accounts, erased.lake, erased.user_id)
 
 
-def test_from_the_request_on_the_account_can_do_nothing(accounts, zoe):
-    request_erasure(accounts, zoe.user_id)
+def test_from_the_request_on_the_account_can_do_nothing(accounts, registered):
+    request_erasure(accounts, registered.user_id)
 
     with pytest.raises((InvalidCredentialsError, InactiveAccountError)):
         accounts.login(ZOE.username, ZOE.password)
 
 
-def test_others_may_not_erase_the_person(accounts, lake, zoe):
+def test_others_may_not_erase_the_person(accounts, lake, registered):
     with pytest.raises(PermissionDeniedError):
-        delete_user_permanent(accounts, lake, zoe.user_id, request=Request(actor_id=yan(accounts).user_id))
+        delete_user_permanent(accounts, lake, registered.user_id, request=Request(actor_id=yan(accounts).user_id))
 
-    assert accounts.get_user(zoe.user_id).deleted_at is None
+    assert accounts.get_user(registered.user_id).deleted_at is None
 
 
-def test_the_person_may(accounts, zoe):
-    request_id = request_erasure(accounts, zoe.user_id, request=Request(actor_id=zoe.user_id))
+def test_the_person_may(accounts, registered):
+    request_id = request_erasure(accounts, registered.user_id, request=Request(actor_id=registered.user_id))
 
     assert pending_erasures(accounts) == [request_id]
 
 
+@pytest.fixture(scope="module")
+def living(tmp_path_factory):
+    """Return accounts and a lake with Zoé and Yan in them, for what must not change them."""
+    clock = Clock()
+    settings = settings_in(tmp_path_factory.mktemp("living") / "work")
+    lake = Lakehouse.open(settings.lake_root, clock=clock)
+    with Accounts.open(settings, clock) as accounts:
+        with_history(accounts, lake)
+        yield accounts, lake
+
+
 @pytest.mark.parametrize("user_id", ["", "' OR 1=1 --", "../../etc/passwd", "0" * 32])
-def test_an_unknown_id_erases_nobody(accounts, lake, zoe, user_id):
+def test_an_unknown_id_erases_nobody(living, user_id):
+    accounts, lake = living
+    before = [user.user_id for user in accounts.list_users(deleted=None)]
+    assert len(before) == 2
+
     with pytest.raises(UnknownUserError):
         delete_user_permanent(accounts, lake, user_id)
+
+    assert [user.user_id for user in accounts.list_users()] == before
+    assert list_erasures(accounts) == []
 
 
 @pytest.mark.parametrize("request_id", ["", "x' OR 1=1", "0" * 32])
@@ -425,7 +460,9 @@ def test_a_hold_is_audited_with_its_reason_encrypted(accounts, lake, zoe):
     flush(accounts.store, lake)
     rows = lake.table("audit_log").scan().filter(pl.col("resource") == hold.hold_id).sort("seq").collect()
     cipher = accounts.ciphers([subject], "audit")[subject]
-    reasons = [json.loads(cipher.decrypt("audit_log", "personal_detail", each)) for each in rows["personal_detail"]]
+    reasons = [
+        json.loads(cipher.decrypt("audit_log", "personal_detail", envelope)) for envelope in rows["personal_detail"]
+    ]
     assert rows["action"].to_list() == ["privacy.hold_place", "privacy.hold_release"]
     assert reasons == [{"reason": "tax audit of Zoé"}, {"reason": "over"}]
 
@@ -443,7 +480,7 @@ def test_a_hold_that_names_somebody_else_tells_nobody_and_keeps_nobody_from_bein
     hold = place_hold(accounts, other.user_id, ["audit"], reason)
     release_hold(accounts, hold.hold_id, f"{ZOE.last_name} took it back")
 
-    assert [each.reason for each in list_holds(accounts, active=False)] == [reason]
+    assert [hold.reason for hold in list_holds(accounts, active=False)] == [reason]
     stored = b"".join(path.read_bytes() for path in settings.accounts.iterdir() if path.is_file())
     assert ZOE.last_name.encode() not in stored
     assert delete_user_permanent(accounts, lake, zoe.user_id).request_id
@@ -456,12 +493,12 @@ def test_a_hold_can_be_read_for_as_long_as_it_is_active_and_not_after_the_erasur
     with pytest.raises(LegalHoldError):
         run_erasure(accounts, lake, request_id)
 
-    active = [each.reason for each in list_holds(accounts)]
+    active = [hold.reason for hold in list_holds(accounts)]
     release_hold(accounts, hold.hold_id, "settled")
     run_erasure(accounts, lake, request_id)
 
     assert active == ["claim of 2024"]
-    assert [each.reason for each in list_holds(accounts, active=False)] == [None]
+    assert [hold.reason for hold in list_holds(accounts, active=False)] == [None]
 
 
 def test_holds_are_for_administrators(accounts, zoe):

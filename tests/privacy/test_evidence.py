@@ -8,11 +8,11 @@ import deltalake
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.changes import AuditEvent
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.errors import CertificateError
-from hfthot_platform.privacy.evidence import check_log, export_head, exported_heads
+from hfthot_platform.core.errors import CertificateError
+from hfthot_platform.services.privacy.evidence import check_log, export_head, exported_heads
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.changes import AuditEvent
 
 
 def write(store, count):
@@ -44,7 +44,7 @@ def cut(accounts, lake, keep):
 
 
 def said(report):
-    return [str(each) for each in report.problems]
+    return [str(problem) for problem in report.problems]
 
 
 def test_a_log_that_nobody_touched_fits_the_exported_heads(exported, lake):
@@ -57,14 +57,14 @@ def test_a_log_that_nobody_touched_fits_the_exported_heads(exported, lake):
 def test_a_tail_that_was_cut_off_everywhere_is_noticed(exported, lake):
     cut(exported, lake, pl.col("seq") <= 5)
 
-    assert "entry 6 is missing (6 to 7, which was there on 2024-03-10)" in said(check_log(exported, lake))
+    assert "entry 6 is missing (6 to 7, which existed on 2024-03-10)" in said(check_log(exported, lake))
 
 
 def test_a_tail_that_was_written_anew_is_noticed(exported, lake):
     cut(exported, lake, pl.col("seq") <= 5)
     write(exported.store, 9)
 
-    assert "entry 7 is not the one that was written" in said(check_log(exported, lake))
+    assert "entry 7 is not the entry that was written" in said(check_log(exported, lake))
 
 
 def test_a_beginning_that_was_removed_before_its_time_is_noticed(exported, lake):
@@ -72,7 +72,7 @@ def test_a_beginning_that_was_removed_before_its_time_is_noticed(exported, lake)
     with exported.store.transaction() as tx:
         tx.execute(schema.retention_anchors.insert().values(seq=8, hash=first["previous_hash"], cut_at=1))
 
-    assert "entry 7 was removed before its time (it was there on 2024-03-10)" in said(check_log(exported, lake))
+    assert "entry 7 was removed too early (it existed on 2024-03-10)" in said(check_log(exported, lake))
 
 
 def test_what_retention_removed_in_time_is_no_problem(exported, lake, clock):
@@ -99,8 +99,8 @@ def test_an_anchor_that_was_moved_back_or_altered_is_noticed(exported, lake):
         tx.execute(anchors.delete())
     gone = said(check_log(exported, lake))
 
-    assert "entry 3 is not the anchor any more that it was on 2024-03-20" in altered
-    assert "entry 3 is not the anchor any more that it was on 2024-03-20" in gone
+    assert "entry 3 is no longer the same anchor as on 2024-03-20" in altered
+    assert "entry 3 is no longer the same anchor as on 2024-03-20" in gone
 
 
 @pytest.mark.parametrize("change", [('"seq":7', '"seq":6'), ("}", "} "), ("signature", "sign"), ("{", "")])
@@ -133,4 +133,4 @@ def test_heads_of_entries_that_retention_removed_do_not_pile_up(exported, lake, 
 
     export_head(exported)
 
-    assert [each.seq for each in exported_heads(exported)] == [12, 13]
+    assert [head.seq for head in exported_heads(exported)] == [12, 13]

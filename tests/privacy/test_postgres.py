@@ -6,15 +6,17 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy.pool import NullPool
 
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import ErasedSubjectError, ErasureUnverifiedError
-from hfthot_platform.privacy.certificate import verify
-from hfthot_platform.privacy.erasure import places_of, public_key, request_erasure, run_erasure
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.rotation import rotate_keys
-from hfthot_platform.privacy.scan import Database, Needle, scan
+from hfthot_platform.core.errors import ErasedSubjectError, ErasureUnverifiedError
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.certificate import verify
+from hfthot_platform.services.privacy.erasure import public_key, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import request_erasure
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.proof.scan import Needle, SqlDatabase, scan
+from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.services.privacy.searched_places import places_of
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import flush
 from tests import postgres
 from tests.privacy.people import YAN, ZOE, expire, register
 
@@ -39,7 +41,7 @@ def zoe(accounts, lake):
 
 
 def database(accounts):
-    return Database("store", sa.create_engine(accounts.store.url, poolclass=NullPool))
+    return SqlDatabase("store", sa.create_engine(accounts.store.url, poolclass=NullPool))
 
 
 def test_an_erasure_is_proven(accounts, lake, zoe, settings, tmp_path):
@@ -52,13 +54,13 @@ def test_an_erasure_is_proven(accounts, lake, zoe, settings, tmp_path):
     certificate = run_erasure(accounts, lake, request_id)
 
     assert verify(settings.certificates / f"{request_id}.json", public_key(accounts)) == certificate
-    assert any("PostgreSQL" in each for each in certificate.limits)
+    assert any("PostgreSQL" in limit for limit in certificate.limits)
     assert certificate.verification["places"]["store"]["files"] > 15
     with pytest.raises(ErasedSubjectError):
         accounts.get_user(zoe.user_id)
-    needles = [Needle("value", each) for each in (*ZOE.values, zoe.user_id)]
+    needles = [Needle("value", value) for value in (*ZOE.values, zoe.user_id)]
     report = scan(needles, places_of(accounts, lake))
-    assert [str(each) for each in report.findings] == []
+    assert [str(finding) for finding in report.findings] == []
     assert verify_chain(lake, accounts.store).intact
 
 
@@ -70,10 +72,10 @@ def test_a_value_in_a_table_is_found_and_the_canary_is_dropped(accounts, zoe, tm
 
     report = scan([Needle("email", ZOE.email), Needle("user_id", zoe.user_id)], [place])
 
-    assert {(each.file, each.kind) for each in report.findings} >= {("notes", "email"), ("users", "user_id")}
+    assert {(finding.file, finding.kind) for finding in report.findings} >= {("notes", "email"), ("users", "user_id")}
     with place.engine.connect() as connection:
         tables = connection.execute(sa.text("SELECT tablename FROM pg_tables WHERE schemaname = 'public'")).scalars()
-        assert not [each for each in tables if "canary" in each]
+        assert not [table for table in tables if "canary" in table]
 
 
 def test_a_trace_in_the_database_stops_the_certificate(accounts, lake, zoe):

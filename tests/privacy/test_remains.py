@@ -9,37 +9,29 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.places import UsedPlace, used_places
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.records import Request
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.doctor import diagnose
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     ErasureUnverifiedError,
     InvalidCredentialsError,
     PermissionDeniedError,
     PrivacyError,
 )
-from hfthot_platform.privacy import erasure as module
-from hfthot_platform.privacy.certificate import verify
-from hfthot_platform.privacy.erasure import (
-    accept_erasure_hit,
-    delete_user_permanent,
-    erasure_hits,
-    expire_sealed,
-    list_erasures,
-    pending_erasures,
-    public_key,
-    request_erasure,
-    run_erasure,
-)
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.scan import Folder, Needle, scan
-from hfthot_platform.privacy.sought import Sought
-from hfthot_platform.privacy.where import searched_places
-from hfthot_platform.privacy.words import is_own_text
+from hfthot_platform.interfaces.doctor import diagnose
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.accounts.records import Request
+from hfthot_platform.services.privacy import erasure as module
+from hfthot_platform.services.privacy.certificate import verify
+from hfthot_platform.services.privacy.erasure import delete_user_permanent, expire_sealed, public_key, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, pending_erasures, request_erasure
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.hits import accept_erasure_hit, erasure_hits
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, scan
+from hfthot_platform.services.privacy.search_values import SearchValues
+from hfthot_platform.services.privacy.searched_places import searched_places
+from hfthot_platform.services.privacy.words import is_own_text
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.places import UsedPlace, used_places
 from tests.privacy.conftest import NOW
 from tests.privacy.people import YAN, ZOE, Person, register
 
@@ -58,12 +50,12 @@ HASH = "$argon2id$v=19$m=8,t=1,p=1$bm9ib2R5$bm9ib2R5a25vd3M"
 
 def bars(symbol):
     start = datetime(2024, 3, 1, tzinfo=UTC)
-    ts = [start + timedelta(minutes=each) for each in range(50)]
+    ts = [start + timedelta(minutes=minutes) for minutes in range(50)]
     flat = pl.Series([100.0] * 50)
     return pl.DataFrame(
         {
             "ts": pl.Series(ts, dtype=pl.Datetime("us", "UTC")),
-            "ts_close": pl.Series([each + timedelta(minutes=1) for each in ts], dtype=pl.Datetime("us", "UTC")),
+            "ts_close": pl.Series([time + timedelta(minutes=1) for time in ts], dtype=pl.Datetime("us", "UTC")),
             "venue": ["simulated"] * 50,
             "symbol": [symbol] * 50,
             **dict.fromkeys(("open", "high", "low", "close", "volume", "quote_volume"), flat),
@@ -110,17 +102,17 @@ def test_words_symbols_shared_hashes_strangers_and_other_people_do_not_keep_an_e
         "username", "wrapped_key",
     }  # fmt: skip
     assert found["searched_values"]["email"] == 2
-    assert [tuple(each) for each in found["not_searched"] if "too short" not in each[1]] == [
+    assert [tuple(skipped) for skipped in found["not_searched"] if "too short" not in skipped[1]] == [
         ("first_name", "a word of market.bars_1m"),
-        ("ip", "an address that many machines have"),
+        ("ip", "an address that many machines share"),
         ("last_name", "a word of the platform's own texts"),
-        ("password_hash", "several accounts have it"),
+        ("password_hash", "several accounts share it"),
     ]
     assert {"email, another person's export", "username, another person's row"} <= set(found["coincidences"])
     assert found["found_before"]["user_id"] > 0
     assert certificate.concerns(user.user_id)
     assert not certificate.concerns(other.user_id)
-    assert "No folder of Dagster is known" in " ".join(certificate.limits)
+    assert "No Dagster folder is configured" in " ".join(certificate.limits)
 
 
 @pytest.fixture
@@ -140,30 +132,30 @@ def test_what_is_left_is_shown_accepted_with_a_reason_and_certified(accounts, la
     (state,) = list_erasures(accounts)
     assert (state.state, state.hits, state.deadline) == ("failed", 2, NOW + timedelta(days=30))
     hits = erasure_hits(accounts, failed)
-    assert {(each.place, each.kind, each.inside, each.before) for each in hits} == {
+    assert {(hit.place, hit.kind, hit.inside, hit.before) for hit in hits} == {
         ("landing", "email", "bytes", 1),
         ("landing", "username", "name", 1),
     }
     assert all(value not in repr((hits, state)) for value in ZOE.values)
     revealed = erasure_hits(accounts, failed, reveal=True)
-    assert any(ZOE.email in (each.context or "") for each in revealed)
-    assert all(ZOE.username in (each.path or "") for each in revealed)
+    assert any(ZOE.email in (hit.context or "") for hit in revealed)
+    assert all(ZOE.username in (hit.path or "") for hit in revealed)
 
-    name, address = sorted(hits, key=lambda each: each.inside, reverse=True)
+    name, address = sorted(hits, key=lambda hit: hit.inside, reverse=True)
     for reason in ("", " ", "two\nlines", "x" * 501, f"it is {ZOE.last_name}'s", f"mail of {ZOE.email.upper()}"):
         with pytest.raises(BadRequestError):
             accept_erasure_hit(accounts, failed, address.hit, reason)
-    with pytest.raises(BadRequestError, match="no such hit"):
+    with pytest.raises(BadRequestError, match="no hit with this id"):
         accept_erasure_hit(accounts, failed, "0" * 12, "a reason")
-    with pytest.raises(BadRequestError, match="tells the person by itself"):
+    with pytest.raises(BadRequestError, match="identifies the person"):
         accept_erasure_hit(accounts, failed, address.hit, "a reason", everywhere=True)
     accept_erasure_hit(accounts, failed, name.hit, "a ship of this name")
-    with pytest.raises(ErasureUnverifiedError, match="1 places still hold"):
+    with pytest.raises(ErasureUnverifiedError, match="1 place still has data"):
         run_erasure(accounts, lake, failed)
     accept_erasure_hit(accounts, failed, address.hit, "kept by order of the court")
     certificate = run_erasure(accounts, lake, failed)
 
-    assert [(each["kind"], each["reason"]) for each in certificate.accepted] == [
+    assert [(acceptance["kind"], acceptance["reason"]) for acceptance in certificate.accepted] == [
         ("username", "a ship of this name"),
         ("email", "kept by order of the court"),
     ]
@@ -210,15 +202,15 @@ def test_what_is_sought_is_destroyed_when_its_time_is_over_and_the_request_says_
     with accounts.store.reading() as rx:
         assert rx.execute(sa.select(schema.erasure_requests.c.sealed)).scalar_one() is None
         names = rx.execute(sa.select(schema.keys.c.name)).scalars()
-        assert not [each for each in names if each.startswith("erasure:")]
+        assert not [name for name in names if name.startswith("erasure:")]
     (state,) = list_erasures(accounts)
     assert (state.state, state.deadline, state.hits) == ("unproven", None, 2)
-    assert "places still hold something of the person" in (state.problem or "")
-    assert {each.place for each in erasure_hits(accounts, failed, reveal=True)} == {"landing"}
-    with pytest.raises(ErasureUnverifiedError, match="can be proven no more"):
+    assert "places still have data of the person" in (state.problem or "")
+    assert {hit.place for hit in erasure_hits(accounts, failed, reveal=True)} == {"landing"}
+    with pytest.raises(ErasureUnverifiedError, match="can no longer be proven"):
         run_erasure(accounts, lake, failed)
     assert pending_erasures(accounts) == []
-    report = scan([Needle("value", each) for each in ZOE.values], [Folder("store", settings.accounts)])
+    report = scan([Needle("value", value) for value in ZOE.values], [Folder("store", settings.accounts)])
     assert report.findings == ()
     assert expire_sealed(accounts, lake) == 0
 
@@ -227,7 +219,7 @@ def test_an_erasure_that_nobody_went_on_with_ends_too_and_is_purged(accounts, la
     user = register(accounts, ZOE)
     flush(accounts.store, lake)
     export_user_data(accounts, lake, user.user_id)
-    monkeypatch.setattr(module, "_purge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "purge", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         delete_user_permanent(accounts, lake, user.user_id)
     monkeypatch.undo()
@@ -235,7 +227,7 @@ def test_an_erasure_that_nobody_went_on_with_ends_too_and_is_purged(accounts, la
 
     expire_sealed(accounts, lake)
 
-    assert [each.state for each in list_erasures(accounts)] == ["unproven"]
+    assert [erasure.state for erasure in list_erasures(accounts)] == ["unproven"]
     assert not list(settings.exports.glob("*/*"))
     assert lake.table("users").scan().collect().is_empty()
 
@@ -257,11 +249,11 @@ def test_a_certificate_that_a_kill_kept_from_its_folder_is_filed_by_whoever_come
     accounts, lake, settings, monkeypatch
 ):
     request_id = request_erasure(accounts, register(accounts, ZOE).user_id)
-    monkeypatch.setattr(module, "_filed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(module, "file_certificate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         run_erasure(accounts, lake, request_id)
     monkeypatch.undo()
-    assert [each.state for each in list_erasures(accounts)] == ["signed"]
+    assert [erasure.state for erasure in list_erasures(accounts)] == ["signed"]
     assert pending_erasures(accounts) == [request_id]
 
     certificate = run_erasure(accounts, lake, request_id)
@@ -285,10 +277,10 @@ def test_places_of_every_process_are_searched_and_those_that_are_gone_told(
     with Accounts.open(settings, clock) as accounts:
         assert {UsedPlace("dagster", str(home)), UsedPlace("landing", str(disk))} <= set(used_places(accounts.store))
         places, limits = searched_places(accounts, lake)
-        assert {disk, home, tmp_path / "elsewhere"} <= {each.root for each in places if isinstance(each, Folder)}
-        assert limits == ["A folder that was used as landing is not there (any more), and was not searched."]
+        assert {disk, home, tmp_path / "elsewhere"} <= {place.root for place in places if isinstance(place, Folder)}
+        assert limits == ["A folder that was used as landing no longer exists, and was not searched."]
         monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "never made"))
-        assert "The folder of Dagster that is configured is not there" in " ".join(searched_places(accounts, lake)[1])
+        assert "The configured Dagster folder does not exist" in " ".join(searched_places(accounts, lake)[1])
         (disk / "waiting.jsonl").write_text(json.dumps({"email": ZOE.email}))
         with pytest.raises(ErasureUnverifiedError, match="email in landing"):
             delete_user_permanent(accounts, lake, register(accounts, ZOE).user_id)
@@ -316,7 +308,7 @@ def test_places_of_every_process_are_searched_and_those_that_are_gone_told(
     ],
 )
 def test_only_what_identifies_is_sought(kind, value, sought):
-    found = Sought()
+    found = SearchValues()
 
     found.add(kind, value)
 
@@ -325,22 +317,22 @@ def test_only_what_identifies_is_sought(kind, value, sought):
 
 
 def test_words_of_the_platforms_own_texts_are_known_in_any_case():
-    assert all(is_own_text(each) for each in ("tables", "Case", "MATERIALIZE", "erasure", "Parquet"))
-    assert not any(is_own_text(each) for each in ("Quintessabel", "zoe_quintessa", "Case Quintessabel"))
+    assert all(is_own_text(text) for text in ("tables", "Case", "MATERIALIZE", "erasure", "Parquet"))
+    assert not any(is_own_text(text) for text in ("Quintessabel", "zoe_quintessa", "Case Quintessabel"))
 
 
 def test_what_is_sought_is_the_same_after_it_was_sealed():
-    found = Sought(since=7, before={("landing", "a.txt", 0): 3})
+    found = SearchValues(since=7, before={("landing", "a.txt", 0): 3})
     found.add("email", "zoe@example.org")
     found.add("token_hash", bytes(range(32)))
     found.add("first_name", "Case")
 
-    assert Sought.of(found.to_json()) == found
+    assert SearchValues.of(found.to_json()) == found
 
 
 def test_the_doctor_tells_of_failed_requests_with_their_time_and_what_to_do(accounts, lake, failed, settings, clock):
     def told(now):
-        return next(each for each in diagnose(settings, now) if each.subject == "erasures")
+        return next(finding for finding in diagnose(settings, now) if finding.subject == "erasures")
 
     early, late = told(NOW), told(NOW + timedelta(days=24))
 

@@ -9,16 +9,17 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.errors import InvalidTokenError, KeySourceError, PrivacyError
-from hfthot_platform.lakehouse import maintain
-from hfthot_platform.privacy import retention as module
-from hfthot_platform.privacy.erasure import pending_erasures, request_erasure, run_erasure
-from hfthot_platform.privacy.export import export_user_data
-from hfthot_platform.privacy.retention import apply_retention
-from hfthot_platform.privacy.rotation import rotate_keys
+from hfthot_platform.core.errors import InvalidTokenError, KeySourceError, PrivacyError
+from hfthot_platform.services.privacy import retention as module
+from hfthot_platform.services.privacy.erasure import run_erasure
+from hfthot_platform.services.privacy.erasure_requests import pending_erasures, request_erasure
+from hfthot_platform.services.privacy.export import export_user_data
+from hfthot_platform.services.privacy.retention import apply_retention
+from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import maintain
+from hfthot_platform.storage.operational import schema
 from tests.privacy.people import YAN, ZOE, expire, register
 
 
@@ -38,7 +39,9 @@ def act(accounts, lake, user, clock, days):
 
 
 def partitions(settings):
-    return sorted(each.name for each in Path(settings.lake_root, "audit_log").glob("date=*") if list(each.iterdir()))
+    return sorted(
+        folder.name for folder in Path(settings.lake_root, "audit_log").glob("date=*") if list(folder.iterdir())
+    )
 
 
 def test_old_days_of_the_audit_log_are_physically_gone(accounts, lake, user, clock, settings):
@@ -214,7 +217,7 @@ def test_a_rotation_wraps_every_key_anew_and_leaves_the_lake_alone(accounts, lak
 
 
 def test_an_interrupted_rotation_is_finished_with_the_same_key(accounts, lake, user, monkeypatch):
-    import hfthot_platform.privacy.rotation as rotation
+    import hfthot_platform.services.privacy.rotation as rotation
 
     monkeypatch.setattr(rotation, "_rewrap_subjects", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
@@ -239,7 +242,7 @@ def test_old_keys_can_be_kept_for_backups(accounts, user):
 def test_a_rotation_of_keys_from_the_environment_says_what_to_do(tmp_path, settings):
     import base64
 
-    from hfthot_platform.accounts.service import Accounts
+    from hfthot_platform.services.accounts.accounts import Accounts
 
     first, second = ("k1", bytes(32)), ("k2", bytes(range(32)))
 

@@ -21,6 +21,7 @@ import unicodedata
 import zipfile
 import zlib
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 import numpy as np
@@ -30,10 +31,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import orc
 
-from hfthot_platform.errors import ErasureUnverifiedError
-from hfthot_platform.privacy import scan as module
-from hfthot_platform.privacy._outside import SQLITE, Outside
-from hfthot_platform.privacy.scan import Folder, Needle, scan
+from hfthot_platform.core.errors import ErasureUnverifiedError
+from hfthot_platform.services.privacy.proof.canary import Canary
+from hfthot_platform.services.privacy.proof.readers import PlaceReader
+from hfthot_platform.services.privacy.proof.scan import Folder, Needle, ScanLimits, scan
+from hfthot_platform.services.privacy.proof.search import Searcher
+from hfthot_platform.services.privacy.proof.sqlite_reader import SQLITE, FileOpener
 
 EMAIL = "Zoé.Müller+test@example.org"
 NEEDLE = Needle("email", EMAIL)
@@ -62,9 +65,9 @@ ENCODED = {
     "quoted-printable": quopri.encodestring(EMAIL.encode(), quotetabs=True),
     "every character for urls": "".join(f"%{byte:02X}" for byte in EMAIL.encode()).encode(),
     "every character for mail": "".join(f"={byte:02X}" for byte in EMAIL.encode()).encode(),
-    "every character for html": "".join(f"&#{ord(each)};" for each in EMAIL).encode(),
-    "every character for html, base 16": "".join(f"&#x{ord(each):X};" for each in EMAIL).encode(),
-    "every character for json": "".join(f"\\u{ord(each):04x}" for each in EMAIL).encode(),
+    "every character for html": "".join(f"&#{ord(character)};" for character in EMAIL).encode(),
+    "every character for html, base 16": "".join(f"&#x{ord(character):X};" for character in EMAIL).encode(),
+    "every character for json": "".join(f"\\u{ord(character):04x}" for character in EMAIL).encode(),
     "base64 of lower case": base64.b64encode(EMAIL.lower().encode()),
 }
 
@@ -76,8 +79,8 @@ def place(tmp_path: Path) -> Folder:
     return Folder("lake", folder)
 
 
-def looked(place: Folder, *needles: Needle):
-    return scan(needles or (NEEDLE,), [place])
+def looked(place: Folder, *needles: Needle, **options: Any):
+    return scan(needles or (NEEDLE,), [place], **options)
 
 
 @pytest.mark.parametrize("around", ["%0A", "=0A", "&#10;", "\\u000a", "&quot;"])
@@ -99,7 +102,10 @@ def test_a_packed_file_that_does_not_say_so_is_unpacked_or_named(place):
     (place.root / "plain").write_text(text.replace(EMAIL, ""))
     report = looked(place)
     assert {finding.file for finding in report.findings} == {"with a program"}
-    told = {"bare (unknown, looks packed or encrypted)", "behind a line (unknown, looks packed or encrypted)"}
+    told = {
+        "bare (unknown; it looks compressed or encrypted)",
+        "behind a line (unknown; it looks compressed or encrypted)",
+    }
     assert set(report.places[0].undecoded) == told
 
 
@@ -112,6 +118,31 @@ def test_a_value_is_found_in_every_encoding(place, form):
     assert (finding.place, finding.file, finding.kind, finding.inside) == ("lake", "some.log", "email", "bytes")
 
 
+@pytest.mark.parametrize("form", ENCODED)
+def test_a_value_that_is_there_often_is_found_each_time(form):
+    line = b"before \n" + ENCODED[form] + b"\n after "
+    searcher = Searcher([NEEDLE])
+    once = [(hit.offset, hit.end, hit.encoding) for hit in searcher.search(line)]
+    assert once
+    found = [(hit.offset, hit.end, hit.encoding) for hit in searcher.search(line * 1_200)]
+    assert found == [
+        (number * len(line) + offset, number * len(line) + end, encoding)
+        for number in range(1_200)
+        for offset, end, encoding in once
+    ]
+
+
+@pytest.mark.parametrize("written", [b"A&amp;B &amp;amp; C", b"A&amp;B &amp;amp;amp; C", b"A&amp;amp;B &amp; C"])
+def test_a_value_that_is_also_an_escape_is_found_however_it_is_read(place, written):
+    """An escape in the text may be a character of the value, or several of them."""
+    (place.root / "some.log").write_bytes(written)
+    value = written.decode().replace("&amp;", "&")
+    assert {finding.kind for finding in looked(place, Needle("given", value), Needle("read", written)).findings} == {
+        "given",
+        "read",
+    }
+
+
 def test_the_offset_leads_to_the_value(place):
     (place.root / "some.log").write_bytes(b"." * 12_345_678 + EMAIL.encode())
 
@@ -122,7 +153,7 @@ def test_the_offset_leads_to_the_value(place):
 
 @pytest.mark.parametrize("shift", [-4096, -40, -27, -13, -1, 0, 1, 4096, 8191, 8192])
 def test_a_value_across_the_border_of_two_blocks_is_found_once(place, shift):
-    at = module._BLOCK + shift
+    at = ScanLimits().block + shift
     (place.root / "some.log").write_bytes(b"." * at + EMAIL.encode() + b"." * 20_000_000)
 
     (finding,) = looked(place).findings
@@ -170,7 +201,7 @@ def packed_zstd(data):
 def test_a_value_inside_an_archive_is_found(place, pack, form):
     (place.root / "archive.bin").write_bytes(pack(b"before " + ENCODED[form] + b" after"))
 
-    assert {each.inside for each in looked(place).findings} - {"bytes"}
+    assert {finding.inside for finding in looked(place).findings} - {"bytes"}
 
 
 @pytest.mark.parametrize("compression", ["none", "snappy", "gzip", "zstd", "lz4", "brotli"])
@@ -179,7 +210,7 @@ def test_a_value_inside_parquet_pages_is_found(place, compression, dictionary):
     content = packed_parquet(EMAIL, compression=compression, use_dictionary=dictionary, write_statistics=False)
     (place.root / "part.parquet").write_bytes(content)
 
-    assert "parquet" in {each.inside for each in looked(place).findings}
+    assert "parquet" in {finding.inside for finding in looked(place).findings}
 
 
 @pytest.mark.parametrize(
@@ -198,7 +229,7 @@ def test_a_value_inside_parquet_pages_is_found(place, compression, dictionary):
 def test_a_value_inside_a_nested_parquet_column_is_found(place, column):
     pq.write_table(pa.table({"x": column}), place.root / "part.parquet", compression="zstd", write_statistics=False)
 
-    assert {each.inside for each in looked(place).findings} >= {"parquet"}
+    assert {finding.inside for finding in looked(place).findings} >= {"parquet"}
 
 
 def addresses(at: int = 2222) -> list[str]:
@@ -282,7 +313,7 @@ def test_a_value_inside_any_container_is_found(place, tmp_path):
 
     report = looked(place)
 
-    assert {each.file for each in report.findings} == set(CONTAINERS)
+    assert {finding.file for finding in report.findings} == set(CONTAINERS)
     assert report.places[0].opaque == ()
 
 
@@ -332,7 +363,7 @@ def test_what_decodes_before_a_damage_is_searched_and_the_damage_told(place):
 
     report = looked(place)
 
-    assert {each.file for each in report.findings} == set(DAMAGED)
+    assert {finding.file for finding in report.findings} == set(DAMAGED)
     assert set(report.places[0].opaque) == set(DAMAGED)
 
 
@@ -355,21 +386,19 @@ def test_a_format_that_is_not_decoded_is_told(place):
     assert set(report.places[0].undecoded) == told
 
 
-def test_an_archive_that_unpacks_without_end_is_given_up_and_told(place, monkeypatch):
-    monkeypatch.setattr(module, "_LARGEST_EXPANDED", 100_000_000)
+def test_an_archive_that_unpacks_without_end_is_given_up_and_told(place):
     (place.root / "bomb.gz").write_bytes(gzip.compress(gzip.compress(bytes(200_000_000), 1), 1))
 
-    assert looked(place).places[0].opaque == ("bomb.gz",)
+    assert looked(place, limits=ScanLimits(unpacked=100_000_000)).places[0].opaque == ("bomb.gz",)
 
 
-def test_many_findings_of_one_value_hide_no_other_one(place, monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ALIKE", 5)
+def test_many_findings_of_one_value_hide_no_other_one(place):
     (place.root / "a.log").write_text("Marlin " * 1000)
     (place.root / "b.log").write_text(EMAIL)
 
-    report = looked(place, Needle("first_name", "Marlin", whole_word=True), NEEDLE)
+    report = looked(place, Needle("first_name", "Marlin", whole_word=True), NEEDLE, limits=ScanLimits(alike=5))
 
-    assert {each.kind for each in report.findings} == {"first_name", "email"}
+    assert {finding.kind for finding in report.findings} == {"first_name", "email"}
     assert len(report.findings) == 6
     assert sorted(report.counts.values()) == [1, 1000]
     assert not report.truncated
@@ -379,7 +408,7 @@ def test_a_value_in_parquet_statistics_is_found(place):
     content = packed_parquet(EMAIL, compression="zstd", write_statistics=True)
     (place.root / "part.parquet").write_bytes(content)
 
-    assert "bytes" in {each.inside for each in looked(place).findings}
+    assert "bytes" in {finding.inside for finding in looked(place).findings}
 
 
 def test_a_name_beside_other_values_of_a_parquet_column_is_a_word(place):
@@ -397,7 +426,7 @@ def test_a_value_in_a_sqlite_row_across_pages_is_found(place):
     base.commit()
     base.close()
 
-    rows = {each.inside for each in looked(place).findings}
+    rows = {finding.inside for finding in looked(place).findings}
 
     assert "sqlite" in rows
 
@@ -409,7 +438,7 @@ def test_a_value_in_a_write_ahead_log_is_found(place):
     base.execute("INSERT INTO events VALUES (?)", (EMAIL,))
     base.commit()
 
-    found = {each.file for each in looked(place).findings}
+    found = {finding.file for finding in looked(place).findings}
 
     base.close()
     assert "events.db-wal" in found
@@ -440,27 +469,27 @@ def test_a_value_in_a_damaged_database_is_found_in_its_bytes(place):
 
     report = looked(place)
 
-    assert [each.offset for each in report.findings] == [12_345_678 + len(SQLITE)]
+    assert [finding.offset for finding in report.findings] == [12_345_678 + len(SQLITE)]
     assert report.places[0].opaque == ("cut.db",)
 
 
 def test_an_archive_that_is_named_like_a_databases_log_is_opened(place):
     (place.root / "odd.db-wal").write_bytes(packed_zip(b" ".join([EMAIL.encode()] * 50)))
 
-    assert {each.inside for each in looked(place).findings} >= {"zip:1"}
+    assert {finding.inside for finding in looked(place).findings} >= {"zip:1"}
 
 
 def test_without_the_process_that_reads_databases_a_scan_does_not_count(place, monkeypatch):
     monkeypatch.setattr(sys, "executable", "/absent/python")
     (place.root / "some.log").write_text(EMAIL)
 
-    with pytest.raises(ErasureUnverifiedError, match="planted to test it"):
+    with pytest.raises(ErasureUnverifiedError, match="planted test values"):
         looked(place)
 
 
 def test_a_file_that_is_absent_is_so_for_the_process_outside_too(place):
-    with Outside() as outside, pytest.raises(FileNotFoundError, match="absent"):
-        outside.open(place.root / "absent")
+    with FileOpener() as opener, pytest.raises(FileNotFoundError, match="absent"):
+        opener.open(place.root / "absent")
 
 
 def test_a_value_in_the_name_of_a_file_or_folder_is_found_and_withheld(place):
@@ -469,8 +498,8 @@ def test_a_value_in_the_name_of_a_file_or_folder_is_found_and_withheld(place):
 
     report = looked(place)
 
-    assert {each.inside for each in report.findings} == {"name", "bytes"}
-    assert all("example.org" not in str(each) for each in report.findings)
+    assert {finding.inside for finding in report.findings} == {"name", "bytes"}
+    assert all("example.org" not in str(finding) for finding in report.findings)
 
 
 def test_links_are_followed_and_their_targets_names_looked_at(place, tmp_path):
@@ -484,9 +513,9 @@ def test_links_are_followed_and_their_targets_names_looked_at(place, tmp_path):
 
     report = looked(place)
 
-    found = {(each.file.rpartition("/")[2], each.inside) for each in report.findings}
+    found = {(finding.file.rpartition("/")[2], finding.inside) for finding in report.findings}
     assert found == {("waiting.jsonl", "bytes"), ("file", "bytes"), ("(withheld)", "name")}
-    assert report.places[0].skipped == ("other (a link to nowhere)",)
+    assert report.places[0].skipped == ("other (a broken link)",)
 
 
 def test_links_in_a_circle_or_to_everything_end(place):
@@ -500,12 +529,12 @@ def test_links_in_a_circle_or_to_everything_end(place):
 
     report = looked(place)
 
-    assert [each.file for each in report.findings] == ["below/some.log"]
+    assert [finding.file for finding in report.findings] == ["below/some.log"]
     assert report.places[0].skipped == (
-        "all (a link to a folder around it)",
+        "all (a link to a parent folder)",
         "kernel (a link into the kernel's files)",
-        "self (a link in a circle)",
-        "up (a link to a folder around it)",
+        "self (a circular link)",
+        "up (a link to a parent folder)",
     )
 
 
@@ -517,8 +546,8 @@ def test_a_place_that_is_a_link_is_searched_and_one_to_nowhere_is_told(tmp_path)
 
     report = scan([NEEDLE], [Folder("linked", tmp_path / "linked"), Folder("broken", tmp_path / "broken")])
 
-    assert [(each.place, each.file) for each in report.findings] == [("linked", "some.log")]
-    assert [each.skipped for each in report.places] == [(), (". (a link to nowhere)",)]
+    assert [(finding.place, finding.file) for finding in report.findings] == [("linked", "some.log")]
+    assert [searched.skipped for searched in report.places] == [(), (". (a broken link)",)]
 
 
 def test_a_pipe_a_socket_and_a_device_are_told_and_not_waited_for(place):
@@ -528,7 +557,7 @@ def test_a_pipe_a_socket_and_a_device_are_told_and_not_waited_for(place):
         (place.root / "null").symlink_to("/dev/null")
         report = looked(place)
 
-    assert [each.split(" (")[0] for each in report.places[0].skipped] == ["null", "pipe", "socket"]
+    assert [entry.split(" (")[0] for entry in report.places[0].skipped] == ["null", "pipe", "socket"]
 
 
 def test_a_file_with_a_hole_takes_as_long_as_what_it_holds(place):
@@ -539,25 +568,25 @@ def test_a_file_with_a_hole_takes_as_long_as_what_it_holds(place):
 
     report = looked(place)
 
-    assert [each.offset for each in report.findings] == [1 << 41]
+    assert [finding.offset for finding in report.findings] == [1 << 41]
     assert report.places[0].bytes < 1 << 20
 
 
 def test_a_file_that_vanishes_meanwhile_holds_nothing(place, monkeypatch):
     (place.root / "some.log").write_text(EMAIL)
     (place.root / "gone.log").write_text("x")
-    real = module.Folder.walk
+    real = Folder.walk
 
     def vanishing(self, noted):
         found = list(real(self, noted))
         (place.root / "gone.log").unlink()
         return iter(found)
 
-    monkeypatch.setattr(module.Folder, "walk", vanishing)
+    monkeypatch.setattr(Folder, "walk", vanishing)
 
     report = looked(place)
 
-    assert [each.file for each in report.findings] == ["some.log"]
+    assert [finding.file for finding in report.findings] == ["some.log"]
     assert report.unreadable == ()
 
 
@@ -582,7 +611,7 @@ def test_a_folder_that_cannot_be_read_is_told_and_the_rest_is_searched(place, mo
     report = looked(place)
 
     assert report.unreadable == ("lake: locked (Permission denied)",)
-    assert [each.file for each in report.findings] == ["open/some.log"]
+    assert [finding.file for finding in report.findings] == ["open/some.log"]
 
 
 def test_other_users_folders_in_a_shared_place_are_listed_and_no_obstacle(tmp_path, monkeypatch):
@@ -598,20 +627,20 @@ def test_other_users_folders_in_a_shared_place_are_listed_and_no_obstacle(tmp_pa
 def test_a_place_that_cannot_be_written_is_searched_without_a_test_of_its_own(place, tmp_path, monkeypatch):
     (place.root / "some.log").write_text(EMAIL)
     (tmp_path / "other").mkdir()
-    real = module.Folder.plant
+    real = Folder.plant
 
     def plant(self, canary):
         if self.name == "lake":
             raise OSError(30, "Read-only file system")
         return real(self, canary)
 
-    monkeypatch.setattr(module.Folder, "plant", plant)
+    monkeypatch.setattr(Folder, "plant", plant)
 
     report = scan([NEEDLE], [place, Folder("other", tmp_path / "other")])
 
-    assert [each.tested for each in report.places] == [False, True]
+    assert [searched.tested for searched in report.places] == [False, True]
     assert report.findings
-    with pytest.raises(ErasureUnverifiedError, match="could be written nowhere"):
+    with pytest.raises(ErasureUnverifiedError, match="could not be written anywhere"):
         scan([NEEDLE], [place])
 
 
@@ -660,15 +689,17 @@ def test_a_short_name_is_not_found_in_binary_noise(place):
     (place.root / "noise.bin").write_bytes(noise.tobytes())
     (place.root / "some.log").write_text("said Anna to the others")
 
-    assert {each.file for each in looked(place, Needle("first_name", "anna", whole_word=True)).findings} == {"some.log"}
+    assert {finding.file for finding in looked(place, Needle("first_name", "anna", whole_word=True)).findings} == {
+        "some.log"
+    }
 
 
 def test_what_is_too_short_to_be_looked_for_is_said_and_not_counted(place):
-    short = [Needle("first_name", each, whole_word=True) for each in ("Al", "Eva", "李", "Ия")]
+    short = [Needle("first_name", name, whole_word=True) for name in ("Al", "Eva", "李", "Ия")]
 
     report = looked(place, *short, NEEDLE)
 
-    assert report.left_out == (("first_name", "too short to be told from chance"),)
+    assert report.left_out == (("first_name", "too short to distinguish from chance"),)
     assert report.needles == {"email": 1}
 
 
@@ -680,9 +711,9 @@ def test_names_of_any_script_are_found_as_words_in_any_form(place):
             for how, written in {"utf-8": text, "json": json.dumps(text), "upper": text.upper()}.items():
                 (place.root / f"{number} {form} {how}.log").write_text(f"said {written}, then left")
 
-    report = looked(place, *(Needle("first_name", each, whole_word=True) for each in names))
+    report = looked(place, *(Needle("first_name", name, whole_word=True) for name in names))
 
-    found = {(each.file, each.needle.value) for each in report.findings}
+    found = {(finding.file, finding.needle.value) for finding in report.findings}
     wanted = {
         (f"{number} {form} {how}.log", name)
         for number, name in enumerate(names)
@@ -721,7 +752,7 @@ def test_a_value_across_the_lines_of_a_code_is_found(place):
         (place.root / name).write_bytes(ends[end].join(lines).encode())
         wanted.add((name, code))
 
-    assert {(each.file, each.encoding) for each in looked(place).findings} == wanted
+    assert {(finding.file, finding.encoding) for finding in looked(place).findings} == wanted
 
 
 def test_bytes_are_found_raw_and_coded(place):
@@ -730,7 +761,7 @@ def test_bytes_are_found_raw_and_coded(place):
     (place.root / "b").write_text(token.hex())
     (place.root / "c").write_bytes(base64.b64encode(b"1" + token))
 
-    assert {each.file for each in looked(place, Needle("token", token)).findings} == {"a", "b", "c"}
+    assert {finding.file for finding in looked(place, Needle("token", token)).findings} == {"a", "b", "c"}
 
 
 def test_a_file_that_cannot_be_decoded_is_named_and_read_as_bytes(place):
@@ -744,30 +775,30 @@ def test_a_file_that_cannot_be_decoded_is_named_and_read_as_bytes(place):
 
 
 @pytest.mark.parametrize("shift", [-40, -len(EMAIL.encode()), -1, 0, 1, 40])
-def test_a_value_across_the_border_of_two_sections_is_found_once(place, monkeypatch, shift):
+def test_a_value_across_the_border_of_two_sections_is_found_once(place, shift):
     section = 1 << 16
-    monkeypatch.setattr(module, "_SECTION", section)
     content = bytearray(b"\xff" * (5 * section + 100))
     at = [number * section + shift for number in (1, 2, 5)]
     for offset in at:
         content[offset : offset + len(EMAIL.encode())] = EMAIL.encode()
     (place.root / "large.bin").write_bytes(content)
 
-    report = scan([NEEDLE], [place])
+    report = scan([NEEDLE], [place], limits=ScanLimits(section=section))
 
-    assert [each.offset for each in report.findings] == at
+    assert [finding.offset for finding in report.findings] == at
     assert report.places[0].bytes == len(content)
 
 
-def test_the_rows_of_a_large_database_are_looked_at_too(place, monkeypatch):
-    monkeypatch.setattr(module, "_SECTION", 1 << 16)
+def test_the_rows_of_a_large_database_are_looked_at_too(place):
     with sqlite3.connect(place.root / "large.db") as base:
         base.execute("CREATE TABLE notes (text TEXT)")
         filler = "".join(chr(0x4E00 + number % 20_000) for number in range(60_000))
         base.execute("INSERT INTO notes VALUES (?)", (filler[:30_000] + f" {EMAIL} " + filler,))
     base.close()
 
-    assert {each.file for each in scan([NEEDLE], [place]).findings} == {"large.db"}
+    report = scan([NEEDLE], [place], limits=ScanLimits(section=1 << 16))
+
+    assert {finding.file for finding in report.findings} == {"large.db"}
 
 
 def test_a_clean_place_is_clean_and_counted(place):
@@ -789,7 +820,7 @@ def test_nothing_of_the_canary_remains(place):
 
 
 def test_canaries_of_a_killed_scan_are_removed_by_the_next(place):
-    canary = module._Canary("0123456789abcdef01234567")
+    canary = Canary("0123456789abcdef01234567")
     place.plant(canary)
     canary.release()
     assert len(list(place.root.iterdir())) == 1
@@ -801,9 +832,9 @@ def test_canaries_of_a_killed_scan_are_removed_by_the_next(place):
 
 
 def test_a_scan_that_misses_its_canary_does_not_count(place, monkeypatch):
-    monkeypatch.setattr(module._Reader, "parquet", lambda *_: None)
+    monkeypatch.setattr(PlaceReader, "parquet", lambda *_: None)
 
-    with pytest.raises(ErasureUnverifiedError, match="planted to test it"):
+    with pytest.raises(ErasureUnverifiedError, match="planted test values"):
         looked(place)
 
     assert not list(place.root.iterdir())
@@ -816,7 +847,7 @@ def test_of_a_folder_shared_with_others_only_the_named_part_is_read(tmp_path):
 
     report = scan([NEEDLE], [Folder("temporary", tmp_path, only=("staging-*",))])
 
-    assert {each.file for each in report.findings} == {"staging-1/a"}
+    assert {finding.file for finding in report.findings} == {"staging-1/a"}
 
 
 def test_a_folder_that_does_not_exist_is_empty(tmp_path):
@@ -843,7 +874,7 @@ def test_the_largest_file_takes_bounded_memory(place):
 
 
 def test_the_canary_of_a_scan_that_lives_is_left_alone(place):
-    canary = module._Canary("0123456789abcdef01234567")
+    canary = Canary("0123456789abcdef01234567")
     planted = place.plant(canary)
 
     assert looked(place).clean

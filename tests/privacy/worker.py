@@ -12,14 +12,15 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.contracts.accounts import USER_TABLES
-from hfthot_platform.lakehouse import Lakehouse, accept_clock, maintain
-from hfthot_platform.privacy.erasure import pending_erasures, run_erasure
-from hfthot_platform.privacy.retention import apply_retention
-from hfthot_platform.privacy.rotation import rotate_keys
-from hfthot_platform.settings import Settings, load_settings
+from hfthot_platform.core.settings import Settings, load_settings
+from hfthot_platform.domain.contracts.accounts import USER_TABLES
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.erasure import run_erasure
+from hfthot_platform.services.privacy.erasure_requests import pending_erasures
+from hfthot_platform.services.privacy.retention import apply_retention
+from hfthot_platform.services.privacy.rotation import rotate_keys
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import Lakehouse, accept_clock, maintain
 
 
 def settings_of(work: Path) -> Settings:

@@ -7,11 +7,11 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, contract
-from hfthot_platform.errors import BadRequestError, UnknownTableError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.market.bars import bars_from_trades
-from hfthot_platform.quality import checks_of, rows, run_checks
+from hfthot_platform.core.errors import BadRequestError, UnknownTableError
+from hfthot_platform.domain.contracts import CONTRACTS, contract
+from hfthot_platform.domain.market.bars import bars_from_trades
+from hfthot_platform.services.quality import checks_of, rows, run_checks
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 DAY = date(2024, 3, 4)
 START = datetime(2024, 3, 4, tzinfo=UTC)
@@ -32,7 +32,7 @@ def bars(minutes, *, symbol="BTC-USDT", start=START, venue="binance"):
             "venue": venue,
             "symbol": symbol,
             "ts": ts,
-            "ts_close": [each + timedelta(minutes=1) for each in ts],
+            "ts_close": [moment + timedelta(minutes=1) for moment in ts],
             "open": price,
             "high": price,
             "low": price,
@@ -78,7 +78,7 @@ def instruments(*symbols, delisted_on=None):
 
 
 def outcome(lake, table, name, *, span=DAY, now=NOW):
-    return next(each for each in run_checks(lake, table, span, now) if each.name == name)
+    return next(check for check in run_checks(lake, table, span, now) if check.name == name)
 
 
 def test_a_complete_fresh_known_table_passes_every_check(lake):
@@ -86,20 +86,20 @@ def test_a_complete_fresh_known_table_passes_every_check(lake):
     lake.table("market.bars_1m").append(bars(range(1440)))
     found = run_checks(lake, "market.bars_1m", DAY, NOW)
     # The Delta writer may interleave batches of rows, so the order within files is not this test's matter.
-    assert {each.name for each in found if not each.passed} <= {"file_order"}
+    assert {check.name for check in found if not check.passed} <= {"file_order"}
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
 def test_every_table_has_its_checks_even_before_it_is_written(lake, name):
     found = run_checks(lake, name, None, NOW)
-    assert [(each.name, each.severity) for each in found] == [
-        (each.name, each.severity) for each in checks_of(contract(name))
+    assert [(check.name, check.severity) for check in found] == [
+        (check.name, check.severity) for check in checks_of(contract(name))
     ]
-    assert all(each.passed for each in found)
+    assert all(check.passed for check in found)
 
 
 def test_which_checks_apply_follows_from_the_contract():
-    names = {name: {each.name for each in checks_of(contract(name))} for name in CONTRACTS}
+    names = {name: {check.name for check in checks_of(contract(name))} for name in CONTRACTS}
     everything = {"values", "consistency", "spikes", "unique_key", "file_order", "completeness", "staleness"}
     assert names["market.bars_1m"] == everything | {"agreement", "known_symbols"}
     assert names["market.trades"] == everything - {"consistency", "completeness"} | {"known_symbols"}
@@ -109,8 +109,8 @@ def test_which_checks_apply_follows_from_the_contract():
 
 def test_outcomes_are_plain_json(lake):
     lake.table("market.bars_1m").append(bars([0, 1, 5]))
-    for each in run_checks(lake, "market.bars_1m", None, NOW):
-        assert json.loads(json.dumps(asdict(each)))["observed"]["version"] == lake.table("market.bars_1m").version()
+    for check in run_checks(lake, "market.bars_1m", None, NOW):
+        assert json.loads(json.dumps(asdict(check)))["observed"]["version"] == lake.table("market.bars_1m").version()
 
 
 def test_missing_minutes_are_counted_and_not_filled(lake):
@@ -163,7 +163,7 @@ def test_series_are_counted_alike_when_taken_a_few_at_a_time(lake, monkeypatch):
         pl.concat([bars([0, 2, 5], symbol=f"S{i}-USDT") for i in range(5)], how="vertical")
     )
     whole = outcome(lake, "market.bars_1m", "completeness", span=None).observed
-    monkeypatch.setattr("hfthot_platform.quality.series._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("hfthot_platform.services.quality.series._ROWS_AT_ONCE", 7)
     assert outcome(lake, "market.bars_1m", "completeness", span=None).observed == whole
     assert whole["missing"] == 15
 
@@ -177,7 +177,7 @@ def test_a_key_appended_twice_is_found(lake):
 
 @pytest.mark.parametrize("at_once", [5_000_000, 3])
 def test_a_trade_id_repeated_on_another_day_is_found_across_memory_bounded_pieces(lake, monkeypatch, at_once):
-    monkeypatch.setattr("hfthot_platform.lakehouse.spans._CHUNK_ROWS", 5)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.days._CHUNK_ROWS", 5)
     monkeypatch.setattr(rows, "_KEYS_AT_ONCE", at_once)
     lake.table("market.trades").append(trades(5))
     lake.table("market.trades").append(trades(5, first_id=4, start=START + timedelta(days=1)))
@@ -188,7 +188,9 @@ def test_rows_that_got_past_the_gate_are_found_by_the_contracts_rules(lake, monk
     """A table written before a rule was added, or by somebody else."""
     table = lake.table("market.bars_1m")
     bad = bars(range(4)).with_columns(high=pl.Series([100.0, 50.0, 102.0, 103.0]), close=pl.Series([100.0, 1, 102, -3]))
-    monkeypatch.setattr("hfthot_platform.lakehouse.audit._apply_rules", lambda _c, frame: (frame, none(frame), ()))
+    monkeypatch.setattr(
+        "hfthot_platform.storage.lakehouse.audit._apply_rules", lambda _c, frame: (frame, none(frame), ())
+    )
     table.append(bad)
     assert outcome(lake, "market.bars_1m", "consistency").observed["violations"] == {
         "inconsistent_bar:high": 1,
@@ -234,7 +236,7 @@ def test_a_live_series_that_stopped_is_stale_and_the_others_are_not(lake):
     found = outcome(lake, "market.bars_1m", "staleness", span=None, now=now)
     assert not found.passed
     assert (found.observed["series"], found.observed["stale_series"]) == (2, 1)
-    assert [each["symbol"] for each in found.observed["worst"]] == ["OLD-USDT"]
+    assert [series["symbol"] for series in found.observed["worst"]] == ["OLD-USDT"]
     assert found.observed["worst"][0]["hours_behind"] == pytest.approx(96, abs=0.1)
 
 
@@ -269,7 +271,7 @@ def test_vendor_bars_that_equal_their_trades_agree(lake):
 
 @pytest.mark.parametrize("chunk", [1_000_000, 50])
 def test_vendor_bars_that_differ_from_their_trades_are_counted(lake, monkeypatch, chunk):
-    monkeypatch.setattr("hfthot_platform.lakehouse.spans._CHUNK_ROWS", chunk)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.days._CHUNK_ROWS", chunk)
     done = pl.concat([trades(60), trades(60, first_id=1000, start=START + timedelta(days=1))])
     lake.table("market.trades").append(done)
     off = (pl.col("ts").dt.minute() == 7).cast(pl.Float64)
@@ -308,9 +310,10 @@ def test_a_naive_present_and_an_unknown_table_are_refused(lake):
 
 
 @pytest.mark.soak
-def test_every_missing_minute_of_a_real_year_is_reported(lake, shared_data):
-    """The vendor's file of BTC-USD in 2016 lacks exactly 233,809 minutes between its first and its last row."""
-    path = shared_data / "ohlcv" / "bitfinex_1m_2016" / "BTCUSD_2016_1m.csv.gz"
+def test_every_missing_minute_of_a_recording_is_reported(lake, recordings):
+    """A vendor's file of BTC-USD lacks a known number of minutes between its first and its last row."""
+    facts = recordings.facts
+    path = recordings / "ohlcv/bitfinex_1m_2016/BTCUSD_2016_1m.csv.gz"
     columns = ["ms", "open", "close", "high", "low", "volume"]
     given = pl.read_csv(path, has_header=False, new_columns=columns).with_columns(
         pl.col("open", "close", "high", "low", "volume").cast(pl.Float64),
@@ -328,7 +331,8 @@ def test_every_missing_minute_of_a_real_year_is_reported(lake, shared_data):
             source_ref=pl.lit("test"),
         )
     )
-    assert table.scan().select(pl.len()).collect().item() == 293_230
+    assert table.scan().select(pl.len()).collect().item() == facts.bitfinex_minutes
     found = outcome(lake, "market.bars_1m", "completeness", span=(date(2016, 1, 1), date(2017, 1, 1)))
-    assert (found.observed["present"], found.observed["missing"]) == (293_230, 233_809)
-    assert found.description.startswith("233,809 of 527,039 intervals have no row")
+    assert (found.observed["present"], found.observed["missing"]) == (facts.bitfinex_minutes, facts.bitfinex_missing)
+    expected = facts.bitfinex_minutes + facts.bitfinex_missing
+    assert found.description.startswith(f"{facts.bitfinex_missing:,} of {expected:,} intervals have no row")

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts import CONTRACTS, TableContract
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, TEXT, TIME, Column
-from hfthot_platform.contracts.rules import AtLeast, Between, Finite, Matches, NotNull, OneOf, Spike, TimeBetween
-from hfthot_platform.quality import suites, validate, write_report
+from hfthot_platform.domain.contracts import CONTRACTS, TableContract
+from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, TEXT, TIME, Column
+from hfthot_platform.domain.contracts.rules import AtLeast, Between, Finite, Matches, NotNull, OneOf, Spike, TimeBetween
+from hfthot_platform.services.quality import suites, validate, write_report
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -99,7 +99,7 @@ def counted(rule, frame):
 @given(bad_rows())
 def test_the_suite_and_the_rules_flag_the_same_number_of_rows(frame):
     found = validate(EVERYTHING, frame)
-    flagged = {(each.rule, each.columns): each.unexpected for each in found.expectations}
+    flagged = {(expectation.rule, expectation.columns): expectation.unexpected for expectation in found.expectations}
     expected = {}
     for rule in EVERYTHING.rules:
         if isinstance(rule, AtLeast):
@@ -125,7 +125,9 @@ def test_spikes_are_found_by_the_suite_where_the_rule_finds_them(values, length)
     )
     frame = frame.sort(EVERYTHING.sort_by)
     spike = next(rule for rule in EVERYTHING.rules if isinstance(rule, Spike))
-    found = next(each for each in validate(EVERYTHING, frame).expectations if each.rule == spike.name)
+    found = next(
+        expectation for expectation in validate(EVERYTHING, frame).expectations if expectation.rule == spike.name
+    )
     assert found.unexpected == counted(spike, frame)
 
 
@@ -197,7 +199,7 @@ def test_the_page_is_self_contained_and_escapes_what_comes_from_outside(bad, tmp
     assert "One of &lt;each&gt; rule." in page
     assert "3 failed" in page
     assert not re.search(r"<script|<link|<b>hold|src=|href=|url\(|https?:", page)
-    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
 
 
 def test_only_the_newest_rows_are_checked_beyond_the_bound():
@@ -211,7 +213,7 @@ def test_only_the_newest_rows_are_checked_beyond_the_bound():
 def test_columns_of_another_order_type_or_absent_are_told():
     frame = calm(3).select(pl.exclude("low", "count"), pl.col("count").cast(pl.Int32))
     found = validate(EVERYTHING, frame)
-    failed = {each.rule: each.found for each in found.expectations if not each.passed}
+    failed = {expectation.rule: expectation.found for expectation in found.expectations if not expectation.passed}
     assert set(failed) == {"column_order", "column_type:low", "column_type:count"}
     assert failed["column_type:count"].startswith("int32")
     assert failed["column_order"].endswith("email, count")
@@ -221,10 +223,12 @@ def test_columns_of_another_order_type_or_absent_are_told():
 def test_every_contract_becomes_a_suite_with_all_its_rules_and_columns(name):
     declared = CONTRACTS[name]
     schema, values = suites(declared)
-    rules = {each.meta["rule"] for each in values.expectations}
+    rules = {expectation.meta["rule"] for expectation in values.expectations}
     assert {rule.name for rule in declared.rules} | {"primary_key"} <= rules
     assert {column.name for column in declared.columns if not column.nullable} == {
-        each.meta["rule"].split(":")[1] for each in values.expectations if each.expectation_type.endswith("not_be_null")
+        expectation.meta["rule"].split(":")[1]
+        for expectation in values.expectations
+        if expectation.expectation_type.endswith("not_be_null")
     } & {column.name for column in declared.columns if not column.nullable}
     assert len(schema.expectations) == 1 + len(declared.columns)
 
@@ -250,6 +254,10 @@ def test_a_value_that_belongs_to_another_kind_and_one_that_is_missing_are_found(
     }  # fmt: skip
     frame = pl.DataFrame({**kinds, **rest}).select(declared.column_names).cast(declared.polars_schema)
 
-    found = [each.unexpected for each in validate(declared, frame).expectations if each.rule == "value_of_kind:ratio"]
+    found = [
+        expectation.unexpected
+        for expectation in validate(declared, frame).expectations
+        if expectation.rule == "value_of_kind:ratio"
+    ]
 
     assert found == [1, 1]

@@ -10,15 +10,16 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts.model import TableContract
-from hfthot_platform.contracts.portfolio import BACKTEST_EQUITY, BACKTESTS
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.lakehouse.audit import audit
-from hfthot_platform.market.sources.sample import SampleFeed
-from hfthot_platform.models.arrays import FloatArray
-from hfthot_platform.models.backtest import Bars, Costs, backtest
-from hfthot_platform.models.strategy import MeanReversion, TrendFollowing
-from hfthot_platform.signals.backtests import Backtests, backtest_rows
+from hfthot_platform.adapters.sample import SampleFeed
+from hfthot_platform.core.arrays import FloatArray
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts.model import TableContract
+from hfthot_platform.domain.contracts.portfolio import BACKTEST_EQUITY, BACKTESTS
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs, backtest
+from hfthot_platform.domain.models.strategy import MeanReversion, TrendFollowing
+from hfthot_platform.domain.signals.backtests import Backtests, backtest_rows
+from hfthot_platform.storage.lakehouse.audit import audit
 
 RUN_ON = date(2022, 12, 1)
 FREE = Costs(0.0, 0.0)

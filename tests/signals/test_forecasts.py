@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts.model import TableContract
-from hfthot_platform.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.lakehouse.audit import audit
-from hfthot_platform.models import strategy
-from hfthot_platform.models.backtest import Bars
-from hfthot_platform.models.chiarella import ChiarellaParams, calibrate, forecast
-from hfthot_platform.models.strategy import FittedMarket
-from hfthot_platform.signals.forecasts import _present, chiarella_rows, mfg_forecast, mfg_price_rows
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts.model import TableContract
+from hfthot_platform.domain.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models import strategy
+from hfthot_platform.domain.models.chiarella import ChiarellaParams, calibrate, forecast
+from hfthot_platform.domain.models.strategy import FittedMarket
+from hfthot_platform.domain.signals.forecasts import _market_now, chiarella_rows, mfg_forecast, mfg_price_rows
+from hfthot_platform.storage.lakehouse.audit import audit
+from tests.recordings import XRP, Recordings
 
 MADE_AT = datetime(2024, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -138,8 +138,8 @@ def test_the_whole_forecast_of_one_series_is_the_one_of_its_rows() -> None:
     assert whole.solution.density.shape == (401, 101)
 
 
-def test_real_trades_are_forecast_by_the_takers_side(shared_data: Path) -> None:
-    raw = pl.read_parquet(shared_data / "trades/binance_kraken_trades/XRP_ETH-trades.parquet")
+def test_recorded_trades_are_forecast_by_the_takers_side(recordings: Recordings) -> None:
+    raw = pl.read_parquet(recordings / f"{XRP}/XRP_ETH-trades.parquet")
     trades = raw.select(
         pl.lit("binance").alias("venue"),
         pl.lit("XRP-ETH").alias("symbol"),
@@ -234,11 +234,11 @@ def test_the_fundamental_value_is_filtered_on_from_the_fit_to_the_last_close() -
     closes = minutes("BTC-USDT", 180, flow=False)
     price, at = np.log(closes["close"].to_numpy()), np.arange(180)
     found = calibrate(price[:130])
-    on = _present(found, at, price, 130)
+    on = _market_now(found, at, price, 130)
     # The adaptive pipeline's own filter, over bars, must say the same.
     bars = Bars.from_frame(closes.with_columns(open=pl.col("low")))
     fitted = FittedMarket(found.params, int(bars.times[129]), found.fundamental_deviation**2, False, ())
-    assert on.start == pytest.approx(strategy._present(fitted, bars, 0).start)
+    assert on.start == pytest.approx(strategy._market_now(fitted, bars, 0).start)
     assert on.fundamental != found.params.fundamental
 
 
@@ -246,7 +246,7 @@ def test_moves_across_a_gap_say_nothing_of_the_fundamental_value() -> None:
     price = np.log(minutes("BTC-USDT", 132, flow=False)["close"].to_numpy())
     found = calibrate(price[:130])
     # Two lone minutes after a gap: time passes, and nothing else is known.
-    on = _present(found, np.array([*range(130), 140, 145]), price, 130)
+    on = _market_now(found, np.array([*range(130), 140, 145]), price, 130)
     assert on.fundamental == pytest.approx(found.params.fundamental + 16 * found.params.fundamental_drift)
     assert (on.price, on.previous_price) == (price[-1], None)
 

@@ -9,15 +9,16 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from hfthot_platform.contracts.model import TableContract
-from hfthot_platform.contracts.portfolio import ADAPTIVE_WEIGHTS, METHODS, WEIGHTS
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.lakehouse.audit import audit
-from hfthot_platform.market.sources.sample import SampleFeed
-from hfthot_platform.models.backtest import Bars, Costs, held_weights
-from hfthot_platform.models.portfolio import align_returns, cara, estimate_moments
-from hfthot_platform.models.strategy import AdaptiveRules
-from hfthot_platform.signals.portfolios import Weights, adaptive_rows, weight_rows
+from hfthot_platform.adapters.sample import SampleFeed
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts.model import TableContract
+from hfthot_platform.domain.contracts.portfolio import ADAPTIVE_WEIGHTS, METHODS, WEIGHTS
+from hfthot_platform.domain.market.panel import Bars
+from hfthot_platform.domain.models.backtest import Costs, held_weights
+from hfthot_platform.domain.models.portfolio import align_returns, cara, estimate_moments
+from hfthot_platform.domain.models.strategy import AdaptiveRules
+from hfthot_platform.domain.signals.portfolios import Weights, adaptive_rows, weight_rows
+from hfthot_platform.storage.lakehouse.audit import audit
 
 WEEK = (date(2022, 5, 2), date(2022, 5, 7))
 RULES = AdaptiveRules(window=100, warm_up=200)

@@ -8,12 +8,13 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts.signals import REGIME_CHANGES, REGIME_MODELS, REGIMES
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.lakehouse.audit import audit
-from hfthot_platform.market.sources.sample import SampleFeed
-from hfthot_platform.models.regime import RegimeModel
-from hfthot_platform.signals.regimes import RegimeSettings, change_rows, model_rows, regime_rows
+from hfthot_platform.adapters.sample import SampleFeed
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.domain.contracts.signals import REGIME_CHANGES, REGIME_MODELS, REGIMES
+from hfthot_platform.domain.models.regime import RegimeModel
+from hfthot_platform.domain.signals.declared import RegimeSettings
+from hfthot_platform.domain.signals.regimes import change_rows, model_rows, regime_rows
+from hfthot_platform.storage.lakehouse.audit import audit
 
 DAYS = (date(2022, 11, 1), date(2022, 12, 24))
 SETTINGS = RegimeSettings(refit_days=30, history_bars=1500, n_restarts=2)
@@ -172,7 +173,7 @@ def test_a_series_that_cannot_be_used_costs_the_others_nothing(closes, models):
 
     rows, failed = model_rows(pl.concat([spoiled, twice]), NONE, DAYS, interval="1d", settings=SETTINGS)
 
-    # One stands still, one has closes that are no numbers, one has two closes on one day.
+    # One stands still, one has closes that are not numbers, one has two closes on one day.
     assert {"AAPL", "WMT"} <= set(rows["symbol"])
     assert "JPM@us_equity" in [name for name, _ in failed]
     assert rows.filter(pl.col("symbol") == "AAPL").equals(models.filter(pl.col("symbol") == "AAPL"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.settings import load_settings
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.accounts.accounts import Accounts
 from tests import postgres
 from tests.accounts import crowd
 

@@ -1,6 +1,6 @@
 """At least 100 random kill -9 over registering, signing in, changing, counting, publishing and rotating keys.
 
-After each round everything opens; whatever was acknowledged is there, nothing is there twice, and what was under way
+After each round everything opens; whatever was acknowledged is there, nothing occurs twice, and what was under way
 is there as a whole or not at all.  In the end the lake has what the store has, and the audit chain leads from its first
 entry to its last.
 """
@@ -22,8 +22,8 @@ import polars as pl
 import pytest
 import sqlalchemy as sa
 
-from hfthot_platform.accounts import schema
-from hfthot_platform.accounts.chain import verify_chain
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.storage.operational import schema
 
 WORKER = Path(__file__).parent.parent / "client" / "crash_worker.py"
 KILLS = int(os.environ.get("HFTHOT_SOAK_ACCOUNT_KILLS", "120"))
@@ -36,7 +36,8 @@ SPAWNER = """
 import os, sys, traceback
 sys.path.insert(0, {folder!r})
 import crash_worker
-import hfthot_platform.accounts.service, hfthot_platform.accounts.publisher
+import hfthot_platform.app.lake, hfthot_platform.services.accounts.accounts
+import hfthot_platform.services.publication.publisher, hfthot_platform.storage.lakehouse.backends.local
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
@@ -117,7 +118,7 @@ def newest(folder: Path, worker, sides: list[Path]) -> None:
     """Check what each worker was told last."""
     with worker.client_of(folder) as client:
         client.flush()  # what a killed publisher left, so that the next ones get through
-        assert verify_chain(client._lake, client._accounts.store).problems == ()
+        assert verify_chain(client.installation.lake, client.installation.accounts.store).problems == ()
         for side in sides:
             lines = [line for line in told([side]) if line[0] == "ok"]
             for line in lines[-5:]:
@@ -134,7 +135,7 @@ def everything(folder: Path, worker, sides: list[Path], *, same_day: bool) -> No
     users = {line[3]: line[4] for line in acknowledged if line[1] == "register"}
     with worker.client_of(folder) as client:
         client.flush()
-        store = client._accounts.store
+        store = client.installation.accounts.store
         with store.reading() as rx:
             there = Counter(rx.execute(sa.select(schema.users.c.subject_id)).scalars())
             counters = dict(
@@ -160,9 +161,9 @@ def everything(folder: Path, worker, sides: list[Path], *, same_day: bool) -> No
             # The newest acknowledged change, or a later one that was under way.
             tried = sorted(last[name], reverse=True)
             possible = []
-            for each in tried:
-                possible.append(f"Name {each}")
-                if ("update", str(each), name) in done:
+            for attempt in tried:
+                possible.append(f"Name {attempt}")
+                if ("update", str(attempt), name) in done:
                     break
             else:
                 possible.append(None)
@@ -179,7 +180,7 @@ def everything(folder: Path, worker, sides: list[Path], *, same_day: bool) -> No
         assert len(tokens) <= opened <= sum(line[1] == "login" for line in asked)
         # The lake has what the store has, once.
         assert pending == 0
-        lake = client._lake
+        lake = client.installation.lake
         people = lake.table("users").scan().collect()
         assert Counter(people["subject_id"]) == there
         assert lake.table("sessions").scan().select(pl.len()).collect().item() == opened

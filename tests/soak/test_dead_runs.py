@@ -46,15 +46,15 @@ def dagster_dev(root: Path) -> Iterator[DagsterDev]:
 
 def kill_everything(dev: DagsterDev) -> None:
     family = [psutil.Process(dev.process.pid), *psutil.Process(dev.process.pid).children(recursive=True)]
-    for each in family:
+    for process in family:
         with contextlib.suppress(psutil.NoSuchProcess):
-            each.send_signal(signal.SIGKILL)
+            process.send_signal(signal.SIGKILL)
     psutil.wait_procs(family, timeout=30)
 
 
 def holders(dev: DagsterDev, pool: str) -> set[str]:
     """Return the runs that hold a place of a pool."""
-    return {each["runId"] for each in dev.query(_SLOTS, key=pool)["instance"]["concurrencyLimit"]["claimedSlots"]}
+    return {slot["runId"] for slot in dev.query(_SLOTS, key=pool)["instance"]["concurrencyLimit"]["claimedSlots"]}
 
 
 def test_a_run_that_was_killed_with_everything_around_it_ends_and_frees_its_pool(root):

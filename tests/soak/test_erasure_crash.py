@@ -18,21 +18,16 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.chain import verify_chain
-from hfthot_platform.accounts.publisher import flush
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import ErasedSubjectError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.privacy.certificate import verify
-from hfthot_platform.privacy.erasure import (
-    list_erasures,
-    pending_erasures,
-    places_of,
-    public_key,
-    request_erasure,
-    run_erasure,
-)
-from hfthot_platform.privacy.scan import Needle, scan
+from hfthot_platform.core.errors import ErasedSubjectError
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.privacy.certificate import verify
+from hfthot_platform.services.privacy.erasure import public_key, run_erasure
+from hfthot_platform.services.privacy.erasure_requests import list_erasures, pending_erasures, request_erasure
+from hfthot_platform.services.privacy.proof.scan import Needle, scan
+from hfthot_platform.services.privacy.searched_places import places_of
+from hfthot_platform.services.publication.chain import verify_chain
+from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.privacy import worker
 from tests.privacy.people import register, someone
 
@@ -47,7 +42,7 @@ SPAWNER = """
 import os, sys, traceback
 sys.path.insert(0, {repository!r})
 from tests.privacy import worker
-import hfthot_platform.privacy._candidates
+import hfthot_platform.services.privacy.proof.prefilter
 for line in sys.stdin:
     pid = os.fork()
     if pid == 0:
@@ -109,9 +104,9 @@ def test_no_kill_at_any_moment_loses_or_leaves_anything(tmp_path, monkeypatch):
         assert chain.problems == (), f"after {kind}: {chain.problems}"
         for user_id in dice.sample(sorted(living), min(len(living), 3)):
             assert accounts.get_user(user_id).email == living[user_id].email
-        done = {each.request_id for each in list_erasures(accounts) if each.state == "done"}
+        done = {erasure.request_id for erasure in list_erasures(accounts) if erasure.state == "done"}
         assert {path.stem for path in settings.certificates.glob("[0-9a-f]*.json")} <= done
-        assert "failed" not in {each.state for each in list_erasures(accounts)}
+        assert "failed" not in {erasure.state for erasure in list_erasures(accounts)}
     spawner.stdin.close()
     spawner.stdout.close()
     spawner.wait(timeout=30)
@@ -120,14 +115,14 @@ def test_no_kill_at_any_moment_loses_or_leaves_anything(tmp_path, monkeypatch):
         run_erasure(accounts, lake, request_id)
     states = list_erasures(accounts)
     assert len(states) == len(erased) >= 3
-    assert {each.state for each in states} == {"done"}
-    for each in states:
+    assert {erasure.state for erasure in states} == {"done"}
+    for erasure in states:
         # One that was killed between the last commit and the file gets it when it is run again.
-        assert run_erasure(accounts, lake, each.request_id).request_id == each.request_id
-        verify(settings.certificates / f"{each.request_id}.json", public_key(accounts))
+        assert run_erasure(accounts, lake, erasure.request_id).request_id == erasure.request_id
+        verify(settings.certificates / f"{erasure.request_id}.json", public_key(accounts))
     needles = [Needle("value", value, whole_word=True) for person in erased.values() for value in person.values]
     report = scan(needles, places_of(accounts, lake))
-    assert [str(each) for each in report.findings if "192.0.2" not in str(each)] == []
+    assert [str(finding) for finding in report.findings if "192.0.2" not in str(finding)] == []
     for user_id in erased:
         with pytest.raises(ErasedSubjectError):
             accounts.get_user(user_id)

@@ -18,14 +18,15 @@ import sqlglot
 from sqlglot import exp
 from sqlglot.errors import SqlglotError
 
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     SqlError,
     SqlMemoryError,
     SqlWorkerError,
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.domain.access.authorisation import Principal
+from hfthot_platform.services.sql.gateway import GatewayPool, QueryLimits, SqlGateway
 from tests.sql.gateway.attacks import BOMBS, HARMLESS, REFUSED
 from tests.sql.gateway.conftest import CANARIES, OLD_CANARY
 from tests.sql.gateway.conftest import lake as lake  # noqa: PLC0414 - the fixture
@@ -76,7 +77,9 @@ class Fuzz:
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
         self._questions = Questions(seed)
-        self._seeds = [each for group in (*REFUSED.values(), *BOMBS.values()) for each in group if len(each) < 2_000]
+        self._seeds = [
+            statement for group in (*REFUSED.values(), *BOMBS.values()) for statement in group if len(statement) < 2_000
+        ]
         self._seeds += HARMLESS
 
     def one(self) -> str:
@@ -137,14 +140,18 @@ class Fuzz:
             tree, donor = (sqlglot.parse_one(self.seed(), dialect="duckdb") for _ in range(2))
             for _ in range(pick.choice((1, 1, 2, 4))):
                 kind = pick.choice((exp.Condition, exp.Condition, exp.Binary, exp.Func, exp.Table, exp.Query))
-                places = [each for each in tree.find_all(kind) if each.parent is not None]
-                given = [each.copy() for each in donor.find_all(kind)]
+                places = [node for node in tree.find_all(kind) if node.parent is not None]
+                given = [node.copy() for node in donor.find_all(kind)]
                 given += [exp.maybe_parse(pick.choice(EXTREMES), dialect="duckdb")] if kind is exp.Condition else []
                 if places and given:
                     pick.choice(places).replace(pick.choice(given))
             return tree.sql(dialect="duckdb")
         except (SqlglotError, ValueError, TypeError, AttributeError, RecursionError, IndexError, KeyError):
             return self.soup()  # what sqlglot cannot read or write
+
+
+def hobbyist(name: object) -> Principal:
+    return Principal(str(name), "registered", "hobbyist")
 
 
 def test_whatever_is_sent_the_server_stays_up(lake):
@@ -158,7 +165,7 @@ def test_whatever_is_sent_the_server_stays_up(lake):
     def run(number: int, pool: GatewayPool) -> None:
         nonlocal peak
         fuzz = Fuzz(SEED + number)
-        gateway = SqlGateway(lake, Policy.of("hobbyist", "registered", str(number), limits), pool, quota=lambda: None)
+        gateway = SqlGateway(lake, hobbyist(number), pool, limits=limits, quota=lambda: None)
         forms = random.Random(SEED + number)
         while time.monotonic() < stop and len(failures) < 10:
             sql = fuzz.one()
@@ -176,7 +183,7 @@ def test_whatever_is_sent_the_server_stays_up(lake):
                 failures.append(f"{type(error).__name__}: {error}: {sql!r}")
                 continue
             seconds = time.monotonic() - started
-            if leaks := [each for each in CANARIES if each in told and each not in sql]:
+            if leaks := [canary for canary in CANARIES if canary in told and canary not in sql]:
                 failures.append(f"tells {leaks}: {sql!r}: {told[:500]!r}")
             if seconds > DEADLINE + 1 + 60:
                 failures.append(f"{seconds:.1f} s: {sql!r}")
@@ -191,7 +198,7 @@ def test_whatever_is_sent_the_server_stays_up(lake):
             thread.start()
         for thread in threads:
             thread.join()
-        gateway = SqlGateway(lake, Policy.of("hobbyist", "registered", "after", limits), pool, quota=lambda: None)
+        gateway = SqlGateway(lake, hobbyist("after"), pool, limits=limits, quota=lambda: None)
         alive = gateway.query("SELECT 42 AS a").data.to_pylist()
 
     print(f"seed {SEED}, {sum(outcomes.values())} statements: {dict(outcomes.most_common())}")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 WRITER = Path(__file__).parent.parent / "lakehouse" / "writer.py"
 BATCH = 5

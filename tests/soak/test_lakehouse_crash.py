@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse, Stamp, maintain
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, maintain
 
 WRITER = Path(__file__).parent.parent / "lakehouse" / "writer.py"
 KILLS = int(os.environ.get("HFTHOT_SOAK_KILLS", "200"))
@@ -118,18 +118,18 @@ def test_no_kill_at_any_moment_breaks_the_table(tmp_path, batch):
             told = [line.split() for line in lines(side)]
             acknowledged = {int(line[2]) for line in told if line[0] == "ok"}
             asked = {int(line[2]): line[1] for line in told if line[0] == "?"}
-            for each in asked:
-                start = number * 1_000_000 + each * BATCH
+            for place in asked:
+                start = number * 1_000_000 + place * BATCH
                 there = sum(start + i in stored for i in range(BATCH))
-                assert there in {0, BATCH}, f"batch {each} of writer {number} is there in part"
-                assert there == BATCH or each not in acknowledged, f"acknowledged batch {each} is gone"
+                assert there in {0, BATCH}, f"batch {place} of writer {number} is there in part"
+                assert there == BATCH or place not in acknowledged, f"acknowledged batch {place} is gone"
             # What was under way is run again: as a merge, which is idempotent whatever it was.
             with side.open("a") as out:
-                for each in sorted(set(asked) - acknowledged):
-                    under_way[asked[each]] += 1
-                    table.merge(batch(number, each), stamp=Stamp(run_id="again"))
+                for place in sorted(set(asked) - acknowledged):
+                    under_way[asked[place]] += 1
+                    table.merge(batch(number, place), stamp=Stamp(run_id="again"))
                     reruns += 1
-                    out.write(f"ok {asked[each]} {each} 0\n")
+                    out.write(f"ok {asked[place]} {place} 0\n")
         before, files, version = content_hash(table), parquet_bytes(table), table.version()
         for number, side in enumerate(sides):
             told = [line.split() for line in lines(side) if line.startswith("ok")]
@@ -152,7 +152,7 @@ def test_no_kill_at_any_moment_breaks_the_table(tmp_path, batch):
     assert table.problems(deep=True) == []
     maintain(lake, "market.trades", history_days=0)
     rows = content_hash(table)
-    assert not [path for path in table._folder.rglob("*") if "#" in path.name or path.suffix == ".tmp"]
+    assert not [path for path in table.folder.rglob("*") if "#" in path.name or path.suffix == ".tmp"]
     assert content_hash(table) == rows
     print(
         f"\n{kills} kills, under way when killed: {dict(under_way)}, {reruns} batches run again, {len(expected)} rows"

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from hfthot_platform.accounts.publisher import APPLICATION, Publisher
-from hfthot_platform.accounts.records import moment
-from hfthot_platform.accounts.store import Store
-from hfthot_platform.lakehouse import Lakehouse, maintain
+from hfthot_platform.core.time import moment
+from hfthot_platform.services.publication.publisher import APPLICATION, Publisher
+from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.storage.operational.store import Store
 from tests import postgres
 from tests.accounts import ledger
 
@@ -76,7 +76,7 @@ def test_no_kill_at_any_moment_loses_or_doubles_an_entry(url, spawner, tmp_path)
     for name in ledger.TABLES:
         maintain(lake, name, history_days=0)
         table = lake.table(name)
-        left = {path for path in table._folder.rglob("*.parquet") if "_delta_log" not in path.parts}
+        left = {path for path in table.folder.rglob("*.parquet") if "_delta_log" not in path.parts}
         assert left == {Path(path) for path in table.snapshot().paths}, "files of dead publishers are gone"
     model.check(lake)
     print(f"\n{kills} kills, {completed} publishers that ended, {len(entries)} entries")

@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from hfthot_platform.cli.app import app
-from hfthot_platform.contracts import Column, TableContract
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, TEXT, TIME
-from hfthot_platform.errors import UnknownColumnError, UnknownTableError, VersionUnavailableError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.storage import Storage
-from hfthot_platform.sql import Limits
-from hfthot_platform.sql.diff import diff
+from hfthot_platform.core.errors import UnknownColumnError, UnknownTableError, VersionUnavailableError
+from hfthot_platform.domain.contracts import Column, TableContract
+from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, TEXT, TIME
+from hfthot_platform.interfaces.cli.app import app
+from hfthot_platform.services.sql import Limits
+from hfthot_platform.services.sql.diff import diff
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.storage import Storage
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 PEOPLE = TableContract(
@@ -41,12 +41,12 @@ PEOPLE = TableContract(
 )
 
 
-def rows(*each: tuple[int, int, str | None, float | None, int | None]) -> pl.DataFrame:
+def rows(*given: tuple[int, int, str | None, float | None, int | None]) -> pl.DataFrame:
     """Return rows of day, id, mail, score and level."""
     return pl.DataFrame(
         [
             ((START + timedelta(days=day)).date(), START + timedelta(days=day), key, mail, score, level)
-            for day, key, mail, score, level in each
+            for day, key, mail, score, level in given
         ],
         schema=PEOPLE.polars_schema,
         orient="row",
@@ -212,7 +212,7 @@ def test_the_counts_are_those_of_a_comparison_in_python(tmp_path_factory, old, n
     table.replace(None, rows(*new))
     found = diff(lake, "lab.people", before, table.version())
 
-    was, now = ({row[:2]: repr(row) for row in each} for each in (old, new))
+    was, now = ({row[:2]: repr(row) for row in version} for version in (old, new))
     assert found.added == len(now.keys() - was.keys())
     assert found.removed == len(was.keys() - now.keys())
     assert found.changed == sum(was[key] != now[key] for key in was.keys() & now.keys())

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS
-from hfthot_platform.contracts.views import VIEWS
-from hfthot_platform.lakehouse import Lakehouse, Stamp
-from hfthot_platform.sql import query
-from hfthot_platform.sql.discovery import relations
+from hfthot_platform.domain.contracts import CONTRACTS
+from hfthot_platform.domain.contracts.views import VIEWS
+from hfthot_platform.services.sql import query
+from hfthot_platform.services.sql.discovery import relations
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -61,10 +61,13 @@ def test_columns_are_described_as_the_contract_has_them(lake):
 def test_every_contract_and_view_has_its_columns_and_personal_ones_are_marked(lake):
     frame = query(lake, "FROM hfthot.columns").frame
 
-    declared = sum(len(each.columns) for each in lake.contracts.values())
+    declared = sum(len(contract.columns) for contract in lake.contracts.values())
     assert frame.height == declared + sum(len(view.declared()) for view in lake.views.values())
     personal = {
-        (each.name, column.name) for each in lake.contracts.values() for column in each.columns if column.personal
+        (contract.name, column.name)
+        for contract in lake.contracts.values()
+        for column in contract.columns
+        if column.personal
     }
     assert set(frame.filter("personal").select("table_name", "column_name").rows()) == personal
 
@@ -73,8 +76,8 @@ def test_versions_tell_the_history_of_what_was_written(lake):
     frame = query(lake, "SELECT * FROM hfthot.versions WHERE table_name = 'market.closes' ORDER BY version").frame
 
     history = lake.table("market.closes").versions()
-    assert frame["version"].to_list() == [each.version for each in history]
-    assert frame["ts"].to_list() == [each.timestamp for each in history]
+    assert frame["version"].to_list() == [version.version for version in history]
+    assert frame["ts"].to_list() == [version.timestamp for version in history]
     assert frame["run_id"].to_list()[1:] == ["run-0", "run-1"]
     assert frame["rows"].to_list()[1:] == [1, 1]
     assert frame["readable"].all()
@@ -116,7 +119,7 @@ def test_logs_are_read_only_when_versions_are_asked_for(lake, monkeypatch):
     def never(_table):
         raise AssertionError("a log was read")
 
-    monkeypatch.setattr("hfthot_platform.lakehouse.table.Table.versions", never)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.table.Table.versions", never)
 
     assert query(lake, "SELECT count(*) FROM hfthot.columns, hfthot.tables").frame.item() > 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
@@ -10,9 +11,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, Column
-from hfthot_platform.contracts.model import FLOAT
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     DamagedTableError,
     SqlError,
@@ -20,9 +19,11 @@ from hfthot_platform.errors import (
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.lakehouse.storage import Storage
-from hfthot_platform.sql import Limits, opened, query
+from hfthot_platform.domain.contracts import CONTRACTS, Column
+from hfthot_platform.domain.contracts.model import FLOAT
+from hfthot_platform.services.sql import Limits, opened, query
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.storage import Storage
 
 START = datetime(2024, 3, 1, tzinfo=UTC)
 SYMBOLS = ("BTC-USDT", "ETH-USDT")
@@ -150,7 +151,7 @@ def test_a_time_is_resolved_by_the_commits_own_times(lake):
 
     result = query(lake, "SELECT count(*) FROM market.bars_1m", as_of=history[2].timestamp)
 
-    expected = [each for each in history if each.timestamp <= history[2].timestamp][-1]
+    expected = [commit for commit in history if commit.timestamp <= history[2].timestamp][-1]
     assert result.tables == {"market.bars_1m": expected.version}
 
 
@@ -165,7 +166,7 @@ def test_a_version_of_a_table_that_is_not_named_is_refused(lake):
 
 
 def test_two_versions_of_one_table_are_refused(lake):
-    with pytest.raises(BadRequestError, match="versions 1 and 2 of one table"):
+    with pytest.raises(BadRequestError, match="versions 1 and 2 were requested of the same table"):
         query(
             lake,
             "SELECT 1 FROM market.bars_1m, market.ohlcv",
@@ -190,7 +191,7 @@ def test_a_time_parameter_means_the_same_instant_in_any_zone(lake):
 
 
 def test_a_time_parameter_without_a_zone_is_refused(lake):
-    with pytest.raises(BadRequestError, match="has no zone"):
+    with pytest.raises(BadRequestError, match="has no time zone"):
         query(lake, "SELECT 1 FROM market.bars_1m WHERE ts < $t", params={"t": datetime(2024, 3, 1)})
 
 
@@ -304,6 +305,23 @@ def test_rows_stream_in_pieces_that_add_up(lake):
     assert pl.concat(pieces).equals(query(lake, "SELECT * FROM market.bars_1m ORDER BY symbol, ts").frame)
 
 
+@pytest.mark.parametrize(
+    ("sql", "hint"),
+    [
+        ("", "Write one SELECT."),
+        ("-- nothing", "Write one SELECT."),
+        ("SELECT 1; SELECT 2", "Run them one at a time."),
+        ("SELEC 1", "Correct the syntax"),
+        ("SELECT date_trunc(1, 2, 3)", r"Candidate functions: date_trunc\("),
+    ],
+)
+def test_a_statement_that_cannot_run_says_what_to_do(lake, sql, hint):
+    with pytest.raises(SqlError) as caught:
+        query(lake, sql)
+
+    assert re.search(hint, caught.value.hint)
+
+
 def test_a_statement_that_fails_while_it_streams_is_a_typed_error(lake):
     sql = "SELECT CASE WHEN range > 500000 THEN error('stop') ELSE range END FROM range(600000)"
 
@@ -391,5 +409,5 @@ def test_the_road_of_object_stores_gives_the_same_rows(lake, monkeypatch):
 
 
 def test_two_columns_of_one_name_are_refused_with_the_name(lake):
-    with pytest.raises(SqlError, match="two columns of the answer are called 'a'"):
+    with pytest.raises(SqlError, match="two columns of the result are named 'a'"):
         query(lake, "SELECT 1 AS a, 2 AS a")

@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.contracts import Column, TableContract
-from hfthot_platform.contracts.model import DATE, FLOAT, INT, TEXT, TIME
-from hfthot_platform.contracts.views import SqlView, View
-from hfthot_platform.errors import DamagedTableError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql import query, relations
+from hfthot_platform.core.errors import DamagedTableError
+from hfthot_platform.domain.contracts import Column, TableContract
+from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, TEXT, TIME
+from hfthot_platform.domain.contracts.views import SqlView, View
+from hfthot_platform.services.sql import query, relations
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = 12
@@ -47,14 +47,14 @@ def rows(day: int, offset: int = 0) -> pl.DataFrame:
     first = START + timedelta(days=day)
     times = [first + timedelta(hours=hour) for hour in (0, 6, 12, 18)]
     times.append(first + timedelta(hours=23, minutes=59, seconds=59, microseconds=999_999))
-    ids = [10 * day + 2 * each + offset for each in range(5)]
+    ids = [10 * day + 2 * number + offset for number in range(5)]
     return pl.DataFrame(
         {
             "date": [first.date()] * 5,
             "ts": pl.Series(times, dtype=pl.Datetime("us", "UTC")),
             "id": ids,
-            "name": [f"n{each:03d}" for each in ids[:3]] + [None, f"{'x' * 70}{day:02d}"],
-            "value": [float(each) for each in ids[:3]] + [None, float("nan")],
+            "name": [f"n{number:03d}" for number in ids[:3]] + [None, f"{'x' * 70}{day:02d}"],
+            "value": [float(number) for number in ids[:3]] + [None, float("nan")],
         }
     )
 

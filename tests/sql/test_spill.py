@@ -12,11 +12,11 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from hfthot_platform.errors import SqlError
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import load_settings
-from hfthot_platform.sql import Limits, query
-from hfthot_platform.sql.spill import spill_folder
+from hfthot_platform.core.errors import ConfigError, SqlError
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.services.sql import Limits, query
+from hfthot_platform.services.sql.spill import spill_folder
+from hfthot_platform.storage.lakehouse import Lakehouse
 from resources.platform import Platform, duckdb_resource
 
 #: Rows of 64 characters to sort, 26 MB for 400,000.
@@ -53,7 +53,7 @@ def test_a_sort_and_a_group_by_of_gigabytes_finish_in_200_megabytes(lake, tmp_pa
 
 def test_what_a_killed_process_spilled_is_swept_by_the_next_statement(lake, tmp_path):
     code = (
-        "import sys; from hfthot_platform.lakehouse import Lakehouse; from hfthot_platform.sql import Limits, query\n"
+        "import sys; from hfthot_platform import Lakehouse; from hfthot_platform.services.sql import Limits, query\n"
         "from pathlib import Path\n"
         f"query(Lakehouse.open(sys.argv[1]), {SORT.format(rows=30_000_000)!r},"
         " limits=Limits(memory='30MB', threads=1, spill=Path(sys.argv[2])))"
@@ -86,7 +86,7 @@ def test_other_files_in_the_folder_are_left_alone(tmp_path):
     with spill_folder(tmp_path):
         pass
 
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["downloads", "sql-notes.txt", "sql-young"]
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["downloads", "sql-notes.txt", "sql-young"]
 
 
 def test_a_folder_that_lost_its_lock_is_swept_when_it_is_old(tmp_path):
@@ -94,7 +94,7 @@ def test_a_folder_that_lost_its_lock_is_swept_when_it_is_old(tmp_path):
     os.utime(tmp_path / "sql-old", (0, 0))
 
     with spill_folder(tmp_path) as folder:
-        assert [each.name for each in tmp_path.iterdir()] == [folder.parent.name]
+        assert [entry.name for entry in tmp_path.iterdir()] == [folder.parent.name]
 
 
 def test_the_dagster_resource_has_the_settings_limits_and_spills(lake, tmp_path):
@@ -127,3 +127,10 @@ def test_a_connection_of_the_resource_is_locked_before_the_statement_runs(lake, 
 
     with pytest.raises(SqlError, match="disabled"):
         query(lake, "SELECT * FROM read_text('/etc/hostname')", connect=resource.get_connection)
+
+
+def test_a_scratch_setting_that_names_a_file_is_told(lake, tmp_path):
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(ConfigError, match="setting 'scratch'"):
+        query(lake, "SELECT 1", limits=Limits(spill=tmp_path / "file"))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hfthot_platform.errors import SqlError, UnknownTableError
-from hfthot_platform.sql.statement import DISCOVERY, parse, tokens_of, view_of
+from hfthot_platform.core.errors import SqlError, UnknownTableError
+from hfthot_platform.services.sql.statement import DISCOVERY, parse, tokens_of, view_of
 
 KNOWN = {"market.ohlcv", "market.bars_1m", "users", "usage", *DISCOVERY}
 
@@ -87,13 +87,13 @@ def test_versions_and_times_become_views_of_their_own():
     )
 
     time = datetime(2026, 1, 15, 14, tzinfo=UTC)
-    assert [(each.name, each.version, each.as_of) for each in parsed.references] == [
+    assert [(reference.name, reference.version, reference.as_of) for reference in parsed.references] == [
         ("market.ohlcv", 5, None),
         ("market.ohlcv", None, time),
         ("users", 3, None),
         ("market.ohlcv", None, None),
     ]
-    assert [each.schema for each in parsed.references] == [
+    assert [reference.schema for reference in parsed.references] == [
         "market@5",
         "market@2026-01-15T14:00:00+00:00",
         "@3",
@@ -138,7 +138,7 @@ def test_every_table_reads_as_of_a_given_time_but_those_with_a_version():
     time = datetime(2026, 1, 1, tzinfo=UTC)
     parsed = parse("FROM users, usage VERSION AS OF 2, hfthot.tables", KNOWN, as_of=time)
 
-    assert [(each.name, each.as_of) for each in parsed.references] == [
+    assert [(reference.name, reference.as_of) for reference in parsed.references] == [
         ("users", time),
         ("usage", None),
         ("hfthot.tables", None),
@@ -159,7 +159,7 @@ def test_what_is_taken_for_a_space_is_one_for_duckdb_too(space):
 
 @pytest.mark.parametrize("value", ["x", "", "'5'", "-1", "5.5", "1e3", "$v", "99999999999999999999"])
 def test_a_malformed_version_says_how_to_write_it(value):
-    with pytest.raises(SqlError, match=r"no version\. Write users VERSION AS OF 5"):
+    with pytest.raises(SqlError, match=r"not a version\. Write users VERSION AS OF 5"):
         parse(f"FROM users VERSION AS OF {value}", KNOWN)
 
 
@@ -167,7 +167,7 @@ def test_a_malformed_version_says_how_to_write_it(value):
     "value", ["'x'", "5", "", "'2026-13-01'", "$t", "E'2026-01-01'", "'0001-01-01T00:00+05:00'", "'"]
 )
 def test_a_malformed_time_says_how_to_write_it_and_where(value):
-    with pytest.raises(SqlError, match=r"line 2: .* is no time\. Write users TIMESTAMP"):
+    with pytest.raises(SqlError, match=r"line 2: .* is not a time\. Write users TIMESTAMP"):
         parse(f"SELECT *\nFROM users TIMESTAMP AS OF {value}", KNOWN)
 
 
@@ -185,7 +185,7 @@ def test_discovery_has_no_versions():
 def test_show_tables_reads_the_relation_of_tables(sql):
     parsed = parse(sql, KNOWN)
 
-    assert [each.name for each in parsed.references] == ["hfthot.tables"]
+    assert [reference.name for reference in parsed.references] == ["hfthot.tables"]
     assert "starts_with" in parsed.sql or "market" not in sql
 
 
@@ -230,8 +230,11 @@ def test_any_text_is_parsed_or_refused_with_a_typed_error_and_found_names_are_kn
         parsed = parse(sql, KNOWN)
     except (SqlError, UnknownTableError):
         return
-    assert all(each.name in KNOWN for each in parsed.references)
-    if all(each.version is None and each.as_of is None for each in parsed.references) and "SHOW" not in sql:
+    assert all(reference.name in KNOWN for reference in parsed.references)
+    if (
+        all(reference.version is None and reference.as_of is None for reference in parsed.references)
+        and "SHOW" not in sql
+    ):
         assert parsed.sql == tokens_of(sql)[0].decode()
 
 

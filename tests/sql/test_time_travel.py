@@ -11,10 +11,7 @@ from zoneinfo import ZoneInfo
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, Column
-from hfthot_platform.contracts.model import FLOAT, TEXT
-from hfthot_platform.contracts.views import VIEWS, SqlView
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     SqlError,
     UnknownColumnError,
@@ -22,8 +19,11 @@ from hfthot_platform.errors import (
     UnsupportedTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql import query
+from hfthot_platform.domain.contracts import CONTRACTS, Column
+from hfthot_platform.domain.contracts.model import FLOAT, TEXT
+from hfthot_platform.domain.contracts.views import VIEWS, SqlView
+from hfthot_platform.services.sql import query
+from hfthot_platform.storage.lakehouse import Lakehouse
 
 FIRST = datetime(2024, 3, 1, tzinfo=UTC)
 
@@ -68,7 +68,7 @@ def lake(tmp_path_factory) -> Lakehouse:
     lake = Lakehouse.open(
         tmp_path_factory.mktemp("lake"),
         clock=lambda: FIRST + timedelta(hours=next(ticks)),
-        views={**VIEWS, **{each.name: each for each in (VIEW, DOUBLED, *CIRCLE, BROKEN)}},
+        views={**VIEWS, **{view.name: view for view in (VIEW, DOUBLED, *CIRCLE, BROKEN)}},
     )
     table = lake.table("market.closes")
     for day in range(3):
@@ -79,7 +79,7 @@ def lake(tmp_path_factory) -> Lakehouse:
 
 @pytest.fixture(scope="module")
 def stamps(lake) -> dict[int, datetime]:
-    return {each.version: each.timestamp for each in lake.table("market.closes").versions()}
+    return {version.version: version.timestamp for version in lake.table("market.closes").versions()}
 
 
 def test_two_versions_of_one_table_are_joined_in_one_statement(lake):

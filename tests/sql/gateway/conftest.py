@@ -10,10 +10,12 @@ from datetime import UTC, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.contracts import CONTRACTS, Column, TableContract
-from hfthot_platform.contracts.model import FLOAT, INT, TEXT, TIME
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.sql.gateway import GatewayPool, Policy, QueryLimits, SqlGateway
+from hfthot_platform.domain.access.authorisation import Principal
+from hfthot_platform.domain.access.visibility import Visibility
+from hfthot_platform.domain.contracts import CONTRACTS, Column, TableContract
+from hfthot_platform.domain.contracts.model import FLOAT, INT, TEXT, TIME
+from hfthot_platform.services.sql.gateway import GatewayPool, QueryLimits, SqlGateway
+from hfthot_platform.storage.lakehouse import Lakehouse
 from tests.sql.test_engine import bars
 
 #: Strings that nobody without the right may ever see: in a path, in rows, in a table's name, in the environment.
@@ -74,7 +76,7 @@ TIMELESS_MODEL = TableContract(
     sort_by=("id",),
     made_from=("market.bars_1m",),
 )
-EXTRA = {each.name: each for each in (KANARIEN, SECRET, MODEL, OPEN_MODEL, TIMELESS_MODEL)}
+EXTRA = {contract.name: contract for contract in (KANARIEN, SECRET, MODEL, OPEN_MODEL, TIMELESS_MODEL)}
 
 
 def kanarien() -> pl.DataFrame:
@@ -128,6 +130,6 @@ def limits() -> QueryLimits:
 
 @pytest.fixture(scope="session")
 def gateway(lake, pool, limits) -> SqlGateway:
-    """What a paying stranger has: all history, no mean-field-game results."""
-    policy = Policy.of("enterprise", "registered", "stranger", limits)
-    return SqlGateway(lake, replace(policy, denied=frozenset({"*.mfg_*"})), pool)
+    """What a paying caller has: all history, no mean-field-game results."""
+    sees = replace(Visibility.of("enterprise", "registered"), denied=frozenset({"*.mfg_*"}))
+    return SqlGateway(lake, Principal("caller", "registered", "enterprise", sees=sees), pool, limits=limits)

@@ -78,7 +78,7 @@ class Questions:
             )
             for _ in range(pick.randint(1, 3))
         ]
-        return f" {pick.choice(('AND', 'OR'))} ".join(f"({each})" for each in made)
+        return f" {pick.choice(('AND', 'OR'))} ".join(f"({select})" for select in made)
 
     def rows(self) -> str:
         listed = ", ".join(f"{self.number()} AS n{i}" for i in range(self._random.randint(1, 4)))
@@ -163,7 +163,7 @@ class Questions:
             "regexp_replace(symbol, '[AEIOU]', '*', 'g')",
             "volume::DECIMAL(18, 4)",
         )
-        listed = ", ".join(f"{each} AS f{i}" for i, each in enumerate(pick.sample(forms, 4)))
+        listed = ", ".join(f"{form} AS f{i}" for i, form in enumerate(pick.sample(forms, 4)))
         return f"SELECT {listed} FROM {self.table()} WHERE {self.condition()} ORDER BY symbol, ts"
 
     def pivot(self) -> str:

@@ -9,7 +9,6 @@ import json
 import socket
 import struct
 import time
-from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from decimal import Decimal
 
@@ -19,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from hfthot_platform.errors import (
+from hfthot_platform.core.errors import (
     BadRequestError,
     HfthotError,
     SqlDeadlineError,
@@ -31,8 +30,8 @@ from hfthot_platform.errors import (
     UnknownTableError,
     VersionUnavailableError,
 )
-from hfthot_platform.sql.gateway import QueryLimits, SqlGateway, wire
-from hfthot_platform.sql.gateway.results import error_of, read_batch, read_schema
+from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway, protocol
+from hfthot_platform.services.sql.gateway.results import error_of, read_batch, read_schema
 
 BARS = "SELECT symbol, ts, close FROM market.bars_1m ORDER BY symbol, ts"
 
@@ -47,21 +46,24 @@ def test_every_format_holds_the_same_rows(lake, gateway):
     assert pl.from_arrow(gateway.query(BARS).data).equals(frame)
     assert pl.read_parquet(gateway.query(BARS, format="parquet").data).equals(frame)
     rows = json.loads(gateway.query(BARS, format="json").data)
-    assert [(each["symbol"], datetime.fromisoformat(each["ts"]), each["close"]) for each in rows] == frame.rows()
+    assert [(row["symbol"], datetime.fromisoformat(row["ts"]), row["close"]) for row in rows] == frame.rows()
     table = list(csv.reader(io.StringIO(gateway.query(BARS, format="csv").data)))
     assert table[0] == ["symbol", "ts", "close"]
     assert [(a, datetime.fromisoformat(b), float(c)) for a, b, c in table[1:]] == frame.rows()
 
 
 def test_the_result_says_what_was_read(gateway):
+    began = time.monotonic()
     result = gateway.query(BARS)
+    passed = time.monotonic() - began
 
     assert result.rows == result.data.num_rows == 60
     assert result.schema.names == ["symbol", "ts", "close"]
     assert result.tables == {"market.bars_1m": 3}
     assert 0 < result.bytes_scanned < 10**6
-    assert 0 < result.seconds < 10
-    assert result.queued_seconds < 10
+    assert result.seconds > 0
+    assert result.queued_seconds >= 0
+    assert result.seconds + result.queued_seconds <= passed
     assert (result.truncated, result.reason) == (False, "")
 
 
@@ -184,7 +186,7 @@ def test_unreasonable_parameters_are_refused(gateway, params):
 
 @pytest.mark.parametrize("chosen", ["json", "polars", "parquet"])
 def test_columns_of_one_name_are_refused_where_one_of_them_would_be_lost(gateway, chosen):
-    with pytest.raises(SqlError, match="two columns of the answer are called 'a'"):
+    with pytest.raises(SqlError, match="two columns of the result are named 'a'"):
         gateway.query("SELECT 1 AS a, 2 AS b, 3 AS a", format=chosen)
 
 
@@ -215,9 +217,9 @@ def test_versions_can_be_given_beside_the_statement(lake, gateway):
 
     assert gateway.query(sql, versions={"market.bars_1m": 1}).data.to_pylist() == [{"n": 20}]
     assert gateway.query(sql, as_of=early).tables == {
-        "market.bars_1m": [each.version for each in lake.table("market.bars_1m").versions() if each.timestamp <= early][
-            -1
-        ]
+        "market.bars_1m": [
+            commit.version for commit in lake.table("market.bars_1m").versions() if commit.timestamp <= early
+        ][-1]
     }
     assert gateway.query(
         "SELECT count(*) AS n FROM market.ohlcv", versions={"market.ohlcv": 1}, as_of=early
@@ -252,7 +254,7 @@ def test_mistakes_are_explained(gateway):
 def test_random_numbers_differ_from_query_to_query(gateway):
     values = [gateway.query("SELECT random() AS r, uuid()::VARCHAR AS u").data.to_pylist()[0] for _ in range(4)]
 
-    assert len({each["r"] for each in values}) == len({each["u"] for each in values}) == 4
+    assert len({value["r"] for value in values}) == len({value["u"] for value in values}) == 4
 
 
 # -- caps -----------------------------------------------------------------------------------------------------------
@@ -337,7 +339,7 @@ def stream_rows(gateway: SqlGateway, count: int) -> tuple[int, int, int]:
 @pytest.fixture(scope="module")
 def wide(lake, pool, gateway) -> SqlGateway:
     limits = QueryLimits(rows=10**8, bytes=2**40, seconds=300, memory=512 * 2**20)
-    return SqlGateway(lake, gateway._policy.with_limits(limits), pool)
+    return SqlGateway(lake, gateway.principal, pool, limits=limits)
 
 
 def test_a_million_rows_stream_in_bounded_memory(wide):
@@ -363,7 +365,7 @@ def test_a_stream_can_be_left_early(wide, pool):
     assert first.num_rows > 0
 
     assert wide.query("SELECT 1 AS a").data.to_pylist() == [{"a": 1}]
-    assert pool._running == {}
+    assert pool.facts().running == {}
 
 
 def test_a_stream_is_good_once(wide):
@@ -372,19 +374,28 @@ def test_a_stream_is_good_once(wide):
         _ = stream.schema
     with stream:
         assert sum(batch.num_rows for batch in stream) == 1
-    with pytest.raises(BadRequestError, match="good once"), stream:
+    with pytest.raises(BadRequestError, match="already read"), stream:
         pass
 
 
-def test_the_deadline_counts_the_readers_pauses(gateway):
-    limits = QueryLimits(seconds=0.5)
+def read_with_pauses(gateway, sql, limits) -> None:
+    """Read an answer and pause after each batch for as long as the statement's process lives."""
+    with gateway.stream(sql, limits=limits) as stream:
+        for _ in stream:
+            while lives(stream.process):
+                time.sleep(0.02)
 
-    with gateway.stream("SELECT repeat('x', 100) FROM range(90000)", limits=limits) as stream:
-        batches = iter(stream)
-        next(batches)
-        time.sleep(0.7)
-        with pytest.raises(SqlDeadlineError):
-            list(batches)
+
+def lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def test_the_deadline_counts_the_readers_pauses(gateway):
+    with pytest.raises(SqlDeadlineError):
+        read_with_pauses(gateway, "SELECT repeat('x', 100) FROM range(90000)", QueryLimits(seconds=0.5))
 
 
 def test_the_deadline_counts_the_writing_of_the_form(gateway):
@@ -508,10 +519,6 @@ def test_parquet_of_a_truncated_result_is_whole(gateway):
     assert result.truncated
 
 
-def test_a_policy_with_other_limits_is_another_policy(gateway):
-    assert gateway._policy.with_limits(QueryLimits(rows=1)) == replace(gateway._policy, limits=QueryLimits(rows=1))
-
-
 class Liar:
     """A worker that says what it is told to."""
 
@@ -519,11 +526,11 @@ class Liar:
         self.connection, theirs = socket.socketpair()
         with theirs:
             for kind, body in frames:
-                wire.send(theirs, kind, body)
+                protocol.send(theirs, kind, body)
 
     def start(self, job) -> None: ...
 
-    def supply(self, plan) -> None: ...
+    def supply(self, supply) -> None: ...
 
     def close(self) -> None:
         self.connection.close()
@@ -532,7 +539,7 @@ class Liar:
         return SqlWorkerError("it ended by itself", where="SQL")
 
 
-NO_TABLES = (wire.REFERENCES, b"[]")
+NO_TABLES = (protocol.REFERENCES, b"[]")
 LIES = [b"", b"{", b"\xff\xfe", b"null", b"7", b'"x"', b"[" * 5_000, b"NaN", b'{"a": 1}']
 
 
@@ -554,7 +561,7 @@ LIES = [b"", b"{", b"\xff\xfe", b"null", b"7", b'"x"', b"[" * 5_000, b"NaN", b'{
     ],
 )
 def test_names_that_are_none_are_one_error(lake, pool, gateway, monkeypatch, said):
-    monkeypatch.setattr(pool, "take", lambda *_: Liar((wire.REFERENCES, said)))
+    monkeypatch.setattr(pool, "take", lambda *_: Liar((protocol.REFERENCES, said)))
 
     with pytest.raises(SqlWorkerError):
         gateway.query("SELECT 1")
@@ -563,20 +570,20 @@ def test_names_that_are_none_are_one_error(lake, pool, gateway, monkeypatch, sai
 @pytest.mark.parametrize("version", [-1, 10**9, 10**30])
 def test_a_version_that_is_none_is_one_error(lake, pool, gateway, monkeypatch, version):
     said = f'[["market.bars_1m", "x", {version}, null]]'.encode()
-    monkeypatch.setattr(pool, "take", lambda *_: Liar((wire.REFERENCES, said)))
+    monkeypatch.setattr(pool, "take", lambda *_: Liar((protocol.REFERENCES, said)))
 
     with pytest.raises(HfthotError):
         gateway.query("SELECT 1")
 
 
 @pytest.mark.parametrize("said", LIES)
-@pytest.mark.parametrize("kind", [wire.SCHEMA, wire.DONE, wire.BATCH])
+@pytest.mark.parametrize("kind", [protocol.SCHEMA, protocol.DONE, protocol.BATCH])
 def test_an_answer_that_is_none_is_one_error(lake, pool, gateway, monkeypatch, kind, said):
-    frames = [NO_TABLES, (wire.SCHEMA, SCHEMA.serialize().to_pybytes()), (wire.BATCH, message_of(BATCH))]
-    at = {wire.SCHEMA: 1, wire.BATCH: 2, wire.DONE: 3}[kind]
+    frames = [NO_TABLES, (protocol.SCHEMA, SCHEMA.serialize().to_pybytes()), (protocol.BATCH, message_of(BATCH))]
+    at = {protocol.SCHEMA: 1, protocol.BATCH: 2, protocol.DONE: 3}[kind]
     monkeypatch.setattr(pool, "take", lambda *_: Liar(*frames[:at], (kind, said)))
 
-    if (kind, said) == (wire.DONE, b'{"a": 1}'):
+    if (kind, said) == (protocol.DONE, b'{"a": 1}'):
         assert gateway.query("SELECT 1").bytes_scanned == 0
     else:
         with pytest.raises(SqlWorkerError):
@@ -587,7 +594,7 @@ def test_an_answer_that_is_none_is_one_error(lake, pool, gateway, monkeypatch, k
     "said", [b'{"scanned": -1}', b'{"scanned": "x"}', b'{"scanned": 1e99}', b'{"truncated": {}}', b'{"scanned": []}']
 )
 def test_figures_that_are_none_are_left_out(lake, pool, gateway, monkeypatch, said):
-    frames = [NO_TABLES, (wire.SCHEMA, SCHEMA.serialize().to_pybytes()), (wire.DONE, said)]
+    frames = [NO_TABLES, (protocol.SCHEMA, SCHEMA.serialize().to_pybytes()), (protocol.DONE, said)]
     monkeypatch.setattr(pool, "take", lambda *_: Liar(*frames))
 
     result = gateway.query("SELECT 1")

@@ -9,9 +9,10 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import load_settings
-from hfthot_platform.sql.models import Models, load_models, open_lake
+from hfthot_platform.app.lake import open_lake
+from hfthot_platform.services.sql.models import Models, load_models
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.storage import Storage
 
 BARS = """\
 /*
@@ -119,8 +120,7 @@ def opened(tmp_path: Path, write: Write) -> Opened:
 
     def made(**files: str) -> tuple[Lakehouse, Models]:
         models = load_models(write(**files))
-        settings = load_settings(lake_root=str(tmp_path / "lake"))
-        lake = open_lake(settings, lambda: NOW, models=models, new=True)
+        lake = open_lake(Storage.parse(str(tmp_path / "lake")), lambda: NOW, models, new=True)
         if lake.table("market.bars_1m").version() is None:
             fill(lake)
         return lake, models

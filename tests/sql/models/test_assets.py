@@ -9,8 +9,8 @@ import dagster as dg
 import pytest
 
 from assets.common import RULES, asset_key
+from hfthot_platform.core.settings import load_settings
 from hfthot_platform.definitions import build_definitions
-from hfthot_platform.settings import load_settings
 from resources.platform import Platform
 from sensors.sql_models import sql_model_files
 from tests.sql.models.conftest import BARS, NOW, RETURNS, fill
@@ -78,7 +78,7 @@ def test_a_view_is_an_asset_that_is_never_materialised(definitions):
     node = definitions.resolve_asset_graph().get(MINUTES_KEY)
     assert not node.is_materializable
     assert node.parent_keys == {asset_key("market.bars_1m")}
-    assert {each.name for each in node.check_keys} == {"not_null_close", "range_close", "expression"}
+    assert {key.name for key in node.check_keys} == {"not_null_close", "range_close", "expression"}
 
 
 def test_tests_are_checks_and_those_of_rows_gate_publication(definitions):
@@ -108,7 +108,7 @@ def test_a_run_of_a_day_publishes_it_with_its_checks(definitions, platform, inst
     result = materialize(definitions, instance, RETURNS_KEY, partition="2024-03-02")
 
     assert result.success
-    checks = {each.check_name: each.passed for each in result.get_asset_check_evaluations()}
+    checks = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
     assert set(checks) == {
         *("contract_rules", "unique_venue_symbol_date", "not_null_close", "range_close", "range_bars", "freshness")
     }
@@ -127,7 +127,7 @@ def test_rows_that_fail_a_gate_are_not_published(platform, instance):
 
     result = materialize(definitions, instance, RETURNS_KEY, partition="2024-03-02")
 
-    evaluations = {each.check_name: each for each in result.get_asset_check_evaluations()}
+    evaluations = {check.check_name: check for check in result.get_asset_check_evaluations()}
     assert not evaluations["range_bars"].passed
     assert evaluations["range_bars"].metadata["failing"].value == 2
     assert not evaluations["contract_rules"].passed
@@ -140,7 +140,7 @@ def test_the_tests_of_a_view_run_as_checks(definitions, instance):
     job = definitions.resolve_job_def("sql_view_tests")
     quiet = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
     result = job.execute_in_process(instance=instance, run_config=quiet)
-    assert {each.check_name: each.passed for each in result.get_asset_check_evaluations()} == {
+    assert {check.check_name: check.passed for check in result.get_asset_check_evaluations()} == {
         "not_null_close": True,
         "range_close": True,
         "expression": True,
@@ -166,7 +166,7 @@ def test_models_follow_their_inputs_day_by_day_or_as_a_whole(definitions, instan
 
 
 def test_a_header_with_a_schedule_makes_one(definitions):
-    schedules = {each.name: each for each in definitions.get_repository_def().schedule_defs}
+    schedules = {schedule.name: schedule for schedule in definitions.get_repository_def().schedule_defs}
     assert schedules["marts_nightly_schedule"].cron_schedule == "15 4 * * *"
     assert "marts_totals_schedule" not in schedules
 
@@ -192,7 +192,7 @@ def test_a_broken_file_disables_its_model_and_those_that_read_it_and_nothing_els
     assert isinstance(graph.get(RETURNS_KEY).partitions_def, dg.DailyPartitionsDefinition)
     assert graph.get(RETURNS_KEY).parent_keys == {MINUTES_KEY}
     assert graph.get(TOTALS_KEY).is_materializable
-    jobs = {each.name for each in definitions.resolve_all_job_defs()}
+    jobs = {job.name for job in definitions.resolve_all_job_defs()}
     assert {"ingest", "marts_nightly", "sql_models_whole"} <= jobs
     assert broken.lake.table("market.bars_1m").scan().collect().height == 12
     assert "marts.returns" not in broken.lake
@@ -209,7 +209,7 @@ def test_models_that_read_each_other_or_themselves_are_disabled_and_everything_e
 
     dg.Definitions.validate_loadable(definitions)
     graph = definitions.resolve_asset_graph()
-    assert all("**Disabled.**" in graph.get(asset_key(f"marts.{each}")).description for each in ("one", "two", "three"))
+    assert all("**Disabled.**" in graph.get(asset_key(f"marts.{name}")).description for name in ("one", "two", "three"))
     assert graph.get(TOTALS_KEY).is_materializable
 
 
@@ -257,7 +257,7 @@ def test_a_mistake_fails_a_check_and_is_one_incident_until_it_is_corrected(platf
 def test_the_lake_of_the_settings_knows_models_from_any_working_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = load_settings(lake_root=str(tmp_path / "lake"))
-    from hfthot_platform.sql.models import models_folder
+    from hfthot_platform.app.lake import models_folder
 
     assert models_folder(settings).is_dir()
     assert models_folder(settings.model_copy(update={"sql_models": tmp_path})) == tmp_path

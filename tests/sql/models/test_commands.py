@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 import pytest
 from typer.testing import CliRunner
 
-from hfthot_platform.cli import app
-from hfthot_platform.doctor import diagnose
-from hfthot_platform.settings import load_settings
-from hfthot_platform.sql.models import load_models
-from hfthot_platform.sql.models.docs import lineage_levels, write_docs
+from hfthot_platform.core.settings import load_settings
+from hfthot_platform.interfaces.cli import app
+from hfthot_platform.interfaces.doctor import diagnose
+from hfthot_platform.services.sql.models import load_models
+from hfthot_platform.services.sql.models.docs import lineage_levels, write_docs
 from tests.sql.models.conftest import BARS, RETURNS
 from tests.sql.models.test_runner import TOTALS
 
@@ -62,7 +62,7 @@ def test_compile_lists_every_mistake(hfthot, write):
 
 def test_run_publishes_and_reports_each_model(hfthot):
     runs = json.loads(hfthot("sql", "run", "+returns", *SPAN, "--json").stdout)
-    assert [(each["model"], each["status"], each["rows"]) for each in runs] == [
+    assert [(run["model"], run["status"], run["rows"]) for run in runs] == [
         ("staging.minutes", "view", None),
         ("marts.returns", "published", 6),
     ]
@@ -80,7 +80,7 @@ def test_run_fails_with_the_reason(hfthot, write):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("returns",), "the model is made by days"),
+        (("returns",), "the model is computed by days"),
         (("returns", "--to", "2024-03-04"), "--to needs --from"),
         (("returns", "--from", "2024-03-04", "--to", "2024-03-04"), "--to 2024-03-04 is not after"),
         (("retruns", "--full"), "Did you mean 'returns'?"),
@@ -97,13 +97,13 @@ def test_test_judges_what_is_published(hfthot):
     # Nobody made the table yet, and it promises two rows.
     result = hfthot("sql", "test", "--json")
     assert result.exit_code == 1
-    failed = [each for each in json.loads(result.stdout) if not each["passed"]]
-    assert [(each["model"], each["test"]) for each in failed] == [("marts.totals", "row_count")]
+    failed = [outcome for outcome in json.loads(result.stdout) if not outcome["passed"]]
+    assert [(outcome["model"], outcome["test"]) for outcome in failed] == [("marts.totals", "row_count")]
 
 
 def test_docs_writes_a_page_per_model(hfthot, tmp_path):
     assert hfthot("sql", "docs", "--output", str(tmp_path / "site")).exit_code == 0
-    names = {each.name for each in (tmp_path / "site").iterdir()}
+    names = {page.name for page in (tmp_path / "site").iterdir()}
     models = {"staging.minutes", "marts.returns", "marts.totals"}
     assert names == {f"{name}.{ending}" for name in (*models, "index") for ending in ("html", "md")}
 
@@ -136,7 +136,7 @@ def test_lineage_stands_from_left_to_right(write):
 def test_describe_knows_tables_and_views_of_models(hfthot):
     assert "key" in hfthot("describe", "marts.returns").stdout
     view = json.loads(hfthot("describe", "staging.minutes", "--json").stdout)
-    assert [each["name"] for each in view["columns"]][:2] == ["ts", "venue"]
+    assert [column["name"] for column in view["columns"]][:2] == ["ts", "venue"]
 
 
 def test_a_broken_file_keeps_nobody_from_tables_and_the_doctor_reports_it(hfthot, write):
@@ -146,7 +146,7 @@ def test_a_broken_file_keeps_nobody_from_tables_and_the_doctor_reports_it(hfthot
 
     findings = diagnose(load_settings(), datetime(2024, 3, 4, tzinfo=UTC))
 
-    (found,) = [each for each in findings if each.subject == "sql models"]
+    (found,) = [finding for finding in findings if finding.subject == "sql models"]
     assert found.level == "error"
     assert found.message == "dbt_like_sql/staging/broken.sql:10: unknown column 'volum'"
     assert found.next_step == "Did you mean 'volume'?"

@@ -8,9 +8,9 @@ from datetime import date, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.errors import BadRequestError
-from hfthot_platform.lakehouse import Stamp
-from hfthot_platform.sql.models.runner import judge, run_models, span_of
+from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.services.sql.models.runner import judge, run_models, span_of
+from hfthot_platform.storage.lakehouse import Stamp
 from tests.sql.models.conftest import BARS, DAYS, RETURNS, minutes
 
 SPAN = (date(2024, 3, 1), date(2024, 3, 4))
@@ -114,7 +114,7 @@ def test_a_view_stores_nothing_and_is_current(opened):
     lake, models = opened(**FILES)
     assert statuses(run_models(lake, models, ["minutes"])) == {"staging.minutes": "view"}
     assert not (lake.storage.local / "staging").exists()
-    outcomes = {each.test.name: each.passed for each in judge(lake, models["minutes"])}
+    outcomes = {outcome.test.name: outcome.passed for outcome in judge(lake, models["minutes"])}
     assert outcomes == {"not_null_close": True, "range_close": True, "expression": True}
 
 
@@ -159,9 +159,9 @@ def test_gates_count_the_rows_that_fail(opened, test, failing):
     assert run.status == ("failed" if failing else "published")
     assert (
         next(
-            each.failing
-            for each in run.outcomes
-            if each.test.name.startswith(test.split(":")[0]) and each.test.line > 10
+            outcome.failing
+            for outcome in run.outcomes
+            if outcome.test.name.startswith(test.split(":")[0]) and outcome.test.line > 10
         )
         == failing
     )
@@ -180,7 +180,7 @@ def test_freshness_is_judged_after_publication_by_the_lakes_clock(opened):
     (run,) = run_models(lake, models, ["returns"], days=SPAN)
 
     assert run.status == "published"
-    outcome = next(each for each in run.outcomes if each.test.kind == "freshness")
+    outcome = next(outcome for outcome in run.outcomes if outcome.test.kind == "freshness")
     # The last day ended at midnight, and it is six o'clock.
     assert not outcome.passed
     assert outcome.description == "The newest row is 6.0 hours old."
@@ -190,12 +190,12 @@ def test_rows_outside_the_days_are_refused(opened):
     lake, models = opened(staging__minutes=BARS, marts__returns=RETURNS.replace("QUALIFY date >= $partition_start", ""))
     (run,) = run_models(lake, models, ["returns"], days=(date(2024, 3, 2), date(2024, 3, 3)))
     assert run.status == "failed"
-    assert "lie outside" in run.reason
+    assert "are outside" in run.reason
 
 
 def test_a_model_made_by_days_needs_them(opened):
     lake, models = opened(**FILES)
-    with pytest.raises(BadRequestError, match="made by days"):
+    with pytest.raises(BadRequestError, match="computed by days"):
         run_models(lake, models)
     with pytest.raises(BadRequestError, match="not both"):
         run_models(lake, models, days=SPAN, full=True)
@@ -226,6 +226,6 @@ def test_outcomes_hold_counts_and_never_values(opened):
         staging__minutes=BARS, marts__returns=RETURNS.replace("{range: {min: 1}}", "{range: {min: 3}}")
     )
     (run,) = run_models(lake, models, ["returns"], days=SPAN)
-    said = " ".join(f"{each.description} {each.failing} {each.rows}" for each in run.outcomes)
+    said = " ".join(f"{outcome.description} {outcome.failing} {outcome.rows}" for outcome in run.outcomes)
     assert "BTC" not in said
     assert "101" not in said

@@ -10,12 +10,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.lakehouse import Lakehouse
-from hfthot_platform.settings import Settings
-from hfthot_platform.sql.engine import query
-from hfthot_platform.sql.models.lake import models_of, open_lake
-from hfthot_platform.sql.models.model import Models
-from hfthot_platform.sql.models.runner import run_models
+from hfthot_platform.app.lake import models_of, open_lake
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.services.sql.engine import query
+from hfthot_platform.services.sql.models.model import Models
+from hfthot_platform.services.sql.models.runner import run_models
+from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.storage import Storage
 
 #: The models of the repository, whatever the working folder is.
 FOLDER = Path(__file__).resolve().parents[3] / "dbt_like_sql"
@@ -68,9 +69,8 @@ class Shipped:
         start = datetime(2024, 6, 1, tzinfo=UTC)
         self.models = models
         self._made: set[str] = set()
-        settings = Settings(lake_root=str(root), sql_models=FOLDER)
         clock = lambda: start + timedelta(minutes=next(ticks))  # noqa: E731 - a clock that moves
-        self.lake: Lakehouse = open_lake(settings, clock, models=models, new=True)
+        self.lake: Lakehouse = open_lake(Storage.parse(str(root)), clock, models, new=True)
 
     def add(self, table: str, rows: pl.DataFrame) -> None:
         """Add rows; columns that a test does not care about have plausible values."""
@@ -91,8 +91,8 @@ class Shipped:
     def run(self, *names: str, days: tuple[date, date] | None = None) -> None:
         """Run models (all by default), over some days or over everything."""
         runs = run_models(self.lake, self.models, names, days=days, full=days is None)
-        for each in runs:
-            assert each.status not in {"failed", "skipped"}, f"{each.model.name}: {each.reason}"
+        for run in runs:
+            assert run.status not in {"failed", "skipped"}, f"{run.model.name}: {run.reason}"
 
     def read(self, name: str, *keys: str) -> pl.DataFrame:
         """Return the rows of a table, a model or a view, sorted by the keys."""
@@ -101,7 +101,7 @@ class Shipped:
 
     def make(self, name: str, *keys: str) -> pl.DataFrame:
         """Run a model with all that it reads, but for what was made of these rows already, and return its rows."""
-        stale = [each.name for each in self.models.select([f"+{name}"]) if each.name not in self._made]
+        stale = [model.name for model in self.models.select([f"+{name}"]) if model.name not in self._made]
         if stale:
             self.run(*stale)
             self._made.update(stale)
@@ -132,7 +132,7 @@ def shipped(models, tmp_path_factory) -> MakeLake:
 @pytest.fixture(scope="session")
 def real(shipped) -> Shipped:
     """The S&P 500's daily bars of 1999 to 2018, and closes of the index and of 20 US stocks, as packages ship them."""
-    from hfthot_platform.market.sources.sample import SampleFeed
+    from hfthot_platform.adapters.sample import SampleFeed
 
     feed = SampleFeed()
     span = datetime(2007, 1, 1, tzinfo=UTC), datetime(2010, 1, 1, tzinfo=UTC)

@@ -9,11 +9,11 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.accounts.publisher import Publisher
-from hfthot_platform.accounts.service import Accounts
-from hfthot_platform.errors import AuthenticationError, TooManyAttemptsError
-from hfthot_platform.settings import Settings
-from hfthot_platform.sql.models.runner import run_models
+from hfthot_platform.core.errors import AuthenticationError, TooManyAttemptsError
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.services.accounts.accounts import Accounts
+from hfthot_platform.services.publication.publisher import Publisher
+from hfthot_platform.services.sql.models.runner import run_models
 
 NOW = datetime(2024, 3, 10, 12, tzinfo=UTC)
 SUBJECTS = [f"{number:032x}" for number in range(1, 8)]
@@ -212,9 +212,9 @@ def test_people_who_are_deleted_inactive_or_not_yet_there_are_not_billed(shipped
 
 
 def test_four_failures_are_no_anomaly_and_five_are(shipped):
-    tries = [(0, NOW + timedelta(minutes=each), "session.login", "failure") for each in range(4)]
-    tries += [(1, NOW + timedelta(minutes=each), "session.login", "failure") for each in range(5)]
-    tries += [(2, NOW + timedelta(minutes=each), "session.verify", "failure") for each in range(9)]
+    tries = [(0, NOW + timedelta(minutes=minute), "session.login", "failure") for minute in range(4)]
+    tries += [(1, NOW + timedelta(minutes=minute), "session.login", "failure") for minute in range(5)]
+    tries += [(2, NOW + timedelta(minutes=minute), "session.verify", "failure") for minute in range(9)]
 
     found = shipped({"audit_log": audit(*tries)}).read("marts.sign_in_anomalies")
 
@@ -222,13 +222,13 @@ def test_four_failures_are_no_anomaly_and_five_are(shipped):
 
 
 def test_hours_are_judged_one_by_one(shipped):
-    tries = [(0, NOW + timedelta(minutes=57 + each), "session.login", "failure") for each in range(6)]
+    tries = [(0, NOW + timedelta(minutes=57 + minute), "session.login", "failure") for minute in range(6)]
 
     assert shipped({"audit_log": audit(*tries)}).read("marts.sign_in_anomalies").height == 0
 
 
 def test_a_success_within_the_hour_after_the_first_failure_is_told(shipped):
-    tries = [(0, NOW + timedelta(minutes=50 + each), "session.login", "failure") for each in range(5)]
+    tries = [(0, NOW + timedelta(minutes=50 + minute), "session.login", "failure") for minute in range(5)]
     soon = (0, NOW + timedelta(minutes=105), "session.login", "success")
     late = (0, NOW + timedelta(minutes=111), "session.login", "success")
     other = (1, NOW + timedelta(minutes=56), "session.login", "success")
@@ -240,7 +240,7 @@ def test_a_success_within_the_hour_after_the_first_failure_is_told(shipped):
 
 
 def test_attempts_at_accounts_that_do_not_exist_count_for_all_together(shipped):
-    tries = [(None, NOW + timedelta(seconds=each), "session.login", "failure") for each in range(50)]
+    tries = [(None, NOW + timedelta(seconds=second), "session.login", "failure") for second in range(50)]
 
     found = shipped({"audit_log": audit(*tries)}).read("marts.sign_in_anomalies")
 
@@ -258,7 +258,7 @@ def test_details_that_have_no_count_stand_for_one(shipped):
 
 
 def test_days_of_activity_are_apart_and_stay_when_the_log_is_cut(shipped):
-    tries = [(each, NOW + timedelta(days=day), "user.update", "success") for day in range(2) for each in range(3)]
+    tries = [(person, NOW + timedelta(days=day), "user.update", "success") for day in range(2) for person in range(3)]
     lake = shipped({"audit_log": audit(*tries)})
     lake.run("marts.audit_activity")
     log = lake.lake.table("audit_log")

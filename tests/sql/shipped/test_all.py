@@ -9,9 +9,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hfthot_platform.settings import Settings
-from hfthot_platform.sql.models.lake import models_of
-from hfthot_platform.sql.models.runner import run_models
+from hfthot_platform.app.lake import models_of
+from hfthot_platform.core.settings import Settings
+from hfthot_platform.services.sql.models.runner import run_models
 from tests.sql.shipped.conftest import FOLDER
 
 NAMES = sorted(f"{path.parent.name}.{path.stem}" for path in FOLDER.rglob("*.sql"))
@@ -33,7 +33,7 @@ FORMULAS = {
 def test_every_file_is_a_sound_model():
     found = models_of(Settings(sql_models=FOLDER))
 
-    assert [str(each) for each in found.mistakes] == []
+    assert [str(mistake) for mistake in found.mistakes] == []
     assert sorted(found.by_name) == NAMES
 
 
@@ -86,7 +86,7 @@ DAILY = tuple(
 @pytest.mark.soak
 def test_days_computed_one_by_one_are_those_of_a_single_run_to_the_last_bit(messy):
     # Around a Sunday and the days with trades, and where the first windows are not full yet.
-    days = [date(2024, 1, 2), date(2024, 1, 20), *(date(2024, 2, 2) + timedelta(days=each) for each in range(3))]
+    days = [date(2024, 1, 2), date(2024, 1, 20), *(date(2024, 2, 2) + timedelta(days=day) for day in range(3))]
 
     runs = [run for day in days for run in run_models(messy.lake, messy.models, DAILY, days=(day, day + timedelta(1)))]
 
@@ -102,9 +102,10 @@ def test_a_second_run_changes_nothing(messy):
     runs = run_models(messy.lake, messy.models, full=True)
 
     # The scoreboard says when it was made.
-    assert [each.model.name for each in runs if each.status == "published"] == ["marts.data_quality_scoreboard"]
+    assert [run.model.name for run in runs if run.status == "published"] == ["marts.data_quality_scoreboard"]
 
 
+@pytest.mark.soak
 def test_nothing_is_ever_nan_or_infinite(messy):
     messy.run()
 
@@ -138,7 +139,7 @@ def messy(shipped):
                 {
                     "venue": "us_equity" if symbol == "D" else "binance",
                     "symbol": symbol,
-                    "ts": [datetime(each.year, each.month, each.day, tzinfo=UTC) for each in days],
+                    "ts": [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days],
                     "open": opened,
                     "high": np.maximum(opened, close) * np.exp(noise[0]),
                     "low": np.minimum(opened, close) * np.exp(-noise[1]),
@@ -150,7 +151,7 @@ def messy(shipped):
         )
     for symbol, venue in (("A", "binance"), ("D", "us_equity")):
         labels = rng.choice(["trending", "mean_reverting", "volatile"], n)
-        times = [datetime(each.year, each.month, each.day, tzinfo=UTC) for each in days]
+        times = [datetime(day.year, day.month, day.day, tzinfo=UTC) for day in days]
         regimes.append(
             pl.DataFrame({"venue": venue, "symbol": symbol, "interval": "1d", "ts": times, "regime": labels})
         )
@@ -165,7 +166,7 @@ def messy(shipped):
         {
             "venue": "binance",
             "symbol": "A",
-            "ts": [datetime(2024, 2, 1, tzinfo=UTC) + timedelta(seconds=int(each)) for each in seconds],
+            "ts": [datetime(2024, 2, 1, tzinfo=UTC) + timedelta(seconds=int(second)) for second in seconds],
             "trade_id": np.arange(count),
             "price": 100 * np.exp(np.cumsum(rng.normal(0, 1e-4, count))),
             "side": rng.choice(["buy", "sell"], count),

@@ -16,7 +16,7 @@ def closes(returns: dict[tuple[str, str], np.ndarray], start: date = date(2024, 
     """Return daily closes of series by venue and symbol; a NaN is a day without a close."""
     parts = []
     for (venue, symbol), r in returns.items():
-        days = [start + timedelta(days=each) for each in range(len(r))]
+        days = [start + timedelta(days=day) for day in range(len(r))]
         frame = pl.DataFrame({"venue": venue, "symbol": symbol, "date": days, "r": r})
         parts.append(
             frame.with_columns(close=100 * pl.col("r").fill_nan(0).cum_sum().exp()).filter(pl.col("r").is_not_nan())
@@ -92,7 +92,7 @@ def test_returns_over_gaps_are_not_paired(shipped):
     )
 
     gone = {0, 60, 61, 70, 71, 72}
-    keep = [each for each in range(84) if each not in gone]
+    keep = [day for day in range(84) if day not in gone]
     assert row["observations"] == 78
     assert row["correlation"] == pytest.approx(np.corrcoef(a[keep], b[keep])[0, 1], abs=1e-12)
 
@@ -100,12 +100,12 @@ def test_returns_over_gaps_are_not_paired(shipped):
 def test_a_monday_of_a_stock_is_not_paired_with_a_monday_of_a_coin(shipped):
     rng = np.random.default_rng(3)
     coin, stock = rng.normal(0, 0.01, (2, 91))
-    stock[[each for each in range(91) if (date(2024, 1, 1) + timedelta(days=each)).weekday() >= 5]] = np.nan
+    stock[[day for day in range(91) if (date(2024, 1, 1) + timedelta(days=day)).weekday() >= 5]] = np.nan
 
     lake = shipped({"market.closes": closes({("binance", "COIN"): coin, ("us_equity", "STOCK"): stock})})
     row = lake.make(NAME).row(-1, named=True)
 
-    tuesday_to_friday = [each for each in range(91) if 1 <= (date(2024, 1, 1) + timedelta(days=each)).weekday() <= 4]
+    tuesday_to_friday = [day for day in range(91) if 1 <= (date(2024, 1, 1) + timedelta(days=day)).weekday() <= 4]
     assert row["observations"] == len(tuesday_to_friday) == 52
     expected = np.corrcoef(coin[tuesday_to_friday], stock[tuesday_to_friday])[0, 1]
     assert row["correlation"] == pytest.approx(expected, abs=1e-12)

@@ -13,7 +13,7 @@ START = datetime(2024, 3, 1, tzinfo=UTC)
 
 
 def daily(closes: np.ndarray, **columns: object) -> pl.DataFrame:
-    ts = [START + timedelta(days=each) for each in range(len(closes))]
+    ts = [START + timedelta(days=day) for day in range(len(closes))]
     prices = dict.fromkeys(("open", "high", "low", "close"), closes)
     return pl.DataFrame({"venue": "binance", "symbol": "X", "ts": ts, **prices, **columns})
 
@@ -27,7 +27,7 @@ def bounces(n: int, half: float, noise: float, seed: int, *, impact: float = 0.0
         {
             "venue": "binance",
             "symbol": "X",
-            "ts": [START + timedelta(seconds=int(each)) for each in np.sort(rng.integers(0, 86_400, n))],
+            "ts": [START + timedelta(seconds=int(second)) for second in np.sort(rng.integers(0, 86_400, n))],
             "trade_id": np.arange(n),
             "price": 100 * np.exp(mid + half * signs),
             "side": np.where(signs > 0, "buy", "sell"),
@@ -171,7 +171,7 @@ def test_constant_prices_cost_nothing_to_amihud_and_have_no_roll_spread(shipped)
 
 def test_the_simulated_exchange_is_traded_at_about_its_spread(shipped):
     """Its makers quote 0.8 bp; takers buy when the price rises within the minute, which the model counts as spread."""
-    from hfthot_platform.market.sources.simulated import SimulatedExchange
+    from hfthot_platform.adapters.simulated import SimulatedExchange
 
     exchange = SimulatedExchange(seed=7, trades_per_day=20_000)
     day = datetime(2024, 3, 1, tzinfo=UTC)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from hfthot_platform.signals.portfolios import weight_rows
+from hfthot_platform.domain.signals.portfolios import weight_rows
 
 FIRST = date(2024, 3, 1)
 SYMBOLS = ("A", "B", "C")
@@ -39,7 +39,7 @@ def closes(returns: np.ndarray) -> pl.DataFrame:
             {
                 "venue": "binance",
                 "symbol": symbol,
-                "date": [FIRST + timedelta(days=each - 1) for each in range(len(prices))],
+                "date": [FIRST + timedelta(days=day - 1) for day in range(len(prices))],
                 "close": prices[:, column],
             }
         )

@@ -111,7 +111,7 @@ def test_a_split_is_no_loss_where_closes_are_adjusted(shipped):
 def test_one_source_after_the_other_gives_one_row_a_day(shipped):
     """The same day as a daily bar, as minutes, and as a close: the bar counts."""
     start = datetime(2024, 3, 1, tzinfo=UTC)
-    minutes = pl.DataFrame([bar("2024-03-01", 7.0) | {"ts": start + timedelta(minutes=each)} for each in range(3)])
+    minutes = pl.DataFrame([bar("2024-03-01", 7.0) | {"ts": start + timedelta(minutes=minute)} for minute in range(3)])
     lake = shipped(
         {
             "market.bars": pl.DataFrame([bar("2024-03-01", 100.0)]),
@@ -130,8 +130,8 @@ def test_a_day_without_a_daily_bar_is_put_together_from_its_minutes(shipped):
     values = [(10, 12, 9, 11, 1), (11, 15, 10, 14, 2), (14, 14, 8, 9, 3), (9, 9, 9, 9, 0)]
     minutes = [
         {"venue": "binance", "symbol": "X", "ts": start + timedelta(minutes=number)}
-        | dict(zip(("open", "high", "low", "close", "volume"), map(float, each), strict=True))
-        for number, each in enumerate(values)
+        | dict(zip(("open", "high", "low", "close", "volume"), map(float, figures), strict=True))
+        for number, figures in enumerate(values)
     ]
 
     found = shipped({"market.bars_1m": pl.DataFrame(minutes)}).make(NAME, "date")

@@ -7,7 +7,7 @@ from datetime import UTC, date, datetime, timedelta
 import polars as pl
 import pytest
 
-from hfthot_platform.incidents import Incident, record
+from hfthot_platform.storage.incidents import Incident, record
 
 SCORES = "marts.data_quality_scoreboard"
 REASONS = "marts.quarantine_reasons"
@@ -21,7 +21,7 @@ def closes(days: list[str], symbol: str = "X", venue: str = "binance", **values:
 
 def trades(prices: list[float], ref: str = "csv:0123456789abcdef", start: datetime | None = None) -> pl.DataFrame:
     begin = start or NOW - timedelta(hours=5)
-    ts = [begin + timedelta(seconds=each) for each in range(len(prices))]
+    ts = [begin + timedelta(seconds=second) for second in range(len(prices))]
     return pl.DataFrame(
         {
             "venue": "binance",
@@ -117,7 +117,10 @@ def test_files_are_counted_with_what_became_of_them(shipped):
     ]
     hashes = [f"{number:064x}" for number in range(4)]
     frame = pl.DataFrame(
-        [file | row | {"content_hash": each, "ingested_at": NOW} for row, each in zip(rows, hashes, strict=True)]
+        [
+            file | row | {"content_hash": content_hash, "ingested_at": NOW}
+            for row, content_hash in zip(rows, hashes, strict=True)
+        ]
     )
 
     found = shipped({"ops.ingest_files": frame}).make(SCORES, "table_name")
@@ -160,8 +163,12 @@ def test_tables_that_are_not_due_every_day_miss_none(shipped):
 
 
 def test_every_quarantine_of_market_data_signals_and_portfolios_is_looked_at(models):
-    from hfthot_platform.contracts import CONTRACTS
+    from hfthot_platform.domain.contracts import CONTRACTS
 
-    data = {each.quarantine for each in CONTRACTS.values() if each.namespace in {"market", "signals", "portfolio"}}
-    # The truth behind the simulated exchange is no data of anybody.
+    data = {
+        contract.quarantine
+        for contract in CONTRACTS.values()
+        if contract.namespace in {"market", "signals", "portfolio"}
+    }
+    # The truth behind the simulated exchange is nobody's data.
     assert set(models["staging.quarantined_rows"].depends_on) == data - {"quarantine.simulated_regimes"}

@@ -1,4 +1,4 @@
-"""Prices and risk of real coins: recorded daily bars of Binance, 2020 to 2023."""
+"""Prices and risk of coins: daily bars of Binance, 2020 to 2023, with a crash and a wrapped coin."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import numpy as np
 import polars as pl
 import pytest
 
+from tests.recordings import SPOT
+
 SYMBOLS = ("BTCUSDT", "ETHUSDT", "LTCUSDT", "WBTCUSDT")
 
 
 @pytest.fixture(scope="module")
-def coins(shipped, shared_data):
-    raw = pl.read_parquet(shared_data / "ohlcv/binance_spot_1d_2018_2023/spot_1d.parquet")
+def coins(shipped, recordings):
+    raw = pl.read_parquet(recordings / f"{SPOT}/spot_1d.parquet")
     at = pl.col("open_time").cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     bars = raw.filter(
         pl.col("symbol").is_in(SYMBOLS),
@@ -36,7 +38,7 @@ def coins(shipped, shared_data):
     return lake
 
 
-def test_every_day_of_a_venue_that_never_closes_follows_the_one_before(coins):
+def test_every_day_of_a_venue_that_never_closes_follows_the_one_before(coins, recordings):
     found = coins.read("marts.daily_ohlcv")
 
     btc = found.filter(pl.col("symbol") == "BTC-USDT")
@@ -44,13 +46,14 @@ def test_every_day_of_a_venue_that_never_closes_follows_the_one_before(coins):
     assert btc.filter(~pl.col("is_daily"))["date"].to_list() == [date(2020, 1, 1)]
     # The average price is one that was paid.
     assert found.filter((pl.col("vwap") < pl.col("low")) | (pl.col("vwap") > pl.col("high"))).height == 0
-    # The crash of 12 March 2020 is the worst day of the four years.
+    # The crash is the worst day of the four years.
+    day, change = recordings.facts.worst_day
     worst = btc.drop_nulls("simple_return").sort("simple_return").row(0, named=True)
-    assert worst["date"] == date(2020, 3, 12)
-    assert worst["simple_return"] == pytest.approx(-0.395, abs=0.005)
+    assert worst["date"] == day
+    assert worst["simple_return"] == pytest.approx(change, abs=0.005)
 
 
-def test_volatility_agrees_between_estimators_and_with_common_knowledge(coins):
+def test_volatility_agrees_between_estimators_and_with_common_knowledge(coins, recordings):
     found = coins.read("marts.realised_volatility").filter(pl.col("symbol") == "BTC-USDT").drop_nulls()
 
     rms = {
@@ -58,7 +61,8 @@ def test_volatility_agrees_between_estimators_and_with_common_knowledge(coins):
         for name in ("close_to_close", "parkinson", "garman_klass", "yang_zhang")
     }
     assert set(found["days_per_year"]) == {365}
-    assert 0.6 < rms["close_to_close"] < 0.75
+    low, high = recordings.facts.volatility
+    assert low < rms["close_to_close"] < high
     # On a venue that never closes all four see everything.
     assert all(value == pytest.approx(rms["close_to_close"], rel=0.12) for value in rms.values())
 

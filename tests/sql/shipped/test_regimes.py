@@ -33,7 +33,7 @@ def chain(n: int, seed: int) -> str:
     out = [0]
     for _ in range(n - 1):
         out.append(int(rng.choice(3, p=np.where(np.arange(3) == out[-1], 0.8, 0.1))))
-    return "".join("TMV"[each] for each in out)
+    return "".join("TMV"[state] for state in out)
 
 
 def bars(prices: np.ndarray, *, interval: str = "5m", step: timedelta = timedelta(minutes=5)) -> pl.DataFrame:
@@ -145,7 +145,7 @@ def test_durations_are_those_of_runs_of_equal_labels(shipped):
 
     found = shipped({"signals.regimes": regimes(labels)}).make("marts.regime_durations")
 
-    runs = [(label, len(list(each))) for label, each in groupby(labels)]
+    runs = [(label, len(list(run))) for label, run in groupby(labels)]
     for row in found.rows(named=True):
         label = row["regime"][0].upper()
         every = [length for name, length in runs if name == label]
@@ -223,7 +223,7 @@ def test_the_regime_of_a_bar_is_not_used_for_its_own_return(shipped):
     rng = np.random.default_rng(8)
     moves = rng.choice([-0.01, 0.01], 2000)
     prices = 100 * np.exp(np.cumsum(moves))
-    labels = "".join("T" if each > 0 else "V" for each in moves)
+    labels = "".join("T" if move > 0 else "V" for move in moves)
 
     found = shipped({"signals.regimes": regimes(labels), "market.bars": bars(prices)}).make("marts.regime_performance")
 

@@ -45,7 +45,7 @@ def random_bars(days: int, sigma: float, *, steps: int, seed: int, overnight: fl
         {
             "venue": "binance",
             "symbol": "X",
-            "ts": [start + timedelta(days=each) for each in range(days)],
+            "ts": [start + timedelta(days=day) for day in range(days)],
             "open": 100 * np.exp(paths[:, 0]),
             "high": 100 * np.exp(paths.max(axis=1)),
             "low": 100 * np.exp(paths.min(axis=1)),

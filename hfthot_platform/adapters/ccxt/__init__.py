@@ -1,0 +1,1 @@
+"""Exchanges' REST interfaces through the ccxt library."""

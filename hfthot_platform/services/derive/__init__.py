@@ -1,0 +1,1 @@
+"""Tables that are computed from others, in which a vendor's statement takes precedence."""

@@ -1,0 +1,332 @@
+"""The places that a scan looks through: folders, object stores, databases.
+
+Here belongs what is there to read and under which name, how a canary is put there and how it is taken away again.
+What is in a file is the business of `readers`.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
+
+from hfthot_platform.services.privacy.proof.canary import CANARY_PREFIX, Canary, is_leftover, removable
+from hfthot_platform.services.privacy.proof.sqlite_reader import FileOpener
+
+if TYPE_CHECKING:
+    import pyarrow.fs as pafs
+    import sqlalchemy as sa
+
+__all__ = ["FileEntry", "Folder", "ObjectStore", "Place", "SqlDatabase", "WalkNotes"]
+
+#: Bytes that are read at once.
+_BLOCK: Final = 8 * 1024 * 1024
+#: Folders in which a kernel shows itself.
+_KERNEL: Final = (Path("/proc"), Path("/sys"), Path("/dev"))
+
+
+@dataclass(frozen=True)
+class FileEntry:
+    """A file to read."""
+
+    name: str
+    size: int
+    open: Callable[[FileOpener], BinaryIO] = field(repr=False)
+    #: Where the file is if it is on a disk: SQLite is opened by its path.
+    path: Path | None = None
+    #: When it was last changed, in seconds since 1970.
+    modified: float | None = None
+    #: Device and number of a file on a disk: what tells two names of one file.
+    identity: tuple[int, int] | None = None
+
+
+class WalkNotes:
+    """What a walk could not, or did not, look at."""
+
+    def __init__(self) -> None:
+        self.unreadable: list[str] = []
+        self.skipped: list[str] = []
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder with everything below it.  Links are followed, each folder is entered once.
+
+    Args:
+        name: what reports call it.
+        root: where it is; one that does not exist is empty.
+        only: patterns of the names directly in it that belong to it, for a folder that others use too.
+        leave: folders and files below it that are not looked at.
+        shared: whether others have files here that this process may not read; they are listed only.
+    """
+
+    name: str
+    root: Path
+    only: tuple[str, ...] = ()
+    leave: tuple[Path, ...] = ()
+    shared: bool = False
+
+    def walk(self, noted: WalkNotes) -> Iterator[tuple[str, FileEntry | None]]:
+        """Yield the relative path of everything below and where links point to, then what can be read under it."""
+        root = self.root
+        try:
+            found = root.stat()
+        except FileNotFoundError:
+            if root.is_symlink():
+                noted.skipped.append(". (a broken link)")
+            return
+        except OSError as error:
+            self._refused(noted, ".", error)
+            return
+        if not stat.S_ISDIR(found.st_mode):
+            yield root.name, None
+            yield from self._one(root, root.name, found, noted)
+            return
+        left = {path.absolute() for path in self.leave}
+        entered = {(found.st_dev, found.st_ino)}
+        waiting = [root]
+        while waiting:
+            folder = waiting.pop()
+            try:
+                names = sorted(os.listdir(folder))  # noqa: PTH208 - names, not paths
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                self._refused(noted, str(folder.relative_to(root)), error)
+                continue
+            if folder == root and self.only:
+                names = [name for name in names if any(Path(name).match(only) for only in self.only)]
+            below = []
+            for name in names:
+                path = folder / name
+                if path.absolute() in left:
+                    continue
+                shown = str(path.relative_to(root))
+                yield shown, None
+                try:
+                    if path.is_symlink():
+                        yield os.fsdecode(path.readlink()), None
+                    found = path.stat()
+                except FileNotFoundError:
+                    if path.is_symlink():
+                        noted.skipped.append(f"{shown} (a broken link)")
+                    continue
+                except OSError as error:
+                    if error.errno == errno.ELOOP:
+                        noted.skipped.append(f"{shown} (a circular link)")
+                    else:
+                        self._refused(noted, shown, error)
+                    continue
+                if not stat.S_ISDIR(found.st_mode):
+                    yield from self._one(path, shown, found, noted)
+                elif path.is_symlink() and (why := self._around(path)):
+                    noted.skipped.append(f"{shown} ({why})")
+                elif (found.st_dev, found.st_ino) not in entered:
+                    entered.add((found.st_dev, found.st_ino))
+                    below.append(path)
+            waiting += reversed(below)
+
+    def _one(
+        self, path: Path, shown: str, found: os.stat_result, noted: WalkNotes
+    ) -> Iterator[tuple[str, FileEntry | None]]:
+        if not stat.S_ISREG(found.st_mode):
+            noted.skipped.append(f"{shown} (not a regular file: a device, pipe or socket)")
+            return
+        # `FileOpener`, because the store and Dagster have databases open in this process.
+        identity = found.st_dev, found.st_ino
+        yield shown, FileEntry(shown, found.st_size, lambda opener: opener.open(path), path, found.st_mtime, identity)
+
+    def _refused(self, noted: WalkNotes, shown: str, error: OSError) -> None:
+        what = noted.skipped if self.shared else noted.unreadable
+        what.append(f"{shown} ({error.strerror or type(error).__name__})")
+
+    def _around(self, link: Path) -> str | None:
+        """Return why a linked folder is not entered: it would lead to everything, or into the kernel."""
+        target, root = link.resolve(), self.root.resolve()
+        if root.is_relative_to(target) or target == Path("/"):
+            return "a link to a parent folder"
+        if any(target.is_relative_to(folder) for folder in _KERNEL):
+            return "a link into the kernel's files"
+        return None
+
+    def plant(self, canary: Canary) -> list[tuple[str, str, str]]:
+        """Put the canary's files here; return what must be found: (file, inside, encoding)."""
+        if not self.root.is_dir() or (self.only and not self._stem):
+            return []
+        folder = self.root / f"{self._stem}{CANARY_PREFIX}{canary.token}"
+        while True:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            # As long as this process lives, no other scan takes it for a leftover.
+            if canary.hold(folder):
+                break
+        expected = []
+        for name, content, found in canary.files:
+            (folder / name).write_bytes(content)
+            expected += [(f"{folder.name}/{name}", inside, encoding) for inside, encoding in found]
+        return expected
+
+    def sweep(self, token: str | None = None) -> None:
+        """Remove the canary of this token, or whatever canaries killed scans left."""
+        for folder in self.root.glob(f"{self._stem}{CANARY_PREFIX}{token or '*'}"):
+            with removable(folder, ours=token is not None) as left:
+                for path in folder.iterdir() if left else ():
+                    path.unlink(missing_ok=True)
+                if left:
+                    folder.rmdir()
+
+    @property
+    def _stem(self) -> str:
+        """Prefixes of the names in a shared folder that belong to the platform."""
+        return self.only[0].replace("*", "") if self.only else ""
+
+
+@dataclass(frozen=True)
+class ObjectStore:
+    """A prefix of an object store, through a `pyarrow` file system."""
+
+    name: str
+    filesystem: pafs.FileSystem = field(repr=False)
+    root: str = ""
+
+    def walk(self, noted: WalkNotes) -> Iterator[tuple[str, FileEntry | None]]:
+        """Yield the key of every object, with what can be read of it."""
+        del noted
+        for info in self._infos():
+            path = info.path
+
+            def opened(_: FileOpener, path: str = path) -> BinaryIO:
+                return cast("BinaryIO", io.BufferedReader(self.filesystem.open_input_file(path), _BLOCK))
+
+            modified = None if info.mtime is None else info.mtime.timestamp()
+            yield path, FileEntry(path, info.size or 0, opened, modified=modified)
+
+    def _infos(self) -> list[Any]:
+        from pyarrow.fs import FileSelector, FileType
+
+        chosen = FileSelector(self.root, recursive=True, allow_not_found=True)
+        return [info for info in self.filesystem.get_file_info(chosen) if info.type == FileType.File]
+
+    def plant(self, canary: Canary) -> list[tuple[str, str, str]]:
+        """Put the canary's objects here; return what must be found: (file, inside, encoding)."""
+        expected = []
+        for name, content, found in canary.files:
+            path = "/".join(part for part in (self.root, f"{CANARY_PREFIX}{canary.token}", name) if part)
+            # Otherwise pyarrow compresses by the name, and what is in the archive is another archive.
+            with self.filesystem.open_output_stream(path, compression=None) as out:
+                out.write(content)
+            expected += [(path, inside, encoding) for inside, encoding in found if inside != "sqlite"]
+        return expected
+
+    def sweep(self, token: str | None = None) -> None:
+        """Remove the canary of this token, or whatever canaries killed scans left."""
+        for info in self._infos():
+            if is_leftover(info.path, token):
+                self.filesystem.delete_file(info.path)
+
+
+@dataclass(frozen=True)
+class SqlDatabase:
+    """A PostgreSQL database: the rows of every table of every schema through SQL, and the planner's samples of them.
+
+    Where the server lets the role read files (`pg_read_server_files`), the files of every table and index are read as
+    well: dead rows and freed pages.  The write-ahead log is not visible through SQL.
+    """
+
+    name: str
+    engine: sa.Engine = field(repr=False)
+
+    _TABLES = (
+        "SELECT n.nspname, c.relname, has_table_privilege(c.oid, 'SELECT'), n.nspname = current_schema() "
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'm') "
+        "AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_toast%' "
+        "AND n.nspname NOT LIKE 'pg\\_temp%' ORDER BY 4 DESC, 1, 2"
+    )
+    _HEAPS = (
+        "SELECT c.oid::regclass::text, pg_relation_filepath(c.oid), pg_relation_size(c.oid) "
+        "FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+        "WHERE c.relkind IN ('r', 't', 'm', 'i') AND pg_relation_filepath(c.oid) IS NOT NULL "
+        "AND (n.nspname NOT IN ('pg_catalog', 'information_schema') OR c.relname = 'pg_statistic') "
+        "AND c.relpersistence <> 't' ORDER BY 1"
+    )
+    _MAY_READ_FILES = (
+        "SELECT has_function_privilege('pg_read_binary_file(text,bigint,bigint,boolean)', 'EXECUTE') "
+        "AND (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)"
+    )
+    _SEGMENT = 1 << 30
+
+    def streams(self, noted: WalkNotes) -> Iterator[tuple[str, str, Iterator[bytes]]]:
+        """Yield per table its name, how it is read (`sql` or `heap`), and its rows or pages in blocks."""
+        with self.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            raw = connection.connection.driver_connection
+            assert raw is not None
+            cursor = raw.cursor()
+            for schema, table, readable, here in cursor.execute(self._TABLES).fetchall():
+                shown = table if here else f"{schema}.{table}"
+                if not readable:
+                    noted.skipped.append(f"{shown} (the store's role may not read it)")
+                    continue
+                name = ".".join('"' + part.replace('"', '""') + '"' for part in (schema, table))
+                yield shown, "sql", self._copied(cursor, f"COPY (SELECT * FROM {name}) TO STDOUT")  # noqa: S608 - quoted
+            samples = (
+                "COPY (SELECT tablename, attname, most_common_vals::text, histogram_bounds::text FROM pg_stats "
+                "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')) TO STDOUT"
+            )
+            yield "pg_stats", "sql", self._copied(cursor, samples)
+            if not cursor.execute(self._MAY_READ_FILES).fetchone()[0]:
+                noted.skipped.append("dead rows (the store's role may not read the server's files)")
+                return
+            # Pages come to their files with a checkpoint.
+            cursor.execute("CHECKPOINT")
+            for name, path, size in cursor.execute(self._HEAPS).fetchall():
+                yield name, "heap", self._pages(cursor, path, size)
+
+    @staticmethod
+    def _copied(cursor: Any, statement: str) -> Iterator[bytes]:
+        with cursor.copy(statement) as copy:
+            for block in copy:
+                yield bytes(block)
+
+    def _pages(self, cursor: Any, path: str, size: int) -> Iterator[bytes]:
+        for begin in range(0, size, _BLOCK):
+            segment, offset = divmod(begin, self._SEGMENT)
+            name = f"{path}.{segment}" if segment else path
+            read = "SELECT pg_read_binary_file(%s, %s, %s, true)"
+            (data,) = cursor.execute(read, (name, offset, _BLOCK), binary=True).fetchone()
+            if not data:
+                return  # it was rewritten meanwhile, into another file
+            yield bytes(data)
+
+    def plant(self, canary: Canary) -> list[tuple[str, str, str]]:
+        """Make a table with the canary; return what must be found."""
+        import sqlalchemy as sa
+
+        table = f"{CANARY_PREFIX}{canary.token}"
+        lines = canary.lines(("text", "base64", "hex"))
+        with self.engine.begin() as connection:
+            connection.execute(sa.text(f'CREATE TABLE "{table}" (value text)'))
+            connection.execute(
+                sa.text(f'INSERT INTO "{table}" VALUES (:value)'),  # noqa: S608 - the name is ours
+                [{"value": line.decode()} for _, line in lines],
+            )
+            heaps = bool(connection.exec_driver_sql(self._MAY_READ_FILES).scalar())
+        found = [(table, "sql", encoding) for encoding in sorted({encoding for encoding, _ in lines})]
+        return [*found, (f'"{table}"', "heap", "text")] if heaps else found
+
+    def sweep(self, token: str | None = None) -> None:
+        """Drop the canary of this token, or whatever canaries killed scans left."""
+        import sqlalchemy as sa
+
+        mine = "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
+        with self.engine.begin() as connection:
+            tables = connection.execute(sa.text(mine)).scalars().all()
+            for table in tables:
+                if is_leftover(table, token):
+                    connection.execute(sa.text(f'DROP TABLE "{table}"'))
+
+
+Place = Folder | ObjectStore | SqlDatabase

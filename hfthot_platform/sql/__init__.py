@@ -1,5 +1,0 @@
-"""SQL over the lake.  `engine` runs statements of the lab's own people on DuckDB, read-only."""
-
-from hfthot_platform.sql.engine import Limits, SqlResult, SqlStream, opened, query
-
-__all__ = ["Limits", "SqlResult", "SqlStream", "opened", "query"]
