@@ -10,6 +10,7 @@ from hfthot_platform.core.time import ONE_DAY
 from hfthot_platform.domain.contracts import contract
 from hfthot_platform.services.ingest import FileOutcome, incident_of, ingest_landing
 from hfthot_platform.services.ingest.records import FileRecord
+from hfthot_platform.storage.folders import folder_on_this_host
 from hfthot_platform.storage.incidents import notify, record
 from resources.platform import Platform
 
@@ -55,7 +56,7 @@ def ingest_files(
 
     outcomes = ingest_landing(
         platform.lake,
-        platform.settings.landing,
+        folder_on_this_host(platform.settings.landing, "landing"),
         now=platform.clock(),
         settle_seconds=platform.settings.landing_settle_seconds,
         scratch=platform.settings.scratch,

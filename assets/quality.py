@@ -102,7 +102,7 @@ def _expectations_check(declared: TableContract) -> dg.AssetChecksDefinition:
             metadata={
                 **result.statistics,
                 # A browser does not open files from a page of the UI, so what the page says is shown here too.
-                "result_page": dg.MetadataValue.path(page.resolve()),
+                "result_page": dg.MetadataValue.url(page) if "://" in page else dg.MetadataValue.path(page),
                 "failed": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in result.failed) or "none"),
                 "expectations": table_rows(
                     {

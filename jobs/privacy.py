@@ -54,8 +54,7 @@ def _without_personal_messages() -> Iterator[None]:
 def export_person(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platform]) -> None:
     """Carry an export out."""
     with _without_personal_messages():
-        path = run_export(platform.accounts, platform.lake, context.op_config["request_id"])
-    context.add_output_metadata({"bytes": path.stat().st_size})
+        run_export(platform.accounts, platform.lake, context.op_config["request_id"])
 
 
 @dg.op(description="Erase a person for good, prove it, and sign.", config_schema=_REQUEST, pool="erasure")
@@ -157,8 +156,8 @@ def sign_head(context: dg.OpExecutionContext, platform: dg.ResourceParam[Platfor
         context.log.info("there are no accounts yet")
         return
     with _without_personal_messages():
-        path = export_head(platform.accounts)
-    context.add_output_metadata({"file": path.name, "folder": dg.MetadataValue.path(path.parent)})
+        place = export_head(platform.accounts)
+    context.add_output_metadata({"file": dg.MetadataValue.path(place)})
 
 
 @dg.job(description="Export everything held about a person (GDPR, articles 15 and 20).")

@@ -9,6 +9,7 @@ from assets.common import DAILY
 from assets.ops import announcements
 from hfthot_platform.services.ingest import folders_not_read, waiting_files
 from hfthot_platform.services.ingest.records import FileRecord, known
+from hfthot_platform.storage.folders import folder_on_this_host
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]
@@ -24,7 +25,7 @@ def landing_folder(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.RunRequest | dg.SkipReason:
     """Ask for one run per set of waiting files."""
-    folder = platform.settings.landing
+    folder = folder_on_this_host(platform.settings.landing, "landing")
     now = platform.clock()
     files = waiting_files(folder, now=now, settle_seconds=platform.settings.landing_settle_seconds)
     if not files:

@@ -13,9 +13,9 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeVar, cast
 
+from hfthot_platform.app.hosts import require_shared
 from hfthot_platform.core.forks import keep_for_parent, tell_in_child
 from hfthot_platform.core.settings import Settings, load_settings
 from hfthot_platform.core.time import utc_now
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from hfthot_platform.services.sql import Databases, Limits
     from hfthot_platform.services.sql.gateway import GatewayPool, QueryLimits
     from hfthot_platform.services.sql.models import Models
+    from hfthot_platform.storage.folders import StoredFolder
     from hfthot_platform.storage.lakehouse import Lakehouse
     from hfthot_platform.storage.lakehouse.storage import Storage
     from hfthot_platform.storage.operational.store import Store
@@ -49,6 +50,10 @@ class Installation:
         new: whether a lake that is not there yet reads as an empty one, for those who are about to write it; otherwise
             reading it is a LakeMissingError.
         create: whether lake, accounts and keys are made where there are none; nothing else makes them.
+        checked: whether settings that do not suit the number of hosts are refused; the doctor looks at them instead.
+
+    Raises:
+        NotSharedError: there is more than one host, and what they must share is on a disk of one of them.
 
     Example:
         >>> from hfthot_platform import Installation, LakehouseClient
@@ -64,7 +69,10 @@ class Installation:
         *,
         new: bool = False,
         create: bool = False,
+        checked: bool = True,
     ) -> None:
+        if checked:
+            require_shared(settings)
         self.settings = settings
         self.clock = clock
         self._new = new or create
@@ -86,7 +94,7 @@ class Installation:
         """Return the installation of the settings, by default of the configured ones.
 
         Raises:
-            ConfigError: a setting is malformed.
+            ConfigError: a setting is malformed, or does not suit the number of hosts.
         """
         return cls(load_settings() if settings is None else settings, clock, new=new, create=create)
 
@@ -258,9 +266,11 @@ class Installation:
         return self._part("feeds", make)
 
     @property
-    def reports(self) -> Path:
-        """Return the folder for result pages, next to the lake's scratch space."""
-        return self.settings.scratch.parent / "reports"
+    def reports(self) -> StoredFolder:
+        """Return the folder of result pages and pictures, of this host or on the object store."""
+        from hfthot_platform.storage.folders import reports_folder
+
+        return reports_folder(self.settings)
 
     # -- the installation as a whole ----------------------------------------------------------------------------------
 

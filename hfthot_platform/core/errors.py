@@ -52,6 +52,7 @@ __all__ = [
     "LookAheadError",
     "ModelError",
     "NotConvergedError",
+    "NotSharedError",
     "PermissionDeniedError",
     "PrivacyError",
     "QuotaExceededError",
@@ -132,6 +133,16 @@ class ConfigError(HfthotError):
     remedy = (
         "Correct the setting that the message names; `hfthot settings` shows every setting and where its "
         "value comes from."
+    )
+
+
+class NotSharedError(ConfigError):
+    """More than one host is declared, and what they must share is on a disk of one of them."""
+
+    code = "HOSTS_NOT_SHARED"
+    remedy = (
+        "Move what the message names to the object store, PostgreSQL or the environment, or set HFTHOT_HOSTS=1; "
+        "`docs/scale.md` lists what is shared."
     )
 
 

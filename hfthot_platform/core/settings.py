@@ -19,6 +19,7 @@ from urllib.parse import unquote, urlparse
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PrivateAttr,
@@ -40,7 +41,7 @@ from hfthot_platform.core.files import made_folder
 
 __all__ = ["ArchiveFeedSettings", "CcxtFeedSettings", "FeedSettings", "SampleFeedSettings", "Settings"]
 __all__ += ["Setting", "SimulatedFeedSettings", "dagster_home", "effective", "load_settings"]
-__all__ += ["ready_landing"]
+__all__ += ["Location", "ready_landing"]
 
 #: Variables with our prefix that are no settings: the settings' file, and what the tests are told.
 _NO_SETTINGS: Final = ("CONFIG", "SHARED_DATA", "UPDATE_SNAPSHOT", "SCREENSHOTS", "CANARY", "SOAK_", "FUZZ_", "EXPLORE")
@@ -55,8 +56,21 @@ _PLACES: Final = (
     "key_file",
     "exports",
     "certificates",
+    "reports",
     "dagster_home",
 )
+
+
+def _as_location(given: object) -> object:
+    """Take a text for a path, unless it is the URL of an object store."""
+    if not isinstance(given, str):
+        return given
+    folder = _local(given)
+    return given.rstrip("/") if folder is None else folder
+
+
+#: A folder of this host, or the URL of a folder on an object store that all hosts reach.
+Location = Annotated[Path | str, BeforeValidator(_as_location)]
 
 
 class _FeedSettings(BaseModel):
@@ -133,12 +147,15 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="HFTHOT_", env_nested_delimiter="__", extra="forbid", frozen=True)
 
+    hosts: Annotated[int, Field(ge=1, le=10_000)] = 1
+    """Number of hosts that run processes of this installation; with more than one, what they must share may not be on a
+    disk of one of them, which is refused at start (`docs/scale.md`)."""
     lake_root: str = "data/lake"
     """Folder, `file://` URL or object-store URL of the lake."""
     storage_options: dict[str, SecretStr] = Field(default_factory=dict)
     """Options of the object store: endpoint, region, credentials."""
-    landing: Path = Path("data/landing")
-    """Folder that is watched for files to ingest."""
+    landing: Location = Path("data/landing")
+    """Folder, or object-store URL, that is watched for files to ingest."""
     landing_settle_seconds: Annotated[float, Field(ge=0)] = 10.0
     """Seconds that a file must be unchanged before it is ingested, since it may still be being written."""
     feeds: tuple[FeedSettings, ...] = (SampleFeedSettings(), SimulatedFeedSettings())
@@ -171,8 +188,8 @@ class Settings(BaseSettings):
     accounts: Path = Path("data/accounts")
     """Folder of the operational store (users, keys, counters), never inside the lake.
 
-    Unless they are set, it, the keys, the exports and the certificates are next to a local lake, and in `data`
-    otherwise."""
+    Unless they are set, it, the keys, the exports and the certificates are next to a local lake; accounts and keys are
+    in `data` otherwise, and exports, certificates and reports on the object store next to the lake."""
     accounts_url: SecretStr | None = None
     """URL of a PostgreSQL database for the operational store (`postgresql+psycopg://...`); SQLite in `accounts`
     otherwise."""
@@ -184,10 +201,15 @@ class Settings(BaseSettings):
     keys: SecretStr | None = None
     """The key-encryption keys, if they come from the environment: `id:base64` pairs, comma-separated, the newest
     first."""
-    exports: Path = Path("data/exports")
-    """Folder of exported personal data."""
-    certificates: Path = Path("data/certificates")
-    """Folder of erasure certificates."""
+    exports: Location = Path("data/exports")
+    """Folder, or object-store URL, of exported personal data."""
+    certificates: Location = Path("data/certificates")
+    """Folder, or object-store URL, of erasure certificates."""
+    reports: Location | None = None
+    """Folder, or object-store URL, of result pages and pictures; unless it is set, `reports` next to `scratch`, or next
+    to a lake on an object store."""
+    reports_url: str | None = None
+    """Address below which browsers read `reports`, if those are on an object store; links in the UI then lead there."""
     dagster_home: Path | None = None
     """Folder of the Dagster instance, which the proof of an erasure searches; Dagster itself
     reads DAGSTER_HOME, which is also the default here."""
@@ -262,9 +284,11 @@ class Settings(BaseSettings):
     @classmethod
     def _next_to_the_lake(cls, given: dict[str, Any]) -> dict[str, Any]:
         """Put the folders of personal data next to a local lake, unless they are set: one lake, its own accounts."""
-        folder = _local(str(given.get("lake_root", cls.model_fields["lake_root"].default)))
+        root = str(given.get("lake_root", cls.model_fields["lake_root"].default))
+        folder = _local(root)
         if folder is None:
-            return given
+            shared = ("exports", "certificates", "reports")
+            return {name: _beside_url(root, name) for name in shared} | given
         beside = folder.parent
         places = {
             "accounts": beside / "accounts",
@@ -304,6 +328,13 @@ def _local(root: str) -> Path | None:
     if url.scheme == "file":
         return Path(unquote(url.path))
     return None if len(url.scheme) > 1 else Path(_at_home(root))
+
+
+def _beside_url(root: str, name: str) -> str:
+    """Return the URL of a folder next to the lake; one in a bucket of its own gets a name that no table has."""
+    parts = urlparse(root.rstrip("/"))
+    above, _, last = parts.path.rpartition("/")
+    return parts._replace(path=f"{above}/{name}" if last else f"/_{name}").geturl()
 
 
 def _at_home(path: str) -> str:
@@ -484,13 +515,14 @@ def _plain(value: Any) -> Any:
     return "**********" if isinstance(value, SecretStr) else value
 
 
-def ready_landing(settings: Settings) -> Path:
-    """Make the landing folder if it is not there, and return it.
+def ready_landing(settings: Settings) -> Location:
+    """Make the landing folder if it is not there, and return it; an object store needs none.
 
     Raises:
         ConfigError: it is a file, or cannot be made.
     """
-    return made_folder(settings.landing.absolute(), "landing")
+    landing = settings.landing
+    return landing if isinstance(landing, str) else made_folder(landing.absolute(), "landing")
 
 
 def dagster_home() -> Path | None:

@@ -47,6 +47,7 @@ class Status(NamedTuple):
 STATUSES: Final[dict[str, Status]] = {
     "INTERNAL_ERROR": Status(1, 500, "INTERNAL"),
     "CONFIG_INVALID": Status(2, 500, "FAILED_PRECONDITION"),
+    "HOSTS_NOT_SHARED": Status(2, 500, "FAILED_PRECONDITION"),
     "CONTRACT_INVALID": Status(1, 500, "INTERNAL"),
     "DOCUMENT_INVALID": Status(1, 400, "INVALID_ARGUMENT"),
     # -- requests

@@ -339,6 +339,7 @@ def _show_time_travel(out: Console, installation: Installation) -> None:
 def erase_a_person(out: Console, installation: Installation) -> None:
     """Register somebody, read the row back, erase the person, and print what proves it."""
     from hfthot_platform.interfaces.client import LakehouseClient
+    from hfthot_platform.storage.folders import folder_on_this_host
 
     with (
         LakehouseClient.of(installation) as client,
@@ -354,7 +355,8 @@ def erase_a_person(out: Console, installation: Installation) -> None:
         certificate = client.delete_user_permanent(user.user_id)
         subject = pl.col("subject_id") == before["subject_id"]
         after = client.read_version("users", version).filter(subject).collect().row(0, named=True)
-        path = installation.settings.certificates / f"{certificate.request_id}.json"
+        certificates = folder_on_this_host(installation.settings.certificates, "certificates")
+        path = certificates / f"{certificate.request_id}.json"
         proof = client.verify_certificate(path=path).verification
     out.print(f"  users version {version} before: {before['username']}, {before['email']}")
     out.print(f"  the same version afterwards: {after['username']}, {after['email']}; the other rows as before")

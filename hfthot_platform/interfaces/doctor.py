@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlparse
 
 from hfthot_platform.app.findings import Finding, Level
+from hfthot_platform.app.hosts import not_shared
 from hfthot_platform.app.installation import Installation
 from hfthot_platform.core.errors import ClockError, DamagedTableError, DocumentError, HfthotError
 from hfthot_platform.core.locks import is_locked
@@ -34,6 +35,7 @@ from hfthot_platform.core.settings import (
 )
 from hfthot_platform.core.time import ONE_DAY, midnight
 from hfthot_platform.domain.contracts.model import TableContract
+from hfthot_platform.storage.folders import folder_on_this_host
 from hfthot_platform.storage.lakehouse import Lakehouse, Table, check_clock
 from hfthot_platform.storage.lakehouse.snapshot import Snapshot
 
@@ -72,8 +74,9 @@ def diagnose(
         lock_file: the lock file that the installed packages should agree with.
         runs: looks at the orchestrator's runs, which this module knows nothing of.
     """
-    installation = Installation(settings, lambda: now, new=True)
+    installation = Installation(settings, lambda: now, new=True, checked=False)
     looks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
+        ("hosts", lambda: _hosts(settings)),
         ("lake", lambda: _lake(installation.lake)),
         ("feeds", lambda: _feeds(settings, now, online=online)),
         ("tables", lambda: _tables(installation, now)),
@@ -106,6 +109,23 @@ def diagnose(
 def _failed(subject: str, error: HfthotError) -> Finding:
     message = f"{error.where}: {error.what}" if error.where and error.where != subject else error.what
     return Finding("error", subject, message, error.hint)
+
+
+# -- hosts ------------------------------------------------------------------------------------------------------
+
+
+def _hosts(settings: Settings) -> Iterator[Finding]:
+    """Tell what several hosts would have to share and do not."""
+    if settings.hosts == 1:
+        return
+    parts = not_shared(settings)
+    yield from (Finding("error", "hosts", f"{part.setting}: {part.what}", part.hint) for part in parts)
+    if not parts:
+        yield Finding(
+            "ok",
+            "hosts",
+            f"{settings.hosts} hosts share lake, accounts, keys, exports, certificates, landing folder and reports",
+        )
 
 
 # -- the lake ---------------------------------------------------------------------------------------------------
@@ -376,11 +396,13 @@ def _store(store: Store) -> Iterator[Finding]:
 def _loose(settings: Settings) -> Iterator[Finding]:
     """Tell of folders with personal data or keys that others may enter, for instance of an older version."""
     private = {settings.accounts, settings.key_file.parent, settings.exports, settings.certificates}
-    for folder in sorted(folder.absolute() for folder in private):
+    for folder in sorted(folder.absolute() for folder in private if isinstance(folder, Path)):
         if folder.is_dir() and (mode := stat.S_IMODE(folder.stat().st_mode)) & 0o077:
             what = f"other users can access {folder} (mode {mode:04o})"
             yield Finding("warn", "private folders", what, f"`chmod go= {shlex.quote(str(folder))}`")
     # Other applications may drop files there, as the folder's group.
+    if isinstance(settings.landing, str):
+        return
     users = (settings.landing / "users").absolute()
     if users.is_dir() and (mode := stat.S_IMODE(users.stat().st_mode)) & 0o007:
         what = f"all users can access {users}, where files of user events are in plain text (mode {mode:04o})"
@@ -393,7 +415,7 @@ def _loose(settings: Settings) -> Iterator[Finding]:
 def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
     from hfthot_platform.services.ingest import folders_not_read, waiting_files
 
-    landing = settings.landing.absolute()
+    landing = folder_on_this_host(settings.landing, "landing").absolute()
     if not landing.exists() and not landing.is_symlink():
         yield Finding("ok", "landing", f"{landing} does not exist yet; `hfthot init` or `hfthot demo` creates it")
         return

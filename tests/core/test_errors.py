@@ -51,6 +51,7 @@ CODES = {
     "LookAheadError": "LOOK_AHEAD",
     "ModelError": "MODEL_FAILED",
     "NotConvergedError": "NOT_CONVERGED",
+    "NotSharedError": "HOSTS_NOT_SHARED",
     "PermissionDeniedError": "PERMISSION_DENIED",
     "PrivacyError": "PRIVACY_ERROR",
     "QuotaExceededError": "RATE_LIMITED",

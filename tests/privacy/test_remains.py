@@ -278,7 +278,7 @@ def test_places_of_every_process_are_searched_and_those_that_are_gone_told(
         assert {UsedPlace("dagster", str(home)), UsedPlace("landing", str(disk))} <= set(used_places(accounts.store))
         places, limits = searched_places(accounts, lake)
         assert {disk, home, tmp_path / "elsewhere"} <= {place.root for place in places if isinstance(place, Folder)}
-        assert limits == ["A folder that was used as landing no longer exists, and was not searched."]
+        assert limits == ["A folder that was used as landing does not exist on this host, and was not searched."]
         monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "never made"))
         assert "The configured Dagster folder does not exist" in " ".join(searched_places(accounts, lake)[1])
         (disk / "waiting.jsonl").write_text(json.dumps({"email": ZOE.email}))

@@ -7,6 +7,7 @@ import re
 import socket
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 
 import polars as pl
 import pytest
@@ -17,6 +18,7 @@ from hfthot_platform.domain.contracts import CONTRACTS, TableContract
 from hfthot_platform.domain.contracts.model import DATE, FLOAT, INT, TEXT, TIME, Column
 from hfthot_platform.domain.contracts.rules import AtLeast, Between, Finite, Matches, NotNull, OneOf, Spike, TimeBetween
 from hfthot_platform.services.quality import suites, validate, write_report
+from hfthot_platform.storage.folders import folder_at
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 
@@ -192,14 +194,14 @@ def test_values_of_personal_columns_are_nowhere_in_the_result(bad):
 
 
 def test_the_page_is_self_contained_and_escapes_what_comes_from_outside(bad, tmp_path):
-    path = write_report(bad, tmp_path / "reports")
-    page = path.read_text(encoding="utf-8")
-    assert path.name == "test.everything.html"
+    shown = write_report(bad, folder_at(tmp_path / "reports", {}, "reports"))
+    page = Path(shown).read_text(encoding="utf-8")
+    assert Path(shown).name == "test.everything.html"
     assert "&lt;b&gt;hold&lt;/b&gt;" in page
     assert "One of &lt;each&gt; rule." in page
     assert "3 failed" in page
     assert not re.search(r"<script|<link|<b>hold|src=|href=|url\(|https?:", page)
-    assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+    assert [entry.name for entry in (tmp_path / "reports").iterdir()] == ["test.everything.html"]
 
 
 def test_only_the_newest_rows_are_checked_beyond_the_bound():

@@ -202,11 +202,14 @@ def _from_files(context: typer.Context, paths: list[Path]) -> list[FileOutcome]:
 def _from_landing(context: typer.Context) -> list[FileOutcome]:
     from hfthot_platform.core.settings import ready_landing
     from hfthot_platform.services.ingest import folders_not_read, ingest_landing
+    from hfthot_platform.storage.folders import folder_on_this_host
 
     settings = context.obj.settings()
-    if not settings.landing.exists():
+    landing = folder_on_this_host(settings.landing, "landing")
+    if not landing.exists():
         opened_lake(context, new=True)  # no landing folder is made in passing where there is no installation
-    for folder, files in folders_not_read(ready_landing(settings)).items():
+    ready_landing(settings)
+    for folder, files in folders_not_read(landing).items():
         note(
             f"{counted(files, 'file')} in {folder} not read, because folders in the landing folder are ignored; "
             f"`hfthot ingest {shlex.quote(str(folder))}` reads them."
@@ -214,7 +217,7 @@ def _from_landing(context: typer.Context) -> list[FileOutcome]:
     with progress_bar("ingesting") as progress:
         return ingest_landing(
             opened_lake(context, new=True),
-            settings.landing,
+            landing,
             now=utc_now(),
             settle_seconds=settings.landing_settle_seconds,
             scratch=settings.scratch,

@@ -311,6 +311,7 @@ def resume(
 
 def _run_erasure(context: typer.Context, accounts: Accounts, request_id: str) -> None:
     from hfthot_platform.services.privacy.erasure import run_erasure
+    from hfthot_platform.storage.folders import certificates_folder
 
     with progress_bar("searching") as progress:
 
@@ -318,7 +319,7 @@ def _run_erasure(context: typer.Context, accounts: Accounts, request_id: str) ->
             progress(done // 1_000_000, None if total is None else total // 1_000_000, f"M{unit}")
 
         certificate = run_erasure(accounts, opened_lake(context), request_id, progress=told)
-    typer.echo(accounts.settings.certificates / f"{certificate.request_id}.json")
+    typer.echo(certificates_folder(accounts.settings).link(f"{certificate.request_id}.json"))
 
 
 @privacy.command()

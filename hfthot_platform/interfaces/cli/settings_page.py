@@ -115,7 +115,9 @@ def _named(kind: Any) -> str:
     if get_origin(kind) is dict:
         return f"table of: {_named(parts[1])}"
     if get_origin(kind) is Annotated:
-        return "the kinds below"
+        return "path or URL" if parts[0] == Path | str else "the kinds below"
+    if kind == Path | str:
+        return "path or URL"
     return _named(parts[0]) if parts else _TYPES[kind]
 
 

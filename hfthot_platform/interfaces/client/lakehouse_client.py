@@ -812,12 +812,15 @@ class LakehouseClient:
             UnknownUserError, ErasedSubjectError: there is no such account, or none any more.
             PermissionDeniedError: it is another one's.
         """
-        from hfthot_platform.services.privacy.export import FORMATS, export_user_data
+        from hfthot_platform.services.privacy.export import FORMATS, export_user_data, read_export
 
         arguments.identifier(user_id)
         form = arguments.choice(format, FORMATS, "format")
         request = self._caller().request
-        return UserExport(export_user_data(self._accounts, self._lake, user_id, form, request=request))
+        accounts = self._accounts
+        place = export_user_data(accounts, self._lake, user_id, form, request=request)
+        request_id = str(place).split("/")[-2]
+        return UserExport(place, lambda name: read_export(accounts, request_id, name))
 
     def delete_user_soft(self, user_id: str) -> User:
         """Delete an account so that it can be restored for the setting `soft_delete_days`; then it is erased by itself.

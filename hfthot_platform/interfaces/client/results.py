@@ -7,12 +7,14 @@ web API: rows have a length, an audit log is a list of entries, an export is a d
 from __future__ import annotations
 
 import json
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Callable, ItemsView, Iterator, KeysView, ValuesView
 from datetime import UTC
 from pathlib import Path
 from typing import Any, Final, Self, cast
 
 import polars as pl
+
+from hfthot_platform.core.errors import PrivacyError
 
 __all__ = ["AuditLog", "Rows", "UserExport"]
 
@@ -69,25 +71,34 @@ class UserExport(dict[str, Any]):
     `user`, `sessions`, `api_keys` and `audit_log` are what the person usually asks for, `tables` is everything by
     section, `manifest` says what each is.  It is read from the file when it is first asked for, so it can be dumped as
     JSON; of an archive (`csv`, `parquet`) there is only the manifest.  `path` is the file, and the object itself can be
-    opened like a path.
+    opened like a path; of a file on an object store it is the URL, and `content()` is what can be handed on.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str, read: Callable[[str], bytes] | None = None) -> None:
         super().__init__()
         self.path = path
         self._read = False
+        self._fetch = read
+
+    def content(self, name: str | None = None) -> bytes:
+        """Return the file, or `manifest.json` beside it."""
+        if isinstance(self.path, Path):
+            return (self.path if name is None else self.path.with_name(name)).read_bytes()
+        if self._fetch is None:
+            raise PrivacyError("this export was read in another process", where="export", hint="Ask for it there.")
+        return self._fetch(name or self.path.rpartition("/")[2])
 
     def _document(self) -> dict[str, Any]:
         if not self._read:
-            if self.path.suffix == ".json":
-                document = json.loads(self.path.read_text(encoding="utf-8"))
+            if str(self.path).endswith(".json"):
+                document = json.loads(self.content())
                 tables = document["tables"]
                 for name, (section, single) in _SECTIONS.items():
                     rows = tables.get(section, [])
                     super().__setitem__(name, (rows[0] if rows else {}) if single else rows)
                 super().update(document)
             else:
-                super().update(manifest=json.loads((self.path.parent / "manifest.json").read_text(encoding="utf-8")))
+                super().update(manifest=json.loads(self.content("manifest.json")))
             self._read = True
         return cast("dict[str, Any]", super())
 
@@ -124,7 +135,7 @@ class UserExport(dict[str, Any]):
             raise AttributeError(name)
         return getattr(self.path, name)
 
-    def __reduce__(self) -> tuple[type[UserExport], tuple[Path]]:
+    def __reduce__(self) -> tuple[type[UserExport], tuple[Path | str]]:
         return UserExport, (self.path,)
 
     def __str__(self) -> str:

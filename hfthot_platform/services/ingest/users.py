@@ -29,6 +29,7 @@ from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.ingest.files import waiting_files
 from hfthot_platform.services.ingest.personal_files import REJECTED, keep_for_some_days
 from hfthot_platform.services.ingest.user_events import EventsReport, ingest_user_events
+from hfthot_platform.storage.folders import folder_on_this_host
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, check_clock
 from hfthot_platform.storage.lakehouse.locks import writers_lock
 
@@ -52,7 +53,11 @@ class UserFile:
 
 def waiting_user_files(settings: Settings, now: datetime) -> list[Path]:
     """Return the files in `<landing>/users` that are complete as far as one can tell, oldest first."""
-    return waiting_files(settings.landing / "users", now=now, settle_seconds=settings.landing_settle_seconds)
+    return waiting_files(
+        _folder(settings),
+        now=now,
+        settle_seconds=settings.landing_settle_seconds,
+    )
 
 
 def ingest_user_files(
@@ -84,7 +89,7 @@ def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | N
         StoreError, LakehouseError: the store or the lake failed; the remaining files wait.
     """
     settings, now = accounts.settings, accounts.clock()
-    folder = settings.landing / "users"
+    folder = _folder(settings)
     if not folder.is_dir():
         return []
     lake.expect_new()
@@ -122,12 +127,16 @@ def sweep_user_files(settings: Settings, lake: Lakehouse, accounts: Accounts | N
         ClockError: the clock leapt ahead, so nothing was deleted.
         LockTimeoutError: another process works on this folder for longer than two minutes.
     """
-    folder = settings.landing / "users"
+    folder = _folder(settings)
     if not folder.is_dir():
         return 0
     _require_clock(lake, accounts)
     with writers_lock(folder / ".users.lock", exclusive=True):
         return _sweep_kept(settings, now)
+
+
+def _folder(settings: Settings) -> Path:
+    return folder_on_this_host(settings.landing, "landing") / "users"
 
 
 def _require_clock(lake: Lakehouse, accounts: Accounts | None) -> None:
@@ -137,7 +146,7 @@ def _require_clock(lake: Lakehouse, accounts: Accounts | None) -> None:
 
 
 def _sweep_kept(settings: Settings, now: datetime) -> int:
-    folder = settings.landing / "users"
+    folder = _folder(settings)
     gone = _delete_older(folder / _DONE, now, settings.user_file_days)
     return gone + _delete_older(folder / REJECTED, now, max(settings.user_file_days, _REJECTED_DAYS))
 

@@ -27,7 +27,6 @@ import sqlalchemy as sa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from hfthot_platform.core.errors import ErasureUnverifiedError, HfthotError, LegalHoldError
-from hfthot_platform.core.files import made_folder, write_whole
 from hfthot_platform.core.time import moment
 from hfthot_platform.core.version import __version__
 from hfthot_platform.domain.contracts.accounts import USER_TABLES
@@ -36,7 +35,7 @@ from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.privacy.certificate import ErasureCertificate, commitment, issue, verify
 from hfthot_platform.services.privacy.erasure_requests import ErasureRequest, load_request, request_erasure
 from hfthot_platform.services.privacy.evidence import record_destruction
-from hfthot_platform.services.privacy.export import delete_exports
+from hfthot_platform.services.privacy.export import delete_exports, export_locations
 from hfthot_platform.services.privacy.holds import forget_reasons, held_categories
 from hfthot_platform.services.privacy.old_versions import clean_log
 from hfthot_platform.services.privacy.proof.scan import Progress, scan
@@ -44,6 +43,7 @@ from hfthot_platform.services.privacy.search_values import SearchValues, collect
 from hfthot_platform.services.privacy.searched_places import searched_places
 from hfthot_platform.services.privacy.verification import verified
 from hfthot_platform.services.publication.publisher import Publisher, flush
+from hfthot_platform.storage.folders import certificates_folder
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import AuditEvent, to_json
@@ -209,7 +209,10 @@ def destroy(accounts: Accounts, lake: Lakehouse, erasure: ErasureRequest) -> Non
             record_destruction(accounts, erasure.request_id, erasure.subject_id, [*todo])
             exports = schema.exports
             mine = exports.c.subject_id == erasure.subject_id
-            ids = list(tx.execute(sa.select(exports.c.request_id).where(mine)).scalars())
+            locations = export_locations(tx, mine)
+            made = tx.execute(sa.select(exports.c.request_id).where(mine, exports.c.state == "ready")).scalars()
+            erasure.report["exports_made"] = sorted({*erasure.report.get("exports_made", ()), *made})
+            erasure.report["exports"] = _exports_of(erasure) | locations
             tx.execute(sa.delete(exports).where(mine))
             if "identity" in todo and (row := accounts.account_of(tx, erasure.subject_id)) is not None:
                 erasure.report["commitment"] = commitment(erasure.request_id, row["user_id"])
@@ -218,7 +221,6 @@ def destroy(accounts: Accounts, lake: Lakehouse, erasure: ErasureRequest) -> Non
             sealed = erasure.seal(accounts, tx, found)
             erasure.report.setdefault("sealed_at", tx.now)
             erasure.report["categories"] = sorted(erasure.destroyed | set(todo))
-            erasure.report["exports"] = sorted({*erasure.report.get("exports", ()), *ids})
             erasure.report["destroyed_at"] = tx.now
             erasure.report["unpurged"] = True
             erasure.count({f"store.{name}": count for name, count in counts.items()})
@@ -266,8 +268,13 @@ def _unproven_error(erasure: ErasureRequest) -> ErasureUnverifiedError:
 def purge(accounts: Accounts, lake: Lakehouse, erasure: ErasureRequest) -> None:
     """Remove from every disk what the destruction made unreadable."""
     counts: dict[str, int] = {}
-    if erasure.report.get("exports"):
-        counts["exports"] = delete_exports(accounts, erasure.report["exports"])
+    if exports := _exports_of(erasure):
+        gone = delete_exports(accounts, exports, made=erasure.report.get("exports_made", ()))
+        counts["exports"] = gone.deleted
+        # Those that another run has deleted are not there any more.
+        deleted = set(exports) - set(gone.missing)
+        erasure.report["exports_missing"] = list(gone.missing)
+        erasure.report["exports_made"] = sorted(set(erasure.report.get("exports_made", ())) - deleted)
     stamp = Stamp(run_id=f"erasure-{erasure.request_id}", asset="privacy.erasure")
     if erasure.destroyed:
         for commit in Publisher(accounts.store, lake).publish(stamp=stamp).commits:
@@ -282,6 +289,12 @@ def purge(accounts: Accounts, lake: Lakehouse, erasure: ErasureRequest) -> None:
         erasure.report["purged_at"] = tx.now
         erasure.report.pop("unpurged", None)
         erasure.save(tx, erasure.state if erasure.state in {"held", "unproven"} else "purged")
+
+
+def _exports_of(erasure: ErasureRequest) -> dict[str, str | None]:
+    """Return where the person's exports are; an older version noted their ids alone."""
+    noted = erasure.report.get("exports", {})
+    return dict(noted) if isinstance(noted, dict) else dict.fromkeys(noted)
 
 
 def prove(accounts: Accounts, lake: Lakehouse, erasure: ErasureRequest, progress: Progress | None) -> None:
@@ -413,12 +426,8 @@ def certify(accounts: Accounts, erasure: ErasureRequest) -> None:
 def file_certificate(
     accounts: Accounts, erasure: ErasureRequest, certificate: ErasureCertificate
 ) -> ErasureCertificate:
-    """Make sure that the certificate is in its folder, and on its disk; only then is the request done."""
-    folder = accounts.settings.certificates
-    path = folder / f"{certificate.request_id}.json"
-    if not path.exists():
-        made_folder(folder, "certificates", private=True)
-        write_whole(path, certificate.text)
+    """Make sure that the certificate is in its folder, and durable there; only then is the request done."""
+    certificates_folder(accounts.settings).create(f"{certificate.request_id}.json", certificate.text.encode("ascii"))
     if erasure.state == "signed":
         with accounts.store.transaction() as tx:
             erasure.save(tx, "done", finished_at=tx.now)

@@ -2,8 +2,9 @@
 
 Two things lie in the folder of the certificates, which belongs in a backup of its own, never in the store's:
 
-* `erasures.jsonl`: every destruction of a person's keys, by pseudonym, written before the destruction is committed.
-  After a restore of an older backup, `hfthot accounts restore` carries them out again.
+* `erasures.jsonl`, or on an object store, where nothing can be appended, an object for each in `erasures/`: every
+  destruction of a person's keys, by pseudonym, written before the destruction is committed.  After a restore of an
+  older backup, `hfthot accounts restore` carries them out again.
 * `heads/`: each day the number and hash of the newest entry of the audit log, and the anchor that retention left.  A
   log whose tail was cut off, or whose anchor was moved, no longer fits them.
 
@@ -20,7 +21,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from pathlib import Path
+from hashlib import sha256
 from typing import Any, Final
 
 import sqlalchemy as sa
@@ -28,10 +29,11 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from hfthot_platform.core.errors import CertificateError
-from hfthot_platform.core.files import made_folder, open_private, sync_file, sync_folder, write_whole
+from hfthot_platform.core.files import made_folder, open_private, sync_file, sync_folder
 from hfthot_platform.core.time import moment
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.publication.chain import ChainReport, Problem, verify_chain
+from hfthot_platform.storage.folders import ObjectFolder, StoredFolder, certificates_folder
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.changes import GENESIS, to_json
@@ -47,6 +49,7 @@ __all__ = [
 ]
 
 _LIST: Final = "erasures.jsonl"
+_OBJECTS: Final = "erasures"
 _HEADS: Final = "heads"
 
 
@@ -82,11 +85,17 @@ def record_destruction(accounts: Accounts, request_id: str, subject_id: str, cat
     restore it is carried out, which is what the person asked for.
     """
     entry = Destruction(request_id, subject_id, tuple(sorted(categories)), accounts.now())
-    path = accounts.settings.certificates / _LIST
+    line = _signed(accounts, {**vars(entry), "categories": list(entry.categories)})
+    folder = certificates_folder(accounts.settings)
+    if isinstance(folder, ObjectFolder):
+        # The same one has the same name.
+        what = sha256(to_json([entry.request_id, entry.subject_id, *entry.categories]).encode()).hexdigest()
+        folder.create(f"{_OBJECTS}/{request_id}-{what[:16]}.json", line.encode("ascii") + b"\n")
+        return
+    path = folder.path / _LIST
     if any(replace(known, at=entry.at) == entry for known in destructions(accounts)):
         return
     made_folder(path.parent, "certificates", private=True)
-    line = _signed(accounts, {**vars(entry), "categories": list(entry.categories)})
     handle = open_private(path)
     try:
         # A line that a crash cut off was never acknowledged.
@@ -107,24 +116,27 @@ def destructions(accounts: Accounts) -> list[Destruction]:
     Raises:
         CertificateError: a line was altered, or was signed by another installation.
     """
-    path = accounts.settings.certificates / _LIST
-    try:
-        lines = _whole_lines(path.read_bytes()).splitlines()
-    except FileNotFoundError:
+    folder = certificates_folder(accounts.settings)
+    if isinstance(folder, ObjectFolder):
+        lines = [(file.name, (folder.read(file.name) or b"").rstrip(b"\n")) for file in folder.files(_OBJECTS)]
+    else:
+        whole = _whole_lines(folder.read(_LIST) or b"").splitlines()
+        lines = [(f"{_LIST}, line {number}", line) for number, line in enumerate(whole, 1)]
+    if not lines:
         return []
     key = _public(accounts)
-    found = []
-    for number, line in enumerate(lines, 1):
-        body = _verified(line, key, f"{path.name}, line {number}")
-        found.append(Destruction(body["request_id"], body["subject_id"], tuple(body["categories"]), body["at"]))
-    return found
+    bodies = [_verified(line, key, where) for where, line in lines]
+    found = [
+        Destruction(body["request_id"], body["subject_id"], tuple(body["categories"]), body["at"]) for body in bodies
+    ]
+    return sorted(found, key=lambda destruction: destruction.at)
 
 
 # -- the heads of the audit log -------------------------------------------------------------------------------
 
 
-def export_head(accounts: Accounts) -> Path:
-    """Write the newest entry's number and hash, and the anchor, signed, into a file of its own; return its path.
+def export_head(accounts: Accounts) -> str:
+    """Write the newest entry's number and hash, and the anchor, signed, into a file of its own; return where it is.
 
     Files about entries that retention has removed since are deleted, all but the newest of them.
     """
@@ -133,17 +145,12 @@ def export_head(accounts: Accounts) -> Path:
         anchors = schema.retention_anchors
         anchor = rx.execute(sa.select(anchors.c.seq, anchors.c.hash).order_by(anchors.c.seq.desc()).limit(1)).first()
     head = ExportedHead(seq, newest, accounts.now(), *((0, GENESIS) if anchor is None else anchor))
-    folder = accounts.settings.certificates / _HEADS
-    # The mode is that of the last folder made alone.
-    made_folder(folder.parent, "certificates", private=True)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    path = folder / f"{moment(head.at):%Y%m%dT%H%M%S}-{head.seq}.json"
-    write_whole(path, _signed(accounts, vars(head)) + "\n", private=True)
-    outdated = [file for file in _head_files(accounts) if _seq_of(file) <= head.anchor_seq][:-1]
-    for file in outdated:
-        file.unlink(missing_ok=True)
-    sync_folder(folder)
-    return path
+    folder = certificates_folder(accounts.settings)
+    name = f"{_HEADS}/{moment(head.at):%Y%m%dT%H%M%S}-{head.seq}.json"
+    folder.put(name, _signed(accounts, vars(head)).encode("ascii") + b"\n")
+    outdated = [file for file in _head_files(folder) if _seq_of(file) <= head.anchor_seq][:-1]
+    folder.remove(outdated)
+    return folder.link(name)
 
 
 def exported_heads(accounts: Accounts) -> list[ExportedHead]:
@@ -153,10 +160,10 @@ def exported_heads(accounts: Accounts) -> list[ExportedHead]:
         CertificateError: a file was altered, or was signed by another installation.
     """
     key = _public(accounts)
-    return [
-        ExportedHead(**_verified(path.read_bytes().rstrip(b"\n"), key, f"{_HEADS}/{path.name}"))
-        for path in _head_files(accounts)
-    ]
+    folder = certificates_folder(accounts.settings)
+    read = ((name, folder.read(name)) for name in _head_files(folder))
+    # One that went meanwhile was outdated.
+    return [ExportedHead(**_verified(raw.rstrip(b"\n"), key, name)) for name, raw in read if raw is not None]
 
 
 def check_log(accounts: Accounts, lake: Lakehouse) -> ChainReport:
@@ -200,12 +207,13 @@ def _age(now: datetime, at: int) -> timedelta:
 # -- files and signatures -------------------------------------------------------------------------------------
 
 
-def _head_files(accounts: Accounts) -> list[Path]:
-    return sorted((accounts.settings.certificates / _HEADS).glob("*.json"), key=lambda path: (_seq_of(path), path.name))
+def _head_files(folder: StoredFolder) -> list[str]:
+    names = (file.name for file in folder.files(_HEADS))
+    return sorted((name for name in names if name.endswith(".json")), key=lambda name: (_seq_of(name), name))
 
 
-def _seq_of(path: Path) -> int:
-    number = path.stem.rpartition("-")[2]
+def _seq_of(name: str) -> int:
+    number = name.removesuffix(".json").rpartition("-")[2]
     return int(number) if number.isdecimal() else 0
 
 

@@ -3,6 +3,9 @@
 Rows come from every user table of the lake, those of the newest version and earlier states of them that are still
 retained, and from the operational store; personal columns are decrypted.  Rows go through memory in batches.
 
+A file lies in the folder that the setting `exports` names, of this host or on the object store, and its row says where:
+whoever deletes it, on whatever host, knows whether it was there.
+
 Not in it, on purpose: the password (only a hash that the password cannot be told from exists), hashes of tokens and
 keys, and legal holds, which may have to be kept from the person (article 23); the officer answers for those.
 """
@@ -16,18 +19,26 @@ import json
 import re
 import secrets
 import shutil
+import tempfile
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html import escape
 from pathlib import Path
-from typing import IO, Any, Final, Literal, get_args
+from typing import IO, Any, BinaryIO, Final, Literal, cast, get_args
 
 import polars as pl
 import sqlalchemy as sa
 
-from hfthot_platform.core.errors import BadRequestError, ErasedSubjectError, PrivacyError, nearest
+from hfthot_platform.core.errors import (
+    BadRequestError,
+    ErasedSubjectError,
+    PrivacyError,
+    StorageUnavailableError,
+    nearest,
+)
 from hfthot_platform.core.files import made_folder, sync_file, sync_folder
 from hfthot_platform.core.time import DAY, moment
 from hfthot_platform.core.version import __version__
@@ -39,18 +50,24 @@ from hfthot_platform.services.accounts.records import Request
 from hfthot_platform.services.accounts.sessions import account_attempts
 from hfthot_platform.services.privacy.files_of_subject import read_file, retained
 from hfthot_platform.services.publication.publisher import flush
+from hfthot_platform.storage.folders import LocalFolder, StoredFolder, exports_folder, folder_at
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational import schema
+from hfthot_platform.storage.operational.connection import Connection
+from hfthot_platform.storage.operational.places import used_places
 from hfthot_platform.storage.operational.published import PERSONAL
 
 __all__ = [
     "FORMATS",
+    "DeletedExports",
     "ExportFormat",
     "delete_exports",
+    "export_locations",
     "export_user_data",
     "list_exports",
     "neutralised",
     "pending_exports",
+    "read_export",
     "request_export",
     "run_export",
 ]
@@ -91,8 +108,8 @@ def export_user_data(
     format: str = "json",  # noqa: A002 - the name that callers know
     *,
     request: Request = Request(),  # noqa: B008 - frozen
-) -> Path:
-    """Write everything held about a person into one file and return its path.
+) -> Path | str:
+    """Write everything held about a person into one file and return its path, or its URL on an object store.
 
     The file lies in a folder of its own below the setting `exports`, readable by the platform's user alone, and is
     deleted after `export_retention_days`.
@@ -145,6 +162,7 @@ def request_export(
                 state="requested",
                 requested_at=tx.now,
                 expires_at=None,
+                location=None,
             )
         )
         event = accounts.event(
@@ -154,35 +172,38 @@ def request_export(
     return request_id
 
 
-def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
-    """Carry an export out and return the file's path; one that is ready is not made again.
+def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path | str:
+    """Carry an export out and return the file's path or URL; one that is ready is not made again.
 
     Raises:
-        PrivacyError: there is no such request, or its file was deleted.
+        PrivacyError: there is no such request, or its file was deleted, or lies on another host.
         ErasedSubjectError: the person was erased meanwhile; nothing is left of the export.
+        StorageUnavailableError: the object store did not answer.
     """
     row = _request(accounts, request_id)
-    folder = _folder(accounts, request_id)
-    target = folder / _NAMES[row["format"]]
-    if row["state"] == "ready" and target.exists():
-        return target
     if row["state"] == "deleted":
         raise PrivacyError("this export was deleted", where=request_id, hint="Ask for a new one.")
+    name = _NAMES[row["format"]]
+    exports = exports_folder(accounts.settings)
+    if row["state"] == "ready":
+        made = _made_at(accounts, row["location"])
+        if made.has(f"{_checked(request_id)}/{name}"):
+            return _place_of(made, request_id, name)
+        if made.location != exports.location:
+            raise PrivacyError(
+                f"this export was made in {made.location}, where it is not to be found from this host",
+                where=request_id,
+                hint="Fetch it on the host that made it, or ask for a new one.",
+            )
+    # Known before there is anything to find.
+    _set_location(accounts, request_id, exports.location)
     subject_id = row["subject_id"]
-    unfinished = folder.with_name(f".{request_id}")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    # The mode is that of the last folder made alone.
-    made_folder(unfinished.parent, "exports", private=True)
-    unfinished.mkdir(mode=0o700)
     try:
         flush(accounts.store, lake)
-        manifest = _write(accounts, lake, subject_id, row, unfinished)
-        _sync(unfinished)
-        shutil.rmtree(folder, ignore_errors=True)
-        unfinished.rename(folder)
-        sync_folder(folder.parent)
+        manifest = _write(accounts, lake, subject_id, row, exports)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(StorageUnavailableError, OSError):
+            _delete_files(exports, request_id)
         raise
     with accounts.store.transaction() as tx:
         until = tx.now + accounts.settings.export_retention_days * DAY
@@ -206,13 +227,27 @@ def run_export(accounts: Accounts, lake: Lakehouse, request_id: str) -> Path:
             tx.log([], event)
     if not (ready and alive):
         # Erased while this ran: the erasure deleted what was there then, and this is what came after it.
-        shutil.rmtree(folder, ignore_errors=True)
+        _delete_files(exports, request_id)
         raise ErasedSubjectError(
             "the account was erased while its data was exported",
             where=request_id,
             hint="The export was deleted too.",
         )
-    return target
+    return _place_of(exports, request_id, name)
+
+
+def read_export(accounts: Accounts, request_id: str, name: str) -> bytes:
+    """Return a file of an export that is ready: the export itself, or its `manifest.json`.
+
+    Raises:
+        PrivacyError: there is no such request, or no such file.
+        StorageUnavailableError: the object store did not answer.
+    """
+    row = _request(accounts, request_id)
+    content = _made_at(accounts, row["location"]).read(f"{_checked(request_id)}/{name}")
+    if content is None:
+        raise PrivacyError("this export has no such file", where=request_id, hint="Ask for a new export.")
+    return content
 
 
 @dataclass(frozen=True)
@@ -253,18 +288,86 @@ def pending_exports(accounts: Accounts, *, older_than: timedelta) -> list[str]:
         return list(rx.execute(chosen).scalars())
 
 
-def delete_exports(accounts: Accounts, request_ids: Iterable[str]) -> int:
-    """Delete the files of exports, finished or not; return how many folders there were."""
+@dataclass(frozen=True)
+class DeletedExports:
+    """What became of the files of exports."""
+
+    #: Exports of which there was something.
+    deleted: int
+    #: Ids of exports that were made and are not where they should be, as seen from this host.
+    missing: tuple[str, ...]
+
+
+def export_locations(connection: Connection, *chosen: sa.ColumnElement[bool]) -> dict[str, str | None]:
+    """Return where the files of exports are: None where nothing was made yet, or an older version did not say it."""
+    exports = schema.exports.c
+    made = sa.case((exports.state == "ready", sa.func.coalesce(exports.location, "")), else_=exports.location)
+    return {row[0]: row[1] for row in connection.execute(sa.select(exports.request_id, made).where(*chosen)).all()}
+
+
+def delete_exports(accounts: Accounts, locations: Mapping[str, str | None], *, made: Container[str]) -> DeletedExports:
+    """Delete the files of exports, finished or not.
+
+    Args:
+        accounts: the accounts.
+        locations: where each was to be made (`export_locations`), by the request's id.
+        made: the ids of those that were finished: a file of theirs that is not found is missing.
+
+    Raises:
+        StorageUnavailableError: an object store did not answer; some may have been deleted.
+    """
     deleted = 0
-    for request_id in request_ids:
-        folder = _folder(accounts, request_id)
+    missing = []
+    for request_id, location in locations.items():
+        # An older version did not say where.
+        folders = [_made_at(accounts, location)] if location else _former_folders(accounts)
+        gone = sum(_delete_files(folder, request_id) for folder in folders)
+        deleted += gone > 0
+        # An object store shows all hosts the same; a disk shows what one of them made.
+        if not gone and request_id in made and any(isinstance(folder, LocalFolder) for folder in folders):
+            missing.append(request_id)
+    return DeletedExports(deleted, tuple(missing))
+
+
+def _delete_files(exports: StoredFolder, request_id: str) -> int:
+    """Delete what there is of an export; return how many files that was."""
+    if isinstance(exports, LocalFolder):
+        folder = exports.path / _checked(request_id)
+        gone = 0
         for made in (folder, folder.with_name(f".{request_id}")):
             if made.is_dir():
+                gone += 1
                 shutil.rmtree(made)
-                deleted += 1
-    if deleted:
-        sync_folder(accounts.settings.exports)
-    return deleted
+        if gone:
+            sync_folder(exports.path)
+        return gone
+    names = [file.name for file in exports.files(_checked(request_id))]
+    exports.remove(names)
+    return len(names)
+
+
+def _made_at(accounts: Accounts, location: str | None) -> StoredFolder:
+    """Return the folder in which an export was made."""
+    exports = exports_folder(accounts.settings)
+    if location is None or location in {"", exports.location}:
+        return exports
+    return folder_at(location, accounts.settings.plain_storage_options(), "exports", private=True)
+
+
+def _former_folders(accounts: Accounts) -> list[StoredFolder]:
+    """Return every folder in which processes of this installation said that they put exports."""
+    places = [place.location for place in used_places(accounts.store) if place.kind == "exports"]
+    own = exports_folder(accounts.settings).location
+    return [_made_at(accounts, location) for location in dict.fromkeys((own, *places))]
+
+
+def _set_location(accounts: Accounts, request_id: str, location: str) -> None:
+    with accounts.store.transaction() as tx:
+        mine = schema.exports.c.request_id == request_id
+        if not tx.execute(sa.update(schema.exports).where(mine).values(location=location)).rowcount:
+            raise ErasedSubjectError(
+                "the account was erased before its data was exported", where=request_id, hint="Its data is gone."
+            )
 
 
 def _request(accounts: Accounts, request_id: str) -> Mapping[str, Any]:
@@ -280,11 +383,16 @@ def _request(accounts: Accounts, request_id: str) -> Mapping[str, Any]:
     return dict(row)
 
 
-def _folder(accounts: Accounts, request_id: str) -> Path:
-    """Return an export's folder: its name is made by us alone, so that it cannot lead anywhere else."""
+def _checked(request_id: str) -> str:
+    """Return an export's id: such a name is made by us alone, so that it cannot lead anywhere else."""
     if not _RANDOM_ID.fullmatch(request_id):
         raise BadRequestError("the id of a request is 32 hexadecimal digits", where="request_id")
-    return accounts.settings.exports.absolute() / request_id
+    return request_id
+
+
+def _place_of(exports: StoredFolder, request_id: str, name: str) -> Path | str:
+    place = f"{request_id}/{name}"
+    return exports.path / place if isinstance(exports, LocalFolder) else exports.link(place)
 
 
 # -- what is held ---------------------------------------------------------------------------------------------
@@ -533,10 +641,42 @@ def _frame(rows: Sequence[Mapping[str, Any]], types: Mapping[str, pl.DataType]) 
 
 
 def _write(
-    accounts: Accounts, lake: Lakehouse, subject_id: str, row: Mapping[str, Any], folder: Path
+    accounts: Accounts, lake: Lakehouse, subject_id: str, row: Mapping[str, Any], exports: StoredFolder
 ) -> dict[str, Any]:
+    """Write an export's two files, whole or not at all; return its manifest."""
+    request_id, name = _checked(row["request_id"]), _NAMES[row["format"]]
+    if isinstance(exports, LocalFolder):
+        folder, unfinished = exports.path / request_id, exports.path / f".{request_id}"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        # The mode is that of the last folder made alone.
+        made_folder(exports.path, "exports", private=True)
+        unfinished.mkdir(mode=0o700)
+        with (unfinished / name).open("x+b") as out:
+            (unfinished / name).chmod(0o600)
+            manifest, whole = _written(accounts, lake, subject_id, row, out)
+        beside = unfinished / "manifest.json"
+        beside.touch(mode=0o600)
+        beside.write_bytes(whole)
+        _sync(unfinished)
+        shutil.rmtree(folder, ignore_errors=True)
+        unfinished.rename(folder)
+        sync_folder(exports.path)
+        return manifest
+    scratch = made_folder(accounts.settings.scratch, "scratch")
+    # It has no name, so that a process that is killed leaves nothing of it.
+    with tempfile.TemporaryFile(dir=scratch) as out:
+        manifest, whole = _written(accounts, lake, subject_id, row, cast("IO[bytes]", out))
+        out.seek(0)
+        exports.put(f"{request_id}/{name}", cast("BinaryIO", out))
+    exports.put(f"{request_id}/manifest.json", whole)
+    return manifest
+
+
+def _written(
+    accounts: Accounts, lake: Lakehouse, subject_id: str, row: Mapping[str, Any], out: IO[bytes]
+) -> tuple[dict[str, Any], bytes]:
+    """Write the export to an open file; return its manifest, and that of the finished file as JSON."""
     kind = row["format"]
-    path = folder / _NAMES[kind]
     manifest: dict[str, Any] = {
         "request_id": row["request_id"],
         "made_at": accounts.clock().astimezone(UTC).isoformat(),
@@ -547,19 +687,18 @@ def _write(
     if kind == "csv":
         manifest["csv"] = "Texts that a spreadsheet would run as a formula have an apostrophe (') put before them."
     sections = _sections(accounts, lake, subject_id)
-    with path.open("xb") as out:
-        path.chmod(0o600)
-        if kind == "json":
-            _write_json(out, sections, manifest)
-        elif kind == "html":
-            _write_html(out, sections, manifest)
-        else:
-            _write_archive(out, sections, manifest, kind)
-    whole = {**manifest, "archive": {"name": path.name, "bytes": path.stat().st_size, "sha256": _sha256(path)}}
-    beside = folder / "manifest.json"
-    beside.touch(mode=0o600)
-    beside.write_text(json.dumps(whole, indent=2, ensure_ascii=False), encoding="utf-8")
-    return manifest
+    if kind == "json":
+        _write_json(out, sections, manifest)
+    elif kind == "html":
+        _write_html(out, sections, manifest)
+    else:
+        _write_archive(out, sections, manifest, kind)
+    out.flush()
+    size = out.tell()
+    out.seek(0)
+    digest = hashlib.file_digest(cast("Any", out), "sha256").hexdigest()
+    whole = {**manifest, "archive": {"name": _NAMES[kind], "bytes": size, "sha256": digest}}
+    return manifest, json.dumps(whole, indent=2, ensure_ascii=False).encode()
 
 
 class _Hashing(io.RawIOBase):
@@ -741,11 +880,6 @@ def _about(accounts: Accounts) -> dict[str, Any]:
         "rights": ["rectification", "erasure", "restriction", "objection", "complaint to a supervisory authority"],
         "automated_decisions": "None.",
     }
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(folder: Path) -> None:

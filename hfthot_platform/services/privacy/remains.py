@@ -167,15 +167,16 @@ class _RowOwners:
         return self._known[key]
 
     def _in_lake(self, path: str, value: str) -> bool:
-        root = self._lake.storage.local
-        if root is None or not path.endswith(".parquet") or "_delta_log" in path:
+        storage = self._lake.storage
+        if not path.endswith(".parquet") or "_delta_log" in path:
             return False
         for contract in USER_TABLES:
-            folder = self._lake.table(contract.name).folder
-            if folder is None or not (root / path).is_relative_to(folder):
+            if not path.startswith("/".join((*contract.parts, ""))):
                 continue
             try:
-                rows = pl.read_parquet(root / path, hive_partitioning=False)
+                rows = pl.read_parquet(
+                    f"{storage.root}/{path}", hive_partitioning=False, storage_options=dict(storage.options) or None
+                )
             except (pl.exceptions.PolarsError, OSError):
                 return False
             columns = [

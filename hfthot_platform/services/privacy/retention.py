@@ -26,11 +26,12 @@ from hfthot_platform.domain.contracts.accounts import AUDIT_LOG, SESSIONS
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.privacy.erasure import expire_sealed
 from hfthot_platform.services.privacy.erasure_requests import request_erasure
-from hfthot_platform.services.privacy.export import delete_exports
+from hfthot_platform.services.privacy.export import delete_exports, export_locations
 from hfthot_platform.services.privacy.files_of_subject import retained
 from hfthot_platform.services.privacy.old_versions import clean_log
 from hfthot_platform.services.publication.chain import verify_chain
 from hfthot_platform.services.publication.publisher import Publisher, flush
+from hfthot_platform.storage.folders import LocalFolder, exports_folder
 from hfthot_platform.storage.incidents import Incident, record
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, check_clock
 from hfthot_platform.storage.operational import schema
@@ -330,17 +331,20 @@ def _overdue(now: int) -> sa.Select[tuple[str]]:
 def _old_exports(accounts: Accounts, now: int) -> int:
     exports = schema.exports
     with accounts.store.reading() as rx:
-        late = sa.select(exports.c.request_id).where(exports.c.state == "ready", exports.c.expires_at <= now)
-        old = list(rx.execute(late).scalars())
-    delete_exports(accounts, old)
+        locations = export_locations(rx, exports.c.state == "ready", exports.c.expires_at <= now)
+    gone = delete_exports(accounts, locations, made=locations)
+    # What lies on another host is that host's to delete.
+    old = sorted(set(locations) - set(gone.missing))
     with accounts.store.transaction() as tx:
         for start in range(0, len(old), 500):
             part = exports.c.request_id.in_(old[start : start + 500])
             tx.execute(sa.update(exports).where(part).values(state="deleted"))
         if old:
             tx.log([], AuditEvent(action="privacy.exports_expired", detail=to_json({"exports": len(old)})))
-    folder = accounts.settings.exports
-    for unfinished in folder.glob(".*") if folder.is_dir() else ():
+    folder = exports_folder(accounts.settings)
+    if not isinstance(folder, LocalFolder) or not folder.path.is_dir():
+        return len(old)
+    for unfinished in folder.path.glob(".*"):
         # The file system's clock, since that is whose time the folder has.
         if time.time() - unfinished.stat().st_mtime > _UNFINISHED_HOURS * 3600:
             shutil.rmtree(unfinished, ignore_errors=True)

@@ -5,7 +5,8 @@ A place that is known and cannot be searched is told, in sentences for the certi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,8 @@ from sqlalchemy.pool import NullPool
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.privacy.proof.scan import Folder, ObjectStore, Place, SqlDatabase
 from hfthot_platform.storage.lakehouse import Lakehouse
-from hfthot_platform.storage.operational.places import UsedPlace, places_of_settings, used_places
+from hfthot_platform.storage.objects import open_store, store_errors
+from hfthot_platform.storage.operational.places import UsedPlace, places_of_settings, used_places, without_credentials
 
 __all__ = ["places_of", "searched_places"]
 
@@ -44,31 +46,37 @@ def searched_places(accounts: Accounts, lake: Lakehouse) -> tuple[tuple[Place, .
         numbers[kind] = numbers.get(kind, 0) + 1
         return kind if numbers[kind] == 1 else f"{kind} {numbers[kind]}"
 
+    own = places_of_settings(accounts.settings)
+    recorded = used_places(accounts.store)
+    everywhere = list(dict.fromkeys((*own, *recorded)))
+    urls = [place.location for place in everywhere if place.path is None]
     if lake.storage.local is not None:
         found.append(Folder(name("lake"), lake.storage.local))
     else:
-        found.append(ObjectStore(name("lake"), _object_store(lake)))
+        found.append(_objects(name("lake"), without_credentials(lake.storage.root), lake.storage.options, urls))
     if files := accounts.store.files():
         found.append(Folder(name("store"), files[0].parent))
     else:
         engine = sa.create_engine(accounts.store.url, poolclass=NullPool, hide_parameters=True)
         found.append(SqlDatabase(name("store"), engine))
-    have = {("lake", str(lake.storage.local)), ("store", str(files[0].parent) if files else "")}
-    own = places_of_settings(accounts.settings)
-    recorded = used_places(accounts.store)
-    for place in dict.fromkeys((*own, *recorded)):
+    have = {("lake", str(lake.storage.local)), ("lake", without_credentials(lake.storage.root))}
+    have.add(("store", str(files[0].parent) if files else ""))
+    for place in everywhere:
         if (place.kind, place.location) in have:
             continue
         path = place.path
         if path is None:
-            if not (place.kind == "lake" and lake.storage.local is None and place in own):
-                limits.append(f"An object store that was used as {place.kind} was not searched.")
+            objects = _objects(place.kind, place.location, accounts.settings.plain_storage_options(), urls)
+            if place in own or _answers(objects):
+                found.append(replace(objects, name=name(place.kind)))
+            else:
+                limits.append(f"An object store that was used as {place.kind} did not answer, and was not searched.")
         elif path.exists() or path.is_symlink():
             found.append(_folder(name(place.kind), place.kind, path))
         elif place.kind == "dagster" and place not in recorded:
             limits.append("The configured Dagster folder does not exist, and was not searched.")
         elif place in recorded:
-            limits.append(f"A folder that was used as {place.kind} no longer exists, and was not searched.")
+            limits.append(f"A folder that was used as {place.kind} does not exist on this host, and was not searched.")
     # One that was never made is searched too: it may come while the proof runs.
     searched = {place.name for place in found}
     found += [_folder(place.kind, place.kind, place.path) for place in own if place.kind not in searched and place.path]
@@ -127,26 +135,19 @@ def _named_folders(configured: Any) -> Iterator[str]:
             yield from _named_folders(value)
 
 
-def _object_store(lake: Lakehouse) -> Any:
-    """Return the object store of a lake as a file system of pyarrow."""
-    import pyarrow as pa
-    from deltalake.fs import DeltaStorageHandler
-    from pyarrow.fs import PyFileSystem
+def _objects(name: str, location: str, options: Mapping[str, str], urls: list[str]) -> ObjectStore:
+    """Return what is below a URL as a place, without what is a place of its own there."""
+    below = tuple(url[len(location) + 1 :] for url in urls if url.startswith(f"{location}/"))
+    return ObjectStore(name, open_store(location, options), below)
 
-    class Stream:
-        """Hands on bytes, which is all that the Delta library's streams take; pyarrow writes buffers."""
 
-        def __init__(self, raw: Any) -> None:
-            self._raw = raw
+def _answers(place: ObjectStore) -> bool:
+    """Whether an object store can be listed with the options of the settings."""
+    import obstore
 
-        def write(self, data: Any) -> int:
-            return int(self._raw.write(bytes(data)) or 0)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._raw, name)
-
-    class Handler(DeltaStorageHandler):
-        def open_output_stream(self, path: str, metadata: dict[str, str] | None = None) -> pa.PythonFile:
-            return pa.PythonFile(Stream(self._handler.open_output_stream(path, metadata)), mode="w")
-
-    return PyFileSystem(Handler(lake.storage.root, dict(lake.storage.options)))
+    try:
+        with store_errors():
+            obstore.list_with_delimiter(place.store)
+    except OSError:
+        return False
+    return True

@@ -6,6 +6,7 @@ finding means `remains`'s, what old versions must still say `old_versions`'s.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from hfthot_platform.core.errors import ErasureUnverifiedError
@@ -15,7 +16,7 @@ from hfthot_platform.services.privacy.erasure_requests import ErasureRequest
 from hfthot_platform.services.privacy.old_versions import check_history
 from hfthot_platform.services.privacy.proof.scan import Progress, scan
 from hfthot_platform.services.privacy.remains import judged
-from hfthot_platform.services.privacy.search_values import SearchValues
+from hfthot_platform.services.privacy.search_values import RemainingTrace, SearchValues
 from hfthot_platform.services.privacy.searched_places import searched_places
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.operational.places import record_places
@@ -36,7 +37,7 @@ def verified(
     report = scan(found.searched(), places, progress=progress)
     where = f"erasure {erasure.request_id}"
     outcome = judged(accounts, lake, found, report, subject_id=erasure.subject_id, keep_history=erasure.keep_history)
-    found.remains = outcome.remains
+    found.remains = [*outcome.remains, *_missing_exports(erasure, found)]
     if report.truncated:
         raise ErasureUnverifiedError(
             "there are too many hits to list",
@@ -87,6 +88,29 @@ def verified(
         "accepted": accepted,
         **history,
     }
+
+
+def _missing_exports(erasure: ErasureRequest, found: SearchValues) -> Iterator[RemainingTrace]:
+    """Yield exports of the person that were made and that nobody deleted: they lie on a disk of another host."""
+    exports = erasure.report.get("exports", {})
+    for request_id in erasure.report.get("exports_missing", ()):
+        where = exports.get(request_id) or "a folder that was not noted"
+        named = f"{request_id} (made in {where}; this host does not have it)"
+        yield RemainingTrace(
+            hit=found.name_of("exports", "unreadable", request_id),
+            place="exports",
+            file=named,
+            kind="unreadable",
+            encoding="",
+            inside="",
+            offset=0,
+            count=1,
+            before=None,
+            modified=None,
+            value=None,
+            path=named,
+            context="",
+        )
 
 
 def _by_kind(found: SearchValues) -> dict[str, int]:

@@ -18,7 +18,6 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -26,7 +25,6 @@ import polars as pl
 import pyarrow as pa
 
 from hfthot_platform.core.errors import ContractError
-from hfthot_platform.core.files import write_whole
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.rules import (
     AtLeast,
@@ -41,6 +39,7 @@ from hfthot_platform.domain.contracts.rules import (
     TimeBetween,
 )
 from hfthot_platform.services.quality.outcomes import Json
+from hfthot_platform.storage.folders import StoredFolder
 
 if TYPE_CHECKING:
     import great_expectations as gx
@@ -145,15 +144,14 @@ def validate(
     )
 
 
-def write_report(result: SuiteResult, folder: Path) -> Path:
-    """Write the result page as `<table>.html` in the folder (created if needed) and return its path.
+def write_report(result: SuiteResult, reports: StoredFolder) -> str:
+    """Write the result page as `<table>.html` among the reports, and return where a person finds it.
 
     A page of the same table is replaced as a whole: a reader sees the old or the new one.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{result.table}.html"
-    write_whole(path, result.html)
-    return path
+    name = f"{result.table}.html"
+    reports.put(name, result.html.encode())
+    return reports.link(name)
 
 
 # -- the contract as expectations ----------------------------------------------------------------------------

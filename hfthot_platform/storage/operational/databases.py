@@ -29,7 +29,7 @@ from hfthot_platform.storage.operational.connection import Connection, Head
 __all__ = ["Database", "Postgres", "Sqlite", "translated", "upgrade"]
 
 #: The newest migration.  Where the store has it, Alembic is not even imported.
-REVISION: Final = "0005"
+REVISION: Final = "0006"
 _MIGRATIONS: Final = Path(__file__).parent / "migrations"
 _LOCK_SECONDS: Final = 60
 _ADVISORY: Final = 0x68667468_6F740001  # any number that nobody else takes

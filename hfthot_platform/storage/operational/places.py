@@ -15,13 +15,13 @@ from urllib.parse import urlsplit
 
 import sqlalchemy as sa
 
-from hfthot_platform.core.settings import Settings
+from hfthot_platform.core.settings import Location, Settings
 from hfthot_platform.core.time import DAY, microseconds
 from hfthot_platform.storage.operational import schema
 from hfthot_platform.storage.operational.connection import Transaction
 from hfthot_platform.storage.operational.store import Store
 
-__all__ = ["UsedPlace", "forget_places", "places_of_settings", "record_places", "used_places"]
+__all__ = ["UsedPlace", "forget_places", "places_of_settings", "record_places", "used_places", "without_credentials"]
 
 #: A place that is not there and that nobody used for so long is forgotten.
 _FORGOTTEN_DAYS: Final = 400
@@ -44,7 +44,7 @@ class UsedPlace:
 def places_of_settings(settings: Settings) -> list[UsedPlace]:
     """Return the places of the settings of this process, whether they exist or not."""
     lake = settings.lake_folder()
-    found = [("lake", lake if lake is not None else _without_credentials(settings.lake_root))]
+    found: list[tuple[str, Location]] = [("lake", settings.lake_root if lake is None else lake)]
     if settings.accounts_url is None:
         found.append(("store", settings.accounts))
     if settings.key_source == "file":
@@ -54,13 +54,13 @@ def places_of_settings(settings: Settings) -> list[UsedPlace]:
         ("certificates", settings.certificates),
         ("landing", settings.landing),
         ("scratch", settings.scratch),
-        ("reports", settings.scratch.parent / "reports"),
+        ("reports", settings.scratch.parent / "reports" if settings.reports is None else settings.reports),
     ]
     if (home := settings.dagster_folder()) is not None:
         found.append(("dagster", home))
     found.append(("temporary", Path(tempfile.gettempdir())))
     return [
-        UsedPlace(kind, place if isinstance(place, str) else str(place.expanduser().absolute()))
+        UsedPlace(kind, without_credentials(place) if isinstance(place, str) else str(place.expanduser().absolute()))
         for kind, place in found
     ]
 
@@ -107,6 +107,7 @@ def _select_places() -> sa.Select[tuple[str, str, int]]:
     return sa.select(table.c.kind, table.c.location, table.c.last_used)
 
 
-def _without_credentials(url: str) -> str:
+def without_credentials(url: str) -> str:
+    """Return a URL as it may be written down."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()

@@ -299,6 +299,8 @@ exports: Final = Table(
     Column("state", String(20), nullable=False),
     Column("requested_at", _TIME, nullable=False),
     Column("expires_at", _TIME),
+    #: The folder of its files: a path, or a URL without credentials; none where an older version made it.
+    Column("location", Text),
     Index(None, "subject_id"),
     Index(None, "state"),
 )

@@ -10,6 +10,8 @@ import errno
 import io
 import os
 import stat
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,15 +19,19 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
 
 from hfthot_platform.services.privacy.proof.canary import CANARY_PREFIX, Canary, is_leftover, removable
 from hfthot_platform.services.privacy.proof.sqlite_reader import FileOpener
+from hfthot_platform.storage.objects import read_object, store_errors
 
 if TYPE_CHECKING:
-    import pyarrow.fs as pafs
     import sqlalchemy as sa
+    from obstore.store import ObjectStore as Objects
 
 __all__ = ["FileEntry", "Folder", "ObjectStore", "Place", "SqlDatabase", "WalkNotes"]
 
 #: Bytes that are read at once.
 _BLOCK: Final = 8 * 1024 * 1024
+#: Objects up to this size are fetched whole, and so many of them are kept: what is read twice is fetched once.
+_FETCHED_WHOLE: Final = 8 * 1024 * 1024
+_KEPT_OBJECTS: Final = 4
 #: Folders in which a kernel shows itself.
 _KERNEL: Final = (Path("/proc"), Path("/sys"), Path("/dev"))
 
@@ -187,46 +193,124 @@ class Folder:
 
 @dataclass(frozen=True)
 class ObjectStore:
-    """A prefix of an object store, through a `pyarrow` file system."""
+    """What is below a URL of an object store; each object is fetched once.
+
+    Args:
+        name: what reports call it.
+        store: the objects.
+        leave: folders below it that are not looked at, since they are places of their own.
+    """
 
     name: str
-    filesystem: pafs.FileSystem = field(repr=False)
-    root: str = ""
+    store: Objects = field(repr=False)
+    leave: tuple[str, ...] = ()
 
     def walk(self, noted: WalkNotes) -> Iterator[tuple[str, FileEntry | None]]:
         """Yield the key of every object, with what can be read of it."""
-        del noted
-        for info in self._infos():
-            path = info.path
+        import obstore
 
-            def opened(_: FileOpener, path: str = path) -> BinaryIO:
-                return cast("BinaryIO", io.BufferedReader(self.filesystem.open_input_file(path), _BLOCK))
+        fetched = _Fetched(self.store)
+        try:
+            with store_errors():
+                for page in obstore.list(self.store):
+                    for meta in page:
+                        path, size = str(meta["path"]), int(meta["size"])
+                        if any(path.startswith(f"{folder}/") for folder in self.leave):
+                            continue
 
-            modified = None if info.mtime is None else info.mtime.timestamp()
-            yield path, FileEntry(path, info.size or 0, opened, modified=modified)
+                        def opened(_: FileOpener, path: str = path, size: int = size) -> BinaryIO:
+                            return fetched.open(path, size)
 
-    def _infos(self) -> list[Any]:
-        from pyarrow.fs import FileSelector, FileType
-
-        chosen = FileSelector(self.root, recursive=True, allow_not_found=True)
-        return [info for info in self.filesystem.get_file_info(chosen) if info.type == FileType.File]
+                        yield path, FileEntry(path, size, opened, modified=meta["last_modified"].timestamp())
+        except OSError as error:
+            noted.unreadable.append(f". ({error.strerror or 'the object store did not answer, or refused'})")
 
     def plant(self, canary: Canary) -> list[tuple[str, str, str]]:
         """Put the canary's objects here; return what must be found: (file, inside, encoding)."""
+        import obstore
+
         expected = []
         for name, content, found in canary.files:
-            path = "/".join(part for part in (self.root, f"{CANARY_PREFIX}{canary.token}", name) if part)
-            # Otherwise pyarrow compresses by the name, and what is in the archive is another archive.
-            with self.filesystem.open_output_stream(path, compression=None) as out:
-                out.write(content)
+            path = f"{CANARY_PREFIX}{canary.token}/{name}"
+            with store_errors():
+                obstore.put(self.store, path, content)
             expected += [(path, inside, encoding) for inside, encoding in found if inside != "sqlite"]
         return expected
 
     def sweep(self, token: str | None = None) -> None:
         """Remove the canary of this token, or whatever canaries killed scans left."""
-        for info in self._infos():
-            if is_leftover(info.path, token):
-                self.filesystem.delete_file(info.path)
+        import obstore
+
+        with store_errors():
+            # Canaries are at the top: one request, whatever there is below.
+            for folder in obstore.list_with_delimiter(self.store)["common_prefixes"]:
+                if is_leftover(folder, token):
+                    left = [meta["path"] for page in obstore.list(self.store, folder) for meta in page]
+                    obstore.delete(self.store, left)
+
+
+class _Fetched:
+    """Objects as files.  A small one is fetched by one request, and kept while it is read a second time."""
+
+    def __init__(self, store: Objects) -> None:
+        self._store = store
+        self._recent: OrderedDict[str, bytes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def open(self, path: str, size: int) -> BinaryIO:
+        """Open an object for reading."""
+        if size > _FETCHED_WHOLE:
+            return cast("BinaryIO", io.BufferedReader(_ObjectFile(self._store, path, size), _BLOCK))
+        with self._lock:
+            content = self._recent.get(path)
+        if content is None:
+            content = self._whole(path)
+            with self._lock:
+                self._recent[path] = content
+                while len(self._recent) > _KEPT_OBJECTS:
+                    self._recent.popitem(last=False)
+        return io.BytesIO(content)
+
+    def _whole(self, path: str) -> bytes:
+        content = read_object(self._store, path)
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, "it was removed", path)
+        return content
+
+
+class _ObjectFile(io.RawIOBase):
+    """An object that is fetched in ranges."""
+
+    def __init__(self, store: Objects, path: str, size: int) -> None:
+        self._store = store
+        self._path = path
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        self._at = max(0, offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._size}[whence])
+        return self._at
+
+    def tell(self) -> int:
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        import obstore
+
+        length = min(len(buffer), self._size - self._at)
+        if length <= 0:
+            return 0
+        with store_errors():
+            found = obstore.get_range(self._store, self._path, start=self._at, length=length)
+        buffer[: len(found)] = memoryview(found)
+        self._at += len(found)
+        return len(found)
 
 
 @dataclass(frozen=True)
