@@ -20,10 +20,10 @@ endif
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup system demo dev test lint format soak fuzz explore coverage bench lock dictionary clean
+.PHONY: help setup setup-postgres setup-ray setup-k8s system demo dev test lint format soak fuzz explore coverage bench lock dictionary clean
 
 help:  ## List the targets
-	@grep -hE '^[a-z]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 setup: $(READY)  ## Create the environment from the lock files
 
@@ -37,6 +37,15 @@ $(READY): requirements.lock requirements-bootstrap.lock pyproject.toml
 	$(UV) pip sync --quiet --require-hashes requirements.lock requirements-bootstrap.lock
 	$(UV) pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
+
+# Each adds to the environment what docs/orchestration.md needs; `make setup` after a change of the locks takes it away
+# again.  All in one environment: make setup-postgres setup-ray setup-k8s.
+setup-postgres setup-ray setup-k8s: setup-%: requirements-%.lock $(READY)
+	$(UV) pip install --quiet --require-hashes -r requirements-$*.lock
+
+setup-postgres:  ## Add Dagster's storage on PostgreSQL
+setup-ray:  ## Add Ray: runs and tasks on many hosts
+setup-k8s:  ## Add Kubernetes: one pod a run
 
 # Debian's PostgreSQL makes and starts a server on installation; the tests only want the programs.
 system:  ## Install Debian's Chromium and PostgreSQL for the tests (needs root or sudo)
@@ -95,6 +104,8 @@ dictionary: $(READY)  ## Write the generated pages of docs/: tables, settings, e
 
 lock: $(READY)  ## Pin the newest versions that pyproject.toml allows
 	$(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra dev --upgrade pyproject.toml -o requirements.lock
+	@set -e; for extra in postgres ray k8s; do \
+	  $(UV) pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --extra $$extra --upgrade --constraint requirements.lock pyproject.toml -o requirements-$$extra.lock; done
 
 clean:  ## Remove the environment and everything that the platform wrote
 	rm -rf $(VENV) data

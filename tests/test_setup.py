@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -62,3 +64,23 @@ def test_without_a_usable_home_folder_caches_lie_in_the_data_folder(clone, home)
         f"{clone}/data/home/uv\n".removeprefix("/"),
     ]
     assert (clone / "data/home").is_dir()
+
+
+def pinned(name: str) -> dict[str, str]:
+    text = (REPOSITORY / name).read_text()
+    return dict(re.findall(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)", text, flags=re.MULTILINE))
+
+
+@pytest.mark.parametrize("extra", ["postgres", "ray", "k8s"])
+def test_the_lock_of_an_extra_has_all_of_it_and_agrees_with_the_platforms_lock(extra):
+    declared = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"][extra]
+    own, base = pinned(f"requirements-{extra}.lock"), pinned("requirements.lock")
+
+    assert {re.split(r"[\[<>=]", requirement)[0] for requirement in declared} <= own.keys()
+    assert {name: version for name, version in own.items() if base.get(name, version) != version} == {}
+
+
+def test_an_extra_is_added_from_its_own_lock(clone):
+    shutil.copy(REPOSITORY / "requirements-ray.lock", clone)
+
+    assert "--require-hashes -r requirements-ray.lock" in make(clone, "-n", "setup-ray")
