@@ -8,9 +8,8 @@ import dagster as dg
 from assets.common import DAILY, RULES, asset_key, published, static_metadata, table_rows
 from hfthot_platform.core.time import ONE_DAY
 from hfthot_platform.domain.contracts import contract
-from hfthot_platform.services.ingest import FileOutcome, incident_of, ingest_landing
+from hfthot_platform.services.ingest import FileOutcome, incident_of, ingest_waiting
 from hfthot_platform.services.ingest.records import FileRecord
-from hfthot_platform.storage.folders import folder_on_this_host
 from hfthot_platform.storage.incidents import notify, record
 from resources.platform import Platform
 
@@ -54,15 +53,7 @@ def ingest_files(
             record(platform.lake, incident)
             notify(platform.settings, incident)
 
-    outcomes = ingest_landing(
-        platform.lake,
-        folder_on_this_host(platform.settings.landing, "landing"),
-        now=platform.clock(),
-        settle_seconds=platform.settings.landing_settle_seconds,
-        scratch=platform.settings.scratch,
-        stamp=stamp,
-        on_outcome=report,
-    )
+    outcomes = ingest_waiting(platform.lake, platform.settings, now=platform.clock(), stamp=stamp, on_outcome=report)
     yield from _checks_of_outcomes(outcomes)
     result = published(context, platform.lake.table("ops.ingest_files"), [])
     facts: list[dict[str, str | int]] = [

@@ -7,9 +7,8 @@ import polars as pl
 
 from assets.common import DAILY
 from assets.ops import announcements
-from hfthot_platform.services.ingest import folders_not_read, waiting_files
+from hfthot_platform.services.ingest import places_not_read, waiting
 from hfthot_platform.services.ingest.records import FileRecord, known
-from hfthot_platform.storage.folders import folder_on_this_host
 from resources.platform import Platform
 
 __all__ = ["SENSORS"]
@@ -25,16 +24,14 @@ def landing_folder(
     context: dg.SensorEvaluationContext, platform: dg.ResourceParam[Platform]
 ) -> dg.RunRequest | dg.SkipReason:
     """Ask for one run per set of waiting files."""
-    folder = folder_on_this_host(platform.settings.landing, "landing")
-    now = platform.clock()
-    files = waiting_files(folder, now=now, settle_seconds=platform.settings.landing_settle_seconds)
+    files = waiting(platform.settings, platform.clock())
     if not files:
-        left = ", ".join(subfolder.name for subfolder in folders_not_read(folder))
+        left = ", ".join(place.rpartition("/")[2] for place in places_not_read(platform.settings))
         note = f"; folders in it are not read: {left} (`hfthot ingest FOLDER` reads them)" if left else ""
-        return dg.SkipReason(f"no file is waiting in {folder}{note}")
-    # Name, size and time of change: the same files do not start a second run while the first is at work, and a
-    # file that comes back changed does.
-    facts = "\n".join(f"{path.name} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in files)
+        return dg.SkipReason(f"no file is waiting in {platform.settings.landing}{note}")
+    # Name, size and etag: the same files do not start a second run while the first is at work, and a file that comes
+    # back changed does.
+    facts = "\n".join(f"{file.name} {file.size} {file.etag}" for file in files)
     context.log.info("%d files are waiting", len(files))
     return dg.RunRequest(run_key=hashlib.sha256(facts.encode()).hexdigest())
 

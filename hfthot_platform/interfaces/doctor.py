@@ -35,7 +35,6 @@ from hfthot_platform.core.settings import (
 )
 from hfthot_platform.core.time import ONE_DAY, midnight
 from hfthot_platform.domain.contracts.model import TableContract
-from hfthot_platform.storage.folders import folder_on_this_host
 from hfthot_platform.storage.lakehouse import Lakehouse, Table, check_clock
 from hfthot_platform.storage.lakehouse.snapshot import Snapshot
 
@@ -409,13 +408,28 @@ def _loose(settings: Settings) -> Iterator[Finding]:
         yield Finding("warn", "private folders", what, f"`chmod o= {shlex.quote(str(users))}`")
 
 
+def _waiting(landing: str, files: int, not_read: dict[str, int]) -> Iterator[Finding]:
+    """Tell what waits in the landing folder, and what lies in it and is not read."""
+    if files:
+        step = "The landing sensor ingests them while `make dev` runs; or ingest them now: `hfthot ingest --landing`"
+        yield Finding("warn", "landing", f"{_counted(files, 'file')} waiting in {landing}", step)
+    else:
+        yield Finding("ok", "landing", f"no files are waiting in {landing}")
+    for folder, left in not_read.items():
+        step = f"Folders in the landing folder are not read; `hfthot ingest {shlex.quote(folder)}` reads this one."
+        yield Finding("warn", "landing", f"{_counted(left, 'file')} in {folder}, which is not read", step)
+
+
 # -- folders ----------------------------------------------------------------------------------------------------
 
 
 def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
-    from hfthot_platform.services.ingest import folders_not_read, waiting_files
+    from hfthot_platform.services.ingest import places_not_read, waiting
 
-    landing = folder_on_this_host(settings.landing, "landing").absolute()
+    if isinstance(settings.landing, str):
+        yield from _waiting(settings.landing, len(waiting(settings, now)), places_not_read(settings))
+        return
+    landing = settings.landing.absolute()
     if not landing.exists() and not landing.is_symlink():
         yield Finding("ok", "landing", f"{landing} does not exist yet; `hfthot init` or `hfthot demo` creates it")
         return
@@ -427,16 +441,7 @@ def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
         step = "Give the user of this process read and write permission, because files are moved after ingestion."
         yield Finding("error", "landing", f"{landing} is not readable and writable", step)
         return
-    settled = waiting_files(landing, now=now, settle_seconds=settings.landing_settle_seconds)
-    waiting = _counted(len(settled), "file")
-    if settled:
-        step = "The landing sensor ingests them while `make dev` runs; or ingest them now: `hfthot ingest --landing`"
-        yield Finding("warn", "landing", f"{waiting} waiting in {landing}", step)
-    else:
-        yield Finding("ok", "landing", f"no files are waiting in {landing}")
-    for folder, files in folders_not_read(landing).items():
-        step = f"Folders in the landing folder are not read; `hfthot ingest {shlex.quote(str(folder))}` reads this one."
-        yield Finding("warn", "landing", f"{_counted(files, 'file')} in {folder}, which is not read", step)
+    yield from _waiting(str(landing), len(waiting(settings, now)), places_not_read(settings))
     rejected = landing / "rejected"
     reasons = list(rejected.glob("*.reason.json")) if rejected.is_dir() else []
     if reasons:

@@ -32,10 +32,12 @@ __all__ = [
     "exports_folder",
     "folder_at",
 ]
-__all__ += ["folder_on_this_host", "reports_folder"]
+__all__ += ["folder_on_this_host", "landing_folder", "reports_folder"]
 
 #: Objects up to this size are put by one request; larger ones in parts.
 _PART_BYTES: Final = 32 * 1024 * 1024
+#: What S3 copies at once.
+_COPIED_BYTES: Final = 5_000_000_000
 _TYPES: Final = {".html": "text/html; charset=utf-8", ".png": "image/png", ".svg": "image/svg+xml"}
 
 
@@ -193,14 +195,11 @@ class ObjectFolder:
 
     def has(self, name: str) -> bool:
         """Return whether there is an object of this name."""
-        import obstore
+        return self.find(name) is not None
 
-        try:
-            with self._answering():
-                obstore.head(self.store, "/".join(_parts(name)))
-        except FileNotFoundError:
-            return False
-        return True
+    def below(self, name: str) -> ObjectFolder:
+        """Return a folder in it."""
+        return ObjectFolder(f"{self.url}/{'/'.join(_parts(name))}", self._options, self._setting, self._shown)
 
     def files(self, below: str = "") -> list[StoredFile]:
         """Return the objects below a folder of it, in order of name."""
@@ -212,6 +211,46 @@ class ObjectFolder:
         return sorted(
             StoredFile(meta["path"], meta["size"], meta["last_modified"], meta["e_tag"] or "") for meta in found
         )
+
+    def at_the_top(self) -> tuple[list[StoredFile], list[str]]:
+        """Return the objects directly in it, and the names of the folders directly in it."""
+        import obstore
+
+        with self._answering():
+            found = obstore.list_with_delimiter(self.store)
+        files = sorted(
+            StoredFile(meta["path"], meta["size"], meta["last_modified"], meta["e_tag"] or "")
+            for meta in found["objects"]
+        )
+        return files, sorted(found["common_prefixes"])
+
+    def find(self, name: str) -> StoredFile | None:
+        """Return an object as a listing shows it, None if there is none."""
+        import obstore
+
+        try:
+            with self._answering():
+                meta = obstore.head(self.store, "/".join(_parts(name)))
+        except FileNotFoundError:
+            return None
+        return StoredFile(name, meta["size"], meta["last_modified"], meta["e_tag"] or "")
+
+    def copy(self, file: StoredFile, name: str, content: Path) -> None:
+        """Copy an object to another name, in the place of what is there.
+
+        Args:
+            file: the object.
+            name: the other name.
+            content: the same content on this host: a store copies objects up to some size alone.
+        """
+        import obstore
+
+        if file.size > _COPIED_BYTES:
+            with content.open("rb") as opened:
+                self.put(name, opened)
+            return
+        with self._answering():
+            obstore.copy(self.store, file.name, "/".join(_parts(name)))
 
     def remove(self, names: Iterable[str]) -> None:
         """Remove objects; one that is not there is none to remove."""
@@ -291,6 +330,11 @@ def exports_folder(settings: Settings) -> StoredFolder:
 def certificates_folder(settings: Settings) -> StoredFolder:
     """Return where erasure certificates are, and what is kept beside them."""
     return folder_at(settings.certificates, settings.plain_storage_options(), "certificates", private=True)
+
+
+def landing_folder(settings: Settings) -> StoredFolder:
+    """Return where files to ingest are dropped."""
+    return folder_at(settings.landing, settings.plain_storage_options(), "landing")
 
 
 def reports_folder(settings: Settings) -> StoredFolder:

@@ -201,26 +201,22 @@ def _from_files(context: typer.Context, paths: list[Path]) -> list[FileOutcome]:
 
 def _from_landing(context: typer.Context) -> list[FileOutcome]:
     from hfthot_platform.core.settings import ready_landing
-    from hfthot_platform.services.ingest import folders_not_read, ingest_landing
-    from hfthot_platform.storage.folders import folder_on_this_host
+    from hfthot_platform.services.ingest import ingest_waiting, places_not_read
 
     settings = context.obj.settings()
-    landing = folder_on_this_host(settings.landing, "landing")
-    if not landing.exists():
+    if not isinstance(settings.landing, Path) or not settings.landing.exists():
         opened_lake(context, new=True)  # no landing folder is made in passing where there is no installation
     ready_landing(settings)
-    for folder, files in folders_not_read(landing).items():
+    for folder, files in places_not_read(settings).items():
         note(
             f"{counted(files, 'file')} in {folder} not read, because folders in the landing folder are ignored; "
-            f"`hfthot ingest {shlex.quote(str(folder))}` reads them."
+            f"`hfthot ingest {shlex.quote(folder)}` reads them."
         )
     with progress_bar("ingesting") as progress:
-        return ingest_landing(
+        return ingest_waiting(
             opened_lake(context, new=True),
-            landing,
+            settings,
             now=utc_now(),
-            settle_seconds=settings.landing_settle_seconds,
-            scratch=settings.scratch,
             stamp=new_stamp("ingest"),
             progress=progress,
             on_unexpected=_traceback if context.obj.debug else lambda _path, _error: None,

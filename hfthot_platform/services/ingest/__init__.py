@@ -1,6 +1,7 @@
 """From sources to tables: feeds for a span of days, and files from the landing folder.
 
-`feeds` stages what feeds yield; `files` recognises, audits, publishes and files away; `users` does the same for
+`feeds` stages what feeds yield; `files` recognises, audits, publishes and files away
+(`object_landing` on an object store, `landing` wherever the settings say); `users` does the same for
 files of user events, which `user_events` reads.  How a vendor's data is parsed belongs in `hfthot_platform.adapters`;
 tables that are computed from others in `services.derive`; when this runs is decided by the Dagster layer or the
 command line.
@@ -15,6 +16,7 @@ from hfthot_platform.services.ingest.files import (
     waiting_files,
     withdraw_file,
 )
+from hfthot_platform.services.ingest.landing import ingest_waiting, places_not_read, waiting
 from hfthot_platform.services.ingest.records import FileOutcome
 
 __all__ = [
@@ -24,8 +26,11 @@ __all__ = [
     "ingest_feed",
     "ingest_files",
     "ingest_landing",
+    "ingest_waiting",
+    "places_not_read",
     "stage_feeds",
     "stated_by",
+    "waiting",
     "waiting_files",
     "withdraw_file",
 ]

@@ -73,11 +73,21 @@ if TYPE_CHECKING:
     from hfthot_platform.adapters.recognise import Member
 
 __all__ = [
+    "LONGEST_NAME",
+    "REASON_SUFFIX",
     "FileOutcome",
+    "OnOutcome",
+    "OnUnexpected",
+    "OneFile",
     "folders_not_read",
     "incident_of",
     "ingest_files",
     "ingest_landing",
+    "is_no_candidate",
+    "other_name",
+    "reason_of_rejection",
+    "take_back_unfinished",
+    "tell_nobody",
     "waiting_files",
     "withdraw_file",
 ]
@@ -85,10 +95,10 @@ __all__ = [
 _DONE: Final = "done"
 _REJECTED: Final = "rejected"
 _USERS: Final = "users"
-_REASON_SUFFIX: Final = ".reason.json"
+REASON_SUFFIX: Final = ".reason.json"
 _UNFINISHED: Final = (".part", ".tmp", ".crdownload", ".filepart")
 #: File systems take 255 bytes, and a mapping or a reason beside the file needs its suffix.
-_LONGEST_NAME: Final = 240
+LONGEST_NAME: Final = 240
 _CHANGED: Final = "changed_while_read"
 _UNEXPECTED: Final = "unexpected_error"
 _PERSONAL: Final = "personal_data"
@@ -113,7 +123,7 @@ OnOutcome = Callable[[FileOutcome], None]
 OnUnexpected = Callable[[Path, BaseException], None]
 
 
-def _tell_nobody(_told: object, _error: object = None) -> None:
+def tell_nobody(_told: object, _error: object = None) -> None:
     """Take what nobody asked for."""
 
 
@@ -127,7 +137,7 @@ def waiting_files(landing: Path, *, now: datetime, settle_seconds: float) -> lis
         return []
     ready = []
     for path in landing.iterdir():
-        if _is_no_candidate(path.name):
+        if is_no_candidate(path.name):
             continue
         try:
             facts = path.lstat()
@@ -156,8 +166,9 @@ def folders_not_read(landing: Path) -> dict[Path, int]:
     return {folder: files for folder, files in found.items() if files}
 
 
-def _is_no_candidate(name: str) -> bool:
-    return name.startswith(".") or name.lower().endswith((*_UNFINISHED, _REASON_SUFFIX)) or _is_mapping(name)
+def is_no_candidate(name: str) -> bool:
+    """Whether a file of this name is left where it is, as the module's description says."""
+    return name.startswith(".") or name.lower().endswith((*_UNFINISHED, REASON_SUFFIX)) or _is_mapping(name)
 
 
 def _is_mapping(name: str) -> bool:
@@ -173,8 +184,8 @@ def ingest_landing(
     scratch: Path | None = None,
     stamp: Stamp | None = None,
     progress: Progress = no_progress,
-    on_outcome: OnOutcome = _tell_nobody,
-    on_unexpected: OnUnexpected = _tell_nobody,
+    on_outcome: OnOutcome = tell_nobody,
+    on_unexpected: OnUnexpected = tell_nobody,
 ) -> list[FileOutcome]:
     """Ingest every complete file of the landing folder and move it to `done/` or `rejected/`.
 
@@ -206,11 +217,11 @@ def ingest_landing(
     outcomes: list[FileOutcome] = []
     fault: LakehouseError | None = None
     with writers_lock(landing / ".landing.lock", exclusive=True):
-        _take_back_unfinished(lake, stamp or Stamp())
+        take_back_unfinished(lake, stamp or Stamp())
         done, rejected = _folder(landing, _DONE), _folder(landing, _REJECTED)
         _finish_filing(landing, done, rejected)
         for path in waiting_files(landing, now=now, settle_seconds=settle_seconds):
-            one = _OneFile(lake, path, stamp or Stamp(), scratch, progress, on_unexpected, follow=False)
+            one = OneFile(lake, path, stamp or Stamp(), scratch, progress, on_unexpected, follow=False)
             try:
                 found = one.ingest()
             except FileNotFoundError:
@@ -250,8 +261,8 @@ def ingest_files(
     scratch: Path | None = None,
     stamp: Stamp | None = None,
     progress: Progress = no_progress,
-    on_outcome: OnOutcome = _tell_nobody,
-    on_unexpected: OnUnexpected = _tell_nobody,
+    on_outcome: OnOutcome = tell_nobody,
+    on_unexpected: OnUnexpected = tell_nobody,
 ) -> list[FileOutcome]:
     """Ingest files where they are (folders are walked, links to files followed); nothing is moved.
 
@@ -271,10 +282,10 @@ def ingest_files(
         raise BadRequestError("a mapping holds no rows", where=str(paths[0]), hint="Name the file that it describes.")
     lake.expect_new()
     stamp = stamp or Stamp()
-    _take_back_unfinished(lake, stamp)
+    take_back_unfinished(lake, stamp)
     outcomes: list[FileOutcome] = []
     for path in dict.fromkeys(path.absolute() for given in files for path in _files_below(given)):
-        one = _OneFile(lake, path, stamp, scratch, progress, on_unexpected, follow=True)
+        one = OneFile(lake, path, stamp, scratch, progress, on_unexpected, follow=True)
         try:
             found = one.ingest()
         except FileNotFoundError:
@@ -299,7 +310,7 @@ def _files_below(path: Path) -> Iterator[Path]:
     closed: list[OSError] = []
     for place, folders, names in os.walk(path, onerror=closed.append):
         folders.sort()
-        yield from (Path(place, name) for name in sorted(names) if not _is_no_candidate(name))
+        yield from (Path(place, name) for name in sorted(names) if not is_no_candidate(name))
     # A folder that cannot be listed is told of as if it were a file.
     yield from (Path(error.filename) for error in closed)
 
@@ -325,7 +336,7 @@ class _Part:
         return self.staging.table.contract.name
 
 
-class _OneFile:
+class OneFile:
     """One file on its way: what it is, whether it is there already, and what becomes of its rows."""
 
     def __init__(
@@ -414,8 +425,8 @@ class _OneFile:
         self._size = facts.st_size
         if stat.S_ISLNK(facts.st_mode) and not self._follow:
             raise RejectedFileError("symbolic_link", "links are not followed; drop the file itself")
-        if len(os.fsencode(path.name)) > _LONGEST_NAME:
-            raise RejectedFileError("name_too_long", f"more than {_LONGEST_NAME} bytes; rename the file")
+        if len(os.fsencode(path.name)) > LONGEST_NAME:
+            raise RejectedFileError("name_too_long", f"more than {LONGEST_NAME} bytes; rename the file")
         try:
             facts = path.stat()
         except OSError as error:
@@ -439,7 +450,7 @@ class _OneFile:
         self._digest = digest
         self._known = records.known_of(self._lake, digest)
         if any(file.status == "publishing" for file in self._known):
-            _take_back_unfinished(self._lake, self._stamp, of=digest)
+            take_back_unfinished(self._lake, self._stamp, of=digest)
             self._known = records.known_of(self._lake, digest)
         published = [file for file in self._known if file.status == "published"]
         self._stands = bool(published) and all(records.stands(self._lake, file) for file in published)
@@ -815,7 +826,7 @@ def withdraw_file(lake: Lakehouse, which: str, *, stamp: Stamp | None = None) ->
         LakehouseError: the table cannot be written.
     """
     stamp = stamp or Stamp()
-    _take_back_unfinished(lake, stamp)
+    take_back_unfinished(lake, stamp)
     files = _records_meant(lake, which)
     if files[0].target == "users":
         raise BadRequestError(
@@ -858,7 +869,7 @@ def _publishing_lock(lake: Lakehouse) -> Path | None:
     return local / "_locks" / "ingest.publishing.lock" if local else None
 
 
-def _take_back_unfinished(lake: Lakehouse, stamp: Stamp, *, of: str | None = None) -> None:
+def take_back_unfinished(lake: Lakehouse, stamp: Stamp, *, of: str | None = None) -> None:
     """Take out what killed runs have published of files with several tables, as if the files had never come.
 
     Files in a landing folder are ingested again afterwards, whole.  A run that is at work is left alone: on one host
@@ -987,7 +998,7 @@ def _only_to_be_moved(lake: Lakehouse, outcome: FileOutcome, path: Path, done: P
     """Whether a run that published and recorded this very file died before it could move it."""
     if {file.name for file in records.known_of(lake, outcome.digest)} != {outcome.name}:
         return False
-    there = (done / name for name in (path.name, _other_name(path.name, outcome.digest)))
+    there = (done / name for name in (path.name, other_name(path.name, outcome.digest)))
     return not any(path.is_file() and content_hash(path) == outcome.digest for path in there)
 
 
@@ -1011,22 +1022,26 @@ def _folder(landing: Path, name: str) -> Path:
 def _file_away(path: Path, folder: Path, outcomes: list[FileOutcome], *, with_reason: bool = False) -> None:
     """Move a file, its mapping beside it; never over another file."""
     mapping = path.with_name(path.name + SIDECAR_SUFFIX)
-    has_mapping = len(os.fsencode(path.name)) <= _LONGEST_NAME and mapping.is_file()
-    names = (_other_name(path.name, outcomes[0].digest, number) for number in count(0))
-    if len(os.fsencode(path.name)) > _LONGEST_NAME:
+    has_mapping = len(os.fsencode(path.name)) <= LONGEST_NAME and mapping.is_file()
+    names = (other_name(path.name, outcomes[0].digest, number) for number in count(0))
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
         next(names)
     target = next(place for name in names if not _is_taken(place := folder / name, mapping if has_mapping else None))
     if with_reason:
-        facts = _reason(outcomes[0])
-        if len(outcomes) > 1:
-            facts["tables"] = [_reason(outcome) for outcome in outcomes]
-        text = json.dumps(facts, indent=2, default=str)
-        target.with_name(target.name + _REASON_SUFFIX).write_text(text + "\n", encoding="utf-8")
+        target.with_name(target.name + REASON_SUFFIX).write_text(reason_of_rejection(outcomes), encoding="utf-8")
     if has_mapping:
         _link_mapping(mapping, sidecar_of(target))
     os.replace(path, target)  # noqa: PTH105 - atomic, and says so
     if has_mapping:
         mapping.unlink()
+
+
+def reason_of_rejection(outcomes: list[FileOutcome]) -> str:
+    """Return what is written beside a rejected file, as JSON."""
+    facts = _reason(outcomes[0])
+    if len(outcomes) > 1:
+        facts["tables"] = [_reason(outcome) for outcome in outcomes]
+    return json.dumps(facts, indent=2, default=str) + "\n"
 
 
 def _reason(outcome: FileOutcome) -> dict[str, object]:
@@ -1047,7 +1062,7 @@ def _reason(outcome: FileOutcome) -> dict[str, object]:
     return facts
 
 
-def _other_name(name: str, digest: str, number: int = 1) -> str:
+def other_name(name: str, digest: str, number: int = 1) -> str:
     """Return a name for a file: its own (0), with the content hash (1), and with a number as well (2, ...)."""
     if number == 0:
         return name

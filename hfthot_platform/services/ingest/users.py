@@ -27,9 +27,16 @@ from hfthot_platform.core.settings import Settings
 from hfthot_platform.core.time import DAY, SECOND
 from hfthot_platform.services.accounts.accounts import Accounts
 from hfthot_platform.services.ingest.files import waiting_files
+from hfthot_platform.services.ingest.object_landing import (
+    claimed,
+    fetched,
+    remove_unless_overwritten,
+    sweep_fetched,
+    waiting_objects,
+)
 from hfthot_platform.services.ingest.personal_files import REJECTED, keep_for_some_days
 from hfthot_platform.services.ingest.user_events import EventsReport, ingest_user_events
-from hfthot_platform.storage.folders import folder_on_this_host
+from hfthot_platform.storage.folders import LocalFolder, ObjectFolder, landing_folder
 from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, check_clock
 from hfthot_platform.storage.lakehouse.locks import writers_lock
 
@@ -51,13 +58,19 @@ class UserFile:
     report: EventsReport | None = None
 
 
-def waiting_user_files(settings: Settings, now: datetime) -> list[Path]:
-    """Return the files in `<landing>/users` that are complete as far as one can tell, oldest first."""
-    return waiting_files(
-        _folder(settings),
-        now=now,
-        settle_seconds=settings.landing_settle_seconds,
-    )
+def waiting_user_files(settings: Settings, now: datetime) -> list[str]:
+    """Return the files in `<landing>/users` that are complete as far as one can tell, oldest first.
+
+    They are told by size and content (etag, inode, time of change), not by their names, which may be a person's.
+
+    Raises:
+        StorageUnavailableError: the object store did not answer.
+    """
+    users, settle = _users(settings), settings.landing_settle_seconds
+    if isinstance(users, ObjectFolder):
+        return [f"{file.size} {file.etag}" for file in waiting_objects(users, now=now, settle_seconds=settle)]
+    facts = (path.lstat() for path in waiting_files(users, now=now, settle_seconds=settle))
+    return [f"{status.st_size} {status.st_ino} {status.st_mtime_ns}" for status in facts]
 
 
 def ingest_user_files(
@@ -89,7 +102,10 @@ def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | N
         StoreError, LakehouseError: the store or the lake failed; the remaining files wait.
     """
     settings, now = accounts.settings, accounts.clock()
-    folder = _folder(settings)
+    users = _users(settings)
+    if isinstance(users, ObjectFolder):
+        return _ingest_user_objects(users, accounts, lake, stamp or Stamp())
+    folder = users
     if not folder.is_dir():
         return []
     lake.expect_new()
@@ -101,7 +117,7 @@ def ingest_user_landing(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp | N
             _require_clock(lake, accounts)
             _sweep_kept(settings, now)
             trusted = True
-        for path in waiting_user_files(settings, now):
+        for path in waiting_files(folder, now=now, settle_seconds=settings.landing_settle_seconds):
             try:
                 age = now.timestamp() - path.lstat().st_ctime
             except FileNotFoundError:
@@ -127,7 +143,12 @@ def sweep_user_files(settings: Settings, lake: Lakehouse, accounts: Accounts | N
         ClockError: the clock leapt ahead, so nothing was deleted.
         LockTimeoutError: another process works on this folder for longer than two minutes.
     """
-    folder = _folder(settings)
+    users = _users(settings)
+    if isinstance(users, ObjectFolder):
+        sweep_fetched(settings.scratch)
+        _require_clock(lake, accounts)
+        return _sweep_kept(settings, now)
+    folder = users
     if not folder.is_dir():
         return 0
     _require_clock(lake, accounts)
@@ -135,8 +156,41 @@ def sweep_user_files(settings: Settings, lake: Lakehouse, accounts: Accounts | N
         return _sweep_kept(settings, now)
 
 
-def _folder(settings: Settings) -> Path:
-    return folder_on_this_host(settings.landing, "landing") / "users"
+def _ingest_user_objects(users: ObjectFolder, accounts: Accounts, lake: Lakehouse, stamp: Stamp) -> list[UserFile]:
+    """Take in every complete file of a folder on an object store; hosts do it side by side, each file once."""
+    settings, now = accounts.settings, accounts.clock()
+    lake.expect_new()
+    sweep_fetched(settings.scratch)
+    trusted = False
+    with suppress(ClockError):
+        # The daily retention tells of it.
+        _require_clock(lake, accounts)
+        _sweep_kept(settings, now)
+        trusted = True
+    outcomes = []
+    for file in waiting_objects(users, now=now, settle_seconds=settings.landing_settle_seconds):
+        wait = not trusted or now - file.modified < timedelta(hours=settings.user_event_wait_hours)
+        # Its name may be a person's, and is not written to this host's disk.
+        unnamed = f"events{suffix if (suffix := Path(file.name).suffix)[1:].isalnum() and len(suffix) < 10 else ''}"
+        with claimed(users, file) as mine, suppress(FileNotFoundError):
+            if not mine:
+                continue
+            with fetched(users, file, settings.scratch, unnamed) as path:
+                outcome = _ingest_file(path, accounts, lake, stamp, wait=wait, follow=False)
+                outcomes.append(outcome)
+                if outcome.status == "rejected":
+                    users.copy(file, f"{REJECTED}/{outcome.name}", path)
+                elif outcome.status == "published" and settings.user_file_days:
+                    users.copy(file, f"{_DONE}/{outcome.name}", path)
+                if outcome.status != "waiting":
+                    remove_unless_overwritten(users, file)
+    return outcomes
+
+
+def _users(settings: Settings) -> Path | ObjectFolder:
+    """Return the folder of files of user events."""
+    landing = landing_folder(settings)
+    return landing.path / "users" if isinstance(landing, LocalFolder) else landing.below("users")
 
 
 def _require_clock(lake: Lakehouse, accounts: Accounts | None) -> None:
@@ -146,9 +200,16 @@ def _require_clock(lake: Lakehouse, accounts: Accounts | None) -> None:
 
 
 def _sweep_kept(settings: Settings, now: datetime) -> int:
-    folder = _folder(settings)
-    gone = _delete_older(folder / _DONE, now, settings.user_file_days)
-    return gone + _delete_older(folder / REJECTED, now, max(settings.user_file_days, _REJECTED_DAYS))
+    users = _users(settings)
+    gone = 0
+    for kept, days in ((_DONE, settings.user_file_days), (REJECTED, max(settings.user_file_days, _REJECTED_DAYS))):
+        if isinstance(users, ObjectFolder):
+            old = [file.name for file in users.files(kept) if now - file.modified >= timedelta(days=days)]
+            users.remove(old)
+            gone += len(old)
+        else:
+            gone += _delete_older(users / kept, now, days)
+    return gone
 
 
 def _ingest_file(
