@@ -34,6 +34,7 @@ COMMANDS = (
     "restore",
     "maintain",
     "doctor",
+    "dagster-config",
 )
 
 
@@ -82,6 +83,16 @@ def test_help_lists_every_command(hfthot):
 
     assert result.exit_code == 0
     assert all(command in result.stdout for command in COMMANDS)
+
+
+def test_the_configuration_of_dagster_is_printed_for_the_setting_or_by_name(hfthot, monkeypatch):
+    monkeypatch.setenv("HFTHOT_ORCHESTRATION", "kubernetes")
+
+    assert "class: K8sRunLauncher" in hfthot("dagster-config").stdout
+    assert "class: RayRunLauncher" in hfthot("dagster-config", "ray").stdout
+    refused = hfthot("dagster-config", "rai")
+    assert refused.exit_code != 0
+    assert "'rai'" in refused.output
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -73,6 +73,10 @@ def _as_location(given: object) -> object:
 Location = Annotated[Path | str, BeforeValidator(_as_location)]
 
 
+#: How Dagster starts runs.
+Orchestration = Literal["one_host", "postgres", "ray", "kubernetes"]
+
+
 class _FeedSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -213,6 +217,21 @@ class Settings(BaseSettings):
     dagster_home: Path | None = None
     """Folder of the Dagster instance, which the proof of an erasure searches; Dagster itself
     reads DAGSTER_HOME, which is also the default here."""
+    orchestration: Orchestration = "one_host"
+    """How Dagster starts runs: processes of this host, the same with Dagster's storage on PostgreSQL, jobs of a Ray
+    cluster, or pods of Kubernetes. `hfthot dagster-config` makes the instance's configuration."""
+    event_log_days: Annotated[int, Field(ge=7, le=3650)] = 30
+    """Days after which the events of an ended run leave Dagster's event log; materialisations, observations and checks
+    of assets stay."""
+    picture_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """Days for which pictures of materialisations are kept in `reports`."""
+    compute: Literal["in_process", "pool", "ray"] = "in_process"
+    """Where units of work of models and bars are computed: in the run's own process, in processes of its host, or on a
+    Ray cluster. The rows are the same."""
+    compute_workers: Annotated[int, Field(ge=1, le=10_000)] = 2
+    """Units of work that are computed at once."""
+    ray_address: str = "auto"
+    """Address of the Ray cluster for units of work (`auto`: the one that this process runs on)."""
     erasure_proof_days: Annotated[int, Field(ge=1, le=30)] = 30
     """Days for which the values that a failed proof searched for are kept, encrypted, so that the proof can be
     repeated; then they are destroyed."""

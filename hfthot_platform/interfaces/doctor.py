@@ -13,7 +13,7 @@ import shlex
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from datetime import date, datetime, timedelta
 from pathlib import Path
@@ -62,6 +62,7 @@ def diagnose(
     online: bool = False,
     lock_file: Path = _REPOSITORY / "requirements.lock",
     runs: Callable[[], Iterable[Finding]] = tuple,
+    environment: Mapping[str, str] = os.environ,
 ) -> list[Finding]:
     """Look at everything and return what was found, in the order in which to read it.
 
@@ -72,6 +73,7 @@ def diagnose(
         online: also ask the remote feeds for a little data.
         lock_file: the lock file that the installed packages should agree with.
         runs: looks at the orchestrator's runs, which this module knows nothing of.
+        environment: variables that Dagster and Ray themselves read.
     """
     installation = Installation(settings, lambda: now, new=True, checked=False)
     looks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
@@ -87,7 +89,7 @@ def diagnose(
         ("sql models", lambda: _models(installation.models)),
         ("notifier", lambda: _notifier(settings)),
         ("erasures", lambda: _erasures(installation, now)),
-        ("dagster", lambda: _dagster(dagster_home)),
+        ("dagster", lambda: _dagster(dagster_home, settings, environment)),
         ("runs", runs),
         ("packages", lambda: _packages(lock_file)),
     ]
@@ -519,8 +521,9 @@ def _erasures(installation: Installation, now: datetime) -> Iterator[Finding]:
         yield Finding("ok", "erasures", f"{_counted(len(erasures), 'request')}, all proven or in progress")
 
 
-def _dagster(home: Path | None) -> Iterator[Finding]:
+def _dagster(home: Path | None, settings: Settings, environment: Mapping[str, str]) -> Iterator[Finding]:
     from hfthot_platform.core.documents import load_yaml
+    from resources.instance import diagnose_instance
 
     step = "`make dev` sets it; for other shells: export DAGSTER_HOME=<repository>/dagster_home"
     if home is None:
@@ -543,6 +546,8 @@ def _dagster(home: Path | None) -> Iterator[Finding]:
         yield Finding("ok", "dagster", f"instance {home}")
     else:
         yield Finding("warn", "dagster", "telemetry is on", f"Set `telemetry: enabled: false` in {file}.")
+    if isinstance(instance, dict):
+        yield from diagnose_instance(instance, settings.orchestration, environment, file=file)
 
 
 def _packages(lock_file: Path) -> Iterator[Finding]:

@@ -121,6 +121,7 @@ def _root(
 _COMMANDS: tuple[Callable[..., None], ...] = (
     setup.init,
     setup.settings,
+    setup.dagster_config,
     data.demo,
     data.ingest,
     data.withdraw,

@@ -1,4 +1,4 @@
-"""Commands that set an installation up: init, settings."""
+"""Commands that set an installation up: init, settings, dagster-config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from hfthot_platform.interfaces.cli.output import print_json, print_table
 
-__all__ = ["init", "settings"]
+__all__ = ["dagster_config", "init", "settings"]
 
 
 def init(context: typer.Context) -> None:
@@ -44,3 +44,27 @@ def settings(
         print_table(
             ("setting", "value", "source"), [(setting.name, setting.value, setting.source) for setting in found]
         )
+
+
+def dagster_config(
+    context: typer.Context,
+    orchestration: Annotated[
+        str, typer.Argument(help="one_host, postgres, ray or kubernetes.", show_default="the setting")
+    ] = "",
+) -> None:
+    """Print the configuration of the Dagster instance: for `dagster.yaml` in the folder that DAGSTER_HOME names.
+
+    It has no secret and no address: they come from the environment of each process of Dagster.
+    """
+    from typing import cast, get_args
+
+    from hfthot_platform.core.errors import BadRequestError, nearest
+    from hfthot_platform.core.settings import Orchestration
+    from resources.instance import instance_yaml
+
+    known = get_args(Orchestration)
+    chosen = orchestration or context.obj.settings().orchestration
+    if chosen not in known:
+        hint = nearest(chosen, known) or f"One of {', '.join(known)}."
+        raise BadRequestError(f"there is no configuration {chosen!r}", where="dagster-config", hint=hint)
+    typer.echo(instance_yaml(cast("Orchestration", chosen)), nl=False)
