@@ -32,6 +32,7 @@ from hfthot_platform.storage.incidents import Incident
 from hfthot_platform.storage.incidents import record as record_incident
 from hfthot_platform.storage.lakehouse import Lakehouse
 from hfthot_platform.storage.lakehouse.locks import writers_lock
+from tests import object_store, postgres
 
 NOW = datetime(2024, 1, 3, 6, tzinfo=UTC)
 HOME = Path(__file__).resolve().parent.parent / "dagster_home"
@@ -492,3 +493,33 @@ def test_every_table_of_the_contracts_is_looked_at(own):
     broken = {finding.subject for finding in look(own) if finding.level == "error"}
 
     assert set(CONTRACTS) <= broken
+
+
+# -- clocks -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("seconds", "level"), [(0, "ok"), (-60, "error"), (60, "error")])
+def test_a_clock_that_differs_from_the_object_store_s_is_told(tmp_path, seconds, level):
+    with object_store.serving() as server:
+        settings = settings_for(tmp_path, lake_root="s3://lake/clocks", storage_options=server.options)
+
+        found = diagnose(settings, NOW, clock=lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+
+    (told,) = [finding for finding in found if finding.subject == "clock (servers)"]
+    assert told.level == level
+    assert ("ahead of" in told.message) == (seconds > 0)
+    assert ("behind" in told.message) == (seconds < 0)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(("seconds", "level"), [(0, "ok"), (-60, "error"), (60, "error")])
+def test_a_clock_that_differs_from_the_database_s_is_told(tmp_path, seconds, level):
+    url = str(postgres.server().database())
+    settings = settings_for(tmp_path, accounts_url=url, key_file=tmp_path / "kek.json")
+    Accounts.open(settings, create=True).close()
+
+    found = diagnose(settings, NOW, clock=lambda: datetime.now(UTC) + timedelta(seconds=seconds))
+
+    assert [finding.level for finding in found if finding.subject == "clock" and "database" in finding.message] == [
+        level
+    ]

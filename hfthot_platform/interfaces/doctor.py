@@ -33,7 +33,7 @@ from hfthot_platform.core.settings import (
     Settings,
     SimulatedFeedSettings,
 )
-from hfthot_platform.core.time import ONE_DAY, midnight
+from hfthot_platform.core.time import ONE_DAY, midnight, utc_now
 from hfthot_platform.domain.contracts.model import TableContract
 from hfthot_platform.storage.lakehouse import Lakehouse, Table, check_clock
 from hfthot_platform.storage.lakehouse.snapshot import Snapshot
@@ -46,6 +46,10 @@ __all__ = ["diagnose"]
 
 
 _GB = 1_000_000_000
+#: By so much clocks of hosts and servers may differ: sessions, quotas and commits of all hosts stand in one order.
+_CLOCKS_AGREE = timedelta(seconds=5)
+#: Servers may tell their time to the second.
+_TOLD_TO = timedelta(seconds=1)
 _LITTLE_ROOM = 10 * _GB
 _NO_ROOM = 1 * _GB
 #: Spill folders and staged batches older than this belong to processes that died.
@@ -63,6 +67,7 @@ def diagnose(
     lock_file: Path = _REPOSITORY / "requirements.lock",
     runs: Callable[[], Iterable[Finding]] = tuple,
     environment: Mapping[str, str] = os.environ,
+    clock: Callable[[], datetime] = utc_now,
 ) -> list[Finding]:
     """Look at everything and return what was found, in the order in which to read it.
 
@@ -74,6 +79,7 @@ def diagnose(
         lock_file: the lock file that the installed packages should agree with.
         runs: looks at the orchestrator's runs, which this module knows nothing of.
         environment: variables that Dagster and Ray themselves read.
+        clock: this host's clock, which is compared with those of the servers.
     """
     installation = Installation(settings, lambda: now, new=True, checked=False)
     looks: list[tuple[str, Callable[[], Iterable[Finding]]]] = [
@@ -82,6 +88,7 @@ def diagnose(
         ("feeds", lambda: _feeds(settings, now, online=online)),
         ("tables", lambda: _tables(installation, now)),
         ("accounts", lambda: _accounts(installation)),
+        ("clock (servers)", lambda: _clocks(installation, clock)),
         ("private folders", lambda: _loose(settings)),
         ("landing", lambda: _landing(settings, now)),
         ("scratch", lambda: _scratch(settings, now)),
@@ -127,6 +134,33 @@ def _hosts(settings: Settings) -> Iterator[Finding]:
             "hosts",
             f"{settings.hosts} hosts share lake, accounts, keys, exports, certificates, landing folder and reports",
         )
+
+
+def _clocks(installation: Installation, clock: Callable[[], datetime]) -> Iterator[Finding]:
+    """Compare this host's clock with those of the servers that all hosts share."""
+    servers: list[tuple[str, Callable[[], datetime | None]]] = [("object store", installation.storage.server_time)]
+    if installation.settings.accounts_url is not None and installation.has_accounts:
+        servers.append(("accounts' database", installation.store.server_time))
+    agreeing = []
+    for server, ask in servers:
+        before = clock()
+        told = ask()
+        if told is None:
+            continue
+        after = clock()
+        # It was told between the two, and may be cut to the second.
+        ahead = max(before - told - _TOLD_TO, told - after, timedelta(0))
+        if ahead > _CLOCKS_AGREE:
+            direction = "behind" if told > after else "ahead of"
+            what = f"this host's clock is {ahead.total_seconds():,.0f} seconds {direction} the {server}'s"
+            step = (
+                "Run an NTP client, such as chrony, on every host and server; `chronyc tracking` tells the difference."
+            )
+            yield Finding("error", "clock (servers)", what, step)
+        else:
+            agreeing.append(server)
+    if agreeing:
+        yield Finding("ok", "clock (servers)", f"this host's clock agrees with the {' and the '.join(agreeing)}'s")
 
 
 # -- the lake ---------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import re
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from hfthot_platform.core.errors import ConfigError
@@ -18,7 +18,7 @@ from hfthot_platform.core.errors import ConfigError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["create_object", "creates_only_once", "open_store", "read_object", "store_errors"]
+__all__ = ["create_object", "creates_only_once", "open_store", "read_object", "store_errors", "store_time"]
 
 #: Options of the connection, which are not options of one kind of store.
 _OF_THE_CLIENT: Final = frozenset(
@@ -135,6 +135,29 @@ def read_object(store: ObjectStore, name: str) -> bytes | None:
             return bytes(obstore.get(store, name).bytes())
     except FileNotFoundError:
         return None
+
+
+def store_time(store: ObjectStore, folder: str) -> datetime:
+    """Return what the object store's clock says, to the second, by making an object, which is removed.
+
+    Args:
+        store: the objects.
+        folder: where the object is made.
+
+    Raises:
+        OSError: the store did not answer, or refused.
+    """
+    import obstore
+
+    name = f"{folder}/{uuid.uuid4().hex}"
+    try:
+        create_object(store, name, b"1")
+        with store_errors():
+            made: datetime = obstore.head(store, name)["last_modified"]
+    finally:
+        with store_errors():
+            obstore.delete(store, name)
+    return made
 
 
 def creates_only_once(store: ObjectStore, folder: str) -> bool:

@@ -400,7 +400,7 @@ def test_a_fork_waits_for_other_threads_and_the_child_outlives_the_parents_store
         assert subjects(again) == {1, 2}
 
 
-def test_a_server_that_was_restarted_costs_one_failed_call():
+def test_a_server_that_was_restarted_costs_one_failed_read_and_no_write():
     server = postgres.Server()
     try:
         with Store.open(server.database()) as store:
@@ -412,11 +412,9 @@ def test_a_server_that_was_restarted_costs_one_failed_call():
             with pytest.raises(StoreError):
                 store.head()
             assert store.head() == (0, GENESIS)
-            with pytest.raises(StoreError), store.transaction() as tx:
-                subject(tx, 2)
             with store.transaction() as tx:
-                subject(tx, 3)
-            assert subjects(store) == {1, 3}
+                subject(tx, 2)
+            assert subjects(store) == {1, 2}
     finally:
         server.close()
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
@@ -29,7 +30,7 @@ from hfthot_platform.core.errors import (
     nearest,
 )
 from hfthot_platform.domain.contracts import TableContract
-from hfthot_platform.storage.objects import creates_only_once, open_store, store_errors
+from hfthot_platform.storage.objects import creates_only_once, open_store, store_errors, store_time
 
 __all__ = ["Storage", "damaged", "translated"]
 
@@ -139,6 +140,17 @@ class Storage:
                 hint="Commits of two writers would be lost without a trace. Use a store with conditional put, or "
                 "switch it on.",
             )
+
+    def server_time(self) -> datetime | None:
+        """Return what the object store's clock says, to the second; None for a folder of this host.
+
+        Raises:
+            StorageUnavailableError: it did not answer.
+        """
+        if self.local is not None:
+            return None
+        with translated("lake"):
+            return store_time(open_store(self.root, self.options), "_probe")
 
     def folders_of_tables(self, parents: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
         """Return which folders there are below some folders, each as its parts below the root."""

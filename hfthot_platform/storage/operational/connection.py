@@ -92,9 +92,17 @@ class Connection:
         """Run a text as it is on the driver, and return its cursor: transactions, pragmas, the log's head."""
         return self._driver.execute(text)
 
+    @property
+    def lost(self) -> bool:
+        """Whether the server, or the way to it, ended the connection, as far as was noticed."""
+        return bool(getattr(self._driver, "broken", False))
+
     def close(self) -> None:
         """Close it."""
         with contextlib.suppress(Exception):
+            if self.lost:
+                # There is nobody to say goodbye to; trying fills the log with tracebacks.
+                self.core.invalidate()
             # The connection is going away; whatever it still has to say concerns nobody.
             self.core.close()
 

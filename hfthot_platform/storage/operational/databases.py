@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -81,6 +82,9 @@ class Database(Protocol):
 
     def end_turn(self) -> None:
         """Let other writers come in; the transaction is over."""
+
+    def server_time(self, connection: Connection) -> datetime | None:
+        """Return what the server's clock says, None where there is no server."""
 
     def upgrading(self, connection: sa.Connection) -> contextlib.AbstractContextManager[None]:
         """Hold every other process off while the schema is brought up to date, in one transaction."""
@@ -157,6 +161,9 @@ class Sqlite:
     def begin(self, connection: Connection) -> Head:
         connection.command("BEGIN IMMEDIATE")
         return Head(*connection.command(_SELECT_HEAD).fetchone())
+
+    def server_time(self, connection: Connection) -> datetime | None:  # noqa: ARG002 - it is a file of this host
+        return None
 
     def end_turn(self) -> None:
         if self._locks is not None:
@@ -332,6 +339,10 @@ class Postgres:
     def end_turn(self) -> None:
         """Do nothing: the end of the transaction released the row."""
 
+    def server_time(self, connection: Connection) -> datetime | None:
+        found: datetime = connection.command("SELECT clock_timestamp()").fetchone()[0]
+        return found.astimezone(UTC)
+
     @contextlib.contextmanager
     def upgrading(self, connection: sa.Connection) -> Iterator[None]:
         connection.exec_driver_sql("BEGIN")
@@ -360,7 +371,12 @@ class Postgres:
                 if getattr(error.orig, "sqlstate", None) == "55P03":
                     raise _still_held(name, seconds, self.where) from None
                 raise
-            yield
+            try:
+                yield
+            finally:
+                if getattr(connection.connection.driver_connection, "broken", False):
+                    # The server ended it, and the lock with it; there is nobody to say goodbye to.
+                    connection.invalidate()
 
     def files(self) -> list[Path]:
         return []

@@ -268,8 +268,17 @@ class Store:
             raise self._is_closed()
         self._database.wait_turn()
         try:
+            rested = self._writer
             writer = self._current_writer()
-            head = self._database.begin(writer)
+            try:
+                head = self._database.begin(writer)
+            except Exception:
+                if writer is not rested or not writer.lost:
+                    raise
+                # The server ended it while it rested: nothing was said on it, so it is said on a new one.
+                self._discard_writer()
+                writer = self._current_writer()
+                head = self._database.begin(writer)
         except BaseException:
             self._discard_writer()
             self._database.end_turn()
@@ -386,6 +395,11 @@ class Store:
             for statement in _READ_ONLY[self._database.engine.dialect.name]:
                 reader.command(statement)
             return reader
+
+    def server_time(self) -> datetime | None:
+        """Return what the clock of the database's server says, None where the store is a file of this host."""
+        with self.reading() as rx:
+            return self._database.server_time(rx)
 
     # -- the log --------------------------------------------------------------------------------------------
 
