@@ -144,6 +144,7 @@ def backtests(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Plat
                 weights=_read_all(lake, "portfolio.weights", portfolio),
                 adaptive=_read_all(lake, "portfolio.adaptive_weights", portfolio),
                 market_series=_market_series(portfolio, regimes),
+                mapped=platform.mapped(context, "backtests"),
             )
         )
     rows, curves = pl.concat(part.rows for part in found), pl.concat(part.equity for part in found)

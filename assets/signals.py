@@ -67,7 +67,14 @@ def regime_models(context: dg.AssetExecutionContext, platform: dg.ResourceParam[
     failed: list[tuple[str, str]] = []
     for series in REGIME_SERIES:
         closes = _read_closes(platform.lake, series, days)
-        rows, missed = model_rows(closes, known, days, interval=series.interval, settings=series.settings)
+        rows, missed = model_rows(
+            closes,
+            known,
+            days,
+            interval=series.interval,
+            settings=series.settings,
+            mapped=platform.mapped(context, f"regime models of {series.interval}"),
+        )
         parts.append(rows)
         failed += missed
     yield from publish_days(
@@ -94,7 +101,14 @@ def regimes(context: dg.AssetExecutionContext, platform: dg.ResourceParam[Platfo
     failed: list[tuple[str, str]] = []
     for series in REGIME_SERIES:
         closes = _read_closes(platform.lake, series, days)
-        rows, missed = regime_rows(closes, models, days, interval=series.interval, settings=series.settings)
+        rows, missed = regime_rows(
+            closes,
+            models,
+            days,
+            interval=series.interval,
+            settings=series.settings,
+            mapped=platform.mapped(context, f"regimes of {series.interval}"),
+        )
         parts.append(rows)
         failed += missed
     inputs = ("market.closes", "market.bars", "signals.regime_models")
@@ -157,7 +171,7 @@ def _forecasts(
             continue
         window = (made_at - ONE_DAY).date(), (made_at + ONE_DAY).date()
         rows = market.scan().filter(within(market.contract, window), pl.col("ts") < made_at).collect()
-        found = forecast(rows, made_at=made_at)
+        found = forecast(rows, made_at=made_at, mapped=platform.mapped(context, f"forecasts at {made_at:%H:%M}"))
         parts.append(found.rows)
         failed += [(series, f"{made_at:%Y-%m-%d %H:%M}: {reason}") for series, reason in found.failed]
     audited = table.audit(pl.concat(parts))

@@ -18,6 +18,7 @@ from dagster_duckdb import DuckDBResource
 
 from hfthot_platform.app.installation import Installation
 from hfthot_platform.core.errors import BadRequestError
+from hfthot_platform.core.parallel import Mapped
 from hfthot_platform.core.settings import Settings
 from hfthot_platform.core.time import utc_now
 from hfthot_platform.core.version import __version__
@@ -30,6 +31,9 @@ __all__ = ["NO_ACCOUNTS", "LakeDuckDB", "Platform", "duckdb_resource"]
 #: What sensors, schedules and runs about accounts say where nobody made any.
 NO_ACCOUNTS: Final = "there are no accounts yet; `hfthot init` creates them"
 
+#: Items of which the run's log tells how many are done.
+_MANY_ITEMS: Final = 40
+
 
 class Platform(Installation):
     """The installation as assets use it: who first writes makes the lake, and stamps say which run wrote."""
@@ -38,6 +42,19 @@ class Platform(Installation):
         self, settings: Settings, clock: Callable[[], datetime] = utc_now, *, new: bool = True, create: bool = False
     ) -> None:
         super().__init__(settings, clock, new=new, create=create)
+
+    def mapped(self, context: dg.AssetExecutionContext, name: str) -> Mapped:
+        """Return what applies a function to many items where the settings say; the run's log tells how far it is."""
+        told = 0
+
+        def tell(name: str, done: int, total: int) -> None:
+            nonlocal told
+            # Each line is an event in Dagster's log: ten of them, and none for what is done in a moment.
+            if total >= _MANY_ITEMS and done * 10 // total > told:
+                told = done * 10 // total
+                context.log.info("%s: %d of %d", name, done, total)
+
+        return self.cluster.mapped(name, tell)
 
     def stamp(self, context: dg.AssetExecutionContext, *inputs: str) -> Stamp:
         """Return the stamp of this run for its commits, with the current versions of the input tables."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hfthot_platform.adapters.ports import Feed
     from hfthot_platform.domain.access.visibility import Relations
     from hfthot_platform.services.accounts.accounts import Accounts
+    from hfthot_platform.services.cluster import Cluster
     from hfthot_platform.services.sql import Databases, Limits
     from hfthot_platform.services.sql.gateway import GatewayPool, QueryLimits
     from hfthot_platform.services.sql.models import Models
@@ -36,7 +37,7 @@ __all__ = ["Installation"]
 
 _T = TypeVar("_T")
 #: The parts that hold processes, threads, connections or keys, in the order in which they are closed.
-_CLOSED: Final = ("gateway_pool", "databases", "accounts", "store")
+_CLOSED: Final = ("cluster", "gateway_pool", "databases", "accounts", "store")
 
 
 class Installation:
@@ -249,6 +250,21 @@ class Installation:
             return GatewayPool(workers=self.settings.sql_workers, limits=ceiling)
 
         return self._part("gateway_pool", make)
+
+    @property
+    def cluster(self) -> Cluster:
+        """Return where units of work are computed.
+
+        Raises:
+            ConfigError: the setting names what is not installed.
+        """
+
+        def make() -> Cluster:
+            from hfthot_platform.services.cluster import open_cluster
+
+            return open_cluster(self.settings)
+
+        return self._part("cluster", make)
 
     @property
     def feeds(self) -> tuple[Feed, ...]:

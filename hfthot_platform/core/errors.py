@@ -86,6 +86,7 @@ __all__ = [
     "UnknownUserError",
     "UnsupportedTableError",
     "VersionUnavailableError",
+    "WorkerLostError",
     "nearest",
     "nearest_symbol",
     "same_symbol",
@@ -603,6 +604,13 @@ class RejectedFileError(SourceError):
     def __init__(self, reason: str, what: str, *, where: str = "", hint: str = "") -> None:
         self.reason = reason
         super().__init__(what, where=where, hint=hint)
+
+
+class WorkerLostError(HfthotError):
+    """Workers died over the same work again and again."""
+
+    code = "WORKER_LOST"
+    remedy = "Look at the memory of the host that the worker ran on, and at what the system says of its end."
 
 
 class ModelError(HfthotError):

@@ -112,6 +112,8 @@ STATUSES: Final[dict[str, Status]] = {
     "HISTORY_UNAVAILABLE": Status(1, 404, "OUT_OF_RANGE"),
     "CHECKSUM_MISMATCH": Status(1, 502, "DATA_LOSS"),
     "FILE_REJECTED": Status(1, 422, "INVALID_ARGUMENT"),
+    # -- work on other processes and hosts
+    "WORKER_LOST": Status(1, 503, "UNAVAILABLE"),
     # -- models
     "MODEL_FAILED": Status(1, 422, "FAILED_PRECONDITION"),
     "DATA_UNFIT": Status(1, 422, "FAILED_PRECONDITION"),

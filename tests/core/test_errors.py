@@ -85,6 +85,7 @@ CODES = {
     "UnknownUserError": "UNKNOWN_USER",
     "UnsupportedTableError": "TABLE_UNSUPPORTED",
     "VersionUnavailableError": "VERSION_UNAVAILABLE",
+    "WorkerLostError": "WORKER_LOST",
 }
 
 

@@ -43,6 +43,7 @@ import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
@@ -53,6 +54,7 @@ from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.compiled import compiled
 from hfthot_platform.core.display import Displayed
 from hfthot_platform.core.errors import BadRequestError, DataError, ModelError, NotConvergedError
+from hfthot_platform.core.parallel import Mapped, in_threads
 from hfthot_platform.core.time import DAY
 from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models import chiarella
@@ -898,12 +900,14 @@ def adaptive(
     capital: float | None = None,
     seed: int = 0,
     workers: int = 1,
+    mapped: Mapped | None = None,
 ) -> AdaptiveRun:
     """Walk the pipeline forward: at each bar it knows that bar and the ones before, and nothing else.
 
     Args:
         data: bars. costs: fees and slippage. rules: how to decide. capital: see `decide`. seed: of everything.
         workers: threads for regime models and calibrations; the result does not depend on it.
+        mapped: where the regime models are walked forward instead; nor on this.
 
     Raises:
         BadRequestError: an argument out of its domain.
@@ -917,8 +921,8 @@ def adaptive(
     T, n = data.close.shape
     if rules.warm_up >= T:
         raise DataError(f"{T} bars", where=f"{_WHERE}.adaptive", hint=f"More than warm_up={rules.warm_up} are needed.")
-    with ThreadPoolExecutor(workers) as pool:
-        regimes = list(pool.map(lambda i: _walk_forward_regimes(data, i, rules, seed), range(n)))
+    walk = partial(_walk_forward_regimes, rules=rules, seed=seed)
+    regimes = (mapped or in_threads(workers))(walk, [data.close[:, i] for i in range(n)])
     targets = np.full((T, n), np.nan)
     markets: dict[str, FittedMarket | ModelError] = {}
     fitted = -rules.refit_every
@@ -941,9 +945,9 @@ def adaptive(
     return AdaptiveRun(targets, pl.concat(rows))
 
 
-def _walk_forward_regimes(data: Bars, i: int, rules: AdaptiveRules, seed: int) -> tuple[int, WalkForward] | None:
+def _walk_forward_regimes(close: FloatArray, rules: AdaptiveRules, seed: int) -> tuple[int, WalkForward] | None:
     """Return the walk-forward regimes of a symbol and the bar that they start at, or None without a model."""
-    y = _log_returns(data.close[:, i])
+    y = _log_returns(close)
     present = ~np.isnan(y)
     first = int(present.argmax())
     if not present.any() or len(y) - first < rules.warm_up:

@@ -12,10 +12,10 @@ record did.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, is_dataclass
 from datetime import date, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -24,6 +24,7 @@ import polars as pl
 from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.errors import BadRequestError, DataError, HfthotError
 from hfthot_platform.core.intervals import interval_microseconds
+from hfthot_platform.core.parallel import Mapped, in_threads
 from hfthot_platform.core.time import MINUTE, midnight
 from hfthot_platform.domain.contracts.portfolio import ALL_SYMBOLS, BACKTEST_EQUITY, BACKTESTS
 from hfthot_platform.domain.market.panel import Bars
@@ -67,6 +68,16 @@ class _BacktestCase:
     cuts: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Recorded:
+    """A strategy that follows recorded targets, (T, N)."""
+
+    targets: FloatArray
+
+    def __call__(self, _: Bars) -> FloatArray:
+        return self.targets
+
+
 def backtest_rows(
     market: pl.DataFrame,
     *,
@@ -79,6 +90,7 @@ def backtest_rows(
     costs: Costs | None = None,
     curve_points: int = 500,
     workers: int = 2,
+    mapped: Mapped | None = None,
 ) -> Backtests:
     """Run every strategy over the bars before a day.
 
@@ -95,6 +107,8 @@ def backtest_rows(
         costs: fees and slippage.
         curve_points: of each equity curve that become rows, at most.
         workers: threads; the rows do not depend on it.
+        mapped: where the accounts are worked on instead; nor on this. Other forms than threads need rules that can be
+            pickled.
 
     Returns:
         Rows of `portfolio.backtests` and `portfolio.backtest_equity`; and `strategy symbol@venue` that failed: a
@@ -150,16 +164,7 @@ def backtest_rows(
         except HfthotError as error:
             failed.append((name, str(error)))
 
-    charged = costs or Costs()
-
-    def run(case: _BacktestCase) -> BacktestResult | str:
-        try:
-            return backtest(case.strategy, case.bars, charged, regimes=case.regimes, causality_cuts=case.cuts)
-        except HfthotError as error:
-            return str(error)
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        results = list(pool.map(run, cases))
+    results = (mapped or in_threads(workers))(partial(_run, costs=costs or Costs()), cases)
     figures: list[dict[str, Any]] = []
     curves: list[pl.DataFrame] = [rows_of(BACKTEST_EQUITY, [])]
     for case, result in zip(cases, results, strict=True):
@@ -169,6 +174,13 @@ def backtest_rows(
         figures.append(_figures(case, result, run_on))
         curves.append(_curve(case, result, run_on, curve_points))
     return Backtests(rows_of(BACKTESTS, figures), pl.concat(curves), tuple(failed))
+
+
+def _run(case: _BacktestCase, costs: Costs) -> BacktestResult | str:
+    try:
+        return backtest(case.strategy, case.bars, costs, regimes=case.regimes, causality_cuts=case.cuts)
+    except HfthotError as error:
+        return str(error)
 
 
 # --- strategies -------------------------------------------------------------------------------------------------
@@ -227,8 +239,7 @@ def _of_weights(
     venue = venues[0] if len(venues) == 1 else ",".join(venues)
     labels = None if states is None else _labels(states, bars, ALL_SYMBOLS, venue, market_series, length)
     parameters = {"kind": "recorded", "table": "adaptive_weights" if name == ADAPTIVE else "weights"}
-    strategy: Callable[[Bars], FloatArray] = lambda _: targets  # noqa: E731 - a function by nature
-    return _BacktestCase(name, strategy, parameters, venue, ALL_SYMBOLS, bars, length, interval, labels, 0)
+    return _BacktestCase(name, _Recorded(targets), parameters, venue, ALL_SYMBOLS, bars, length, interval, labels, 0)
 
 
 def _targets(bars: Bars, recorded: pl.DataFrame) -> FloatArray:

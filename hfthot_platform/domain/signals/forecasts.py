@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -23,6 +22,7 @@ import polars as pl
 
 from hfthot_platform.core.arrays import FloatArray, IntArray
 from hfthot_platform.core.errors import BadRequestError, DataError, HfthotError
+from hfthot_platform.core.parallel import Mapped, in_threads
 from hfthot_platform.core.time import MINUTE
 from hfthot_platform.domain.contracts.signals import CHIARELLA_FORECASTS, MFG_PRICES
 from hfthot_platform.domain.models import chiarella
@@ -59,6 +59,7 @@ def mfg_price_rows(
     points: int = 11,
     seed: int = 0,
     workers: int = 2,
+    mapped: Mapped | None = None,
 ) -> Forecasts:
     """Forecast the price path of each series with the mean field game of its recent order flow.
 
@@ -72,6 +73,7 @@ def mfg_price_rows(
         points: of the path that become rows, the first at `made_at` and the last at the horizon.
         seed: of the drawn agents.
         workers: threads; the rows do not depend on it.
+        mapped: where the series are worked on instead; nor on this.
 
     Returns:
         Rows of `signals.mfg_prices`, and the series that could not be forecast: too few or no recent data, or no
@@ -94,7 +96,8 @@ def mfg_price_rows(
         seed=seed,
     )
     series = _rows_by_series(_known_at(market, made_at, window_minutes, where))
-    return _forecasts(market, made_at, series, one, workers, partial(rows_of, MFG_PRICES))
+    mapped = mapped or in_threads(workers)
+    return _forecasts(market, made_at, series, one, mapped, partial(rows_of, MFG_PRICES))
 
 
 def mfg_forecast(
@@ -202,6 +205,7 @@ def chiarella_rows(
     points: int = 13,
     seed: int = 0,
     workers: int = 2,
+    mapped: Mapped | None = None,
 ) -> Forecasts:
     """Forecast the price fan of each series with Chiarella's market, fitted to the log-closes of its minutes.
 
@@ -223,6 +227,7 @@ def chiarella_rows(
         points: of the fan that become rows, the first at `made_at` and the last at the horizon.
         seed: of the optimiser and the simulation.
         workers: threads; the rows do not depend on it.
+        mapped: where the series are worked on instead; nor on this.
 
     Returns:
         Rows of `signals.chiarella_forecasts`, and the series that could not be forecast.
@@ -251,7 +256,8 @@ def chiarella_rows(
         points=points,
         seed=seed,
     )
-    return _forecasts(bars_1m, made_at, _rows_by_series(known), one, workers, partial(rows_of, CHIARELLA_FORECASTS))
+    mapped = mapped or in_threads(workers)
+    return _forecasts(bars_1m, made_at, _rows_by_series(known), one, mapped, partial(rows_of, CHIARELLA_FORECASTS))
 
 
 def _chiarella_rows(
@@ -459,29 +465,30 @@ def _forecasts(
     made_at: datetime,
     series: dict[tuple[str, str], pl.DataFrame],
     one: Callable[[pl.DataFrame], list[dict[str, Any]]],
-    workers: int,
+    mapped: Mapped,
     frame_of: Callable[[list[dict[str, Any]]], pl.DataFrame],
 ) -> Forecasts:
-    """Forecast all series in threads (the models' loops release the GIL); rows in the order of the series' names.
+    """Forecast all series; rows in the order of the series' names.
 
     A series of the market of which nothing was known fails as well.
     """
     before = market.filter(pl.col("ts") < made_at)
     pairs = before.select(pl.col("symbol", "venue").cast(pl.String)).unique().sort("symbol", "venue").rows()
-
-    def work(key: tuple[str, str]) -> list[dict[str, Any]] | str:
-        try:
-            if key not in series:
-                raise DataError("nothing within the window", where="signals.forecasts", hint="Check the feed.")
-            return one(series[key])
-        except HfthotError as error:
-            # One series' data must not take the others with it, whatever the model objected to.
-            return str(error)
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        results = list(pool.map(work, pairs))
+    results = mapped(partial(_forecast_series, one=one), [series.get((symbol, venue)) for symbol, venue in pairs])
     rows = [row for result in results if not isinstance(result, str) for row in result]
     failed = tuple(
         (series_name(*key), result) for key, result in zip(pairs, results, strict=True) if isinstance(result, str)
     )
     return Forecasts(frame_of(rows), failed)
+
+
+def _forecast_series(
+    known: pl.DataFrame | None, one: Callable[[pl.DataFrame], list[dict[str, Any]]]
+) -> list[dict[str, Any]] | str:
+    """Forecast one series; its data must not take the others with it, whatever the model objects to."""
+    try:
+        if known is None:
+            raise DataError("nothing within the window", where="signals.forecasts", hint="Check the feed.")
+        return one(known)
+    except HfthotError as error:
+        return str(error)

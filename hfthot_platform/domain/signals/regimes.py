@@ -7,10 +7,10 @@ every interval, US equities' the trading days of the exchange.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from hfthot_platform.core.arrays import FloatArray
 from hfthot_platform.core.errors import DataError, ModelError, NotConvergedError
 from hfthot_platform.core.intervals import interval_microseconds
+from hfthot_platform.core.parallel import Mapped, in_threads
 from hfthot_platform.core.time import DAY, ONE_DAY, Days, day_number, day_of, each_day, midnight, moment
 from hfthot_platform.domain.contracts.signals import (
     QUIET_LABELS,
@@ -73,6 +74,7 @@ def model_rows(
     *,
     interval: str,
     settings: RegimeSettings | None = None,
+    mapped: Mapped | None = None,
 ) -> tuple[pl.DataFrame, Failed]:
     """Fit the models that become due on the given days, each on bars before its day.
 
@@ -82,6 +84,7 @@ def model_rows(
         days: when the models are used first.
         interval: of the bars: 5m, 15m, 1h or 1d.
         settings: how.
+        mapped: where the series are worked on, by default in threads; the rows do not depend on it.
 
     Returns:
         New rows of `signals.regime_models`, without partition column and version, and what failed.
@@ -92,12 +95,13 @@ def model_rows(
     chosen = settings or RegimeSettings()
     latest = _latest_models(known.filter(pl.col("interval") == interval), days[0])
     results = _for_every_series(
-        _closes_by_series(closes, interval, days[1]),
-        lambda series: _fit_series(
-            series, _read_model(latest.get((series.venue, series.symbol))), days, interval, chosen
-        ),
+        [
+            (series, latest.get((series.venue, series.symbol)))
+            for series in _closes_by_series(closes, interval, days[1])
+        ],
+        partial(_fit_series, days=days, interval=interval, settings=chosen),
         interval,
-        chosen.workers,
+        mapped or in_threads(chosen.workers),
     )
     rows = [row for found, _ in results for row in found]
     failed = tuple(failure for _, failures in results for failure in failures)
@@ -111,6 +115,7 @@ def regime_rows(
     *,
     interval: str,
     settings: RegimeSettings | None = None,
+    mapped: Mapped | None = None,
 ) -> tuple[pl.DataFrame, Failed]:
     """Filter the regimes of the bars of the given days.
 
@@ -120,6 +125,7 @@ def regime_rows(
         days: days of the bars.
         interval: of the bars.
         settings: `history_bars` before each model's first bar warm the filter up.
+        mapped: as for `model_rows`.
 
     Returns:
         Rows of `signals.regimes` for every bar that is there, and the series without a model, or with one that
@@ -132,12 +138,13 @@ def regime_rows(
     own = models.filter(pl.col("interval") == interval).sort("fitted_on")
     by_series = dict(own.group_by("venue", "symbol", maintain_order=True))
     results = _for_every_series(
-        _closes_by_series(closes, interval, days[1]),
-        lambda series: _filter_series(
-            series, by_series.get((series.venue, series.symbol)), days, interval, chosen.history_bars
-        ),
+        [
+            (series, by_series.get((series.venue, series.symbol)))
+            for series in _closes_by_series(closes, interval, days[1])
+        ],
+        partial(_filter_series, days=days, interval=interval, history=chosen.history_bars),
         interval,
-        chosen.workers,
+        mapped or in_threads(chosen.workers),
     )
     parts = [frame for frames, _ in results for frame in frames]
     failed = tuple(failure for _, failures in results for failure in failures)
@@ -190,26 +197,24 @@ def _schema(contract: Any, partition: str) -> dict[str, pl.DataType]:
 
 
 def _for_every_series(
-    items: Iterable[_Closes], work: Callable[[_ReturnSeries], _Found], interval: str, workers: int
+    items: Sequence[tuple[_Closes, Any]], work: Callable[[_ReturnSeries, Any], _Found], interval: str, mapped: Mapped
 ) -> list[_Found]:
-    """Work on all series in threads (the models' loops release the GIL), results in the order of the series.
+    """Work on all series, each with what is known of it; results in the order of the series."""
+    return mapped(partial(_work_on_series, work=work, interval=interval), items)
 
-    A series whose closes cannot be put on a grid is a failure of its own and costs the others nothing.
-    """
 
-    def one(closes: _Closes) -> _Found:
-        name = f"{closes.symbol}@{closes.venue}"
-        try:
-            made = _on_grid(closes.venue, closes.ticks, closes.close, interval)
-            if made is None:
-                return [], [(name, "fewer than two bars")]
-            ts, returns = made
-            return work(_ReturnSeries(closes.venue, closes.symbol, ts, returns, ts // DAY))
-        except ModelError as error:
-            return [], [(name, str(error))]
-
-    with ThreadPoolExecutor(max(1, workers)) as pool:
-        return list(pool.map(one, items))
+def _work_on_series(item: tuple[_Closes, Any], work: Callable[[_ReturnSeries, Any], _Found], interval: str) -> _Found:
+    """Work on one series.  Closes that cannot be put on a grid are a failure of its own and cost the others nothing."""
+    closes, known = item
+    name = f"{closes.symbol}@{closes.venue}"
+    try:
+        made = _on_grid(closes.venue, closes.ticks, closes.close, interval)
+        if made is None:
+            return [], [(name, "fewer than two bars")]
+        ts, returns = made
+        return work(_ReturnSeries(closes.venue, closes.symbol, ts, returns, ts // DAY), known)
+    except ModelError as error:
+        return [], [(name, str(error))]
 
 
 def _latest_models(known: pl.DataFrame, first: date) -> Mapping[_KEY, tuple[date, str]]:
@@ -269,8 +274,9 @@ def _on_grid(
 
 
 def _fit_series(
-    series: _ReturnSeries, latest: tuple[date, RegimeModel] | None, days: Days, interval: str, settings: RegimeSettings
+    series: _ReturnSeries, stored: tuple[date, str] | None, days: Days, interval: str, settings: RegimeSettings
 ) -> tuple[list[dict[str, Any]], list[tuple[str, str]]]:
+    latest = _read_model(stored)
     name = f"{series.symbol}@{series.venue}"
     rows: list[dict[str, Any]] = []
     failures: list[tuple[str, str]] = []
