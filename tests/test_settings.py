@@ -267,7 +267,16 @@ class TestTheExample:
 
         in_file = {setting.name for setting in effective(settings) if setting.source.startswith("hfthot.toml:")}
         assert in_file == set(Settings.model_fields)
-        examples = {"storage_options", "feeds", "accounts_url", "keys", "dagster_home", "reports", "reports_url"}
+        examples = {
+            "storage_options",
+            "feeds",
+            "accounts_url",
+            "keys",
+            "dagster_home",
+            "reports",
+            "reports_url",
+            "users_root",
+        }
         for name, field in Settings.model_fields.items():
             assert name in examples or getattr(settings, name) == field.default, name
         for feed in settings.feeds:

@@ -147,7 +147,8 @@ class Installation:
         def make() -> Storage:
             from hfthot_platform.storage.lakehouse.storage import Storage
 
-            return Storage.parse(self.settings.lake_root, self.settings.plain_storage_options())
+            settings = self.settings
+            return Storage.parse(settings.lake_root, settings.plain_storage_options(), settings.users_root)
 
         return self._part("storage", make)
 

@@ -57,6 +57,7 @@ _PLACES: Final = (
     "exports",
     "certificates",
     "reports",
+    "users_root",
     "dagster_home",
 )
 
@@ -156,6 +157,10 @@ class Settings(BaseSettings):
     disk of one of them, which is refused at start (`docs/scale.md`)."""
     lake_root: str = "data/lake"
     """Folder, `file://` URL or object-store URL of the lake."""
+    users_root: Location | None = None
+    """Folder or object-store URL of the user tables (users, sessions, API keys, usage, audit log), if they are to be
+    apart from the lake: then the proof of an erasure does not read market data.  Choose it before the first account
+    is made."""
     storage_options: dict[str, SecretStr] = Field(default_factory=dict)
     """Options of the object store: endpoint, region, credentials."""
     landing: Location = Path("data/landing")

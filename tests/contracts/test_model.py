@@ -153,3 +153,35 @@ def test_partition_values_derive_from_the_time_in_utc(grain, dtype, expected):
 
     assert value.dtype == declared.column(grain).polars
     assert str(value[0]) == expected
+
+
+#: What the texts of market data are; none of them is anything that a person wrote, or is called.
+MARKET_TEXTS = {
+    *("symbol", "base", "quote", "currency", "venue", "market", "kind", "source", "source_ref"),
+    *("side", "interval", "status", "origin", "observation", "reason", "warnings"),
+    *("regime", "regime_of", "previous", "by_regime", "model_id", "method", "strategy", "parameters"),
+}
+
+
+def test_tables_of_market_data_have_no_place_for_a_person():
+    market = [contract for contract in CONTRACTS.values() if contract.namespace in {"market", "signals", "portfolio"}]
+
+    assert all(contract.concerns_nobody for contract in market)
+    texts = {column.name for contract in market for column in contract.columns if column.dtype == TEXT}
+    assert texts == MARKET_TEXTS, "an erasure does not read these tables: is the new column never about a person?"
+
+
+def test_no_other_table_is_taken_for_market_data():
+    others = [
+        contract for contract in CONTRACTS.values() if contract.namespace not in {"market", "signals", "portfolio"}
+    ]
+
+    assert not any(contract.concerns_nobody for contract in others)
+
+
+@pytest.mark.parametrize("change", [{"personal": True}, {"role": "subject"}])
+def test_a_market_table_with_a_column_about_a_person_is_none_that_concerns_nobody(change):
+    contract = CONTRACTS["market.trades"]
+    column = Column("owner", TEXT, "Who", nullable=True, **change)
+
+    assert not replace(contract, columns=(*contract.columns, column)).concerns_nobody

@@ -102,6 +102,7 @@ def test_a_refused_file_has_its_reason_beside_it(lake, settings, landing):
     assert json.loads(landing.read("rejected/poem.txt.reason.json"))["reason"] == "unrecognised"
 
 
+@pytest.mark.soak
 def test_a_name_that_no_disk_takes_is_refused_without_being_fetched(lake, settings, landing):
     landing.put(f"{'x' * 300}.csv", b"a,b\n1,2\n")
 
@@ -131,6 +132,7 @@ def test_content_that_comes_again_under_its_name_is_only_moved(lake, settings, l
     assert trades(lake) == 10
 
 
+@pytest.mark.soak
 def test_content_that_comes_again_under_another_name_is_refused(lake, settings, landing, drop):
     drop("trades.csv")
     run(lake, settings)
@@ -142,6 +144,7 @@ def test_content_that_comes_again_under_another_name_is_refused(lake, settings, 
     assert "rejected/again.csv.reason.json" in names(landing)
 
 
+@pytest.mark.soak
 def test_another_content_under_the_name_of_one_before_is_kept_beside_it(lake, settings, landing, drop):
     drop("trades.csv")
     run(lake, settings)
@@ -174,6 +177,7 @@ def test_a_run_that_died_before_it_moved_a_file_is_finished_by_the_next(lake, se
     assert trades(lake) == 10
 
 
+@pytest.mark.soak
 def test_a_file_that_is_overwritten_while_it_is_taken_in_stays_and_is_taken_in_too(lake, settings, landing, drop):
     drop("trades.csv")
 
@@ -289,6 +293,7 @@ def test_a_file_of_user_events_is_deleted_once_it_was_taken_in(accounts, lake, s
     assert list(settings.scratch.glob("landing-*")) == []
 
 
+@pytest.mark.soak
 def test_events_of_an_unknown_account_wait_for_its_registration(accounts, lake, settings, landing):
     landing.put("users/later.jsonl", event(2, "api_call"))
 

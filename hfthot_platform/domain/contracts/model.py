@@ -207,6 +207,15 @@ class TableContract:
         return self.parts[0] if len(self.parts) > 1 else "accounts"
 
     @property
+    def concerns_nobody(self) -> bool:
+        """Whether rows of the table cannot be about a person: of market data, with no personal column and no subject.
+
+        What was rejected, what happened, and what an SQL model computes are not among these tables.
+        """
+        personal = self.subject is not None or any(column.personal for column in self.columns)
+        return self.namespace in {"market", "signals", "portfolio"} and self.made_from is None and not personal
+
+    @property
     def table(self) -> str:
         """Return the last part of the name."""
         return self.parts[-1]

@@ -167,7 +167,7 @@ class _RowOwners:
         return self._known[key]
 
     def _in_lake(self, path: str, value: str) -> bool:
-        storage = self._lake.storage
+        storage = self._lake.storage.users
         if not path.endswith(".parquet") or "_delta_log" in path:
             return False
         for contract in USER_TABLES:

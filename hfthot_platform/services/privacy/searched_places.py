@@ -50,16 +50,27 @@ def searched_places(accounts: Accounts, lake: Lakehouse) -> tuple[tuple[Place, .
     recorded = used_places(accounts.store)
     everywhere = list(dict.fromkeys((*own, *recorded)))
     urls = [place.location for place in everywhere if place.path is None]
-    if lake.storage.local is not None:
-        found.append(Folder(name("lake"), lake.storage.local))
-    else:
-        found.append(_objects(name("lake"), without_credentials(lake.storage.root), lake.storage.options, urls))
+    # The user tables first: where they have a root of their own, it is what counts.
+    roots = [lake.storage.users, lake.storage] if lake.storage.users_root is not None else [lake.storage]
+    unread = _market_tables(lake) if len(roots) > 1 else {}
+    for storage in roots:
+        left = list(unread.values()) if storage is lake.storage else []
+        if storage.local is not None:
+            found.append(Folder(name("lake"), storage.local, leave=tuple(storage.local / folder for folder in left)))
+        else:
+            objects = _objects(name("lake"), without_credentials(storage.root), storage.options, urls)
+            found.append(replace(objects, leave=(*objects.leave, *left)))
+    if unread:
+        limits.append(
+            "Tables of market data were not read, since their contracts have no column about a person: "
+            f"{', '.join(unread)}."
+        )
     if files := accounts.store.files():
         found.append(Folder(name("store"), files[0].parent))
     else:
         engine = sa.create_engine(accounts.store.url, poolclass=NullPool, hide_parameters=True)
         found.append(SqlDatabase(name("store"), engine))
-    have = {("lake", str(lake.storage.local)), ("lake", without_credentials(lake.storage.root))}
+    have = {("lake", without_credentials(storage.root)) for storage in roots}
     have.add(("store", str(files[0].parent) if files else ""))
     for place in everywhere:
         if (place.kind, place.location) in have:
@@ -88,6 +99,11 @@ def searched_places(accounts: Accounts, lake: Lakehouse) -> tuple[tuple[Place, .
         found += [Folder(name("dagster"), folder) for folder in more]
         limits += elsewhere
     return tuple(found), list(dict.fromkeys(limits))
+
+
+def _market_tables(lake: Lakehouse) -> dict[str, str]:
+    """Return the tables that cannot be about a person, each with its folder below the lake's root."""
+    return {contract.name: "/".join(contract.parts) for contract in lake.contracts.values() if contract.concerns_nobody}
 
 
 def _folder(name: str, kind: str, path: Path) -> Folder:

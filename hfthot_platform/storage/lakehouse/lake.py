@@ -92,7 +92,8 @@ class Lakehouse:
                 self._found = any(Table(self, known).exists() for known in (INCIDENTS, *self.contracts.values()))
             else:
                 patterns = ("*/_delta_log", "*/*/_delta_log")
-                self._found = any(log.is_dir() for pattern in patterns for log in local.glob(pattern))
+                roots = (local, Path(self.storage.users.root))
+                self._found = any(log.is_dir() for root in roots for pattern in patterns for log in root.glob(pattern))
         return self._found
 
     def create(self) -> None:

@@ -65,10 +65,41 @@ class Storage:
 
     root: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    #: Root of the user tables, where it is another one.
+    users_root: str | None = None
 
     @classmethod
-    def parse(cls, root: str | Path, options: Mapping[str, str] | None = None) -> Storage:
-        """Return the storage of a path, a `file://` URL or an object-store URL."""
+    def parse(
+        cls,
+        root: str | Path,
+        options: Mapping[str, str] | None = None,
+        users_root: str | Path | None = None,
+    ) -> Storage:
+        """Return the storage of a path, a `file://` URL or an object-store URL.
+
+        Args:
+            root: of the lake.
+            options: of the object store.
+            users_root: of the user tables, if it is another one; both are folders, or both on the object store.
+
+        Raises:
+            ConfigError: a root names no place, or the two are not apart.
+        """
+        if users_root is not None:
+            lake, users = cls.parse(root, options), cls.parse(users_root, options)
+            if (lake.local is None) != (users.local is None):
+                raise ConfigError(
+                    "one of lake and user tables is on this host, the other one on an object store",
+                    where="setting 'users_root'",
+                    hint="Put both on the object store, or both on this host.",
+                )
+            if lake.root == users.root or f"{users.root}/".startswith(f"{lake.root}/"):
+                raise ConfigError(
+                    "the root of the user tables is inside the lake",
+                    where="setting 'users_root'",
+                    hint="Choose a folder or prefix beside lake_root.",
+                )
+            return cls(lake.root, lake.options, users.root)
         text = str(root)
         url = urlparse(text)
         if url.scheme == "file":
@@ -105,9 +136,18 @@ class Storage:
         """Return whether any engine opens data files by their paths; on an object store only those with its options."""
         return self.local is not None
 
+    def root_of(self, parts: tuple[str, ...]) -> str:
+        """Return the root below which a table of this name is: user tables alone have a name of one part."""
+        return self.root if self.users_root is None or len(parts) > 1 else self.users_root
+
+    @property
+    def users(self) -> Storage:
+        """Return the storage of the user tables as if it were a lake of its own."""
+        return self if self.users_root is None else Storage(self.users_root, self.options)
+
     def uri(self, contract: TableContract) -> str:
         """Return where a table is."""
-        return "/".join((self.root, *contract.parts))
+        return "/".join((self.root_of(contract.parts), *contract.parts))
 
     def location(self, contract: TableContract) -> str:
         """Return the same as a URL for the Delta library, which takes a bare path apart at `%`, `#` and `?`."""
@@ -116,11 +156,12 @@ class Storage:
 
     def local_table(self, contract: TableContract) -> Path | None:
         """Return a table's folder, or None on an object store."""
-        return self.local.joinpath(*contract.parts) if self.local else None
+        return Path(self.root_of(contract.parts)).joinpath(*contract.parts) if self.local else None
 
     def lock_file(self, contract: TableContract) -> Path | None:
         """Return the writers' lock file of a table, or None on an object store."""
-        return self.local / "_locks" / f"{contract.name}.lock" if self.local else None
+        root = Path(self.root_of(contract.parts))
+        return root / "_locks" / f"{contract.name}.lock" if self.local else None
 
     def require_safe(self) -> None:
         """Check that an object store lets only one writer create an object; three requests, and none on a disk.
@@ -158,15 +199,18 @@ class Storage:
             return {
                 (*parent, path.name)
                 for parent in parents
-                if (folder := self.local.joinpath(*parent)).is_dir()
+                if (folder := Path(self.root_of((*parent, "")), *parent)).is_dir()
                 for path in folder.iterdir()
             }
         import obstore
 
-        store = open_store(self.root, self.options)
+        roots = {root: open_store(root, self.options) for root in {self.root, self.users.root}}
         with translated("lake"), store_errors():
             listed = {
-                parent: obstore.list_with_delimiter(store, "".join(f"{part}/" for part in parent)) for parent in parents
+                parent: obstore.list_with_delimiter(
+                    roots[self.root_of((*parent, ""))], "".join(f"{part}/" for part in parent)
+                )
+                for parent in parents
             }
         return {
             (*parent, prefix.rpartition("/")[2])

@@ -45,6 +45,8 @@ def places_of_settings(settings: Settings) -> list[UsedPlace]:
     """Return the places of the settings of this process, whether they exist or not."""
     lake = settings.lake_folder()
     found: list[tuple[str, Location]] = [("lake", settings.lake_root if lake is None else lake)]
+    if settings.users_root is not None:
+        found.append(("lake", settings.users_root))
     if settings.accounts_url is None:
         found.append(("store", settings.accounts))
     if settings.key_source == "file":

@@ -12,7 +12,7 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Final, cast
@@ -210,13 +210,20 @@ class ObjectStore:
         import obstore
 
         fetched = _Fetched(self.store)
+        waiting: list[str | None] = [None]
         try:
             with store_errors():
-                for page in obstore.list(self.store):
-                    for meta in page:
+                while waiting:
+                    folder = waiting.pop()
+                    if any((folder or "") in _above(left) for left in self.leave):
+                        # Level by level: what is left alone is not even listed, however much that is.
+                        found = obstore.list_with_delimiter(self.store, folder)
+                        waiting += [below for below in found["common_prefixes"] if below not in self.leave]
+                        pages: Iterable[Any] = [found["objects"]]
+                    else:
+                        pages = obstore.list(self.store, folder)
+                    for meta in (meta for page in pages for meta in page):
                         path, size = str(meta["path"]), int(meta["size"])
-                        if any(path.startswith(f"{folder}/") for folder in self.leave):
-                            continue
 
                         def opened(_: FileOpener, path: str = path, size: int = size) -> BinaryIO:
                             return fetched.open(path, size)
@@ -247,6 +254,12 @@ class ObjectStore:
                 if is_leftover(folder, token):
                     left = [meta["path"] for page in obstore.list(self.store, folder) for meta in page]
                     obstore.delete(self.store, left)
+
+
+def _above(folder: str) -> set[str]:
+    """Return every folder that a folder is in."""
+    parts = folder.split("/")
+    return {"/".join(parts[:depth]) for depth in range(len(parts))}
 
 
 class _Fetched:

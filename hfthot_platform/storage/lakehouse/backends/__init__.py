@@ -30,7 +30,7 @@ def backend_of(storage: Storage, contract: TableContract) -> Backend:
     if storage.local is not None and folder is not None and lock_file is not None:
         from hfthot_platform.storage.lakehouse.backends.local import LocalBackend
 
-        return LocalBackend(contract.name, folder, lock_file, storage.local / "_damaged" / contract.name)
+        return LocalBackend(contract.name, folder, lock_file, lock_file.parent.parent / "_damaged" / contract.name)
     from hfthot_platform.storage.lakehouse.backends.object import ObjectBackend
 
-    return ObjectBackend(contract.name, storage.root, storage.uri(contract), storage.options)
+    return ObjectBackend(contract.name, storage.root_of(contract.parts), storage.uri(contract), storage.options)
