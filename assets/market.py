@@ -11,10 +11,10 @@ from assets.common import YESTERDAY, asset_key, publish_days, published, rule_re
 from hfthot_platform.core.time import ONE_DAY, Days
 from hfthot_platform.domain.market.universe import universe_over
 from hfthot_platform.services.derive.derivation import derive
-from hfthot_platform.services.derive.tables import rows_of_days
+from hfthot_platform.services.derive.tables import DENSE_SOURCES, rows_of_unit
 from hfthot_platform.services.ingest import stage_feeds, stated_by
 from hfthot_platform.services.ingest.feeds import CONFLICTS
-from hfthot_platform.storage.lakehouse import Table
+from hfthot_platform.storage.lakehouse import Table, Unit
 from hfthot_platform.storage.lakehouse.days import within
 from resources.platform import Platform, days_of
 
@@ -150,11 +150,14 @@ def _derive_table(
     stamp = platform.stamp(context, *inputs)
     now = platform.clock()
 
-    def compute(piece: Days) -> pl.DataFrame:
-        return rows_of_days(platform.lake, name, piece, now=now)
+    def compute(unit: Unit) -> pl.DataFrame:
+        return rows_of_unit(platform.lake, name, unit, now=now)
 
     stated = stated_by(platform.feeds, platform.lake, name, settings=platform.settings)
-    with derive(platform.lake, name, days, compute, stated=stated, settings=platform.settings) as derivation:
+    source = DENSE_SOURCES.get(name)
+    with derive(
+        platform.lake, name, days, compute, source=source, stated=stated, settings=platform.settings
+    ) as derivation:
         yield from rule_results(derivation.staging)
         if not derivation.staging.publishable:
             derivation.staging.quarantine(stamp=stamp)

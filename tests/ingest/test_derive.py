@@ -15,7 +15,8 @@ from hfthot_platform.core.settings import load_settings
 from hfthot_platform.domain.market.bars import bars_from_trades
 from hfthot_platform.services.derive.derivation import derive
 from hfthot_platform.services.ingest import stated_by
-from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, staging, streamed
+from hfthot_platform.storage.lakehouse import Lakehouse, Stamp, staging
+from hfthot_platform.storage.lakehouse.datafiles import DataFiles
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = (date(2024, 1, 1), date(2024, 1, 3))
@@ -135,18 +136,18 @@ def test_a_vendors_rows_that_arrive_while_it_computes_stand(lake, settings):
 def test_rows_that_arrive_during_the_commit_itself_stand(lake, settings, monkeypatch):
     """Another writer commits between the read and the write of the replacement: the whole is read again."""
     publish(lake, settings, lambda _: bars(range(4), close=9.0))
-    write, arrived = streamed.write_deltalake, []
+    commit, arrived = DataFiles.commit, []
 
     def late(*args, **kwargs):
         if not arrived:
             arrived.append(True)
             Lakehouse.open(lake.storage.root).table(TABLE).merge(stated([1]))
-        write(*args, **kwargs)
+        commit(*args, **kwargs)
 
-    monkeypatch.setattr(streamed, "write_deltalake", late)
-    (commit,) = publish(lake, settings, lambda _: bars(range(4)))
+    monkeypatch.setattr(DataFiles, "commit", late)
+    (done,) = publish(lake, settings, lambda _: bars(range(4)))
     assert arrived
-    assert commit.attempts > 1
+    assert done.attempts > 1
     assert closes(lake) == [(0, 10.0), (1, 20.0), (2, 10.0), (3, 10.0)]
 
 
@@ -225,8 +226,8 @@ def test_running_again_makes_no_version(lake, settings):
 def test_decades_of_sparse_rows_take_a_dozen_pieces(lake, settings):
     asked = []
 
-    def compute(piece):
-        asked.append(piece)
+    def compute(unit):
+        asked.append(unit.days)
         return bars([0]).clear()
 
     publish(lake, settings, compute, days=(date(1990, 1, 1), date(2024, 1, 1)))
@@ -244,9 +245,9 @@ def test_pieces_stay_short_where_rows_are_dense(lake, settings, monkeypatch):
     monkeypatch.setattr(module, "_SMALL_PIECE_ROWS", 2)
     asked = []
 
-    def compute(piece):
-        asked.append(piece)
-        at = (datetime.combine(piece[0], datetime.min.time(), UTC) - START) // timedelta(minutes=1)
+    def compute(unit):
+        asked.append(unit.days)
+        at = (datetime.combine(unit.days[0], datetime.min.time(), UTC) - START) // timedelta(minutes=1)
         return bars(range(at, at + 3))
 
     commits = publish(lake, settings, compute, days=(date(2024, 1, 1), date(2024, 4, 3)))
@@ -279,8 +280,8 @@ def test_too_many_bad_rows_publish_nothing(lake, settings):
 def test_a_computation_that_fails_leaves_nothing_behind(lake, settings, tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "_ROWS_IN_MEMORY", 2)
 
-    def compute(piece):
-        if piece[0] > date(2024, 1, 1):
+    def compute(unit):
+        if unit.days[0] > date(2024, 1, 1):
             raise ZeroDivisionError
         return bars(range(4))
 

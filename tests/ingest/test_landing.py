@@ -475,12 +475,12 @@ def test_an_interrupted_file_of_several_batches_is_all_there_or_not_at_all(
     landing.drop("kraken_BTCEUR.csv", csv_of(0, 25) + line_of(2) + line_of(3, price=101) + line_of(99, price=-1))
     commit = DataFiles.commit
 
-    def dies(self, *arguments):
+    def dies(self, *arguments, **options):
         if self.contract.name == "market.trades":
             if committed:
-                commit(self, *arguments)
+                commit(self, *arguments, **options)
             raise Killed
-        commit(self, *arguments)
+        commit(self, *arguments, **options)
 
     with monkeypatch.context() as patch:
         patch.setattr(DataFiles, "commit", dies)

@@ -19,7 +19,6 @@ from hfthot_platform.services.derive.derivation import derive
 from hfthot_platform.services.ingest import ingest_files
 from hfthot_platform.services.quality import run_checks
 from hfthot_platform.storage.lakehouse import Lakehouse
-from hfthot_platform.storage.lakehouse.days import within
 from tests.recordings import CSV, FREQTRADE, HOURS, PERP, STREAMS, XRP, Recordings
 
 NOW = datetime(2025, 7, 1, tzinfo=UTC)
@@ -107,8 +106,8 @@ def test_bars_derived_from_trades_equal_the_vendors_that_take_their_place(xrp):
     count = xrp.data.facts.xrp_bars["1m"]
     trades = lake.table("market.trades")
 
-    def compute(piece):
-        return bars_from_trades(trades.scan().filter(within(trades.contract, piece)))
+    def compute(unit):
+        return bars_from_trades(trades.scan().filter(unit.within(trades.contract)))
 
     with derive(lake, "market.bars_1m", days, compute, settings=xrp.settings) as derivation:
         assert [commit.rows_published for commit in derivation.publish()] == [count]
@@ -172,8 +171,8 @@ def test_every_coarser_interval_equals_an_independent_computation(perp):
     lake = perp.lake
     minutes = lake.table("market.bars_1m")
 
-    def compute(piece):
-        rows = minutes.scan().filter(within(minutes.contract, piece)).collect()
+    def compute(unit):
+        rows = minutes.scan().filter(unit.within(minutes.contract)).collect()
         return pl.concat(bars_from_bars(rows, interval) for interval in DERIVED)
 
     days = date(2025, 5, 1), date(2025, 7, 1)

@@ -16,7 +16,8 @@ import pytest
 from deltalake.exceptions import CommitFailedError
 
 from hfthot_platform.core.errors import CommitConflictError, LockTimeoutError
-from hfthot_platform.storage.lakehouse import Stamp, maintain, streamed, write
+from hfthot_platform.storage.lakehouse import Stamp, maintain, write
+from hfthot_platform.storage.lakehouse.datafiles import DataFiles
 from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 WRITER = Path(__file__).parent / "writer.py"
@@ -124,7 +125,7 @@ def test_a_writer_that_always_loses_gives_up_with_a_typed_error_and_wrote_nothin
         tries.append(1)
         raise CommitFailedError("a concurrent transaction")
 
-    monkeypatch.setattr(streamed, "write_deltalake", lose)
+    monkeypatch.setattr(DataFiles, "commit", lose)
 
     with pytest.raises(
         CommitConflictError, match="other writers committed first 12 times in a row; nothing was written"
@@ -133,17 +134,18 @@ def test_a_writer_that_always_loses_gives_up_with_a_typed_error_and_wrote_nothin
 
     assert len(tries) == 12
     assert table.version() == 1
+    assert len(list(table.folder.rglob("*.parquet"))) == 1, "what was written for the attempts is gone"
 
 
 def test_what_failed_after_the_commit_counts_as_published(table, trades, monkeypatch):
     table.append(trades(5))
-    original = streamed.write_deltalake
+    original = DataFiles.commit
 
     def then_fail(*args, **kwargs):
         original(*args, **kwargs)
         raise OSError(errno.ENOSPC, "no room for the checkpoint")
 
-    monkeypatch.setattr(streamed, "write_deltalake", then_fail)
+    monkeypatch.setattr(DataFiles, "commit", then_fail)
 
     commit = table.append(trades(5, 50))
 

@@ -162,17 +162,6 @@ def test_however_many_partitions_are_compacted_it_is_one_commit(tmp_path):
         assert stored.equals(stored.sort("symbol", "venue", "date"))
 
 
-def test_a_partition_too_large_to_sort_is_written_as_it_stands_in_the_same_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr("hfthot_platform.storage.lakehouse.maintenance._SORTABLE_BYTES", 1)
-    lake = Lakehouse.open(tmp_path / "lake")
-    written(lake, "ops.incidents", rows_about(lake.table("ops.incidents").contract, LONG_AGO, LONG_AGO, 50))
-    version = lake.table("ops.incidents").version()
-
-    assert maintain(lake, "ops.incidents").files_compacted == 2
-    assert lake.table("ops.incidents").version() == version + 1
-    assert lake.table("ops.incidents").scan().collect()["incident_id"].n_unique() == 50
-
-
 def test_maintenance_of_a_lake_that_is_not_there_is_an_error(tmp_path):
     with pytest.raises(LakeMissingError, match=str(tmp_path / "nowhere")):
         maintain(Lakehouse.open(tmp_path / "nowhere"), "market.trades")

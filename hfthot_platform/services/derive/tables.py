@@ -16,21 +16,23 @@ from hfthot_platform.domain.market.bars import bars_at, bars_from_bars, bars_fro
 from hfthot_platform.domain.market.gaps import missing_runs
 from hfthot_platform.domain.market.precedence import closes_from_bars
 from hfthot_platform.services.derive.derivation import derive
-from hfthot_platform.storage.lakehouse import Commit, Lakehouse, Stamp
+from hfthot_platform.storage.lakehouse import Commit, Lakehouse, Stamp, Unit
 from hfthot_platform.storage.lakehouse.days import within
 
-__all__ = ["derive_table", "missing_in", "rows_of_days"]
+__all__ = ["DENSE_SOURCES", "derive_table", "missing_in", "rows_of_unit"]
 
+#: Of a derived table, the one below it that may have more rows of a day than memory holds.
+DENSE_SOURCES: Final = {"market.bars_1m": "market.trades", "market.bars": "market.bars_1m"}
 _SERIES: Final = ("market.bars_1m", "market.bars", "market.closes")
 
 
-def rows_of_days(lake: Lakehouse, table: str, days: Days, *, now: datetime) -> pl.DataFrame:
-    """Compute a derived table's rows for some days from the table below it.
+def rows_of_unit(lake: Lakehouse, table: str, unit: Unit, *, now: datetime) -> pl.DataFrame:
+    """Compute a derived table's rows for a unit, some days or a range of symbols of them, from the table below it.
 
     Args:
         lake: the lake.
         table: market.bars_1m, market.bars or market.closes.
-        days: the span.
+        unit: the unit.
         now: up to which the table below is complete.
 
     Raises:
@@ -39,13 +41,13 @@ def rows_of_days(lake: Lakehouse, table: str, days: Days, *, now: datetime) -> p
     _require_derived(table)
     if table == "market.bars_1m":
         trades = lake.table("market.trades")
-        return bars_from_trades(trades.scan().filter(within(trades.contract, days)), until=now)
+        return bars_from_trades(trades.scan().filter(unit.within(trades.contract)), until=now)
     if table == "market.bars":
         source = lake.table("market.bars_1m")
-        minutes = source.scan().filter(within(source.contract, days)).collect()
+        minutes = source.scan().filter(unit.within(source.contract)).collect()
         return pl.concat(bars_from_bars(minutes, interval, until=now) for interval in DERIVED)
     bars = lake.table("market.bars")
-    daily = bars.scan().filter(within(bars.contract, days), pl.col("interval") == "1d")
+    daily = bars.scan().filter(unit.within(bars.contract), pl.col("interval") == "1d")
     return closes_from_bars(daily.collect())
 
 
@@ -62,7 +64,7 @@ def derive_table(
 
     Args:
         lake: the lake.
-        table: as for `rows_of_days`.
+        table: as for `rows_of_unit`.
         days: the span; of an interval, the whole bars within it.
         interval: of `market.bars`, one that is not among the usual ones, computed from the finer bars there are.
         settings: for the scratch folder.
@@ -80,7 +82,14 @@ def derive_table(
             raise BadRequestError("--interval applies to market.bars only", where="derive", hint="Leave it out.")
         return [_longer_bars(lake, interval, days, stamp)]
     now = lake.clock()
-    with derive(lake, table, days, lambda piece: rows_of_days(lake, table, piece, now=now), settings=settings) as made:
+    with derive(
+        lake,
+        table,
+        days,
+        lambda unit: rows_of_unit(lake, table, unit, now=now),
+        source=DENSE_SOURCES.get(table),
+        settings=settings,
+    ) as made:
         return made.publish(stamp)
 
 

@@ -1,10 +1,11 @@
 """Versioned, audited tables on Delta Lake.
 
 `lake` and `table` are the way in.  Reading: `read` says which version, `snapshot` what it consists of, `log` is the
-only reader of `_delta_log`.  Writing: `audit` is the gate, `write` makes the commit (`streamed`, `publication`,
-`rewrite` and `datafiles` write its files), `commits` is what a version says of itself, `days` the spans that are
-replaced.  `backends` are the places where files can be; `maintenance` keeps tables small and fast, once `clock` trusts
-the time.  Nothing here knows where rows come from or who orchestrates.
+only reader of `_delta_log`.  Writing: `audit` is the gate, `write` makes the commit (`streamed`, `publication` and
+`rewrite` say what goes into its files, `datafiles` writes them), `commits` is what a version says of itself, `days` the
+spans that are replaced, `units` what is smaller than a day.  `backends` are the places where files can be;
+`maintenance` (with `compaction`) keeps tables small and fast, once `clock` trusts the time.  Nothing here knows where
+rows come from or who orchestrates.
 """
 
 from hfthot_platform.storage.lakehouse.audit import Audited, RuleResult
@@ -14,6 +15,7 @@ from hfthot_platform.storage.lakehouse.lake import Lakehouse
 from hfthot_platform.storage.lakehouse.maintenance import MaintenanceReport, maintain, overdue_share
 from hfthot_platform.storage.lakehouse.staging import Staging, sweep_scratch
 from hfthot_platform.storage.lakehouse.table import Table
+from hfthot_platform.storage.lakehouse.units import Unit, units_of
 
 __all__ = [
     "Audited",
@@ -24,10 +26,12 @@ __all__ = [
     "Staging",
     "Stamp",
     "Table",
+    "Unit",
     "VersionInfo",
     "accept_clock",
     "check_clock",
     "maintain",
     "overdue_share",
     "sweep_scratch",
+    "units_of",
 ]

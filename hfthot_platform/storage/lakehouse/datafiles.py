@@ -1,23 +1,29 @@
 """The data files of a table, written and read one by one, for commits that name exactly the files they change.
 
-The Delta library's own merge and delete write what they look for into the log (the predicate, and the span of
-keys that it derives to prune files), and hold everything that they merge in memory.  Here the files are written
-first and the log then gains nothing but their names.
+Every way of writing ends here, so that a data file has one form: sorted, in the contract's columns and types, texts as
+Arrow `string` (`Utf8`), which is what readers built on DataFusion want.  The Delta library's own writers store them as
+`string_view`, and its merge and delete write what they look for into the log (the predicate, and the span of keys that
+it derives to prune files), and hold everything that they merge in memory.  Here the files are written first and the log
+then gains nothing but their names.
 """
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
+from functools import cached_property
 from typing import Any, Final
 from urllib.parse import unquote
 
 import polars as pl
+import pyarrow as pa
 from deltalake import DeltaTable
+from deltalake.exceptions import CommitFailedError
 from deltalake.transaction import AddAction, RemoveAction
 
 from hfthot_platform.domain.contracts import TableContract
@@ -25,7 +31,14 @@ from hfthot_platform.storage.lakehouse.backends import Backend
 from hfthot_platform.storage.lakehouse.commits import active_files
 from hfthot_platform.storage.lakehouse.storage import translated
 
-__all__ = ["DataFile", "DataFiles"]
+__all__ = ["ROW_GROUP_ROWS", "DataFile", "DataFiles"]
+
+#: Rows of a row group where nothing asks for smaller ones.
+ROW_GROUP_ROWS: Final = 131_072
+#: Rows of a file: 31 bytes a trade make about 128 MB of them.
+_MOST_ROWS: Final = 4_000_000
+#: So often a commit is moved behind others that concern it not at all.
+_MOST_MOVES: Final = 100
 
 _WORDS_AND_NUMBERS: Final[frozenset[pl.DataType]] = frozenset({pl.String(), pl.Int64(), pl.Int32()})
 _TIMES: Final[frozenset[pl.DataType]] = frozenset({pl.Datetime("us", "UTC"), pl.Date()})
@@ -61,8 +74,8 @@ class DataFiles:
         handle: DeltaTable,
         backend: Backend,
         *,
-        row_group_rows: int,
-        times_in_log: bool,
+        row_group_rows: int = ROW_GROUP_ROWS,
+        times_in_log: bool = True,
     ) -> None:
         self.contract = contract
         self._handle = handle
@@ -104,6 +117,25 @@ class DataFiles:
             for column in contract.columns
         )
 
+    def write_all(self, rows: pl.DataFrame) -> list[DataFile]:
+        """Write rows of any partitions, as they are ordered, in files of bounded size."""
+        by = self.contract.partition_by
+        if not rows.height:
+            return []
+        parts: dict[Any, pl.DataFrame] = {None: rows}
+        if by:
+            parts = {key[0]: part for key, part in rows.partition_by(by, as_dict=True, maintain_order=True).items()}
+        return [
+            self.write(partition, piece) for partition, part in parts.items() for piece in part.iter_slices(_MOST_ROWS)
+        ]
+
+    @cached_property
+    def _arrow_schema(self) -> str:
+        """Return the Arrow schema that a file carries; without it readers take texts for what the writer had."""
+        fields = [field.remove_metadata() for field in self.contract.arrow_schema]
+        stored = pa.schema([field for field in fields if field.name != self.contract.partition_by])
+        return base64.b64encode(stored.serialize().to_pybytes()).decode()
+
     def write(self, partition: date | int | None, rows: pl.DataFrame) -> DataFile:
         """Write one file of the partition's rows, sorted as they are given."""
         by = self.contract.partition_by
@@ -118,6 +150,7 @@ class DataFiles:
                 compression="snappy",
                 row_group_size=self._row_group_rows,
                 storage_options=self._backend.options or None,
+                metadata={"ARROW:schema": self._arrow_schema},
             )
         names = [
             name
@@ -134,11 +167,27 @@ class DataFiles:
             nulls={name: stored[name].null_count() for name in names},
         )
 
-    def commit(self, added: Iterable[DataFile], removed: Iterable[DataFile], properties: Any, hooks: Any) -> None:
+    def commit(
+        self,
+        added: Iterable[DataFile],
+        removed: Iterable[DataFile],
+        properties: Any,
+        hooks: Any,
+        *,
+        concerns: Callable[[int], bool] | None = None,
+    ) -> None:
         """Publish files that were written in the place of stored ones.
 
+        Args:
+            added: the new files.
+            removed: stored ones.
+            properties: what the commit says of itself.
+            hooks: what the Delta library does after it.
+            concerns: of a commit that fails where another version came since the handle was read: whether a version
+                concerns what this commit was computed from; where none does, it comes after them.
+
         Raises:
-            CommitFailedError: another version came since the handle was read; nothing is published.
+            CommitFailedError: another version came between; nothing is published.
         """
         now = int(time.time() * 1000)
         by = self.contract.partition_by
@@ -156,14 +205,26 @@ class DataFiles:
             )
             for file in removed
         ]
-        self._handle.create_write_transaction(
-            [*adds, *removes],
-            "append",
-            self._handle.schema(),
-            [by] if by else [],
-            commit_properties=properties,
-            post_commithook_properties=hooks,
-        )
+        for moves in range(_MOST_MOVES):
+            read = self._handle.version()
+            try:
+                self._handle.create_write_transaction(
+                    [*adds, *removes],
+                    "append",
+                    self._handle.schema(),
+                    [by] if by else [],
+                    commit_properties=properties,
+                    post_commithook_properties=hooks,
+                )
+            except CommitFailedError:
+                if concerns is None or moves == _MOST_MOVES - 1:
+                    raise
+                self._handle.update_incremental()
+                came = range(read + 1, self._handle.version() + 1)
+                if not came or any(map(concerns, came)):
+                    raise
+            else:
+                return
 
     def discard(self) -> None:
         """Delete the new files of a commit that came to nothing; on an object store a vacuum does."""

@@ -1,8 +1,10 @@
-"""Spans of days: the unit of replacement, as Polars filters, as SQL predicates, and as memory-bounded pieces."""
+"""Spans of days: the unit of replacement, as Polars filters and as memory-bounded pieces."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
+from typing import Any
 
 import polars as pl
 
@@ -10,7 +12,7 @@ from hfthot_platform.core.errors import BadRequestError
 from hfthot_platform.core.time import ONE_DAY, PartitionValue, Span, bounds, midnight, partition_range
 from hfthot_platform.domain.contracts import TableContract
 
-__all__ = ["Span", "chunks", "literal", "others_in_partition", "sql_partitions", "sql_within", "within"]
+__all__ = ["Span", "chunks", "in_partitions", "literal", "may_be_within", "others_in_partition", "within"]
 
 _CHUNK_ROWS = 1_000_000
 # Days that a Python date can name with room on both sides; a time beyond is a mistake in its unit.
@@ -45,28 +47,25 @@ def within(contract: TableContract, span: Span) -> pl.Expr:
     return condition
 
 
-def sql_within(contract: TableContract, span: Span) -> str:
-    """Return the same as `within` in SQL, from typed values only (never from text that a user wrote)."""
-    low, high = _time_values(contract, span)
-    parts = [sql_partitions(contract, span)] if contract.partition_by else []
-    if contract.partition_by != "date":
-        parts += [f"{contract.time_column} >= {literal(low)}", f"{contract.time_column} < {literal(high)}"]
-    return " AND ".join(parts)
+def in_partitions(contract: TableContract, span: Span | None, value: PartitionValue | None) -> bool:
+    """Return whether a partition, by its value, may hold rows of a span (None: of any)."""
+    partitions = None if span is None else _partitions(contract, span)
+    return partitions is None or value is None or partitions[0] <= value <= partitions[1]  # type: ignore[operator]
 
 
-def sql_partitions(contract: TableContract, span: Span) -> str:
-    """Return the SQL predicate for the whole partitions that a span touches."""
-    partitions = _partitions(contract, span)
-    if partitions is None:
-        raise BadRequestError("the table has no partitions", where=contract.name)
-    low, high = (literal(value) for value in partitions)
-    return f"{contract.partition_by} >= {low} AND {contract.partition_by} <= {high}"
+def may_be_within(contract: TableContract, span: Span, lows: Mapping[str, Any], highs: Mapping[str, Any]) -> bool:
+    """Return whether a file may have rows of a span, by its bounds; those of times are cut to milliseconds."""
+    first, end = _time_values(contract, span)
+    low, high = lows.get(contract.time_column or ""), highs.get(contract.time_column or "")
+    return low is None or high is None or bool(low < end and high >= first)
 
 
 def others_in_partition(contract: TableContract, span: Span) -> pl.Expr:
     """Return the filter for the rows that share a partition with a span but lie outside it."""
     partitions = _partitions(contract, span)
     if partitions is None or contract.partition_by is None:
+        return within(contract, span).not_()
+    if contract.partition_by == "date":
         return pl.lit(value=False)
     return pl.col(contract.partition_by).is_between(partitions[0], partitions[1]) & within(contract, span).not_()
 

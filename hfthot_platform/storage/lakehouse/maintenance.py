@@ -9,23 +9,22 @@ crashed writers stay.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any, Final
 from urllib.parse import unquote
 
 import polars as pl
-import pyarrow as pa
-from deltalake import DeltaTable, write_deltalake
+from deltalake import DeltaTable
 from deltalake.exceptions import CommitFailedError
 
 from hfthot_platform.core.errors import ClockError, CommitConflictError
-from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.storage.lakehouse.clock import check_clock
 from hfthot_platform.storage.lakehouse.commits import Stamp, active_files, properties
-from hfthot_platform.storage.lakehouse.days import literal
+from hfthot_platform.storage.lakehouse.compaction import TARGET_BYTES, compact, to_compact
+from hfthot_platform.storage.lakehouse.datafiles import DataFile, DataFiles
 from hfthot_platform.storage.lakehouse.lake import Lakehouse
 from hfthot_platform.storage.lakehouse.storage import damaged, translated
 from hfthot_platform.storage.lakehouse.table import Table
@@ -34,12 +33,6 @@ __all__ = ["MOST_EXPIRED", "MaintenanceReport", "maintain", "overdue_share"]
 
 #: Largest share of a table's rows that maintenance drops as past their retention without being told to.
 MOST_EXPIRED: Final = 0.25
-
-#: A partition is compacted when it has at least this many files smaller than the target size.
-_SMALL_FILES = 2
-_TARGET_BYTES = 128 * 1024 * 1024
-#: Compressed size up to which a partition is sorted in memory; rows take about five times that.
-_SORTABLE_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -73,13 +66,14 @@ def maintain(
     history_days: float | None = None,
     most_expired: float = MOST_EXPIRED,
     dry_run: bool = False,
+    file_bytes: int = TARGET_BYTES,
     stamp: Stamp | None = None,
 ) -> MaintenanceReport:
     """Run one round of maintenance on a table.
 
     Rows that were written longer ago than the contract's retention are dropped, small files are compacted in one
-    commit, a checkpoint is written, files and log entries that no retained version needs are removed, and so is what
-    crashed writers left behind.
+    commit (range by range of the sort column, so that memory stays bounded), a checkpoint is written, files and log
+    entries that no retained version needs are removed, and so is what crashed writers left behind.
 
     Args:
         lake: the lake.
@@ -88,6 +82,7 @@ def maintain(
         most_expired: largest share of the table's rows that may be dropped as past their retention; if there are more,
             none is (`rows_withheld`), since a clock or a contract may be wrong.
         dry_run: only say what would be done; the log's clean-up is not foreseen, and the clock is not doubted.
+        file_bytes: size of a compacted file: a larger partition becomes several, sorted and without overlap.
         stamp: who and why.
 
     Raises:
@@ -112,9 +107,10 @@ def maintain(
             withheld = overdue.rows if overdue.share > most_expired else 0
             if dry_run:
                 return _foreseen(table, handle, overdue.rows - withheld, withheld, days, before, started)
-            keeps = withheld or doubted or overdue.predicate is None
-            expired = 0 if keeps else _expire(handle, overdue, stamp)
-            compacted = _compact(table, handle, stamp)
+            keeps = withheld or doubted or not overdue.rows
+            expired = 0 if keeps else _expire(table, handle, overdue, stamp)
+            handle.update_incremental()
+            compacted = compact(contract, handle, table.backend, stamp, target=file_bytes)
             # Durable before anything is deleted that it stands for.
             table.backend.make_all_durable()
             vacuumed = _vacuum(lake, table, handle, days, stamp)
@@ -194,7 +190,9 @@ def _foreseen(
         files_after=before[1],
         rows_expired=expired,
         rows_withheld=withheld,
-        files_compacted=sum(map(len, _to_compact(table.contract, handle).values())),
+        files_compacted=sum(
+            map(len, to_compact(DataFiles(table.contract, handle, table.backend).stored(), table.contract).values())
+        ),
         files_vacuumed=len(_unneeded_files(table, handle, round(days * 24))),
         log_entries_removed=0,
         leftovers_removed=len(table.backend.unfinished()),
@@ -220,9 +218,12 @@ def _writing(table: Table) -> Iterator[DeltaTable]:
 class _Overdue:
     """Rows whose retention is over, by when they were written."""
 
-    predicate: str | None
     rows: int
     total: int
+    #: The partitions of which all rows are.
+    partitions: frozenset[Any] = frozenset()
+    #: The day before which rows were written, where a column says when.
+    before: date | None = None
 
     @property
     def share(self) -> float:
@@ -241,12 +242,12 @@ def _overdue(table: Table, handle: DeltaTable, now: datetime) -> _Overdue:
     counts = actions.column("num_records").to_pylist()
     total = sum(count or 0 for count in counts)
     if contract.retention_days is None or not counts:
-        return _Overdue(None, 0, total)
+        return _Overdue(0, total)
     limit = now - timedelta(days=contract.retention_days)
     if contract.written_column is not None:
         old = table.scan(handle.version()).filter(pl.col(contract.written_column) < limit.date())
         rows = int(old.select(pl.len()).collect().item())
-        return _Overdue(f"{contract.written_column} < {literal(limit.date())}" if rows else None, rows, total)
+        return _Overdue(rows, total, before=limit.date())
     column = contract.partition_by
     where = actions.column(f"partition.{column}").to_pylist() if column else [None] * len(counts)
     newest: dict[Any, int] = {}
@@ -254,83 +255,29 @@ def _overdue(table: Table, handle: DeltaTable, now: datetime) -> _Overdue:
         newest[value] = max(newest.get(value, written), written)
     old_ones = {value for value, written in newest.items() if written < limit.timestamp() * 1000}
     rows = sum(count or 0 for value, count in zip(where, counts, strict=True) if value in old_ones)
-    if not old_ones:
-        return _Overdue(None, 0, total)
-    return _Overdue(_among(str(column), old_ones), rows, total)
+    return _Overdue(rows, total, partitions=frozenset(old_ones))
 
 
-def _among(column: str, values: Iterable[Any]) -> str:
-    return f"{column} IN ({', '.join(literal(value) for value in sorted(values))})"
-
-
-def _expire(handle: DeltaTable, overdue: _Overdue, stamp: Stamp) -> int:
+def _expire(table: Table, handle: DeltaTable, overdue: _Overdue, stamp: Stamp) -> int:
     """Drop rows past the retention; a later vacuum takes their files."""
-    commit, hooks = properties(stamp, operation="EXPIRE")
-    metrics = handle.delete(overdue.predicate, commit_properties=commit, post_commithook_properties=hooks)
-    return int(metrics.get("num_deleted_rows") or 0)
-
-
-def _to_compact(contract: TableContract, handle: DeltaTable) -> dict[Any, list[int]]:
-    """Return the sizes of the files of each partition that has several small ones."""
-    actions = active_files(handle)
-    column = f"partition.{contract.partition_by}"
-    where = actions.column(column).to_pylist() if contract.partition_by else [None] * actions.num_rows
-    files: dict[Any, list[int]] = {}
-    for value, size in zip(where, actions.column("size_bytes").to_pylist(), strict=True):
-        files.setdefault(value, []).append(size)
-    return {
-        value: sizes for value, sizes in files.items() if sum(size < _TARGET_BYTES for size in sizes) >= _SMALL_FILES
-    }
-
-
-def _compact(table: Table, handle: DeltaTable, stamp: Stamp) -> int:
-    """Write every partition with several small files again as one sorted file: all of them in one commit.
-
-    Partition after partition is read, sorted and handed to the writer, so that one is in memory at a time.  delta-rs'
-    own compaction only appends file to file, which loses the order that makes row groups prunable; a partition that is
-    too large to sort in memory is written just so.
-    """
     contract = table.contract
-    handle.update_incremental()
-    files = _to_compact(contract, handle)
-    if not files:
-        return 0
-    rows = table.scan(handle.version())
-    failure: list[Exception] = []
-
-    def batches() -> Iterator[pa.RecordBatch]:
-        try:
-            for value, sizes in files.items():
-                part = rows
-                if contract.partition_by:
-                    part = part.filter(pl.col(contract.partition_by) == pl.lit(value))
-                if sum(sizes) > _SORTABLE_BYTES:
-                    for piece in part.collect_batches(maintain_order=True):
-                        yield from piece.to_arrow().to_batches()
-                else:
-                    # One batch: the writer spreads batches over threads, and the rows would lose their order.
-                    yield from part.sort(contract.sort_by).collect().rechunk().to_arrow().to_batches()
-        except Exception as error:
-            # Inside the Arrow stream it would surface as text.
-            failure.append(error)
-            raise
-
-    commit, hooks = properties(stamp, operation="OPTIMIZE", rows=0)
-    schema = pl.DataFrame(schema=rows.collect_schema()).to_arrow().schema
-    try:
-        write_deltalake(
-            handle,
-            pa.RecordBatchReader.from_batches(schema, batches()),
-            mode="overwrite",
-            predicate=_among(contract.partition_by, files) if contract.partition_by else None,
-            commit_properties=commit,
-            post_commithook_properties=hooks,
-        )
-    except Exception:
-        if failure:
-            raise failure[0] from None
-        raise
-    return sum(map(len, files.values()))
+    data = DataFiles(contract, handle, table.backend)
+    column = contract.written_column
+    added: list[DataFile] = []
+    removed: list[DataFile] = []
+    for file in data.stored():
+        if column is None:
+            if file.partition in overdue.partitions:
+                removed.append(file)
+            continue
+        rows = data.scan(file).collect()
+        stay = rows.filter((pl.col(column) >= overdue.before) | pl.col(column).is_null())
+        if stay.height < rows.height:
+            removed.append(file)
+            added += data.write_all(stay)
+    commit, hooks = properties(stamp, alone=True, operation="EXPIRE", rows=0)
+    data.commit(added, removed, commit, hooks)
+    return overdue.rows
 
 
 def _vacuum(lake: Lakehouse, table: Table, handle: DeltaTable, days: float, stamp: Stamp) -> int:

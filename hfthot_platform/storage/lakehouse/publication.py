@@ -19,12 +19,11 @@ from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.storage.lakehouse.audit import rejected_for_conflict
 from hfthot_platform.storage.lakehouse.datafiles import DataFile, DataFiles
 
-__all__ = ["ROW_GROUP_ROWS", "OnChange", "Publication", "RowComparison", "WithdrawnRows", "compared"]
+__all__ = ["OnChange", "Publication", "RowComparison", "WithdrawnRows", "compared"]
 
 #: What a merge does to a row that is there with other values.
 OnChange = Literal["update", "keep", "reject"]
 
-ROW_GROUP_ROWS: Final = 131_072
 #: Whether a row that incoming ones are compared with was published before, and not just now by an earlier batch.
 _STORED: Final = "_stored"
 
@@ -249,13 +248,13 @@ class Publication:
         """Return whether there is anything to commit."""
         return bool(self._new or self._removed)
 
-    def commit(self, properties: Any, hooks: Any) -> None:
-        """Publish.
+    def commit(self, properties: Any, hooks: Any, *, concerns: Callable[[int], bool] | None = None) -> None:
+        """Publish; see `DataFiles.commit`.
 
         Raises:
             CommitFailedError: another version came since the one that is changed; nothing is published.
         """
-        self.data.commit(self._new, self._removed, properties, hooks)
+        self.data.commit(self._new, self._removed, properties, hooks, concerns=concerns)
 
     def discard(self) -> None:
         """Delete what was written, after a failure."""

@@ -124,18 +124,21 @@ class Staging:
 
     def batches(self) -> Iterator[Audited]:
         """Yield the audited batches, each loaded when it is asked for."""
-        for batch in self._batches:
-            if isinstance(batch, Audited):
-                yield batch
-            else:
-                path, audited = batch
-                numbers = path / "row_numbers.parquet"
-                yield replace(
-                    audited,
-                    rows=pl.read_parquet(path / "rows.parquet"),
-                    rejected=pl.read_parquet(path / "rejected.parquet"),
-                    row_numbers=pl.read_parquet(numbers).to_series() if numbers.exists() else None,
-                )
+        return map(self.batch, range(len(self._batches)))
+
+    def batch(self, number: int) -> Audited:
+        """Return one of the audited batches, loaded where it was spooled."""
+        batch = self._batches[number]
+        if isinstance(batch, Audited):
+            return batch
+        path, audited = batch
+        numbers = path / "row_numbers.parquet"
+        return replace(
+            audited,
+            rows=pl.read_parquet(path / "rows.parquet"),
+            rejected=pl.read_parquet(path / "rejected.parquet"),
+            row_numbers=pl.read_parquet(numbers).to_series() if numbers.exists() else None,
+        )
 
     def quarantine(self, *, source_ref: str = "", stamp: Stamp | None = None) -> None:
         """Keep the rejected rows, as one commit."""

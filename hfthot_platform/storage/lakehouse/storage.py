@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+import polars as pl
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
 from hfthot_platform.core.errors import (
@@ -240,6 +241,11 @@ def translated(table: str) -> Iterator[None]:
         if known is None and isinstance(error, CommitFailedError):
             raise
         raise known or _refused(table, error) from None
+    except pl.exceptions.PolarsError as error:
+        # Of a data file that could not be written; what cannot be read is looked into by whoever reads.
+        if known := _meaning(table, error):
+            raise known from None
+        raise
     except BaseException as error:
         # The Delta library ends with an error that no `except Exception` catches.
         if type(error).__name__ != "PanicException" or not str(error).startswith("Forked process"):

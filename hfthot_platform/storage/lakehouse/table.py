@@ -22,6 +22,7 @@ from hfthot_platform.storage.lakehouse.log import DeltaLog
 from hfthot_platform.storage.lakehouse.publication import OnChange, WithdrawnRows
 from hfthot_platform.storage.lakehouse.read import Reader
 from hfthot_platform.storage.lakehouse.snapshot import Snapshot
+from hfthot_platform.storage.lakehouse.units import Unit
 from hfthot_platform.storage.lakehouse.write import OwningLake, Rows, Writer
 
 __all__ = ["Rows", "Span", "Table"]
@@ -225,6 +226,30 @@ class Table:
             AuditFailedError: more rows were rejected than the contract allows; nothing was published.
         """
         return self._writer.replace(partition, rows, stamp or Stamp())
+
+    def replace_units(
+        self,
+        units: Sequence[Unit],
+        rows: Callable[[Unit, pl.LazyFrame], pl.DataFrame | Audited],
+        *,
+        stamp: Stamp | None = None,
+    ) -> Commit:
+        """Make rows the only ones of the units' days, as one commit; one unit is in memory at a time.
+
+        The table is the same as after `replace` with all rows at once, and as there what is there already is no
+        commit.
+
+        Args:
+            units: all units of some days, in order; `units_of` returns them.
+            rows: returns a unit's rows, given those that are there now; it runs again on every attempt.
+            stamp: who writes and why.
+
+        Raises:
+            SchemaMismatchError: the rows do not fit the contract.
+            BadRequestError: the units do not divide all rows of one span, or rows lie outside their unit.
+            AuditFailedError: more rows of a unit were rejected than the contract allows; nothing was published.
+        """
+        return self._writer.replace_units(units, rows, stamp or Stamp())
 
     def merge(
         self,
