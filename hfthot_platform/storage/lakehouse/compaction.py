@@ -80,9 +80,9 @@ def compact(
     removed = [file for files in partitions.values() for file in files]
     try:
         added: list[DataFile] = []
-        for files in partitions.values():
-            for rows in sorted_ranges(data, files, target):
-                added += data.write_all(rows)
+        for value, files in partitions.items():
+            # One file a range, so that no value is in two of them.
+            added += [data.write(value, rows) for rows in sorted_ranges(data, files, target) if rows.height]
         commit, hooks = properties(stamp, alone=True, operation="OPTIMIZE", rows=0)
         data.commit(added, removed, commit, hooks)
     except BaseException:
