@@ -18,6 +18,7 @@ from hfthot_platform.domain.market.precedence import closes_from_bars
 from hfthot_platform.services.derive.derivation import derive
 from hfthot_platform.storage.lakehouse import Commit, Lakehouse, Stamp, Unit
 from hfthot_platform.storage.lakehouse.days import within
+from hfthot_platform.storage.lakehouse.units import MOST_ROWS
 
 __all__ = ["DENSE_SOURCES", "derive_table", "missing_in", "rows_of_unit"]
 
@@ -58,6 +59,7 @@ def derive_table(
     *,
     interval: str | None = None,
     settings: Settings,
+    most_rows: int = MOST_ROWS,
     stamp: Stamp | None = None,
 ) -> list[Commit]:
     """Compute and publish a derived table's rows for some days; vendors' rows stay.
@@ -68,6 +70,7 @@ def derive_table(
         days: the span; of an interval, the whole bars within it.
         interval: of `market.bars`, one that is not among the usual ones, computed from the finer bars there are.
         settings: for the scratch folder.
+        most_rows: rows of the table below it that are in memory at a time; a larger day is computed by its units.
         stamp: who writes and why.
 
     Raises:
@@ -89,6 +92,7 @@ def derive_table(
         lambda unit: rows_of_unit(lake, table, unit, now=now),
         source=DENSE_SOURCES.get(table),
         settings=settings,
+        most_rows=most_rows,
     ) as made:
         return made.publish(stamp)
 
