@@ -3,8 +3,8 @@
     python benchmarks/bench_units.py [ROWS] [SYMBOLS] [--whole]
 
 By default 50 million trades of 10,000 symbols; the limit is 4 GB of memory a step.  `--whole` also computes the bars of
-the day at once, as a comparison (it takes more memory than most machines have at 50 million).  The trades come in 24 commits, each of all symbols, as a live
-day does.
+the day at once, as a comparison; at 50 million that takes more memory than most machines have.  The trades come in 24
+commits, each of all symbols, as a live day does.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ def batch(writer: int, number: int) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "venue": "kraken",
-            "symbol": "BTC-USDT",
+            "symbol": [f"S{(first + i) % 7}-USD" for i in range(BATCH)],
             "ts": [ts + timedelta(microseconds=writer * 10 + i) for i in range(BATCH)],
             "trade_id": [first + i for i in range(BATCH)],
             "price": [100.0 + (first + i) % 7 for i in range(BATCH)],
@@ -78,7 +78,8 @@ def main() -> None:
             if chosen == "compact":
                 out.write("begin compact\n")
                 out.flush()
-                maintain(lake, "market.trades", history_days=0 if dice.random() < 0.3 else None)
+                # Files so small that a day becomes several, by ranges of symbols.
+                maintain(lake, "market.trades", history_days=0 if dice.random() < 0.3 else None, file_bytes=7_000)
                 out.write("end compact\n")
                 out.flush()
                 continue
