@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, Protocol
 
 import polars as pl
 
@@ -20,13 +20,12 @@ from hfthot_platform.core.time import Span
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.storage.lakehouse.commits import LONGEST_BOUND
 from hfthot_platform.storage.lakehouse.days import in_partitions, within
-
-if TYPE_CHECKING:
-    from hfthot_platform.storage.lakehouse.table import Table
+from hfthot_platform.storage.lakehouse.snapshot import Snapshot
 
 __all__ = [
     "MOST_BYTES",
     "MOST_ROWS",
+    "Divisible",
     "Extent",
     "Unit",
     "counted",
@@ -45,6 +44,17 @@ MOST_ROWS: Final = 4_000_000
 MOST_BYTES: Final = 128 * 1024 * 1024
 #: Behind every text that begins as a bound does.
 _LAST: Final = "\U0010ffff"
+
+
+class Divisible(Protocol):
+    """What is needed of a table to divide its rows."""
+
+    @property
+    def contract(self) -> TableContract:
+        """Return its contract."""
+
+    def opened(self, version: int | None = None) -> Snapshot | None:
+        """Return a version of it, None if nobody wrote it yet."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +110,12 @@ class _Block(NamedTuple):
 
 
 def units_of(
-    table: Table, days: Span, *, version: int | None = None, most_rows: int = MOST_ROWS, most_bytes: int = MOST_BYTES
+    table: Divisible,
+    days: Span,
+    *,
+    version: int | None = None,
+    most_rows: int = MOST_ROWS,
+    most_bytes: int = MOST_BYTES,
 ) -> list[Unit]:
     """Return the units of some days of a table, in order; together they cover every row that is or could be there.
 
@@ -137,7 +152,7 @@ def units_of(
     return units_between(days, column, cuts(extents, count, most_rows=most_rows, most_bytes=most_bytes))
 
 
-def rows_within(table: Table, days: Span) -> int:
+def rows_within(table: Divisible, days: Span) -> int:
     """Return how many rows the partitions of some days have, by the log alone."""
     found = table.opened()
     if found is None:
