@@ -1,10 +1,10 @@
-"""Peak memory and time of a day of many trades: compaction, one-minute bars, five-minute bars, in one process each.
+"""Peak memory and time of a day of many trades: compaction, one-minute bars, five-minute bars, each a process of its own.
 
     python benchmarks/bench_units.py [ROWS] [SYMBOLS] [--whole]
 
 By default 50 million trades of 10,000 symbols; the limit is 4 GB of memory a step.  `--whole` also computes the bars of
 the day at once, as a comparison; at 50 million that takes more memory than most machines have.  The trades come in 24
-commits, each of all symbols, as a live day does.
+commits of all symbols, as a live day does.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ def write(root: str, rows: int, symbols: int) -> str:
     names = pl.Series([f"S{number:05d}-USD" for number in range(symbols)])
     midnight = datetime.combine(DAY, datetime.min.time(), UTC)
     hour = 86_400_000_000 // COMMITS
-    each = rows // COMMITS
+    per_commit = rows // COMMITS
     for commit in range(COMMITS):
         random = np.random.default_rng(commit)
-        times = pl.Series(np.sort(random.integers(commit * hour, (commit + 1) * hour, each)))
+        times = pl.Series(np.sort(random.integers(commit * hour, (commit + 1) * hour, per_commit)))
         frame = pl.DataFrame(
             {
-                "venue": pl.repeat("binance", each, eager=True),
-                "symbol": names.gather(random.integers(0, symbols, each)),
+                "venue": pl.repeat("binance", per_commit, eager=True),
+                "symbol": names.gather(random.integers(0, symbols, per_commit)),
                 "ts": times.cast(pl.Duration("us")) + midnight,
-                "trade_id": np.arange(each) + commit * each,
-                "price": 100 * np.exp(random.normal(0, 0.01, each)),
-                "amount": random.exponential(1.0, each),
-                "side": pl.repeat("buy", each, eager=True),
-                "source": pl.repeat("replay", each, eager=True),
-                "source_ref": pl.repeat(f"bench:{commit}", each, eager=True),
+                "trade_id": np.arange(per_commit) + commit * per_commit,
+                "price": 100 * np.exp(random.normal(0, 0.01, per_commit)),
+                "amount": random.exponential(1.0, per_commit),
+                "side": pl.repeat("buy", per_commit, eager=True),
+                "source": pl.repeat("replay", per_commit, eager=True),
+                "source_ref": pl.repeat(f"bench:{commit}", per_commit, eager=True),
             }
         )
         table.append(frame)

@@ -236,6 +236,7 @@ def test_the_architecture_is_one_page_that_names_every_room():
 EXECUTED = {
     "README.md": "tests/test_documented_examples.py",
     "docs/client.md": "tests/client/test_examples.py",
+    "docs/foreign_engines.md": "tests/soak/test_foreign_engines.py",
     "docs/models/backtest.md": "tests/test_research.py",
     "docs/models/chiarella.md": "tests/test_documented_examples.py",
     "docs/models/mean_field_game.md": "tests/test_documented_examples.py",

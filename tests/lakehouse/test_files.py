@@ -99,11 +99,11 @@ def test_files_of_an_older_release_are_read_and_compaction_writes_them_in_the_ne
 # -- a day of more files -----------------------------------------------------------------------------------------------
 
 
-def day_of(trades, symbols, commits, each=200):
+def day_of(trades, symbols, commits, rows_each=200):
     """Yield a day's trades as they come in: every commit has some of every symbol."""
     for commit in range(commits):
-        names = [f"S{(at * 7 + commit) % symbols:03d}-USD" for at in range(each)]
-        yield trades(each, commit * each).with_columns(symbol=pl.Series(names))
+        names = [f"S{(at * 7 + commit) % symbols:03d}-USD" for at in range(rows_each)]
+        yield trades(rows_each, commit * rows_each).with_columns(symbol=pl.Series(names))
 
 
 def spans(table):

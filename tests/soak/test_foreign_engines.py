@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from datetime import date, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ import polars as pl
 import pytest
 
 from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from tests.conftest import REPOSITORY
 from tests.ingest.test_units import random_trades
 
 PYTHON = os.environ.get("HFTHOT_SAIL_PYTHON", "")
@@ -119,3 +121,18 @@ def test_sail_prunes_and_counts_as_we_do(lake, tmp_path):
     for rows, condition in zip(found, conditions.values(), strict=True):
         mine = table.scan().filter(condition).select(n=pl.len(), low=pl.col("price").min()).collect()
         assert rows.select(pl.col("n").cast(pl.UInt32), "low").equals(mine)
+
+
+def test_the_recipe_of_the_page_runs_as_it_is_printed(lake):
+    page = (REPOSITORY / "docs" / "foreign_engines.md").read_text()
+    (recipe,) = re.findall(r"^```python\n(.*?)^```", page, flags=re.DOTALL | re.MULTILINE)
+    assert "/data/lake" in recipe
+    here = recipe.replace("/data/lake", lake.storage.root).replace("BTC-USDT", "S03-USD")
+    command = [PYTHON, "-c", f"{here}\nimport os, sys\nsys.stdout.flush()\nos._exit(0)"]
+
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+    assert done.returncode == 0, done.stderr[-3000:]
+    rows = lake.table("market.trades").scan().filter(pl.col("date") == date(2024, 1, 2), pl.col("symbol") == "S03-USD")
+    for venue, count in rows.group_by("venue").len().collect().iter_rows():
+        assert re.search(rf"{venue} *\| *{count}\b", done.stdout), done.stdout
