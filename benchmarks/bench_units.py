@@ -1,4 +1,4 @@
-"""Peak memory and time of a day of many trades: compaction, one-minute bars, five-minute bars, each a process of its own.
+"""Peak memory and time of a day of many trades: compaction and bars, each step in a process of its own.
 
     python benchmarks/bench_units.py [ROWS] [SYMBOLS] [--whole]
 
