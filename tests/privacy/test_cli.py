@@ -51,6 +51,9 @@ def test_an_erasure_from_the_command_line_is_verified_there(zoe, work):
         assert verified.exit_code == 0
         assert "Genuine" in verified.stdout
     assert json.loads(hfthot("verify", path, "--json").stdout)["statement"]["keep_history"] is True
+    by_request = hfthot("verify", path.rpartition("/")[2].removesuffix(".json"))
+    assert (by_request.exit_code, "Genuine" in by_request.stdout) == (0, True)
+    assert hfthot("verify", "0" * 32).exit_code == 1
     assert "done" in hfthot("erase", "--list").stdout
     assert hfthot("erase", zoe, "--yes").exit_code == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -156,7 +157,14 @@ def requests(
 @privacy.command()
 def verify(
     context: typer.Context,
-    certificate: Annotated[Path, typer.Argument(metavar="CERTIFICATE", help="A certificate's file.")],
+    certificate: Annotated[
+        str,
+        typer.Argument(
+            metavar="CERTIFICATE",
+            help="A certificate's file, or the id of its request, for the one in the setting `certificates`.",
+            show_default=False,
+        ),
+    ],
     *,
     key: Annotated[
         str | None,
@@ -180,7 +188,7 @@ def verify(
             chosen = public_key(accounts)
     else:
         chosen = read_public_key(Path(key).read_text(encoding="ascii") if Path(key).is_file() else key)
-    found = check(certificate, chosen)
+    found = check(_certificate(context, certificate), chosen)
     if as_json:
         typer.echo(found.text, nl=False)
         return
@@ -211,6 +219,21 @@ def verify(
         typer.echo(f"  - {limit}")
     if user_id is not None and not found.concerns(user_id):
         raise typer.Exit(1)
+
+
+def _certificate(context: typer.Context, named: str) -> Path | str:
+    """Return the path that a certificate is named by, or, by the id of a request, the one that was filed."""
+    path = Path(named)
+    if path.exists() or not re.fullmatch("[0-9a-f]{32}", named):
+        return path
+    from hfthot_platform.core.errors import PrivacyError
+    from hfthot_platform.storage.folders import certificates_folder
+
+    filed = certificates_folder(context.obj.settings())
+    content = filed.read(f"{named}.json")
+    if content is None:
+        raise PrivacyError("no certificate of this request is filed", where=filed.location, hint="Check the id.")
+    return content.decode("ascii", "replace")
 
 
 @privacy.command("public-key")
