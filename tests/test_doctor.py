@@ -13,6 +13,7 @@ from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import boto3
 import pytest
 
 from hfthot_platform.app.feeds import build_feeds
@@ -494,6 +495,30 @@ def test_every_table_of_the_contracts_is_looked_at(own):
     broken = {finding.subject for finding in look(own) if finding.level == "error"}
 
     assert set(CONTRACTS) <= broken
+
+
+# -- a bucket with versions -------------------------------------------------------------------------------------
+
+
+def test_a_bucket_that_keeps_what_is_deleted_is_told(tmp_path):
+    with object_store.serving() as server:
+        options = server.options
+        client = boto3.client(
+            "s3",
+            endpoint_url=server.url,
+            aws_access_key_id=options["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=options["AWS_SECRET_ACCESS_KEY"],
+            region_name=options["AWS_REGION"],
+        )
+        versioning = {"Status": "Enabled"}
+        client.put_bucket_versioning(Bucket=object_store.BUCKET, VersioningConfiguration=versioning)
+        settings = settings_for(tmp_path, lake_root="s3://lake/versioned", storage_options=options)
+
+        found = [finding for finding in diagnose(settings, NOW) if finding.subject == "lake"]
+
+    assert [finding.level for finding in found] == ["ok", "warn"]
+    assert "keeps versions of deleted objects" in found[1].message
+    assert "expires noncurrent versions after at most" in found[1].next_step
 
 
 # -- clocks -----------------------------------------------------------------------------------------------------

@@ -176,6 +176,16 @@ def _lake(lake: Lakehouse) -> Iterator[Finding]:
         yield Finding(
             "ok", "lake", f"{lake.storage.root} answers and creates an object only once; storage options set: {options}"
         )
+        if lake.storage.keeps_versions():
+            history = min(contract.history_days for contract in lake.contracts.values())
+            yield Finding(
+                "warn",
+                "lake",
+                f"the bucket of {lake.storage.root} keeps versions of deleted objects, so what maintenance and "
+                "erasures delete stays readable there",
+                "Suspend the bucket's versioning, or add a lifecycle rule that expires noncurrent versions after at "
+                f"most {history} days; then delete those that are there.",
+            )
         return
     existing = next(folder for folder in (root, *root.parents) if folder.exists())
     if not existing.is_dir():

@@ -18,7 +18,15 @@ from hfthot_platform.core.errors import ConfigError
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
 
-__all__ = ["create_object", "creates_only_once", "open_store", "read_object", "store_errors", "store_time"]
+__all__ = [
+    "create_object",
+    "creates_only_once",
+    "keeps_versions",
+    "open_store",
+    "read_object",
+    "store_errors",
+    "store_time",
+]
 
 #: Options of the connection, which are not options of one kind of store.
 _OF_THE_CLIENT: Final = frozenset(
@@ -180,3 +188,23 @@ def creates_only_once(store: ObjectStore, folder: str) -> bool:
     finally:
         with store_errors():
             obstore.delete(store, name)
+
+
+def keeps_versions(store: ObjectStore, folder: str) -> bool:
+    """Return whether the store keeps what is overwritten and deleted, by trying it on an object of one's own.
+
+    Args:
+        store: the objects.
+        folder: where the object of the trial is made, and removed.
+
+    Raises:
+        OSError: the store did not answer, or refused.
+    """
+    import obstore
+
+    name = f"{folder}/{uuid.uuid4().hex}"
+    with store_errors():
+        told = obstore.put(store, name, b"1")
+        obstore.delete(store, name)
+    # A store without versions names none; a bucket whose versions were suspended says "null".
+    return told["version"] not in {None, "", "null"}

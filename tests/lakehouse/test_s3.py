@@ -22,7 +22,7 @@ from hfthot_platform.core.errors import (
     VersionUnavailableError,
 )
 from hfthot_platform.services.sql import query
-from hfthot_platform.storage.lakehouse import Lakehouse, maintain
+from hfthot_platform.storage.lakehouse import Lakehouse, check_clock, maintain
 from hfthot_platform.storage.lakehouse.leases import Turns
 from hfthot_platform.storage.objects import create_object, open_store
 from tests.object_store import serving
@@ -186,6 +186,54 @@ def test_a_log_that_another_one_took_the_place_of_is_not_read_from_the_copy(stor
     assert sorted(table.scan().collect()["trade_id"]) == [100, 101, 102, 103]
     assert sorted(table.scan(version=2).collect()["trade_id"]) == [100, 101]
     assert table.merge(trades(1, 200)).version == 5
+
+
+# -- upkeep -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_dead_writer_left_is_removed_when_it_is_old_and_nothing_else_is(lake, options, trades, store):
+    table = lake.table("market.trades")
+    for number in range(4):
+        table.append(trades(5, 10 * number))
+    table.replace(DAY, trades(7))
+    objects = open_store(f"{lake.storage.root}/market/trades", options)
+    left = [f"date=2024-01-01/part-dead-{number}.snappy.parquet" for number in range(3)]
+    for name in left:
+        obstore.put(objects, name, b"half")
+    named = {name for name in all_names(objects) if name not in left}
+
+    assert maintain(lake, "market.trades").leftovers_removed == 0
+    assert set(left) <= all_names(objects), "they may be of a commit under way"
+    store.count()
+    maintain(lake, "market.trades")
+    without = store.count().total()
+    foreseen = maintain(lake, "market.trades", dry_run=True, orphaned=timedelta(seconds=-1))
+    store.count()
+    report = maintain(lake, "market.trades", orphaned=timedelta(seconds=-1))
+
+    assert store.count().total() <= without + 2
+    assert (foreseen.leftovers_removed, report.leftovers_removed) == (3, 3)
+    assert not set(left) & all_names(objects)
+    assert {name for name in named if name.endswith("snappy.parquet")} <= all_names(objects)
+    assert table.scan(version=4).collect().height == 20, "files of readable versions stay"
+    assert table.scan().collect().height == 7
+
+
+def all_names(objects):
+    return {meta["path"] for batch in obstore.list(objects) for meta in batch}
+
+
+def test_the_clock_is_checked_without_reading_what_every_commit_says(store, much_written, options):
+    lake = Lakehouse.open(much_written.storage.root, options)
+    lake.table("market.trades").version()
+    store.count()
+
+    check_clock(lake)
+
+    requests = store.requests()
+    entries = [request for request in requests if request.path.endswith(".json")]
+    assert len(entries) <= 25, "those since the newest checkpoint, to see whether there is a lake"
+    assert len(requests) - len(entries) <= 25
 
 
 # -- turns ------------------------------------------------------------------------------------------------------------

@@ -2,8 +2,8 @@
 
 On a local lake everything runs under the exclusive writers' lock, so files of a commit in flight are never
 taken for rubbish (a full vacuum beside writers deletes them).  On an object store there is no lock: there
-only those files are deleted that the log itself has retired, which is safe beside writers, and leftovers of
-crashed writers stay.
+only those files are deleted that the log itself has retired, which is safe beside writers, and what crashed writers
+left once it is older than any commit under way can be (`ORPHANED`), by the store's own clock.
 """
 
 from __future__ import annotations
@@ -29,8 +29,10 @@ from hfthot_platform.storage.lakehouse.lake import Lakehouse
 from hfthot_platform.storage.lakehouse.storage import damaged, translated
 from hfthot_platform.storage.lakehouse.table import Table
 
-__all__ = ["MOST_EXPIRED", "MaintenanceReport", "maintain", "overdue_share"]
+__all__ = ["MOST_EXPIRED", "ORPHANED", "MaintenanceReport", "maintain", "overdue_share"]
 
+#: A file on an object store that no version names is of a writer that died if it is older.
+ORPHANED: Final = timedelta(days=7)
 #: Largest share of a table's rows that maintenance drops as past their retention without being told to.
 MOST_EXPIRED: Final = 0.25
 
@@ -67,6 +69,7 @@ def maintain(
     most_expired: float = MOST_EXPIRED,
     dry_run: bool = False,
     file_bytes: int = TARGET_BYTES,
+    orphaned: timedelta = ORPHANED,
     stamp: Stamp | None = None,
 ) -> MaintenanceReport:
     """Run one round of maintenance on a table.
@@ -83,6 +86,7 @@ def maintain(
             none is (`rows_withheld`), since a clock or a contract may be wrong.
         dry_run: only say what would be done; the log's clean-up is not foreseen, and the clock is not doubted.
         file_bytes: size of a compacted file: a larger partition becomes several, sorted and without overlap.
+        orphaned: age of a file on an object store that no version names, from which on it is of a writer that died.
         stamp: who and why.
 
     Raises:
@@ -106,7 +110,7 @@ def maintain(
             overdue = _overdue(table, handle, lake.clock())
             withheld = overdue.rows if overdue.share > most_expired else 0
             if dry_run:
-                return _foreseen(table, handle, overdue.rows - withheld, withheld, days, before, started)
+                return _foreseen(table, handle, overdue.rows - withheld, withheld, days, before, started, orphaned)
             keeps = withheld or doubted or not overdue.rows
             expired = 0 if keeps else _expire(table, handle, overdue, stamp)
             handle.update_incremental()
@@ -122,6 +126,9 @@ def maintain(
                 handle.cleanup_metadata()
             removed = entries - _log_entries(table)
             leftovers = _remove_leftovers(table)
+            if days <= contract.history_days:
+                # The log forgets what it retired after the contract's days; a longer history may still need it.
+                leftovers += _sweep(table, handle, orphaned)
     except CommitFailedError:
         raise CommitConflictError(
             "other writers committed in the meantime; completed steps remain in effect",
@@ -179,6 +186,7 @@ def _foreseen(
     days: float,
     before: tuple[int, int],
     started: float,
+    orphaned: timedelta,
 ) -> MaintenanceReport:
     """Return what a round would do; files that it would write and retire itself are not counted in."""
     readable = table.readable_versions()
@@ -195,7 +203,7 @@ def _foreseen(
         ),
         files_vacuumed=len(_unneeded_files(table, handle, round(days * 24))),
         log_entries_removed=0,
-        leftovers_removed=len(table.backend.unfinished()),
+        leftovers_removed=len(table.backend.unfinished()) + len(_orphans(table, handle, orphaned)),
         oldest_readable=readable[0].version if readable else None,
         seconds=time.perf_counter() - started,
     )
@@ -345,4 +353,22 @@ def _remove_leftovers(table: Table) -> int:
     dead = table.backend.unfinished()
     for name in dead:
         table.backend.remove(name)
+    return len(dead)
+
+
+def _orphans(table: Table, handle: DeltaTable, age: timedelta) -> list[str]:
+    """Return the files of writers that died on an object store; a request for a thousand objects."""
+    if table.backend.locks:
+        return []
+    looking = table.log.handle(handle.version())
+    # All that the log ever retired and still remembers: old versions that can be read need some of it.
+    retired = looking.vacuum(0, dry_run=True, enforce_retention_duration=False, full=False)
+    active = active_files(looking).column("path").to_pylist()
+    return table.backend.orphans({unquote(name) for name in (*retired, *active)}, age)
+
+
+def _sweep(table: Table, handle: DeltaTable, age: timedelta) -> int:
+    """Remove the files of writers that died."""
+    dead = _orphans(table, handle, age)
+    table.backend.remove_all(dead)
     return len(dead)

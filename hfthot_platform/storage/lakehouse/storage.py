@@ -31,7 +31,7 @@ from hfthot_platform.core.errors import (
     nearest,
 )
 from hfthot_platform.domain.contracts import TableContract
-from hfthot_platform.storage.objects import creates_only_once, open_store, store_errors, store_time
+from hfthot_platform.storage.objects import creates_only_once, keeps_versions, open_store, store_errors, store_time
 
 __all__ = ["Storage", "damaged", "translated"]
 
@@ -193,6 +193,17 @@ class Storage:
             return None
         with translated("lake"):
             return store_time(open_store(self.root, self.options), "_probe")
+
+    def keeps_versions(self) -> bool:
+        """Return whether the object store keeps versions of objects that are deleted; two requests, none on a disk.
+
+        Raises:
+            StorageUnavailableError: it did not answer.
+        """
+        if self.local is not None:
+            return False
+        with translated("lake"):
+            return keeps_versions(open_store(self.root, self.options), "_probe")
 
     def folders_of_tables(self, parents: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
         """Return which folders there are below some folders, each as its parts below the root."""

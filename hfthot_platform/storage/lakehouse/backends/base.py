@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 
@@ -197,6 +198,25 @@ class Backend(ABC):
 
         The object store of the Delta library writes a local file as `<name>#<number>` and renames it.
         """
+
+    @abstractmethod
+    def orphans(self, named: Collection[str], age: timedelta) -> list[str]:
+        """Return the data files that nothing names and that are older than an age by the store's own clock.
+
+        Writers that died left them.  On a disk a full vacuum under the exclusive lock removes them; here there is none.
+
+        Args:
+            named: the files that a version or the log's list of retired files names.
+            age: an age that no commit under way reaches.
+        """
+
+    @abstractmethod
+    def remove_all(self, names: Sequence[str]) -> None:
+        """Remove files, those that are there; few requests for many."""
+
+    @abstractmethod
+    def commit_times(self) -> list[datetime] | None:
+        """Return when the entries of the log were made by the store's clock, None where only they say it."""
 
     @abstractmethod
     def remove(self, name: str) -> None:

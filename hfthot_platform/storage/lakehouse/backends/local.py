@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import ClassVar
 
@@ -218,6 +219,17 @@ class LocalBackend(Backend):
     def unfinished(self) -> list[str]:
         found = [*unfinished_files(self._root), *self._log.glob("*.tmp")]
         return [str(path.relative_to(self._root)) for path in found]
+
+    def orphans(self, named: Collection[str], age: timedelta) -> list[str]:  # noqa: ARG002 - a vacuum removes them
+        return []
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        for name in names:
+            self.remove(name)
+
+    def commit_times(self) -> list[datetime] | None:
+        """Return None: a copied log has other times, and reading its entries costs little."""
+        return None
 
     def remove(self, name: str) -> None:
         (self._root / name).unlink(missing_ok=True)

@@ -116,6 +116,8 @@ class LogCopy:
         """Make a checkpoint of a version here, and store it beside the log's entries; a hint to it goes last."""
         with self._lock:
             self.bring(version)
+            if version in self._checkpoints:
+                return  # there is one already, and the Delta library would make none
             DeltaTable(self.folder.as_uri(), version=version).create_checkpoint()
             made = [path for path in self._log.iterdir() if checkpoint_version(path.name) == version]
             hint = self._log / "_last_checkpoint"

@@ -1,21 +1,29 @@
 """A table on an object store: every look is a request, an object is whole or not there, and there is no lock.
 
 Between writers Delta's own conflict detection decides, and those that meet take turns; what a writer that died left
-behind is removed by a vacuum.
+behind is removed by maintenance when it is old enough.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from deltalake import DeltaTable
 
 from hfthot_platform.core.errors import LakehouseError
-from hfthot_platform.storage.lakehouse.backends.base import LOG, Backend, EntryState, LogFault, entry_name
+from hfthot_platform.storage.lakehouse.backends.base import (
+    LOG,
+    Backend,
+    EntryState,
+    LogFault,
+    entry_name,
+    entry_version,
+)
 from hfthot_platform.storage.lakehouse.backends.log_copy import LogCopy, state_of
 from hfthot_platform.storage.lakehouse.leases import Turns
 from hfthot_platform.storage.lakehouse.storage import damaged, translated
@@ -27,6 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["ObjectBackend"]
 
 _LOG: Final = logging.getLogger(__name__)
+#: Objects of an answer to a listing, the most that stores give.
+_LISTED: Final = 1_000
 #: Commits between checkpoints: whoever opens the table anew reads so many entries at most.
 _CHECKPOINT_EVERY: Final = 25
 
@@ -131,7 +141,7 @@ class ObjectBackend(Backend):
         """Do nothing: an object's name needs no folder."""
 
     def discard(self, names: Iterable[str]) -> None:
-        """Do nothing: no version names them, so a vacuum removes them."""
+        """Do nothing: no version names them, so maintenance removes them when they are old enough."""
 
     def faults(self, files: Iterable[tuple[str, int]]) -> Iterator[tuple[str, str]]:  # noqa: ARG002 - nobody looks
         return iter(())
@@ -167,6 +177,42 @@ class ObjectBackend(Backend):
 
     def unfinished(self) -> list[str]:
         return []
+
+    def orphans(self, named: Collection[str], age: timedelta) -> list[str]:
+        import obstore
+
+        with translated(self.table), store_errors():
+            listed = [
+                (meta["path"], meta["last_modified"])
+                for batch in obstore.list(self._store, chunk_size=_LISTED)
+                for meta in batch
+            ]
+        # The newest object's time is the store's own clock, whatever this host's says.
+        now = max((modified for _, modified in listed), default=None)
+        return [
+            name
+            for name, modified in listed
+            if now is not None and name.endswith(".parquet") and not name.startswith(f"{LOG}/")
+            if name not in named and now - modified > age
+        ]
+
+    def remove_all(self, names: Sequence[str]) -> None:
+        import obstore
+
+        if names:
+            with translated(self.table), store_errors():
+                obstore.delete(self._store, list(names))
+
+    def commit_times(self) -> list[datetime] | None:
+        import obstore
+
+        with translated(self.table), store_errors():
+            found = obstore.list_with_delimiter(self._store, f"{LOG}/")
+        return [
+            meta["last_modified"]
+            for meta in found["objects"]
+            if entry_version(meta["path"].rpartition("/")[2]) is not None
+        ]
 
     def remove(self, name: str) -> None:
         import obstore
