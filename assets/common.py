@@ -221,10 +221,14 @@ def rule_results(audited: Audited | Staging) -> Iterator[dg.AssetCheckResult]:
             "rows_read": audited.read,
             "rows_rejected": rejected,
             "allowed_share": declared.max_rejected_share,
-            "rules": table_rows(
-                {"rule": rule.says, "violations": rule.violations} for rule in broken or audited.results
-            ),
-        },
+            "rules_checked": len(audited.results),
+        }
+        # The others are in the contract: they need not be told again in each event.
+        | (
+            {"broken_rules": table_rows({"rule": rule.says, "violations": rule.violations} for rule in broken)}
+            if broken
+            else {}
+        ),
     )
 
 
@@ -247,8 +251,8 @@ def published(
     """Return the result of a publication: its account, the table's size, and pictures.
 
     A run over many partitions makes one event for each of them, every one with the result's metadata.  What is
-    large or true of the whole run only goes to the event of the last partition.  `failed` are series without a
-    result, with the reason.
+    large or true of the whole run only goes to the event of the last partition, and never to the step's output, which
+    Dagster stores beside it.  `failed` are series without a result, with the reason.
     """
     size, files = table.bytes_and_files()
     rows = sum(commit.rows_published for commit in commits)
@@ -278,7 +282,8 @@ def published(
         context.add_asset_metadata(account, asset_key=key, partition_key=partitions[-1])
         return dg.MaterializeResult(asset_key=key, metadata=everywhere)
     counted = {"dagster/partition_row_count" if partitions else "rows": rows}
-    return dg.MaterializeResult(asset_key=key, metadata=everywhere | counted | account)
+    context.add_asset_metadata(everywhere | counted | account, asset_key=key)
+    return dg.MaterializeResult(asset_key=key)
 
 
 def publish_days(
@@ -289,7 +294,7 @@ def publish_days(
     rows: pl.DataFrame,
     failed: Sequence[tuple[str, str]],
     inputs: tuple[str, ...],
-    pictures_of: Callable[[Table, tuple[date, date]], Mapping[str, str]] | None = None,
+    pictures_of: Callable[[Table, tuple[date, date]], Mapping[str, bytes]] | None = None,
 ) -> Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]:
     """Audit computed rows, yield the gate, replace the days, and say which series have no result and why."""
     table = platform.lake.table(name)
@@ -299,7 +304,8 @@ def publish_days(
         table.quarantine(audited, stamp=platform.stamp(context))
         return
     commit = table.replace(days, audited, stamp=platform.stamp(context, *inputs))
-    shown = pictures_of(table, days) if pictures_of else pictures.of_signals(platform.lake, name, days)
+    found = pictures_of(table, days) if pictures_of else pictures.of_signals(platform.lake, name, days)
+    shown = pictures.kept(platform, name, days, found)
     yield published(context, table, [commit], shown, failed=failed)
 
 

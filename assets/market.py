@@ -21,7 +21,7 @@ from resources.platform import Platform, days_of
 __all__ = ["ASSETS"]
 
 _Result = Iterator[dg.AssetCheckResult | dg.MaterializeResult[None]]
-_Pictures = Callable[[Table, Days], Mapping[str, str]]
+_Pictures = Callable[[Table, Days], Mapping[str, bytes]]
 
 
 @table_asset("market.instruments", retries=True, partitioned=False)
@@ -135,7 +135,8 @@ def _from_feeds(
             staging.quarantine(stamp=platform.stamp(context))
             return
         commit = staging.merge(on_change=CONFLICTS.get(name, "update"), stamp=platform.stamp(context))
-    yield published(context, table, [commit], pictures_of(table, days) if pictures_of else {})
+    found = pictures_of(table, days) if pictures_of else {}
+    yield published(context, table, [commit], pictures.kept(platform, name, days, found))
 
 
 def _derive_table(
@@ -163,7 +164,7 @@ def _derive_table(
             derivation.staging.quarantine(stamp=stamp)
             return
         commits = derivation.publish(stamp)
-    yield published(context, table, commits, pictures_of(table, days))
+    yield published(context, table, commits, pictures.kept(platform, name, days, pictures_of(table, days)))
 
 
 #: All market assets.

@@ -1,7 +1,7 @@
-"""Pictures in the metadata of a materialisation: what a person would look at first.
+"""Pictures of a materialisation: what a person would look at first.
 
-What goes here: which rows are shown for which table.  What stays out: how they are drawn (`plots`), and any
-table that holds personal data.
+What goes here: which rows are shown for which table, and where the pictures are kept.  What stays out: how they are
+drawn (`plots`), and any table that holds personal data.
 """
 
 from __future__ import annotations
@@ -18,34 +18,50 @@ from hfthot_platform.domain import plots
 from hfthot_platform.domain.market.gaps import presence
 from hfthot_platform.storage.lakehouse import Lakehouse, Table
 from hfthot_platform.storage.lakehouse.days import within
+from resources.platform import Platform
 
-__all__ = ["of_bars", "of_closes", "of_forecasts", "of_minutes", "of_signals", "of_trades", "of_universe"]
+__all__ = [
+    "FOLDER",
+    "kept",
+    "of_bars",
+    "of_closes",
+    "of_forecasts",
+    "of_minutes",
+    "of_signals",
+    "of_trades",
+    "of_universe",
+    "remove_old",
+]
 
+#: Folder of the pictures, below the reports.
+FOLDER: Final = "pictures"
+#: All small copies of one event together; as base64 they are a third longer.
+PREVIEW_BYTES: Final = 8_000
 _LINES: Final = 8
 #: The widest stretch that a picture covers; a longer run shows its end.
 _DAYS: Final = 120
 
 
-def of_trades(table: Table, days: Days) -> Mapping[str, str]:
+def of_trades(table: Table, days: Days) -> Mapping[str, bytes]:
     """Trades per day and symbol."""
     counts = _recent_rows(table, days).group_by(pl.col("date"), pl.col("symbol")).agg(pl.len().alias("rows")).collect()
-    return _markdown_images(trades_per_day=plots.rows_per_day(counts, by="symbol", title="Trades per day"))
+    return {"trades_per_day": plots.rows_per_day(counts, by="symbol", title="Trades per day")}
 
 
-def of_minutes(table: Table, days: Days) -> Mapping[str, str]:
+def of_minutes(table: Table, days: Days) -> Mapping[str, bytes]:
     """Candles of the day's busiest symbol, and what is missing."""
     rows = _recent_rows(table, days).collect()
     if rows.is_empty():
         return {}
     hourly = rows["date"].n_unique() <= 3
     gaps = presence(rows, "1m", by="hour" if hourly else "day")
-    return _markdown_images(
-        candles=plots.candles(_most_traded(rows.filter(pl.col("date") == rows["date"].max()))),
-        completeness=plots.gap_heat_map(gaps, title="Completeness of 1m bars"),
-    )
+    return {
+        "candles": plots.candles(_most_traded(rows.filter(pl.col("date") == rows["date"].max()))),
+        "completeness": plots.gap_heat_map(gaps, title="Completeness of 1m bars"),
+    }
 
 
-def of_bars(table: Table, days: Days) -> Mapping[str, str]:
+def of_bars(table: Table, days: Days) -> Mapping[str, bytes]:
     """Candles of the busiest symbol in the interval that suits the span."""
     length = (days[1] - days[0]).days
     interval = "15m" if length <= 3 else "1h" if length <= 10 else "1d"
@@ -53,11 +69,11 @@ def of_bars(table: Table, days: Days) -> Mapping[str, str]:
     for choice in (interval, *reversed(DERIVED)):
         chosen = rows.filter(pl.col("interval") == choice)
         if chosen.height > 1:
-            return _markdown_images(candles=plots.candles(_most_traded(chosen)))
+            return {"candles": plots.candles(_most_traded(chosen))}
     return {}
 
 
-def of_closes(table: Table, days: Days) -> Mapping[str, str]:
+def of_closes(table: Table, days: Days) -> Mapping[str, bytes]:
     """Closes over the year before the last day, each set to 100 at its start."""
     year = days[1] - timedelta(days=365), days[1]
     rows = table.scan().filter(within(table.contract, year)).sort("date").collect()
@@ -74,17 +90,17 @@ def of_closes(table: Table, days: Days) -> Mapping[str, str]:
         "symbol", index="date", values="close", aggregate_function="first"
     )
     names = [name for name in wide.columns if name != "date"]
-    return _markdown_images(closes=plots.lines(wide, "date", names, title="Closes", ylabel="first day = 100"))
+    return {"closes": plots.lines(wide, "date", names, title="Closes", ylabel="first day = 100")}
 
 
-def of_universe(table: Table, days: Days) -> Mapping[str, str]:
+def of_universe(table: Table, days: Days) -> Mapping[str, bytes]:
     """Who was a member when."""
     quarter = days[1] - timedelta(days=90), days[1]
     rows = table.scan().filter(within(table.contract, quarter)).collect()
-    return _markdown_images(members=plots.universe_timeline(rows)) if rows.height else {}
+    return {"members": plots.universe_timeline(rows)} if rows.height else {}
 
 
-def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
+def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, bytes]:
     """The newest forecast of the first symbol, with the prices before it."""
     rows = table.scan().filter(within(table.contract, (days[0], days[1] + ONE_DAY))).collect()
     if rows.is_empty():
@@ -103,27 +119,27 @@ def of_forecasts(table: Table, market: Table, days: Days) -> Mapping[str, str]:
     price = "price" if "price" in market.contract.column_names else "close"
     history = past.select("ts", pl.col(price).alias("price")).collect()
     band = "95 % band" if table.contract.name == "signals.mfg_prices" else "90 % band"
-    shown = _markdown_images(forecast=plots.forecast_fan(history, forecast, title=f"{symbol} · {venue}", band=band))
+    shown = {"forecast": plots.forecast_fan(history, forecast, title=f"{symbol} · {venue}", band=band)}
     return shown | _inventory_density(past.collect(), made_at) if table.contract.name == "signals.mfg_prices" else shown
 
 
-def _inventory_density(trades: pl.DataFrame, made_at: datetime) -> dict[str, str]:
+def _inventory_density(trades: pl.DataFrame, made_at: datetime) -> dict[str, bytes]:
     """The equilibrium behind a mean-field-game forecast: where the agents' inventories go."""
     from hfthot_platform.domain.signals.forecasts import mfg_forecast
 
     found = mfg_forecast(trades, made_at=made_at).solution
-    return _markdown_images(
-        density=plots.density_map(
+    return {
+        "density": plots.density_map(
             found.times,
             found.inventories,
             found.density,
             title=f"{trades['symbol'][0]}: density of inventories",
             mean=found.mean_inventory,
         )
-    )
+    }
 
 
-def of_signals(lake: Lakehouse, name: str, days: Days) -> Mapping[str, str]:
+def of_signals(lake: Lakehouse, name: str, days: Days) -> Mapping[str, bytes]:
     """Regimes of the series that most people look at, or the last day's weights."""
     table = lake.table(name)
     if name == "signals.regimes":
@@ -134,11 +150,11 @@ def of_signals(lake: Lakehouse, name: str, days: Days) -> Mapping[str, str]:
             return {}
         last = rows.filter(pl.col("date") == rows["date"].max())
         by = "method" if name == "portfolio.weights" else "strategy"
-        return _markdown_images(weights=plots.weights_bars(last, by=by, title=f"Weights for {last['date'][0]}"))
+        return {"weights": plots.weights_bars(last, by=by, title=f"Weights for {last['date'][0]}")}
     return {}
 
 
-def _regimes_of_the_year(lake: Lakehouse, days: Days) -> Mapping[str, str]:
+def _regimes_of_the_year(lake: Lakehouse, days: Days) -> Mapping[str, bytes]:
     regimes, closes = lake.table("signals.regimes"), lake.table("market.closes")
     year = days[1] - timedelta(days=365), days[1]
     rows = regimes.scan().filter(within(regimes.contract, year), pl.col("interval") == "1d").collect()
@@ -150,7 +166,7 @@ def _regimes_of_the_year(lake: Lakehouse, days: Days) -> Mapping[str, str]:
     past = closes.scan().filter(within(closes.contract, year), pl.col("symbol") == symbol, pl.col("venue") == venue)
     price = past.select(pl.col("date").cast(pl.Datetime("us", "UTC")).alias("ts"), "close").collect()
     price = price.filter(pl.col("ts") >= own["ts"].min())
-    return _markdown_images(regimes=plots.regime_timeline(price, own, title=f"{symbol} · {venue}"))
+    return {"regimes": plots.regime_timeline(price, own, title=f"{symbol} · {venue}")}
 
 
 def _recent_rows(table: Table, days: Days) -> pl.LazyFrame:
@@ -165,5 +181,33 @@ def _most_traded(bars: pl.DataFrame) -> pl.DataFrame:
     return bars.filter(pl.col("symbol") == best[0], pl.col("venue") == best[1]).sort("ts")
 
 
-def _markdown_images(**pictures: bytes) -> dict[str, str]:
-    return {name: plots.markdown_image(png, name.replace("_", " ")) for name, png in pictures.items()}
+# -- where they are kept ------------------------------------------------------------------------------------------
+
+
+def kept(platform: Platform, name: str, days: Days, found: Mapping[str, bytes]) -> dict[str, str]:
+    """Keep pictures among the reports, and return what the UI shows of each: Markdown for the event's metadata.
+
+    Pictures in events would be nine tenths of Dagster's log.  A later run for the same last day replaces the file.
+    Where browsers reach the reports (`reports_url`), the UI shows the file itself.  Elsewhere it shows a small copy
+    within the event, for days that are over: live runs publish the present one every few minutes.
+    """
+    shown = {}
+    over = days[1] <= platform.clock().date()
+    for picture, png in found.items():
+        file = f"{FOLDER}/{name}/{days[1] - ONE_DAY}-{picture}.png"
+        platform.reports.put(file, png)
+        link, alt = platform.reports.link(file), picture.replace("_", " ")
+        if link.startswith(("http://", "https://")):
+            shown[picture] = f"[![{alt}]({link})]({link})"
+        else:
+            copy = plots.markdown_image(plots.preview(png, PREVIEW_BYTES // len(found)), alt) if over else ""
+            shown[picture] = f"{copy}\n\n`{link}`".strip()
+    return shown
+
+
+def remove_old(platform: Platform) -> int:
+    """Remove pictures that nobody made again within `picture_days`; return how many."""
+    limit = platform.clock() - timedelta(days=platform.settings.picture_days)
+    old = [file.name for file in platform.reports.files(FOLDER) if file.modified < limit]
+    platform.reports.remove(old)
+    return len(old)

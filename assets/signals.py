@@ -180,7 +180,8 @@ def _forecasts(
         table.quarantine(audited, stamp=platform.stamp(context))
         return
     commit = table.merge(audited, stamp=platform.stamp(context, source))
-    yield published(context, table, [commit], pictures.of_forecasts(table, market, days), failed=failed)
+    shown = pictures.kept(platform, name, days, pictures.of_forecasts(table, market, days))
+    yield published(context, table, [commit], shown, failed=failed)
 
 
 def _full_hours(days: Days, every: int, now: datetime) -> list[datetime]:

@@ -7,7 +7,7 @@ import dagster as dg
 from assets import accounts, market, ops, portfolio, privacy, quality, signals, sql_models
 from hfthot_platform.core.settings import Settings, load_settings
 from jobs import accounts as account_jobs
-from jobs import maintenance, research
+from jobs import event_log, maintenance, research
 from jobs import market as market_jobs
 from jobs import privacy as privacy_jobs
 from jobs import sql_models as model_jobs
@@ -50,13 +50,14 @@ def build_definitions(settings: Settings, platform: Platform | None = None) -> d
             *research.JOBS,
             *account_jobs.JOBS,
             *privacy_jobs.JOBS,
-            *(maintenance.maintenance, maintenance.deep_quality),
+            *(maintenance.maintenance, maintenance.deep_quality, event_log.event_log),
             *model_jobs.model_jobs(models),
         ],
         schedules=[
             *market_jobs.SCHEDULES,
             *research.SCHEDULES,
             *maintenance.SCHEDULES,
+            *event_log.SCHEDULES,
             *account_jobs.SCHEDULES,
             *privacy_jobs.SCHEDULES,
             *model_jobs.model_schedules(models),

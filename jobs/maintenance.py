@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from assets import pictures
 from assets.quality import CHECKS
 from hfthot_platform.core.errors import ClockError, LakehouseError
 from hfthot_platform.storage.incidents import Incident, notify, record
@@ -56,6 +57,7 @@ def maintain_tables(context: dg.OpExecutionContext, platform: dg.ResourceParam[P
         _raise_incident(context, platform, report)
     swept = sweep_scratch(platform.settings.scratch, platform.clock())
     context.log.info("%d abandoned folders removed from the scratch space", swept)
+    context.log.info("%d old pictures removed from the reports", pictures.remove_old(platform))
     if failed:
         raise dg.Failure(f"maintenance failed for {', '.join(failed)}", metadata={"tables": ", ".join(failed)})
 

@@ -3,7 +3,7 @@
 What goes here: how data look.  What stays out: reading tables and deciding which part of them is shown.
 
 Pictures have an opaque light ground, so they read equally well on a light and on a dark page.  They stay below
-`MAX_BYTES`, so that they fit into the metadata of a materialisation as data URIs.  Matplotlib is imported on
+`MAX_BYTES`; a `preview` fits into the metadata of a materialisation as a data URI.  Matplotlib is imported on
 the first call and used through its objects only, without global state: safe in threads.  A frame without rows
 gives a picture that says so.
 """
@@ -38,13 +38,14 @@ __all__ = [
     "gap_heat_map",
     "lines",
     "markdown_image",
+    "preview",
     "regime_timeline",
     "rows_per_day",
     "universe_timeline",
     "weights_bars",
 ]
 
-#: Largest picture; as base64 in a data URI it is a third longer.
+#: Largest picture.
 MAX_BYTES: Final = 110_000
 
 _GROUND = "#ffffff"
@@ -690,6 +691,20 @@ def _shown_probabilities(regimes: pl.DataFrame) -> list[pl.Expr]:
     else:
         columns["calm"], columns["normal"] = pl.lit(0.0), pl.when(told).then(0.0).otherwise(quiet)
     return [columns[name].cast(pl.Float64).alias(name) for name, _, _ in _REGIMES]
+
+
+def preview(png: bytes, most_bytes: int) -> bytes:
+    """Return a small copy of a picture: in few colours, as wide as fits into so many bytes (120 pixels at least)."""
+    from PIL import Image
+
+    whole = Image.open(io.BytesIO(png)).convert("RGB")
+    for width in (420, 360, 300, 240, 180, 120):
+        small = whole.resize((width, max(1, whole.height * width // whole.width)), Image.Resampling.LANCZOS)
+        out = io.BytesIO()
+        small.quantize(16).save(out, "PNG", optimize=True)
+        if out.tell() <= most_bytes:
+            break
+    return out.getvalue()
 
 
 def markdown_image(png: bytes, alt: str = "plot") -> str:

@@ -6,13 +6,16 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import dagster as dg
 import pytest
 import yaml
 from dagster._core.instance.ref import InstanceRef
 
 from hfthot_platform.app.findings import Finding
+from resources.event_log import purge_events
 from resources.instance import diagnose_instance, instance_config, instance_yaml
 from tests.conftest import REPOSITORY
 
@@ -219,6 +222,29 @@ with dg.DagsterInstance.get() as instance:
     event = instance.get_latest_materialization_event(dg.AssetKey(["market", "instruments"]))
     print(json.dumps([type(instance.event_log_storage).__name__, event.run_id, len(instance.get_runs())]))
 """
+
+
+@pytest.mark.soak
+def test_old_events_leave_postgresql_and_the_state_of_assets_stays(postgres_home, monkeypatch):
+    home, variables = postgres_home
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+    @dg.asset
+    def thing() -> None:
+        """Do nothing."""
+
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        run_id = dg.materialize([thing], instance=instance).run_id
+
+        purged = purge_events(instance, datetime.now(UTC) + timedelta(hours=1))
+
+        assert purged.events > 5
+        assert purged.runs == 0
+        assert instance.get_latest_materialization_event(thing.key).run_id == run_id
+        kinds = {entry.dagster_event.event_type_value for entry in instance.all_logs(run_id)}
+        assert kinds == {"ASSET_MATERIALIZATION", "ASSET_MATERIALIZATION_PLANNED"}
+        instance.delete_run(run_id)
 
 
 @pytest.mark.soak
