@@ -269,7 +269,9 @@ def test_the_asset_page_shows_its_plots(dagster_dev, page, screenshots, plot):
     page.locator("tr", has_text=plot).get_by_text("[Show Markdown]").click()
     image = page.locator(f"img[alt='{plot}']")
     image.wait_for()
-    assert image.evaluate("each => each.decode().then(() => each.naturalWidth)") > 500
+    # The small copy; the path of the whole picture is below it.
+    assert image.evaluate("each => each.decode().then(() => each.naturalWidth)") >= 120
+    page.get_by_text(f"{DAY}-{plot}.png").wait_for()
     page.wait_for_timeout(500)  # the picture fades in
     page.screenshot(path=screenshots / f"asset_page_{plot}.png")
 
