@@ -266,6 +266,7 @@ events.ingest_user_events(Path(path), Accounts.open(settings), Lakehouse.open(se
 """
 
 
+@pytest.mark.soak
 @ON_SQLITE
 def test_a_file_that_was_under_way_when_the_process_died_is_finished_by_the_next(accounts, lake, settings, write):
     people = [registration(n, username=f"user{n}", email=f"user{n}@analytical.example") for n in range(10)]

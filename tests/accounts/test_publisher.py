@@ -54,6 +54,7 @@ def tiers(lake):
 # -- order ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("batch", [7, 1000])
 def test_the_tables_hold_what_the_log_says_whatever_the_batches(store, publisher, lake, monkeypatch, batch):
     monkeypatch.setattr(module, "_BATCH", batch)
@@ -211,6 +212,7 @@ def test_the_store_refuses_such_a_row_and_enters_nothing(store, columns, said):
     assert store.head() == (0, GENESIS)
 
 
+@pytest.mark.soak
 @ON_SQLITE
 @pytest.mark.parametrize("seed", range(2))
 def test_of_random_entries_only_the_bad_ones_wait(store, lake, publisher, unchecked, monkeypatch, seed):

@@ -79,6 +79,7 @@ def _in_the_lake(contract, names, rows):
     return frame.select(good=pl.any_horizontal(broken).not_())["good"].to_list()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_the_store_takes_exactly_the_rows_that_the_lake_takes(name):
     checks, seen = module._checks()[name], Counter()

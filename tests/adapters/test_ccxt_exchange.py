@@ -489,6 +489,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("venue", "fault"), FAULTS)
 def test_a_fault_that_passes_costs_one_more_request_and_no_row(
     serve: Serve, undisturbed: dict[str, int], venue: str, fault: str

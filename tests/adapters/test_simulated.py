@@ -142,6 +142,7 @@ def test_no_seam_at_midnight(month: pl.DataFrame) -> None:
     assert today.log_price[-1] == tomorrow.log_price[0]
 
 
+@pytest.mark.soak
 def test_a_regime_continues_over_midnight_as_often_as_within_the_day() -> None:
     exchange = SimulatedExchange(symbols=[SYMBOL])
     (batch,) = exchange.fetch("market.simulated_regimes", at(0), at(200))
@@ -161,6 +162,7 @@ def test_regimes_last_as_long_as_declared() -> None:
         assert lengths[regime.name] == pytest.approx(regime.minutes, rel=0.15)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("regime", "low", "high"), [("trending", 0.25, 0.45), ("mean_reverting", -0.5, -0.25), ("volatile", -0.1, 0.1)]
 )

@@ -44,6 +44,7 @@ def _in_clear(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.soak
 def test_no_text_of_any_call_lies_in_clear(client, folder, signed_in):
     here = signed_in("mallory", tier="enterprise")
     tried = 0

@@ -648,6 +648,7 @@ class TestChoice:
         assert model.selection.mean_log_density["ar1"] > model.selection.mean_log_density["multivariate"]
         assert model.selection.held_out == 900
 
+    @pytest.mark.soak
     def test_takes_the_features_on_the_index_before_2018(self, sp500):
         returns, start = sp500
         model = fit_regimes(returns[:start], observation="auto", n_restarts=3)
@@ -718,6 +719,7 @@ class TestJudgedLater:
 class TestStandardAndPoors500:
     """1990 to 2022; walk-forward from 2018, against the smoother of a model fitted on all of it."""
 
+    @pytest.mark.soak
     @pytest.mark.parametrize("observation", ["multivariate", "ar1"])
     def test_is_as_often_right_in_hindsight_as_it_said(self, compared, observation):
         found, said, _ = compared[observation]

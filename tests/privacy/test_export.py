@@ -65,6 +65,7 @@ SIGN_INS = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
 @pytest.mark.parametrize("request_", SIGN_INS.values(), ids=SIGN_INS.keys())
 def test_every_way_to_sign_in_can_be_exported(accounts, lake, kind, request_):
@@ -194,6 +195,7 @@ def test_a_failed_export_leaves_nothing_behind(accounts, lake, zoe, settings, mo
     assert list(settings.exports.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_an_export_that_an_erasure_overtakes_leaves_nothing_behind(accounts, lake, zoe, settings, monkeypatch):
     request_id = request_export(accounts, zoe.user_id)
     real = module._sync

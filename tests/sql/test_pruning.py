@@ -142,6 +142,7 @@ def test_bound_values_count_like_constants(monkeypatch, lake, condition, params,
     assert files(monkeypatch, lake, sql, params=params) == [expected]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("sql", "expected"),
     [

@@ -23,8 +23,17 @@ from hfthot_platform.domain.access.visibility import Relations
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.views import SqlView, View
 from hfthot_platform.services.sql.discovery import relations
-from hfthot_platform.services.sql.pruning import Filters, Node, filters_of, kept_files, tree_of
-from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, parse, view_of, without_end
+from hfthot_platform.services.sql.pruning import Filters, filters_of, kept_files
+from hfthot_platform.services.sql.statement import (
+    DISCOVERY,
+    Node,
+    Reference,
+    Statement,
+    parse,
+    tree_of,
+    view_of,
+    without_end,
+)
 
 if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse

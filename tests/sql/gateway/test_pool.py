@@ -172,6 +172,7 @@ def test_closing_a_gateway_cancels_its_statements_alone(lake, pool, limits):
     assert of(lake, pool, "b", limits).query("SELECT 1").rows == 1
 
 
+@pytest.mark.soak
 def test_time_in_the_queue_does_not_count_against_the_deadline(lake, pool, limits):
     short = replace(limits, seconds=0.5)
     handles = [of(lake, pool, "a", short).submit(LONG) for _ in range(4)]
@@ -221,6 +222,7 @@ def test_every_statement_has_a_process_of_its_own(lake, pool, limits):
     assert not [number for number in numbers if psutil.pid_exists(number)]
 
 
+@pytest.mark.soak
 def test_a_killed_starter_is_started_again(lake, limits):
     with GatewayPool(workers=1) as pool:
         gateway = of(lake, pool, "a", limits)
@@ -261,6 +263,7 @@ def test_nothing_outlives_a_closed_pool(lake, limits):
         gateway.query("SELECT 1")
 
 
+@pytest.mark.soak
 def test_nothing_outlives_a_killed_server(tmp_path):
     program = (
         "import os, sys; from hfthot_platform.services.sql.gateway import GatewayPool\n"
