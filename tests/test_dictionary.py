@@ -37,6 +37,7 @@ def test_the_models_are_on_it_as_they_are():
         assert all(f"| `{column.name}` |" in page for column in model.columns)
 
 
+@pytest.mark.soak
 def test_the_module_prints_the_page():
     done = subprocess.run(
         [sys.executable, "-m", "hfthot_platform.interfaces.cli.dictionary"], capture_output=True, check=True, text=True

@@ -132,6 +132,7 @@ def test_any_number_of_rows_gives_a_picture_that_fits_into_metadata(name: str, r
     assert len(plots.markdown_image(png)) < 150_000
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("n", "step", "expected", "name"),
     [
@@ -225,6 +226,7 @@ def test_a_flat_price_and_a_volume_of_zero_are_drawn() -> None:
     size_of(plots.candles(flat))
 
 
+@pytest.mark.soak
 def test_the_same_rows_give_the_same_bytes_also_in_threads() -> None:
     frame = bars(300)
     with ThreadPoolExecutor(4) as pool:

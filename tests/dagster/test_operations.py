@@ -63,6 +63,7 @@ def test_what_is_computed_from_a_table_follows_the_days_of_a_dropped_file(run, s
     assert found.get_requested_partitions(dg.AssetKey(["market", "bars"])) == {DAY}
 
 
+@pytest.mark.soak
 def test_old_days_are_announced_and_derived_and_what_no_partition_has_is_told(
     run, settings, platform, instance, caplog
 ):

@@ -173,6 +173,7 @@ class TestClosedForm:
 
 
 class TestLinearQuadraticGames:
+    @pytest.mark.soak
     @pytest.mark.parametrize("name", LINEAR_QUADRATIC)
     def test_the_mean_inventory_is_the_closed_form_to_a_thousandth(self, name):
         solution = solve(game_of(name), 201, 201)

@@ -224,6 +224,7 @@ class TestFit:
         assert not model.identified
         assert "variance floor" in model.reason
 
+    @pytest.mark.soak
     @pytest.mark.parametrize("observation", ["ar1", "gaussian", "multivariate"])
     @pytest.mark.parametrize("kind", ["cauchy", "zeros", "tiny", "outlier", "trend", "ticks", "alternating"])
     def test_survives_unkind_data(self, kind, observation):

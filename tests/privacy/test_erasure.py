@@ -264,6 +264,7 @@ def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, se
     assert run_erasure(accounts, lake, request_id).request_id == request_id
 
 
+@pytest.mark.soak
 def test_a_place_that_cannot_be_searched_stops_the_certificate(accounts, lake, zoe, settings, monkeypatch):
     settings.landing.mkdir(parents=True)
     (settings.landing / "locked.txt").write_text("x")
@@ -301,6 +302,7 @@ def test_the_lost_key_of_another_person_stops_the_certificate(accounts, lake, zo
         delete_user_permanent(accounts, lake, zoe.user_id)
 
 
+@pytest.mark.soak
 def test_what_is_searched_for_is_unreadable_meanwhile_and_destroyed_afterwards(
     accounts, lake, zoe, settings, monkeypatch
 ):

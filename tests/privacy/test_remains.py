@@ -183,6 +183,7 @@ def test_a_name_that_is_everywhere_is_accepted_once(accounts, lake, settings):
     assert accepted["everywhere"] is True
 
 
+@pytest.mark.soak
 def test_hits_are_for_administrators(accounts, failed):
     yan = Request(actor_id=register(accounts, YAN).user_id)
 

@@ -209,6 +209,7 @@ def test_without_takers_volume_the_impact_is_not_known() -> None:
     assert "impact is not identified" in rows["warnings"][0]
 
 
+@pytest.mark.soak
 def test_fans_do_not_depend_on_what_comes_later_nor_on_threads() -> None:
     market = pl.concat([minutes(name, 170, seed=seed, after=20) for seed, name in enumerate(("A-USDT", "B-USDT"))])
     seen = chiarella_rows(market, made_at=MADE_AT, workers=1)

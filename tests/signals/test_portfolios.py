@@ -254,6 +254,7 @@ def test_the_market_was_fitted_before_the_quarter(decided: Weights) -> None:
     assert decided.rows["market_fitted_until"].dt.date().unique().to_list() == [date(2022, 3, 31)]
 
 
+@pytest.mark.soak
 def test_decisions_do_not_depend_on_later_rows_nor_on_threads(three: pl.DataFrame, decided: Weights) -> None:
     last = date(2022, 5, 6)
     later = pl.col("ts") >= datetime(2022, 5, 6, tzinfo=UTC)

@@ -246,6 +246,7 @@ def test_a_killed_worker_is_an_error_of_its_statement_alone(lake, pool, limits):
     assert gateway.query("SELECT 1").rows == 1
 
 
+@pytest.mark.soak
 def test_nothing_outlives_a_closed_pool(lake, limits):
     pool = GatewayPool(workers=2)
     gateway = of(lake, pool, "a", limits)
