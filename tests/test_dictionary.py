@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hfthot_platform.domain.contracts import CONTRACTS
 from hfthot_platform.domain.contracts.views import VIEWS
 from hfthot_platform.interfaces.cli.dictionary import whole_dictionary
