@@ -831,7 +831,7 @@ from hfthot_platform.storage.lakehouse import Lakehouse
 print("ready", flush=True)
 sys.stdin.readline()
 outcomes = ingest_landing(Lakehouse.open(sys.argv[1]), Path(sys.argv[2]), now=datetime.now(UTC), settle_seconds=0)
-print(sum(each.status == "published" for each in outcomes), len(outcomes))
+print(sum(outcome.status == "published" for outcome in outcomes), len(outcomes))
 """
 
 
