@@ -143,7 +143,7 @@ def test_any_number_of_rows_gives_a_picture_that_fits_into_metadata(name: str, r
     ],
 )
 def test_many_bars_are_merged_into_longer_candles(n: int, step: timedelta, expected: int, name: str) -> None:
-    merged, length, called = plots._merged(bars(n, step))
+    merged, length, called = plots.merged_candles(bars(n, step))
     assert (merged.height, called) == (expected, name)
     assert merged["volume"].sum() == pytest.approx(bars(n, step)["volume"].sum())
     assert merged["high"].max() == bars(n, step)["high"].max()
@@ -154,11 +154,11 @@ def test_many_bars_are_merged_into_longer_candles(n: int, step: timedelta, expec
 
 def test_a_year_of_trading_days_is_not_merged_for_its_weekends() -> None:
     weekdays = bars(365, timedelta(days=1)).filter(pl.col("ts").dt.weekday() < 6)
-    assert plots._merged(weekdays)[2] == "1d"
+    assert plots.merged_candles(weekdays)[2] == "1d"
 
 
 def test_weeks_start_on_monday() -> None:
-    merged, _, name = plots._merged(bars(1_000, timedelta(days=1)))
+    merged, _, name = plots.merged_candles(bars(1_000, timedelta(days=1)))
     assert name == "1w"
     assert set(merged["ts"].dt.weekday()) == {1}
 
@@ -166,7 +166,7 @@ def test_weeks_start_on_monday() -> None:
 def test_thinning_keeps_every_spike() -> None:
     values = np.zeros(100_000)
     values[[12_345, 77_777]] = [9.0, -9.0]
-    kept = plots._extremes(values)
+    kept = plots.extremes(values)
     assert len(kept) <= 1_502
     assert {12_345, 77_777, 0, 99_999} <= set(kept.tolist())
 

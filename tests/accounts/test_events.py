@@ -261,7 +261,7 @@ def run(self, *args):
         os.kill(os.getpid(), signal.SIGKILL)
     return genuine(self, *args)
 Transaction.run = run
-events._TOGETHER = 3
+events.TOGETHER = 3
 events.ingest_user_events(Path(path), Accounts.open(settings), Lakehouse.open(settings.lake_root))
 """
 

@@ -130,7 +130,7 @@ def test_a_second_publication_finds_nothing_to_reconcile(restored, lake, bob):
 
 
 def test_a_publisher_that_was_killed_before_it_trimmed_is_no_restore(accounts, lake, bob, monkeypatch):
-    monkeypatch.setattr(Publisher, "_trim", lambda *_: None)
+    monkeypatch.setattr(Publisher, "trim_log", lambda *_: None)
     Publisher(accounts.store, lake).publish()
     accounts.update_user(bob.user_id, email="bob.new@example.org")
     monkeypatch.undo()

@@ -138,7 +138,7 @@ def test_no_seam_at_midnight(month: pl.DataFrame) -> None:
     assert len(over_midnight) == 87
     assert over_midnight.max() < 4 * max(regime.sigma for regime in REGIMES)
     exchange = SimulatedExchange()
-    today, tomorrow = (exchange._minutes(SYMBOL, DAY + timedelta(days=day)) for day in range(2))
+    today, tomorrow = (exchange.minutes_of_day(SYMBOL, DAY + timedelta(days=day)) for day in range(2))
     assert today.log_price[-1] == tomorrow.log_price[0]
 
 
@@ -205,8 +205,8 @@ def test_arrivals_are_clustered_and_follow_the_time_of_day(month: pl.DataFrame) 
 
 def test_daily_moves_have_the_size_that_the_regimes_imply() -> None:
     exchange = SimulatedExchange()
-    levels = np.array([exchange._level(SYMBOL, 19_000 + day) for day in range(1_000)])
-    assert np.diff(levels).std() == pytest.approx(exchange._day_sigma, rel=0.1)
+    levels = np.array([exchange.level_of_day(SYMBOL, 19_000 + day) for day in range(1_000)])
+    assert np.diff(levels).std() == pytest.approx(exchange.sigma_of_day, rel=0.1)
 
 
 def test_wrong_requests_are_refused() -> None:

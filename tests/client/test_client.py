@@ -126,7 +126,7 @@ class TestUserTables:
         assert found == [[], ["ada"], ["ada b"], ["ada c"]]
 
     def test_many_chunks_are_decrypted_as_one(self, client, register, monkeypatch):
-        monkeypatch.setattr("hfthot_platform.app.personal._CHUNK", 2)
+        monkeypatch.setattr("hfthot_platform.app.personal.CHUNK", 2)
         for name in "abcde":
             register(f"user.{name}")
 

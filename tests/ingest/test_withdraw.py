@@ -102,7 +102,7 @@ def test_a_run_that_dies_between_two_readings_is_completed(landing, monkeypatch)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(files_module, "_record", die)
+        patch.setattr(files_module, "record_outcomes", die)
         with pytest.raises(Killed):
             ingest_landing(landing.lake, landing.folder, now=NOW)
     outcome = landing.run_one()

@@ -164,7 +164,7 @@ def test_however_many_partitions_are_compacted_it_is_one_commit(tmp_path):
 
 
 def test_a_partition_too_large_to_sort_is_written_as_it_stands_in_the_same_commit(tmp_path, monkeypatch):
-    monkeypatch.setattr("hfthot_platform.storage.lakehouse.maintenance._SORTABLE_BYTES", 1)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.maintenance.SORTABLE_BYTES", 1)
     lake = Lakehouse.open(tmp_path / "lake")
     written(lake, "ops.incidents", rows_about(lake.table("ops.incidents").contract, LONG_AGO, LONG_AGO, 50))
     version = lake.table("ops.incidents").version()

@@ -27,10 +27,10 @@ from hfthot_platform.domain.models.strategy import (
     MeanReversion,
     SymbolRegime,
     TrendFollowing,
-    _market_now,
     adaptive,
     decide,
     fit_markets,
+    market_now,
     regime_labels,
 )
 
@@ -184,7 +184,7 @@ def test_a_market_fitted_earlier_is_brought_to_the_present_by_conditioning_on_th
     )  # fmt: skip
     market = FittedMarket(params, int(data.times[2]), spread, False, ())
 
-    now = _market_now(market, data, 0)
+    now = market_now(market, data, 0)
 
     # Each close since then observes a F_t + e; the values F_t are jointly normal.
     k = np.arange(6)

@@ -187,7 +187,7 @@ def test_an_export_is_audited(accounts, lake, zoe):
 
 
 def test_a_failed_export_leaves_nothing_behind(accounts, lake, zoe, settings, monkeypatch):
-    monkeypatch.setattr(module, "_account", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(module, "account_for", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
 
     with pytest.raises(OSError, match="No space"):
         export_user_data(accounts, lake, zoe.user_id)
@@ -198,14 +198,14 @@ def test_a_failed_export_leaves_nothing_behind(accounts, lake, zoe, settings, mo
 @pytest.mark.soak
 def test_an_export_that_an_erasure_overtakes_leaves_nothing_behind(accounts, lake, zoe, settings, monkeypatch):
     request_id = request_export(accounts, zoe.user_id)
-    real = module._sync
+    real = module.sync_all
 
     def overtaken(folder):
         real(folder)
         run_erasure(accounts, lake, request_erasure(accounts, zoe.user_id))
         folder.mkdir(exist_ok=True)
 
-    monkeypatch.setattr(module, "_sync", overtaken)
+    monkeypatch.setattr(module, "sync_all", overtaken)
     with pytest.raises(ErasedSubjectError):
         run_export(accounts, lake, request_id)
 

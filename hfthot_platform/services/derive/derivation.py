@@ -26,7 +26,7 @@ from hfthot_platform.storage.lakehouse import Audited, Commit, Lakehouse, Stagin
 __all__ = ["Derivation", "derive"]
 
 _FIRST_PIECE = timedelta(days=31)
-_SMALL_PIECE_ROWS = 200_000
+SMALL_PIECE_ROWS = 200_000
 
 
 class Derivation:
@@ -127,4 +127,4 @@ def _computed_in_pieces(days: Days, compute: Callable[[Days], pl.DataFrame]) -> 
         rows = compute(piece)
         yield piece, rows
         first = piece[1]
-        length = length * 2 if rows.height < _SMALL_PIECE_ROWS else _FIRST_PIECE
+        length = length * 2 if rows.height < SMALL_PIECE_ROWS else _FIRST_PIECE

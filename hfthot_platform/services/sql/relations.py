@@ -43,7 +43,7 @@ __all__ = ["DerivedView", "ResolvedRelations", "TableAtVersion", "known_names", 
 __all__ += ["needed_filters", "select_files"]
 
 #: With fewer files than this, finding out which ones are not needed costs more than opening them.
-_WORTH_PRUNING = 8
+WORTH_PRUNING = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -300,7 +300,7 @@ def needed_filters(
         resolved: what the statement reads.
     """
     if tree is None or all(
-        source.files is None or len(source.files.paths) < _WORTH_PRUNING for source in resolved.sources
+        source.files is None or len(source.files.paths) < WORTH_PRUNING for source in resolved.sources
     ):
         return {}
     columns: dict[tuple[str, ...], frozenset[str]] = {}

@@ -39,7 +39,7 @@ MOST_EXPIRED: Final = 0.25
 _SMALL_FILES = 2
 _TARGET_BYTES = 128 * 1024 * 1024
 #: Compressed size up to which a partition is sorted in memory; rows take about five times that.
-_SORTABLE_BYTES = 512 * 1024 * 1024
+SORTABLE_BYTES = 512 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ def _compact(table: Table, handle: DeltaTable, stamp: Stamp) -> int:
                 part = rows
                 if contract.partition_by:
                     part = part.filter(pl.col(contract.partition_by) == pl.lit(value))
-                if sum(sizes) > _SORTABLE_BYTES:
+                if sum(sizes) > SORTABLE_BYTES:
                     for piece in part.collect_batches(maintain_order=True):
                         yield from piece.to_arrow().to_batches()
                 else:

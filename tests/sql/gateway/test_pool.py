@@ -438,7 +438,7 @@ def test_who_had_least_of_the_workers_comes_first():
 
 
 def test_callers_that_come_and_go_are_forgotten(monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ACCOUNTS", 10)
+    monkeypatch.setattr(module, "MOST_ACCOUNTS", 10)
     with GatewayPool(workers=1) as pool:
         for number in range(50):
             ticket = Ticket(f"caller{number}")
