@@ -90,7 +90,7 @@ _LEAST_FOR_REGIMES: Final = 600
 _LONGEST_DAY: Final = 10
 #: The first year that a bound may have: the very first ones have no time in every zone.
 _EARLIEST: Final = 1000
-_last = threading.local()
+last_loaded = threading.local()
 
 
 def __getattr__(name: str) -> object:
@@ -173,7 +173,7 @@ def load_dataset(
                 hint=f"Choose one: load_dataset({symbol!r}, venue={venues[symbol][0]!r}).",
             )
     bars = Bars.from_closes(frame) if closes else Bars.from_frame(frame)
-    _last.bars = bars
+    last_loaded.bars = bars
     return bars
 
 
@@ -296,7 +296,7 @@ class BacktestTool:
                 f"{name} is a class", where=f"{_WHERE}.backtest", hint=f"Write {name}(), an instance of it."
             )
         if data is None:
-            data = getattr(_last, "bars", None)
+            data = getattr(last_loaded, "bars", None)
             if data is None:
                 raise BadRequestError(
                     "no data",

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from hfthot_platform.domain.contracts import CONTRACTS
 from hfthot_platform.domain.contracts.views import VIEWS
 from hfthot_platform.interfaces.cli.dictionary import whole_dictionary
@@ -37,6 +39,7 @@ def test_the_models_are_on_it_as_they_are():
         assert all(f"| `{column.name}` |" in page for column in model.columns)
 
 
+@pytest.mark.soak
 def test_the_module_prints_the_page():
     done = subprocess.run(
         [sys.executable, "-m", "hfthot_platform.interfaces.cli.dictionary"], capture_output=True, check=True, text=True

@@ -97,7 +97,7 @@ def lake(root, tmp_path, monkeypatch) -> Lakehouse:
     """Configure the lake as a user would; nothing is loaded yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HFTHOT_LAKE_ROOT", str(root))
-    research._last.__dict__.clear()
+    research.last_loaded.__dict__.clear()
     return Lakehouse.open(root)
 
 

@@ -80,8 +80,21 @@ def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path):
 def test_a_place_that_means_nothing_is_refused(monkeypatch, name, value, says):
     monkeypatch.setenv(f"HFTHOT_{name.upper()}", value)
 
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(ConfigError, match=says) as caught:
         load_settings()
+
+    assert "Value error" not in str(caught.value)  # words of the library that checks them
+
+
+def test_what_a_broken_setting_advises_works_while_it_is_broken(monkeypatch):
+    monkeypatch.setenv("HFTHOT_DUCKDB_THREADS", "0")
+
+    with pytest.raises(ConfigError) as caught:
+        load_settings()
+
+    assert "hfthot settings" not in str(caught.value)  # it reads the settings itself
+    assert "docs/settings.md" in str(caught.value)
+    assert (REPOSITORY / "docs/settings.md").is_file()
 
 
 def test_a_tilde_in_any_place_is_the_home_folder(monkeypatch):

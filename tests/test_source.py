@@ -15,6 +15,12 @@ PLATFORM = ("hfthot_platform", "assets", "jobs", "sensors", "resources")
 #: Text in which `each` may be a name, so that not every file is parsed.
 BOUND = re.compile(r"\bfor\s[^#\n]*\beach\b|\blambda\b[^#\n]*\beach\b|\bas each\b|\beach\s*:?=|[(,*]\s*each\s*[,:=)]")
 PACKAGES = (*PLATFORM, "benchmarks", "tests")
+#: A private name of something else: its attribute, what is imported from it, or what is set on it.
+PRIVATE = re.compile(
+    r"""(?:(?<!self)(?<!cls)(?<=[\w)\]])\.|^\s*from\s.*\simport\s(?:.*,\s)?|setattr\(.*"(?:[\w.]*\.)?)(?P<name>_[a-zA-Z]\w*)\b(?!\.|/)"""
+)
+#: Private by their spelling alone: the library that defines them documents them.
+KNOWN_TO_ALL = {"_asdict", "_exit", "_fields", "_replace", "_repr_html_"}
 
 
 @cache
@@ -63,3 +69,14 @@ def test_modules_of_the_platform_have_public_names():
         if file.name.startswith("_") and file.name not in {"__init__.py", "__main__.py"}
     ]
     assert not private, "what a package shares has a name that says what belongs there"
+
+
+def test_tests_use_public_names():
+    private = [
+        f"{file.relative_to(ROOT)}:{number} {line.strip()}"
+        for file in files_of("tests")
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        for found in PRIVATE.finditer(line)
+        if found["name"] not in KNOWN_TO_ALL
+    ]
+    assert not private, "what a test needs of a module is part of what the module offers: give it a public name"

@@ -30,7 +30,7 @@ INDEX: Final = "SPX"
 INDEX_VENUE: Final = "us_index"
 STOCK_VENUE: Final = "us_equity"
 
-_INDEX_BARS: Final = ("arch", "data/sp500/sp500.csv.gz")
+INDEX_BARS: Final = ("arch", "data/sp500/sp500.csv.gz")
 _INDEX_CLOSES: Final = ("skfolio", "datasets/data/sp500_index.csv.gz")
 _STOCK_CLOSES: Final = ("skfolio", "datasets/data/sp500_dataset.csv.gz")
 _TIME: Final = pl.Datetime("us", "UTC")
@@ -73,7 +73,7 @@ class SampleFeed:
 
 
 def _index_bars() -> pl.DataFrame:
-    raw, ref = _packaged(*_INDEX_BARS)
+    raw, ref = _packaged(*INDEX_BARS)
     opens = pl.col("Date").str.to_date("%m/%d/%Y").cast(_TIME)
     return raw.select(
         pl.lit(INDEX_VENUE).alias("venue"),

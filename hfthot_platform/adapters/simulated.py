@@ -156,7 +156,7 @@ class SimulatedExchange:
 
     def trades(self, symbol: str, day: date) -> pl.DataFrame:
         """Return one symbol's trades of one UTC day, as rows of `market.trades`, ordered by time."""
-        minutes = self._minutes(symbol, day)
+        minutes = self.minutes_of_day(symbol, day)
         sigma = self._sigma[minutes.regime]
         rng = self._rng(symbol, "trades", day_number(day))
         minute = np.repeat(np.arange(_MINUTES), self._counts(minutes.regime, rng))
@@ -205,7 +205,7 @@ class SimulatedExchange:
                 "venue": pl.repeat(self.venue, _MINUTES, eager=True),
                 "symbol": pl.repeat(symbol, _MINUTES, eager=True),
                 "ts": pl.Series(number * DAY + np.arange(_MINUTES) * MINUTE).cast(_TIME),
-                "regime": names.gather(self._minutes(symbol, day).regime),
+                "regime": names.gather(self.minutes_of_day(symbol, day).regime),
                 "source": pl.repeat("synthetic", _MINUTES, eager=True),
                 "source_ref": pl.repeat(self._ref, _MINUTES, eager=True),
             }
@@ -285,7 +285,7 @@ class SimulatedExchange:
     # The price
 
     @cached_property
-    def _day_sigma(self) -> float:
+    def sigma_of_day(self) -> float:
         """Standard deviation of a day's log return, from the long-run variance of each regime's AR(1)."""
         per_minute = sum(
             share * (regime.sigma / (1 - regime.phi)) ** 2
@@ -293,7 +293,7 @@ class SimulatedExchange:
         )
         return float(np.sqrt(_MINUTES * per_minute))
 
-    def _level(self, symbol: str, number: int) -> float:
+    def level_of_day(self, symbol: str, number: int) -> float:
         """Return the log price at a midnight."""
         block, place = divmod(number, 1 << _HALVINGS)
         low, high, left, right = 0, 1 << _HALVINGS, 0.0, 0.0
@@ -301,14 +301,14 @@ class SimulatedExchange:
             middle = (low + high) // 2
             # The middle of a bridge over T steps has variance T/4.
             draw = self._rng(symbol, "level", block, low, high).standard_normal()
-            value = (left + right) / 2 + self._day_sigma * np.sqrt((high - low) / 4) * draw
+            value = (left + right) / 2 + self.sigma_of_day * np.sqrt((high - low) / 4) * draw
             if place < middle:
                 high, right = middle, value
             else:
                 low, left = middle, value
         return float(np.log(self._base_price(symbol)) + left)
 
-    def _minutes(self, symbol: str, day: date) -> _Minutes:
+    def minutes_of_day(self, symbol: str, day: date) -> _Minutes:
         number = day_number(day)
         rng = self._rng(symbol, "minutes", number)
         regime = self._chain(symbol, number, rng)
@@ -319,7 +319,7 @@ class SimulatedExchange:
         for slope, shock in zip(phi, shocks, strict=True):
             last = slope * last + shock
             returns.append(last)
-        start, end = self._level(symbol, number), self._level(symbol, number + 1)
+        start, end = self.level_of_day(symbol, number), self.level_of_day(symbol, number + 1)
         path = np.cumsum(returns)
         weight = np.cumsum(sigma**2)
         path += (end - start - path[-1]) * weight / weight[-1]

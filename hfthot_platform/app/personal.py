@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __all__ = ["decrypted"]
 
 #: Rows whose subjects' keys are held at a time: memory is bounded by it, however large the table is.
-_CHUNK: Final = 50_000
+CHUNK: Final = 50_000
 
 
 def decrypted(accounts: Accounts, contract: TableContract, rows: pl.DataFrame) -> pl.DataFrame:
@@ -35,7 +35,7 @@ def decrypted(accounts: Accounts, contract: TableContract, rows: pl.DataFrame) -
         return rows
     category = CATEGORY[contract.name]
     chunks = []
-    for chunk in rows.iter_slices(_CHUNK):
+    for chunk in rows.iter_slices(CHUNK):
         sealed = chunk.filter(pl.any_horizontal(pl.col(name).is_not_null() for name in personal))
         ciphers = accounts.ciphers(sealed["subject_id"].drop_nulls().unique().to_list(), category)
         columns = (_in_clear(contract.name, chunk["subject_id"], chunk[name], ciphers) for name in personal)

@@ -131,10 +131,7 @@ class ConfigError(HfthotError):
     """A setting is missing, malformed or contradicts another."""
 
     code = "CONFIG_INVALID"
-    remedy = (
-        "Correct the setting that the message names; `hfthot settings` shows every setting and where its "
-        "value comes from."
-    )
+    remedy = "Correct the setting that the message names; `docs/settings.md` says what each setting means."
 
 
 class NotSharedError(ConfigError):

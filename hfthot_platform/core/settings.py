@@ -424,7 +424,7 @@ def _refuse_unknown_variables() -> None:
         raise ConfigError(
             f"there is no setting named {variable}",
             where="environment",
-            hint=nearest(name, sorted(known)) or "`hfthot settings` lists all of them.",
+            hint=nearest(name, sorted(known)) or "`docs/settings.md` lists all of them.",
         )
 
 
@@ -436,8 +436,10 @@ def _malformed(error: ValidationError, overrides: Mapping[str, object]) -> Confi
     path = first["loc"]
     name = ".".join(str(part) for part in path)
     unknown = first["type"] == "extra_forbidden"
-    what = f"there is no setting {name!r}" if unknown else f"setting {name!r}: {first['msg']}"
-    hint = "`hfthot settings` lists all settings with their values and sources."
+    message = first["msg"].removeprefix("Value error, ")
+    what = f"there is no setting {name!r}" if unknown else f"setting {name!r}: {message}"
+    # Not `hfthot settings`: it reads the settings too, and ends with this same error.
+    hint = "`docs/settings.md` lists all settings with their meanings and defaults."
     if unknown and len(path) == 1:
         hint = nearest(str(path[0]), Settings.model_fields) or hint
     variable = f"HFTHOT_{str(path[0]).upper()}" if path else ""

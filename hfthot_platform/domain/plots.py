@@ -144,7 +144,7 @@ def candles(bars: pl.DataFrame, *, title: str | None = None) -> bytes:
     title = title or " · ".join(str(first[name]) for name in ("symbol", "venue") if name in first) or "Bars"
     if bars.is_empty():
         return _no_data(title)
-    merged, length, name = _merged(bars.sort("ts"))
+    merged, length, name = merged_candles(bars.sort("ts"))
     base, _, quote = symbol.partition("-")
     quote = quote.split("-")[0]
 
@@ -892,7 +892,7 @@ def _step(times: pl.Series) -> int:
     return HOUR if (ticks % DAY).any() else DAY
 
 
-def _merged(bars: pl.DataFrame) -> tuple[pl.DataFrame, int, str]:
+def merged_candles(bars: pl.DataFrame) -> tuple[pl.DataFrame, int, str]:
     """Return at most about 270 candles, with their length in microseconds and its name."""
     ticks = bars["ts"].to_physical().to_numpy()
     if "ts_close" in bars.columns:
@@ -925,7 +925,7 @@ def _draw_lines(
     at = _numbers(frame[x]) if temporal else frame[x].cast(pl.Float64).to_numpy()
     for name, colour in zip(ys, colours, strict=False):
         values = frame[name].cast(pl.Float64).fill_null(float("nan")).to_numpy()
-        kept = _extremes(values)
+        kept = extremes(values)
         # A lone point has no line, so it gets a dot.
         marker = "o" if len(kept) == 1 else None
         axes.plot(at[kept], values[kept], color=colour, linewidth=1.4, label=name, marker=marker, markersize=4)
@@ -940,7 +940,7 @@ def _draw_lines(
         axes.set_xlim(low - pad, high + pad)
 
 
-def _extremes(values: NDArray[np.float64]) -> NDArray[np.intp]:
+def extremes(values: NDArray[np.float64]) -> NDArray[np.intp]:
     """Return the positions to draw: all of a short series, first and extremes per stretch of a long one."""
     n = len(values)
     if n <= _MOST_POINTS:

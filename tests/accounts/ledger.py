@@ -226,13 +226,13 @@ def fatal_steps(kill_at: int) -> None:
 
     stepping(rewrite.Rewrite, "commit")
     stepping(datafiles.DataFiles, "write")
-    stepping(Writer, "_acknowledge")
+    stepping(Writer, "acknowledge")
     stepping(Table, "apply")
     stepping(Store, "trim")
 
 
 def publish(url: str, lake: str, batch: str, kill_at: str) -> None:
-    module._BATCH = int(batch)
+    module.BATCH = int(batch)
     if int(kill_at):
         fatal_steps(int(kill_at))
     Publisher(Store.open(url), Lakehouse.open(lake)).publish()

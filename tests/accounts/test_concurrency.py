@@ -14,6 +14,7 @@ def accounts(settings):
         yield opened
 
 
+@pytest.mark.soak
 def test_each_name_is_registered_once(accounts, settings):
     reports = crowd.run(settings, "register", 3, names=40)
     crowd.check_registrations(accounts, reports, 40)
@@ -31,6 +32,7 @@ def test_no_count_is_lost_and_none_is_granted_beyond_the_quota(accounts, setting
     crowd.check_log(accounts)
 
 
+@pytest.mark.soak
 def test_no_session_ends_with_anothers_logout(accounts, settings):
     accounts.register("alice", "alice@example.org", crowd.PASSWORD)
     crowd.check_sessions(accounts, crowd.run(settings, "sessions", 3, rounds=10))

@@ -194,13 +194,13 @@ def test_other_processes_go_on_through_a_rotation(accounts, alice, settings, clo
 
 
 def test_a_rotation_takes_many_batches(accounts, monkeypatch):
-    monkeypatch.setattr(rotation, "_BATCH", 3)
+    monkeypatch.setattr(rotation, "BATCH", 3)
     users = [accounts.register(f"u{number}", f"u{number}@example.org", PASSWORD) for number in range(10)]
     assert rotate_keys(accounts).subject_keys == 10
     assert [accounts.get_user(user.user_id).username for user in users] == [user.username for user in users]
 
 
-@pytest.mark.parametrize("step", ["_rewrap_installation", "_rewrap_subjects", "drop"])
+@pytest.mark.parametrize("step", ["rewrap_installation", "rewrap_subjects", "drop"])
 def test_an_interrupted_rotation_is_finished_by_the_next(accounts, alice, used, monkeypatch, step):
     """As if the process had been killed before, between and after the rewrapping; registrations go on in between."""
 

@@ -261,11 +261,12 @@ def run(self, *args):
         os.kill(os.getpid(), signal.SIGKILL)
     return genuine(self, *args)
 Transaction.run = run
-events._TOGETHER = 3
+events.TOGETHER = 3
 events.ingest_user_events(Path(path), Accounts.open(settings), Lakehouse.open(settings.lake_root))
 """
 
 
+@pytest.mark.soak
 @ON_SQLITE
 def test_a_file_that_was_under_way_when_the_process_died_is_finished_by_the_next(accounts, lake, settings, write):
     people = [registration(n, username=f"user{n}", email=f"user{n}@analytical.example") for n in range(10)]

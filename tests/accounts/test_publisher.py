@@ -54,10 +54,11 @@ def tiers(lake):
 # -- order ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("batch", [7, 1000])
 def test_the_tables_hold_what_the_log_says_whatever_the_batches(store, publisher, lake, monkeypatch, batch):
-    monkeypatch.setattr(module, "_BATCH", batch)
-    monkeypatch.setattr(module, "_PAGE", 5)
+    monkeypatch.setattr(module, "BATCH", batch)
+    monkeypatch.setattr(module, "PAGE", 5)
     entries = ledger.log(store, some(60))
 
     done = publisher.publish()
@@ -211,10 +212,11 @@ def test_the_store_refuses_such_a_row_and_enters_nothing(store, columns, said):
     assert store.head() == (0, GENESIS)
 
 
+@pytest.mark.soak
 @ON_SQLITE
 @pytest.mark.parametrize("seed", range(2))
 def test_of_random_entries_only_the_bad_ones_wait(store, lake, publisher, unchecked, monkeypatch, seed):
-    monkeypatch.setattr(module, "_BATCH", 16)
+    monkeypatch.setattr(module, "BATCH", 16)
     dice = random.Random(seed)
     chosen = [bad(100 + n, role=CLEAR) if dice.random() < 0.2 else good(n) for n in range(40)]
     ledger.log(store, chosen)
@@ -257,14 +259,14 @@ def test_a_later_row_of_the_same_key_heals_it_and_nothing_waits_any_more(store, 
 
 @ON_SQLITE
 def test_what_was_set_aside_is_retried_in_its_order(store, publisher, lake, unchecked, monkeypatch):
-    strict = module._Fold.frame
-    monkeypatch.setattr(module._Fold, "frame", refusing(strict, ledger.subject(3)))
+    strict = module.Fold.frame
+    monkeypatch.setattr(module.Fold, "frame", refusing(strict, ledger.subject(3)))
     session = [ledger.session(7, 3)], AuditEvent(action="session.login", subject_id=ledger.subject(3))
     ledger.log(store, [good(3), good(1), good(3, "professional"), session])
     assert publisher.publish().set_aside == (1, 3, 4)
     assert publisher.retry() == ()
 
-    monkeypatch.setattr(module._Fold, "frame", strict)
+    monkeypatch.setattr(module.Fold, "frame", strict)
     assert publisher.retry() == (1, 3, 4)
 
     assert tiers(lake) == {1: "free", 3: "professional"}
@@ -278,7 +280,7 @@ def refusing(frame, subject):
     """Return a fold's frame that refuses a subject's rows, as a stricter contract would."""
 
     def strict(fold):
-        whose = fold._subject
+        whose = fold.subject_at
         if fold.contract.name in {"users", "sessions"} and any(row[whose] == subject for row in fold.rows.values()):
             raise AuditFailedError("a row breaks a rule", where=fold.contract.name)
         return frame(fold)
@@ -287,7 +289,7 @@ def refusing(frame, subject):
 
 
 @ON_SQLITE
-@pytest.mark.parametrize("kill_before", ["_apply", "_set_aside", "_trim"])
+@pytest.mark.parametrize("kill_before", ["apply_entries", "put_aside", "trim_log"])
 def test_a_publisher_that_died_while_setting_aside_is_continued(
     store, lake, publisher, unchecked, monkeypatch, kill_before
 ):
@@ -388,7 +390,7 @@ def ledger_rows(lake):
 
 
 def test_a_second_publisher_waits_for_the_first(store, lake, publisher, monkeypatch):
-    monkeypatch.setattr(module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
     ledger.log(store, some(2))
     with publisher.alone(), ThreadPoolExecutor(1) as pool, pytest.raises(LockTimeoutError):
         pool.submit(Publisher(store, lake).publish).result()
@@ -397,7 +399,7 @@ def test_a_second_publisher_waits_for_the_first(store, lake, publisher, monkeypa
 
 @pytest.mark.soak
 def test_publishers_at_once_publish_everything_once(store, lake, monkeypatch):
-    monkeypatch.setattr(module, "_BATCH", 3)
+    monkeypatch.setattr(module, "BATCH", 3)
     chosen = some(60)
     ledger.log(store, chosen[:20])
     with ThreadPoolExecutor(4) as pool:
@@ -415,7 +417,7 @@ def test_a_publisher_that_lost_its_lock_cannot_publish_twice(store, lake):
     """A lock of the database ends with its connection; the tables themselves refuse the second publisher."""
     entries = ledger.log(store, some(6))
     late = Publisher(store, lake)
-    genuine, raced = late._apply, []
+    genuine, raced = late.apply_entries, []
 
     def overtaken(*arguments):
         if not raced:
@@ -423,7 +425,7 @@ def test_a_publisher_that_lost_its_lock_cannot_publish_twice(store, lake):
             genuine(*arguments)
         return genuine(*arguments)
 
-    late._apply = overtaken
+    late.apply_entries = overtaken
     late.publish()
     ledger.Model(entries).check(lake)
     assert lake.table("audit_log").scan().collect().height == 6

@@ -130,7 +130,7 @@ def test_a_second_publication_finds_nothing_to_reconcile(restored, lake, bob):
 
 
 def test_a_publisher_that_was_killed_before_it_trimmed_is_no_restore(accounts, lake, bob, monkeypatch):
-    monkeypatch.setattr(Publisher, "_trim", lambda *_: None)
+    monkeypatch.setattr(Publisher, "trim_log", lambda *_: None)
     Publisher(accounts.store, lake).publish()
     accounts.update_user(bob.user_id, email="bob.new@example.org")
     monkeypatch.undo()
@@ -172,6 +172,7 @@ def test_whom_the_backup_brings_back_is_erased_again(accounts, lake, alice, bob)
     assert (again.reconciled, again.erased, again.parts) == (None, {}, 0)
 
 
+@pytest.mark.soak
 @SQLITE
 def test_whom_the_backups_of_store_and_lake_bring_back_is_erased_again(accounts, lake, alice, settings, tmp_path):
     flush(accounts.store, lake)
@@ -208,6 +209,7 @@ def test_of_whom_a_hold_kept_a_part_only_the_rest_is_erased_again(accounts, lake
     assert accounts.ciphers([subject], "audit") != {}
 
 
+@pytest.mark.soak
 @SQLITE
 def test_an_erasure_can_be_asked_for_again_without_the_command(accounts, lake, alice):
     flush(accounts.store, lake)
@@ -228,6 +230,7 @@ def test_a_list_of_erasures_that_somebody_wrote_to_erases_nobody(accounts, lake,
         restore(accounts, lake)
 
 
+@pytest.mark.soak
 @SQLITE
 def test_a_line_that_a_crash_cut_off_is_written_anew(accounts, lake, alice, bob, settings):
     delete_user_permanent(accounts, lake, alice.user_id)

@@ -47,7 +47,7 @@ def _numbers(rules):
 @st.composite
 def _rows(draw, name):
     """Draw rows of a table as the store gets them: each value of its type, most of them good ones."""
-    contract, checks = TABLES[name], module._checks()[name]
+    contract, checks = TABLES[name], module.row_checks()[name]
     pools = {}
     for column in contract.columns:
         if column.name in checks.names:
@@ -79,9 +79,10 @@ def _in_the_lake(contract, names, rows):
     return frame.select(good=pl.any_horizontal(broken).not_())["good"].to_list()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", sorted(TABLES))
 def test_the_store_takes_exactly_the_rows_that_the_lake_takes(name):
-    checks, seen = module._checks()[name], Counter()
+    checks, seen = module.row_checks()[name], Counter()
 
     @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
     @given(_rows(name))

@@ -58,6 +58,7 @@ def snapshot(accounts):
         }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_text_in_any_argument_is_only_a_text(accounts, alice, bob, text):
     accounts.login("bob", PASSWORD)
@@ -110,6 +111,7 @@ def test_a_hostile_text_is_kept_where_any_text_may_be(accounts, alice):
         assert accounts.login(text, PASSWORD, request=Request(ip=text, user_agent=text)).user_id == alice.user_id
 
 
+@pytest.mark.soak
 def test_signing_in_takes_the_same_time_whatever_is_wrong(make_settings):
     """Medians of interleaved attempts, in time of this thread's own: others on the machine do not count.
 

@@ -58,7 +58,7 @@ def test_the_newest_migration_is_the_one_that_opening_looks_for():
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(databases._MIGRATIONS))
+    config.set_main_option("script_location", str(databases.MIGRATIONS))
     config.set_main_option("path_separator", "os")
     assert ScriptDirectory.from_config(config).get_heads() == [databases.REVISION]
 
@@ -244,7 +244,7 @@ def test_threads_share_commits_and_those_that_fail_take_nobody_with_them(store):
 
 def test_a_shared_commit_that_fails_fails_for_everybody_in_it(settings, clock, monkeypatch):
     """The disk is full at the commit: nobody is told that it worked."""
-    monkeypatch.setattr(module, "_SHARED_SECONDS", 60)
+    monkeypatch.setattr(module, "SHARED_SECONDS", 60)
     store = Store.open(settings, clock)
     outcomes = []
     inside, go = threading.Event(), threading.Event()
@@ -545,7 +545,7 @@ def test_what_is_deleted_is_not_in_the_files_after_purging(make_settings):
 
 
 def test_purging_says_so_when_a_reader_holds_the_old_state(make_settings, monkeypatch):
-    monkeypatch.setattr(databases, "_LOCK_SECONDS", 0.2)
+    monkeypatch.setattr(databases, "LOCK_SECONDS", 0.2)
     with Store.open(make_settings()) as store:
         with store.transaction() as tx:
             subject(tx, 1)

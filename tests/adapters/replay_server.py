@@ -129,11 +129,11 @@ class ReplayServer:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                replay._serve(self, None)
+                replay.serve(self, None)
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                replay._serve(self, json.loads(body))
+                replay.serve(self, json.loads(body))
 
             def log_message(self, *args: Any) -> None:
                 """Stay silent."""
@@ -175,7 +175,7 @@ class ReplayServer:
                 return faults.popleft()
         return next((fault for end, fault in self._always.items() if path.endswith(end)), None)
 
-    def _serve(self, handler: BaseHTTPRequestHandler, body: Any) -> None:
+    def serve(self, handler: BaseHTTPRequestHandler, body: Any) -> None:
         parts = urlsplit(handler.path)
         query = dict(parse_qsl(parts.query))
         with self._lock:

@@ -317,6 +317,7 @@ def test_coin_margined_bars_are_in_coins_not_contracts(serve: Serve) -> None:
     assert (row["volume"], row["quote_volume"], row["buy_volume"]) == (123.5, 1.25 * 100, 61.75)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("venue", BAR_CASES)
 @pytest.mark.parametrize("interval", ["5m", "1d"])
 def test_longer_bars_carry_their_interval(serve: Serve, venue: str, interval: str) -> None:
@@ -489,6 +490,7 @@ FAULTS = [
 ]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("venue", "fault"), FAULTS)
 def test_a_fault_that_passes_costs_one_more_request_and_no_row(
     serve: Serve, undisturbed: dict[str, int], venue: str, fault: str
@@ -691,6 +693,7 @@ def test_a_malformed_bar_is_rejected_too(serve: Serve) -> None:
 SEEDS = [pytest.param(seed, marks=pytest.mark.soak if seed else ()) for seed in range(4)]
 
 
+@pytest.mark.soak
 @every_venue
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_mixture_of_passing_faults_gives_the_same_rows(serve: Serve, venue: str, seed: int) -> None:

@@ -313,6 +313,7 @@ def test_f7_the_same_span_gives_the_same_rows(case: Case) -> None:
         assert_frame_equal(again, case.rows(table))
 
 
+@pytest.mark.soak
 def test_f8_the_parts_of_a_span_together_are_the_whole(case: Case) -> None:
     for table in set(case.feed.tables) - TIMELESS:
         parts = [case.rows(table, case.start, case.middle), case.rows(table, case.middle, case.end)]
@@ -398,6 +399,7 @@ def test_f16_memory_is_bounded(case: Case) -> None:
         assert max(batch.rows.height for batch in case.batches(table)) <= BATCH_ROWS
 
 
+@pytest.mark.soak
 def test_f17_progress_has_a_unit_and_never_passes_its_total(case: Case) -> None:
     for table in set(case.feed.tables) - TIMELESS:
         said: list[tuple[int, int | None, str]] = []

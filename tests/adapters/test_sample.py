@@ -97,7 +97,7 @@ def test_another_table_and_a_naive_time_are_refused() -> None:
 
 
 def test_a_package_without_its_file_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sample, "_INDEX_BARS", ("arch", "data/gone.csv.gz"))
+    monkeypatch.setattr(sample, "INDEX_BARS", ("arch", "data/gone.csv.gz"))
     with pytest.raises(SourceUnavailableError, match="Install the package arch again"):
         list(SampleFeed().fetch("market.bars", *EVER))
 

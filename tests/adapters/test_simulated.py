@@ -138,10 +138,11 @@ def test_no_seam_at_midnight(month: pl.DataFrame) -> None:
     assert len(over_midnight) == 87
     assert over_midnight.max() < 4 * max(regime.sigma for regime in REGIMES)
     exchange = SimulatedExchange()
-    today, tomorrow = (exchange._minutes(SYMBOL, DAY + timedelta(days=day)) for day in range(2))
+    today, tomorrow = (exchange.minutes_of_day(SYMBOL, DAY + timedelta(days=day)) for day in range(2))
     assert today.log_price[-1] == tomorrow.log_price[0]
 
 
+@pytest.mark.soak
 def test_a_regime_continues_over_midnight_as_often_as_within_the_day() -> None:
     exchange = SimulatedExchange(symbols=[SYMBOL])
     (batch,) = exchange.fetch("market.simulated_regimes", at(0), at(200))
@@ -161,6 +162,7 @@ def test_regimes_last_as_long_as_declared() -> None:
         assert lengths[regime.name] == pytest.approx(regime.minutes, rel=0.15)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("regime", "low", "high"), [("trending", 0.25, 0.45), ("mean_reverting", -0.5, -0.25), ("volatile", -0.1, 0.1)]
 )
@@ -203,8 +205,8 @@ def test_arrivals_are_clustered_and_follow_the_time_of_day(month: pl.DataFrame) 
 
 def test_daily_moves_have_the_size_that_the_regimes_imply() -> None:
     exchange = SimulatedExchange()
-    levels = np.array([exchange._level(SYMBOL, 19_000 + day) for day in range(1_000)])
-    assert np.diff(levels).std() == pytest.approx(exchange._day_sigma, rel=0.1)
+    levels = np.array([exchange.level_of_day(SYMBOL, 19_000 + day) for day in range(1_000)])
+    assert np.diff(levels).std() == pytest.approx(exchange.sigma_of_day, rel=0.1)
 
 
 def test_wrong_requests_are_refused() -> None:

@@ -214,6 +214,7 @@ SHAPES = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", SHAPES)
 def test_side_and_amount_are_those_of_the_taker_in_the_base_asset(tmp_path, name) -> None:
     path = tmp_path / name

@@ -94,6 +94,7 @@ class _NoScene:
         return _NoScene()
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", sorted(set(ARGUMENTS) - {"close", "flush"}))
 def test_hostile_text_in_any_argument_changes_nothing_else(stage, name):
     trusted, bystander, root = stage

@@ -71,6 +71,7 @@ class TestUserTables:
         signed = rows(client, "audit_log").filter(pl.col("action") == "session.login")
         assert signed.select("ip", "user_agent").row(0) == ("192.0.2.7", "curl/8")
 
+    @pytest.mark.soak
     def test_of_an_erased_person_the_fields_are_null_in_old_versions_too(self, client, register):
         ada, bob = register("ada"), register("bob")
         before = newest(client, "users")
@@ -125,7 +126,7 @@ class TestUserTables:
         assert found == [[], ["ada"], ["ada b"], ["ada c"]]
 
     def test_many_chunks_are_decrypted_as_one(self, client, register, monkeypatch):
-        monkeypatch.setattr("hfthot_platform.app.personal._CHUNK", 2)
+        monkeypatch.setattr("hfthot_platform.app.personal.CHUNK", 2)
         for name in "abcde":
             register(f"user.{name}")
 
@@ -327,6 +328,7 @@ class TestExport:
         with pytest.raises(ErasedSubjectError):
             client.get_user(hers.user_id)
 
+    @pytest.mark.soak
     def test_without_history_the_old_versions_are_gone(self, client, register):
         user, other = register("ada"), register("bob")
         old = newest(client, "users")
@@ -416,6 +418,7 @@ def test_a_certificate_is_given_as_text_or_as_a_path(client, given):
         client.verify_certificate(**given)
 
 
+@pytest.mark.soak
 def test_a_text_never_has_a_file_read(client, register, tmp_path):
     path = client.delete_user_permanent(register("ada").user_id).save(tmp_path / "certificate.json")
 
@@ -424,6 +427,7 @@ def test_a_text_never_has_a_file_read(client, register, tmp_path):
         client.verify_certificate(str(path))
 
 
+@pytest.mark.soak
 def test_a_certificate_of_another_installation_is_refused(client, register, tmp_path):
     certificate = client.delete_user_permanent(register("ada").user_id)
 

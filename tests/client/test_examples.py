@@ -79,6 +79,7 @@ def test_every_call_has_an_example_a_type_and_a_description():
         ), f"{name} has an argument without a type"
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", ["the class", *CALLS])
 def test_the_example_of(name, scene):
     member = LakehouseClient if name == "the class" else inspect.unwrap(getattr(LakehouseClient, name))

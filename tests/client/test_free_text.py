@@ -44,6 +44,7 @@ def _in_clear(folder: Path) -> list[str]:
     return found
 
 
+@pytest.mark.soak
 def test_no_text_of_any_call_lies_in_clear(client, folder, signed_in):
     here = signed_in("mallory", tier="enterprise")
     tried = 0
@@ -78,6 +79,7 @@ def test_a_providers_name_has_the_form_of_one(client, register, name):
             count(user.user_id, name)
 
 
+@pytest.mark.soak
 def test_what_somebody_calls_a_provider_keeps_nobody_elses_erasure_from_being_proven(client, folder, register):
     somebody, other = register("zoe_quintessabel"), register()
     client.save_api_keys(other.user_id, {MARKER: {"api_key": "k", "queries_limit": 5}})

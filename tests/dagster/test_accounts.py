@@ -121,6 +121,7 @@ def test_commits_name_the_run(platform, run):
     assert {version.run_id for version in platform.lake.table("users").versions() if version.rows} == {result.run_id}
 
 
+@pytest.mark.soak
 def test_a_second_run_makes_no_versions(platform, run):
     register(platform)
     run("accounts_publish")
@@ -283,6 +284,7 @@ def drop(settings, *events):
     return path
 
 
+@pytest.mark.soak
 def test_a_file_of_user_events_starts_a_run_that_applies_it(settings, clocked, instance, tmp_path):
     common = {"at": "2024-03-09T12:00:00Z", "username": PERSON["username"], "email": PERSON["email"]}
     path = drop(

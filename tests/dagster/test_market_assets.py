@@ -75,6 +75,7 @@ def test_a_day_goes_from_trades_to_closes(day):
     assert rows(platform, "market.closes").sort("symbol")["close"].to_list() == last["price"].to_list()
 
 
+@pytest.mark.soak
 def test_the_universe_uses_days_before_its_own_and_keeps_its_size(run, platform):
     run("ingest", "2024-03-01", DAY)
     run("derive", "2024-03-01", DAY)
@@ -122,6 +123,7 @@ def test_late_trades_change_exactly_the_bars_they_touch(derived, run, platform):
     assert rows(platform, "market.bars_1m").height == minutes.height
 
 
+@pytest.mark.soak
 def test_a_vendors_bar_stands_above_a_computed_one(derived, run, platform):
     table = platform.lake.table("market.bars_1m")
     stated = (
@@ -255,6 +257,7 @@ def test_a_wrong_computation_is_not_tried_again(platform, instance, monkeypatch)
     assert "a mistake in the code" in str(failure.user_failure_data.description)
 
 
+@pytest.mark.soak
 def test_the_present_day_is_read_from_the_clock(run, platform):
     """Bars of an interval that is still open are not final."""
     platform.clock = lambda: datetime(2024, 3, 4, 10, 30, 30, tzinfo=UTC)

@@ -51,6 +51,7 @@ def test_dropped_files_are_published_and_their_days_announced(run, settings, pla
     assert (settings.landing / "done" / "candles.csv.gz.mapping.yaml").exists()
 
 
+@pytest.mark.soak
 def test_what_is_computed_from_a_table_follows_the_days_of_a_dropped_file(run, settings, platform, instance):
     definitions = build_definitions(settings, platform)
     cursor = dg.evaluate_automation_conditions(defs=definitions, instance=instance).cursor
@@ -62,6 +63,7 @@ def test_what_is_computed_from_a_table_follows_the_days_of_a_dropped_file(run, s
     assert found.get_requested_partitions(dg.AssetKey(["market", "bars"])) == {DAY}
 
 
+@pytest.mark.soak
 def test_old_days_are_announced_and_derived_and_what_no_partition_has_is_told(
     run, settings, platform, instance, caplog
 ):
@@ -114,6 +116,7 @@ def test_a_rejected_file_fails_a_check_and_is_an_incident_once(run, settings, pl
     assert all(check.passed for check in good.get_asset_check_evaluations())
 
 
+@pytest.mark.soak
 def test_the_days_of_a_withdrawn_file_are_announced_and_derived_once(run, settings, platform, instance):
     drop(settings, "candles.csv.gz", CANDLES)
     run("landing")
@@ -235,6 +238,7 @@ def test_messages_are_redacted(message, gone):
     assert gone not in redacted(message)
 
 
+@pytest.mark.soak
 def test_a_message_is_kept_whole_and_bounded_far_beyond_ours():
     long = "word " * 2000
 

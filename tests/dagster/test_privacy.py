@@ -135,6 +135,7 @@ def test_a_request_is_erased_by_its_run_and_leaves_nothing_in_dagster(run, platf
     assert isinstance(skipped, dg.SkipReason)
 
 
+@pytest.mark.soak
 def test_a_held_erasure_waits_without_a_failure_and_is_resumed(run, platform, instance, zoe):
     hold = place_hold(platform.accounts, zoe.user_id, ["audit"], "case 7")
     request_id = request_erasure(platform.accounts, zoe.user_id)
@@ -184,6 +185,7 @@ def test_a_failed_proof_fails_the_run_and_names_the_place_alone(run, platform, i
     assert run("rgpd_erasure", config=again.run_config).success
 
 
+@pytest.mark.soak
 def test_an_unexpected_error_tells_its_class_alone(run, platform, instance, zoe, monkeypatch, home):
     request_id = request_erasure(platform.accounts, zoe.user_id)
 
@@ -211,6 +213,7 @@ def test_an_export_that_nobody_waits_for_is_run(run, platform, instance, zoe, cl
     assert scan([Needle("value", value) for value in ZOE.values], [Folder("dagster", home)]).findings == ()
 
 
+@pytest.mark.soak
 def test_retention_asks_for_what_is_due(run, platform, instance, zoe, clock):
     platform.accounts.delete_user_soft(zoe.user_id)
     clock.forward(days=31)
@@ -235,6 +238,7 @@ def test_retention_under_a_clock_that_leapt_ahead_removes_nothing_and_fails(run,
     assert platform.lake.table("sessions").scan().collect().height == sessions > 0
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("with_accounts", [True, False], ids=["accounts", "no accounts"])
 def test_rejected_user_files_leave_with_the_daily_retention(run, request, settings, clock, with_accounts):
     if with_accounts:

@@ -42,6 +42,7 @@ def test_regimes_are_found_day_by_day_and_a_second_run_changes_nothing(run, plat
     assert [table.version() for table in platform.lake.tables()] == versions
 
 
+@pytest.mark.soak
 def test_a_series_without_a_result_is_named_with_the_reason(run, history):
     result = run("regimes", "2022-12-12")
 
@@ -53,6 +54,7 @@ def test_a_series_without_a_result_is_named_with_the_reason(run, history):
     assert "600 are needed" in records[0].data["reason"]
 
 
+@pytest.mark.soak
 def test_changes_are_the_certain_ones_of_the_regimes(run, platform, history):
     run("regimes", "2022-05-02", "2022-07-15")
 
@@ -88,6 +90,7 @@ def test_forecasts_are_made_for_full_hours_and_only_once(run, platform):
     assert [table.version() for table in platform.lake.tables()] == versions
 
 
+@pytest.mark.soak
 def test_forecasts_of_today_stop_at_the_present_hour(run, platform):
     platform.feeds[0].trades_per_day = 20_000
     platform.clock = lambda: datetime(2024, 3, 4, 6, 30, tzinfo=UTC)
@@ -119,6 +122,7 @@ def test_weights_and_backtests_come_from_the_closes_before_the_day(run, platform
     assert platform.lake.table("portfolio.backtest_equity").scan().collect().height > 10
 
 
+@pytest.mark.soak
 def test_a_second_portfolio_is_one_more_declaration(run, platform, history, monkeypatch):
     stocks = platform.lake.table("market.closes").scan().filter(pl.col("symbol").is_in(["JPM", "XOM"])).collect()
     platform.lake.table("market.closes").merge(

@@ -102,7 +102,7 @@ class DagsterDev:
         return found
 
 
-def _loaded(dev: DagsterDev) -> bool:
+def is_loaded(dev: DagsterDev) -> bool:
     try:
         entries = dev.query(_LOCATION)["workspaceOrError"]["locationEntries"]
     except (httpx.HTTPError, ValueError):
@@ -143,7 +143,7 @@ def _interruptible() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _start(root: Path) -> DagsterDev:
+def start_dagster_dev(root: Path) -> DagsterDev:
     port = _free_port()
     command = [sys.executable, "-m", "dagster", "dev", "--workspace", "workspace.yaml", "--host", "127.0.0.1"]
     with (root / "dagster.log").open("wb") as log, _interruptible():
@@ -159,7 +159,7 @@ def _start(root: Path) -> DagsterDev:
     return DagsterDev(f"http://127.0.0.1:{port}", root, process)
 
 
-def _stop(dev: DagsterDev) -> list[str]:
+def stop_dagster_dev(dev: DagsterDev) -> list[str]:
     """Press Ctrl-C; return what is still there afterwards, which is then killed."""
     family = [*psutil.Process(dev.process.pid).children(recursive=True)] if dev.process.poll() is None else []
     with contextlib.suppress(ProcessLookupError):
@@ -186,10 +186,10 @@ def dagster_dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DagsterDev
     (root / "home").mkdir()
     (root / "landing").mkdir()
     shutil.copy(REPOSITORY / "dagster_home" / "dagster.yaml", root / "home")
-    dev = _start(root)
+    dev = start_dagster_dev(root)
     try:
-        dev.wait_for("the code location", lambda: _loaded(dev), START_SECONDS)
+        dev.wait_for("the code location", lambda: is_loaded(dev), START_SECONDS)
         yield dev
     finally:
-        left = _stop(dev)
+        left = stop_dagster_dev(dev)
     assert left == [], f"still running {STOP_SECONDS} s after Ctrl-C: {left}\n{dev.log[-5000:]}"

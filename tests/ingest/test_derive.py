@@ -242,7 +242,7 @@ def test_pieces_stay_short_where_rows_are_dense(lake, settings, monkeypatch):
     import importlib
 
     module = importlib.import_module("hfthot_platform.services.derive.derivation")
-    monkeypatch.setattr(module, "_SMALL_PIECE_ROWS", 2)
+    monkeypatch.setattr(module, "SMALL_PIECE_ROWS", 2)
     asked = []
 
     def compute(unit):
@@ -278,7 +278,7 @@ def test_too_many_bad_rows_publish_nothing(lake, settings):
 
 
 def test_a_computation_that_fails_leaves_nothing_behind(lake, settings, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "_ROWS_IN_MEMORY", 2)
+    monkeypatch.setattr(staging, "ROWS_IN_MEMORY", 2)
 
     def compute(unit):
         if unit.days[0] > date(2024, 1, 1):

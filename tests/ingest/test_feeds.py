@@ -224,7 +224,7 @@ def test_nothing_is_published_before_the_staging_is(settings, lake):
 
 
 def test_large_batches_are_spooled_to_the_scratch_folder_and_removed(settings, lake, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "_ROWS_IN_MEMORY", 25)
+    monkeypatch.setattr(staging, "ROWS_IN_MEMORY", 25)
     made = settings()
     feed = FakeFeed([trades(n * 10, 10) for n in range(6)])
     with stage_feeds(lake, [feed], "market.trades", ONE_DAY, settings=made) as staged:
@@ -236,7 +236,7 @@ def test_large_batches_are_spooled_to_the_scratch_folder_and_removed(settings, l
 
 
 def test_a_feed_that_fails_leaves_nothing_behind(settings, lake, tmp_path, monkeypatch):
-    monkeypatch.setattr(staging, "_ROWS_IN_MEMORY", 5)
+    monkeypatch.setattr(staging, "ROWS_IN_MEMORY", 5)
     feed = FakeFeed([trades(0, 10), trades(10, 10)], fails=True)
     with pytest.raises(SourceUnavailableError):
         stage_feeds(lake, [feed], "market.trades", ONE_DAY, settings=settings())

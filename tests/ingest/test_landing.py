@@ -746,7 +746,7 @@ def _dies(monkeypatch, name):
         yield
 
 
-@pytest.mark.parametrize("step", ["_record", "_file_away"])
+@pytest.mark.parametrize("step", ["record_outcomes", "file_away"])
 @pytest.mark.parametrize("taken", [False, True])
 def test_a_run_that_dies_after_publishing_is_completed_into_done(landing, csv_of, monkeypatch, step, taken):
     if taken:
@@ -758,7 +758,7 @@ def test_a_run_that_dies_after_publishing_is_completed_into_done(landing, csv_of
             ingest_landing(landing.lake, landing.folder, now=NOW)
     assert landing.waiting() == {"kraken_BTCEUR.csv"}
     outcome = landing.run_one()
-    assert outcome.status == ("published" if step == "_record" else "repeated")
+    assert outcome.status == ("published" if step == "record_outcomes" else "repeated")
     assert landing.waiting() == set()
     assert len(list(landing.done.iterdir())) == 1 + taken
     assert list(landing.rejected.iterdir()) == []
@@ -831,7 +831,7 @@ from hfthot_platform.storage.lakehouse import Lakehouse
 print("ready", flush=True)
 sys.stdin.readline()
 outcomes = ingest_landing(Lakehouse.open(sys.argv[1]), Path(sys.argv[2]), now=datetime.now(UTC), settle_seconds=0)
-print(sum(each.status == "published" for each in outcomes), len(outcomes))
+print(sum(outcome.status == "published" for outcome in outcomes), len(outcomes))
 """
 
 

@@ -258,7 +258,7 @@ def test_a_run_that_is_at_work_is_left_alone(landing, monkeypatch):
     path = landing.drop("kraken.zip", of_two_tables())
     killed_between_the_tables(landing, monkeypatch)
     path.unlink()
-    with writers_lock(files_module._publishing_lock(landing.lake), exclusive=False):
+    with writers_lock(files_module.publishing_lock(landing.lake), exclusive=False):
         ingest_landing(landing.lake, landing.folder, now=NOW)
     assert landing.rows("market.bars").height == 3
 

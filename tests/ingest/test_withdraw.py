@@ -102,7 +102,7 @@ def test_a_run_that_dies_between_two_readings_is_completed(landing, monkeypatch)
         raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(files_module, "_record", die)
+        patch.setattr(files_module, "record_outcomes", die)
         with pytest.raises(Killed):
             ingest_landing(landing.lake, landing.folder, now=NOW)
     outcome = landing.run_one()
@@ -146,6 +146,7 @@ def test_what_a_file_had_taken_the_place_of_comes_back(landing):
     assert [close for _, close in seen(landing)] == [11, 11, 11, 10, 10, 10]
 
 
+@pytest.mark.soak
 def test_what_is_withdrawn_itself_does_not_come_back_but_what_was_before_it_does(landing):
     for name, close, count in (("a.csv", 10, 4), ("b.csv", 11, 3), ("c.csv", 12, 2)):
         landing.drop(name, hours(close, count), mapping=KRAKEN)
@@ -171,6 +172,7 @@ def test_it_is_said_where_history_does_not_go_back_far_enough(landing):
     )
 
 
+@pytest.mark.soak
 def test_a_file_is_meant_by_its_path_its_name_or_its_hash(landing, tmp_path):
     for meant in ("path", "name", "hash"):
         landing.drop("kraken_BTCEUR.csv", trades_csv(0, 3))
@@ -210,6 +212,7 @@ def test_a_file_that_is_not_there_is_refused_with_the_nearest_name(landing):
 # --- after a restore -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.soak
 def test_after_a_restore_the_table_decides_what_was_ingested(landing):
     for name, symbol in (("eth.csv", "ETH-USD"), ("xrp.csv", "XRP-USD")):
         landing.drop(name, hours(10, 4 if symbol == "ETH-USD" else 5), mapping={**KRAKEN, "symbol": symbol})

@@ -75,8 +75,8 @@ def audit_log(lake):
 @pytest.fixture
 def small_files(monkeypatch):
     """Files of ten rows, all of which count as large."""
-    monkeypatch.setattr(rewrite, "_FILE_ROWS", 10)
-    monkeypatch.setattr(rewrite, "_SMALL_ROWS", 0)
+    monkeypatch.setattr(rewrite, "FILE_ROWS", 10)
+    monkeypatch.setattr(rewrite, "SMALL_ROWS", 0)
 
 
 def log_text(table):

@@ -213,6 +213,7 @@ def test_every_row_that_is_read_is_published_duplicate_or_quarantined(rows):
     assert audit(TRADES, good).rows.height + audit(TRADES, good).rejected.height == good.height
 
 
+@pytest.mark.soak
 @settings(max_examples=60, deadline=None)
 @given(st.permutations(list(range(12))))
 def test_the_outcome_does_not_depend_on_the_order_of_clean_rows(order):

@@ -41,9 +41,9 @@ def test_a_clock_a_year_ahead_removes_no_version_no_row_and_no_log_entry(lake, t
 
 def test_commits_made_since_the_leap_do_not_make_it_right(lake, trades, clock, monkeypatch):
     lake.table("market.trades").merge(trades())
-    real = clocks._commits(lake)
+    real = clocks.commit_times(lake)
     leap(clock, days=365)
-    monkeypatch.setattr(clocks, "_commits", lambda _: [*real, clock[0], clock[0] - timedelta(hours=1)])
+    monkeypatch.setattr(clocks, "commit_times", lambda _: [*real, clock[0], clock[0] - timedelta(hours=1)])
 
     with pytest.raises(ClockError):
         check_clock(lake)
@@ -64,7 +64,7 @@ def test_commits_made_since_the_leap_do_not_make_it_right(lake, trades, clock, m
     ids=["no commit", "the first", "a rest", "a long rest", "a leap", "lately", "for weeks", "set back"],
 )
 def test_the_time_is_doubted_by_the_gaps_between_commits(lake, clock, monkeypatch, days_ago, doubted):
-    monkeypatch.setattr(clocks, "_commits", lambda _: [clock[0] - timedelta(days=days) for days in days_ago])
+    monkeypatch.setattr(clocks, "commit_times", lambda _: [clock[0] - timedelta(days=days) for days in days_ago])
     if doubted:
         with pytest.raises(ClockError):
             check_clock(lake)

@@ -59,6 +59,7 @@ def written(lake: Lakehouse, name: str, rows: pl.DataFrame) -> None:
         part.write_delta(table.uri, mode="append")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", sorted(CONTRACTS))
 def test_rows_about_long_ago_that_are_written_now_survive_maintenance(tmp_path, name):
     lake = Lakehouse.open(tmp_path / "lake")

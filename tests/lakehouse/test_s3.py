@@ -170,6 +170,7 @@ def test_maintenance_takes_few_requests_beyond_those_of_the_files_that_it_compac
     assert store.count().total() <= 20 + 12 * 20
 
 
+@pytest.mark.soak
 def test_a_log_that_another_one_took_the_place_of_is_not_read_from_the_copy(store, options, trades, request):
     root = f"s3://lake/{request.node.name}"
     table = Lakehouse.open(root, options, new=True).table("market.trades")

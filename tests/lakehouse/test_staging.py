@@ -31,7 +31,7 @@ def closes() -> pl.DataFrame:
 
 
 def test_batches_beyond_the_memory_budget_are_spooled_and_come_back_as_they_were(lake, closes, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_ROWS_IN_MEMORY", 12)
+    monkeypatch.setattr(module, "ROWS_IN_MEMORY", 12)
     table = lake.table("market.closes")
     with Staging(table, tmp_path / "scratch") as staging:
         for offset in range(3):

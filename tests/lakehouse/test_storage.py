@@ -100,6 +100,7 @@ def test_a_full_disk_is_a_typed_error_and_the_previous_version_stands(lake, tabl
     assert table.problems(deep=True) == []
 
 
+@pytest.mark.soak
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small file system")
 def test_a_file_system_without_room_is_a_typed_error_and_the_previous_version_stands(tmp_path, trades):
     place = tmp_path / "small"

@@ -152,6 +152,7 @@ def test_after_a_vacuum_the_readable_range_starts_at_the_oldest_intact_version(l
         table.scan(as_of=readable[0].timestamp - timedelta(seconds=1))
 
 
+@pytest.mark.soak
 def test_after_a_log_clean_up_the_readable_range_starts_at_a_version_that_loads(lake, table, trades):
     for i in range(60):
         table.append(trades(2, 2 * i))

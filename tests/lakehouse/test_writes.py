@@ -57,7 +57,7 @@ def test_append_finds_repeats_within_its_rows_only(table, trades):
 
 
 def test_append_of_a_lazy_frame_is_one_commit_of_many_pieces(table, trades, monkeypatch):
-    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 25)
+    monkeypatch.setattr(lake_days, "CHUNK_ROWS", 25)
     frames = [trades(10, 10 * day, DAY + timedelta(days=day)) for day in range(8)]
 
     commit = table.append(pl.concat(frames).sample(fraction=1.0, shuffle=True, seed=3).lazy())
@@ -69,7 +69,7 @@ def test_append_of_a_lazy_frame_is_one_commit_of_many_pieces(table, trades, monk
 
 
 def test_append_of_lazy_rows_in_another_time_zone_loses_none(table, trades, monkeypatch):
-    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 5)
+    monkeypatch.setattr(lake_days, "CHUNK_ROWS", 5)
     frame = pl.concat([trades(4, 4 * day, DAY + timedelta(days=day)) for day in range(4)])
 
     commit = table.append(frame.lazy().with_columns(pl.col("ts").dt.convert_time_zone("America/New_York")))
@@ -81,7 +81,7 @@ def test_append_of_lazy_rows_in_another_time_zone_loses_none(table, trades, monk
 def test_lazy_rows_with_bad_ones_among_them_are_quarantined_before_the_good_are_public(
     lake, table, trades, monkeypatch
 ):
-    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 25)
+    monkeypatch.setattr(lake_days, "CHUNK_ROWS", 25)
     frames = [trades(10, 10 * day, DAY + timedelta(days=day)) for day in range(8)]
     price = pl.when(pl.col("trade_id") % 20 == 3).then(-1.0).otherwise(100.0)
 
@@ -94,7 +94,7 @@ def test_lazy_rows_with_bad_ones_among_them_are_quarantined_before_the_good_are_
 
 
 def test_lazy_rows_without_a_time_or_far_outside_the_calendar_are_quarantined(lake, table, trades, monkeypatch):
-    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 25)
+    monkeypatch.setattr(lake_days, "CHUNK_ROWS", 25)
     frames = [trades(10, 10 * day, DAY + timedelta(days=day)) for day in range(8)]
     microseconds_as_milliseconds = (
         pl.col("ts").dt.epoch("us").cast(pl.Datetime("ms", "UTC")).cast(pl.Datetime("us", "UTC"))
@@ -322,7 +322,7 @@ def test_replace_refuses_an_empty_span(table, trades):
 
 
 def test_replace_of_a_span_streams_in_pieces(table, trades, monkeypatch):
-    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 25)
+    monkeypatch.setattr(lake_days, "CHUNK_ROWS", 25)
     table.append(pl.concat([trades(10, 10 * day, DAY + timedelta(days=day)) for day in range(8)]))
     new = pl.concat([trades(9, 100 + 9 * day, DAY + timedelta(days=day)) for day in range(7)])
 
@@ -333,7 +333,7 @@ def test_replace_of_a_span_streams_in_pieces(table, trades, monkeypatch):
 
 
 def test_a_streamed_replace_refuses_rows_outside_the_days(table, trades, monkeypatch):
-    monkeypatch.setattr(lake_days, "_CHUNK_ROWS", 5)
+    monkeypatch.setattr(lake_days, "CHUNK_ROWS", 5)
     table.append(trades())
 
     with pytest.raises(BadRequestError, match="are outside"):

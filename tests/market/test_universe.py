@@ -195,6 +195,7 @@ def test_a_swap_needs_the_advantage_and_the_list_never_outgrows_its_size(daily: 
         assert row["score"] >= 1.1 * score[row["date"], gone]
 
 
+@pytest.mark.soak
 @settings(max_examples=30, deadline=None)
 @given(histories())
 def test_days_one_by_one_equal_the_days_in_one_go(daily: pl.DataFrame) -> None:

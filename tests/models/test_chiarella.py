@@ -290,12 +290,12 @@ class TestCalibration:
         assert not found.identified
 
     def test_likelihood_is_that_of_the_joint_gaussian(self):
-        from hfthot_platform.domain.models.chiarella import _kalman
+        from hfthot_platform.domain.models.chiarella import kalman_likelihood
 
         generator = np.random.default_rng(0)
         price, move, y = generator.standard_normal((3, 6))
         a, c, variance, drift, wander, spread = 0.3, 0.2, 0.5, 0.1, 0.4, 2.0
-        value, _ = _kalman(y, price, move, a, c, variance, drift, wander, spread, np.empty(6))
+        value, _ = kalman_likelihood(y, price, move, a, c, variance, drift, wander, spread, np.empty(6))
         steps = np.arange(6)
         mean = a * (price[0] + drift * steps - price) + c * move
         covariance = a * a * (spread + wander * np.minimum.outer(steps, steps)) + variance * np.eye(6)

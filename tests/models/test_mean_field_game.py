@@ -173,6 +173,7 @@ class TestClosedForm:
 
 
 class TestLinearQuadraticGames:
+    @pytest.mark.soak
     @pytest.mark.parametrize("name", LINEAR_QUADRATIC)
     def test_the_mean_inventory_is_the_closed_form_to_a_thousandth(self, name):
         solution = solve(game_of(name), 201, 201)
@@ -241,6 +242,7 @@ class TestLinearQuadraticGames:
                 assert error_of(solution) <= solution.grid_error, (number, n)
                 assert error_of(solution) <= 1e-3 or not solution.converged, (number, n)
 
+    @pytest.mark.soak
     def test_the_grid_error_bounds_the_error_of_random_games(self):
         self.random_games_keep_their_word(range(12))
 
@@ -401,6 +403,7 @@ def representative_agent(game, times):
 
 
 class TestOtherCosts:
+    @pytest.mark.soak
     @pytest.mark.parametrize("impact", [0.0, 0.2])
     @pytest.mark.parametrize(("cost", "penalty"), [(1.5, 2.0), (3.0, 2.0), (2.0, 3.0), (2.0, 1.5), (1.6, 2.5)])
     def test_approach_the_boundary_value_problem_of_one_agent(self, impact, cost, penalty):

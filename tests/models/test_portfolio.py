@@ -255,6 +255,7 @@ class TestRiskParity:
         assert found.weights.min() > 0
         assert found.weights.sum() == pytest.approx(1.0)
 
+    @pytest.mark.soak
     def test_contributions_are_equal_for_471_stocks(self, many_stocks):
         found = risk_parity(many_stocks[1])
         assert np.abs(found.risk_contributions - 1 / 471).max() <= 1e-8
@@ -408,6 +409,7 @@ class TestSparse:
         supports = [set(np.flatnonzero(sparse(mu, np.diag(np.diag(cov)), rho).weights)) for rho in rhos]
         assert all(after <= before for before, after in itertools.pairwise(supports))
 
+    @pytest.mark.soak
     def test_the_support_shrinks_with_rho_on_471_stocks(self, many_stocks):
         mu, cov = many_stocks
         sizes = [int((sparse(mu, cov, rho).weights != 0).sum()) for rho in np.arange(0.1, 1.0, 0.1)]

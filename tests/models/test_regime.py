@@ -31,7 +31,7 @@ from hfthot_platform.domain.models.regime import (
     loops,
     walk_forward,
 )
-from hfthot_platform.domain.models.regime.estimation import Fit, _climb_mixture, _mixture_start
+from hfthot_platform.domain.models.regime.estimation import Fit, climb_mixture, mixture_start
 from hfthot_platform.domain.models.regime.model import features_of
 from hfthot_platform.domain.models.regime.reliability import reliability
 
@@ -224,6 +224,7 @@ class TestFit:
         assert not model.identified
         assert "variance floor" in model.reason
 
+    @pytest.mark.soak
     @pytest.mark.parametrize("observation", ["ar1", "gaussian", "multivariate"])
     @pytest.mark.parametrize("kind", ["cauchy", "zeros", "tiny", "outlier", "trend", "ticks", "alternating"])
     def test_survives_unkind_data(self, kind, observation):
@@ -297,7 +298,7 @@ class TestAgainstHmmlearn:
         y = series[0][:3000]
         fit = Fit(3, 2, 0, 0.0, 1e-6, 500, 20, Memory())
         features, known = features_of(y, float(y.std()), fit.memory)
-        found = _climb_mixture(_mixture_start(features, known == 2, 0, fit), features, known, fit, 500)
+        found = climb_mixture(mixture_start(features, known == 2, 0, fit), features, known, fit, 500)
         first = int((known == 2).argmax())
         hmm = self.reference(known_chain(found), found.mean, found.covariance)
         # Bars without all features lead the series: they only move the distribution of the state.
@@ -591,12 +592,12 @@ class TestLabels:
         # Moves over ten bars against ten times the moves over one, by simulation.
         truth = known((0.3, 0.3, 0.3), (1.0, 1.0, 1.0), 1 - 1e-9, mu=(0.1, 0.1, 0.1))
         y, _ = truth.simulate(400_000, seed=0)
-        from hfthot_platform.domain.models.regime.estimation import _score
+        from hfthot_platform.domain.models.regime.estimation import score_matrix
 
         mean, variance = np.full(1, 0.1 / 0.7), np.full(1, 1 / 0.91)
         ten = y.reshape(-1, 10).sum(axis=1)
         measured = (ten**2).mean() / (10 * (y**2).mean())
-        assert _score(mean, variance, np.full(1, 0.3), np.ones(1))[0] == pytest.approx(measured, rel=0.02)
+        assert score_matrix(mean, variance, np.full(1, 0.3), np.ones(1))[0] == pytest.approx(measured, rel=0.02)
 
     def test_are_sure_where_the_data_are(self, fitted):
         assert fitted.identified
@@ -648,6 +649,7 @@ class TestChoice:
         assert model.selection.mean_log_density["ar1"] > model.selection.mean_log_density["multivariate"]
         assert model.selection.held_out == 900
 
+    @pytest.mark.soak
     def test_takes_the_features_on_the_index_before_2018(self, sp500):
         returns, start = sp500
         model = fit_regimes(returns[:start], observation="auto", n_restarts=3)
@@ -718,6 +720,7 @@ class TestJudgedLater:
 class TestStandardAndPoors500:
     """1990 to 2022; walk-forward from 2018, against the smoother of a model fitted on all of it."""
 
+    @pytest.mark.soak
     @pytest.mark.parametrize("observation", ["multivariate", "ar1"])
     def test_is_as_often_right_in_hindsight_as_it_said(self, compared, observation):
         found, said, _ = compared[observation]
@@ -858,7 +861,7 @@ class TestFlatSeriesWithJumps:
         def singular(*_):
             raise np.linalg.LinAlgError("Singular matrix")
 
-        monkeypatch.setattr("hfthot_platform.domain.models.regime.estimation._improved_law", singular)
+        monkeypatch.setattr("hfthot_platform.domain.models.regime.estimation.improved_law", singular)
         with pytest.raises(NotConvergedError, match="Singular matrix"):
             fit_regimes(np.random.default_rng(0).standard_normal(600), observation="multivariate", n_restarts=1)
 

@@ -27,10 +27,10 @@ from hfthot_platform.domain.models.strategy import (
     MeanReversion,
     SymbolRegime,
     TrendFollowing,
-    _market_now,
     adaptive,
     decide,
     fit_markets,
+    market_now,
     regime_labels,
 )
 
@@ -184,7 +184,7 @@ def test_a_market_fitted_earlier_is_brought_to_the_present_by_conditioning_on_th
     )  # fmt: skip
     market = FittedMarket(params, int(data.times[2]), spread, False, ())
 
-    now = _market_now(market, data, 0)
+    now = market_now(market, data, 0)
 
     # Each close since then observes a F_t + e; the values F_t are jointly normal.
     k = np.arange(6)
@@ -598,6 +598,7 @@ def test_decisions_refuse_bad_input():
 QUICK = AdaptiveRules(window=100, warm_up=200, every=25, refit_every=50)
 
 
+@pytest.mark.soak
 def test_the_pipeline_walks_forward():
     data = walk(280, 2, seed=21)
 
@@ -614,6 +615,7 @@ def test_the_pipeline_walks_forward():
     np.testing.assert_array_equal(run.targets[275][ordered], last["weight"].to_numpy()[ordered])
 
 
+@pytest.mark.soak
 def test_what_was_held_is_what_the_account_holds():
     data = walk(330, 2, seed=29, drift=0.001)
     costs = Costs(0.001, 0.0)
@@ -631,6 +633,7 @@ def test_the_pipeline_is_causal_and_repeatable():
     assert_causal(Adaptive(rules=QUICK), walk(230, seed=22), n_cuts=1)
 
 
+@pytest.mark.soak
 def test_threads_do_not_change_the_result():
     data = walk(230, 2, seed=23)
 
@@ -639,6 +642,7 @@ def test_threads_do_not_change_the_result():
     assert one.decisions.equals(two.decisions)
 
 
+@pytest.mark.soak
 def test_a_symbol_that_is_listed_late_waits_for_its_warm_up():
     data = walk(300, 2, seed=24)
     closes = data.close.copy()
@@ -675,6 +679,7 @@ def test_a_series_too_short_for_regimes_is_unknown():
     assert regime_labels(walk(250)) == (UNKNOWN,) * 250
 
 
+@pytest.mark.soak
 def test_the_pipeline_on_stocks_explains_itself():
     span = datetime(2020, 8, 13, tzinfo=UTC), datetime(2023, 1, 1, tzinfo=UTC)
     closes = pl.concat([batch.rows for batch in SampleFeed().fetch("market.closes", *span)])

@@ -59,7 +59,7 @@ def test_who_knows_the_user_id_can_tell_whom_it_concerns(certificate):
 
 
 def test_certificates_of_the_first_format_stay_genuine(monkeypatch):
-    monkeypatch.setattr(module, "FORMAT", module._FIRST_FORMAT)
+    monkeypatch.setattr(module, "FORMAT", module.FIRST_FORMAT)
     first = issue(KEY, {name: value for name, value in STATEMENT.items() if name not in {"accepted", "commitment"}})
     monkeypatch.undo()
 

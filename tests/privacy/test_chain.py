@@ -98,6 +98,7 @@ def test_a_log_is_intact_from_the_first_entry_to_the_head(published, store):
     assert (report.entries, report.pending, report.anchor_seq, report.head_seq) == (10, 3, 0, 13)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("change", "found"),
     [

@@ -58,6 +58,7 @@ def test_an_erasure_from_the_command_line_is_verified_there(zoe, work):
     assert hfthot("erase", zoe, "--yes").exit_code == 1
 
 
+@pytest.mark.soak
 def test_an_altered_certificate_and_another_key_are_refused(zoe, work, tmp_path):
     with Accounts.open(work) as accounts:
         text = delete_user_permanent(accounts, Lakehouse.open(work.lake_root), zoe).text
@@ -98,6 +99,7 @@ def test_retention_rotation_and_chain(zoe):
     assert json.loads(hfthot("chain", "--json").stdout)["problems"] == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("options", [(), ("--json",)], ids=["table", "json"])
 def test_retention_refuses_under_a_clock_that_leapt_ahead(work, options):
     long_ago = datetime.now(UTC) - timedelta(days=400)
@@ -113,6 +115,7 @@ def test_retention_refuses_under_a_clock_that_leapt_ahead(work, options):
     assert Lakehouse.open(work.lake_root).table("audit_log").scan().collect().height > 0
 
 
+@pytest.mark.soak
 def test_a_failed_erasure_is_looked_at_accepted_and_resumed_from_the_command_line(zoe, work):
     work.landing.mkdir(parents=True)
     (work.landing / "left.txt").write_text(ZOE.email)

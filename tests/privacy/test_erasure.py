@@ -264,6 +264,7 @@ def test_a_trace_left_in_any_place_stops_the_certificate(accounts, lake, zoe, se
     assert run_erasure(accounts, lake, request_id).request_id == request_id
 
 
+@pytest.mark.soak
 def test_a_place_that_cannot_be_searched_stops_the_certificate(accounts, lake, zoe, settings, monkeypatch):
     settings.landing.mkdir(parents=True)
     (settings.landing / "locked.txt").write_text("x")
@@ -291,6 +292,7 @@ def test_a_damaged_old_version_stops_the_certificate(accounts, lake, zoe, settin
         delete_user_permanent(accounts, lake, zoe.user_id)
 
 
+@pytest.mark.soak
 def test_the_lost_key_of_another_person_stops_the_certificate(accounts, lake, zoe):
     other = subject_of(accounts, yan(accounts))
     with accounts.store.transaction() as tx:
@@ -300,6 +302,7 @@ def test_the_lost_key_of_another_person_stops_the_certificate(accounts, lake, zo
         delete_user_permanent(accounts, lake, zoe.user_id)
 
 
+@pytest.mark.soak
 def test_what_is_searched_for_is_unreadable_meanwhile_and_destroyed_afterwards(
     accounts, lake, zoe, settings, monkeypatch
 ):
@@ -322,6 +325,7 @@ def test_what_is_searched_for_is_unreadable_meanwhile_and_destroyed_afterwards(
     base.close()
 
 
+@pytest.mark.soak
 def test_an_erasure_that_is_interrupted_everywhere_is_finished(accounts, lake, zoe, settings, monkeypatch):
     request_id = request_erasure(accounts, zoe.user_id)
     for step in ("destroy", "purge", "prove", "certify", "file_certificate"):
@@ -348,6 +352,7 @@ def test_an_erasure_that_is_interrupted_everywhere_is_finished(accounts, lake, z
     assert verify_chain(lake, accounts.store).intact
 
 
+@pytest.mark.soak
 def test_asking_again_while_it_is_open_is_the_same_request(accounts, lake, zoe):
     first = request_erasure(accounts, zoe.user_id)
 
@@ -422,6 +427,7 @@ def test_a_hold_on_everything_erases_nothing(accounts, lake, zoe):
     assert accounts.get_user(zoe.user_id).username == ZOE.username
 
 
+@pytest.mark.soak
 def test_the_rest_is_erased_and_the_request_completes_with_the_release(accounts, lake, zoe, settings):
     subject = subject_of(accounts, zoe)
     hold = place_hold(accounts, zoe.user_id, ["audit"], "case 12/2024")
@@ -467,6 +473,7 @@ def test_a_hold_is_audited_with_its_reason_encrypted(accounts, lake, zoe):
     assert reasons == [{"reason": "tax audit of Zoé"}, {"reason": "over"}]
 
 
+@pytest.mark.soak
 def test_a_hold_that_names_the_person_leaves_no_trace_of_that(accounts, lake, zoe):
     hold = place_hold(accounts, zoe.user_id, ["sessions"], f"against {ZOE.first_name} {ZOE.last_name}")
     release_hold(accounts, hold.hold_id, "over")
@@ -474,6 +481,7 @@ def test_a_hold_that_names_the_person_leaves_no_trace_of_that(accounts, lake, zo
     assert delete_user_permanent(accounts, lake, zoe.user_id).request_id
 
 
+@pytest.mark.soak
 def test_a_hold_that_names_somebody_else_tells_nobody_and_keeps_nobody_from_being_erased(accounts, lake, zoe, settings):
     other = accounts.find_user(username=YAN.username)
     reason = f"complaint by {ZOE.first_name} {ZOE.last_name}"
@@ -486,6 +494,7 @@ def test_a_hold_that_names_somebody_else_tells_nobody_and_keeps_nobody_from_bein
     assert delete_user_permanent(accounts, lake, zoe.user_id).request_id
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kept", [["sessions"], ["audit", "identity"]])
 def test_a_hold_can_be_read_for_as_long_as_it_is_active_and_not_after_the_erasure(accounts, lake, zoe, kept):
     hold = place_hold(accounts, zoe.user_id, kept, "claim of 2024")

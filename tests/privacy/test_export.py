@@ -65,6 +65,7 @@ SIGN_INS = {
 }
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("kind", ["json", "csv", "parquet"])
 @pytest.mark.parametrize("request_", SIGN_INS.values(), ids=SIGN_INS.keys())
 def test_every_way_to_sign_in_can_be_exported(accounts, lake, kind, request_):
@@ -186,7 +187,7 @@ def test_an_export_is_audited(accounts, lake, zoe):
 
 
 def test_a_failed_export_leaves_nothing_behind(accounts, lake, zoe, settings, monkeypatch):
-    monkeypatch.setattr(module, "_account", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    monkeypatch.setattr(module, "account_for", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
 
     with pytest.raises(OSError, match="No space"):
         export_user_data(accounts, lake, zoe.user_id)
@@ -194,16 +195,17 @@ def test_a_failed_export_leaves_nothing_behind(accounts, lake, zoe, settings, mo
     assert list(settings.exports.iterdir()) == []
 
 
+@pytest.mark.soak
 def test_an_export_that_an_erasure_overtakes_leaves_nothing_behind(accounts, lake, zoe, settings, monkeypatch):
     request_id = request_export(accounts, zoe.user_id)
-    real = module._sync
+    real = module.sync_all
 
     def overtaken(folder):
         real(folder)
         run_erasure(accounts, lake, request_erasure(accounts, zoe.user_id))
         folder.mkdir(exist_ok=True)
 
-    monkeypatch.setattr(module, "_sync", overtaken)
+    monkeypatch.setattr(module, "sync_all", overtaken)
     with pytest.raises(ErasedSubjectError):
         run_export(accounts, lake, request_id)
 

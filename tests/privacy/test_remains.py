@@ -69,6 +69,7 @@ def bars(symbol):
     )
 
 
+@pytest.mark.soak
 def test_words_symbols_shared_hashes_strangers_and_other_people_do_not_keep_an_erasure_from_its_proof(
     accounts, lake, settings, tmp_path
 ):
@@ -165,6 +166,7 @@ def test_what_is_left_is_shown_accepted_with_a_reason_and_certified(accounts, la
         accept_erasure_hit(accounts, failed, address.hit, "again")
 
 
+@pytest.mark.soak
 def test_a_name_that_is_everywhere_is_accepted_once(accounts, lake, settings):
     user = register(accounts, ZOE)
     settings.scratch.mkdir(parents=True, exist_ok=True)
@@ -181,6 +183,7 @@ def test_a_name_that_is_everywhere_is_accepted_once(accounts, lake, settings):
     assert accepted["everywhere"] is True
 
 
+@pytest.mark.soak
 def test_hits_are_for_administrators(accounts, failed):
     yan = Request(actor_id=register(accounts, YAN).user_id)
 
@@ -232,6 +235,7 @@ def test_an_erasure_that_nobody_went_on_with_ends_too_and_is_purged(accounts, la
     assert lake.table("users").scan().collect().is_empty()
 
 
+@pytest.mark.soak
 def test_who_registers_again_does_not_keep_the_erasure_from_its_proof(accounts, lake, failed, settings):
     again = register(accounts, ZOE)
     flush(accounts.store, lake)
@@ -330,6 +334,7 @@ def test_what_is_sought_is_the_same_after_it_was_sealed():
     assert SearchValues.of(found.to_json()) == found
 
 
+@pytest.mark.soak
 def test_the_doctor_tells_of_failed_requests_with_their_time_and_what_to_do(accounts, lake, failed, settings, clock):
     def told(now):
         return next(finding for finding in diagnose(settings, now) if finding.subject == "erasures")

@@ -77,7 +77,7 @@ def test_a_second_round_changes_nothing(accounts, lake, user, clock):
     assert second.audit_anchor == first.audit_anchor
 
 
-@pytest.mark.parametrize("step", ["_drop_days", "_clear"])
+@pytest.mark.parametrize("step", ["drop_days", "clear"])
 def test_a_round_that_was_interrupted_is_finished(accounts, lake, user, clock, settings, monkeypatch, step):
     clock.forward(days=100)
     real = getattr(module, step)
@@ -219,7 +219,7 @@ def test_a_rotation_wraps_every_key_anew_and_leaves_the_lake_alone(accounts, lak
 def test_an_interrupted_rotation_is_finished_with_the_same_key(accounts, lake, user, monkeypatch):
     import hfthot_platform.services.privacy.rotation as rotation
 
-    monkeypatch.setattr(rotation, "_rewrap_subjects", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(rotation, "rewrap_subjects", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
         rotate_keys(accounts)
     monkeypatch.undo()

@@ -118,6 +118,7 @@ def test_a_value_is_found_in_every_encoding(place, form):
     assert (finding.place, finding.file, finding.kind, finding.inside) == ("lake", "some.log", "email", "bytes")
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("form", ENCODED)
 def test_a_value_that_is_there_often_is_found_each_time(form):
     line = b"before \n" + ENCODED[form] + b"\n after "
@@ -151,6 +152,7 @@ def test_the_offset_leads_to_the_value(place):
     assert finding.offset == 12_345_678
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("shift", [-4096, -40, -27, -13, -1, 0, 1, 4096, 8191, 8192])
 def test_a_value_across_the_border_of_two_blocks_is_found_once(place, shift):
     at = ScanLimits().block + shift

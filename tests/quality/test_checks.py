@@ -163,7 +163,7 @@ def test_series_are_counted_alike_when_taken_a_few_at_a_time(lake, monkeypatch):
         pl.concat([bars([0, 2, 5], symbol=f"S{i}-USDT") for i in range(5)], how="vertical")
     )
     whole = outcome(lake, "market.bars_1m", "completeness", span=None).observed
-    monkeypatch.setattr("hfthot_platform.services.quality.series._ROWS_AT_ONCE", 7)
+    monkeypatch.setattr("hfthot_platform.services.quality.series.ROWS_AT_ONCE", 7)
     assert outcome(lake, "market.bars_1m", "completeness", span=None).observed == whole
     assert whole["missing"] == 15
 
@@ -177,8 +177,8 @@ def test_a_key_appended_twice_is_found(lake):
 
 @pytest.mark.parametrize("at_once", [5_000_000, 3])
 def test_a_trade_id_repeated_on_another_day_is_found_across_memory_bounded_pieces(lake, monkeypatch, at_once):
-    monkeypatch.setattr("hfthot_platform.storage.lakehouse.days._CHUNK_ROWS", 5)
-    monkeypatch.setattr(rows, "_KEYS_AT_ONCE", at_once)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.days.CHUNK_ROWS", 5)
+    monkeypatch.setattr(rows, "KEYS_AT_ONCE", at_once)
     lake.table("market.trades").append(trades(5))
     lake.table("market.trades").append(trades(5, first_id=4, start=START + timedelta(days=1)))
     assert outcome(lake, "market.trades", "unique_key", span=None).observed["repeated"] == 2
@@ -189,7 +189,7 @@ def test_rows_that_got_past_the_gate_are_found_by_the_contracts_rules(lake, monk
     table = lake.table("market.bars_1m")
     bad = bars(range(4)).with_columns(high=pl.Series([100.0, 50.0, 102.0, 103.0]), close=pl.Series([100.0, 1, 102, -3]))
     monkeypatch.setattr(
-        "hfthot_platform.storage.lakehouse.audit._apply_rules", lambda _c, frame: (frame, none(frame), ())
+        "hfthot_platform.storage.lakehouse.audit.apply_rules", lambda _c, frame: (frame, none(frame), ())
     )
     table.append(bad)
     assert outcome(lake, "market.bars_1m", "consistency").observed["violations"] == {
@@ -271,7 +271,7 @@ def test_vendor_bars_that_equal_their_trades_agree(lake):
 
 @pytest.mark.parametrize("chunk", [1_000_000, 50])
 def test_vendor_bars_that_differ_from_their_trades_are_counted(lake, monkeypatch, chunk):
-    monkeypatch.setattr("hfthot_platform.storage.lakehouse.days._CHUNK_ROWS", chunk)
+    monkeypatch.setattr("hfthot_platform.storage.lakehouse.days.CHUNK_ROWS", chunk)
     done = pl.concat([trades(60), trades(60, first_id=1000, start=START + timedelta(days=1))])
     lake.table("market.trades").append(done)
     off = (pl.col("ts").dt.minute() == 7).cast(pl.Float64)

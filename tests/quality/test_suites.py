@@ -97,6 +97,7 @@ def counted(rule, frame):
     return int(frame.select(rule.violated().sum()).item())
 
 
+@pytest.mark.soak
 @settings(max_examples=5, deadline=None, suppress_health_check=list(HealthCheck))
 @given(bad_rows())
 def test_the_suite_and_the_rules_flag_the_same_number_of_rows(frame):

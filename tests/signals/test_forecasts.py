@@ -17,7 +17,7 @@ from hfthot_platform.domain.market.panel import Bars
 from hfthot_platform.domain.models import strategy
 from hfthot_platform.domain.models.chiarella import ChiarellaParams, calibrate, forecast
 from hfthot_platform.domain.models.strategy import FittedMarket
-from hfthot_platform.domain.signals.forecasts import _market_now, chiarella_rows, mfg_forecast, mfg_price_rows
+from hfthot_platform.domain.signals.forecasts import chiarella_rows, market_now, mfg_forecast, mfg_price_rows
 from hfthot_platform.storage.lakehouse.audit import audit
 from tests.recordings import XRP, Recordings
 
@@ -209,6 +209,7 @@ def test_without_takers_volume_the_impact_is_not_known() -> None:
     assert "impact is not identified" in rows["warnings"][0]
 
 
+@pytest.mark.soak
 def test_fans_do_not_depend_on_what_comes_later_nor_on_threads() -> None:
     market = pl.concat([minutes(name, 170, seed=seed, after=20) for seed, name in enumerate(("A-USDT", "B-USDT"))])
     seen = chiarella_rows(market, made_at=MADE_AT, workers=1)
@@ -234,11 +235,11 @@ def test_the_fundamental_value_is_filtered_on_from_the_fit_to_the_last_close() -
     closes = minutes("BTC-USDT", 180, flow=False)
     price, at = np.log(closes["close"].to_numpy()), np.arange(180)
     found = calibrate(price[:130])
-    on = _market_now(found, at, price, 130)
+    on = market_now(found, at, price, 130)
     # The adaptive pipeline's own filter, over bars, must say the same.
     bars = Bars.from_frame(closes.with_columns(open=pl.col("low")))
     fitted = FittedMarket(found.params, int(bars.times[129]), found.fundamental_deviation**2, False, ())
-    assert on.start == pytest.approx(strategy._market_now(fitted, bars, 0).start)
+    assert on.start == pytest.approx(strategy.market_now(fitted, bars, 0).start)
     assert on.fundamental != found.params.fundamental
 
 
@@ -246,7 +247,7 @@ def test_moves_across_a_gap_say_nothing_of_the_fundamental_value() -> None:
     price = np.log(minutes("BTC-USDT", 132, flow=False)["close"].to_numpy())
     found = calibrate(price[:130])
     # Two lone minutes after a gap: time passes, and nothing else is known.
-    on = _market_now(found, np.array([*range(130), 140, 145]), price, 130)
+    on = market_now(found, np.array([*range(130), 140, 145]), price, 130)
     assert on.fundamental == pytest.approx(found.params.fundamental + 16 * found.params.fundamental_drift)
     assert (on.price, on.previous_price) == (price[-1], None)
 

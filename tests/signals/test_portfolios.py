@@ -224,6 +224,7 @@ def test_a_volatile_regime_sells_everything(decided: Weights) -> None:
     assert out["previous_weight"].sum() == pytest.approx(before["weight"].sum(), abs=0.05)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("opens", [False, True], ids=["closes only", "bars with opens"])
 def test_previous_weights_are_what_an_account_holds_by_then(three: pl.DataFrame, opens: bool) -> None:
     market = three
@@ -253,6 +254,7 @@ def test_the_market_was_fitted_before_the_quarter(decided: Weights) -> None:
     assert decided.rows["market_fitted_until"].dt.date().unique().to_list() == [date(2022, 3, 31)]
 
 
+@pytest.mark.soak
 def test_decisions_do_not_depend_on_later_rows_nor_on_threads(three: pl.DataFrame, decided: Weights) -> None:
     last = date(2022, 5, 6)
     later = pl.col("ts") >= datetime(2022, 5, 6, tzinfo=UTC)
@@ -270,6 +272,7 @@ def test_a_decision_made_alone_equals_that_of_a_backfill(three: pl.DataFrame, de
     assert_frame_equal(alone, decided.rows.filter(pl.col("date") == day), check_exact=True)
 
 
+@pytest.mark.soak
 def test_a_symbols_own_regime_comes_before_the_markets(three: pl.DataFrame) -> None:
     own = regimes((date(2021, 1, 1), "volatile"), symbol="KO", venue="us_equity")
     rows = adaptive_rows(
@@ -280,6 +283,7 @@ def test_a_symbols_own_regime_comes_before_the_markets(three: pl.DataFrame) -> N
     assert set(strategies.values()) == {"momentum"}
 
 
+@pytest.mark.soak
 def test_without_a_recent_regime_there_is_no_weight(three: pl.DataFrame) -> None:
     old = TRENDING.filter(pl.col("ts") < datetime(2022, 4, 1, tzinfo=UTC))
     rows = adaptive_rows(three, old, (WEEK[0], date(2022, 5, 3)), market_series="SPX", rules=RULES).rows
@@ -288,6 +292,7 @@ def test_without_a_recent_regime_there_is_no_weight(three: pl.DataFrame) -> None
     assert rows["regime_ts"].null_count() == rows.height
 
 
+@pytest.mark.soak
 def test_bars_with_takers_volume_give_the_impact_of_the_order(three: pl.DataFrame) -> None:
     rng = np.random.default_rng(0)
     flow = 1e6 * np.tanh(50 * three.select(pl.col("close").pct_change().over("symbol").fill_null(0.0)).to_numpy()[:, 0])

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.end_to_end.conftest import START_SECONDS, DagsterDev, _loaded, _start, _stop
+from tests.end_to_end.conftest import START_SECONDS, DagsterDev, is_loaded, start_dagster_dev, stop_dagster_dev
 
 pytestmark = pytest.mark.soak
 
@@ -36,12 +36,12 @@ def root(tmp_path: Path) -> Path:
 
 @contextlib.contextmanager
 def dagster_dev(root: Path) -> Iterator[DagsterDev]:
-    dev = _start(root)
+    dev = start_dagster_dev(root)
     try:
-        dev.wait_for("the code location", lambda: _loaded(dev), START_SECONDS)
+        dev.wait_for("the code location", lambda: is_loaded(dev), START_SECONDS)
         yield dev
     finally:
-        _stop(dev)
+        stop_dagster_dev(dev)
 
 
 def kill_everything(dev: DagsterDev) -> None:

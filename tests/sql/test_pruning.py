@@ -85,7 +85,7 @@ def files(monkeypatch: pytest.MonkeyPatch, lake: Lakehouse, sql: str, **kwargs: 
         patch.setattr(relations, "select_files", counted)
         pruned = query(lake, sql, **kwargs).frame
     with monkeypatch.context() as patch:
-        patch.setattr(relations, "_WORTH_PRUNING", 10_000)
+        patch.setattr(relations, "WORTH_PRUNING", 10_000)
         whole = query(lake, sql, **kwargs).frame
     if "ORDER BY" not in sql:  # the order of rows is nobody's promise
         pruned, whole = pruned.sort(pl.all()), whole.sort(pl.all())
@@ -142,6 +142,7 @@ def test_bound_values_count_like_constants(monkeypatch, lake, condition, params,
     assert files(monkeypatch, lake, sql, params=params) == [expected]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("sql", "expected"),
     [
@@ -279,13 +280,13 @@ def _compare(lake: Lakehouse, statements: list[str]) -> None:
     for sql in statements:
         outcomes = []
         for least in (0, 10_000):
-            relations._WORTH_PRUNING = least
+            relations.WORTH_PRUNING = least
             try:
                 outcomes.append(query(lake, sql).frame.rows())
             except Exception as error:
                 outcomes.append(type(error))
             finally:
-                relations._WORTH_PRUNING = 8
+                relations.WORTH_PRUNING = 8
         assert outcomes[0] == outcomes[1], sql
 
 

@@ -625,7 +625,7 @@ class Calibration(Displayed):
 
 
 @compiled
-def _kalman(
+def kalman_likelihood(
     y: FloatArray,
     price: FloatArray,
     move: FloatArray,
@@ -871,7 +871,9 @@ class _Likelihood:
         pull, chase, noise, wander, drift = natural
         # The start of the fundamental value is known no better than the price's whole range.
         spread = float(np.ptp(self.level)) ** 2 + self.step**2
-        return _kalman(*(self.y, self.level, self.move, pull, chase, noise**2, drift, wander**2, spread, filtered))
+        return kalman_likelihood(
+            *(self.y, self.level, self.move, pull, chase, noise**2, drift, wander**2, spread, filtered)
+        )
 
     def maximise(self, seed: int, max_generations: int) -> _Maximum:
         from scipy.optimize import differential_evolution, minimize

@@ -412,7 +412,7 @@ def _daily_volume(data: Bars, i: int, here: Any) -> float:
     return float(data.volume[here, i].sum()) / days if days else 0.0
 
 
-def _market_now(market: FittedMarket, data: Bars, i: int) -> ChiarellaParams:
+def market_now(market: FittedMarket, data: Bars, i: int) -> ChiarellaParams:
     """Return the market at the last bar: its fundamental value filtered on with the closes since it was fitted.
 
     The filter is that of the calibration: p_(t+1) - p_t = a (F_t - p_t) + c (p_t - p_(t-1)) + e, F a random walk.
@@ -735,7 +735,7 @@ def _simulate(
     if not isinstance(market, FittedMarket):
         case.why.append(f"no simulated market ({market.what if market else 'not fitted'})")
         return
-    params = _market_now(market, data, i)
+    params = market_now(market, data, i)
     law = chiarella.forecast(params, rules.horizon)
     case.move = math.expm1(float(law.mean[-1]) - params.price)
     case.deviation = float(law.deviation[-1])

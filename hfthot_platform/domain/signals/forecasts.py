@@ -277,7 +277,7 @@ def _chiarella_rows(
         )
     flow = _order_flow(bars, first, end)
     found = chiarella.calibrate(price[first:end], flow, seed=seed)
-    params = _market_now(found, minute, price, end)
+    params = market_now(found, minute, price, end)
     # Minutes that have passed since the last bar closed.
     lag = int((made_at - _known_until(bars)) / timedelta(minutes=1))
     at = lag + np.unique(np.rint(np.linspace(0, horizon, points)).astype(np.int64))
@@ -369,7 +369,7 @@ def _order_flow(bars: pl.DataFrame, first: int, end: int) -> FloatArray | None:
     return flow if np.ptp(flow) > 0 else None
 
 
-def _market_now(
+def market_now(
     found: chiarella.Calibration, minute: IntArray, price: FloatArray, end: int
 ) -> chiarella.ChiarellaParams:
     """Return the fitted market at the last bar, its fundamental value filtered on over the minutes since the fit.

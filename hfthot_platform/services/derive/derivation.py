@@ -31,7 +31,7 @@ from hfthot_platform.storage.lakehouse.units import MOST_ROWS, rows_within
 __all__ = ["Derivation", "derive"]
 
 _FIRST_PIECE = timedelta(days=31)
-_SMALL_PIECE_ROWS = 200_000
+SMALL_PIECE_ROWS = 200_000
 
 
 class Derivation:
@@ -166,7 +166,7 @@ def _computed_in_pieces(
         else:
             rows = compute(Unit(piece))
             yield Unit(piece), rows
-            length = length * 2 if rows.height < _SMALL_PIECE_ROWS else _FIRST_PIECE
+            length = length * 2 if rows.height < SMALL_PIECE_ROWS else _FIRST_PIECE
         first = piece[1]
 
 

@@ -246,9 +246,9 @@ def ingest_landing(
                 continue
             one.keep_mapping()
             if found[0].status == "published" or done_before:
-                _file_away(path, done, found)
+                file_away(path, done, found)
             else:
-                _file_away(path, rejected, found, with_reason=True)
+                file_away(path, rejected, found, with_reason=True)
     if fault is not None:
         raise fault
     return outcomes
@@ -409,7 +409,7 @@ class OneFile:
                 replace(outcome, detail=f"{outcome.detail or outcome.reason} The rows of the reading before it stay.")
                 for outcome in outcomes
             ]
-        _record(self._lake, [*outcomes, *self._gone], self._stamp)
+        record_outcomes(self._lake, [*outcomes, *self._gone], self._stamp)
         return outcomes
 
     def keep_mapping(self) -> None:
@@ -565,12 +565,12 @@ class OneFile:
         self._clear_quarantine()
         outcomes = [self._outcome(part, place) for place, part in enumerate(parts)]
         if len(parts) > 1:
-            self._until_recorded.enter_context(writers_lock(_publishing_lock(self._lake), exclusive=False))
+            self._until_recorded.enter_context(writers_lock(publishing_lock(self._lake), exclusive=False))
             # A table keeps the row that it has; so a killed run leaves one for each table that may have changed.
             keys = {file.target: file.content_hash for file in standing}
             outcomes = [self._with_record_key(outcome, keys) for outcome in outcomes]
             begun = [_publishing_record(outcome, former.get(outcome.table)) for outcome in outcomes]
-            _record(
+            record_outcomes(
                 self._lake, [*begun, *(_publishing_record(_outcome_of(file), file) for file in elsewhere)], self._stamp
             )
         outcomes = [self._published(part, outcome, former) for part, outcome in zip(parts, outcomes, strict=True)]
@@ -803,7 +803,7 @@ def _printable(text: str) -> str:
     return text.encode("utf-8", "replace").decode()
 
 
-_record = records.record
+record_outcomes = records.record
 
 
 # -- withdrawing ----------------------------------------------------------------------------------------------------
@@ -835,7 +835,7 @@ def withdraw_file(lake: Lakehouse, which: str, *, stamp: Stamp | None = None) ->
             hint="Correct the accounts themselves.",
         )
     outcomes = [_withdraw_from_table(lake, file, stamp) for file in files]
-    _record(lake, outcomes, stamp)
+    record_outcomes(lake, outcomes, stamp)
     return replace(
         outcomes[0],
         content_hash=files[0].digest,
@@ -863,7 +863,7 @@ def _withdraw_from_table(lake: Lakehouse, file: FileRecord, stamp: Stamp) -> Fil
     )
 
 
-def _publishing_lock(lake: Lakehouse) -> Path | None:
+def publishing_lock(lake: Lakehouse) -> Path | None:
     """Return the lock that is held while a file is published; None on an object store."""
     local = lake.storage.local
     return local / "_locks" / "ingest.publishing.lock" if local else None
@@ -886,14 +886,14 @@ def take_back_unfinished(lake: Lakehouse, stamp: Stamp, *, of: str | None = None
     publishing = pl.col("status") == "publishing"
     if not records.known(lake, publishing):
         return
-    lock = _publishing_lock(lake)
+    lock = publishing_lock(lake)
     try:
         with writers_lock(lock, exclusive=True, timeout=0.0 if of is None else 120.0):
             for file in records.known(lake, publishing):
                 age = lake.clock() - file.ingested_at
                 if file.digest != of and (of is not None or (lock is None and age < _AT_WORK)):
                     continue
-                _record(lake, [_taken_back(lake, file, stamp)], stamp)
+                record_outcomes(lake, [_taken_back(lake, file, stamp)], stamp)
     except LockTimeoutError:
         if of is not None:
             raise
@@ -1019,7 +1019,7 @@ def _folder(landing: Path, name: str) -> Path:
     return folder
 
 
-def _file_away(path: Path, folder: Path, outcomes: list[FileOutcome], *, with_reason: bool = False) -> None:
+def file_away(path: Path, folder: Path, outcomes: list[FileOutcome], *, with_reason: bool = False) -> None:
     """Move a file, its mapping beside it; never over another file."""
     mapping = path.with_name(path.name + SIDECAR_SUFFIX)
     has_mapping = len(os.fsencode(path.name)) <= LONGEST_NAME and mapping.is_file()

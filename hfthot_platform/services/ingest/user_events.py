@@ -77,7 +77,7 @@ from hfthot_platform.storage.operational.published import users_row
 __all__ = ["EventsReport", "ingest_user_events"]
 
 #: Events that share a transaction, and so a wait for the disk.
-_TOGETHER: Final = 200
+TOGETHER: Final = 200
 #: Clocks differ; further ahead an event's time is wrong.
 _AHEAD: Final = timedelta(minutes=10)
 
@@ -269,7 +269,7 @@ def _batches(
     batch = []
     for row in rows:
         batch.append(row)
-        if len(batch) == _TOGETHER:
+        if len(batch) == TOGETHER:
             yield batch
             batch = []
     if batch:
@@ -305,7 +305,7 @@ def _parquet_rows(path: Path, digest: str) -> Iterator[tuple[int, Mapping[str, A
     try:
         with pq.ParquetFile(path) as file:
             columns = [name for name in file.schema_arrow.names if name in FIELDS]
-            for batch in file.iter_batches(batch_size=_TOGETHER, columns=columns):
+            for batch in file.iter_batches(batch_size=TOGETHER, columns=columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row

@@ -37,7 +37,7 @@ __all__ = [
 
 FORMAT: Final = "hfthot erasure certificate 2"
 #: Certificates of earlier versions stay genuine.
-_FIRST_FORMAT: Final = "hfthot erasure certificate 1"
+FIRST_FORMAT: Final = "hfthot erasure certificate 1"
 _KEY_PREFIX: Final = "ed25519:"
 _RANDOM_ID: Final = re.compile(r"[0-9a-f]{32}")
 _LARGEST: Final = 1 << 20
@@ -214,7 +214,7 @@ def _read(text: str) -> ErasureCertificate:
         raise
     except (ValueError, KeyError, TypeError, RecursionError):
         raise _altered("it is not a certificate's JSON") from None
-    known = {FORMAT: _STATEMENT, _FIRST_FORMAT: _FIRST_STATEMENT}
+    known = {FORMAT: _STATEMENT, FIRST_FORMAT: _FIRST_STATEMENT}
     form = str(body.get("format")) if isinstance(body, dict) else ""
     if fields != _FIELDS or form not in known or set(body) != known[form]:
         raise _altered("it does not have a certificate's fields")

@@ -657,7 +657,7 @@ def _write(
         beside = unfinished / "manifest.json"
         beside.touch(mode=0o600)
         beside.write_bytes(whole)
-        _sync(unfinished)
+        sync_all(unfinished)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
         sync_folder(exports.path)
@@ -739,7 +739,7 @@ def _write_json(out: IO[bytes], sections: Iterator[_Section], manifest: dict[str
                 sink.write(lines.replace("\n", ",\n").encode())
                 rows += batch.height
         sink.write(b"]")
-        _account(manifest, section, section.name, rows, sink)
+        account_for(manifest, section, section.name, rows, sink)
     out.write(b'},\n"manifest": ')
     out.write(json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     out.write(b"}\n")
@@ -782,7 +782,7 @@ def _write_html(out: IO[bytes], sections: Iterator[_Section], manifest: dict[str
                 sink.write(f"<tr>{cells}</tr>\n".encode())
             rows += batch.height
         sink.write(b"</table></div>\n" if rows else b"<p class=note>Nothing is held.</p>\n")
-        _account(manifest, section, section.name, rows, sink)
+        account_for(manifest, section, section.name, rows, sink)
     out.write(b"\n<h2>What else you are to be told</h2>\n<table>\n")
     for name, said in manifest["about"].items():
         lines = [f"{name}: {value}" for name, value in said.items()] if isinstance(said, dict) else said
@@ -798,7 +798,7 @@ def _write_archive(out: IO[bytes], sections: Iterator[_Section], manifest: dict[
             with archive.open(name, "w", force_zip64=True) as member:
                 sink = _Hashing(member)
                 rows = _write_csv(sink, section) if kind == "csv" else _write_parquet(sink, section)
-            _account(manifest, section, name, rows, sink)
+            account_for(manifest, section, name, rows, sink)
         archive.writestr("manifest.json", json.dumps(manifest, indent=2, ensure_ascii=False))
 
 
@@ -847,7 +847,7 @@ def _as_text_times(batch: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _account(manifest: dict[str, Any], section: _Section, name: str, rows: int, sink: _Hashing) -> None:
+def account_for(manifest: dict[str, Any], section: _Section, name: str, rows: int, sink: _Hashing) -> None:
     manifest["files"].append(
         {
             "name": name,
@@ -882,7 +882,7 @@ def _about(accounts: Accounts) -> dict[str, Any]:
     }
 
 
-def _sync(folder: Path) -> None:
+def sync_all(folder: Path) -> None:
     """Return when a folder's files and entries are on the disk."""
     for path in folder.iterdir():
         sync_file(path)

@@ -105,7 +105,7 @@ def apply_retention(
         counts = _old_rows(accounts, moment)
         # A row leaves by its first day, and a session lives for a while after it.
         longest = timedelta(days=settings.session_retention_days, hours=settings.session_hours)
-        session_rows = _drop_days(lake, SESSIONS, (now - longest).date(), stamp)
+        session_rows = drop_days(lake, SESSIONS, (now - longest).date(), stamp)
         quarantined = _old_quarantine(accounts, lake, now, stamp)
         audit_rows, anchor = cut_audit_log(accounts, lake, stamp=stamp)
         if counts["sessions"] or exports:
@@ -233,7 +233,7 @@ def cut_audit_log(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp) -> tuple
         )
         end = _prefix(days, limit)
         if end is None:
-            _clear(lake, limit, stamp)
+            clear(lake, limit, stamp)
             return 0, known
         last = int(days.filter(pl.col("date") <= end)["last"].max())  # type: ignore[arg-type]
         if last > known:
@@ -251,12 +251,12 @@ def cut_audit_log(accounts: Accounts, lake: Lakehouse, *, stamp: Stamp) -> tuple
                 tx.log([], AuditEvent(action="audit.retention", detail=to_json(detail)))
             known = last
         # From here on a repetition does the same: the anchor says what has to go.
-        rows = _drop_days(lake, AUDIT_LOG, end + timedelta(days=1), stamp)
-        _clear(lake, limit, stamp)
+        rows = drop_days(lake, AUDIT_LOG, end + timedelta(days=1), stamp)
+        clear(lake, limit, stamp)
     return rows, known
 
 
-def _clear(lake: Lakehouse, limit: date, stamp: Stamp) -> None:
+def clear(lake: Lakehouse, limit: date, stamp: Stamp) -> None:
     """Remove the files of days that were cut, also where an earlier round was killed before it did."""
     found = retained(lake, AUDIT_LOG)
     late = (
@@ -285,7 +285,7 @@ def _prefix(days: pl.DataFrame, limit: date) -> date | None:
     return end
 
 
-def _drop_days(lake: Lakehouse, contract: TableContract, limit: date, stamp: Stamp) -> int:
+def drop_days(lake: Lakehouse, contract: TableContract, limit: date, stamp: Stamp) -> int:
     """Remove the days before `limit` from a table, a commit each; return the rows."""
     table = lake.table(contract.name)
     if table.version() is None or contract.partition_by is None:

@@ -16,7 +16,7 @@ from hfthot_platform.storage.vault import WrappedKey
 
 __all__ = ["RotationReport", "rotate_keys"]
 
-_BATCH: Final = 2_000
+BATCH: Final = 2_000
 
 
 @dataclass(frozen=True)
@@ -63,14 +63,14 @@ def rotate_keys(accounts: Accounts, *, drop: bool = True) -> RotationReport:
         with accounts.store.transaction() as tx:
             # The look-up key tells every process what to wrap new keys with: from this commit on nothing new is
             # wrapped with an old key.
-            installation = _rewrap_installation(accounts, tx, new)
+            installation = rewrap_installation(accounts, tx, new)
         with accounts.store.reading() as rx:
             # Found through the index: a search for "not the new one" would pass over all that is done already.
             outdated = sorted(_in_use(rx) - {new})
         subjects = 0
         while True:
             with accounts.store.transaction() as tx:
-                done = _rewrap_subjects(accounts, tx, new, outdated)
+                done = rewrap_subjects(accounts, tx, new, outdated)
                 if not done:
                     event = AuditEvent(action="keys.rotate", resource=new, detail=to_json({"subject_keys": subjects}))
                     tx.log([], event)
@@ -93,7 +93,7 @@ def _in_use(connection: Connection) -> set[str]:
     return found
 
 
-def _rewrap_installation(accounts: Accounts, tx: Transaction, new: str) -> int:
+def rewrap_installation(accounts: Accounts, tx: Transaction, new: str) -> int:
     keys = schema.keys
     rows = tx.execute(sa.select(keys.c.name, keys.c.kek_id, keys.c.wrapped).where(keys.c.kek_id != new)).all()
     for name, kek_id, wrapped in rows:
@@ -102,10 +102,10 @@ def _rewrap_installation(accounts: Accounts, tx: Transaction, new: str) -> int:
     return len(rows)
 
 
-def _rewrap_subjects(accounts: Accounts, tx: Transaction, new: str, outdated: list[str]) -> int:
+def rewrap_subjects(accounts: Accounts, tx: Transaction, new: str, outdated: list[str]) -> int:
     """Wrap one batch again; return how many."""
     keys = schema.subject_keys
-    rows = tx.execute(sa.select(keys).where(keys.c.kek_id.in_(outdated)).limit(_BATCH)).all()
+    rows = tx.execute(sa.select(keys).where(keys.c.kek_id.in_(outdated)).limit(BATCH)).all()
     if not rows:
         return 0
     changed = [

@@ -48,10 +48,10 @@ __all__ = ["APPLICATION", "Published", "Publisher", "flush"]
 #: Name of the change log in the commits of the user tables.
 APPLICATION: Final = "hfthot.accounts"
 #: Entries that become one commit per table, and entries that are decoded at a time: memory is bounded by both.
-_BATCH: Final = 100_000
-_PAGE: Final = 5_000
+BATCH: Final = 100_000
+PAGE: Final = 5_000
 #: Seconds to wait for another publisher.
-_PATIENCE: Final = 120.0
+PATIENCE: Final = 120.0
 _ADVISORY: Final = 0x68667468_6F740002  # "hfthot", publisher
 #: Name of what was set aside and published later, in the commits of the user tables.
 _RETRIES: Final = "hfthot.accounts.retried"
@@ -108,7 +108,7 @@ class Publisher:
         with self.alone():
             reached, reconciled = self._reconcile()
             # A publisher that was killed after its last commit did not trim any more.
-            self._trim(reached)
+            self.trim_log(reached)
             aside = {waiting.entry.seq: waiting for waiting in self._store.waiting_aside()}
             known = set(aside)
             done = self._drained(Published(reached + 1, reached, reconciled=reconciled), aside, limit, stamp or Stamp())
@@ -123,7 +123,7 @@ class Publisher:
 
     def _drained(self, done: Published, aside: dict[int, SetAsideEntry], limit: int | None, stamp: Stamp) -> Published:
         """Publish what follows, and add to `aside` what is refused."""
-        most = _BATCH
+        most = BATCH
         while limit is None or done.entries < limit:
             batch = _FoldedEntries({contract.name: self._applied(contract) for contract in USER_TABLES}, aside)
             room = most if limit is None else min(most, limit - done.entries)
@@ -139,13 +139,13 @@ class Publisher:
                 most = min(room, batch.entries) // 2
                 if most < 1:
                     first = next(self._next(done.last_seq, 1))
-                    aside |= self._set_aside([self._refused(first, aside.get(first.seq), _said(error))])
-                    most = _BATCH
+                    aside |= self.put_aside([self._refused(first, aside.get(first.seq), _said(error))])
+                    most = BATCH
                 continue
-            aside |= self._set_aside([(entry, True, _BEHIND) for entry in batch.behind])
-            commits = self._apply(batch, audited, stamp)
-            self._trim(batch.last)
-            most = _BATCH
+            aside |= self.put_aside([(entry, True, _BEHIND) for entry in batch.behind])
+            commits = self.apply_entries(batch, audited, stamp)
+            self.trim_log(batch.last)
+            most = BATCH
             done = replace(done, last_seq=batch.last, commits=(*done.commits, *commits))
         return done
 
@@ -199,7 +199,7 @@ class Publisher:
             return False
         return True
 
-    def _set_aside(self, refused: list[tuple[Entry, bool, str]]) -> dict[int, SetAsideEntry]:
+    def put_aside(self, refused: list[tuple[Entry, bool, str]]) -> dict[int, SetAsideEntry]:
         """Keep entries in the store until they are retried; `False` where `audit_log` does not take them either."""
         if not refused:
             return {}
@@ -248,7 +248,7 @@ class Publisher:
         """
         files = self._store.files()
         if files:
-            with writers_lock(files[0].with_name("publisher.lock"), exclusive=True, timeout=_PATIENCE):
+            with writers_lock(files[0].with_name("publisher.lock"), exclusive=True, timeout=PATIENCE):
                 yield
         else:
             with self._store.reading() as session, _advisory_lock(session.execute):
@@ -278,10 +278,10 @@ class Publisher:
         _, resumed, _ = chain_gaps_of(self._store).get(reached, ("", reached, ""))
         return max(reached, resumed), None
 
-    def _trim(self, last: int) -> None:
+    def trim_log(self, last: int) -> None:
         """Remove entries that all tables have, in steps between which other writers of the store come in."""
         while (left := self._store.entries(0, 1)) and left[0].seq <= last:
-            self._store.trim(min(last, left[0].seq + _PAGE))
+            self._store.trim(min(last, left[0].seq + PAGE))
 
     def reached(self) -> int:
         """Return the last entry that all user tables have."""
@@ -293,7 +293,7 @@ class Publisher:
     def _next(self, after: int, room: int) -> Iterator[Entry]:
         """Yield the entries that follow, without gaps."""
         while room > 0:
-            page = self._store.entries(after, min(room, _PAGE))
+            page = self._store.entries(after, min(room, PAGE))
             for entry in page:
                 if entry.seq != after + 1:
                     raise StoreError(
@@ -304,10 +304,10 @@ class Publisher:
                 after = entry.seq
                 yield entry
             room -= len(page)
-            if len(page) < min(room + len(page), _PAGE):
+            if len(page) < min(room + len(page), PAGE):
                 return
 
-    def _apply(self, batch: _FoldedEntries, audited: Mapping[str, Audited], stamp: Stamp) -> list[Commit]:
+    def apply_entries(self, batch: _FoldedEntries, audited: Mapping[str, Audited], stamp: Stamp) -> list[Commit]:
         commits = []
         for declared in USER_TABLES:
             fold = batch.tables[declared.name]
@@ -343,11 +343,11 @@ def _without_collector() -> Iterator[None]:
 @contextmanager
 def _advisory_lock(execute: Callable[[Executable], CursorResult[Any]]) -> Iterator[None]:
     """Hold PostgreSQL's lock of the publisher; it ends with the session if this process dies."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + PATIENCE
     while not execute(sa.select(sa.func.pg_try_advisory_lock(_ADVISORY))).scalar():
         if time.monotonic() > deadline:
             raise LockTimeoutError(
-                f"another publisher held the lock for {_PATIENCE:g} s",
+                f"another publisher held the lock for {PATIENCE:g} s",
                 where="change_log",
                 hint="Wait for it to end, then run the same step again.",
             )
@@ -367,7 +367,7 @@ class _FoldedEntries:
     """Entries folded to the last row of each key, per table."""
 
     def __init__(self, reached: Mapping[str, int], aside: Mapping[int, SetAsideEntry]) -> None:
-        self.tables = {contract.name: _Fold(contract, reached[contract.name]) for contract in USER_TABLES}
+        self.tables = {contract.name: Fold(contract, reached[contract.name]) for contract in USER_TABLES}
         self.last: int | None = None
         self.entries = 0
         #: Entries that have to wait because an earlier one of the same subject does.
@@ -468,7 +468,7 @@ _OF_ENTRY: Final = ("ts", *_OF_EVENT, "personal_digest", "redacted", "previous_h
 _EVENT: Final = attrgetter(*_OF_EVENT)
 
 
-class _Fold:
+class Fold:
     """What a batch does to one table: the last row per key, and whom to forget.
 
     Rows are kept as tuples (position in the batch, entry, values), which become columns in one go.
@@ -487,7 +487,7 @@ class _Fold:
         # The day of its time stands for the partition, where that is part of the key.
         self._key = itemgetter(*(name for name in contract.primary_key if name != contract.partition_by))
         self._dated = contract.partition_by in contract.primary_key
-        self._subject = 2 + self._columns.index("subject_id")
+        self.subject_at = 2 + self._columns.index("subject_id")
 
     def put(self, seq: int, row: Mapping[str, Any], order: int) -> None:
         """Take a row; it replaces the one of its key."""
@@ -530,7 +530,7 @@ class _Fold:
     def _outliving(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         blank = dict.fromkeys(2 + self._columns.index(c.name) for c in self.contract.columns if c.personal)
         for row in rows:
-            if row[0] > self._forgotten.get(row[self._subject], 0):
+            if row[0] > self._forgotten.get(row[self.subject_at], 0):
                 yield row
             elif self.contract is AUDIT_LOG:
                 blank[2 + self._columns.index("redacted")] = True

@@ -17,7 +17,7 @@ from hfthot_platform.storage.lakehouse.days import chunks
 __all__ = ["RowsSeen", "look_at_rows", "unsorted_files"]
 
 #: Most keys that are held in memory at once when a key has to be searched for over the whole span.
-_KEYS_AT_ONCE = 5_000_000
+KEYS_AT_ONCE = 5_000_000
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ def _overlap(contract: TableContract, ranges: list[pl.DataFrame]) -> bool:
 
 def _repeated_anywhere(contract: TableContract, rows: pl.LazyFrame, total: int) -> int:
     """Count repeated keys over all pieces, a share of the keys at a time."""
-    shares = -(-total // _KEYS_AT_ONCE)
+    shares = -(-total // KEYS_AT_ONCE)
     keys = rows.select(contract.primary_key)
     last = pl.col(contract.primary_key[-1])
     distinct = 0

@@ -35,7 +35,7 @@ __all__ = [
 #: What the bars of a table can be computed from.
 FINER: Final = {"market.bars_1m": "market.trades", "market.bars": "market.bars_1m"}
 
-_ROWS_AT_ONCE: Final = 4_000_000
+ROWS_AT_ONCE: Final = 4_000_000
 #: Series that are named in a result; the rest is counted.
 _NAMED: Final = 20
 _KEY: Final = ("venue", "symbol")
@@ -272,14 +272,14 @@ def _completeness_of(
 def _by_symbols(keys: pl.LazyFrame) -> Iterator[pl.LazyFrame]:
     """Yield the rows in memory, for as many symbols at a time as memory allows."""
     sizes = keys.group_by("symbol").len().sort("symbol").collect(engine="streaming")
-    if int(sizes["len"].sum()) <= _ROWS_AT_ONCE:
+    if int(sizes["len"].sum()) <= ROWS_AT_ONCE:
         if sizes.height:
             yield keys.collect(engine="streaming").lazy()
         return
     taken: list[str] = []
     rows = 0
     for symbol, size in sizes.iter_rows():
-        if taken and rows + size > _ROWS_AT_ONCE:
+        if taken and rows + size > ROWS_AT_ONCE:
             yield keys.filter(pl.col("symbol").is_in(taken)).collect(engine="streaming").lazy()
             taken, rows = [], 0
         taken.append(symbol)

@@ -9,13 +9,11 @@ functions that name tables) keeps every file.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
-from typing import Any
 
 import duckdb
 import polars as pl
@@ -23,11 +21,11 @@ import pyarrow as pa
 
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.model import DATE, INT, SMALL, TEXT, TIME
+from hfthot_platform.services.sql.statement import Node
 from hfthot_platform.storage.lakehouse.commits import LONGEST_BOUND, Files
 
-__all__ = ["Filters", "Node", "filters_of", "kept_files", "tree_of"]
+__all__ = ["Filters", "filters_of", "kept_files"]
 
-Node = dict[str, Any]
 #: The part of a table's name that a statement uses: schema and name, or the name alone.
 Path = tuple[str, ...]
 #: Conditions for the rows of one table: one for each place where it stands; None where all rows may be needed.
@@ -58,23 +56,6 @@ class _FromItem:
     columns: frozenset[str] | None
     #: Whether a row that does not meet the WHERE clause can be left out before the join.
     free: bool
-
-
-def tree_of(connection: duckdb.DuckDBPyConnection, sql: str) -> Node | None:
-    """Return DuckDB's tree of a SELECT; None for other statements and for what is too deep to look at.
-
-    Args:
-        connection: the statement's own database, before it is locked.
-        sql: the statement.
-    """
-    query = "SELECT json_serialize_sql(?, skip_null := true, skip_empty := true, skip_default := true)"
-    try:
-        tree = json.loads(connection.execute(query, [sql]).fetchall()[0][0])
-    except (duckdb.Error, RecursionError):
-        return None
-    if not isinstance(tree, dict) or tree.get("error") or len(tree.get("statements", ())) != 1:
-        return None
-    return tree
 
 
 def filters_of(tree: Node, columns: Mapping[Path, frozenset[str]]) -> dict[Path, Filters]:

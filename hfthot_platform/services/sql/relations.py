@@ -23,8 +23,17 @@ from hfthot_platform.domain.access.visibility import Relations
 from hfthot_platform.domain.contracts import TableContract
 from hfthot_platform.domain.contracts.views import SqlView, View
 from hfthot_platform.services.sql.discovery import relations
-from hfthot_platform.services.sql.pruning import Filters, Node, filters_of, kept_files, tree_of
-from hfthot_platform.services.sql.statement import DISCOVERY, Reference, Statement, parse, view_of, without_end
+from hfthot_platform.services.sql.pruning import Filters, filters_of, kept_files
+from hfthot_platform.services.sql.statement import (
+    DISCOVERY,
+    Node,
+    Reference,
+    Statement,
+    parse,
+    tree_of,
+    view_of,
+    without_end,
+)
 
 if TYPE_CHECKING:
     from hfthot_platform.storage.lakehouse import Lakehouse
@@ -34,7 +43,7 @@ __all__ = ["DerivedView", "ResolvedRelations", "TableAtVersion", "known_names", 
 __all__ += ["needed_filters", "select_files"]
 
 #: With fewer files than this, finding out which ones are not needed costs more than opening them.
-_WORTH_PRUNING = 8
+WORTH_PRUNING = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -291,7 +300,7 @@ def needed_filters(
         resolved: what the statement reads.
     """
     if tree is None or all(
-        source.files is None or len(source.files.paths) < _WORTH_PRUNING for source in resolved.sources
+        source.files is None or len(source.files.paths) < WORTH_PRUNING for source in resolved.sources
     ):
         return {}
     columns: dict[tuple[str, ...], frozenset[str]] = {}

@@ -10,11 +10,13 @@ decides what a statement may do: a name that is overlooked is simply not there w
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 import duckdb
 
@@ -22,8 +24,21 @@ from hfthot_platform.core.duckdb import quoted
 from hfthot_platform.core.errors import SqlError, UnknownTableError, nearest
 from hfthot_platform.core.time import utc_from_iso
 
-__all__ = ["DISCOVERY", "Reference", "Statement", "Token", "parse", "tokens_of", "view_of", "without_end"]
+__all__ = [
+    "DISCOVERY",
+    "Node",
+    "Reference",
+    "Statement",
+    "Token",
+    "parse",
+    "tokens_of",
+    "tree_of",
+    "view_of",
+    "without_end",
+]
 
+#: A node of the tree that DuckDB makes of a statement.
+Node = dict[str, Any]
 #: Relations that tell of the others; they have no versions.
 DISCOVERY: tuple[str, ...] = ("hfthot.columns", "hfthot.tables", "hfthot.versions")
 
@@ -111,6 +126,23 @@ def without_end(sql: str) -> str:
     while plain and (last := plain.pop()).text == ";":
         edits.append((last.start, last.end, ""))
     return _edited(text, edits)
+
+
+def tree_of(connection: duckdb.DuckDBPyConnection, sql: str) -> Node | None:
+    """Return DuckDB's tree of a SELECT; None for other statements and for what is too deep to look at.
+
+    Args:
+        connection: the statement's own database, before it is locked.
+        sql: the statement.
+    """
+    query = "SELECT json_serialize_sql(?, skip_null := true, skip_empty := true, skip_default := true)"
+    try:
+        tree = json.loads(connection.execute(query, [sql]).fetchall()[0][0])
+    except (duckdb.Error, RecursionError):
+        return None
+    if not isinstance(tree, dict) or tree.get("error") or len(tree.get("statements", ())) != 1:
+        return None
+    return tree
 
 
 def view_of(name: str, version: int | None = None, as_of: datetime | None = None) -> str:

@@ -181,7 +181,7 @@ def audit(contract: TableContract, frame: pl.DataFrame, rejected: pl.DataFrame |
     """
     rows = conform(contract, frame)
     rows = _in_order(contract, rows)
-    rows, bad, results = _apply_rules(contract, rows)
+    rows, bad, results = apply_rules(contract, rows)
     rows, conflicts, duplicates = _unique(contract, rows)
     parts = [_as_rejected(contract, part) for part in (bad, conflicts) if part.height]
     if rejected is not None and rejected.height:
@@ -236,7 +236,7 @@ def _is_sorted(rows: pl.DataFrame, by: tuple[str, ...]) -> bool:
     return bool(in_order)
 
 
-def _apply_rules(
+def apply_rules(
     contract: TableContract, rows: pl.DataFrame
 ) -> tuple[pl.DataFrame, pl.DataFrame, tuple[RuleResult, ...]]:
     """Return the good rows, the bad rows with their reason, and what each rule found."""

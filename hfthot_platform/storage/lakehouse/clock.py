@@ -45,7 +45,7 @@ def check_clock(lake: Lakehouse) -> None:
     if lake.clock_checked is not None and timedelta(0) <= now - lake.clock_checked < _VALID:
         return
     accepted = _accepted(lake)
-    times = sorted({time for time in (*_commits(lake), *accepted) if time <= now}, reverse=True)
+    times = sorted({time for time in (*commit_times(lake), *accepted) if time <= now}, reverse=True)
     edge = now
     for time in times:
         if now - edge >= LONG_ENOUGH:
@@ -80,7 +80,7 @@ def accept_clock(lake: Lakehouse, *, stamp: Stamp | None = None) -> None:
     table.merge(pl.DataFrame([row], schema=schema), on_change="keep", stamp=stamp or Stamp())
 
 
-def _commits(lake: Lakehouse) -> list[datetime]:
+def commit_times(lake: Lakehouse) -> list[datetime]:
     """Return when the commits of all tables were made: by the store's clock if it has one, else by their own record.
 
     On an object store that is one request for a thousand commits of a table; reading them is one for each.

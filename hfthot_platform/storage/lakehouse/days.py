@@ -14,7 +14,7 @@ from hfthot_platform.domain.contracts import TableContract
 
 __all__ = ["Span", "chunks", "in_partitions", "literal", "may_be_within", "others_in_partition", "within"]
 
-_CHUNK_ROWS = 1_000_000
+CHUNK_ROWS = 1_000_000
 # Days that a Python date can name with room on both sides; a time beyond is a mistake in its unit.
 _EARLIEST = date(1, 1, 2)
 _LATEST = date(9999, 12, 30)
@@ -101,7 +101,7 @@ def chunks(contract: TableContract, rows: pl.LazyFrame) -> list[pl.LazyFrame]:
         .sort("day", nulls_last=True)
         .collect(engine="streaming")
     )
-    if int(counts["len"].sum()) <= _CHUNK_ROWS:
+    if int(counts["len"].sum()) <= CHUNK_ROWS:
         return [rows]
     out: list[pl.LazyFrame] = []
     pending: list[date] = []
@@ -110,7 +110,7 @@ def chunks(contract: TableContract, rows: pl.LazyFrame) -> list[pl.LazyFrame]:
         if value is None:
             out.append(rows.filter(known.not_() | time.is_null()))
             continue
-        if pending and size + length > _CHUNK_ROWS:
+        if pending and size + length > CHUNK_ROWS:
             out.append(rows.filter(_days(contract, pending)))
             pending, size = [], 0
         pending.append(value)

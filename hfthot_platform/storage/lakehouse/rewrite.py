@@ -22,10 +22,10 @@ from hfthot_platform.storage.lakehouse.datafiles import DataFile, DataFiles
 __all__ = ["Rewrite"]
 
 #: Rows of a file.  One person's rows are erased by writing one file again, so files are kept small.
-_FILE_ROWS: Final = 65_536
+FILE_ROWS: Final = 65_536
 _ROW_GROUP_ROWS: Final = 16_384
 #: A file with fewer rows is merged with others when it is written again, or when there are too many of them.
-_SMALL_ROWS: Final = _FILE_ROWS // 8
+SMALL_ROWS: Final = FILE_ROWS // 8
 _MOST_SMALL_FILES: Final = 12
 
 
@@ -188,7 +188,7 @@ class Rewrite:
         self, partition: date | int | None, rows: pl.DataFrame
     ) -> Iterator[tuple[date | int | None, pl.DataFrame]]:
         rows = rows.sort(self._contract.sort_by)
-        count = -(-rows.height // _FILE_ROWS)
+        count = -(-rows.height // FILE_ROWS)
         if count:
             yield from ((partition, part) for part in rows.iter_slices(-(-rows.height // count)))
 
@@ -200,7 +200,7 @@ class Rewrite:
 
 def _is_small(file: DataFile) -> bool:
     """Whether the file is worth merging with others."""
-    return file.rows is not None and file.rows < _SMALL_ROWS
+    return file.rows is not None and file.rows < SMALL_ROWS
 
 
 def _may_hold(file: DataFile, column: str, values: pl.Series) -> bool:

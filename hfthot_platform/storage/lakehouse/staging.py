@@ -31,7 +31,7 @@ __all__ = ["WITHHELD", "Rejection", "Staging", "sweep_scratch"]
 #: Why a good row is in quarantine: too many others of its source were bad, or the source broke off.
 WITHHELD: Final = "withheld"
 
-_ROWS_IN_MEMORY = 2_000_000
+ROWS_IN_MEMORY = 2_000_000
 _PREFIX = "staging-"
 #: Of each reason for a rejection, so many rows are kept to be shown.
 _SHOWN = 3
@@ -96,7 +96,7 @@ class Staging:
 
     def _spooled(self, audited: Audited) -> Audited | tuple[Path, Audited]:
         rows = audited.rows.height + audited.rejected.height
-        if self._in_memory + rows <= _ROWS_IN_MEMORY:
+        if self._in_memory + rows <= ROWS_IN_MEMORY:
             self._in_memory += rows
             return audited
         if self._folder is None:

@@ -477,7 +477,7 @@ class Writer:
                 where=contract.name,
                 hint="Check the table's history, and restore again if you still want to.",
             ) from None
-        return self._acknowledge(commit_id, before, Plan(), started, 1)
+        return self.acknowledge(commit_id, before, Plan(), started, 1)
 
     # -- before the write -----------------------------------------------------------------------------------
 
@@ -627,7 +627,7 @@ class Writer:
                     return self._unchanged(before, todo, started, attempt)
                 commit_id = new_commit_id()
                 if self._wrote(todo.write, handle, commit_id, before):
-                    return self._acknowledge(commit_id, before, todo, started, attempt)
+                    return self.acknowledge(commit_id, before, todo, started, attempt)
             self._backend.met_another_writer()
             _pause(attempt)
         raise self._conflict()
@@ -699,7 +699,7 @@ class Writer:
             attempts=attempt,
         )
 
-    def _acknowledge(self, commit_id: str, before: int, todo: Plan, started: float, attempt: int) -> Commit:
+    def acknowledge(self, commit_id: str, before: int, todo: Plan, started: float, attempt: int) -> Commit:
         """Find the version by the commit's own id, make it durable, and return its record."""
         version = self._log.version_of(commit_id, before)
         if version is None:

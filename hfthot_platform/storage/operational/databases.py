@@ -31,8 +31,8 @@ __all__ = ["Database", "Postgres", "Sqlite", "translated", "upgrade"]
 
 #: The newest migration.  Where the store has it, Alembic is not even imported.
 REVISION: Final = "0006"
-_MIGRATIONS: Final = Path(__file__).parent / "migrations"
-_LOCK_SECONDS: Final = 60
+MIGRATIONS: Final = Path(__file__).parent / "migrations"
+LOCK_SECONDS: Final = 60
 _ADVISORY: Final = 0x68667468_6F740001  # any number that nobody else takes
 
 
@@ -141,7 +141,7 @@ class Sqlite:
             poolclass=NullPool,
             isolation_level="AUTOCOMMIT",
             hide_parameters=True,
-            connect_args={"check_same_thread": False, "timeout": _LOCK_SECONDS},
+            connect_args={"check_same_thread": False, "timeout": LOCK_SECONDS},
         )
         sa.event.listen(self.engine, "connect", _prepare_sqlite)
 
@@ -212,7 +212,7 @@ class Sqlite:
 
     def _truncate(self, connection: Connection) -> None:
         """Bring the write-ahead log into the database and cut it to nothing."""
-        deadline = time.monotonic() + _LOCK_SECONDS
+        deadline = time.monotonic() + LOCK_SECONDS
         while True:
             # Without an error it can still have done nothing: a reader of an older state stops it.
             busy, _, _ = connection.command("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -398,7 +398,7 @@ _PG_ARGS: Final = {"connect_timeout": 10, "application_name": "hfthot"}
 def _prepare_postgres(connection: Any, _record: object) -> None:
     # A server may be configured to acknowledge before the log is on disk; we never want that.
     connection.execute("SET synchronous_commit = on")
-    connection.execute(f"SET lock_timeout = '{_LOCK_SECONDS}s'")
+    connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
     connection.execute("SET default_transaction_isolation = 'read committed'")
     if not connection.autocommit:
         connection.commit()
@@ -451,7 +451,7 @@ def _migrate(connection: sa.Connection, found: str | None, where: str) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(_MIGRATIONS).replace("%", "%%"))
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     known = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}

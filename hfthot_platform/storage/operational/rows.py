@@ -108,7 +108,7 @@ def _rule_check(rule: Rule, contract: TableContract) -> _Judge:
 
 
 @cache
-def _checks() -> dict[str, _Checks]:
+def row_checks() -> dict[str, _Checks]:
     """Return the checks by table; a store that only reads needs no contracts, which take a moment to load."""
     from hfthot_platform.domain.contracts.accounts import USER_TABLES
 
@@ -126,7 +126,7 @@ def require_rows(changes: Sequence[RowChange]) -> None:
         RowRefusedError: one is not; the message names table and rule, never a value.
     """
     for change in changes:
-        checks = _checks().get(change.table)
+        checks = row_checks().get(change.table)
         if checks is None:
             raise _refused(str(change.table)[:40], "table")
         if change.op == "put":
@@ -144,7 +144,7 @@ def require_event(audit: AuditEvent) -> None:
     Raises:
         RowRefusedError: it is not; the message names the rule, never a value.
     """
-    checks = _checks()[_AUDIT]
+    checks = row_checks()[_AUDIT]
     broken = checks.broken({name: getattr(audit, name) for name in checks.names})
     if broken is not None:
         raise _refused(_AUDIT, broken)

@@ -46,7 +46,7 @@ __all__ = ["LONGEST_REST", "SetAsideEntry", "Store"]
 
 #: Bounds of a shared commit: operations, and seconds since its first one began.
 _SHARED: Final = 64
-_SHARED_SECONDS: Final = 0.01
+SHARED_SECONDS: Final = 0.01
 #: How long a fork waits for other threads' reads to end.
 _FORK_SECONDS: Final = 5.0
 #: An installation that rests longer, or a clock that leaps further, is asked about before anything expires.
@@ -85,7 +85,7 @@ class _SharedCommit:
         self.head = head
         self.entries: list[tuple[Entry, str | None]] = []
         self.count = 0
-        self.deadline = time.monotonic() + _SHARED_SECONDS
+        self.deadline = time.monotonic() + SHARED_SECONDS
         self.done = threading.Event()
         self.error: StoreError | None = None
 

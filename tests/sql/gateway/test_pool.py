@@ -172,6 +172,7 @@ def test_closing_a_gateway_cancels_its_statements_alone(lake, pool, limits):
     assert of(lake, pool, "b", limits).query("SELECT 1").rows == 1
 
 
+@pytest.mark.soak
 def test_time_in_the_queue_does_not_count_against_the_deadline(lake, pool, limits):
     short = replace(limits, seconds=0.5)
     handles = [of(lake, pool, "a", short).submit(LONG) for _ in range(4)]
@@ -221,6 +222,7 @@ def test_every_statement_has_a_process_of_its_own(lake, pool, limits):
     assert not [number for number in numbers if psutil.pid_exists(number)]
 
 
+@pytest.mark.soak
 def test_a_killed_starter_is_started_again(lake, limits):
     with GatewayPool(workers=1) as pool:
         gateway = of(lake, pool, "a", limits)
@@ -244,6 +246,7 @@ def test_a_killed_worker_is_an_error_of_its_statement_alone(lake, pool, limits):
     assert gateway.query("SELECT 1").rows == 1
 
 
+@pytest.mark.soak
 def test_nothing_outlives_a_closed_pool(lake, limits):
     pool = GatewayPool(workers=2)
     gateway = of(lake, pool, "a", limits)
@@ -261,6 +264,7 @@ def test_nothing_outlives_a_closed_pool(lake, limits):
         gateway.query("SELECT 1")
 
 
+@pytest.mark.soak
 def test_nothing_outlives_a_killed_server(tmp_path):
     program = (
         "import os, sys; from hfthot_platform.services.sql.gateway import GatewayPool\n"
@@ -434,7 +438,7 @@ def test_who_had_least_of_the_workers_comes_first():
 
 
 def test_callers_that_come_and_go_are_forgotten(monkeypatch):
-    monkeypatch.setattr(module, "_MOST_ACCOUNTS", 10)
+    monkeypatch.setattr(module, "MOST_ACCOUNTS", 10)
     with GatewayPool(workers=1) as pool:
         for number in range(50):
             ticket = Ticket(f"caller{number}")

@@ -92,6 +92,7 @@ def operated(shipped, tmp_path_factory):
     return lake
 
 
+@pytest.mark.soak
 def test_use_is_counted_by_tier(operated):
     found = operated.read("marts.usage_by_tier", "tier")
 

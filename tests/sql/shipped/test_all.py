@@ -64,6 +64,7 @@ def test_a_lake_without_any_row_gives_marts_without_any_row(shipped):
     assert {name: lake.read(name).height for name in MARTS} == dict.fromkeys(MARTS, 0)
 
 
+@pytest.mark.soak
 def test_one_close_gives_one_row_without_statistics(shipped):
     lake = shipped({"market.closes": closes(np.array([100.0]))})
 

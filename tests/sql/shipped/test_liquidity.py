@@ -60,6 +60,7 @@ def test_days_without_volume_do_not_count_for_amihud(shipped):
     assert row["amihud"] == pytest.approx(0.01, rel=1e-9)
 
 
+@pytest.mark.soak
 def test_without_a_stated_value_volume_times_close_is_taken_but_not_of_an_index(shipped):
     closes = 100 * 1.01 ** np.arange(40)
     bars = daily(closes, volume=10.0)

@@ -108,6 +108,7 @@ def test_days_between_two_sets_of_weights_compound(shipped):
     assert row["traded_turnover"] == pytest.approx(2 * (grown - 0.5), rel=1e-12)
 
 
+@pytest.mark.soak
 def test_an_unknown_return_of_what_is_held_leaves_the_traded_turnover_open(shipped):
     prices = closes(np.zeros((2, 3))).filter((pl.col("symbol") != "B") | (pl.col("date") != FIRST))
     held, not_held = weights([[0.5, 0.5, 0.0]] * 2), weights([[1.0, 0.0, 0.0]] * 2)

@@ -38,6 +38,7 @@ def coins(shipped, recordings):
     return lake
 
 
+@pytest.mark.soak
 def test_every_day_of_a_venue_that_never_closes_follows_the_one_before(coins, recordings):
     found = coins.read("marts.daily_ohlcv")
 

@@ -149,6 +149,7 @@ def test_stocks_of_which_closes_are_known_have_close_to_close_alone(real):
     assert found.select(pl.col("parkinson", "garman_klass", "yang_zhang").is_null().all()).row(0) == (True, True, True)
 
 
+@pytest.mark.soak
 def test_the_overnight_return_does_not_see_a_split(shipped):
     """The same series, once with raw bars that halve at a split and closes that are adjusted."""
     bars = random_bars(40, 0.5, steps=50, seed=5, overnight=0.2)

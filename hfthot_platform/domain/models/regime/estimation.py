@@ -206,7 +206,7 @@ class Fit:
                 hint="Features of a flat series cannot distinguish regimes: pass observation='ar1' or 'auto'.",
             )
         best: _Mixture | None = None
-        starts = [_mixture_start(features, full, k, self) for k in range(min(4, self.n_restarts))]
+        starts = [mixture_start(features, full, k, self) for k in range(min(4, self.n_restarts))]
         part = previous.multivariate if previous else None
         if part and previous and part.memory == self.memory:
             mean, covariance = _rescaled_features(part, scale)
@@ -248,11 +248,11 @@ class Fit:
         loops.backward(f, draft.transition, g)
         stay = np.diag(draft.transition)
         variance = draft.sigma**2 / (1.0 - draft.phi**2)
-        score = _score(draft.mu / (1.0 - draft.phi), variance, draft.phi, stay)
+        score = score_matrix(draft.mu / (1.0 - draft.phi), variance, draft.phi, stay)
         smoothed = _bootstrap(y, g, self.n_bootstrap, self.seed)
-        drawn_score = _score(smoothed.mean, smoothed.variance, smoothed.phi, stay)
+        drawn_score = score_matrix(smoothed.mean, smoothed.variance, smoothed.phi, stay)
         predicted = _bootstrap(y, _predictions(f, _chain_of(draft)), self.n_bootstrap, self.seed)
-        predicted_score = _score(predicted.mean, predicted.variance, predicted.phi, stay)
+        predicted_score = score_matrix(predicted.mean, predicted.variance, predicted.phi, stay)
         drawn_codes = _codes(predicted.variance, predicted_score)
 
         floor = _SIGMA_FLOOR * float(np.nanstd(y)) * (1.0 + 1e-9)
@@ -372,7 +372,7 @@ class _Mixture:
     converged: bool = False
 
 
-def _mixture_start(features: FloatArray, full: BoolArray, start: int, fit: Fit) -> _Mixture:
+def mixture_start(features: FloatArray, full: BoolArray, start: int, fit: Fit) -> _Mixture:
     """Return a starting point: the first from thirds of the volatility, the others from random bars."""
     rows = features[full]
     spread = np.maximum(rows.std(axis=0), 1e-12)  # a flat series has features that do not move
@@ -397,12 +397,12 @@ def _mixture_start(features: FloatArray, full: BoolArray, start: int, fit: Fit) 
 def _tried(start: _Mixture, features: FloatArray, known: IntArray, fit: Fit, bound: int) -> _Mixture | None:
     """Return the end of a climb, None if a covariance became singular or the arithmetic failed on the way."""
     try:
-        return _climb_mixture(start, features, known, fit, bound)
+        return climb_mixture(start, features, known, fit, bound)
     except (np.linalg.LinAlgError, NotConvergedError):
         return None
 
 
-def _climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: Fit, bound: int) -> _Mixture:
+def climb_mixture(start: _Mixture, features: FloatArray, known: IntArray, fit: Fit, bound: int) -> _Mixture:
     """Iterate expectation-maximisation; bars without all features only move the regime.
 
     A weak prior keeps covariances regular: each state is given a thousandth of the features' variance as if by
@@ -507,7 +507,7 @@ def _climb_law(features: FloatArray, known: IntArray, found: _Mixture, fit: Fit)
     law = np.column_stack(
         [np.zeros((states, 2)), 0.5 * np.log(found.covariance[:, 0, 0]) - found.mean[:, 3], np.ones(states)]
     )
-    law = _improved_law(law, f[now], target, x, v)
+    law = improved_law(law, f[now], target, x, v)
     nothing, one = np.zeros(states), np.ones(states)
     trace: list[float] = []
     likelihood, converged = -math.inf, False
@@ -530,11 +530,11 @@ def _climb_law(features: FloatArray, known: IntArray, found: _Mixture, fit: Fit)
         jumps += _TRANSITIONS_BEFORE
         A = jumps / jumps.sum(axis=1, keepdims=True)
         pi = g[0].copy()
-        law = _improved_law(law, g[now], target, x, v)
+        law = improved_law(law, g[now], target, x, v)
     return _Law(law, A, pi, g, likelihood, trace, now.size, converged)
 
 
-def _improved_law(law: FloatArray, weight: FloatArray, z: FloatArray, x: FloatArray, v: FloatArray) -> FloatArray:
+def improved_law(law: FloatArray, weight: FloatArray, z: FloatArray, x: FloatArray, v: FloatArray) -> FloatArray:
     """Return c, phi, a, b per state, (K, 4), that raise the expected log-density of returns z (n,).
 
     Args:
@@ -666,7 +666,7 @@ def _bootstrap(y: FloatArray, prediction: FloatArray, draws: int, seed: int) -> 
     return _regression(np.tensordot(count.astype(np.float64), blocks, axes=(1, 0)))
 
 
-def _score(mean: FloatArray, variance: FloatArray, phi: FloatArray, stay: FloatArray) -> FloatArray:
+def score_matrix(mean: FloatArray, variance: FloatArray, phi: FloatArray, stay: FloatArray) -> FloatArray:
     """Return the variance ratio about zero over the horizon; see `Evidence`."""
     square = mean**2
     lags = np.arange(1, _HORIZON).reshape(-1, *([1] * mean.ndim))

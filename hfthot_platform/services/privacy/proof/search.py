@@ -124,7 +124,7 @@ class _Pattern:
     def _walked(self, view: memoryview, position: int) -> int | None:
         """Return what `_regex` would find, which takes longer to compile than most scans last."""
         data = bytes(view[position : position + OVERLAP])
-        ways = self._ways
+        ways, wrapped, count = self._ways, self.wrapped, len(self._ways)
         # Where to go on if the preferred way fails: the next character, and where it has to be.
         todo, tried = [(0, 0)], set[tuple[int, int]]()
         while todo:
@@ -132,18 +132,22 @@ class _Pattern:
             if state in tried:
                 continue
             tried.add(state)
-            while number < len(ways):
-                starts: tuple[int, ...] = (at,)
-                if self.wrapped and number and (line_break := _BREAK.match(data, at)):
-                    starts = (at, line_break.end())
+            while number < count:
+                written = ways[number].get(data[at], ()) if at < len(data) else ()
                 number += 1
-                ends = [
-                    start + len(way)
-                    for start in starts
-                    if start < len(data)
-                    for way in ways[number - 1].get(data[start], ())
-                    if data.startswith(way, start)
-                ]
+                line_break = _BREAK.match(data, at) if wrapped and number > 1 else None
+                if len(written) == 1 and not line_break:
+                    # Nearly every character of nearly every value.
+                    if not data.startswith(written[0], at):
+                        break
+                    at += len(written[0])
+                    continue
+                ends = [at + len(way) for way in written if data.startswith(way, at)]
+                if line_break and line_break.end() < len(data):
+                    start = line_break.end()
+                    ends += [
+                        start + len(way) for way in ways[number - 1].get(data[start], ()) if data.startswith(way, start)
+                    ]
                 if len(ends) != 1:
                     todo += [(number, end) for end in ends]
                     break

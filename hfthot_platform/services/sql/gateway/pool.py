@@ -43,7 +43,7 @@ _SPAWNER_SECONDS: Final = 30.0
 #: Seconds after which half of the workers' time that a caller had counts no more.
 _HALF_LIFE: Final = 60.0
 #: Callers whose time is remembered.
-_MOST_ACCOUNTS: Final = 10_000
+MOST_ACCOUNTS: Final = 10_000
 _Ended = Literal["", "cancelled", "deadline"]
 
 
@@ -331,9 +331,9 @@ class GatewayPool:
             del self._running[ticket.caller]
         now = time.monotonic()
         self._served[ticket.caller] = self._had(ticket.caller, now) + now - ticket.since, now
-        if len(self._served) > _MOST_ACCOUNTS:
+        if len(self._served) > MOST_ACCOUNTS:
             # Who had least, or long ago, is as good as new.
-            kept = sorted(self._served, key=lambda caller: self._had(caller, now))[_MOST_ACCOUNTS // 2 :]
+            kept = sorted(self._served, key=lambda caller: self._had(caller, now))[MOST_ACCOUNTS // 2 :]
             self._served = {caller: self._served[caller] for caller in kept}
 
     def _had(self, caller: str, now: float) -> float:
@@ -379,7 +379,7 @@ class GatewayPool:
         """
         now = time.monotonic()
         with self._state:
-            if len(self._uses) >= _MOST_ACCOUNTS:
+            if len(self._uses) >= MOST_ACCOUNTS:
                 # Whoever did not ask for a whole window has all of it again.
                 self._uses = {
                     known: uses for known, uses in self._uses.items() if known == caller or uses[-1] > now - seconds

@@ -29,8 +29,7 @@ from hfthot_platform.core.errors import (
 )
 from hfthot_platform.services.sql.gateway import protocol, sandbox
 from hfthot_platform.services.sql.gateway.checker import check
-from hfthot_platform.services.sql.pruning import tree_of
-from hfthot_platform.services.sql.statement import Reference, parse
+from hfthot_platform.services.sql.statement import Reference, parse, tree_of
 
 __all__ = ["Job", "SuppliedView", "Supply", "serve", "touch", "warm", "weight"]
 
