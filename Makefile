@@ -20,7 +20,7 @@ endif
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-postgres setup-ray setup-k8s system demo dev test lint format soak fuzz explore coverage bench lock dictionary clean
+.PHONY: help setup setup-postgres setup-ray setup-k8s system demo dev test lint format soak scale fuzz explore coverage bench lock dictionary clean
 
 help:  ## List the targets
 	@grep -hE '^[a-z0-9-]+:.*##' Makefile | awk -F':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -71,6 +71,10 @@ test: $(READY)  ## Run the fast tests
 
 soak: $(READY)  ## Run the long crash, fuzz and load suites, those on PostgreSQL, and the UI in a browser
 	@$(BIN)/python -m pytest -m soak -n $(WORKERS) --dist loadfile
+
+# Debian's iproute2, PostgreSQL and root are needed; what is missing is said.  About an hour: SCALE="-k same" for a part.
+scale: $(READY) setup-postgres setup-ray  ## Run the tests on two hosts (network namespaces: needs root, and make system)
+	@$(BIN)/python -m tests.scale tests/scale $(SCALE)
 
 explore: $(READY)  ## Run the property tests on new examples
 	@HFTHOT_EXPLORE=1 $(BIN)/python -m pytest -m "not browser" -n $(WORKERS) --dist loadfile

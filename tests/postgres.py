@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import pwd
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -31,9 +33,9 @@ def binaries() -> Path | None:
 
 
 class Server:
-    """A cluster in a temporary folder.  `durable` leaves fsync on."""
+    """A cluster in a temporary folder.  `durable` leaves fsync on; other hosts reach it by `address`."""
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, address: str = "127.0.0.1") -> None:
         folder = binaries()
         if folder is None:
             pytest.skip(f"PostgreSQL's server is not installed under {_ROOT} (make system)")
@@ -46,10 +48,13 @@ class Server:
             os.chown(self._home, user.pw_uid, user.pw_gid)
             self._identity = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
         self._durable = durable
+        self.address = address
         self._shared: str | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
         self._run("initdb", "-D", self.data, "-U", "hfthot", "--auth=trust", "-E", "UTF8", "--locale=C", "--no-sync")
+        with (Path(self.data) / "pg_hba.conf").open("a") as rules:
+            rules.write("host all all samenet trust\n")
         self.start()
 
     @property
@@ -66,12 +71,12 @@ class Server:
         """Start the server and wait until it answers."""
         if not self.port:
             with socket.socket() as free:
-                free.bind(("127.0.0.1", 0))
+                free.bind((self.address, 0))
                 self.port = free.getsockname()[1]
         switch = "on" if self._durable else "off"
         settings = {
             "port": self.port,
-            "listen_addresses": "127.0.0.1",
+            "listen_addresses": self.address,
             "unix_socket_directories": self._home,
             "fsync": switch,
             "full_page_writes": switch,
@@ -108,8 +113,19 @@ class Server:
             self._process.wait()
             self._process = None
 
+    def kill_at_once(self) -> None:
+        """Kill every process of the server with SIGKILL."""
+        assert self._process is not None
+        main = self._process.pid
+        backends = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        for number in [main, *map(int, backends)]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        self._process.wait()
+        self._process = None
+
     def url(self, database: str) -> str:
-        return f"postgresql+psycopg://hfthot@127.0.0.1:{self.port}/{database}"
+        return f"postgresql+psycopg://hfthot@{self.address}:{self.port}/{database}"
 
     def database(self) -> str:
         """Make an empty database and return its URL."""
