@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -50,7 +51,7 @@ class RayCluster(Cluster):
 
         self._connect()
         # Whatever a task raises is its answer; only a lost worker is a reason to do it again.
-        remote = ray.remote(num_cpus=1, max_retries=TRIES - 1, retry_exceptions=False)(work_on)
+        remote: Any = ray.remote(num_cpus=1, max_retries=TRIES - 1, retry_exceptions=False)(work_on)
         on_their_way: deque[Any] = deque()
         try:
             for batch in in_batches(items, self.workers):
@@ -69,7 +70,7 @@ class RayCluster(Cluster):
         if ray.is_initialized():
             return
         try:
-            ray.init(address=self._address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
+            ray.init(address=self._address, log_to_driver=False, include_dashboard=False, logging_level=logging.ERROR)
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ConfigError(
                 f"the Ray cluster {self._address!r} does not answer ({type(error).__name__})",
