@@ -1,0 +1,2 @@
+-- Dagster's database and the operational store are apart: one is restored without the other.
+CREATE DATABASE dagster;
