@@ -3,7 +3,7 @@
     python -m tests.scale [ARGUMENTS OF PYTEST, such as tests/scale/test_kills.py]
 
 Needs root for the network namespaces, PostgreSQL's server (make system) and the extra `ray` (make setup-ray).  Whatever
-becomes of the tests, every process of the two namespaces is ended and the namespaces are deleted.
+becomes of the tests, every process of the two namespaces is ended; namespaces and temporary files are deleted.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests import postgres
 from tests.conftest import REPOSITORY
@@ -77,12 +79,13 @@ def main() -> int:
         print("make scale cannot run here:", *lacking, sep="\n  ", file=sys.stderr)
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    with two_hosts() as (first, second):
+    # Below it is what the tests leave when they are killed; PostgreSQL's user passes through.
+    with tempfile.TemporaryDirectory(prefix="s-", ignore_cleanup_errors=True) as folder, two_hosts() as (first, second):
+        Path(folder).chmod(0o711)
         tests = [sys.executable, "-m", "pytest", "-m", "scale", *(sys.argv[1:] or ["tests/scale"])]
-        environment = os.environ | {VARIABLE: f"{first} {second}"}
-        return subprocess.run(
-            ["ip", "netns", "exec", first, *tests], check=False, cwd=REPOSITORY, env=environment
-        ).returncode
+        environment = os.environ | {VARIABLE: f"{first} {second}", "TMPDIR": folder}
+        command = ["ip", "netns", "exec", first, *tests]
+        return subprocess.run(command, check=False, cwd=REPOSITORY, env=environment).returncode
 
 
 if __name__ == "__main__":

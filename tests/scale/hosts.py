@@ -60,13 +60,17 @@ class Hosts:
         second: namespace of the second host; the tests themselves are in that of the first.
         store: reachable from both.
         settings: of the platform, as environment variables, for every process of both.
+        processors: of the first and the second host, for Ray.
     """
 
-    def __init__(self, second: str, store: ObjectStoreServer, settings: dict[str, str]) -> None:
+    def __init__(
+        self, second: str, store: ObjectStoreServer, settings: dict[str, str], *, processors: tuple[int, int] = (1, 2)
+    ) -> None:
+        self._processors = processors
         self.second = second
         self.store = store
         # Sockets lie below: their paths may have 107 characters.
-        self._folder = Path(tempfile.mkdtemp(prefix="scale-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="c-"))
         self.home = self._folder / "dagster"
         self.home.mkdir()
         self.postgres = postgres.Server(durable=True, address=ADDRESSES[0])
@@ -154,25 +158,34 @@ class Hosts:
         process.wait()
 
     def _start_head(self) -> None:
-        host = ADDRESSES[0]
+        host, processors = ADDRESSES[0], self._processors[0]
         self._start(
             "head",
             *(str(_BIN / "ray"), "start", "--head", "--block", f"--node-ip-address={host}", "--port=6379"),
-            *(f"--dashboard-host={host}", "--dashboard-port=8265", "--num-cpus=1", "--object-store-memory=200000000"),
+            *(
+                f"--dashboard-host={host}",
+                "--dashboard-port=8265",
+                f"--num-cpus={processors}",
+                "--object-store-memory=200000000",
+            ),
             f"--temp-dir={self._folder}/ray",
         )
         wait_until(lambda: self._nodes() == 1, 180, "Ray's head answers")
 
     def start_second(self) -> None:
         """Start the second host: a node of Ray that takes runs."""
-        before = self._nodes()
+        before, processors = self._nodes(), self._processors[1]
         self._start(
             "second",
             *("ip", "netns", "exec", self.second, str(_BIN / "ray"), "start", "--block"),
-            *(f"--address={ADDRESSES[0]}:6379", f"--node-ip-address={ADDRESSES[1]}", "--num-cpus=2"),
+            *(
+                f"--address={ADDRESSES[0]}:6379",
+                f"--node-ip-address={ADDRESSES[1]}",
+                f"--num-cpus={processors}",
+            ),
             *("--object-store-memory=200000000", f'--resources={{"{_RUNS}": 1}}'),
         )
-        wait_until(lambda: self._nodes() > before or self._second_is_alive(), 180, "the second host's node of Ray")
+        wait_until(lambda: self._nodes() > before or self.second_is_alive(), 180, "the second host's node of Ray")
 
     def kill_second(self) -> int:
         """Kill every process of the second host; return how many there were."""
@@ -228,7 +241,8 @@ class Hosts:
     def _nodes(self) -> int:
         return len(self._alive())
 
-    def _second_is_alive(self) -> bool:
+    def second_is_alive(self) -> bool:
+        """Return whether Ray counts the second host's node among the living: for some seconds after it died, too."""
         return ADDRESSES[1] in self._alive()
 
     def launch(self, job: str, days: tuple[str, str] | None, config: dict[str, Any] | None = None) -> str:
