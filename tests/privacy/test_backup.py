@@ -82,10 +82,14 @@ def test_a_restored_installation_has_rows_chain_and_the_erasures_made_since(sett
         assert copy_below(server, "before", "after") > 5
         run_erasure(accounts, lake, request_erasure(accounts, zoe.user_id))
 
+    kept = tmp_path / "kept" / "kek.json"
+    kept.parent.mkdir(mode=0o700)
+    shutil.copy2(settings.key_file, kept)
+    settings.key_file.unlink()  # nothing is left of the first host's keys but the copy
     other = postgres.server().database()
     done = store_backup("restore", dump, other)
     assert done.returncode == 0, done.stderr
-    after = installed(other, "after")
+    after = installed(other, "after").model_copy(update={"key_file": kept})
     copy = Lakehouse.open(after.lake_root, server.options, clock=clock)
     with Accounts.open(after, clock) as accounts:
         assert accounts.get_user(zoe.user_id).email == ZOE.email  # the backup is from before her erasure
