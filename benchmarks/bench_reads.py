@@ -77,7 +77,13 @@ def counting() -> None:
         COUNTS["stats"] += len(found) + 1
         return found
 
-    LocalBackend.entry_states, LocalBackend.entries_after = looking, following
+    stamp = LocalBackend.quiet_stamp
+
+    def asking(self: LocalBackend) -> tuple[int, ...] | None:
+        COUNTS["stats"] += 1
+        return stamp(self)
+
+    LocalBackend.entry_states, LocalBackend.entries_after, LocalBackend.quiet_stamp = looking, following, asking
 
 
 def made(folder: Path, commits: int) -> Lakehouse:
@@ -119,6 +125,7 @@ def main() -> None:
             client = open_clients.enter_context(LakehouseClient(folder))
             middle = writer.table(TABLE).versions()[commits // 2].timestamp
             sides.append((commits, writer.table(TABLE), client, middle, DeltaTable(writer.table(TABLE).uri)))
+        time.sleep(3.0)  # a log that has just changed is looked at more closely
         counting()
 
         def row(what: str, read: Callable[..., object], *, news: bool = False, kept: bool = True) -> None:

@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hfthot_platform.core.errors import StorageFullError
 from hfthot_platform.core.locks import file_lock
@@ -35,6 +35,16 @@ _ABANDONED_SECONDS: Final = 3600.0
 _AT_ONCE: Final = 8
 _CHUNK: Final = 8 * 2**20
 _PARTIAL: Final = ".partial"
+
+
+class _Missing(NamedTuple):
+    """A file that is to be fetched: where to, its name in the store, and its size by the log."""
+
+    path: Path
+    name: str
+    size: int
+    #: The file that it is fetched into, which has its size from the start, so that others count it.
+    partial: Path
 
 
 class FileCache:
@@ -72,21 +82,26 @@ class FileCache:
                 hint="Read fewer days or symbols, or raise the setting `file_cache_gib`.",
             )
         missing = [
-            (path, name, size)
+            _Missing(path, name, size, path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}"))
             for path, (name, size) in dict(zip(paths, files, strict=True)).items()
             if not _is_here(path, size)
         ]
         if missing:
             with translated(backend.table):
-                self._make_room(sum(size for _, _, size in missing), backend.table)
                 store = open_store(backend.location, backend.options)
-                with ThreadPoolExecutor(min(_AT_ONCE, len(missing))) as pool:
-                    for _ in pool.map(lambda file: _download(store, backend.table, *file), missing):
-                        pass
+                try:
+                    self._reserve(missing, backend.table)
+                    with ThreadPoolExecutor(min(_AT_ONCE, len(missing))) as pool:
+                        for _ in pool.map(lambda file: _download(store, backend.table, file), missing):
+                            pass
+                finally:
+                    for file in missing:
+                        file.partial.unlink(missing_ok=True)
         return [str(path) for path in paths]
 
-    def _make_room(self, needed: int, table: str) -> None:
-        """Remove files that were not asked for lately, the oldest first, until there is room."""
+    def _reserve(self, missing: Sequence[_Missing], table: str) -> None:
+        """Take the room of files: those that were not asked for lately go, the oldest first, until there is enough."""
+        needed = sum(file.size for file in missing)
         self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         with file_lock(self.folder / "cache.lock"):
             now = time.time()
@@ -111,6 +126,10 @@ class FileCache:
                     where=table,
                     hint="Try again in a few minutes, or raise the setting `file_cache_gib`.",
                 )
+            for file in missing:
+                file.path.parent.mkdir(parents=True, exist_ok=True)
+                with file.partial.open("wb") as reserved:
+                    reserved.truncate(file.size)
 
     def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.folder.rglob("*.parquet*"):
@@ -129,19 +148,16 @@ def _is_here(path: Path, size: int) -> bool:
     return True
 
 
-def _download(store: ObjectStore, table: str, path: Path, name: str, size: int) -> None:
+def _download(store: ObjectStore, table: str, missing: _Missing) -> None:
     import obstore
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{_PARTIAL}")
+    written = 0
     try:
-        with store_errors(), partial.open("wb") as file:
-            for chunk in obstore.get(store, name).stream(min_chunk_size=_CHUNK):
-                file.write(chunk)
-        if (found := partial.stat().st_size) != size:
-            raise damaged(table, name, f"has {found} bytes, but the log says {size}")
-        partial.replace(path)
+        with store_errors(), missing.partial.open("r+b") as file:
+            for chunk in obstore.get(store, missing.name).stream(min_chunk_size=_CHUNK):
+                written += file.write(chunk)
     except FileNotFoundError:
-        raise damaged(table, name, "is missing") from None
-    finally:
-        partial.unlink(missing_ok=True)
+        raise damaged(table, missing.name, "is missing") from None
+    if written != missing.size:
+        raise damaged(table, missing.name, f"has {written} bytes, but the log says {missing.size}")
+    missing.partial.replace(missing.path)

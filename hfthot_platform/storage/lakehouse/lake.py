@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Final
 
 from hfthot_platform.core.errors import ConfigError, LakeMissingError, UnknownTableError
 from hfthot_platform.core.time import utc_now
@@ -19,8 +17,6 @@ from hfthot_platform.storage.lakehouse.storage import Storage
 from hfthot_platform.storage.lakehouse.table import Table
 
 __all__ = ["Lakehouse"]
-
-_CACHE_BYTES: Final = 8 * 2**30
 
 
 class Lakehouse:
@@ -49,7 +45,7 @@ class Lakehouse:
         #: Tells the time; injected so that tests and backfills are deterministic.
         self.clock = clock
         #: Where data files of an object store are kept for those who cannot reach it.
-        self.file_cache = file_cache or FileCache(Path(tempfile.gettempdir()) / "hfthot-files", _CACHE_BYTES)
+        self.file_cache = file_cache
         #: Whether a lake that is not there yet reads as an empty one, for those who are about to write it.
         self.new = new
         #: When the clock was last found to agree with the commits (`lakehouse.clock`).
@@ -167,10 +163,17 @@ class Lakehouse:
         """Return the paths on this host of data files of a table, by their position; fetched where they are not here.
 
         Raises:
+            ConfigError: this lake has no cache for files.
             StorageFullError: they need more than the cache may take.
             DamagedTableError: a file is missing, or has another size than the log says.
             StorageUnavailableError: the store did not answer.
         """
+        if self.file_cache is None:
+            raise ConfigError(
+                "this lake has no folder for files of the object store",
+                where=name,
+                hint="Open it by `Installation.open()`, or give `Lakehouse` a `file_cache`.",
+            )
         backend = self.table(name).backend
         sizes = files.entries.column("size_bytes")
         start = len(backend.path_of(""))

@@ -28,16 +28,22 @@ from hfthot_platform.core.errors import (
     VersionUnavailableError,
 )
 from hfthot_platform.core.time import MILLISECOND, moment
-from hfthot_platform.storage.lakehouse.backends import Backend, EntryState, checkpoint_version, entry_version
+from hfthot_platform.storage.lakehouse.backends import (
+    FAR_BEHIND,
+    Backend,
+    EntryState,
+    checkpoint_version,
+    entry_version,
+)
 from hfthot_platform.storage.lakehouse.commits import VersionInfo, version_info
 from hfthot_platform.storage.lakehouse.storage import damaged, translated
 
-__all__ = ["FAR_BEHIND", "Added", "Changes", "DeltaLog", "LogTip"]
+__all__ = ["Added", "Changes", "DeltaLog", "LogTip"]
 
 #: A file of the log that is about one version, or about the versions up to a second one.
 _OF_A_VERSION: Final = re.compile(r"(\d{20})\.(?:(\d{20})\.)?(?:json|crc|compacted\.json|checkpoint\..*)")
-#: Entries after which a log is opened again rather than followed: a checkpoint is nearer than so many.
-FAR_BEHIND: Final = 200
+#: Tips of which it is kept that nothing came after them: the reader's, the history's, and one of another version each.
+_QUIET_TIPS: Final = 3
 #: Handles for writing that are kept of a table on an object store.
 _SPARE_HANDLES: Final = 2
 _FEATURES_REFUSED: Final = {"deletionVectors", "columnMapping"}
@@ -123,6 +129,9 @@ class DeltaLog:
         self.generation = 0
         #: Handles for writing that nobody uses, each with the log's tip when it was given back.
         self._spare: list[tuple[DeltaTable, LogTip]] = []
+        #: For a tip after which nothing had come, and another version: what the log's folder was then, and whether the
+        #: other one was there.
+        self._quiet: dict[tuple[LogTip, int], tuple[tuple[int, ...], bool]] = {}
         #: The entry up to which the history was read.
         self._read_to: LogTip | None = None
 
@@ -165,20 +174,32 @@ class DeltaLog:
         self.require_supported(handle)
         return handle
 
+    def opened(self) -> DeltaTable:
+        """Open the current version of a table that was written, for reading.
+
+        Raises:
+            DamagedTableError: there is no log, or a file of it is at fault; the message names it and the way back.
+            UnsupportedTableError: some route would read it wrongly.
+        """
+        handle = self.open()
+        if handle is None:
+            raise damaged(self.table, "_delta_log", "is missing or empty")
+        return handle
+
     @contextmanager
-    def writing(self) -> Iterator[DeltaTable | None]:
-        """Lend a handle that is at the newest version, to write through; None if the table was never written.
+    def writing(self) -> Iterator[DeltaTable]:
+        """Lend a handle that is at the newest version, to write through.
 
         On an object store opening costs two requests for every commit since the last checkpoint, so a handle is kept
         and brought up to date; it is lent to one borrower at a time, and dropped where the borrower failed.
 
         Raises:
-            DamagedTableError: a file of the log is at fault; the message names it and the way back.
+            DamagedTableError: there is no log, or a file of it is at fault; the message names it and the way back.
             UnsupportedTableError: some route would read it wrongly.
         """
         if self.backend.locks:
             # Opened anew, so that nothing is ever built on a log that nobody could open again.
-            yield self.open()
+            yield self.opened()
             return
         handle = self._kept_handle()
         if handle is None:
@@ -186,8 +207,7 @@ class DeltaLog:
                 with translated(self.table):
                     handle = DeltaTable(self.backend.location, storage_options=self.backend.options)
             except TableNotFoundError:
-                yield None
-                return
+                raise damaged(self.table, "_delta_log", "is missing or empty") from None
             self.require_supported(handle)
         yield handle
         version = handle.version()
@@ -266,6 +286,10 @@ class DeltaLog:
     def _look(self, tip: LogTip, other: int) -> tuple[list[LogTip] | None, bool]:
         """Return the same, and whether the entry of another version is there: one look at both."""
         with translated(self.table):
+            # Before the look: what comes between the two changes it.
+            stamp = self.backend.quiet_stamp()
+            if stamp is not None and (known := self._quiet.get((tip, other))) is not None and known[0] == stamp:
+                return [], known[1]
             looked = self.backend.entry_states(*dict.fromkeys((tip.version, other)))
             is_there = looked[-1] is not None
             if looked[0] != tip.state:
@@ -274,6 +298,9 @@ class DeltaLog:
             states = self.backend.entries_after(tip.version, FAR_BEHIND)
         if len(states) == FAR_BEHIND:
             return None, is_there
+        if stamp is not None and not states:
+            kept = list(self._quiet.items())[-_QUIET_TIPS:]
+            self._quiet = dict(kept) | {(tip, other): (stamp, is_there)}
         return [LogTip(version, state) for version, state in enumerate(states, tip.version + 1)], is_there
 
     def newest_known(self) -> int | None:
@@ -438,8 +465,6 @@ class DeltaLog:
             LockTimeoutError: writers held the table's lock all the time.
         """
         with self.backend.writers_lock(exclusive=True), self.writing() as handle:
-            if handle is None:
-                return
             # Everything that the older entries say of the present is in it, and in the newest entry.
             with translated(self.table):
                 self.backend.write_checkpoint(handle)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -27,7 +26,7 @@ from hfthot_platform.storage.lakehouse.clock import check_clock
 from hfthot_platform.storage.lakehouse.commits import Stamp, active_files, properties
 from hfthot_platform.storage.lakehouse.days import literal
 from hfthot_platform.storage.lakehouse.lake import Lakehouse
-from hfthot_platform.storage.lakehouse.storage import damaged, translated
+from hfthot_platform.storage.lakehouse.storage import translated
 from hfthot_platform.storage.lakehouse.table import Table
 
 __all__ = ["MOST_EXPIRED", "MaintenanceReport", "maintain", "overdue_share"]
@@ -107,7 +106,7 @@ def maintain(
     stamp = stamp or Stamp()
     doubted = not dry_run and _clock_is_doubted(lake, days)
     try:
-        with table.backend.writers_lock(exclusive=True), _writing(table) as handle, translated(name):
+        with table.backend.writers_lock(exclusive=True), table.log.writing() as handle, translated(name):
             overdue = _overdue(table, handle, lake.clock())
             withheld = overdue.rows if overdue.share > most_expired else 0
             if dry_run:
@@ -168,10 +167,7 @@ def overdue_share(lake: Lakehouse, name: str) -> tuple[int, float]:
     if table.version() is None:
         return 0, 0.0
     with translated(name):
-        handle = table.log.open()
-        if handle is None:
-            raise damaged(name, "_delta_log", "is missing or empty")
-        found = _overdue(table, handle, lake.clock())
+        found = _overdue(table, table.log.opened(), lake.clock())
     return found.rows, found.share
 
 
@@ -206,14 +202,6 @@ def _foreseen(
 def _inventory(table: Table) -> tuple[int, int]:
     """Return bytes and number of the table's files; where only the log can tell, of the current data files."""
     return table.backend.inventory() or table.bytes_and_files()
-
-
-@contextmanager
-def _writing(table: Table) -> Iterator[DeltaTable]:
-    with table.log.writing() as handle:
-        if handle is None:
-            raise damaged(table.contract.name, "_delta_log", "is missing or empty")
-        yield handle
 
 
 @dataclass(frozen=True)

@@ -363,13 +363,12 @@ class Writer:
         with self._backend.writers_lock(exclusive=True):
             aside = False
             try:
-                log.open()
+                if log.open() is None:
+                    raise log.unavailable(f"version {version}")
             except DamagedTableError:
                 log.set_aside(version, commit_id)
                 aside = True
             with log.writing() as handle:
-                if handle is None:
-                    raise log.unavailable(f"version {version}")
                 return self._restored(handle, version, stamp, commit_id, started, aside=aside)
 
     def _restored(
@@ -421,7 +420,7 @@ class Writer:
         for attempt in range(1, _ATTEMPTS + 1):
             if not schema.is_outdated(contract, handle):
                 return
-            with self._backend.writers_lock(exclusive=True), self._writing() as newest, translated(contract.name):
+            with self._backend.writers_lock(exclusive=True), self._log.writing() as newest, translated(contract.name):
                 try:
                     schema.evolve(contract, newest)
                 except CommitFailedError:
@@ -536,7 +535,8 @@ class Writer:
         started = time.perf_counter()
         self.ensure()
         for attempt in range(1, _ATTEMPTS + 1):
-            with self._backend.writers_lock(exclusive=attempt > self._backend.optimistic), self._writing() as handle:
+            alone = attempt > self._backend.optimistic
+            with self._backend.writers_lock(exclusive=alone), self._log.writing() as handle:
                 # What is read for the plan and what is written go through this one handle: delta-rs detects a
                 # conflict only between the version of the handle and the table's newest.
                 before = handle.version()
@@ -567,14 +567,6 @@ class Writer:
             if not self._is_published(commit_id, before):
                 raise
         return True
-
-    @contextmanager
-    def _writing(self) -> Iterator[DeltaTable]:
-        """Lend a handle at the newest version of a table that is there."""
-        with self._log.writing() as handle:
-            if handle is None:
-                raise damaged(self._contract.name, "_delta_log", "is missing or empty")
-            yield handle
 
     def _snapshot(self, handle: DeltaTable) -> Snapshot:
         return Snapshot(self._contract, self._log, handle)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -10,7 +11,13 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from hfthot_platform.core.errors import DamagedTableError, SqlRefusedError, StorageFullError
+from hfthot_platform.core.errors import (
+    ConfigError,
+    DamagedTableError,
+    QuotaExceededError,
+    SqlRefusedError,
+    StorageFullError,
+)
 from hfthot_platform.domain.access.authorisation import Principal
 from hfthot_platform.domain.access.visibility import Visibility
 from hfthot_platform.services.sql import query
@@ -132,6 +139,22 @@ def test_more_than_the_host_may_keep_is_refused_before_anything_is_fetched(store
     assert fetched(store) == []
 
 
+def test_a_caller_whose_quota_is_used_up_has_nothing_fetched(store, lake, pool):
+    def refuse():
+        raise QuotaExceededError("used up", retry_after=1.0, where="SQL")
+
+    fetched(store)
+
+    with pytest.raises(QuotaExceededError):
+        SqlGateway(lake, ENTERPRISE, pool, quota=refuse).query("SELECT count(*) FROM market.trades")
+    assert fetched(store) == []
+
+
+def test_a_lake_without_a_folder_for_files_says_so(written, pool):
+    with pytest.raises(ConfigError, match="no folder for files of the object store"):
+        gateway(Lakehouse(written), pool).query("SELECT count(*) FROM market.trades")
+
+
 # -- the cache itself ---------------------------------------------------------------------------------------------
 
 
@@ -169,6 +192,27 @@ def test_a_file_that_may_be_about_to_be_opened_is_never_removed(files, tmp_path)
     with pytest.raises(StorageFullError, match="other statements use the cache"):
         cache.fetch(backend, [second])
     assert Path(path).exists()
+
+
+def test_statements_side_by_side_do_not_take_more_room_than_there_is(files, tmp_path):
+    backend, found = files
+    chosen = found[:8]
+    limit = sum(size for _, size in chosen[:3])
+    cache = FileCache(tmp_path / "small", limit)
+
+    def fetch(file):
+        try:
+            return cache.fetch(backend, [file])
+        except StorageFullError:
+            return []
+
+    with ThreadPoolExecutor(8) as callers:
+        got = [path for paths in callers.map(fetch, chosen) for path in paths]
+
+    there = [path for path in cache.folder.rglob("*.parquet*") if path.is_file()]
+    assert sorted(map(str, there)) == sorted(got)
+    assert 1 <= len(got) <= 3
+    assert sum(path.stat().st_size for path in there) <= limit
 
 
 def test_a_file_that_is_not_as_long_as_the_log_says_is_fetched_again(files, tmp_path):

@@ -28,6 +28,7 @@ from hfthot_platform.services.sql.gateway import QueryLimits, SqlGateway
 from hfthot_platform.services.sql.gateway.catalog import Catalog
 from hfthot_platform.services.sql.relations import relations_of
 from hfthot_platform.storage.lakehouse import Lakehouse
+from hfthot_platform.storage.lakehouse.file_cache import FileCache
 from hfthot_platform.storage.lakehouse.storage import Storage
 from tests.sql.gateway.conftest import EXTRA, NOW, OLD_CANARY, kanarien
 from tests.sql.test_engine import bars
@@ -333,8 +334,9 @@ def test_every_version_has_the_same_depth(lake, month):
 
 
 @pytest.fixture
-def on_an_object_store(lake, monkeypatch):
+def on_an_object_store(lake, monkeypatch, tmp_path):
     """The lake as it is where workers cannot reach it; everything but the place is real."""
+    monkeypatch.setattr(lake, "file_cache", FileCache(tmp_path / "files", 2**30))
     monkeypatch.setattr(Storage, "local", property(lambda _self: None))
     return lake
 

@@ -8,10 +8,11 @@ that nothing of the statement is moved beneath, so that neither its result nor i
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Final
 
+import duckdb
 import polars as pl
 import pyarrow as pa
 
@@ -23,7 +24,7 @@ from hfthot_platform.domain.contracts.model import DATE
 from hfthot_platform.domain.contracts.views import View
 from hfthot_platform.services.sql.discovery import relations as discovery_of
 from hfthot_platform.services.sql.gateway.worker import SuppliedView, Supply
-from hfthot_platform.services.sql.pruning import Filters, kept_files
+from hfthot_platform.services.sql.pruning import kept_files
 from hfthot_platform.services.sql.relations import (
     DerivedView,
     ResolvedRelations,
@@ -47,6 +48,16 @@ __all__ = ["Catalog"]
 
 #: More rows than any table has: a LIMIT that only keeps filters from moving past it.
 _ALL_ROWS: Final = 2**62
+#: What taking apart a tree that is not one of DuckDB's can end in.
+_MALFORMED: Final = (
+    duckdb.Error,
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RecursionError,
+    TypeError,
+    ValueError,
+)
 
 
 class Catalog:
@@ -87,6 +98,7 @@ class Catalog:
         *,
         tree: object = None,
         params: object = None,
+        count: Callable[[], None] = lambda: None,
     ) -> tuple[Supply, dict[str, int]]:
         """Return what a worker is given for the names that its statement has, and the versions that it reads.
 
@@ -97,6 +109,7 @@ class Catalog:
             tree: the statement's tree as the worker has it: files of an object store that it cannot need are not
                 fetched.  It may lie too, and misses rows by it.
             params: values of the statement's parameters.
+            count: counts the statement, or refuses it; called before any file is fetched.
 
         Raises:
             UnknownTableError: a name is not the caller's to read.
@@ -117,6 +130,7 @@ class Catalog:
             )
         found = resolve(self._lake, Statement("", references), versions, as_of)
         self.require(source.contract.name for source in found.sources)
+        count()
         supplied: list[SuppliedView] = []
         paths: list[str] = []
         if found.discovery:
@@ -125,12 +139,11 @@ class Catalog:
             for name, frame in discovery_of(self._lake, found.discovery, permitted=self.permitted, rows=whole).items():
                 supplied.append(SuppliedView("hfthot", view_of(name), "", _stream_of(frame)))
         told: int | None = None
-        filters = self._filters(tree, found) if self.fetches else {}
+        kept = self._kept_files(tree, found, params) if self.fetches else {}
         for source in found.sources:
             view = source.reference.view
             schema = schemas.get(view, source.reference.schema)
-            needed = filters.get(view)
-            body, opened, is_cut = self._body(source, needed, params)
+            body, opened, is_cut = self._body(source, kept.get(view))
             supplied.append(SuppliedView(schema, view, body))
             paths += opened
             if is_cut:
@@ -168,14 +181,25 @@ class Catalog:
             sql = f"SELECT {listed(columns)} FROM (\n{sql}\n)"  # noqa: S608 - the same
         return sql
 
-    def _filters(self, tree: object, found: ResolvedRelations) -> dict[str, Filters]:
-        """Return what rows the statement can need, by view; nothing where its tree does not tell."""
+    def _kept_files(self, tree: object, found: ResolvedRelations, params: object) -> dict[str, frozenset[int]]:
+        """Return the positions of the files that the statement can need, by view; none of a view that needs all."""
         if not isinstance(tree, dict):
             return {}
+        values = params if isinstance(params, dict) else {}
+        if isinstance(params, list | tuple):
+            values = {str(number): value for number, value in enumerate(params, 1)}
         with new_restricted_database() as connection:
             try:
-                return needed_filters(connection, tree, found)
-            except Exception:  # noqa: BLE001 - no tree that DuckDB made, so all files are fetched
+                needed = needed_filters(connection, tree, found)
+                return {
+                    source.reference.view: frozenset(
+                        kept_files(connection, source.files, source.contract, filters, values)
+                    )
+                    for source in found.sources
+                    if source.files is not None and (filters := needed.get(source.reference.view))
+                }
+            except _MALFORMED:
+                # No tree that DuckDB made, so all files are fetched.
                 return {}
 
     def _since(self, contract: TableContract) -> datetime | None:
@@ -183,11 +207,11 @@ class Catalog:
             return None
         return self._lake.clock().astimezone(UTC) - self._visibility.history
 
-    def _body(self, source: TableAtVersion, needed: Filters, params: object) -> tuple[str, list[str], bool]:
+    def _body(self, source: TableAtVersion, kept: frozenset[int] | None) -> tuple[str, list[str], bool]:
         """Return the SELECT of the rows and columns of a table that the caller may read, and the files in it.
 
-        Files all of whose rows are the caller's to read come first, then those with other rows as well; the last of
-        what is returned says whether there are such.
+        Only files at the positions in `kept` are read, where it is given.  Files all of whose rows are the caller's to
+        read come first, then those with other rows as well; the last of what is returned says whether there are such.
         """
         contract, files = source.contract, source.files
         columns = listed(self.permitted[contract.name])
@@ -195,9 +219,8 @@ class Catalog:
             return f"SELECT {columns} FROM ({no_rows(contract)})", [], False  # noqa: S608 - quoted names of our own
         since = self._since(contract)
         inside, cut = _split(contract, files, since)
-        if self.fetches:
-            # Whether a file with rows that the caller may not see is left out would tell of them.
-            kept = self._kept(source, needed, params)
+        if kept is not None:
+            # Not of those with rows that the caller may not see: whether one is left out would tell of them.
             inside = [position for position in inside if position in kept]
         opened = self._paths(source, [*inside, *cut])
         parts = [select_files(contract, opened[: len(inside)])] if inside or not cut else []
@@ -208,21 +231,6 @@ class Catalog:
             )
         union = " UNION ALL ".join(f"SELECT {columns} FROM ({part})" for part in parts)  # noqa: S608 - the same
         return union, opened, bool(cut)
-
-    def _kept(self, source: TableAtVersion, needed: Filters, params: object) -> frozenset[int]:
-        """Return the positions of the files that the statement can need."""
-        files = source.files
-        assert files is not None
-        if not needed:
-            return frozenset(range(len(files.paths)))
-        values = params if isinstance(params, dict) else {}
-        if isinstance(params, list | tuple):
-            values = {str(number): value for number, value in enumerate(params, 1)}
-        with new_restricted_database() as connection:
-            try:
-                return frozenset(kept_files(connection, files, source.contract, needed, values))
-            except Exception:  # noqa: BLE001 - the same
-                return frozenset(range(len(files.paths)))
 
     def _paths(self, source: TableAtVersion, positions: Sequence[int]) -> list[str]:
         """Return where a worker finds files of a table, which are fetched where it could not reach them."""

@@ -387,10 +387,9 @@ class QueryStream:
                 _, body = self._receive(protocol.TREE)
                 tree = _parsed(body)
             supply, self.tables = self._catalog.supply(
-                named, self._versions, self._job.as_of, tree=tree, params=self._job.params
+                named, self._versions, self._job.as_of, tree=tree, params=self._job.params, count=self._count
             )
             self._told = supply.told
-            self._count()
             worker.supply(supply)
             _, body = self._receive(protocol.SCHEMA)
             self._schema = read_schema(body)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hfthot_platform.storage.lakehouse.backends.base import (
+    FAR_BEHIND,
     Backend,
     EntryState,
     LogFault,
@@ -21,7 +22,16 @@ if TYPE_CHECKING:
     from hfthot_platform.domain.contracts import TableContract
     from hfthot_platform.storage.lakehouse.storage import Storage
 
-__all__ = ["Backend", "EntryState", "LogFault", "backend_of", "checkpoint_version", "entry_name", "entry_version"]
+__all__ = [
+    "FAR_BEHIND",
+    "Backend",
+    "EntryState",
+    "LogFault",
+    "backend_of",
+    "checkpoint_version",
+    "entry_name",
+    "entry_version",
+]
 
 
 def backend_of(storage: Storage, contract: TableContract) -> Backend:

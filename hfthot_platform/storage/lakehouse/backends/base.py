@@ -12,8 +12,19 @@ from typing import TYPE_CHECKING, ClassVar, Final, NamedTuple
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-__all__ = ["LOG", "Backend", "EntryState", "LogFault", "checkpoint_version", "entry_name", "entry_version"]
+__all__ = [
+    "FAR_BEHIND",
+    "LOG",
+    "Backend",
+    "EntryState",
+    "LogFault",
+    "checkpoint_version",
+    "entry_name",
+    "entry_version",
+]
 
+#: Entries after which a log is opened again rather than followed: a checkpoint is nearer than so many.
+FAR_BEHIND: Final = 200
 #: The folder of a table's log.
 LOG: Final = "_delta_log"
 _ENTRY: Final = re.compile(r"(\d{20})\.json")
@@ -82,6 +93,13 @@ class Backend(ABC):
     @abstractmethod
     def entry_states(self, *versions: int) -> list[EntryState | None]:
         """Return the state of log entries, None for each that is not there; the cheapest look at a table."""
+
+    @abstractmethod
+    def quiet_stamp(self) -> tuple[int, ...] | None:
+        """Return what changes as soon as an entry comes or goes, by one `stat`; None where there is no such thing.
+
+        Also None as long as one more change might leave it as it is.
+        """
 
     @abstractmethod
     def entries_after(self, version: int, most: int) -> list[EntryState]:

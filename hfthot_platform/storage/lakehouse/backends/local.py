@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from deltalake import DeltaTable
 
@@ -24,6 +25,9 @@ from hfthot_platform.storage.lakehouse.backends.base import (
 from hfthot_platform.storage.lakehouse.locks import writers_lock
 
 __all__ = ["LocalBackend", "unfinished_files"]
+
+#: Within so long two changes of a folder may have the same time: file systems count in steps of up to two seconds.
+_TICK_NS: Final = 2_500_000_000
 
 
 def unfinished_files(folder: Path) -> list[Path]:
@@ -61,6 +65,15 @@ class LocalBackend(Backend):
         except (FileNotFoundError, NotADirectoryError):
             return None
         return EntryState(found.st_size, found.st_mtime_ns, found.st_ino)
+
+    def quiet_stamp(self) -> tuple[int, ...] | None:
+        try:
+            found = os.stat(f"{self._prefix}{LOG}")  # noqa: PTH116 - on the path of each read
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        if time.time_ns() - found.st_mtime_ns < _TICK_NS:
+            return None
+        return found.st_ino, found.st_mtime_ns, found.st_ctime_ns
 
     def entries_after(self, version: int, most: int) -> list[EntryState]:
         found: list[EntryState] = []

@@ -6,6 +6,7 @@ be fetched, and keeping them.  What does not: whether the remote log is still th
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import shutil
@@ -14,13 +15,17 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import obstore
 from deltalake import DeltaTable
 
+from hfthot_platform.core.forks import keep_for_parent, tell_in_child
+from hfthot_platform.core.scratch import own_folder
 from hfthot_platform.storage.lakehouse.backends.base import (
+    FAR_BEHIND,
     LOG,
     EntryState,
     checkpoint_version,
@@ -37,8 +42,6 @@ __all__ = ["LogCopy", "state_of"]
 
 #: Files fetched at a time.
 _AT_ONCE: Final = 16
-#: Entries since the nearest checkpoint here after which a nearer one is fetched.
-_FAR: Final = 200
 
 
 def state_of(meta: ObjectMeta) -> EntryState:
@@ -55,8 +58,8 @@ class LogCopy:
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
-        #: A folder of this process, which goes with it, or with the copy.
-        self.folder = Path(tempfile.mkdtemp(prefix="hfthot-log-"))
+        #: Goes with the process, or with the copy.
+        self.folder = Path(tempfile.mkdtemp(dir=_PROCESS_FOLDER.path()))
         self._log = self.folder / LOG
         weakref.finalize(self, _remove, self.folder, os.getpid())
         self._lock = threading.RLock()
@@ -146,7 +149,7 @@ class LogCopy:
         """Whether the files here make up a version, without a long way from the checkpoint before it."""
         start = max((at for at in self._checkpoints if at <= version), default=-1)
         since = range(start + 1, version + 1)
-        return len(since) <= _FAR and all(at in self._entries for at in since)
+        return len(since) <= FAR_BEHIND and all(at in self._entries for at in since)
 
     def _known_or_fetched(self, version: int) -> EntryState | None:
         return self._entries.get(version) or self._fetch_entry(version)
@@ -208,6 +211,32 @@ class LogCopy:
             return int(json.loads(text)["version"])
         except (ValueError, KeyError, TypeError):
             return None  # only a hint; without it the log is listed
+
+
+class _ProcessFolder:
+    """The folder of all copies of a process, made with the first; those of killed processes go then."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held = ExitStack()
+        self._made: Path | None = None
+        tell_in_child(self)
+
+    def path(self) -> Path:
+        with self._lock:
+            if self._made is None:
+                self._made = self._held.enter_context(own_folder(Path(tempfile.gettempdir()), "hfthot-logs-"))
+                atexit.register(self._held.close)
+            return self._made
+
+    def after_fork_in_child(self) -> None:
+        keep_for_parent(self._held)
+        if self._made is not None:
+            atexit.unregister(self._held.close)
+        self._lock, self._held, self._made = threading.Lock(), ExitStack(), None
+
+
+_PROCESS_FOLDER: Final = _ProcessFolder()
 
 
 def _remove(folder: Path, owner: int) -> None:

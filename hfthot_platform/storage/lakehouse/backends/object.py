@@ -68,6 +68,9 @@ class ObjectBackend(Backend):
         except FileNotFoundError:
             return None
 
+    def quiet_stamp(self) -> None:
+        return None
+
     def entries_after(self, version: int, most: int) -> list[EntryState]:
         with translated(self.table):
             return self._copy.entries_after(version, most)
