@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 import threading
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -108,6 +108,10 @@ class _History:
         self.recorded.append(recorded)
         self._latest = latest
         self.floor = max(self.floor, info.oldest_readable or 0)
+
+    def first_readable(self) -> int:
+        """Return the position of the oldest version that can still be read."""
+        return bisect_left(self.versions, max(self.floor, self.first_complete))
 
     def drop_before(self, version: int) -> bool:
         """Forget the versions before one, if there are any; lists that were handed out stay as they are."""
@@ -372,7 +376,15 @@ class DeltaLog:
         """Return the part of the history that can still be read, oldest first."""
         with self._lock:
             history = self._current()
-            return history.infos[bisect_left(history.versions, max(history.floor, history.first_complete)) :]
+            return history.infos[history.first_readable() :]
+
+    def version_as_of(self, time: datetime) -> int | None:
+        """Return the readable version that was current at a time, None if there is none."""
+        with self._lock:
+            history = self._current()
+            first = history.first_readable()
+            found = bisect_right(history.infos, time, lo=first, key=lambda info: info.timestamp)
+            return None if found == first else history.versions[found - 1]
 
     def info(self, version: int) -> VersionInfo | None:
         """Return the record of a version, None where its entry is gone."""

@@ -7,7 +7,6 @@ not belong here: what a version consists of (`snapshot`), and reading the log (`
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
@@ -103,13 +102,11 @@ class Reader:
                 where=self._contract.name,
                 hint="Write it with an offset, such as +00:00.",
             )
-        readable = self._log.readable()
-        if not readable:
+        version = self._log.version_as_of(as_of)
+        if version is None:
             self._require()
-        found = bisect_right(readable, as_of, key=lambda info: info.timestamp)
-        if not found:
             raise self._log.unavailable(f"the time {as_of.isoformat()}")
-        return readable[found - 1].version
+        return version
 
     def _numbered(self, version: int) -> Snapshot | None:
         """Return a version by its number, None if there is no table."""
