@@ -315,6 +315,15 @@ def test_waiting_and_rejected_files_are_counted(own):
     assert f"`hfthot ingest '{aside}'`" in found[1].next_step
 
 
+def test_a_scratch_folder_that_is_a_file_is_an_error(own):
+    (own / "scratch").write_text("x")
+
+    found = about(look(own), "scratch")
+
+    assert (found.level, found.message) == ("error", f"{own / 'scratch'} is not a folder")
+    assert "HFTHOT_SCRATCH" in found.next_step
+
+
 def test_spill_folders_of_dead_processes_are_told(own):
     spill = own / "scratch" / "sql-abc"
     spill.mkdir(parents=True)

@@ -424,7 +424,16 @@ def _landing(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 def _scratch(settings: Settings, now: datetime) -> Iterator[Finding]:
     scratch = settings.scratch
-    if not scratch.is_dir():
+    existing = next(folder for folder in (scratch, *scratch.absolute().parents) if folder.exists())
+    if not existing.is_dir():
+        step = "Move the file away, or set HFTHOT_SCRATCH to a folder."
+        yield Finding("error", "scratch", f"{existing} is not a folder", step)
+        return
+    if not os.access(existing, os.W_OK):
+        step = "Give the user of this process write permission, or set HFTHOT_SCRATCH to another folder."
+        yield Finding("error", "scratch", f"{existing} is not writable", step)
+        return
+    if existing != scratch:
         return
     limit = (now - _ABANDONED).timestamp()
     old = [folder for folder in scratch.glob("sql-*") if folder.stat().st_mtime < limit]

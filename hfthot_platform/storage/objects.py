@@ -56,7 +56,11 @@ def open_store(url: str, options: Mapping[str, str]) -> ObjectStore:
     Args:
         url: such as `s3://bucket/path`.
         options: endpoint, region and credentials by the names that the Delta library takes; never logged.
+
+    Raises:
+        ConfigError: an option is not known or malformed; no value of one is told.
     """
+    from obstore.exceptions import BaseError
     from obstore.store import from_url
 
     config: dict[str, str] = {}
@@ -68,17 +72,34 @@ def open_store(url: str, options: Mapping[str, str]) -> ObjectStore:
         if plain in _OF_THE_CLIENT:
             client[plain] = value
         elif plain == "max_retries":
-            retries[plain] = int(value)
+            retries[plain] = _whole_number(plain, value)
         elif plain == "retry_timeout":
             retries[plain] = timedelta(seconds=_seconds(value))
         elif plain not in _OF_DELTA:
             config[key] = value
-    # The options of each kind of store are checked by the library itself.
-    with store_errors():
+    try:
         opened: ObjectStore = cast("Any", from_url)(
             url, config=config or None, client_options=client or None, retry_config=retries or None
         )
+    except (BaseError, ValueError) as error:
+        # The library itself checks the options of each kind of store.
+        what = _first_part(error)
+        for value in options.values():
+            what = what.replace(value, "...") if len(value) > 1 else what
+        raise ConfigError(
+            f"the object store cannot be opened: {what}",
+            where="storage_options",
+            hint="Correct the option, or the URL of the lake.",
+        ) from None
     return opened
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not text.strip().isdecimal():
+        raise ConfigError(
+            f"the option {name!r} is not a whole number", where="storage_options", hint="Write a number, such as 5."
+        )
+    return int(text)
 
 
 def _seconds(text: str) -> float:
@@ -101,8 +122,12 @@ def store_errors() -> Iterator[None]:
     try:
         yield
     except BaseError as error:
-        # Its message goes on for a page with the request in it.
-        raise OSError(str(error).partition("\n\nDebug source:")[0]) from None
+        raise OSError(_first_part(error)) from None
+
+
+def _first_part(error: Exception) -> str:
+    """Return what an error says, without the page with the request that may follow."""
+    return str(error).partition("\n\nDebug source:")[0]
 
 
 def create_object(store: ObjectStore, name: str, content: bytes) -> bool:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from hfthot_platform.core.errors import StorageFullError
+from hfthot_platform.core.files import made_folder
 from hfthot_platform.core.locks import file_lock
 from hfthot_platform.storage.lakehouse.storage import damaged, translated
 from hfthot_platform.storage.objects import open_store, store_errors
@@ -102,7 +103,7 @@ class FileCache:
     def _reserve(self, missing: Sequence[_Missing], table: str) -> None:
         """Take the room of files: those that were not asked for lately go, the oldest first, until there is enough."""
         needed = sum(file.size for file in missing)
-        self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        made_folder(self.folder, "scratch", private=True)
         with file_lock(self.folder / "cache.lock"):
             now = time.time()
             kept = 0
