@@ -475,6 +475,7 @@ def test_sql_that_fails_leaves_an_older_file_as_it_was(hfthot, tmp_path):
     assert [entry.name for entry in tmp_path.iterdir() if entry.name.endswith(".partial")] == []
 
 
+@pytest.mark.soak
 def test_sql_stops_at_once_on_ctrl_c_and_leaves_no_spill_folder(filled, tmp_path):
     program = Path(sys.executable).with_name("hfthot")
     endless = "SELECT sum(a.range * b.range) FROM range(3000000) a, range(3000000) b"

@@ -122,7 +122,7 @@ def size_of(png: bytes) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("name", PICTURES)
-@pytest.mark.parametrize("rows", [*(pytest.param(few, marks=pytest.mark.soak) for few in (0, 1, 2)), 100_000])
+@pytest.mark.parametrize("rows", [0, *(pytest.param(rows, marks=pytest.mark.soak) for rows in (1, 2, 100_000))])
 def test_any_number_of_rows_gives_a_picture_that_fits_into_metadata(name: str, rows: int) -> None:
     png = PICTURES[name](rows)
     width, height = size_of(png)

@@ -20,6 +20,7 @@ def test_each_name_is_registered_once(accounts, settings):
     crowd.check_registrations(accounts, reports, 40)
 
 
+@pytest.mark.soak
 def test_no_count_is_lost_and_none_is_granted_beyond_the_quota(accounts, settings):
     user = accounts.register("alice", "alice@example.org", crowd.PASSWORD)
     accounts.save_api_keys(

@@ -102,6 +102,7 @@ HARMLESS = [
 ]
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("pattern", sorted(CLEAR))
 def test_clear_text_is_found_and_not_told(lake, pattern):
     for number, text in enumerate(CLEAR[pattern]):

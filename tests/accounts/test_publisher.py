@@ -181,6 +181,7 @@ BAD = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.soak
 @ON_SQLITE
 @BAD
 def test_a_bad_entry_is_set_aside_and_everybody_else_goes_on(store, publisher, lake, unchecked, columns, said):

@@ -30,6 +30,7 @@ def _written(value: object) -> str:
     return "" if value is None else str(value)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(("title", "text"), _sections(), ids=lambda line: line[:30])
 def test_an_example_gives_the_rows_that_it_says(tmp_path, title, text) -> None:
     data: Path | None = None

@@ -87,6 +87,7 @@ def test_the_universe_uses_days_before_its_own_and_keeps_its_size(run, platform)
     assert universe.filter(pl.col("date") == date(2024, 3, 2))["reason"].unique().to_list() == ["seeded"]
 
 
+@pytest.mark.soak
 def test_a_second_run_makes_no_version(derived, run, platform):
     before = versions(platform)
 

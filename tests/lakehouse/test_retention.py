@@ -71,6 +71,7 @@ def test_rows_about_long_ago_that_are_written_now_survive_maintenance(tmp_path, 
     assert lake.table(name).scan().collect().height == 3
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("name", sorted(KEPT_FOR_A_WHILE))
 def test_rows_leave_once_they_were_written_longer_ago_than_the_retention(tmp_path, name):
     now = datetime.now(UTC)

@@ -365,6 +365,7 @@ def test_good_arguments_are_good(name):
     public()[name](**CALLS[name]())
 
 
+@pytest.mark.soak
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("name", CALLS)
 def test_nonsense_is_refused_or_harmless(name):

@@ -202,6 +202,7 @@ class TestLinearQuadraticGames:
         assert error_of(solution) <= 1e-3 or not solution.converged
         assert solution.converged or n == 101
 
+    @pytest.mark.soak
     @pytest.mark.parametrize(
         "change",
         [

@@ -183,6 +183,7 @@ def test_with_history_kept_the_certificate_says_until_when_ciphertext_stays(eras
     assert erased.certificate.ciphertext_until == NOW + timedelta(days=31)
 
 
+@pytest.mark.soak
 def test_without_history_no_ciphertext_is_left_on_the_disk(accounts, lake, zoe, settings, tmp_path):
     subject = subject_of(accounts, zoe)
     envelopes = set()

@@ -129,6 +129,7 @@ def failed(accounts, lake, settings):
     return request_id
 
 
+@pytest.mark.soak
 def test_what_is_left_is_shown_accepted_with_a_reason_and_certified(accounts, lake, failed, settings):
     (state,) = list_erasures(accounts)
     assert (state.state, state.hits, state.deadline) == ("failed", 2, NOW + timedelta(days=30))

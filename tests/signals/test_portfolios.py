@@ -264,6 +264,7 @@ def test_decisions_do_not_depend_on_later_rows_nor_on_threads(three: pl.DataFram
     assert other.failed == ()
 
 
+@pytest.mark.soak
 def test_a_decision_made_alone_equals_that_of_a_backfill(three: pl.DataFrame, decided: Weights) -> None:
     day = date(2022, 5, 4)
     alone = adaptive_rows(

@@ -93,6 +93,7 @@ def files(monkeypatch: pytest.MonkeyPatch, lake: Lakehouse, sql: str, **kwargs: 
     return counts
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("condition", "expected"),
     [

@@ -98,6 +98,7 @@ def test_only_the_day_that_a_statement_needs_is_fetched_and_only_once(store, lak
     assert fetched(store) == []
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("sql", "files"),
     [
