@@ -390,6 +390,7 @@ def test_an_event_driven_strategy_runs_on_what_was_loaded_last(lake):
     assert result.total_return == pytest.approx(bars.close[-1, 0] / bars.open[1, 0] - 1)
 
 
+@pytest.mark.soak
 def test_the_code_of_the_page_on_backtests_runs_from_top_to_bottom(lake):
     page = Path(__file__).resolve().parents[1] / "docs" / "models" / "backtest.md"
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)

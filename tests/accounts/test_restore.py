@@ -153,6 +153,7 @@ def test_a_store_of_another_installation_is_refused(accounts, lake, bob, make_se
     assert verify_chain(lake, accounts.store).intact
 
 
+@pytest.mark.soak
 def test_whom_the_backup_brings_back_is_erased_again(accounts, lake, alice, bob):
     flush(accounts.store, lake)
     rows = backup(accounts.store)

@@ -173,6 +173,7 @@ def test_minute_returns_have_the_autocorrelation_of_their_regime(
     assert low < found < high
 
 
+@pytest.mark.soak
 def test_variance_ratios_tell_trends_from_reversion(month: pl.DataFrame) -> None:
     pairs = (
         month.with_columns(two=(pl.col("r") + pl.col("before")))

@@ -181,6 +181,7 @@ class TestAuditLog:
 
         assert log["action"].to_list() == ["table.read", "audit.read", "sql.query", "user.register"]
 
+    @pytest.mark.soak
     def test_the_chain_holds_after_all_of_it(self, client, signed_in):
         hers = signed_in("ada")
         rows(hers, "users")

@@ -25,6 +25,7 @@ def history(platform):
     platform.lake.table("market.closes").merge(pl.concat([rows.filter(pl.col("symbol").is_in(["JPM", "XOM"])), young]))
 
 
+@pytest.mark.soak
 def test_regimes_are_found_day_by_day_and_a_second_run_changes_nothing(run, platform, history):
     result = run("regimes", "2022-12-12", "2022-12-16")
 

@@ -20,7 +20,7 @@ from hfthot_platform.storage.lakehouse import Lakehouse, maintain
 from hfthot_platform.storage.lakehouse.backends.local import LocalBackend
 
 DAY = date(2024, 1, 1)
-FEW, MANY = 5, 60
+FEW, MANY = 5, 40
 
 
 @pytest.fixture

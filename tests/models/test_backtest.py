@@ -357,6 +357,7 @@ def exact_market(size, n, seed, step, holes):
     return opens, closes, choices[digits(size * n, 8, seed + 3).astype(int)].reshape(size, n) / n
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize(
     ("market", "costs", "end", "trips", "ruined_at", "bits"),
     [
@@ -724,6 +725,7 @@ def test_on_change_keeps_the_changes_only():
     np.testing.assert_array_equal(on_change(given_weights), [NONE, 1, NONE, NONE, NONE, 0, NONE, 1])
 
 
+@pytest.mark.soak
 def test_buying_and_holding_bitcoin_earns_what_its_price_did(recordings):
     path = recordings / f"{HOURS}/perp_1h_22sym.parquet"
     frame = pl.read_parquet(path).filter(pl.col("symbol") == "BTCUSDT").rename({"open_time": "ts"})

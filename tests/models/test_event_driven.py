@@ -208,6 +208,7 @@ def test_a_fill_says_quantity_price_with_slippage_and_fee():
     assert fill.ts == HOUR
 
 
+@pytest.mark.soak
 def test_an_answer_to_a_fill_is_executed_at_the_next_open():
     log = []
     orders = {

@@ -638,6 +638,7 @@ class TestPriceForecast:
         few, many = (predict_price(simulated_trades(), n_agents=n, n_time=51) for n in (100, 10_000))
         assert few.agents_std[-1] == pytest.approx(many.agents_std[-1], rel=0.2)
 
+    @pytest.mark.soak
     def test_bars_of_liquid_markets_give_resolved_forecasts(self, recordings):
         bars = pl.read_parquet(recordings / f"{PERP}/perp_1m.parquet").rename({"date": "ts"})
         for symbol in ("BTCUSDT", "SUIUSDT", "XMRUSDT"):

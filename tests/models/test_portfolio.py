@@ -270,6 +270,7 @@ class TestRiskParity:
         found = risk_parity(factors @ factors.T + np.diag(rng.uniform(1e-4, 6e-4, n)))
         assert np.abs(found.risk_contributions - 1 / n).max() <= 1e-10
 
+    @pytest.mark.soak
     @pytest.mark.parametrize("n", [300, 400, 471])
     def test_contributions_are_equal_for_stocks_held_long_and_short(self, many_stocks, n):
         sides = np.where(np.random.default_rng(n).random(n) < 0.5, 1.0, -1.0)
@@ -380,6 +381,7 @@ class TestRiskParity:
 
 
 class TestSparse:
+    @pytest.mark.soak
     @given(n=st.integers(2, 40), seed=st.integers(0, 10_000), rho=st.floats(0, 0.95))
     @settings(max_examples=40, deadline=None)
     def test_the_subgradient_conditions_hold(self, n, seed, rho):

@@ -717,6 +717,7 @@ class TestJudgedLater:
             walk.judged(y[1:])
 
 
+@pytest.mark.soak
 class TestStandardAndPoors500:
     """1990 to 2022; walk-forward from 2018, against the smoother of a model fitted on all of it."""
 

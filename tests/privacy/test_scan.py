@@ -83,6 +83,7 @@ def looked(place: Folder, *needles: Needle, **options: Any):
     return scan(needles or (NEEDLE,), [place], **options)
 
 
+@pytest.mark.soak
 @pytest.mark.parametrize("around", ["%0A", "=0A", "&#10;", "\\u000a", "&quot;"])
 def test_an_escape_beside_a_value_is_no_part_of_it(place, around):
     (place.root / "some.log").write_bytes(around.encode() + EMAIL.encode() + around.encode())

@@ -199,6 +199,7 @@ _ROW = st.tuples(
 )
 
 
+@pytest.mark.soak
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(_ROW, max_size=12, unique_by=lambda row: row[:2]),

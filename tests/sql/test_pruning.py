@@ -291,6 +291,7 @@ def _compare(lake: Lakehouse, statements: list[str]) -> None:
         assert outcomes[0] == outcomes[1], sql
 
 
+@pytest.mark.soak
 @settings(max_examples=25, deadline=None)
 @given(_statements())
 def test_rows_do_not_depend_on_pruning(lake, sql):

@@ -56,6 +56,7 @@ def test_every_formula_names_its_source(models, name):
     assert re.search(FORMULAS[name], models[name].description, re.DOTALL)
 
 
+@pytest.mark.soak
 def test_a_lake_without_any_row_gives_marts_without_any_row(shipped):
     lake = shipped({})
 
